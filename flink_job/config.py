@@ -1,0 +1,156 @@
+"""The job's configuration: one TOML file, read into one frozen tree; a key that is not here is refused.
+
+    [kafka]  where requests come from and answers go      [job]       how Flink runs it
+    [models] what is served                               [defaults]  what a model.toml may change for its model
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.model import Batching, SessionOptions
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says which key, and why."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the TOML file."""
+
+
+class Kafka(_Section, frozen=True):
+    """Where requests come from, and where answers go.
+
+    Attributes:
+        max_message_bytes: The largest request and the largest answer; larger ones are answered with an error.
+        start: Where a group without committed offsets starts to read.
+        properties: Passed to every Kafka client of the job, `security.protocol` for example.
+    """
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    requests_topic: str = "inference-requests"
+    responses_topic: str = "inference-responses"
+    errors_topic: str = "inference-errors"
+    group_id: str = "anabranch"
+    start: Literal["earliest", "latest"] = "earliest"
+    partitions: int = 4
+    max_message_bytes: int = 16 * 1024 * 1024
+    properties: dict[str, str] = {}
+
+
+class Job(_Section, frozen=True):
+    """How Flink runs the job.
+
+    Attributes:
+        parallelism: Inference tasks.
+        execution_mode: `thread` runs Python inside the TaskManager (low latency), `process` beside it (isolated).
+        delivery: `exactly-once` shows answers to a read_committed reader at each checkpoint; `at-least-once` at once,
+            where a failure may repeat some.
+        checkpoint_dir: Readable by every TaskManager; empty keeps checkpoints in the JobManager's memory.
+        max_parallelism: Upper bound of `parallelism` for the whole life of the job's state.
+        bounded: Stop at the last record that is there at the start (tests, backfill).
+        flink: Further Flink options, as in Flink's own configuration.
+    """
+
+    name: str = "anabranch"
+    parallelism: int = 2
+    execution_mode: Literal["thread", "process"] = "thread"
+    delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
+    checkpoint_interval_ms: int = 10_000
+    checkpoint_dir: str = ""
+    buffer_timeout_ms: int = 1
+    max_parallelism: int = 128
+    bounded: bool = False
+    flink: dict[str, str] = {}
+
+
+class Scheduling(_Section, frozen=True):
+    """What waits for how long.
+
+    Attributes:
+        default_priority: What a request's priority 0 counts as; 1 is the highest.
+        window_timeout_ms: How long a request without a deadline may wait for its last shard.
+        remember_ms: How long the merge remembers an answered request, to ignore what comes late.
+        idle_gap_ms: A task to which nothing came for this long is idle: it does not wait to fill a batch.
+    """
+
+    default_priority: int = 5
+    window_timeout_ms: int = 300_000
+    remember_ms: int = 600_000
+    idle_gap_ms: float = 0.2
+
+
+class Models(_Section, frozen=True):
+    """What is served.
+
+    Attributes:
+        repository: A folder of `NAME/VERSION/model.onnx`, at the same path on every TaskManager.
+    """
+
+    repository: str = "models"
+
+
+class Defaults(_Section, frozen=True):
+    """What holds for a model whose `model.toml` does not say otherwise."""
+
+    batching: Batching = Batching()
+    session: SessionOptions = SessionOptions()
+
+
+class Config(_Section, frozen=True):
+    """The whole configuration."""
+
+    kafka: Kafka = Kafka()
+    job: Job = Job()
+    scheduling: Scheduling = Scheduling()
+    models: Models = Models()
+    defaults: Defaults = Defaults()
+
+    def replace(self, **sections: dict[str, Any]) -> "Config":
+        """This configuration with some keys changed: `config.replace(job={"parallelism": 4})`."""
+        changed = {
+            name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()
+        }
+        return check(msgspec.structs.replace(self, **changed))
+
+
+def load(path: Path | None) -> Config:
+    """The configuration in a TOML file; without a file, the defaults.
+
+    Raises:
+        ConfigError: The file is missing, is no TOML, has an unknown key, or a value of the wrong type or range.
+    """
+    if path is None:
+        return Config()
+    try:
+        return check(msgspec.toml.decode(path.read_bytes(), type=Config))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def check(config: Config) -> Config:
+    """The same configuration, if its numbers make sense together.
+
+    Raises:
+        ConfigError: One does not.
+    """
+    positive = {
+        "kafka.partitions": config.kafka.partitions,
+        "kafka.max_message_bytes": config.kafka.max_message_bytes,
+        "job.parallelism": config.job.parallelism,
+        "job.checkpoint_interval_ms": config.job.checkpoint_interval_ms,
+        "defaults.batching.shard_rows": config.defaults.batching.shard_rows,
+        "defaults.batching.max_rows": config.defaults.batching.max_rows,
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"{key} is {value}; it must be at least 1")
+    if config.job.parallelism > config.job.max_parallelism:
+        raise ConfigError(
+            f"job.parallelism is {config.job.parallelism}, over job.max_parallelism ({config.job.max_parallelism})"
+        )
+    return config

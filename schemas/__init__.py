@@ -1,0 +1,1 @@
+"""The wire: Open Inference Protocol messages, internal records, the error tree. Imports nothing else of ours."""

@@ -1,0 +1,76 @@
+"""Bytes to request and answer to bytes, whatever form they are in; the two forms are told apart by content.
+
+A JSON message starts with `{`, perhaps after white space or a byte order mark. As protobuf that byte would open a
+group in field 15, which no message of the protocol has; white space can open a protobuf message (a line feed is the
+tag of `model_name`), so it is tried as protobuf first.
+"""
+
+from schemas import json_wire, protobuf_wire
+from schemas.errors import AnabranchError, UnreadableRequest
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
+
+_BRACE = ord("{")
+_JSON_LEAD = b" \t\r\n\xef\xbb\xbf"
+
+
+def is_json(message: bytes) -> bool:
+    """Whether a message that protobuf cannot read, or that starts with a brace, is to be read as JSON."""
+    return bool(message) and (message[0] == _BRACE or message.lstrip(_JSON_LEAD)[:1] == b"{")
+
+
+def strip_json(message: bytes) -> bytes:
+    """A JSON message without what may stand before its brace."""
+    return message if message[0] == _BRACE else message.lstrip(_JSON_LEAD)
+
+
+def decode_request(message: bytes) -> InferRequest:
+    """The request in a record of either form.
+
+    Raises:
+        UnreadableRequest: It is in neither form.
+        RequestError: It is readable, but breaks the protocol; see the codecs of the two forms.
+    """
+    if not message:
+        raise UnreadableRequest("the record is empty")
+    if message[0] != _BRACE:
+        try:
+            return protobuf_wire.read_request(protobuf_wire.open_envelope(message))
+        except UnreadableRequest:
+            if not is_json(message):
+                raise
+    return json_wire.read_request(strip_json(message))
+
+
+def find_id(message: bytes) -> tuple[str, Form]:
+    """The id and form of a request that breaks the protocol, so that it can be answered; an empty id means nobody."""
+    if is_json(message) and message[0] == _BRACE:
+        return json_wire.find_id(message), Form.JSON
+    try:
+        return protobuf_wire.decode_id(protobuf_wire.open_envelope(message).id), Form.PROTOBUF
+    except AnabranchError:
+        if is_json(message):
+            return json_wire.find_id(strip_json(message)), Form.JSON
+        return "", Form.PROTOBUF
+
+
+def encode_request(request: InferRequest) -> bytes:
+    """A request in its own form."""
+    wire = json_wire if request.form is Form.JSON else protobuf_wire
+    return wire.write_request(request)
+
+
+def encode_response(response: InferResponse | ErrorResponse, form: Form) -> bytes:
+    """An answer in the form that its request came in."""
+    wire = json_wire if form is Form.JSON else protobuf_wire
+    return wire.write_error(response) if isinstance(response, ErrorResponse) else wire.write_response(response)
+
+
+def decode_response(message: bytes) -> InferResponse | ErrorResponse:
+    """The answer in a record of either form.
+
+    Raises:
+        UnreadableRequest: It is in neither form.
+    """
+    if message[:1] == b"{":
+        return json_wire.read_response(message)
+    return protobuf_wire.read_response(message)

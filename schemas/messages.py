@@ -1,0 +1,67 @@
+"""What a person sends and gets: the protocol's request and answer, free of their form on the wire."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from schemas.tensors import Tensor
+
+Parameter: TypeAlias = bool | int | float | str
+
+
+class Form(Enum):
+    """How a message was written; the answer is written alike."""
+
+    PROTOBUF = 0
+    JSON = 1
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One request of the Open Inference Protocol.
+
+    Attributes:
+        model_name: The model to run; empty means "the only one that is served".
+        inputs: One tensor for each input of the model, in any order.
+        id: Echoed in the answer, and the key of the answer's record.
+        model_version: Empty means the newest.
+        parameters: `priority` (int, 0 = default, 1 = highest), `timeout` (int, microseconds from the record's
+            timestamp), `partial` (bool: at the deadline answer with the rows that are there); others are ignored.
+        outputs: The outputs to answer with, in this order; empty means all.
+        form: How it is written on the wire.
+    """
+
+    model_name: str
+    inputs: tuple[Tensor, ...]
+    id: str = ""
+    model_version: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    form: Form = Form.PROTOBUF
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The answer to a request that was served.
+
+    A partial answer (see `InferRequest.parameters`) has the parameter `missing_rows`, the row ranges that are not in
+    its outputs, as `"first-last,…"` with both ends included.
+    """
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: tuple[Tensor, ...]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """The answer to a request that failed; `code` is one of `schemas.errors`."""
+
+    id: str
+    code: str
+    message: str
+    model_name: str = ""
+    model_version: str = ""

@@ -1,0 +1,90 @@
+"""What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as the model declares it.
+
+    Attributes:
+        datatype: The protocol's name.
+        shape: None stands for an axis of any size.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How the rows of a model's requests are shared out.
+
+    Attributes:
+        enabled: Whether axis 0 of every input and output counts rows. Where it does not, a request runs as it came.
+        fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
+        shard_rows: A request of more rows than this is split into shards of this many.
+        max_rows: Small requests share a batch of at most this many rows.
+        max_delay_ms: How long a request may wait for others to share its batch while the task is busy.
+    """
+
+    enabled: bool = True
+    fixed_rows: int | None = None
+    shard_rows: int = 32
+    max_rows: int = 64
+    max_delay_ms: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How ONNX Runtime holds the model.
+
+    Attributes:
+        intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores.
+        optimization: `none`, `basic`, `extended` or `all`.
+        providers: Execution providers, the preferred one first.
+        warm_up_rows: Rows of zeros that are run once before the first request; 0 for none.
+    """
+
+    intra_op_threads: int = 1
+    inter_op_threads: int = 1
+    optimization: str = "all"
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    warm_up_rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One version of one model.
+
+    Attributes:
+        path: The ONNX file, readable at this path on every TaskManager.
+        sha256: Of the file's bytes.
+        require_finite: Whether NaN and infinity in an input are refused.
+    """
+
+    name: str
+    version: str
+    path: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batching: Batching = field(default_factory=Batching)
+    session: SessionOptions = field(default_factory=SessionOptions)
+    require_finite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Every model that the job serves, newest version last.
+
+    Attributes:
+        models: Name -> version -> model.
+    """
+
+    models: dict[str, dict[str, ModelSpec]]
+
+    def newest(self, name: str) -> ModelSpec:
+        """The newest version of a model that is served."""
+        return next(reversed(self.models[name].values()))

@@ -1,0 +1,308 @@
+"""Requests and answers as the protocol's protobuf messages.
+
+A request is taken apart at its top level by hand, for two reasons: the raw tensors stay views into the record, copied
+by nobody; and what is left, the head, is a few dozen bytes that are the same for every request of one sender, so
+that whoever checks it can remember the result.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from schemas.messages import ErrorResponse, InferRequest, InferResponse, Parameter
+from schemas.open_inference_pb2 import (
+    InferParameter,
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+)
+from schemas.tensors import BYTES, NUMPY_DTYPES, Buffer, Tensor, check_shape, raw_from_elements
+
+_ID_TAG = 3 << 3 | 2
+_RAW_TAG = 7 << 3 | 2
+_CONTENTS_FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A `ModelInferRequest` taken apart without copying a tensor.
+
+    Attributes:
+        head: Every field but the id and the raw tensors, as they stood on the wire.
+        id: The request's id, not yet checked to be UTF-8.
+        raw: The raw tensors as views into the message, in its order.
+    """
+
+    head: bytes
+    id: bytes
+    raw: tuple[memoryview, ...]
+
+
+def open_envelope(message: bytes) -> Envelope:
+    """Takes a `ModelInferRequest` apart; what is inside the head is not looked at.
+
+    Raises:
+        UnreadableRequest: The bytes are no protobuf message.
+    """
+    view = memoryview(message)
+    end = len(message)
+    kept: list[memoryview] = []
+    raw: list[memoryview] = []
+    request_id = b""
+    position = kept_from = 0
+    try:
+        while position < end:
+            start = position
+            tag = message[position]
+            position += 1
+            if tag >= 0x80:
+                tag, position = _varint(message, start)
+            wire_type = tag & 7
+            if wire_type == 2:
+                length = message[position]
+                position += 1
+                if length >= 0x80:
+                    length, position = _varint(message, position - 1)
+                field_end = position + length
+                if field_end > end:
+                    raise UnreadableRequest(
+                        f"field {tag >> 3} says {length} bytes, but only {end - position} follow: "
+                        "the message is truncated or no ModelInferRequest"
+                    )
+                if tag == _RAW_TAG or tag == _ID_TAG:
+                    if kept_from != start:
+                        kept.append(view[kept_from:start])
+                    if tag == _RAW_TAG:
+                        raw.append(view[position:field_end])
+                    else:
+                        request_id = message[position:field_end]
+                    kept_from = field_end
+                position = field_end
+            elif wire_type == 0:
+                _, position = _varint(message, position)
+            elif wire_type == 1:
+                position += 8
+            elif wire_type == 5:
+                position += 4
+            else:
+                raise UnreadableRequest(f"wire type {wire_type} at byte {start}: no ModelInferRequest")
+            if tag < 8:
+                raise UnreadableRequest(f"field number 0 at byte {start}: no ModelInferRequest")
+    except IndexError:
+        raise UnreadableRequest("the message ends inside a field: truncated or no ModelInferRequest") from None
+    if position != end:
+        raise UnreadableRequest("the message ends inside a field: truncated or no ModelInferRequest")
+    if kept_from != end:
+        kept.append(view[kept_from:end])
+    return Envelope(b"".join(kept), request_id, tuple(raw))
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise UnreadableRequest("a number of more than 10 bytes: no ModelInferRequest")
+
+
+def decode_id(request_id: bytes) -> str:
+    """A request's id.
+
+    Raises:
+        UnreadableRequest: It is not UTF-8, so that no answer could carry it.
+    """
+    try:
+        return request_id.decode()
+    except UnicodeDecodeError:
+        raise UnreadableRequest(f"the id is not UTF-8: {request_id[:40]!r}") from None
+
+
+def read_request(envelope: Envelope) -> InferRequest:
+    """The request in an envelope; raw tensors stay views.
+
+    Raises:
+        UnreadableRequest: The head is no protobuf message, or a text in it is not UTF-8.
+        MalformedRequest: Raw and typed contents mixed, a count that disagrees, a negative axis.
+        WrongDatatype: A datatype that the protocol does not have, or that needs raw contents.
+        WrongSize: Typed contents that disagree with the shape.
+    """
+    request_id = decode_id(envelope.id)
+    message = ModelInferRequest()
+    try:
+        message.ParseFromString(envelope.head)
+    except DecodeError:
+        raise UnreadableRequest("not a ModelInferRequest, or a text in it is not UTF-8") from None
+    if envelope.raw and len(envelope.raw) != len(message.inputs):
+        raise MalformedRequest(f"{len(message.inputs)} inputs, but {len(envelope.raw)} raw_input_contents")
+    inputs = []
+    for index, tensor in enumerate(message.inputs):
+        shape = check_shape(tensor.name, tensor.shape)
+        data: Buffer
+        if envelope.raw:
+            if tensor.HasField("contents"):
+                raise MalformedRequest(f"input {tensor.name!r} has contents beside raw_input_contents: use one of them")
+            data = envelope.raw[index]
+        else:
+            data = _raw_from_contents(tensor.name, tensor.datatype, shape, tensor.contents)
+        inputs.append(Tensor(tensor.name, tensor.datatype, shape, data))
+    return InferRequest(
+        model_name=message.model_name,
+        model_version=message.model_version,
+        id=request_id,
+        parameters=_read_parameters(message.parameters),
+        inputs=tuple(inputs),
+        outputs=tuple(output.name for output in message.outputs),
+    )
+
+
+def write_request(request: InferRequest) -> bytes:
+    """A request as `ModelInferRequest` with raw contents."""
+    message = ModelInferRequest(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    _write_parameters(message.parameters, request.parameters)
+    for tensor in request.inputs:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    for name in request.outputs:
+        message.outputs.add(name=name)
+    raw = _length_delimited(_RAW_TAG, (tensor.data for tensor in request.inputs))
+    return b"".join([message.SerializeToString(deterministic=True), *raw])
+
+
+def write_response(response: InferResponse) -> bytes:
+    """An answer as `ModelInferResponse` with raw contents; the tensors are copied once, into the result."""
+    message = ModelInferResponse(
+        model_name=response.model_name, model_version=response.model_version, id=response.id
+    )
+    _write_parameters(message.parameters, response.parameters)
+    for tensor in response.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    raw = _length_delimited(_RAW_OUTPUT_TAG, (tensor.data for tensor in response.outputs))
+    return b"".join([message.SerializeToString(deterministic=True), *raw])
+
+
+def write_error(error: ErrorResponse) -> bytes:
+    """A failure as a `ModelInferResponse` without outputs and with the parameters `error_code`, `error_message`."""
+    message = ModelInferResponse(model_name=error.model_name, model_version=error.model_version, id=error.id)
+    _write_parameters(message.parameters, {"error_code": error.code, "error_message": error.message})
+    return message.SerializeToString(deterministic=True)
+
+
+def read_response(message_bytes: bytes) -> InferResponse | ErrorResponse:
+    """An answer, or the failure that stands in its place.
+
+    Raises:
+        UnreadableRequest: The bytes are no `ModelInferResponse`.
+        MalformedRequest: Raw and typed contents mixed, a count that disagrees, a negative axis.
+    """
+    message = ModelInferResponse()
+    try:
+        message.ParseFromString(message_bytes)
+    except DecodeError:
+        raise UnreadableRequest("not a ModelInferResponse") from None
+    parameters = _read_parameters(message.parameters)
+    if "error_code" in parameters and not message.outputs:
+        return ErrorResponse(
+            id=message.id,
+            code=str(parameters["error_code"]),
+            message=str(parameters.get("error_message", "")),
+            model_name=message.model_name,
+            model_version=message.model_version,
+        )
+    raw = message.raw_output_contents
+    if raw and len(raw) != len(message.outputs):
+        raise MalformedRequest(f"{len(message.outputs)} outputs, but {len(raw)} raw_output_contents")
+    outputs = []
+    for index, tensor in enumerate(message.outputs):
+        shape = check_shape(tensor.name, tensor.shape)
+        data = raw[index] if raw else _raw_from_contents(tensor.name, tensor.datatype, shape, tensor.contents)
+        outputs.append(Tensor(tensor.name, tensor.datatype, shape, data))
+    return InferResponse(message.model_name, message.model_version, message.id, tuple(outputs), parameters)
+
+
+_RAW_OUTPUT_TAG = 6 << 3 | 2
+
+
+def _length_delimited(tag: int, parts: Iterable[Buffer]) -> Iterable[Buffer]:
+    for part in parts:
+        yield bytes((tag,)) + _write_varint(len(part))
+        yield part
+
+
+def _write_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _raw_from_contents(
+    name: str, datatype: str, shape: tuple[int, ...], contents: InferTensorContents
+) -> bytes:
+    try:
+        field = _CONTENTS_FIELDS[datatype]
+    except KeyError:
+        raise WrongDatatype(f"input {name!r}: datatype {datatype!r} is unknown or has no typed contents") from None
+    strangers = [descriptor.name for descriptor, _ in contents.ListFields() if descriptor.name != field]
+    if strangers:
+        raise MalformedRequest(f"tensor {name!r} is {datatype}, but has {', '.join(strangers)} instead of {field}")
+    values = getattr(contents, field)
+    count = 1
+    for axis in shape:
+        count *= axis
+    if len(values) != count:
+        raise WrongSize(f"tensor {name!r}: {len(values)} elements in {field}, but its shape {list(shape)} has {count}")
+    if datatype == BYTES:
+        return raw_from_elements(values)
+    try:
+        return np.array(values, dtype=NUMPY_DTYPES[datatype]).tobytes()
+    except OverflowError:
+        raise MalformedRequest(f"tensor {name!r}: an element is out of the range of {datatype}") from None
+
+
+def _read_parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Parameter]:
+    read: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is not None:
+            read[name] = getattr(parameter, choice)
+    return read
+
+
+def _write_parameters(target: Any, parameters: Mapping[str, Parameter]) -> None:
+    for name, value in parameters.items():
+        _SETTERS[type(value)](target[name], value)
+
+
+def _set(field: str) -> Callable[[InferParameter, Parameter], None]:
+    return lambda parameter, value: setattr(parameter, field, value)
+
+
+_SETTERS: dict[type, Callable[[InferParameter, Parameter], None]] = {
+    bool: _set("bool_param"),
+    int: _set("int64_param"),
+    str: _set("string_param"),
+    float: _set("double_param"),
+}
