@@ -1,6 +1,9 @@
 """What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,39 +20,35 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
+class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the rows of a model's requests are shared out.
 
     Attributes:
-        enabled: Whether axis 0 of every input and output counts rows. Where it does not, a request runs as it came.
-        fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
+        enabled: Whether axis 0 of every input and output counts rows; None reads it off the model. Where it does not,
+            a request runs as it came.
         shard_rows: A request of more rows than this is split into shards of this many.
         max_rows: Small requests share a batch of at most this many rows.
         max_delay_ms: How long a request may wait for others to share its batch while the task is busy.
     """
 
-    enabled: bool = True
-    fixed_rows: int | None = None
+    enabled: bool | None = None
     shard_rows: int = 32
     max_rows: int = 64
     max_delay_ms: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
+class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How ONNX Runtime holds the model.
 
     Attributes:
         intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores.
-        optimization: `none`, `basic`, `extended` or `all`.
         providers: Execution providers, the preferred one first.
         warm_up_rows: Rows of zeros that are run once before the first request; 0 for none.
     """
 
     intra_op_threads: int = 1
     inter_op_threads: int = 1
-    optimization: str = "all"
+    optimization: Literal["none", "basic", "extended", "all"] = "all"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     warm_up_rows: int = 1
 
@@ -61,6 +60,8 @@ class ModelSpec:
     Attributes:
         path: The ONNX file, readable at this path on every TaskManager.
         sha256: Of the file's bytes.
+        batchable: Whether axis 0 of every input and output counts rows.
+        fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
         require_finite: Whether NaN and infinity in an input are refused.
     """
 
@@ -70,6 +71,8 @@ class ModelSpec:
     sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batchable: bool = True
+    fixed_rows: int | None = None
     batching: Batching = field(default_factory=Batching)
     session: SessionOptions = field(default_factory=SessionOptions)
     require_finite: bool = False
