@@ -1,7 +1,7 @@
 """The job's configuration: one TOML file, read into one frozen tree; a key that is not here is refused.
 
-    [kafka]  where requests come from and answers go      [job]       how Flink runs it
-    [models] what is served                               [defaults]  what a model.toml may change for its model
+[kafka]  where requests come from and answers go      [job]       how Flink runs it
+[models] what is served                               [defaults]  what a model.toml may change for its model
 """
 
 from pathlib import Path
@@ -110,9 +110,7 @@ class Config(_Section, frozen=True):
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
         """This configuration with some keys changed: `config.replace(job={"parallelism": 4})`."""
-        changed = {
-            name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()
-        }
+        changed = {name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()}
         return check(msgspec.structs.replace(self, **changed))
 
 

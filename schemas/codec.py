@@ -55,14 +55,16 @@ def find_id(message: bytes) -> tuple[str, Form]:
 
 def encode_request(request: InferRequest) -> bytes:
     """A request in its own form."""
-    wire = json_wire if request.form is Form.JSON else protobuf_wire
-    return wire.write_request(request)
+    if request.form is Form.JSON:
+        return json_wire.write_request(request)
+    return protobuf_wire.write_request(request)
 
 
 def encode_response(response: InferResponse | ErrorResponse, form: Form) -> bytes:
     """An answer in the form that its request came in."""
-    wire = json_wire if form is Form.JSON else protobuf_wire
-    return wire.write_error(response) if isinstance(response, ErrorResponse) else wire.write_response(response)
+    if isinstance(response, ErrorResponse):
+        return json_wire.write_error(response) if form is Form.JSON else protobuf_wire.write_error(response)
+    return json_wire.write_response(response) if form is Form.JSON else protobuf_wire.write_response(response)
 
 
 def decode_response(message: bytes) -> InferResponse | ErrorResponse:

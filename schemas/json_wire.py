@@ -46,6 +46,10 @@ class _JsonRequest(msgspec.Struct):
     outputs: list[_JsonOutput] = []
 
 
+class _JsonId(msgspec.Struct):
+    id: str
+
+
 class _JsonResponse(msgspec.Struct):
     model_name: str = ""
     model_version: str = ""
@@ -58,7 +62,7 @@ class _JsonResponse(msgspec.Struct):
 
 _request_decoder = msgspec.json.Decoder(_JsonRequest)
 _response_decoder = msgspec.json.Decoder(_JsonResponse)
-_id_decoder = msgspec.json.Decoder(type("_JsonId", (msgspec.Struct,), {"__annotations__": {"id": str}}))
+_id_decoder = msgspec.json.Decoder(_JsonId)
 _encoder = msgspec.json.Encoder()
 _FLAT_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     **{name: msgspec.json.Decoder(list[int]) for name in NUMPY_DTYPES},
@@ -72,7 +76,7 @@ _BINARY_EXTENSION = "binary_data_size"
 def find_id(message: bytes) -> str:
     """The id of a request that cannot be read otherwise, so that its sender hears of it; empty where there is none."""
     try:
-        return str(_id_decoder.decode(message).id)
+        return _id_decoder.decode(message).id
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
 
@@ -169,9 +173,7 @@ def _read_tensor(tensor: _JsonTensor) -> Tensor:
     try:
         data = np.array(elements, dtype=NUMPY_DTYPES[tensor.datatype]).tobytes()
     except OverflowError:
-        raise MalformedRequest(
-            f"tensor {tensor.name!r}: an element is out of the range of {tensor.datatype}"
-        ) from None
+        raise MalformedRequest(f"tensor {tensor.name!r}: an element is out of the range of {tensor.datatype}") from None
     return Tensor(tensor.name, tensor.datatype, shape, data)
 
 
@@ -213,5 +215,3 @@ def _write_tensor(tensor: Tensor) -> dict[str, Any]:
     else:
         data = np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype]).tolist()
     return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data}
-
-

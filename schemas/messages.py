@@ -27,7 +27,8 @@ class InferRequest:
         id: Echoed in the answer, and the key of the answer's record.
         model_version: Empty means the newest.
         parameters: `priority` (int, 0 = default, 1 = highest), `timeout` (int, microseconds from the record's
-            timestamp), `partial` (bool: at the deadline answer with the rows that are there); others are ignored.
+            timestamp), `partial` (bool: at the deadline, or where rows fail, answer with the rows that are there),
+            `explain` (bool: the answer says in `shards` and `tasks` how it was spread); others are ignored.
         outputs: The outputs to answer with, in this order; empty means all.
         form: How it is written on the wire.
     """
@@ -46,7 +47,7 @@ class InferResponse:
     """The answer to a request that was served.
 
     A partial answer (see `InferRequest.parameters`) has the parameter `missing_rows`, the row ranges that are not in
-    its outputs, as `"first-last,…"` with both ends included.
+    its outputs, as `"first-last,…"` with both ends included, and `error_code` and `error_message`, which say why.
     """
 
     model_name: str

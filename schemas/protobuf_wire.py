@@ -48,11 +48,13 @@ class Envelope:
         head: Every field but the id and the raw tensors, as they stood on the wire.
         id: The request's id, not yet checked to be UTF-8.
         raw: The raw tensors as views into the message, in its order.
+        spans: Where each of them is in the message: (offset, length).
     """
 
     head: bytes
     id: bytes
     raw: tuple[memoryview, ...]
+    spans: tuple[tuple[int, int], ...]
 
 
 def open_envelope(message: bytes) -> Envelope:
@@ -65,6 +67,7 @@ def open_envelope(message: bytes) -> Envelope:
     end = len(message)
     kept: list[memoryview] = []
     raw: list[memoryview] = []
+    spans: list[tuple[int, int]] = []
     request_id = b""
     position = kept_from = 0
     try:
@@ -91,6 +94,7 @@ def open_envelope(message: bytes) -> Envelope:
                         kept.append(view[kept_from:start])
                     if tag == _RAW_TAG:
                         raw.append(view[position:field_end])
+                        spans.append((position, length))
                     else:
                         request_id = message[position:field_end]
                     kept_from = field_end
@@ -111,7 +115,7 @@ def open_envelope(message: bytes) -> Envelope:
         raise UnreadableRequest("the message ends inside a field: truncated or no ModelInferRequest")
     if kept_from != end:
         kept.append(view[kept_from:end])
-    return Envelope(b"".join(kept), request_id, tuple(raw))
+    return Envelope(b"".join(kept), request_id, tuple(raw), tuple(spans))
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
@@ -191,9 +195,7 @@ def write_request(request: InferRequest) -> bytes:
 
 def write_response(response: InferResponse) -> bytes:
     """An answer as `ModelInferResponse` with raw contents; the tensors are copied once, into the result."""
-    message = ModelInferResponse(
-        model_name=response.model_name, model_version=response.model_version, id=response.id
-    )
+    message = ModelInferResponse(model_name=response.model_name, model_version=response.model_version, id=response.id)
     _write_parameters(message.parameters, response.parameters)
     for tensor in response.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -258,9 +260,7 @@ def _write_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _raw_from_contents(
-    name: str, datatype: str, shape: tuple[int, ...], contents: InferTensorContents
-) -> bytes:
+def _raw_from_contents(name: str, datatype: str, shape: tuple[int, ...], contents: InferTensorContents) -> bytes:
     try:
         field = _CONTENTS_FIELDS[datatype]
     except KeyError:

@@ -72,6 +72,18 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
     outputs: tuple[str, ...]
 
 
+class OutputSignature(msgspec.Struct, frozen=True, array_like=True):
+    """What a PARTIAL holds.
+
+    Attributes:
+        task: Which inference task ran it.
+        outputs: In the order that the request asked for; the rows are in the record's header.
+    """
+
+    task: int
+    outputs: tuple[TensorSignature, ...]
+
+
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why a request, or some of its rows, failed.
 
@@ -106,6 +118,7 @@ _HEADER = struct.Struct("<BBBBIHHIIIIiiqqqI")
 _SPAN = struct.Struct("<II")
 _UNIT_HEADER = struct.Struct("<BxxxI8x")
 _FLAG_PARTIAL_ALLOWED = 1
+_FLAG_EXPLAIN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +131,12 @@ class Record:
         form: The form to answer in.
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
         priority: As the request says: 0 = default, 1 = highest.
+        signature: An encoded `Signature`; for a PARTIAL an `OutputSignature`; for a REJECTION or FAILURE a `Failure`.
         partial_allowed: Whether missing rows may be left out of the answer.
+        explain: Whether the answer is to say over how many shards and tasks it was spread.
         first_row: The request's row that is row 0 here.
         rows: Rows here (1 for a model without batch axis).
         total_rows: Rows of the whole request.
-        signature: An encoded `Signature`; for a PARTIAL, encoded `TensorSignature`s of the outputs; for a REJECTION
-            or FAILURE, an encoded `Failure`.
         original: The Kafka record's value, where it travels along.
         tensors: Raw bytes of each input (or output), in the signature's order.
     """
@@ -136,6 +149,7 @@ class Record:
     deadline_ms: int = NO_DEADLINE_MS
     priority: int = 0
     partial_allowed: bool = False
+    explain: bool = False
     first_row: int = 0
     rows: int = 1
     total_rows: int = 1
@@ -170,7 +184,7 @@ class Record:
         header = _HEADER.pack(
             self.kind,
             self.form.value,
-            _FLAG_PARTIAL_ALLOWED if self.partial_allowed else 0,
+            self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN,
             padding,
             head_size + padding + end,
             len(request_id),
@@ -231,6 +245,7 @@ class Record:
             deadline_ms,
             priority,
             bool(flags & _FLAG_PARTIAL_ALLOWED),
+            bool(flags & _FLAG_EXPLAIN),
             first_row,
             rows,
             total_rows,
@@ -268,11 +283,11 @@ _SIZE = struct.Struct("<I")
 _SIZE_AT = 4
 _encode_struct = msgspec.msgpack.Encoder().encode
 _signatures = msgspec.msgpack.Decoder(Signature)
-_output_signatures = msgspec.msgpack.Decoder(tuple[TensorSignature, ...])
+_output_signatures = msgspec.msgpack.Decoder(OutputSignature)
 _failures = msgspec.msgpack.Decoder(Failure)
 
 
-def encode_signature(signature: Signature | Failure | tuple[TensorSignature, ...]) -> bytes:
+def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
     """What goes into `Record.signature`; equal values give equal bytes."""
     return _encode_struct(signature)
 
@@ -284,7 +299,7 @@ def decode_signature(encoded: bytes) -> Signature:
 
 
 @lru_cache(maxsize=4096)
-def decode_output_signature(encoded: bytes) -> tuple[TensorSignature, ...]:
+def decode_output_signature(encoded: bytes) -> OutputSignature:
     """The signature of a PARTIAL."""
     return _output_signatures.decode(encoded)
 

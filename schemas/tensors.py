@@ -127,7 +127,7 @@ def raw_from_array(array: Array) -> Buffer:
         return raw_from_elements(array.ravel().tolist())
     contiguous = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     # An empty or 0-d array has no memory that memoryview could cast.
-    return memoryview(contiguous).cast("B") if contiguous.size and contiguous.ndim else contiguous.tobytes()
+    return contiguous.data.cast("B") if contiguous.size and contiguous.ndim else contiguous.tobytes()
 
 
 def raw_from_elements(elements: Iterable[bytes | str]) -> bytes:

@@ -1,0 +1,127 @@
+"""Starts the job: in this process on a MiniCluster, or on a running cluster by its REST address."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyflink.common import Configuration, JobClient
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.java_gateway import get_gateway
+
+from flink_job import installation
+from flink_job.config import Config, ConfigError
+from flink_job.repository import read_repository
+from flink_job.topology import build
+from operators.backends.base import Backend
+from operators.backends.onnx import OnnxBackend
+
+_FOREVER = str(2**31 - 1)
+
+
+class RunningJob:
+    """A job that was submitted."""
+
+    def __init__(self, client: JobClient) -> None:
+        self._client = client
+
+    @property
+    def job_id(self) -> str:
+        """Flink's id of the job, in hex."""
+        return str(self._client.get_job_id())
+
+    def status(self) -> str:
+        """Flink's name of the job's state: `RUNNING`, `FAILED`, …"""
+        return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
+
+    def cancel(self) -> None:
+        """Stops the job without a savepoint, and waits until Flink has taken the order."""
+        self._client.cancel().result()
+
+    def wait(self) -> None:
+        """Waits for the end of a bounded job.
+
+        Raises:
+            Exception: The job failed, or was cancelled.
+        """
+        self._client.get_job_execution_result().result()
+
+
+def start(config: Config, flink_url: str | None = None, backend: Backend | None = None) -> RunningJob:
+    """Builds and submits the job; the models are read here once, before anything is started.
+
+    Args:
+        flink_url: REST address of a running cluster; None starts a MiniCluster in this process.
+        backend: What loads the models; ONNX Runtime by default.
+
+    Raises:
+        ConfigError: The configuration or the model repository cannot be used.
+        ModelLoadFailed: A model cannot be read.
+    """
+    catalog = read_repository(Path(config.models.repository), config.defaults)
+    installation.activate()
+    options = flink_options(config)
+    if flink_url is None:
+        env = _mini_cluster(options, config)
+    else:
+        env = _remote(options, flink_url)
+    env.set_parallelism(config.job.parallelism)
+    env.set_max_parallelism(config.job.max_parallelism)
+    build(env, config, catalog, backend or OnnxBackend())
+    return RunningJob(env.execute_async(config.job.name))
+
+
+def flink_options(config: Config) -> dict[str, str]:
+    """The Flink options of the job; `job.flink` has the last word."""
+    job = config.job
+    exactly_once = job.delivery == "exactly-once"
+    return {
+        **installation.python_settings(),
+        "python.execution-mode": job.execution_mode,
+        # Records of a bundle wait for the bundle; 0 would mean 1000.
+        "python.fn-execution.bundle.time": "2",
+        "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
+        "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
+        "execution.checkpointing.mode": "EXACTLY_ONCE" if exactly_once else "AT_LEAST_ONCE",
+        "execution.checkpointing.min-pause": f"{min(500, job.checkpoint_interval_ms)} ms",
+        "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER,
+        **({"execution.checkpointing.dir": job.checkpoint_dir} if job.checkpoint_dir else {}),
+        "restart-strategy.type": "fixed-delay",
+        "restart-strategy.fixed-delay.attempts": _FOREVER,
+        "restart-strategy.fixed-delay.delay": "1 s",
+        # A task takes from the exchange what the least busy neighbour would wait for longest.
+        "taskmanager.network.adaptive-partitioner.enabled": "true",
+        **job.flink,
+    }
+
+
+def _mini_cluster(options: dict[str, str], config: Config) -> StreamExecutionEnvironment:
+    settings = Configuration()
+    defaults = {
+        "rest.port": "0",
+        "rest.bind-address": "127.0.0.1",
+        "taskmanager.numberOfTaskSlots": str(config.job.parallelism),
+        # Workers of process mode would be threads of this process otherwise.
+        "_python_worker_execution_mode": "process",
+        # A checkpoint in the JobManager's memory holds 5 MB at most: less than one large request.
+        "execution.checkpointing.dir": Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-")).as_uri(),
+    }
+    for key, value in (defaults | options).items():
+        settings.set_string(key, value)
+    return StreamExecutionEnvironment.get_execution_environment(settings)
+
+
+def _remote(options: dict[str, str], flink_url: str) -> StreamExecutionEnvironment:
+    address = urlsplit(flink_url if "//" in flink_url else f"//{flink_url}")
+    if not address.hostname or not address.port:
+        raise ConfigError(f"{flink_url!r} is no REST address of a Flink cluster: write it as http://HOST:PORT")
+    gateway: Any = get_gateway()
+    settings = Configuration()
+    for key, value in options.items():
+        settings.set_string(key, value)
+    no_jars = gateway.new_array(gateway.jvm.java.lang.String, 0)
+    # PyFlink's own constructor ignores `execution.target` and starts a MiniCluster.
+    java_env = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
+    return StreamExecutionEnvironment(
+        java_env.createRemoteEnvironment(address.hostname, address.port, settings._j_configuration, no_jars)
+    )

@@ -1,0 +1,102 @@
+"""Reads a model repository: `NAME/VERSION/model.onnx`, with an optional `NAME/model.toml`.
+
+    models/
+    └── magika/
+        ├── model.toml          [batching]  [session]  [validation]; every key optional
+        ├── 1/model.onnx
+        └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
+
+Inputs and outputs are read off the ONNX file, not asked for again.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flink_job.config import ConfigError, Defaults
+from operators.backends.onnx import read_signature, sha256_of
+from schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
+
+
+class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is refused beyond names, datatypes and shapes."""
+
+    require_finite: bool = False
+
+
+class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `model.toml`."""
+
+    batching: dict[str, Any] = {}
+    session: dict[str, Any] = {}
+    validation: _Validation = _Validation()
+
+
+def read_repository(folder: Path, defaults: Defaults) -> Catalog:
+    """Every model in a repository.
+
+    Raises:
+        ConfigError: The folder is missing or holds no model, or a `model.toml` cannot be used.
+        ModelLoadFailed: A model cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
+    models = {}
+    for model_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: _version_order(path.parent.name))
+        if versions:
+            batching, session, validation = _read_model_file(model_folder / "model.toml", defaults)
+            models[model_folder.name] = {
+                path.parent.name: _read_model(path, batching, session, validation) for path in versions
+            }
+    if not models:
+        raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
+    return Catalog(models)
+
+
+def _read_model(path: Path, batching: Batching, session: SessionOptions, validation: _Validation) -> ModelSpec:
+    inputs, outputs = read_signature(path)
+    fixed_rows = _fixed_rows(inputs, outputs)
+    batchable = fixed_rows is not None or all(spec.shape and spec.shape[0] is None for spec in inputs + outputs)
+    return ModelSpec(
+        name=path.parent.parent.name,
+        version=path.parent.name,
+        path=str(path.resolve()),
+        sha256=sha256_of(path),
+        inputs=inputs,
+        outputs=outputs,
+        batchable=batchable if batching.enabled is None else batching.enabled,
+        fixed_rows=fixed_rows,
+        batching=batching,
+        session=session,
+        require_finite=validation.require_finite,
+    )
+
+
+def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
+    """The one size that axis 0 of every input and output has, if it has one."""
+    sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _read_model_file(path: Path, defaults: Defaults) -> tuple[Batching, SessionOptions, _Validation]:
+    if not path.exists():
+        return defaults.batching, defaults.session, _Validation()
+    try:
+        file = msgspec.toml.decode(path.read_bytes(), type=_ModelFile)
+        batching = msgspec.convert(msgspec.structs.asdict(defaults.batching) | file.batching, Batching)
+        session = msgspec.convert(msgspec.structs.asdict(defaults.session) | file.session, SessionOptions)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if batching.max_rows < 1 or batching.shard_rows < 1 or batching.max_delay_ms < 0:
+        raise ConfigError(f"{path}: max_rows and shard_rows must be at least 1, max_delay_ms at least 0")
+    return batching, session, file.validation
+
+
+def _version_order(version: str) -> list[tuple[int, int, str]]:
+    """Numbers as numbers: 2 < 10, 1.9 < 1.10."""
+    return [
+        (1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", version) if part
+    ]

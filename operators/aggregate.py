@@ -1,0 +1,77 @@
+"""Flink shell of `core.windows`: one window for each split request, in keyed state."""
+
+from collections.abc import Iterator
+from math import ceil
+from time import time
+
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
+from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
+
+from operators.core.answering import Answer, Answering
+from operators.core.windows import Closing, Window, answer_of
+from operators.infer import LETTERS_TAG
+from operators.shard import END_OF_INPUT_MS
+
+
+class AggregateFunction(KeyedProcessFunction):
+    """Row(window, OPENING, PARTIAL or FAILURE) -> answers, and dead letters on the side."""
+
+    def __init__(self, answering: Answering, window_timeout_ms: float, remember_ms: float) -> None:
+        self._answering = answering
+        self._window_timeout_ms = window_timeout_ms
+        self._remember_ms = remember_ms
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Opens the state of windows."""
+        self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
+        self._partials = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
+
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+        """Takes one part of a request's answer in."""
+        now_ms = time() * 1000
+        window, is_new = self._load()
+        if window.is_closed:
+            return
+        before_ms = window.next_deadline()
+        keep, closing = window.on_record(value, now_ms)
+        if keep:
+            self._partials.add(value)
+        self._window.update(window.snapshot())
+        if is_new:
+            ctx.timer_service().register_event_time_timer(END_OF_INPUT_MS)
+        if window.next_deadline() != before_ms:
+            ctx.timer_service().register_processing_time_timer(ceil(window.next_deadline()))
+        if closing is not None:
+            yield from self._close(closing)
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
+        """Closes a window whose time is over, or forgets one that was closed long ago."""
+        window, is_new = self._load()
+        if is_new:
+            return
+        ended = ctx.time_domain() == TimeDomain.EVENT_TIME
+        now_ms = window.next_deadline() if ended else time() * 1000
+        if window.is_forgotten(now_ms):
+            self._window.clear()
+            return
+        closing = window.on_timer(now_ms)
+        if closing is not None:
+            self._window.update(window.snapshot())
+            if not ended:
+                ctx.timer_service().register_processing_time_timer(ceil(window.next_deadline()))
+            yield from self._close(closing)
+
+    def _load(self) -> tuple[Window, bool]:
+        window = Window(self._window_timeout_ms, self._remember_ms)
+        snapshot = self._window.value()
+        if snapshot is not None:
+            window.restore(bytes(snapshot))
+        return window, snapshot is None
+
+    def _close(self, closing: Closing) -> Iterator[object]:
+        partials = [bytes(encoded) for encoded in self._partials.get() or ()]
+        self._partials.clear()
+        for output in answer_of(closing, partials, self._answering):
+            row = Row(output.key, output.value)
+            yield row if isinstance(output, Answer) else (LETTERS_TAG, row)

@@ -1,0 +1,1 @@
+"""What runs a model: one protocol, ONNX Runtime behind it, and a fake for tests."""

@@ -1,0 +1,42 @@
+"""The one seam between the job and whatever runs a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from schemas.model import ModelSpec
+from schemas.tensors import Array
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        """Runs one batch.
+
+        Args:
+            outputs: The outputs wanted.
+            inputs: Every input, by name. BYTES tensors are object arrays of bytes.
+
+        Returns:
+            The outputs in the order asked for, C-contiguous.
+
+        Raises:
+            Exception: Whatever the model fails with; the batch had no effect.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """What loads models."""
+
+    def load(self, model: ModelSpec) -> Session:
+        """Loads a model and warms it up.
+
+        Raises:
+            ModelLoadFailed: The model cannot be loaded.
+        """
+        ...
+
+
+class ModelLoadFailed(Exception):
+    """A model cannot be loaded or read; the message names its file and says why."""

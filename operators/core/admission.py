@@ -1,0 +1,320 @@
+"""Is this a valid request for a model that we serve? Every check that needs no session happens here, once.
+
+Senders repeat themselves: what is the same in all requests of one sender (model, inputs, shapes, parameters; see
+`schemas.protobuf_wire.Envelope`) is checked the first time and remembered as an `_AdmittedHead`. After that a request
+costs a look-up and a comparison of lengths.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schemas import codec, protobuf_wire
+from schemas.errors import (
+    AnabranchError,
+    DeadlineExceeded,
+    EmptyBatch,
+    InternalError,
+    InvalidParameter,
+    MalformedRequest,
+    MissingInput,
+    NonFiniteInput,
+    RequestTooLarge,
+    UnknownInput,
+    UnknownModel,
+    UnknownOutput,
+    UnknownVersion,
+    UnreadableRequest,
+    WrongDatatype,
+    WrongShape,
+    WrongSize,
+)
+from schemas.messages import Form, InferRequest, Parameter
+from schemas.model import Catalog, ModelSpec, TensorSpec
+from schemas.records import (
+    NO_DEADLINE_MS,
+    Failure,
+    Kind,
+    Record,
+    Signature,
+    Source,
+    TensorSignature,
+    encode_signature,
+)
+from schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
+
+STAGE = "admit"
+MAX_ID_SIZE_BYTES = 1024
+_MAX_PRIORITY = 2**31 - 1
+_REMEMBERED_HEADS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _AdmittedHead:
+    """What is known of every request with the same head.
+
+    Attributes:
+        order: For each input of the model, the position of its tensor in the request.
+        sizes: The raw size of each input of the model; None for BYTES.
+        shapes: The full shape of each input of the model.
+    """
+
+    model: ModelSpec
+    signature: bytes
+    order: tuple[int, ...]
+    sizes: tuple[int | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    rows: int
+    priority: int
+    timeout_ms: float | None
+    partial_allowed: bool
+    explain: bool
+
+
+class Admission:
+    """Turns the bytes of a Kafka record into a REQUEST, or into a REJECTION that says why not."""
+
+    def __init__(self, catalog: Catalog, max_message_bytes: int) -> None:
+        self._catalog = catalog
+        self._max_message_bytes = max_message_bytes
+        self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
+
+    def admit(self, message: bytes | None, source: Source, now_ms: float) -> bytes:
+        """The encoded REQUEST or REJECTION for one Kafka record; never raises.
+
+        Args:
+            message: The record's value; None is a tombstone.
+            source: The record's place and timestamp.
+            now_ms: Unix time.
+        """
+        try:
+            if message is None:
+                raise UnreadableRequest("the record has no value (a tombstone)")
+            if len(message) > self._max_message_bytes:
+                raise RequestTooLarge(
+                    f"the request has {len(message)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
+                )
+            return self._admit(message, source, now_ms)
+        except AnabranchError as error:
+            return self._reject(message or b"", source, error)
+        except Exception as error:  # a defect of ours must not kill the job
+            return self._reject(message or b"", source, InternalError(f"{type(error).__name__}: {error}"))
+
+    def _admit(self, message: bytes, source: Source, now_ms: float) -> bytes:
+        if message[:1] == b"{":
+            return self._admit_read(codec.decode_request(message), message, source, now_ms)
+        try:
+            envelope = protobuf_wire.open_envelope(message)
+        except UnreadableRequest:
+            return self._admit_read(codec.decode_request(message), message, source, now_ms)
+        if not envelope.raw:
+            return self._admit_read(codec.decode_request(message), message, source, now_ms)
+        head = self._heads.get(envelope.head)
+        if head is None:
+            request = protobuf_wire.read_request(envelope)
+            head = self._check(request)
+            self._remember(envelope.head, head)
+            request_id = request.id
+        else:
+            request_id = protobuf_wire.decode_id(envelope.id)
+            if len(envelope.raw) != len(head.order):
+                raise MalformedRequest(f"{len(head.order)} inputs, but {len(envelope.raw)} raw_input_contents")
+        tensors = tuple(envelope.raw[position] for position in head.order)
+        record = self._record(head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
+        return record.encode_in_place([envelope.spans[position] for position in head.order])
+
+    def _admit_read(self, request: InferRequest, message: bytes, source: Source, now_ms: float) -> bytes:
+        head = self._check(request)
+        tensors = tuple(request.inputs[position].data for position in head.order)
+        record = self._record(head, request.id, request.form, message, source, tensors, now_ms)
+        return replace(record, tensors=tensors).encode()
+
+    def _record(
+        self,
+        head: _AdmittedHead,
+        request_id: str,
+        form: Form,
+        message: bytes,
+        source: Source,
+        tensors: tuple[Buffer, ...],
+        now_ms: float,
+    ) -> Record:
+        for spec, shape, size_bytes, data in zip(head.model.inputs, head.shapes, head.sizes, tensors, strict=True):
+            _check_data(spec, shape, size_bytes, data, head.model.require_finite)
+        if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
+            raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
+        deadline_ms = NO_DEADLINE_MS
+        if head.timeout_ms is not None:
+            deadline_ms = source.timestamp_ms + max(1, round(head.timeout_ms))
+            if deadline_ms <= now_ms:
+                raise DeadlineExceeded(f"the deadline passed {now_ms - deadline_ms:.0f} ms before the request was read")
+        return Record(
+            kind=Kind.REQUEST,
+            source=source,
+            signature=head.signature,
+            id=request_id,
+            form=form,
+            deadline_ms=deadline_ms,
+            priority=head.priority,
+            partial_allowed=head.partial_allowed,
+            explain=head.explain,
+            rows=head.rows,
+            total_rows=head.rows,
+            original=message,
+        )
+
+    def _remember(self, key: bytes, head: _AdmittedHead) -> None:
+        self._heads[key] = head
+        if len(self._heads) > _REMEMBERED_HEADS:
+            self._heads.popitem(last=False)
+
+    def _check(self, request: InferRequest) -> _AdmittedHead:
+        model = self._find_model(request.model_name, request.model_version)
+        order = _match_inputs(model, request.inputs)
+        inputs = [request.inputs[position] for position in order]
+        rows = _count_rows(model, inputs)
+        known_outputs = {output.name for output in model.outputs}
+        for name in request.outputs:
+            if name not in known_outputs:
+                raise UnknownOutput(f"model {model.name!r} has no output {name!r}; there is {_names(known_outputs)}")
+        signature = Signature(
+            model_name=model.name,
+            model_version=model.version,
+            inputs=tuple(
+                TensorSignature(spec.name, spec.datatype, tensor.shape[1:] if model.batchable else tensor.shape)
+                for spec, tensor in zip(model.inputs, inputs, strict=True)
+            ),
+            outputs=request.outputs or tuple(output.name for output in model.outputs),
+        )
+        return _AdmittedHead(
+            model=model,
+            signature=encode_signature(signature),
+            order=order,
+            sizes=tuple(raw_size_bytes(tensor.datatype, tensor.shape) for tensor in inputs),
+            shapes=tuple(tensor.shape for tensor in inputs),
+            rows=rows,
+            priority=_priority(request.parameters),
+            timeout_ms=_timeout_ms(request.parameters),
+            partial_allowed=_flag(request.parameters, "partial"),
+            explain=_flag(request.parameters, "explain"),
+        )
+
+    def _find_model(self, name: str, version: str) -> ModelSpec:
+        models = self._catalog.models
+        if not name and len(models) == 1:
+            name = next(iter(models))
+        versions = models.get(name)
+        if versions is None:
+            raise UnknownModel(f"no model {name!r} is served; there is {_names(models)}")
+        if not version:
+            return self._catalog.newest(name)
+        if version not in versions:
+            raise UnknownVersion(f"model {name!r} is not served in version {version!r}; there is {_names(versions)}")
+        return versions[version]
+
+    def _reject(self, message: bytes, source: Source, error: AnabranchError) -> bytes:
+        request_id, form = ("", Form.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
+        if len(request_id.encode()) > MAX_ID_SIZE_BYTES:
+            request_id = ""
+        failure = Failure(error.code, error.message, STAGE)
+        return Record(
+            kind=Kind.REJECTION,
+            source=source,
+            signature=encode_signature(failure),
+            id=request_id,
+            form=form,
+            original=message,
+        ).encode()
+
+
+def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ...]:
+    positions: dict[str, int] = {}
+    known = {spec.name for spec in model.inputs}
+    for position, tensor in enumerate(inputs):
+        # A sender that does not know the only input's name may leave it out.
+        name = tensor.name or (model.inputs[0].name if len(model.inputs) == 1 else "")
+        if name not in known:
+            raise UnknownInput(f"model {model.name!r} has no input {name!r}; there is {_names(known)}")
+        if name in positions:
+            raise UnknownInput(f"input {name!r} is there twice")
+        positions[name] = position
+    missing = [spec.name for spec in model.inputs if spec.name not in positions]
+    if missing:
+        raise MissingInput(f"model {model.name!r} needs {_names(missing)}")
+    return tuple(positions[spec.name] for spec in model.inputs)
+
+
+def _count_rows(model: ModelSpec, inputs: list[Tensor]) -> int:
+    for spec, tensor in zip(model.inputs, inputs, strict=True):
+        if tensor.datatype != spec.datatype:
+            raise WrongDatatype(f"input {spec.name!r} is {tensor.datatype!r}; the model takes {spec.datatype}")
+        _check_axes(model, spec, tensor.shape)
+    if not model.batchable:
+        return 1
+    rows = inputs[0].shape[0]
+    if any(tensor.shape[0] != rows for tensor in inputs):
+        raise WrongShape(f"the inputs disagree on their rows: {', '.join(f'{t.name} {list(t.shape)}' for t in inputs)}")
+    if rows == 0:
+        raise EmptyBatch("the request has zero rows")
+    if model.fixed_rows and rows % model.fixed_rows:
+        raise WrongShape(f"{rows} rows; model {model.name!r} runs {model.fixed_rows} at a time, so send a multiple")
+    return rows
+
+
+def _check_axes(model: ModelSpec, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    if len(shape) != len(spec.shape):
+        raise WrongShape(f"input {spec.name!r} has rank {len(shape)}; the model takes {_shape(spec)}")
+    first = 1 if model.batchable else 0
+    for axis, fixed in list(zip(shape, spec.shape, strict=True))[first:]:
+        if fixed is not None and axis != fixed:
+            raise WrongShape(f"input {spec.name!r} has shape {list(shape)}; the model takes {_shape(spec)}")
+
+
+def _check_data(
+    spec: TensorSpec, shape: tuple[int, ...], size_bytes: int | None, data: Buffer, require_finite: bool
+) -> None:
+    if size_bytes is None:
+        count = 1
+        for axis in shape:
+            count *= axis
+        try:
+            bytes_offsets(data, count)
+        except WrongSize as error:
+            raise WrongSize(f"input {spec.name!r}: {error.message}") from None
+    elif len(data) != size_bytes:
+        raise WrongSize(f"input {spec.name!r} has {len(data)} bytes; {spec.datatype} {list(shape)} takes {size_bytes}")
+    if require_finite and spec.datatype in FLOATS and not np.isfinite(array_from_raw(spec.datatype, shape, data)).all():
+        raise NonFiniteInput(f"input {spec.name!r} holds NaN or infinity, which the model's configuration refuses")
+
+
+def _priority(parameters: Mapping[str, Parameter]) -> int:
+    priority = parameters.get("priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= _MAX_PRIORITY:
+        raise InvalidParameter(f"priority is {priority!r}; it is an integer from 0 (default) and 1 (highest) up")
+    return priority
+
+
+def _timeout_ms(parameters: Mapping[str, Parameter]) -> float | None:
+    timeout_us = parameters.get("timeout")
+    if timeout_us is None or timeout_us == 0:
+        return None
+    if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
+        raise InvalidParameter(f"timeout is {timeout_us!r}; it is a positive integer in microseconds")
+    return timeout_us / 1000
+
+
+def _flag(parameters: Mapping[str, Parameter], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidParameter(f"{name} is {value!r}; it is a boolean")
+    return value
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _shape(spec: TensorSpec) -> str:
+    return f"[{', '.join('any' if axis is None else str(axis) for axis in spec.shape)}]"

@@ -1,0 +1,129 @@
+"""Runs a batch, and finds the rows at fault when it fails.
+
+A batch that fails is halved until what fails is one row (or, for a model without batch axis, one request): the rows at
+fault get the error, their neighbours get their answer. A good batch costs one call; a bad row about 2 * log2(rows).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from operators.backends.base import Session
+from operators.core.merging import Rows
+from schemas.model import ModelSpec
+from schemas.records import Record, Signature, decode_signature
+from schemas.tensors import Array, Tensor, array_from_raw
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """Rows of a record on which the model failed, and why."""
+
+    first_row: int
+    rows: int
+    message: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one record's rows; row numbers are the record's own, counted from 0."""
+
+    good: list[Rows]
+    bad: list[Bad]
+
+
+def run_unit(records: Sequence[Record], model: ModelSpec, session: Session) -> list[Outcome]:
+    """Runs records of one signature as one batch; one outcome for each, in order. Never raises for a bad row."""
+    signature = decode_signature(records[0].signature)
+    if not model.batchable:
+        return [_run_whole(record, signature, session) for record in records]
+    return _Batch(records, signature, model, session).run()
+
+
+class _Batch:
+    def __init__(self, records: Sequence[Record], signature: Signature, model: ModelSpec, session: Session) -> None:
+        self._records = records
+        self._signature = signature
+        self._step = model.fixed_rows
+        self._session = session
+        self._rows = sum(record.rows for record in records)
+        self._inputs = _gather(records, signature, self._rows)
+        self._good: list[tuple[int, int, list[Array]]] = []
+        self._bad: list[tuple[int, int, str]] = []
+
+    def run(self) -> list[Outcome]:
+        step = self._step or self._rows
+        for start in range(0, self._rows, step):
+            self._run(start, start + step)
+        outcomes, first = [], 0
+        for record in self._records:
+            outcomes.append(self._outcome(first, first + record.rows))
+            first += record.rows
+        return outcomes
+
+    def _run(self, start: int, stop: int) -> None:
+        rows = stop - start
+        inputs = self._inputs
+        if rows != self._rows:
+            inputs = {name: array[start:stop] for name, array in inputs.items()}
+        try:
+            outputs = self._session.run(self._signature.outputs, inputs)
+            for name, output in zip(self._signature.outputs, outputs, strict=True):
+                if output.ndim == 0 or output.shape[0] != rows:
+                    raise ValueError(
+                        f"output {name!r} has shape {list(output.shape)} for {rows} rows: axis 0 does not count rows; "
+                        "set enabled = false under [batching] in the model's model.toml"
+                    )
+        except Exception as error:  # whatever a model fails with is the answer to its rows
+            if rows == (self._step or 1):
+                self._bad.append((start, stop, str(error)))
+                return
+            middle = start + rows // 2
+            self._run(start, middle)
+            self._run(middle, stop)
+        else:
+            self._good.append((start, stop, outputs))
+
+    def _outcome(self, first: int, last: int) -> Outcome:
+        outcome = Outcome([], [])
+        for start, stop, outputs in self._good:
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                tensors = tuple(
+                    Tensor.from_array(name, output[low - start : high - start])
+                    for name, output in zip(self._signature.outputs, outputs, strict=True)
+                )
+                outcome.good.append(Rows(low - first, high - low, tensors))
+        for start, stop, message in self._bad:
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                outcome.bad.append(Bad(low - first, high - low, message))
+        return outcome
+
+
+def _run_whole(record: Record, signature: Signature, session: Session) -> Outcome:
+    inputs = {
+        spec.name: _aligned(array_from_raw(spec.datatype, spec.shape, data))
+        for spec, data in zip(signature.inputs, record.tensors, strict=True)
+    }
+    try:
+        outputs = session.run(signature.outputs, inputs)
+    except Exception as error:  # whatever a model fails with is the answer to its request
+        return Outcome([], [Bad(0, 1, str(error))])
+    tensors = (Tensor.from_array(name, output) for name, output in zip(signature.outputs, outputs, strict=True))
+    return Outcome([Rows(0, 1, tuple(tensors))], [])
+
+
+def _gather(records: Sequence[Record], signature: Signature, rows: int) -> dict[str, Array]:
+    inputs = {}
+    for index, spec in enumerate(signature.inputs):
+        if len(records) == 1:
+            data = records[0].tensors[index]
+        else:
+            data = b"".join([record.tensors[index] for record in records])
+        inputs[spec.name] = _aligned(array_from_raw(spec.datatype, (rows, *spec.shape), data))
+    return inputs
+
+
+def _aligned(array: Array) -> Array:
+    # Records place the first tensor on a boundary; the others of a request taken as it came may lie anywhere.
+    return array if array.flags.aligned else array.copy()

@@ -1,0 +1,55 @@
+"""Merges rows: the outputs of parts of one request, in order, each row once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from schemas.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Outputs of some rows of a request."""
+
+    first_row: int
+    rows: int
+    outputs: tuple[Tensor, ...]
+
+
+def merge_rows(parts: Iterable[Rows]) -> tuple[Tensor, ...]:
+    """Concatenates outputs along axis 0, in order of their rows.
+
+    Raises:
+        ValueError: The parts disagree on an output's datatype or on its other axes (a model with data-dependent
+            output shapes), so that no one tensor can hold them.
+    """
+    ordered = sorted(parts, key=lambda part: part.first_row)
+    if len(ordered) == 1:
+        return ordered[0].outputs
+    merged = []
+    for tensors in zip(*(part.outputs for part in ordered), strict=True):
+        first = tensors[0]
+        if any(t.datatype != first.datatype or t.shape[1:] != first.shape[1:] for t in tensors):
+            raise ValueError(
+                f"output {first.name!r} has another shape in every shard ({[list(t.shape) for t in tensors[:3]]}, …), "
+                "so its rows cannot be merged; raise shard_rows in the model's model.toml"
+            )
+        shape = (sum(t.shape[0] for t in tensors), *first.shape[1:])
+        merged.append(Tensor(first.name, first.datatype, shape, b"".join([t.data for t in tensors])))
+    return tuple(merged)
+
+
+def missing_ranges(covered: Iterable[tuple[int, int]], total_rows: int) -> list[tuple[int, int]]:
+    """The (first, last) row ranges, both included, that no (first row, rows) covers."""
+    missing, expected = [], 0
+    for first_row, rows in sorted(covered):
+        if first_row > expected:
+            missing.append((expected, first_row - 1))
+        expected = max(expected, first_row + rows)
+    if expected < total_rows:
+        missing.append((expected, total_rows - 1))
+    return missing
+
+
+def format_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """Row ranges as an answer names them: `"0-31,64-95"`."""
+    return ",".join(f"{first}-{last}" for first, last in ranges)

@@ -1,0 +1,127 @@
+"""Turns the requests of one task into units of work: splits the big, lets the small share a batch.
+
+A request of more rows than `shard_rows` leaves at once, as an OPENING for its window and one SHARD after the other for
+the exchange. Everything else goes through the task's `Lane`.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from operators.core.batching import Departure, Lane, Waiting
+from operators.core.splitting import opening, shards
+from schemas.errors import DeadlineExceeded
+from schemas.model import Batching, Catalog, ModelSpec
+from schemas.records import Failure, Kind, Record, decode_signature, encode_signature, encode_unit, kind_of
+
+STAGE = "shard"
+
+
+@dataclass(slots=True)
+class Emission:
+    """What a step of `Sharding` emits, and what became of the waiting requests.
+
+    Attributes:
+        records: Encoded UNIT, SHARD, OPENING and REJECTION records, in order.
+        kept: The request that came in now waits.
+        drained: Requests that waited have left: state is what `snapshot` says now.
+    """
+
+    records: list[bytes] = field(default_factory=list)
+    kept: bool = False
+    drained: bool = False
+
+
+class Sharding:
+    """The shard operator of one task, or of one lane that a failure left behind.
+
+    Args:
+        default_priority: What priority 0 counts as.
+        idle_gap_ms: See `Lane`.
+    """
+
+    def __init__(self, catalog: Catalog, default_priority: int, idle_gap_ms: float) -> None:
+        self._catalog = catalog
+        self._default_priority = default_priority
+        self._lane = Lane(self._batching_of, idle_gap_ms)
+        self._policies: dict[bytes, tuple[Batching, bool]] = {}
+
+    def on_record(self, encoded: bytes, now_ms: float, idle_ms: float) -> Emission:
+        """Takes a REQUEST or REJECTION in.
+
+        Args:
+            idle_ms: For how long the task had nothing to do before it.
+        """
+        if kind_of(encoded) is not Kind.REQUEST:
+            return Emission([encoded])
+        request = Record.decode(encoded)
+        batching, batchable = self._policy_of(request.signature)
+        if batchable and request.rows > batching.shard_rows:
+            return Emission(self._split(request, batching.shard_rows, now_ms))
+        if not batchable or request.rows >= batching.max_rows:
+            return Emission([encode_unit([encoded])])
+        departure = self._lane.on_request(self._waiting(encoded, request), now_ms, idle_ms)
+        return self._emission(departure, drained=not departure.kept and len(departure.units) > 0)
+
+    def on_timer(self, now_ms: float) -> Emission:
+        """Lets the batches go whose delay is over."""
+        return self._emission(self._lane.on_timer(now_ms), drained=True)
+
+    def flush(self, now_ms: float) -> Emission:
+        """Lets everything go."""
+        return self._emission(self._lane.flush(now_ms), drained=True)
+
+    def next_deadline(self) -> float | None:
+        """When `on_timer` is due; None while nothing waits."""
+        return self._lane.next_deadline()
+
+    def snapshot(self) -> list[bytes]:
+        """The requests that wait."""
+        return self._lane.snapshot()
+
+    def restore(self, requests: list[bytes], now_ms: float) -> None:
+        """Puts the requests of a snapshot back."""
+        self._lane.restore([self._waiting(encoded, Record.decode(encoded)) for encoded in requests], now_ms)
+
+    def _split(self, request: Record, shard_rows: int, now_ms: float) -> list[bytes]:
+        if request.deadline_ms and request.deadline_ms <= now_ms:
+            return [_expire(request)]
+        # A shard of a model with a fixed batch size holds whole batches.
+        fixed_rows = self._model_of(request.signature).fixed_rows or 1
+        rows = max(fixed_rows, shard_rows - shard_rows % fixed_rows)
+        return [opening(request).encode(), *(shard.encode() for shard in shards(request, rows))]
+
+    def _emission(self, departure: Departure, *, drained: bool) -> Emission:
+        records = [_expire(Record.decode(request.encoded)) for request in departure.expired]
+        records += [encode_unit([request.encoded for request in unit]) for unit in departure.units]
+        return Emission(records, departure.kept, drained)
+
+    def _waiting(self, encoded: bytes, request: Record) -> Waiting:
+        rank = request.priority or self._default_priority
+        return Waiting(encoded, request.signature, request.rows, rank, request.deadline_ms)
+
+    def _batching_of(self, signature: bytes) -> Batching:
+        return self._policy_of(signature)[0]
+
+    def _policy_of(self, signature: bytes) -> tuple[Batching, bool]:
+        policy = self._policies.get(signature)
+        if policy is None:
+            model = self._model_of(signature)
+            policy = self._policies[signature] = (model.batching, model.batchable)
+            if len(self._policies) > 4096:  # dynamic shapes make endlessly many signatures
+                self._policies.clear()
+        return policy
+
+    def _model_of(self, signature: bytes) -> ModelSpec:
+        decoded = decode_signature(signature)
+        return self._catalog.models[decoded.model_name][decoded.model_version]
+
+
+def _expire(request: Record) -> bytes:
+    signature = decode_signature(request.signature)
+    failure = Failure(
+        DeadlineExceeded.code,
+        "the deadline passed while the request waited for its batch",
+        STAGE,
+        signature.model_name,
+        signature.model_version,
+    )
+    return replace(request, kind=Kind.REJECTION, signature=encode_signature(failure), tensors=()).encode()

@@ -1,0 +1,53 @@
+"""Splits a big request along its batch axis into shards."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from schemas.records import Kind, Record, decode_signature
+from schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
+
+
+def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of every shard: all of `shard_rows`, the last one perhaps smaller."""
+    for first_row in range(0, total_rows, shard_rows):
+        yield first_row, min(shard_rows, total_rows - first_row)
+
+
+def opening(request: Record) -> Record:
+    """What tells the aggregator of a request that was split; it carries the original, for the dead letter."""
+    return replace(request, kind=Kind.OPENING, tensors=())
+
+
+def shards(request: Record, shard_rows: int) -> Iterator[Record]:
+    """The shards of a request; their tensors are views into it."""
+    signature = decode_signature(request.signature)
+    offsets = [
+        _row_offsets(tensor.datatype, tensor.shape, data, request.rows)
+        for tensor, data in zip(signature.inputs, request.tensors, strict=True)
+    ]
+    for first_row, rows in row_ranges(request.rows, shard_rows):
+        yield replace(
+            request,
+            kind=Kind.SHARD,
+            first_row=first_row,
+            rows=rows,
+            original=b"",
+            tensors=tuple(
+                data[starts[first_row] : starts[first_row + rows]]
+                for starts, data in zip(offsets, request.tensors, strict=True)
+            ),
+        )
+
+
+def _row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":
+    """Where every row starts, and where the last one ends."""
+    row_size_bytes = raw_size_bytes(datatype, row_shape)
+    if row_size_bytes is not None:
+        # A row without elements has no bytes; a range cannot have step 0.
+        return range(0, row_size_bytes * rows + 1, row_size_bytes) if row_size_bytes else [0] * (rows + 1)
+    elements_per_row = 1
+    for axis in row_shape:
+        elements_per_row *= axis
+    if elements_per_row == 0:
+        return [0] * (rows + 1)
+    return bytes_offsets(data, elements_per_row * rows)[::elements_per_row]

@@ -1,0 +1,23 @@
+"""What a Flink operator needs to know of the task that it runs in."""
+
+from dataclasses import dataclass
+
+from pyflink.datastream import RuntimeContext
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One parallel instance of an operator."""
+
+    index: int
+    parallelism: int
+
+
+def task_of(context: RuntimeContext) -> Task:
+    """The task of a runtime context, in either execution mode."""
+    java_context = getattr(context, "_runtime_context", None)
+    if java_context is None:
+        return Task(context.get_index_of_this_subtask(), context.get_number_of_parallel_subtasks())
+    # Thread mode: PyFlink 2.3 asks the Java context for methods that moved to its TaskInfo.
+    info = java_context.getTaskInfo()
+    return Task(info.getIndexOfThisSubtask(), info.getNumberOfParallelSubtasks())
