@@ -218,7 +218,7 @@ def libpython_dir() -> Path:
     found = find_libpython()
     if not found:
         raise LibpythonNotFound(
-            f"thread mode needs a shared libpython{sysconfig.get_config_var('VERSION')}, and {sys.executable} has none: "
+            f"thread mode needs a shared libpython, and {sys.executable} has none: "
             "use a Python built with --enable-shared, or process mode"
         )
     return Path(found).parent

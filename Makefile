@@ -1,0 +1,96 @@
+# All that this needs on a machine is Python 3.11 and make; `setup` brings the rest, and installs nothing outside this
+# folder. Lock files name no host: packages come from whatever PyPI and Maven mirrors the machine is set up for.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+UV := .tools/uv/bin/uv
+JARS := .venv/share/anabranch/jars
+COMPILE := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
+# uv would fetch a Python of its own from a place that not every network reaches.
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+
+.PHONY: help setup java demo test lint format bench chaos clean lock
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.packages $(JARS)/.complete java ## Bring all that is needed; safe and quick to run again
+	@$(BIN)/python -m flink_job.installation
+
+demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
+	@$(BIN)/anabranch demo
+
+test: lint ## Lint, check types, run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+format: setup ## Rewrite the code in the house style
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: setup ## Measure throughput and latency on this machine
+	@$(BIN)/anabranch bench $(ARGS)
+
+chaos: setup ## Kill task managers and the broker under load; count what was lost or doubled
+	@$(BIN)/python -m pytest -m chaos $(ARGS)
+
+clean: ## Stop the local stack and remove all that setup, tests and runs made
+	@if [ -x $(BIN)/anabranch ]; then $(BIN)/anabranch down || true; fi
+	@rm -rf .venv .tools .anabranch build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock: .tools/jgo.stamp ## For maintainers: resolve all packages and jars again, and write the lock files
+	@$(COMPILE) --upgrade pyproject.toml --extra demo --group dev -o requirements.lock
+	@$(COMPILE) -c requirements.lock pyproject.toml --extra demo --group build -o deploy/requirements.lock
+	@$(COMPILE) --upgrade --group pyproject.toml:jars -o deploy/requirements-jgo.lock
+	@$(COMPILE) --upgrade --group pyproject.toml:java -o deploy/requirements-java.lock
+	@$(COMPILE) --upgrade --group pyproject.toml:uv -o deploy/requirements-uv.lock
+	@.tools/jgo/bin/python deploy/jars.py lock
+
+# ---- what `setup` is made of -----------------------------------------------------------------------------------------
+
+.tools/uv.stamp: deploy/requirements-uv.lock
+	@python=""; for candidate in python3.11 python3; do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
+		then python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then echo "setup: Python 3.11 is needed and was not found: install python3.11" >&2; exit 1; fi; \
+	echo "setup: uv, with $$($$python --version)"; \
+	$$python -m venv --clear .tools/uv || { echo "setup: $$python cannot make an environment: install its venv module (on Debian: python3.11-venv)" >&2; exit 1; }
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# pip's interpreter is the one to build on: asking for "3.11" might find another.
+.venv/.packages: requirements.lock pyproject.toml .tools/uv.stamp
+	@echo "setup: Python packages (about 1.2 GB the first time)"
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --clear --python .tools/uv/bin/python .venv
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.tools/jgo.stamp: deploy/requirements-jgo.lock .tools/uv.stamp
+	@echo "setup: jgo, which brings jars without Maven"
+	@$(UV) venv --quiet --clear --python .tools/uv/bin/python .tools/jgo
+	@$(UV) pip sync --quiet --python .tools/jgo/bin/python --require-hashes $<
+	@touch $@
+
+$(JARS)/.complete: deploy/jars.lock deploy/jars.py .tools/jgo.stamp .venv/.packages
+	@echo "setup: jars of the Kafka connector and broker"
+	@.tools/jgo/bin/python deploy/jars.py fetch --to $(JARS)
+	@touch $@
+
+# Asked every time, for it takes no time and the machine's Java may have gone since.
+java: .venv/.packages deploy/requirements-java.lock
+	@if ! $(BIN)/python -m flink_job.installation --java >/dev/null 2>&1; then \
+		echo "setup: Java 17, for this machine has none"; \
+		$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r deploy/requirements-java.lock; fi

@@ -1,0 +1,166 @@
+"""Brings the jars that Flink and the local Kafka broker need, and proves that they are the ones we locked.
+
+`jars.lock`, beside this file, has one line per jar: SHA-256, folder, Maven coordinates. `fetch` downloads what is
+missing and checks every byte; it resolves nothing, so it cannot drift. `lock` resolves again and rewrites the file.
+
+It runs in an environment of its own that holds only jgo, a Maven resolver in Python: neither Maven nor Java is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from jgo.maven import MavenContext
+
+LOCK = Path(__file__).with_name("jars.lock")
+KAFKA_VERSION = "4.1.0"
+
+# A fat jar: its dependencies are inside it.
+CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
+KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
+# Kafka's own archive ships the logging backend; its POM leaves it out, and then a broker that fails says nothing.
+# Taken by itself: resolved together with Kafka, its POM would change the versions of Kafka's dependencies.
+LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
+
+_PARALLEL_DOWNLOADS = 8
+_TRIES = 3
+_PROGRESS_INTERVAL_S = 2.0
+
+
+class JarsError(Exception):
+    """A jar could not be brought here, or is not the one that was locked."""
+
+
+@dataclass(frozen=True)
+class LockedJar:
+    """One line of `jars.lock`."""
+
+    sha256: str
+    folder: str
+    coordinates: str
+
+    @property
+    def file_name(self) -> str:
+        """The jar's name on disk, as Maven spells it."""
+        _, artifact, version = self.coordinates.split(":")
+        return f"{artifact}-{version}.jar"
+
+
+def read_lock(lock: Path = LOCK) -> list[LockedJar]:
+    """Returns every jar of the lock file, in its order."""
+    lines = (line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#"))
+    return [LockedJar(*fields) for fields in lines]
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(jars: list[LockedJar], target: Path) -> int:
+    """Makes `target` hold exactly the locked jars, and returns how many had to be downloaded.
+
+    Jars that are there and intact are left alone. Whatever else lies in the folders is removed: a second version of a
+    jar on a class path is a bug that nobody finds.
+
+    Raises:
+        JarsError: a jar cannot be downloaded, or its SHA-256 is not the locked one. Nothing wrong is left in place.
+    """
+    for folder in {jar.folder for jar in jars}:
+        (target / folder).mkdir(parents=True, exist_ok=True)
+        expected = {jar.file_name for jar in jars if jar.folder == folder}
+        for stranger in (target / folder).iterdir():
+            if stranger.name not in expected:
+                stranger.unlink()
+    missing = [jar for jar in jars if not _is_intact(jar, target)]
+    if not missing:
+        return 0
+    said_at = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(dir=target) as cache,
+        ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as executor,
+    ):
+        downloads = [executor.submit(_download, jar, target, Path(cache) / str(i)) for i, jar in enumerate(missing)]
+        for done, download in enumerate(as_completed(downloads), start=1):
+            try:
+                download.result()
+            except JarsError:
+                executor.shutdown(cancel_futures=True)
+                raise
+            if time.monotonic() - said_at > _PROGRESS_INTERVAL_S:
+                said_at = time.monotonic()
+                print(f"  jars: {done} of {len(missing)}", flush=True)
+    return len(missing)
+
+
+def _is_intact(jar: LockedJar, target: Path) -> bool:
+    path = target / jar.folder / jar.file_name
+    return path.is_file() and sha256_of(path) == jar.sha256
+
+
+def _download(jar: LockedJar, target: Path, cache: Path) -> None:
+    for attempt in range(1, _TRIES + 1):
+        # A cache of its own per try: a broken file left by one can never be taken for good by the next.
+        context = MavenContext(repo_cache=cache / str(attempt), local_repos=[])
+        try:
+            path = context.create_dependency(jar.coordinates).artifact.resolve()
+            break
+        except Exception as error:  # jgo raises whatever its HTTP library does
+            if attempt == _TRIES:
+                raise JarsError(
+                    f"cannot download {jar.coordinates}: {error}; is Maven Central reachable? then try again"
+                ) from error
+            time.sleep(attempt)
+    found = sha256_of(path)
+    if found != jar.sha256:
+        raise JarsError(
+            f"{jar.coordinates} has SHA-256 {found}, but {LOCK.name} says {jar.sha256}: do not use it; "
+            "if the change is meant, run `make lock`"
+        )
+    shutil.move(path, target / jar.folder / jar.file_name)
+
+
+def lock(path: Path = LOCK) -> int:
+    """Resolves the jars anew, writes the lock file, and returns how many there are."""
+    lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
+    with tempfile.TemporaryDirectory() as cache:
+        context = MavenContext(repo_cache=Path(cache), local_repos=[])
+        connector, logging = context.create_dependency(CONNECTOR), context.create_dependency(LOGGING)
+        roots, transitive = context.resolver.resolve([context.create_dependency(KAFKA)])
+        runtime = [jar for jar in transitive if jar.scope in ("compile", "runtime") and not jar.optional]
+        for folder, dependencies in (("connector", [connector]), ("kafka", [*roots, *runtime, logging])):
+            coordinates = {f"{jar.groupId}:{jar.artifactId}:{jar.version}": jar for jar in dependencies}
+            for name, jar in sorted(coordinates.items()):
+                lines.append(f"{sha256_of(jar.artifact.resolve())}  {folder}  {name}")
+    path.write_text("\n".join(lines) + "\n")
+    return len(lines) - 1
+
+
+def main() -> None:
+    """Runs `fetch --to FOLDER` or `lock`; what goes wrong is one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("lock", help="resolve again and rewrite jars.lock")
+    commands.add_parser("fetch", help="bring the locked jars").add_argument("--to", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "lock":
+            print(f"  jars: {lock()} locked")
+        else:
+            locked = read_lock()
+            print(f"  jars: {fetch(locked, arguments.to)} downloaded, {len(locked)} checked")
+    except (JarsError, OSError) as error:
+        sys.exit(f"setup: {error}")
+
+
+if __name__ == "__main__":
+    main()
