@@ -15,6 +15,12 @@ COMPILE := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --n
 # uv would fetch a Python of its own from a place that not every network reaches.
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
+# Trust whom the machine trusts, where it says so: packages may come through a company's own mirror.
+CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))
+ifneq ($(CERTIFICATES),)
+export UV_SYSTEM_CERTS := 1
+export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
+endif
 
 .PHONY: help setup java demo test lint format bench chaos clean lock
 
