@@ -1,0 +1,67 @@
+"""What a person gets back: the outputs of a model as numpy arrays, and what the answer says about itself."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from schemas.errors import MalformedRequest
+from schemas.messages import InferResponse, Parameter
+from schemas.tensors import Array
+
+MISSING_ROWS = "missing_rows"
+
+
+class Result(Mapping[str, Array]):
+    """The outputs of one request, by name, in the order in which they were asked for.
+
+    Arrays are read-only views of the answer's bytes (`.copy()` makes one that can be written to); BYTES outputs are
+    object arrays of `bytes`.
+
+    Attributes:
+        id: The request's id.
+        model_name: The model that answered.
+        model_version: The version that answered.
+        parameters: What else the answer carries.
+        missing_rows: First and last row, both included, of every range that a partial answer lacks; the outputs hold
+            the other rows, in order. Empty for a complete answer.
+        latency_ms: From `submit` until the answer was decoded in this process.
+    """
+
+    __slots__ = ("_outputs", "id", "latency_ms", "missing_rows", "model_name", "model_version", "parameters")
+
+    def __init__(self, response: InferResponse, latency_ms: float) -> None:
+        self._outputs = {output.name: output.to_array() for output in response.outputs}
+        self.id = response.id
+        self.model_name = response.model_name
+        self.model_version = response.model_version
+        self.parameters: Mapping[str, Parameter] = MappingProxyType(dict(response.parameters))
+        self.missing_rows = read_row_ranges(str(response.parameters.get(MISSING_ROWS, "")))
+        self.latency_ms = latency_ms
+
+    def __getitem__(self, name: str) -> Array:
+        try:
+            return self._outputs[name]
+        except KeyError:
+            raise KeyError(f"no output {name!r}; the answer has {', '.join(self._outputs) or 'none'}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self._outputs.items())
+        return f"Result({self.model_name}/{self.model_version}: {outputs}; {self.latency_ms:.1f} ms)"
+
+
+def read_row_ranges(text: str) -> list[tuple[int, int]]:
+    """The ranges in `"first-last,…"`; none for an empty text.
+
+    Raises:
+        MalformedRequest: It is no list of row ranges.
+    """
+    try:
+        pairs = [part.split("-") for part in text.split(",") if part]
+        return [(int(first), int(last)) for first, last in pairs]
+    except ValueError:
+        raise MalformedRequest(f"the answer's {MISSING_ROWS} {text!r} is not 'first-last,…'") from None

@@ -1,0 +1,275 @@
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anabranch
+from anabranch import BrokerUnreachable, Client, ClientClosed, NoAnswer, Result, TopicMissing
+from schemas.errors import (
+    AnabranchError,
+    InvalidParameter,
+    RequestTooLarge,
+    UnknownModel,
+    WrongDatatype,
+)
+from schemas.messages import ErrorResponse, InferRequest, InferResponse
+from schemas.tensors import Tensor
+from tests.anabranch.conftest import Answer, FakeJob, echo
+
+
+@pytest.fixture
+def client(job: FakeJob) -> Any:
+    with make_client(job) as made:
+        yield made
+
+
+def make_client(job: FakeJob, **options: Any) -> Client:
+    return Client(
+        job.bootstrap_servers,
+        requests_topic=job.requests_topic,
+        responses_topic=job.responses_topic,
+        **{"timeout_s": 20.0, **options},
+    )
+
+
+def test_exported_members() -> None:
+    assert anabranch.__all__ == [
+        "BrokerUnreachable",
+        "Client",
+        "ClientClosed",
+        "ClientError",
+        "NoAnswer",
+        "NotSent",
+        "Result",
+        "TopicMissing",
+    ]
+    for name in anabranch.__all__:
+        assert getattr(anabranch, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'pickle'"):
+        _ = anabranch.pickle
+
+
+def test_importing_brings_no_kafka_client() -> None:
+    code = "import anabranch, sys, threading; print('kafka' in sys.modules, threading.active_count())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "1"]
+
+
+def test_arrays_come_back_as_they_were(client: Client) -> None:
+    inputs: dict[str, Any] = {
+        "floats": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "half": np.array([[1.5], [2.5]], np.float16),
+        "big_endian": np.array([1, 2], dtype=">i4"),
+        "transposed": np.arange(6, dtype=np.int64).reshape(3, 2).T,
+        "flags": np.array([True, False]),
+        "texts": ["an", "anabranch"],
+        "numbers": [1.0, 2.0],
+    }
+    result = client.infer("m", inputs, version="7")
+    assert isinstance(result, Result)
+    assert list(result) == list(inputs)
+    for name in set(inputs) - {"texts"}:
+        np.testing.assert_array_equal(result[name], inputs[name])
+    assert result["texts"].tolist() == [b"an", b"anabranch"]
+    assert result["half"].dtype == np.float16
+    assert (result.model_name, result.model_version, result.missing_rows) == ("m", "7", [])
+    assert 0 < result.latency_ms < 20_000
+    with pytest.raises(KeyError, match="no output 'logits'; the answer has floats"):
+        result["logits"]
+
+
+def test_a_bare_array_has_no_name(client: Client, job: FakeJob) -> None:
+    assert client.infer("m", np.zeros((1, 2), np.float32))[""].shape == (1, 2)
+    assert job.requests()[-1].inputs[0].name == ""
+
+
+def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
+    client.infer(
+        "m",
+        np.zeros(1),
+        priority=1,
+        deadline_ms=2_500.5,
+        partial=True,
+        outputs=["b", "a"],
+        parameters={"explain": True, "tenant": "a", "temperature": 0.5, "seed": np.int32(7)},
+        key="customer-1",
+    )
+    request = job.requests()[-1]
+    assert dict(request.parameters) == {
+        "priority": 1,
+        "timeout": 2_500_500,
+        "partial": True,
+        "explain": True,
+        "tenant": "a",
+        "temperature": 0.5,
+        "seed": 7,
+    }
+    assert request.outputs == ("b", "a")
+    assert job.records[-1].key == b"customer-1"
+
+
+def test_ids_are_record_keys_and_spread_over_partitions(client: Client, job: FakeJob) -> None:
+    already = len(job.records)
+    futures = [client.submit("m", np.full((1,), index)) for index in range(40)]
+    values = [int(future.result()[""][0]) for future in futures]
+    assert values == list(range(40))
+    records = job.records[already:]
+    assert {record.key.decode() for record in records} == {request.id for request in job.requests()[already:]}
+    assert len({record.partition for record in records}) == 3
+
+
+def test_a_failure_raises_the_error_of_its_code(client: Client, job: FakeJob) -> None:
+    job.answer = lambda request: [ErrorResponse(request.id, "unknown_model", "no model 'm'")]
+    with pytest.raises(UnknownModel, match="no model 'm'"):
+        client.infer("m", np.zeros(1))
+    job.answer = lambda request: [ErrorResponse(request.id, "of_the_future", "what is that")]
+    with pytest.raises(AnabranchError, match="what is that") as caught:
+        client.infer("m", np.zeros(1))
+    assert caught.value.code == "of_the_future"
+
+
+def test_partial_answers_name_the_missing_rows(client: Client, job: FakeJob) -> None:
+    def half(request: InferRequest) -> list[InferResponse]:
+        tensor = Tensor.from_array("y", np.zeros((2, 1), np.float32))
+        parameters = {"missing_rows": "0-15,32-32", "error_code": "deadline_exceeded"}
+        return [InferResponse("m", "1", request.id, (tensor,), parameters)]
+
+    job.answer = half
+    result = client.infer("m", np.zeros((35, 1)), partial=True)
+    assert result.missing_rows == [(0, 15), (32, 32)]
+    assert result.parameters["error_code"] == "deadline_exceeded"
+
+
+def test_repeated_and_foreign_answers_are_ignored(client: Client, job: FakeJob) -> None:
+    def three(request: InferRequest) -> list[Answer]:
+        stranger = InferResponse("m", "1", "somebody-else", ())
+        return [stranger, *echo(request), *echo(request)]
+
+    job.answer = three
+    for index in range(5):
+        assert client.infer("m", np.array([index]))[""].tolist() == [index]
+
+
+def test_two_clients_do_not_see_each_other(client: Client, job: FakeJob) -> None:
+    with make_client(job) as other:
+        futures = [made.submit("m", np.array([index])) for index in range(20) for made in (client, other)]
+        assert [int(future.result()[""][0]) for future in futures] == [index for index in range(20) for _ in range(2)]
+
+
+def test_many_threads(client: Client) -> None:
+    seen: dict[int, int] = {}
+
+    def ask(start: int) -> None:
+        for index in range(start, start + 25):
+            seen[index] = int(client.infer("m", np.array([index]))[""][0])
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(0, 100, 25)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {index: index for index in range(100)}
+
+
+def test_a_request_of_the_largest_size(client: Client) -> None:
+    array = np.arange(4_190_000, dtype=np.float32)
+    result = client.infer("m", {"x": array})
+    np.testing.assert_array_equal(result["x"], array)
+
+
+def test_a_request_over_the_largest_size_is_refused_here(client: Client) -> None:
+    with pytest.raises(RequestTooLarge, match=r"takes 167\d{5} bytes, over the limit of 16777216.*max_message_bytes"):
+        client.submit("m", np.zeros(4_195_000, np.float32))
+
+
+def test_a_request_that_the_broker_refuses(job: FakeJob) -> None:
+    with make_client(job, max_message_bytes=1 << 26) as generous, pytest.raises(RequestTooLarge, match=r"max\.message"):
+        generous.infer("m", np.zeros(5_000_000, np.float32))
+
+
+def test_what_the_protocol_cannot_carry(client: Client) -> None:
+    with pytest.raises(WrongDatatype, match="complex64"):
+        client.submit("m", np.zeros(1, np.complex64))
+    for value in (None, 2**63, [1]):
+        with pytest.raises(InvalidParameter, match="parameter 'p' is"):
+            client.submit("m", np.zeros(1), parameters={"p": value})  # type: ignore[dict-item]
+    with pytest.raises(InvalidParameter):
+        client.submit("\ud800", np.zeros(1))
+
+
+def test_no_answer(client: Client, job: FakeJob) -> None:
+    job.answer = lambda request: []
+    start_s = time.monotonic()
+    with pytest.raises(NoAnswer, match=r"'m' within 0\.3 s: is the job running"):
+        client.infer("m", np.zeros(1), timeout_s=0.3)
+    assert 0.3 <= time.monotonic() - start_s < 5
+    assert issubclass(NoAnswer, TimeoutError)
+
+
+def test_a_cancelled_future_does_no_harm(client: Client, job: FakeJob) -> None:
+    job.answer = lambda request: []
+    assert client.submit("m", np.zeros(1)).cancel()
+    job.answer = echo
+    assert client.infer("m", np.array([3]))[""].tolist() == [3]
+
+
+def test_close_ends_what_waits(job: FakeJob) -> None:
+    job.answer = lambda request: []
+    client = make_client(job)
+    futures: list[Future[Result]] = [client.submit("m", np.zeros(1)) for _ in range(3)]
+    client.close()
+    client.close()
+    assert not wait_for(futures, timeout=0).not_done
+    for future in futures:
+        with pytest.raises(ClientClosed):
+            future.result()
+    with pytest.raises(ClientClosed, match="the client is closed"):
+        client.submit("m", np.zeros(1))
+
+
+def test_close_from_a_callback(job: FakeJob) -> None:
+    client = make_client(job)
+    client.submit("m", np.zeros(1)).add_done_callback(lambda _: client.close())
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        try:
+            client.submit("m", np.zeros(1))
+        except ClientClosed:
+            return
+        time.sleep(0.01)
+    pytest.fail("the client is still open")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2", "nonsense"])
+def test_nobody_at_the_address(address: str) -> None:
+    start_s = time.monotonic()
+    with pytest.raises(BrokerUnreachable, match=rf"no Kafka broker at {address}: is the stack up \(anabranch up\)"):
+        Client(address)
+    assert time.monotonic() - start_s < 2
+
+
+def test_somebody_else_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.client._CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(BrokerUnreachable):
+        Client(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("which", ["requests_topic", "responses_topic"])
+def test_a_topic_that_does_not_exist(job: FakeJob, which: str) -> None:
+    topics = {"requests_topic": job.requests_topic, "responses_topic": job.responses_topic, which: "nowhere"}
+    with pytest.raises(TopicMissing, match=r"has no topic 'nowhere': start the job.*anabranch run"):
+        Client(job.bootstrap_servers, **topics)  # type: ignore[arg-type]
+
+
+def test_properties(job: FakeJob) -> None:
+    with make_client(job, properties={"acks": 1, "enable.idempotence": False, "fetch.max.wait.ms": 100}) as client:
+        assert client.infer("m", np.array([1]))[""].tolist() == [1]
+    with pytest.raises(ValueError, match="kafka-python has no option sasl_jaas_config"):
+        make_client(job, properties={"sasl.jaas.config": "x"})
