@@ -1,4 +1,4 @@
-"""A Kafka broker on this machine: one process, KRaft, loopback only; for development and tests, not for data of value."""
+"""A Kafka broker on this machine: one process, KRaft, loopback only; for development, not for precious data."""
 
 from __future__ import annotations
 

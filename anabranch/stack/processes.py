@@ -51,11 +51,17 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class LocalProcess:
-    """A process that this one started."""
+    """A process that this one started.
+
+    Attributes:
+        record: How to find it again.
+        log_path: What it wrote about itself.
+        popen: Its handle.
+    """
 
     record: ProcessRecord
     log_path: Path
-    _popen: subprocess.Popen[bytes]
+    popen: subprocess.Popen[bytes]
 
     @classmethod
     def start(
@@ -103,7 +109,7 @@ class LocalProcess:
 
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return self._popen.poll() is None
+        return self.popen.poll() is None
 
     def check(self) -> None:
         """Makes sure that it still runs.
@@ -111,7 +117,7 @@ class LocalProcess:
         Raises:
             StartFailed: it ended; the message has the last error of its log.
         """
-        code = self._popen.poll()
+        code = self.popen.poll()
         if code is not None:
             raise StartFailed(self.record.name, f"ended with exit code {code}", self.log_path)
 
@@ -135,7 +141,7 @@ class LocalProcess:
             StartFailed: it ended with an error, or the time is up.
         """
         try:
-            code = self._popen.wait(timeout_s)
+            code = self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise StartFailed(self.record.name, f"did not end within {timeout_s:.0f} s", self.log_path) from None
         if code:
@@ -143,8 +149,14 @@ class LocalProcess:
 
     def stop(self, grace_s: float) -> None:
         """Ends it and its descendants; asks first, and kills after `grace_s`. No harm if it has ended."""
-        stop_all([self.record], grace_s)
-        self._popen.wait()
+        self.stop_together([self], grace_s)
+
+    @staticmethod
+    def stop_together(processes: Sequence[LocalProcess], grace_s: float) -> None:
+        """As `stop`, for several at once."""
+        stop_all([process.record for process in processes], grace_s)
+        for process in processes:
+            process.popen.wait()
 
     def kill(self) -> None:
         """Ends it and its descendants at once, as a crash of the machine under it would."""
@@ -152,8 +164,8 @@ class LocalProcess:
 
     def detach(self) -> None:
         """Lets it outlive this process: Python shall not warn that it still runs."""
-        if self._popen.returncode is None:
-            self._popen.returncode = 0
+        if self.popen.returncode is None:
+            self.popen.returncode = 0
 
 
 def stop_all(records: Iterable[ProcessRecord], grace_s: float) -> None:

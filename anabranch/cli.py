@@ -1,0 +1,42 @@
+"""The command line. Each command is a function of `anabranch.commands`, registered here.
+
+A command imports what is heavy (PyFlink, Kafka, ONNX Runtime) when it runs, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+from rich.console import Console
+
+from anabranch.commands import stack
+from anabranch.errors import StackError
+from flink_job.installation import InstallationError
+from schemas.errors import AnabranchError
+
+# What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
+_EXPECTED = (StackError, InstallationError, AnabranchError)
+
+app = typer.Typer(
+    help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(stack.status)
+
+
+def main() -> None:
+    """Runs the command line; known errors are one line on stderr and exit code 1, Ctrl-C is 130."""
+    # A plain `kill` shall clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        app()
+    except _EXPECTED as error:
+        line = f"{type(error).__name__}: {error}"
+        Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,104 @@
+"""`up`, `down` and `status`: the local stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from anabranch.errors import NotRunning
+from anabranch.stack import stack
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where the stack keeps all it has. Default: $ANABRANCH_DATA_DIR, else .anabranch"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+def up(
+    task_managers: Annotated[int, typer.Option(min=1, max=64, help="Flink TaskManagers, of one slot each.")] = (
+        stack.DEFAULT_TASK_MANAGERS
+    ),
+    kafka_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the broker; 0 takes a free one.")] = (
+        stack.DEFAULT_KAFKA_PORT
+    ),
+    flink_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of Flink's REST and web page; 0 takes a free one.")
+    ] = stack.DEFAULT_FLINK_PORT,
+    task_manager_memory_mb: Annotated[
+        int, typer.Option("--task-manager-memory", min=800, metavar="MB", help="What each TaskManager's JVM may take.")
+    ] = stack.TASK_MANAGER_MEMORY_MB,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a Kafka broker and a Flink cluster on this machine."""
+    folder = stack.data_dir(data_dir)
+    # Spinner and words go to stderr: stdout is for what a program may read.
+    console = Console(stderr=True)
+    with console.status("Starting the local stack") as spinner:
+        found, started = stack.up(
+            folder,
+            task_managers=task_managers,
+            kafka_port=kafka_port,
+            flink_port=flink_port,
+            task_manager_memory_mb=task_manager_memory_mb,
+            progress=spinner.update,
+        )
+    if as_json:
+        _print_json(found)
+        return
+    if not started:
+        Console().print("The stack is already running:")
+    _print_table(found)
+
+
+def down(data_dir: DataDir = None) -> None:
+    """Stop the local stack; topics and checkpoints stay."""
+    folder = stack.data_dir(data_dir)
+    try:
+        with Console(stderr=True).status("Stopping the local stack"):
+            stack.down(folder)
+    except NotRunning as error:
+        # What was asked for is the case.
+        Console().print(f"{error}: nothing to stop.", soft_wrap=True)
+        return
+    Console().print(f"Stopped. Topics and logs stay in {folder}.", soft_wrap=True)
+
+
+def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show what runs: addresses, processes, jobs. Exit code 3 when the stack is not running."""
+    found = stack.status(stack.data_dir(data_dir))
+    if as_json:
+        _print_json(found)
+    elif found.flink_url is None:
+        Console().print(f"No stack runs in {found.data_dir}: start one with `anabranch up`.", soft_wrap=True)
+    else:
+        _print_table(found)
+    if not found.running:
+        raise typer.Exit(3)
+
+
+def _print_json(found: stack.StackStatus) -> None:
+    typer.echo(msgspec.json.encode(found).decode())
+
+
+def _print_table(found: stack.StackStatus) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("Kafka", found.bootstrap_servers)
+    table.add_row("Flink", found.flink_url)
+    pids = [("broker", found.broker_pid), ("job manager", found.job_manager_pid)]
+    pids += [("task manager", pid) for pid in found.task_manager_pids]
+    table.add_row("Processes", ", ".join(f"{name} {pid}" for name, pid in pids if pid))
+    if found.gone:
+        table.add_row("[red]Gone[/]", f"{', '.join(found.gone)}: `anabranch up` starts the stack again")
+    for job in found.jobs:
+        table.add_row("Job", f"{job.name}  {job.state}  {job.job_id}")
+    table.add_row("Data", found.data_dir)
+    Console().print(table)

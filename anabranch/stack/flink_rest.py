@@ -1,0 +1,90 @@
+"""The few questions that we ask a Flink cluster through its REST interface."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from anabranch.errors import StackError
+
+_TIMEOUT_S = 10.0
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A job as the cluster lists it.
+
+    Attributes:
+        job_id: Flink's identifier.
+        name: What it was submitted as.
+        state: `RUNNING`, `FAILED`, `CANCELED`, and so on.
+        start_time_ms: When it was submitted, in milliseconds since the epoch.
+    """
+
+    job_id: str = msgspec.field(name="jid")
+    name: str
+    state: str
+    start_time_ms: int = msgspec.field(name="start-time")
+
+
+class FlinkRest:
+    """A cluster's REST interface. Each call is one short connection; nothing is kept open."""
+
+    def __init__(self, url: str) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: `http://HOST:PORT`.
+        """
+        parts = urlsplit(url)
+        if not parts.hostname or not parts.port:
+            raise StackError(f"{url!r} is not the address of a Flink cluster: write it as http://HOST:PORT")
+        self.url = url.rstrip("/")
+        self._host, self._port = parts.hostname, parts.port
+
+    def is_up(self) -> bool:
+        """Whether the cluster answers."""
+        try:
+            self.get("/overview")
+        except StackError:
+            return False
+        return True
+
+    def task_manager_ids(self) -> list[str]:
+        """Returns the identifiers of the TaskManagers that are registered now."""
+        return [manager["id"] for manager in self.get("/taskmanagers")["taskmanagers"]]
+
+    def jobs(self) -> list[Job]:
+        """Returns all jobs that the cluster remembers, the newest first."""
+        jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[Job])
+        return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
+
+    def cancel(self, job_id: str) -> None:
+        """Asks for a job's end and does not wait for it."""
+        self._call("PATCH", f"/jobs/{job_id}?mode=cancel")
+
+    def get(self, path: str) -> Any:
+        """Returns what the cluster answers to GET on a path, decoded.
+
+        Raises:
+            StackError: it does not answer, or with an error.
+        """
+        return msgspec.json.decode(self._call("GET", path))
+
+    def _call(self, method: str, path: str) -> bytes:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise StackError(
+                f"no Flink cluster answers at {self.url} ({error}): start one with `anabranch up`"
+            ) from error
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            raise StackError(f"{self.url}{path} answered {response.status}: {body[:300].decode(errors='replace')}")
+        return body
