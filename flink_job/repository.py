@@ -97,6 +97,4 @@ def _read_model_file(path: Path, defaults: Defaults) -> tuple[Batching, SessionO
 
 def _version_order(version: str) -> list[tuple[int, int, str]]:
     """Numbers as numbers: 2 < 10, 1.9 < 1.10."""
-    return [
-        (1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", version) if part
-    ]
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]

@@ -93,8 +93,10 @@ class ShardFunction(KeyedProcessFunction):
                 self._waiting.clear()
 
     def _wake(self, mirror: Sharding, ctx: KeyedProcessFunction.Context) -> None:
+        if self._wakes_at_ms:
+            return
         due_ms = mirror.next_deadline()
-        if due_ms is not None and not self._wakes_at_ms:
+        if due_ms is not None:
             self._wakes_at_ms = ceil(due_ms)
             ctx.timer_service().register_processing_time_timer(self._wakes_at_ms)
 

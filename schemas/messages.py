@@ -1,9 +1,10 @@
 """What a person sends and gets: the protocol's request and answer, free of their form on the wire."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
+
+import msgspec
 
 from schemas.tensors import Tensor
 
@@ -17,8 +18,7 @@ class Form(Enum):
     JSON = 1
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, frozen=True):
     """One request of the Open Inference Protocol.
 
     Attributes:
@@ -37,13 +37,12 @@ class InferRequest:
     inputs: tuple[Tensor, ...]
     id: str = ""
     model_version: str = ""
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = {}
     outputs: tuple[str, ...] = ()
     form: Form = Form.PROTOBUF
 
 
-@dataclass(frozen=True, slots=True)
-class InferResponse:
+class InferResponse(msgspec.Struct, frozen=True):
     """The answer to a request that was served.
 
     A partial answer (see `InferRequest.parameters`) has the parameter `missing_rows`, the row ranges that are not in
@@ -54,11 +53,10 @@ class InferResponse:
     model_version: str
     id: str
     outputs: tuple[Tensor, ...]
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorResponse:
+class ErrorResponse(msgspec.Struct, frozen=True):
     """The answer to a request that failed; `code` is one of `schemas.errors`."""
 
     id: str

@@ -7,9 +7,10 @@ costs a look-up and a comparison of lengths.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from schemas import codec, protobuf_wire
 from schemas.errors import (

@@ -13,12 +13,13 @@ more requests are coming in than can be run one by one.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True, gc=False):
     """A request in a lane.
 
     Attributes:
@@ -47,6 +48,9 @@ class Departure:
     units: list[list[Waiting]] = field(default_factory=list)
     expired: list[Waiting] = field(default_factory=list)
     kept: bool = False
+
+
+_KEPT = Departure(kept=True)
 
 
 @dataclass(slots=True)
@@ -91,7 +95,7 @@ class Lane:
         group.requests.append(request)
         group.rows += request.rows
         if group.rows < batching.max_rows:
-            return Departure(kept=True)
+            return _KEPT
         del self._groups[request.signature]
         return _depart([group], self._batching_of, now_ms)
 

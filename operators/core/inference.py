@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from operators.backends.base import Session
 from operators.core.merging import Rows
+from operators.core.splitting import row_offsets
 from schemas.model import ModelSpec
 from schemas.records import Record, Signature, decode_signature
 from schemas.tensors import Array, Tensor, array_from_raw
@@ -54,10 +55,18 @@ class _Batch:
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
+        served = [_Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in self._good]
         outcomes, first = [], 0
         for record in self._records:
-            outcomes.append(self._outcome(first, first + record.rows))
-            first += record.rows
+            last = first + record.rows
+            good = [part.rows_between(first, last) for part in served if part.start < last and part.stop > first]
+            bad = [
+                Bad(max(start, first) - first, min(stop, last) - max(start, first), message)
+                for start, stop, message in self._bad
+                if start < last and stop > first
+            ]
+            outcomes.append(Outcome(good, bad))
+            first = last
         return outcomes
 
     def _run(self, start: int, stop: int) -> None:
@@ -83,21 +92,29 @@ class _Batch:
         else:
             self._good.append((start, stop, outputs))
 
-    def _outcome(self, first: int, last: int) -> Outcome:
-        outcome = Outcome([], [])
-        for start, stop, outputs in self._good:
-            low, high = max(start, first), min(stop, last)
-            if low < high:
-                tensors = tuple(
-                    Tensor.from_array(name, output[low - start : high - start])
-                    for name, output in zip(self._signature.outputs, outputs, strict=True)
-                )
-                outcome.good.append(Rows(low - first, high - low, tensors))
-        for start, stop, message in self._bad:
-            low, high = max(start, first), min(stop, last)
-            if low < high:
-                outcome.bad.append(Bad(low - first, high - low, message))
-        return outcome
+
+class _Served:
+    """Rows that ran together; what each record gets of them is a view."""
+
+    def __init__(self, start: int, stop: int, names: Sequence[str], outputs: Sequence[Array]) -> None:
+        self.start = start
+        self.stop = stop
+        rows = stop - start
+        self._tensors = []
+        for name, output in zip(names, outputs, strict=True):
+            tensor = Tensor.from_array(name, output)
+            starts = row_offsets(tensor.datatype, tensor.shape[1:], tensor.data, rows)
+            self._tensors.append((name, tensor.datatype, tensor.shape[1:], tensor.data, starts))
+
+    def rows_between(self, first: int, last: int) -> Rows:
+        """The part that belongs to the rows [first, last) of the batch, numbered from `first`."""
+        low, high = max(self.start, first), min(self.stop, last)
+        rows, begin, end = high - low, low - self.start, high - self.start
+        tensors = [
+            Tensor(name, datatype, (rows, *shape), data[starts[begin] : starts[end]])
+            for name, datatype, shape, data, starts in self._tensors
+        ]
+        return Rows(low - first, rows, tuple(tensors))
 
 
 def _run_whole(record: Record, signature: Signature, session: Session) -> Outcome:

@@ -1,13 +1,13 @@
 """Merges rows: the outputs of parts of one request, in order, each row once."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from schemas.tensors import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """Outputs of some rows of a request."""
 
     first_row: int
@@ -15,16 +15,16 @@ class Rows:
     outputs: tuple[Tensor, ...]
 
 
-def merge_rows(parts: Iterable[Rows]) -> tuple[Tensor, ...]:
+def merge_rows(parts: Sequence[Rows]) -> tuple[Tensor, ...]:
     """Concatenates outputs along axis 0, in order of their rows.
 
     Raises:
         ValueError: The parts disagree on an output's datatype or on its other axes (a model with data-dependent
             output shapes), so that no one tensor can hold them.
     """
+    if len(parts) == 1:
+        return parts[0].outputs
     ordered = sorted(parts, key=lambda part: part.first_row)
-    if len(ordered) == 1:
-        return ordered[0].outputs
     merged = []
     for tensors in zip(*(part.outputs for part in ordered), strict=True):
         first = tensors[0]

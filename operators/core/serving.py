@@ -8,8 +8,9 @@ OPENING   ------------------------------> the request's window
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from operators.backends.base import Session
 from operators.core.answering import Answer, Answering, Letter
@@ -150,6 +151,8 @@ class Serving:
             merged = merge_rows(outcome.good)
         except ValueError as error:
             return self._answering.fail(request, Failure(InferenceFailed.code, str(error), STAGE))
+        if failure is None:
+            return self._answering.serve(request, merged)
         missing = missing_ranges(((part.first_row, part.rows) for part in outcome.good), request.rows)
         return self._answering.serve(request, merged, missing=missing, failure=failure)
 

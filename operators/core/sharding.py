@@ -4,18 +4,31 @@ A request of more rows than `shard_rows` leaves at once, as an OPENING for its w
 the exchange. Everything else goes through the task's `Lane`.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from operators.core.batching import Departure, Lane, Waiting
 from operators.core.splitting import opening, shards
 from schemas.errors import DeadlineExceeded
 from schemas.model import Batching, Catalog, ModelSpec
-from schemas.records import Failure, Kind, Record, decode_signature, encode_signature, encode_unit, kind_of
+from schemas.records import (
+    Failure,
+    Head,
+    Kind,
+    Record,
+    decode_signature,
+    encode_signature,
+    encode_unit,
+    kind_of,
+    peek,
+)
 
 STAGE = "shard"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Emission:
     """What a step of `Sharding` emits, and what became of the waiting requests.
 
@@ -25,9 +38,12 @@ class Emission:
         drained: Requests that waited have left: state is what `snapshot` says now.
     """
 
-    records: list[bytes] = field(default_factory=list)
+    records: Sequence[bytes]
     kept: bool = False
     drained: bool = False
+
+
+_KEPT = Emission((), kept=True)
 
 
 class Sharding:
@@ -52,14 +68,16 @@ class Sharding:
         """
         if kind_of(encoded) is not Kind.REQUEST:
             return Emission([encoded])
-        request = Record.decode(encoded)
-        batching, batchable = self._policy_of(request.signature)
-        if batchable and request.rows > batching.shard_rows:
-            return Emission(self._split(request, batching.shard_rows, now_ms))
-        if not batchable or request.rows >= batching.max_rows:
+        head = peek(encoded)
+        batching, batchable = self._policy_of(head.signature)
+        if batchable and head.rows > batching.shard_rows:
+            return Emission(self._split(Record.decode(encoded), batching.shard_rows, now_ms))
+        if not batchable or head.rows >= batching.max_rows:
             return Emission([encode_unit([encoded])])
-        departure = self._lane.on_request(self._waiting(encoded, request), now_ms, idle_ms)
-        return self._emission(departure, drained=not departure.kept and len(departure.units) > 0)
+        departure = self._lane.on_request(self._waiting(encoded, head), now_ms, idle_ms)
+        if departure.kept:
+            return _KEPT
+        return self._emission(departure, drained=departure.units != [])
 
     def on_timer(self, now_ms: float) -> Emission:
         """Lets the batches go whose delay is over."""
@@ -79,7 +97,7 @@ class Sharding:
 
     def restore(self, requests: list[bytes], now_ms: float) -> None:
         """Puts the requests of a snapshot back."""
-        self._lane.restore([self._waiting(encoded, Record.decode(encoded)) for encoded in requests], now_ms)
+        self._lane.restore([self._waiting(encoded, peek(encoded)) for encoded in requests], now_ms)
 
     def _split(self, request: Record, shard_rows: int, now_ms: float) -> list[bytes]:
         if request.deadline_ms and request.deadline_ms <= now_ms:
@@ -92,11 +110,10 @@ class Sharding:
     def _emission(self, departure: Departure, *, drained: bool) -> Emission:
         records = [_expire(Record.decode(request.encoded)) for request in departure.expired]
         records += [encode_unit([request.encoded for request in unit]) for unit in departure.units]
-        return Emission(records, departure.kept, drained)
+        return Emission(records, drained=drained)
 
-    def _waiting(self, encoded: bytes, request: Record) -> Waiting:
-        rank = request.priority or self._default_priority
-        return Waiting(encoded, request.signature, request.rows, rank, request.deadline_ms)
+    def _waiting(self, encoded: bytes, head: Head) -> Waiting:
+        return Waiting(encoded, head.signature, head.rows, head.priority or self._default_priority, head.deadline_ms)
 
     def _batching_of(self, signature: bytes) -> Batching:
         return self._policy_of(signature)[0]

@@ -1,7 +1,8 @@
 """Splits a big request along its batch axis into shards."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from schemas.records import Kind, Record, decode_signature
 from schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
@@ -22,7 +23,7 @@ def shards(request: Record, shard_rows: int) -> Iterator[Record]:
     """The shards of a request; their tensors are views into it."""
     signature = decode_signature(request.signature)
     offsets = [
-        _row_offsets(tensor.datatype, tensor.shape, data, request.rows)
+        row_offsets(tensor.datatype, tensor.shape, data, request.rows)
         for tensor, data in zip(signature.inputs, request.tensors, strict=True)
     ]
     for first_row, rows in row_ranges(request.rows, shard_rows):
@@ -39,7 +40,7 @@ def shards(request: Record, shard_rows: int) -> Iterator[Record]:
         )
 
 
-def _row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":
+def row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":
     """Where every row starts, and where the last one ends."""
     row_size_bytes = raw_size_bytes(datatype, row_shape)
     if row_size_bytes is not None:

@@ -170,7 +170,7 @@ def answer_of(closing: Closing, partials: Sequence[bytes], answering: Answering)
         return answering.fail(closing.opening, closing.failure)
     parts = [_rows_of(encoded) for encoded in partials]
     try:
-        outputs = merge_rows(rows for _, rows in parts)
+        outputs = merge_rows([rows for _, rows in parts])
     except ValueError as error:
         return answering.fail(closing.opening, Failure(InferenceFailed.code, str(error), STAGE))
     return answering.serve(
