@@ -12,6 +12,7 @@ from rich.table import Table
 
 from anabranch.errors import NotRunning
 from anabranch.stack import stack
+from anabranch.stack.cluster import TASK_MANAGER_MEMORY_MB
 
 DataDir = Annotated[
     Path | None,
@@ -32,7 +33,7 @@ def up(
     ] = stack.DEFAULT_FLINK_PORT,
     task_manager_memory_mb: Annotated[
         int, typer.Option("--task-manager-memory", min=800, metavar="MB", help="What each TaskManager's JVM may take.")
-    ] = stack.TASK_MANAGER_MEMORY_MB,
+    ] = TASK_MANAGER_MEMORY_MB,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

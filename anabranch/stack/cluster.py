@@ -6,26 +6,23 @@ Python work is scaled by TaskManager processes with one slot each: the slots of 
 from __future__ import annotations
 
 import functools
-import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from anabranch.errors import StackError
+from anabranch.stack import flink_process
 from anabranch.stack.flink_rest import FlinkRest
 from anabranch.stack.ports import LOOPBACK, claim, free_port
 from anabranch.stack.processes import LocalProcess
-from flink_job.installation import LibpythonNotFound, flink_home, process_environment
 
 JOB_MANAGER_MEMORY_MB = 1024
 TASK_MANAGER_MEMORY_MB = 1536
 
 _READY_TIMEOUT_S = 90.0
 _STOP_GRACE_S = 5.0
-_LOGGING_FILES = ("log4j-console.properties", "logback-console.xml")
 
 
 class Cluster:
@@ -65,7 +62,8 @@ class Cluster:
         self._job_manager_memory_mb = job_manager_memory_mb
         self._task_manager_memory_mb = task_manager_memory_mb
         self._tied = tied
-        self._settings = dict(settings or {})
+        self._chosen_settings = dict(settings or {})
+        self._commands: dict[flink_process.Kind, list[str]] = {}
         self._job_manager: LocalProcess | None = None
         self.task_managers: dict[int, LocalProcess] = {}
 
@@ -125,11 +123,16 @@ class Cluster:
         """Starts the processes and does not wait for them; the URL is known from here on.
 
         Raises:
-            InstallationError, PortInUse: as for `start`.
+            InstallationError, PortInUse, StartFailed: as for `start`.
         """
         self._rest_port = claim(self._rest_port, "--flink-port")
-        self._write_settings()
-        self._job_manager = self._flink("job-manager", "jobmanager.sh")
+        # A process that was killed leaves 25 MB there.
+        shutil.rmtree(self._directory / "tmp", ignore_errors=True)
+        (self._directory / "tmp").mkdir(parents=True)
+        for log in self._old_logs():
+            log.unlink()
+        flink_process.write_settings(self._conf_dir, self._settings())
+        self._job_manager = self._flink("job-manager", "job-manager")
         for _ in range(self._wanted):
             self._launch_task_manager()
 
@@ -169,47 +172,42 @@ class Cluster:
         self.task_managers.clear()
 
     def _launch_task_manager(self) -> int:
-        # Numbers are not used twice: a log tells of one process.
-        number = 1 + max([*self.task_managers, *_numbers(self._log_dir)], default=0)
+        # Numbers are not used twice while a cluster lives: a log tells of one process.
+        number = 1 + max(
+            [*self.task_managers, *(int(log.stem.rsplit("-", 1)[1]) for log in self._old_logs())], default=0
+        )
         resource = f"-Dtaskmanager.resource-id={_resource_id(number)}"
-        self.task_managers[number] = self._flink(f"task-manager-{number}", "taskmanager.sh", resource)
+        self.task_managers[number] = self._flink("task-manager", f"task-manager-{number}", resource)
         return number
 
     def _is_registered(self, number: int) -> bool:
         return _resource_id(number) in self.rest.task_manager_ids()
 
-    def _flink(self, name: str, script: str, *arguments: str) -> LocalProcess:
-        service = "standalonesession" if script == "jobmanager.sh" else "taskexecutor"
-        log = self._log_dir / f"flink-{name}-{service}-0-local.log"
+    def _flink(self, kind: flink_process.Kind, name: str, *options: str) -> LocalProcess:
+        log_path = self._log_dir / f"{name}.log"
+        if kind not in self._commands:
+            self._commands[kind] = flink_process.command(kind, self._conf_dir, log_path)
+        own_log = f"-Dlog.file={log_path}"
         return LocalProcess.start(
             name,
-            [str(flink_home() / "bin" / script), "start-foreground", *arguments],
-            environment={
-                **_environment(),
-                "FLINK_CONF_DIR": str(self._directory / "conf"),
-                "FLINK_LOG_DIR": str(self._log_dir),
-                "FLINK_PID_DIR": str(self._directory / "run" / name),
-                # These two and the service make up the name of the log.
-                "FLINK_IDENT_STRING": name,
-                "HOSTNAME": "local",
-            },
+            [own_log if part.startswith("-Dlog.file=") else part for part in self._commands[kind]] + list(options),
+            environment=flink_process.environment(),
             directory=self._directory,
             # Beside the log, where Flink's web page looks for it.
-            out_path=log.with_suffix(".out"),
-            log_path=log,
+            out_path=log_path.with_suffix(".out"),
+            log_path=log_path,
             tied=self._tied,
         )
 
-    def _write_settings(self) -> None:
-        conf, temporary = self._directory / "conf", self._directory / "tmp"
-        for folder in (conf, temporary, self._log_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        for name in _LOGGING_FILES:
-            text = (flink_home() / "conf" / name).read_text()
-            # What is in the log need not be in the console's file too.
-            (conf / name).write_text(text.replace("rootLogger.appenderRef.console.ref = ConsoleAppender\n", ""))
-        settings = {
-            "env.java.opts.all": _java_options(),
+    def _old_logs(self) -> list[Path]:
+        return list(self._log_dir.glob("task-manager-*.out"))
+
+    @property
+    def _conf_dir(self) -> Path:
+        return self._directory / "conf"
+
+    def _settings(self) -> dict[str, str]:
+        return {
             "jobmanager.rpc.address": LOOPBACK,
             "jobmanager.rpc.port": str(free_port()),
             "jobmanager.bind-host": LOOPBACK,
@@ -226,41 +224,18 @@ class Cluster:
             "taskmanager.memory.managed.size": "64m",
             "taskmanager.memory.network.min": "64m",
             "taskmanager.memory.network.max": "128m",
+            # Java's sockets copy each Kafka request through memory off the heap, whole.
+            "taskmanager.memory.task.off-heap.size": "96m",
             "taskmanager.load-balance.mode": "TASKS",
             "parallelism.default": str(max(1, self._wanted * self._slots)),
             # A lost TaskManager is noticed in seconds; a busy laptop still has time to answer.
             "heartbeat.interval": "2 s",
             "heartbeat.timeout": "10 s",
-            "io.tmp.dirs": str(temporary),
+            "io.tmp.dirs": str(self._directory / "tmp"),
             "web.submit.enable": "false",
-            **self._settings,
+            **self._chosen_settings,
         }
-        # JSON is YAML, and its strings need no thought about quotes.
-        lines = (f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items())
-        (conf / "config.yaml").write_text("\n".join(lines) + "\n")
-
-
-def _environment() -> dict[str, str]:
-    try:
-        return process_environment()
-    except LibpythonNotFound:
-        # Process mode works without; a job in thread mode is refused where it is submitted.
-        return process_environment(thread_mode=False)
-
-
-def _java_options() -> str:
-    """The options without which Flink cannot look into the JDK, as Flink's own configuration has them."""
-    text = (flink_home() / "conf" / "config.yaml").read_text()
-    match = re.search(r"^ +all: (--add-.+)$", text, re.MULTILINE)
-    if match is None:
-        raise StackError(f"{flink_home()} has an unknown form of config.yaml: is it Flink 2.3?")
-    return match.group(1)
 
 
 def _resource_id(number: int) -> str:
     return f"task-manager-{number}"
-
-
-def _numbers(log_dir: Path) -> list[int]:
-    names = (path.name for path in log_dir.glob("flink-task-manager-*.out"))
-    return [int(match.group(1)) for name in names if (match := re.match(r"flink-task-manager-(\d+)-", name))]

@@ -1,0 +1,113 @@
+"""The command lines of Flink's processes: what Flink's own scripts would end up with, worked out once.
+
+The scripts start three short-lived JVMs for every process, to read the settings and to split the memory. Here that is
+one for each kind of process, so a cluster is up in half the time; and paths with spaces work.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from anabranch.errors import StackError, StartFailed
+from flink_job.installation import LibpythonNotFound, find_java, flink_home, flink_lib_dir, process_environment
+
+Kind = Literal["job-manager", "task-manager"]
+
+_MAIN_CLASSES: dict[Kind, str] = {
+    "job-manager": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
+    "task-manager": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+}
+_QUESTIONS: dict[Kind, str] = {"job-manager": "GET_JM_RESOURCE_PARAMS", "task-manager": "GET_TM_RESOURCE_PARAMS"}
+_ANSWER = "BASH_JAVA_UTILS_EXEC_RESULT:"
+_TIMEOUT_S = 60.0
+
+
+def write_settings(conf_dir: Path, settings: dict[str, str]) -> None:
+    """Writes a folder of settings that `command` can start a process from."""
+    conf_dir.mkdir(parents=True, exist_ok=True)
+    logging = (flink_home() / "conf" / "log4j-console.properties").read_text()
+    # What is in the log need not be in the console's file too.
+    logging = logging.replace("rootLogger.appenderRef.console.ref = ConsoleAppender\n", "")
+    (conf_dir / "log4j.properties").write_text(logging)
+    # JSON is YAML, and its strings need no thought about quotes.
+    lines = (f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items())
+    (conf_dir / "config.yaml").write_text("\n".join(lines) + "\n")
+
+
+def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
+    """Returns the command that starts a process with the settings of a folder; more `-D` options may follow it.
+
+    Raises:
+        InstallationError: Java, Flink or jars are missing.
+        StartFailed: Flink refuses the settings, such as a memory size that is too small.
+    """
+    java_options, flink_options = _memory(kind, conf_dir, log_path)
+    return [
+        str(find_java() / "bin" / "java"),
+        *java_options,
+        "-XX:+IgnoreUnrecognizedVMOptions",
+        *_access_to_jdk(),
+        f"-Dlog.file={log_path}",
+        f"-Dlog4j.configurationFile={(conf_dir / 'log4j.properties').as_uri()}",
+        "-classpath",
+        os.pathsep.join(str(jar) for jar in sorted(flink_lib_dir().glob("*.jar"))),
+        _MAIN_CLASSES[kind],
+        "--configDir",
+        str(conf_dir),
+        *flink_options,
+    ]
+
+
+def environment() -> dict[str, str]:
+    """Returns the variables that a Flink process needs.
+
+    A Python without a shared library is fine here: process mode needs none, and a job in thread mode is refused where
+    it is submitted.
+    """
+    try:
+        return process_environment()
+    except LibpythonNotFound:
+        return process_environment(thread_mode=False)
+
+
+def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list[str]]:
+    """How Flink itself splits the process's memory: options of the JVM, and options of Flink."""
+    done = subprocess.run(
+        [
+            str(find_java() / "bin" / "java"),
+            *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-classpath"),
+            os.pathsep.join(str(jar) for jar in _scripts_class_path()),
+            "org.apache.flink.runtime.util.bash.BashJavaUtils",
+            *(_QUESTIONS[kind], "--configDir", str(conf_dir)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+    )
+    answers = [line.removeprefix(_ANSWER) for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
+    if done.returncode or len(answers) != 2:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log_path.write_text(done.stdout + done.stderr)
+        raise StartFailed(kind, "cannot be started with these settings", log_path)
+    return answers[0].split(), answers[1].split()
+
+
+def _scripts_class_path() -> list[Path]:
+    return [flink_home() / "bin" / "bash-java-utils.jar", *flink_lib_dir().glob("flink-dist-*.jar")]
+
+
+def _access_to_jdk() -> list[str]:
+    """The options without which Flink cannot look into the JDK, as Flink's own settings have them."""
+    text = (flink_home() / "conf" / "config.yaml").read_text()
+    match = re.search(r"^ +all: (--add-.+)$", text, re.MULTILINE)
+    if match is None:
+        raise StackError(f"{flink_home()} has an unknown form of config.yaml: run `make setup` for the right Flink")
+    # Flink's scripts say so to every Java after 17.
+    return [*match.group(1).split(), "-Djava.security.manager=allow"]
