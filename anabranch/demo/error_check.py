@@ -1,0 +1,154 @@
+"""Sends bad requests, and looks on both topics for what the contract promises to each of them."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import kafka
+import msgspec
+
+from anabranch.demo.bad_requests import BadRequest
+from flink_job.config import Kafka
+from schemas import codec
+from schemas.dead_letters import DeadLetter, decode_letter
+from schemas.errors import AnabranchError
+from schemas.messages import ErrorResponse
+
+#: base64 and a record's framing may add so much to a value of the largest size.
+_GROWTH = 2
+_FRAMING_BYTES = 64 * 1024
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a bad request.
+
+    Attributes:
+        code: The error that came back; empty where none did.
+        problem: How it differs from what was promised; empty where it does not.
+    """
+
+    request: BadRequest
+    code: str
+    message: str
+    problem: str
+
+
+@dataclass
+class _Seen:
+    """What the two topics hold so far: answers by record key, dead letters by where their request stood."""
+
+    answers: dict[str, list[bytes]]
+    letters: dict[Place, DeadLetter]
+
+
+def send_and_check(settings: Kafka, requests: list[BadRequest], timeout_s: float) -> list[Outcome]:
+    """Sends every request, and waits until each has what it should, or the time is up.
+
+    Raises:
+        kafka.errors.KafkaError: The broker is not there.
+    """
+    consumer = _open_at_end(settings)
+    try:
+        places = _send(settings, requests)
+        seen = _Seen({}, {})
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            outcomes = [_judge(request, place, seen) for request, place in zip(requests, places, strict=True)]
+            if time.monotonic() >= deadline_s or not any(outcome.problem for outcome in outcomes):
+                return outcomes
+            for partition, records in consumer.poll(timeout_ms=200).items():
+                for record in records:
+                    _note(seen, partition.topic == settings.errors_topic, record)
+    finally:
+        consumer.close()
+
+
+def _open_at_end(settings: Kafka) -> kafka.KafkaConsumer:
+    consumer = kafka.KafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        group_id=None,
+        enable_auto_commit=False,
+        metrics_enabled=False,
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=_GROWTH * settings.max_message_bytes,
+    )
+    partitions = [
+        kafka.TopicPartition(topic, number)
+        for topic in (settings.responses_topic, settings.errors_topic)
+        for number in sorted(consumer.partitions_for_topic(topic))
+    ]
+    consumer.assign(partitions)
+    for partition, offset in consumer.end_offsets(partitions).items():
+        consumer.seek(partition, offset)
+    return consumer
+
+
+def _send(settings: Kafka, requests: list[BadRequest]) -> list[Place]:
+    producer = kafka.KafkaProducer(
+        bootstrap_servers=settings.bootstrap_servers,
+        metrics_enabled=False,
+        linger_ms=0,
+        max_request_size=settings.max_message_bytes + _FRAMING_BYTES,
+    )
+    try:
+        sent = [
+            producer.send(
+                settings.requests_topic,
+                request.value,
+                key=request.kind.encode(),
+                timestamp_ms=int(time.time() * 1000) - request.age_ms,
+            )
+            for request in requests
+        ]
+        return [(record.partition, record.offset) for record in (future.get(timeout=30) for future in sent)]
+    finally:
+        producer.close(timeout=5)
+
+
+def _note(seen: _Seen, is_letter: bool, record: Any) -> None:  # noqa: FBT001
+    if not is_letter:
+        seen.answers.setdefault((record.key or b"").decode(), []).append(record.value)
+        return
+    try:
+        letter = decode_letter(record.value)
+    except msgspec.MsgspecError:
+        return  # none of ours: the request that it should answer stays without a letter
+    seen.letters[letter.source.partition, letter.source.offset] = letter
+
+
+def _judge(request: BadRequest, place: Place, seen: _Seen) -> Outcome:
+    letter = seen.letters.get(place)
+    if letter is None:
+        return Outcome(request, "", "", "no dead letter")
+    answers = seen.answers.get(request.id, []) if request.id else []
+    problem = _letter_problem(request, letter) or _answer_problem(request, answers)
+    return Outcome(request, letter.code, letter.message, problem)
+
+
+def _letter_problem(request: BadRequest, letter: DeadLetter) -> str:
+    if letter.code != request.code:
+        return f"the dead letter says {letter.code}, not {request.code}"
+    if letter.id != request.id:
+        return f"the dead letter has the id {letter.id!r}"
+    if letter.original is not None and letter.original != (request.value or b""):
+        return "the dead letter holds other bytes than were sent"
+    return ""
+
+
+def _answer_problem(request: BadRequest, answers: list[bytes]) -> str:
+    if not request.id:
+        return ""
+    if len(answers) != 1:
+        return f"{len(answers)} answers instead of one"
+    if (answers[0][:1] == b"{") != ((request.value or b"")[:1] == b"{"):
+        return "the answer is not in the form of the request"
+    try:
+        answer = codec.decode_response(answers[0])
+    except AnabranchError as error:
+        return f"the answer cannot be read: {error}"
+    if not isinstance(answer, ErrorResponse):
+        return "it was answered with outputs"
+    return "" if answer.code == request.code else f"the answer says {answer.code}, not {request.code}"

@@ -1,0 +1,55 @@
+"""Which files the demo streams."""
+
+import os
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Not part of the standard library, or made from what is.
+_LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
+
+
+@dataclass
+class Found:
+    """The files of a folder.
+
+    Attributes:
+        files: In an order that is the same on every run.
+        unread_folders: Folders that may not be read.
+        linked_folders: Links to folders, which are not followed: they may lead round in circles.
+        left_out: Files past the limit.
+    """
+
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+    unread_folders: int = 0
+    linked_folders: int = 0
+    left_out: int = 0
+
+
+def standard_library() -> Path:
+    """The folder of the running Python's standard library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def find_files(folder: Path | None, limit: int) -> Found:
+    """Every file of a folder, at any depth; None is the standard library without what was installed into it.
+
+    Args:
+        limit: How many files at most; 0 for all.
+    """
+    found = Found(folder or standard_library())
+
+    def count_unread(_: OSError) -> None:
+        found.unread_folders += 1
+
+    for parent, folders, names in os.walk(found.folder, onerror=count_unread):
+        if folder is None:
+            folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        folders.sort()
+        found.linked_folders += sum((Path(parent) / name).is_symlink() for name in folders)
+        found.files += [Path(parent) / name for name in sorted(names)]
+    if limit and len(found.files) > limit:
+        found.left_out = len(found.files) - limit
+        del found.files[limit:]
+    return found

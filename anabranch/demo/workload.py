@@ -1,0 +1,158 @@
+"""What the demo asks for, and how fast: as much as the job takes, then less than it could, then one large request."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anabranch.client import Client
+from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME
+from anabranch.result import Result
+from schemas.tensors import Array
+
+
+@dataclass
+class Answers:
+    """The answers to many requests of one row.
+
+    Attributes:
+        scores: float32 [requests, LABELS]; NaN where no answer came.
+        latencies_ms: [requests]; NaN where no answer came.
+        failures: By the index of the request.
+        elapsed_s: From the first request to the last answer.
+    """
+
+    scores: Array
+    latencies_ms: Array
+    failures: dict[int, Exception] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+    @classmethod
+    def for_requests(cls, count: int) -> "Answers":
+        """Room for the answers to so many requests."""
+        return cls(np.full((count, LABELS), np.nan, np.float32), np.full(count, np.nan))
+
+    @property
+    def answered(self) -> int:
+        """How many requests got outputs."""
+        return len(self.scores) - len(self.failures)
+
+    @property
+    def per_second(self) -> float:
+        """Answers a second, over all of it."""
+        return self.answered / self.elapsed_s if self.elapsed_s else 0.0
+
+    def latency_ms(self, *percentiles: float) -> list[float]:
+        """Percentiles of the latency; 0 where nothing was answered."""
+        known = self.latencies_ms[~np.isnan(self.latencies_ms)]
+        return [float(np.percentile(known, percentile)) if known.size else 0.0 for percentile in percentiles]
+
+
+@dataclass(frozen=True)
+class LargeAnswer:
+    """The answer to one request of many rows.
+
+    Attributes:
+        scores: float32 [rows, LABELS].
+        shards: Into how many parts the job split it.
+        tasks: On how many inference tasks they ran.
+    """
+
+    scores: Array
+    shards: int
+    tasks: int
+    latency_ms: float
+
+
+def wait_until_served(client: Client, tokens: Array, timeout_s: float) -> None:
+    """Returns when the job has answered one row of tokens, [1, TOKENS].
+
+    Raises:
+        ClientError, AnabranchError: It does not, or with an error.
+    """
+    client.infer(MODEL_NAME, {INPUT_NAME: tokens}, timeout_s=timeout_s)
+
+
+def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[], object]) -> Answers:
+    """A request for every row, as fast as the job answers.
+
+    Latency under this load is queueing: it is in-flight requests divided by throughput, whatever the system.
+
+    Args:
+        tokens: int32 [rows, TOKENS].
+        in_flight: So many requests wait for their answers at any time.
+        on_answer: Called after each answer, on the client's thread.
+    """
+    answers = Answers.for_requests(len(tokens))
+    slots = threading.Semaphore(in_flight)
+    start_s = time.monotonic()
+
+    def collect(index: int, future: Future[Result]) -> None:
+        _collect(answers, index, future)
+        slots.release()
+        on_answer()
+
+    for index in range(len(tokens)):
+        slots.acquire()
+        future = client.submit(MODEL_NAME, {INPUT_NAME: tokens[index : index + 1]})
+        future.add_done_callback(lambda future, index=index: collect(index, future))  # type: ignore[misc]
+    for _ in range(in_flight):
+        slots.acquire()
+    answers.elapsed_s = time.monotonic() - start_s
+    return answers
+
+
+def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callable[[], object]) -> Answers:
+    """A request for every row at even intervals, whether or not the ones before are answered.
+
+    Latency counts from the time at which a request was due, so that a stall cannot hide the requests behind it.
+    """
+    answers = Answers.for_requests(len(tokens))
+    missing = threading.Semaphore(0)
+    start_s = time.monotonic()
+
+    def collect(index: int, due_s: float, future: Future[Result]) -> None:
+        _collect(answers, index, future)
+        if index not in answers.failures:
+            answers.latencies_ms[index] = (time.monotonic() - due_s) * 1000
+        missing.release()
+        on_answer()
+
+    for index in range(len(tokens)):
+        due_s = start_s + index / requests_per_s
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        future = client.submit(MODEL_NAME, {INPUT_NAME: tokens[index : index + 1]})
+        future.add_done_callback(
+            lambda future, index=index, due_s=due_s: collect(index, due_s, future)  # type: ignore[misc]
+        )
+    for _ in range(len(tokens)):
+        missing.acquire()
+    answers.elapsed_s = time.monotonic() - start_s
+    return answers
+
+
+def ask_large(client: Client, tokens: Array, timeout_s: float) -> LargeAnswer:
+    """One request of many rows, which the job splits, runs on several tasks, and merges.
+
+    Raises:
+        ClientError, AnabranchError: It was not answered, or with an error.
+    """
+    result = client.infer(MODEL_NAME, {INPUT_NAME: tokens}, parameters={"explain": True}, timeout_s=timeout_s)
+    return LargeAnswer(
+        scores=result[OUTPUT_NAME],
+        shards=int(result.parameters.get("shards", 0)),
+        tasks=int(result.parameters.get("tasks", 0)),
+        latency_ms=result.latency_ms,
+    )
+
+
+def _collect(answers: Answers, index: int, future: Future[Result]) -> None:
+    try:
+        result = future.result()
+        answers.scores[index] = result[OUTPUT_NAME][0]
+        answers.latencies_ms[index] = result.latency_ms
+    except Exception as error:  # noqa: BLE001 - counted and shown; a callback must not raise
+        answers.failures[index] = error
