@@ -245,6 +245,10 @@ def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
         InstallationError: a part is missing; which one, and what to do, is in the message.
     """
     java_home = find_java()
+    # Flink's processes run in a folder of their own, where a relative path would mean another place.
+    python_path_here = [
+        str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path
+    ]
     variables = {
         "JAVA_HOME": str(java_home),
         # PyFlink overwrites FLINK_LIB_DIR unless FLINK_HOME is set.
@@ -252,7 +256,7 @@ def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
         "FLINK_LIB_DIR": str(flink_lib_dir()),
         "FLINK_OPT_DIR": str(flink_home() / "opt"),
         "FLINK_PLUGINS_DIR": str(flink_home() / "plugins"),
-        "PYTHONPATH": _joined([str(folder) for folder in python_path()], os.environ.get("PYTHONPATH")),
+        "PYTHONPATH": _joined([*map(str, python_path()), *python_path_here], None),
         # Flink's scripts and its process-mode workers start `python` and `java` by name.
         "PATH": _joined([str(Path(sys.executable).parent), str(java_home / "bin")], os.environ.get("PATH")),
     }

@@ -89,6 +89,8 @@ def flink_options(config: Config) -> dict[str, str]:
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": _FOREVER,
         "restart-strategy.fixed-delay.delay": "1 s",
+        # Our operators never change a record that they passed on, so the next one need not get a copy.
+        "pipeline.object-reuse": "true",
         # A task takes from the exchange what the least busy neighbour would wait for longest.
         "taskmanager.network.adaptive-partitioner.enabled": "true",
         **job.flink,

@@ -7,6 +7,8 @@ fault get the error, their neighbours get their answer. A good batch costs one c
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from operators.backends.base import Session
 from operators.core.merging import Rows
 from operators.core.splitting import row_offsets
@@ -55,7 +57,7 @@ class _Batch:
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
-        served = [_Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in self._good]
+        served = [_Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)]
         outcomes, first = [], 0
         for record in self._records:
             last = first + record.rows
@@ -91,6 +93,25 @@ class _Batch:
             self._run(middle, stop)
         else:
             self._good.append((start, stop, outputs))
+
+
+def _joined(good: list[tuple[int, int, list[Array]]]) -> list[tuple[int, int, list[Array]]]:
+    """Rows that ran one after the other (a model with a fixed batch size) as one run, where their shapes allow it."""
+    joined: list[tuple[int, int, list[list[Array]]]] = []
+    for start, stop, outputs in good:
+        if joined and joined[-1][1] == start and _alike(joined[-1][2][-1], outputs):
+            joined[-1][2].append(outputs)
+            joined[-1] = (joined[-1][0], stop, joined[-1][2])
+        else:
+            joined.append((start, stop, [outputs]))
+    return [
+        (start, stop, parts[0] if len(parts) == 1 else [np.concatenate(tensors) for tensors in zip(*parts, strict=True)])
+        for start, stop, parts in joined
+    ]
+
+
+def _alike(one: Sequence[Array], other: Sequence[Array]) -> bool:
+    return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
 class _Served:

@@ -1,0 +1,23 @@
+"""What test packages share: one broker and one Flink cluster for the whole run, started when first asked for."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from anabranch.stack.broker import Broker
+from anabranch.stack.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker that serves. Tests make topics of their own names with `broker.create_topics`."""
+    with Broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A standalone Flink cluster of two TaskManagers. A test that kills one puts one back."""
+    # A space in the path, for users have them too.
+    with Cluster(tmp_path_factory.mktemp("flink cluster")) as cluster:
+        yield cluster

@@ -1,0 +1,38 @@
+"""One job for each execution mode, shared by the tests that do not break it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anabranch.stack.broker import Broker
+from flink_job import job
+from flink_job.config import Config
+from tests.flink.models import write_repository
+from tests.flink.service import Topics
+
+MODES = ("thread", "process")
+
+
+@pytest.fixture(scope="session")
+def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of `tests.flink.models`."""
+    folder = tmp_path_factory.mktemp("repository")
+    write_repository(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=MODES)
+def service(request: pytest.FixtureRequest, broker: Broker, model_repository: Path) -> Iterator[Topics]:
+    """A job of two tasks on a MiniCluster, in each execution mode."""
+    config = Config().replace(
+        job={"execution_mode": request.param, "parallelism": 2, "checkpoint_interval_ms": 2000},
+        kafka={"max_message_bytes": 4 * 1024 * 1024},
+        models={"repository": str(model_repository)},
+    )
+    topics = Topics(broker, config)
+    running = job.start(topics.config)
+    yield topics
+    assert running.status() == "RUNNING"
+    running.cancel()
+    topics.close()

@@ -1,0 +1,115 @@
+"""A running job with a broker, as a test talks to it: bytes in, answers and dead letters out."""
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from anabranch.stack.broker import Broker, Topic
+from flink_job.config import Config
+from flink_job.kafka import letter_limit_bytes, record_limit_bytes
+from schemas import codec
+from schemas.dead_letters import DeadLetter, decode_letter
+from schemas.messages import ErrorResponse, InferRequest, InferResponse
+
+PARTITIONS = 4
+#: The largest record that a test sends.
+RECORD_LIMIT_BYTES = 20 * 1024 * 1024
+
+
+class Topics:
+    """Three topics of their own, and what travels through them."""
+
+    def __init__(self, broker: Broker, config: Config) -> None:
+        run = uuid.uuid4().hex[:8]
+        self.config = config.replace(
+            kafka={
+                "bootstrap_servers": broker.bootstrap_servers,
+                "requests_topic": f"requests-{run}",
+                "responses_topic": f"responses-{run}",
+                "errors_topic": f"errors-{run}",
+                "group_id": f"group-{run}",
+            }
+        )
+        kafka = self.config.kafka
+        limits = {
+            # Larger than the job takes, as a foreign producer's topic may be.
+            kafka.requests_topic: RECORD_LIMIT_BYTES,
+            kafka.responses_topic: record_limit_bytes(kafka),
+            kafka.errors_topic: letter_limit_bytes(kafka),
+        }
+        broker.create_topics(
+            *(Topic(name, PARTITIONS, {"max.message.bytes": str(limit)}) for name, limit in limits.items())
+        )
+        self._producer = KafkaProducer(
+            bootstrap_servers=kafka.bootstrap_servers, linger_ms=0, max_request_size=RECORD_LIMIT_BYTES
+        )
+        self._answers = _consumer(kafka.bootstrap_servers, kafka.responses_topic)
+        self._letters = _consumer(kafka.bootstrap_servers, kafka.errors_topic)
+        self.answers: dict[str, list[InferResponse | ErrorResponse]] = {}
+        self.letters: list[DeadLetter] = []
+
+    def send(self, *values: bytes | None) -> None:
+        """Sends records, and returns when the broker has them."""
+        kafka = self.config.kafka
+        for number, value in enumerate(values):
+            self._producer.send(kafka.requests_topic, key=b"%d" % number, value=value)
+        self._producer.flush()
+
+    def ask(self, *requests: InferRequest, timeout_s: float = 60) -> list[InferResponse | ErrorResponse]:
+        """The one answer to each request, in order."""
+        self.send(*(codec.encode_request(request) for request in requests))
+        answers = self.await_answers((request.id for request in requests), timeout_s)
+        return [answers[request.id] for request in requests]
+
+    def await_answers(
+        self, ids: Iterable[str], timeout_s: float = 60
+    ) -> Mapping[str, InferResponse | ErrorResponse]:
+        """The first answer to each id."""
+        wanted, end = set(ids), time.monotonic() + timeout_s
+        while not wanted <= self.answers.keys():
+            assert time.monotonic() < end, f"no answer to {sorted(wanted - self.answers.keys())[:5]}"
+            self.read_answers()
+        return {name: self.answers[name][0] for name in wanted}
+
+    def await_letters(self, count: int, timeout_s: float = 30) -> list[DeadLetter]:
+        """All dead letters, once there are as many as that."""
+        end = time.monotonic() + timeout_s
+        while len(self.letters) < count:
+            assert time.monotonic() < end, f"{len(self.letters)} of {count} dead letters: {self.letters}"
+            for records in self._letters.poll(timeout_ms=100).values():
+                self.letters += [decode_letter(record.value) for record in records]
+        return self.letters
+
+    def read_answers(self, timeout_ms: int = 100) -> int:
+        """Reads what has come in; returns how much that was."""
+        count = 0
+        for records in self._answers.poll(timeout_ms=timeout_ms).values():
+            for record in records:
+                answer = codec.decode_response(record.value)
+                assert record.key == answer.id.encode()
+                self.answers.setdefault(answer.id, []).append(answer)
+                count += 1
+        return count
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._producer.close()
+        self._answers.close()
+        self._letters.close()
+
+
+def _consumer(bootstrap_servers: str, topic: str) -> Any:
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap_servers,
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=2 * RECORD_LIMIT_BYTES,
+        fetch_max_bytes=4 * RECORD_LIMIT_BYTES,
+        fetch_max_wait_ms=20,
+    )
+    partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    return consumer

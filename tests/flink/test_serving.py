@@ -1,0 +1,134 @@
+"""The job on a MiniCluster, in both execution modes: what is sent is answered, with the right values."""
+
+import uuid
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
+from schemas.tensors import Tensor
+from tests.flink.service import Topics
+
+FORMS = pytest.mark.parametrize("form", list(Form))
+
+
+def ask(service: Topics, request: InferRequest) -> InferResponse:
+    [answer] = service.ask(request)
+    assert isinstance(answer, InferResponse), answer
+    return answer
+
+
+def request(
+    model: str,
+    inputs: dict[str, npt.ArrayLike],
+    *,
+    form: Form = Form.PROTOBUF,
+    version: str = "",
+    outputs: tuple[str, ...] = (),
+    **parameters: Parameter,
+) -> InferRequest:
+    tensors = tuple(Tensor.from_array(name, array) for name, array in inputs.items())
+    return InferRequest(model, tensors, f"é-{uuid.uuid4().hex[:12]}", version, parameters, outputs, form)
+
+
+def values(answer: InferResponse) -> dict[str, Any]:
+    return {tensor.name: tensor.to_array() for tensor in answer.outputs}
+
+
+@FORMS
+def test_every_kind_of_model_answers_with_its_values(service: Topics, form: Form) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(values(ask(service, request("double", {"x": x}, form=form)))["y"], 2 * x + 2)
+    assert np.array_equal(values(ask(service, request("double", {"x": x}, form=form, version="1")))["y"], 2 * x + 1)
+
+    half = x.astype(np.float16)
+    assert np.array_equal(values(ask(service, request("half", {"x": half}, form=form)))["y"], half + half)
+
+    a, b = np.full((2, 3), 5, np.float32), np.full((2, 3), 7, np.float32)
+    both = values(ask(service, request("pair", {"b": b, "a": a}, form=form)))
+    assert np.array_equal(both["sum"], a + b)
+    assert np.array_equal(both["product"], a * b)
+    assert list(values(ask(service, request("pair", {"a": a, "b": b}, form=form, outputs=("product",))))) == ["product"]
+
+    text = np.array([["naïve", ""], ["b", "日本"]], dtype=object)
+    expected = [[b"na\xc3\xafve", b""], [b"b", "日本".encode()]]
+    assert values(ask(service, request("text", {"s": text}, form=form)))["t"].tolist() == expected
+
+
+def test_shapes_that_cannot_share_a_batch_are_answered_apart(service: Topics) -> None:
+    rows = [np.full((1 + n % 2, 1 + n % 3), n, np.float32) for n in range(24)]
+    answers = service.ask(*(request("wide", {"x": row}) for row in rows))
+    for row, answer in zip(rows, answers, strict=True):
+        assert isinstance(answer, InferResponse), answer
+        assert np.array_equal(values(answer)["y"], row.mean(axis=1, keepdims=True))
+
+
+def test_models_with_a_fixed_batch_or_none_work(service: Topics) -> None:
+    x = np.arange(100, dtype=np.float32).reshape(50, 2)
+    answer = ask(service, request("single", {"x": x}, explain=True))
+    assert np.array_equal(values(answer)["y"], 3 * x)
+    assert answer.parameters["shards"] == 2
+    assert values(ask(service, request("scalar", {"x": x})))["y"] == x.sum()
+
+
+@FORMS
+def test_a_big_request_is_spread_over_tasks_and_merged_in_order(service: Topics, form: Form) -> None:
+    x = np.arange(4 * 1001, dtype=np.float32).reshape(1001, 4)
+    answer = ask(service, request("double", {"x": x}, form=form, explain=True))
+    assert np.array_equal(values(answer)["y"], 2 * x + 2)
+    assert answer.parameters == {"shards": 63, "tasks": 2}
+
+
+def test_a_burst_of_requests_of_all_sizes_is_answered_once_each(service: Topics) -> None:
+    rng = np.random.default_rng(7)
+    inputs = [rng.standard_normal((int(rows), 4)).astype(np.float32) for rows in rng.integers(1, 60, 400)]
+    requests = [request("double", {"x": x}, priority=n % 3) for n, x in enumerate(inputs)]
+    for x, answer in zip(inputs, service.ask(*requests), strict=True):
+        assert isinstance(answer, InferResponse), answer
+        assert np.array_equal(values(answer)["y"], 2 * x + 2)
+    service.read_answers(timeout_ms=500)
+    assert all(len(service.answers[sent.id]) == 1 for sent in requests)
+
+
+def test_a_bad_row_fails_alone(service: Topics) -> None:
+    good = [request("lookup", {"i": np.array([n % 8])}) for n in range(20)]
+    bad = request("lookup", {"i": np.array([99])})
+    *answers, failure = service.ask(*good, bad)
+    for n, answer in enumerate(answers):
+        assert isinstance(answer, InferResponse), answer
+        assert values(answer)["y"] == [n % 8 * 10]
+    assert isinstance(failure, ErrorResponse)
+    assert failure.code == "inference_failed"
+
+
+@pytest.mark.parametrize("rows", [20, 200])
+def test_rows_at_fault_are_named_where_a_partial_answer_is_allowed(service: Topics, rows: int) -> None:
+    """20 rows run in one batch, 200 as shards of 32."""
+    i = np.arange(rows) % 8
+    i[[3, 4, rows - 1]] = 99
+    good = np.delete(np.arange(rows), [3, 4, rows - 1])
+    answer = ask(service, request("lookup", {"i": i}, partial=True))
+    assert answer.parameters["missing_rows"] == f"3-4,{rows - 1}-{rows - 1}"
+    assert answer.parameters["error_code"] == "inference_failed"
+    assert np.array_equal(values(answer)["y"], i[good] * 10)
+
+    [failure] = service.ask(request("lookup", {"i": i}))
+    assert isinstance(failure, ErrorResponse)
+    assert failure.code == "inference_failed"
+
+
+def test_a_request_past_its_deadline_is_not_run(service: Topics) -> None:
+    [failure] = service.ask(request("double", {"x": np.zeros((1, 4), np.float32)}, timeout=1))
+    assert isinstance(failure, ErrorResponse)
+    assert failure.code == "deadline_exceeded"
+
+
+def test_equal_ids_are_two_requests(service: Topics) -> None:
+    one, two = (request("double", {"x": np.full((n, 4), n, np.float32)}) for n in (40, 41))
+    service.ask(InferRequest(one.model_name, one.inputs, "twin"), InferRequest(two.model_name, two.inputs, "twin"))
+    while len(service.answers["twin"]) < 2:
+        service.read_answers()
+    sums = sorted(float(values(answer)["y"].sum()) for answer in service.answers["twin"])  # type: ignore[arg-type]
+    assert sums == [4.0 * 40 * 82, 4.0 * 41 * 84]
