@@ -11,13 +11,17 @@ import sys
 import typer
 from rich.console import Console
 
+from anabranch.client_errors import ClientError
 from anabranch.commands import stack
+from anabranch.commands.demo import demo
+from anabranch.commands.infer import infer
 from anabranch.errors import StackError
+from flink_job.config import ConfigError
 from flink_job.installation import InstallationError
 from schemas.errors import AnabranchError
 
 # What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
-_EXPECTED = (StackError, InstallationError, AnabranchError)
+_EXPECTED = (StackError, InstallationError, ConfigError, ClientError, AnabranchError)
 
 app = typer.Typer(
     help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
@@ -28,6 +32,8 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
+app.command()(infer)
+app.command()(demo)
 
 
 def main() -> None:

@@ -1,0 +1,196 @@
+"""`infer`: one request from the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from anabranch.client_errors import ClientError
+from anabranch.result import Result
+from anabranch.stack import stack
+from flink_job.config import ConfigError, load
+from schemas import codec
+from schemas.errors import AnabranchError
+from schemas.messages import Form, InferRequest, InferResponse, Parameter
+from schemas.tensors import Array, Tensor, datatype_of
+
+# NAME=FILE, but not a path that has an equals sign in one of its folders.
+_NAMED = re.compile(r"([^=/]+)=(.+)")
+_VALUES_SHOWN = 6
+
+
+class _UnusableInput(Exception):
+    """What the person gave cannot be sent; the message is one line."""
+
+
+class _Question(msgspec.Struct):
+    """What to ask.
+
+    Attributes:
+        arrays: By the name of the input, which is empty where the person left it out.
+    """
+
+    arrays: dict[str, Array]
+    version: str = ""
+    outputs: tuple[str, ...] = ()
+    parameters: dict[str, Parameter] = {}
+
+
+def infer(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]FILE.npy",
+            help="An input, axis 0 being the batch; once for each. NAME may be left out where the model has only one.",
+        ),
+    ] = None,
+    json_request: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="TEXT",
+            help='A request of the protocol\'s REST form instead: {"inputs": [{"name", "shape", "datatype", "data"}]}.',
+        ),
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the model; the newest by default.")] = "",
+    outputs: Annotated[
+        list[str] | None, typer.Option("--output", metavar="NAME", help="Only this output; once for each.")
+    ] = None,
+    priority: Annotated[int, typer.Option(min=0, help="1 is the highest; 0 leaves it to the job.")] = 0,
+    deadline_ms: Annotated[
+        float | None, typer.Option("--deadline-ms", min=0, help="How long the job has; after that it answers an error.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0, help="How long to wait for the answer here.")] = 30,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The broker. Default: the local stack's.")
+    ] = None,
+    config_path: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The job's configuration, for its topics and limits."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", file_okay=False, help="Write each output there, as NAME.npy.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--as-json", help="Print the answer as one JSON object.")] = False,
+) -> None:
+    """Ask the running job for one answer, and show it."""
+    if bool(inputs) == (json_request is not None):
+        raise typer.BadParameter("give --input, once for each input of the model, or --json")
+    from anabranch.client import Client  # noqa: PLC0415 - half a second for Kafka, which `--help` need not wait for
+
+    try:
+        question = _Question(_read_files(inputs)) if inputs else _read_json(json_request or "")
+        config = load(config_path)
+        if not bootstrap_servers and not config_path:
+            bootstrap_servers = stack.status(stack.data_dir()).bootstrap_servers
+        if bootstrap_servers:
+            config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
+        with Client.for_job(config, timeout_s=timeout_s) as client:
+            result = client.infer(
+                model,
+                question.arrays,
+                version=version or question.version,
+                outputs=outputs or question.outputs,
+                priority=priority,
+                deadline_ms=deadline_ms,
+                parameters=question.parameters,
+            )
+    except AnabranchError as error:
+        raise _fail(error.code, error) from None
+    except (ClientError, ConfigError, _UnusableInput) as error:
+        raise _fail(type(error).__name__.lstrip("_"), error) from None
+    if output_dir:
+        _write_files(output_dir, result)
+    if as_json:
+        typer.echo(codec.encode_response(_response(result), Form.JSON))
+    else:
+        _print(result, output_dir)
+
+
+def _fail(kind: str, error: Exception) -> typer.Exit:
+    line = f"{kind}: {error}"
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(1)
+
+
+def _read_files(inputs: list[str]) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for text in inputs:
+        named = _NAMED.fullmatch(text)
+        name, path = named.groups() if named else ("", text)
+        if name in arrays:
+            raise _UnusableInput(f"input {name!r} is given twice" if name else "only one --input can go without a name")
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise _UnusableInput(f"{path} cannot be read as a .npy file: {error}") from None
+        if not isinstance(loaded, np.ndarray):
+            raise _UnusableInput(f"{path} holds several arrays (.npz): give each as a .npy file")
+        arrays[name] = loaded
+    return arrays
+
+
+def _read_json(text: str) -> _Question:
+    request: InferRequest = codec.decode_request(text.strip().encode())
+    if request.form is not Form.JSON:
+        raise _UnusableInput("--json takes a JSON object")
+    return _Question(
+        {tensor.name: tensor.to_array() for tensor in request.inputs},
+        request.model_version,
+        request.outputs,
+        dict(request.parameters),
+    )
+
+
+def _response(result: Result) -> InferResponse:
+    tensors = tuple(Tensor.from_array(name, array) for name, array in result.items())
+    return InferResponse(result.model_name, result.model_version, result.id, tensors, result.parameters)
+
+
+def _write_files(folder: Path, result: Result) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in result.items():
+        # Objects could only be written as pickles.
+        plain = array.astype(np.bytes_) if array.dtype == object else array
+        np.save(folder / f"{_file_name(name)}.npy", plain, allow_pickle=False)
+
+
+def _file_name(output: str) -> str:
+    return re.sub(r"[^\w.-]", "_", output) or "output"
+
+
+def _print(result: Result, output_dir: Path | None) -> None:
+    table = Table("output", "datatype", "shape", "first values", title_justify="left")
+    for name, array in result.items():
+        table.add_row(escape(name), datatype_of(array.dtype), str(list(array.shape)), escape(_first_values(array)))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{result.model_name}, version {result.model_version}: {result.latency_ms:.1f} ms",
+        markup=False,
+        highlight=False,
+    )
+    for name, value in result.parameters.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    if output_dir:
+        console.print(f"Written to {output_dir}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _first_values(array: Array) -> str:
+    values: list[Any] = array.ravel()[:_VALUES_SHOWN].tolist()
+    shown = ", ".join(f"{value:.5g}" if isinstance(value, float) else _text(value) for value in values)
+    return f"{shown}, …" if array.size > _VALUES_SHOWN else shown
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
