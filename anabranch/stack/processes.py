@@ -87,7 +87,8 @@ class LocalProcess:
             tied: whether it ends when this process does, however that ends.
         """
         marker = f"{directory.resolve()}#{name}"
-        out_path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (directory, out_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         tie = shutil.which("setpriv") if tied else None
         with out_path.open("ab") as out:
             popen = subprocess.Popen(
@@ -96,6 +97,8 @@ class LocalProcess:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment, _MARKER: marker},
+                # Not where the user happens to be: that folder may go, and stray files would land in it.
+                cwd=directory,
                 start_new_session=True,
             )
         started_at = psutil.Process(popen.pid).create_time()

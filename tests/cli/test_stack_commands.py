@@ -1,0 +1,104 @@
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from anabranch.cli import app, main
+from tests.stack.test_stack import ours
+
+ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
+
+
+def anabranch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ANABRANCH, *arguments, "--data-dir", str(folder)], capture_output=True, text=True, check=False, timeout=90
+    )
+
+
+def test_help_is_there_at_once_and_names_the_commands() -> None:
+    started = time.perf_counter()
+    said = subprocess.run([ANABRANCH, "--help"], capture_output=True, text=True, check=True).stdout
+    # Half a second on an idle machine: nothing heavy may be imported for it.
+    assert time.perf_counter() - started < 3
+    for command in ("up", "down", "status"):
+        assert f" {command} " in said
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, anabranch.cli; print(sorted({'pyflink', 'kafka', 'onnxruntime'} & sys.modules.keys()))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+
+
+def test_status_without_a_stack_exits_with_3(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["status", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 3
+    assert "start one with `anabranch up`" in result.stdout
+    result = CliRunner().invoke(app, ["status", "--json", "--data-dir", str(tmp_path)])
+    assert json.loads(result.stdout)["running"] is False
+
+
+def test_down_without_a_stack_is_fine(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "nothing to stop" in result.stdout
+
+
+def test_a_known_error_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["anabranch", "up", "--kafka-port", str(port), "--data-dir", str(tmp_path)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    assert exit_.value.code == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if line.strip() and "Starting" not in line]
+    assert lines == [
+        f"PortInUse: port {port} is in use by another process: stop it, or choose another port with --kafka-port"
+    ]
+
+
+def test_up_status_up_down(tmp_path: Path) -> None:
+    up = anabranch("up", "--kafka-port", "0", "--flink-port", "0", "--task-managers", "1", "--json", folder=tmp_path)
+    assert up.returncode == 0, up.stderr
+    first: dict[str, Any] = json.loads(up.stdout)
+    assert first["running"] is True
+    assert len(first["task_manager_pids"]) == 1
+    assert first["gone"] == []
+    assert first["jobs"] == []
+    pids = {first["broker_pid"], first["job_manager_pid"], *first["task_manager_pids"]}
+    assert pids == set(ours(tmp_path))
+
+    status = anabranch("status", "--json", folder=tmp_path)
+    assert status.returncode == 0
+    assert json.loads(status.stdout) == first
+
+    # One that is gone is put back, and the others are left alone.
+    subprocess.run(["kill", "-9", str(first["task_manager_pids"][0])], check=True)
+    time.sleep(0.2)
+    again = anabranch("up", "--task-managers", "1", "--json", folder=tmp_path)
+    second = json.loads(again.stdout)
+    assert second["broker_pid"] == first["broker_pid"]
+    assert second["job_manager_pid"] == first["job_manager_pid"]
+    assert len(second["task_manager_pids"]) == 1
+    assert second["task_manager_pids"] != first["task_manager_pids"]
+
+    third = anabranch("up", "--task-managers", "1", folder=tmp_path)
+    assert third.returncode == 0
+    assert "already running" in third.stdout
+
+    down = anabranch("down", folder=tmp_path)
+    assert down.returncode == 0
+    assert ours(tmp_path) == []
+    assert anabranch("status", folder=tmp_path).returncode == 3

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import psutil
+import pytest
+from kafka import KafkaConsumer, KafkaProducer
+
+from anabranch.errors import PortInUse, StackError, TopicNotMade
+from anabranch.stack.broker import DEFAULT_MAX_MESSAGE_BYTES, Broker, Topic
+
+
+def send(broker: Broker, topic: str, value: bytes) -> None:
+    producer = KafkaProducer(
+        bootstrap_servers=broker.bootstrap_servers, max_request_size=2 * DEFAULT_MAX_MESSAGE_BYTES, acks="all"
+    )
+    try:
+        producer.send(topic, value, key=b"k" * 100).get(30)
+    finally:
+        producer.close()
+
+
+def receive(broker: Broker, topic: str) -> bytes:
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=broker.bootstrap_servers, auto_offset_reset="earliest", consumer_timeout_ms=30_000
+    )
+    try:
+        return bytes(next(iter(consumer)).value)
+    finally:
+        consumer.close()
+
+
+def listening_addresses(pid: int) -> set[str]:
+    sockets = psutil.Process(pid).net_connections(kind="inet")
+    return {socket.laddr.ip.removeprefix("::ffff:") for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
+def test_a_value_of_16_mib_fits(broker: Broker) -> None:
+    broker.create_topics(Topic("large"))
+    value = b"x" * DEFAULT_MAX_MESSAGE_BYTES
+    send(broker, "large", value)
+    assert receive(broker, "large") == value
+
+
+def test_topics_are_made_once_with_their_partitions(broker: Broker) -> None:
+    made = broker.create_topics(Topic("made-a", partitions=3), Topic("made-b", settings={"retention.ms": "60000"}))
+    assert made == ["made-a", "made-b"]
+    assert broker.create_topics(Topic("made-a", partitions=3)) == []
+    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers)
+    assert consumer.partitions_for_topic("made-a") == {0, 1, 2}
+    consumer.close()
+
+
+def test_a_topic_that_cannot_be_is_refused(broker: Broker) -> None:
+    with pytest.raises(TopicNotMade, match="not a topic"):
+        broker.create_topics(Topic("not a topic"))
+
+
+def test_it_listens_on_loopback_only(broker: Broker) -> None:
+    assert listening_addresses(broker.process.pid) == {"127.0.0.1"}
+
+
+def test_a_taken_port_is_refused_before_anything_starts(broker: Broker, tmp_path: Path) -> None:
+    port = int(broker.bootstrap_servers.rsplit(":", 1)[1])
+    second = Broker(tmp_path, port)
+    with pytest.raises(PortInUse, match="--kafka-port"):
+        second.start()
+    with pytest.raises(StackError, match="was not started"):
+        _ = second.process
+
+
+def test_a_killed_broker_comes_back_with_its_records(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker:
+        address = broker.bootstrap_servers
+        broker.create_topics(Topic("kept"))
+        send(broker, "kept", b"precious")
+        broker.kill()
+        broker.start()
+        assert broker.bootstrap_servers == address
+        assert receive(broker, "kept") == b"precious"
