@@ -22,6 +22,7 @@ _MARKER = "ANABRANCH_PROCESS"
 _START_TIME_TOLERANCE_S = 5.0
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.05
+_MARKER_TIMEOUT_S = 1.0
 
 
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +102,14 @@ class LocalProcess:
                 cwd=directory,
                 start_new_session=True,
             )
-        started_at = psutil.Process(popen.pid).create_time()
-        record = ProcessRecord(name=name, pid=popen.pid, started_at=started_at, marker=marker)
+        try:
+            process = psutil.Process(popen.pid)
+            _await_marker(process, popen)
+            record = ProcessRecord(name=name, pid=popen.pid, started_at=process.create_time(), marker=marker)
+        except BaseException:
+            popen.kill()
+            popen.wait()
+            raise
         return cls(record, log_path or out_path, popen)
 
     @property
@@ -159,6 +166,8 @@ class LocalProcess:
         """As `stop`, for several at once."""
         stop_all([process.record for process in processes], grace_s)
         for process in processes:
+            if process.popen.poll() is None:
+                process.popen.kill()
             process.popen.wait()
 
     def kill(self) -> None:
@@ -191,6 +200,13 @@ def stop_all(records: Iterable[ProcessRecord], grace_s: float) -> None:
 def _marked(markers: set[str]) -> list[psutil.Process]:
     """Whatever descends from our processes: also what outlived its parent, which no list of children has any more."""
     return [process for process in psutil.process_iter() if _marker_of(process) in markers]
+
+
+def _await_marker(process: psutil.Process, popen: subprocess.Popen[bytes]) -> None:
+    """Waits until the environment can be read: for a moment after its start, a process seems to have none."""
+    give_up_at = monotonic() + _MARKER_TIMEOUT_S
+    while _marker_of(process) is None and popen.poll() is None and monotonic() < give_up_at:
+        sleep(0.001)
 
 
 def _marker_of(process: psutil.Process) -> str | None:
