@@ -31,7 +31,7 @@ setup: .venv/.packages $(JARS)/.complete java ## Bring all that is needed; safe 
 	@$(BIN)/python -m flink_job.installation
 
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
-	@$(BIN)/anabranch demo
+	@$(BIN)/anabranch demo $(ARGS)
 
 test: lint ## Lint, check types, run all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -46,7 +46,7 @@ format: setup ## Rewrite the code in the house style
 	@$(BIN)/ruff format .
 
 bench: setup ## Measure throughput and latency on this machine
-	@$(BIN)/anabranch bench $(ARGS)
+	@$(BIN)/python -m bench $(ARGS)
 
 chaos: setup ## Kill task managers and the broker under load; count what was lost or doubled
 	@$(BIN)/python -m pytest -m chaos $(ARGS)

@@ -15,13 +15,16 @@ from anabranch.client_errors import ClientError
 from anabranch.commands import stack
 from anabranch.commands.demo import demo
 from anabranch.commands.infer import infer
+from anabranch.commands.node import node
+from anabranch.commands.run import run
 from anabranch.errors import StackError
 from flink_job.config import ConfigError
 from flink_job.installation import InstallationError
+from operators.backends.base import ModelLoadFailed
 from schemas.errors import AnabranchError
 
 # What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
-_EXPECTED = (StackError, InstallationError, ConfigError, ClientError, AnabranchError)
+_EXPECTED = (StackError, InstallationError, ConfigError, ModelLoadFailed, ClientError, AnabranchError)
 
 app = typer.Typer(
     help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
@@ -32,8 +35,10 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
+app.command()(run)
 app.command()(infer)
 app.command()(demo)
+app.command()(node)
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ import msgspec
 
 from schemas.model import Batching, SessionOptions
 
+#: What a record may have beside the message: its key, batch headers, the fields of a dead letter.
+_FRAMING_BYTES = 64 * 1024
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message says which key, and why."""
@@ -38,6 +41,16 @@ class Kafka(_Section, frozen=True):
     partitions: int = 4
     max_message_bytes: int = 16 * 1024 * 1024
     properties: dict[str, str] = {}
+
+    @property
+    def record_limit_bytes(self) -> int:
+        """What a topic must let through so that a value of `max_message_bytes` fits with its key and its framing."""
+        return self.max_message_bytes + _FRAMING_BYTES
+
+    @property
+    def letter_limit_bytes(self) -> int:
+        """What the errors topic must let through: base64 makes 4 bytes of 3."""
+        return self.max_message_bytes * 4 // 3 + _FRAMING_BYTES
 
 
 class Job(_Section, frozen=True):
@@ -114,20 +127,26 @@ class Config(_Section, frozen=True):
         return check(msgspec.structs.replace(self, **changed))
 
 
-def load(path: Path | None) -> Config:
-    """The configuration in a TOML file; without a file, the defaults.
+def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
+    """The configuration in a TOML file.
+
+    Args:
+        path: None for a configuration without a file.
+        defaults: By section, what holds where the file says nothing: `load(path, job={"parallelism": 4})`.
 
     Raises:
         ConfigError: The file is missing, is no TOML, has an unknown key, or a value of the wrong type or range.
     """
-    if path is None:
-        return Config()
     try:
-        return check(msgspec.toml.decode(path.read_bytes(), type=Config))
+        written: dict[str, Any] = msgspec.toml.decode(path.read_bytes()) if path else {}
+        for section, values in defaults.items():
+            said = written.get(section, {})
+            written[section] = values | said if isinstance(said, dict) else said
+        return check(msgspec.convert(written, Config))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path or 'the configuration'}: {error}") from None
 
 
 def check(config: Config) -> Config:

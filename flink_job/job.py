@@ -1,5 +1,6 @@
 """Starts the job: in this process on a MiniCluster, or on a running cluster by its REST address."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class RunningJob:
         return str(self._client.get_job_id())
 
     def status(self) -> str:
-        """Flink's name of the job's state: `RUNNING`, `FAILED`, …"""
+        """Flink's name of the job's state: such as `RUNNING` or `FAILED`."""
         return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
 
     def cancel(self) -> None:
@@ -60,11 +61,10 @@ def start(config: Config, flink_url: str | None = None, backend: Backend | None 
     """
     catalog = read_repository(Path(config.models.repository), config.defaults)
     installation.activate()
+    # The workers of process mode would be threads of this process otherwise, whatever the mode's name says.
+    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 - PyFlink's own spelling
     options = flink_options(config)
-    if flink_url is None:
-        env = _mini_cluster(options, config)
-    else:
-        env = _remote(options, flink_url)
+    env = _mini_cluster(options, config) if flink_url is None else _remote(options, flink_url)
     env.set_parallelism(config.job.parallelism)
     env.set_max_parallelism(config.job.max_parallelism)
     build(env, config, catalog, backend or OnnxBackend())
@@ -103,8 +103,6 @@ def _mini_cluster(options: dict[str, str], config: Config) -> StreamExecutionEnv
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": str(config.job.parallelism),
-        # Workers of process mode would be threads of this process otherwise.
-        "_python_worker_execution_mode": "process",
         # A checkpoint in the JobManager's memory holds 5 MB at most: less than one large request.
         "execution.checkpointing.dir": Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-")).as_uri(),
     }

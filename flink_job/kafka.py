@@ -10,8 +10,7 @@ from pyflink.datastream.connectors.base import DeliveryGuarantee
 from pyflink.datastream.connectors.kafka import KafkaRecordSerializationSchema, KafkaSink
 from pyflink.table import StreamTableEnvironment
 
-from flink_job.config import Config, Kafka
-from operators.core.answering import LETTER_OVERHEAD_BYTES
+from flink_job.config import Config
 
 #: Brokers refuse more than 15 minutes by default; it must outlast a checkpoint and a restart.
 _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
@@ -25,7 +24,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config) -> DataStream
         "bootstrap.servers": kafka.bootstrap_servers,
         "group.id": kafka.group_id,
         "auto.offset.reset": kafka.start,
-        "max.partition.fetch.bytes": str(record_limit_bytes(kafka)),
+        "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
     }
     options = {
@@ -44,7 +43,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config) -> DataStream
     )
     timestamp_ms = "EXTRACT(EPOCH FROM `timestamp`) * 1000 + EXTRACT(MILLISECOND FROM `timestamp`)"
     rows = tables.sql_query(
-        f"SELECT `value`, `partition`, `offset`, CAST({timestamp_ms} AS BIGINT) AS timestamp_ms FROM requests"
+        f"SELECT `value`, `partition`, `offset`, CAST({timestamp_ms} AS BIGINT) AS timestamp_ms FROM requests"  # noqa: S608
     )
     return tables.to_data_stream(rows)
 
@@ -65,8 +64,8 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
         .set_record_serializer(serializer)
         # Kafka 4 clients wait 5 ms for company by default.
         .set_property("linger.ms", "0")
-        .set_property("max.request.size", str(letter_limit_bytes(kafka)))
-        .set_property("buffer.memory", str(max(33_554_432, 2 * letter_limit_bytes(kafka))))
+        .set_property("max.request.size", str(kafka.letter_limit_bytes))
+        .set_property("buffer.memory", str(max(33_554_432, 2 * kafka.letter_limit_bytes)))
     )
     for key, value in kafka.properties.items():
         builder = builder.set_property(key, value)
@@ -79,16 +78,6 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
     else:
         builder = builder.set_delivery_guarantee(DeliveryGuarantee.AT_LEAST_ONCE)
     stream.sink_to(builder.build()).name(name)
-
-
-def record_limit_bytes(kafka: Kafka) -> int:
-    """What a topic must let through so that a value of `max_message_bytes` fits with its key and its framing."""
-    return kafka.max_message_bytes + LETTER_OVERHEAD_BYTES
-
-
-def letter_limit_bytes(kafka: Kafka) -> int:
-    """What the errors topic must let through: base64 makes 4 bytes of 3."""
-    return kafka.max_message_bytes * 4 // 3 + LETTER_OVERHEAD_BYTES
 
 
 def _quote(text: str) -> str:

@@ -1,15 +1,15 @@
 """The job as a picture in code; every arrow below is a line of `build`.
 
-                 one chain in every task: no network between these three
-    requests --> [ admit ] --> [ shard (keyed) ] --> [ infer ] -- answers -------------------------> responses
-                                                       |   |
-                                                       |   +-- openings --+
-                                                       +-- shards         v
-                                                             |   key_by(request) --> [ aggregate ] --> responses
-                                                             v            ^
-                                                         rebalance --> [ infer shard ]
+             one chain in every task: no network between these three
+requests --> [ admit ] --> [ shard (keyed) ] --> [ infer ] -- answers -------------------------> responses
+                                                   |   |
+                                                   |   +-- openings --+
+                                                   +-- shards         v
+                                                         |   key_by(request) --> [ aggregate ] --> responses
+                                                         v            ^
+                                                     rebalance --> [ infer shard ]
 
-    infer and aggregate -- dead letters --> errors       (what admit and shard refuse travels through infer)
+infer and aggregate -- dead letters --> errors       (what admit and shard refuse travels through infer)
 """
 
 from pyflink.common import Types

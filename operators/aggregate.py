@@ -11,7 +11,6 @@ from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 from operators.core.answering import Answer, Answering
 from operators.core.windows import Closing, Window, answer_of
 from operators.infer import LETTERS_TAG
-from operators.shard import END_OF_INPUT_MS
 
 
 class AggregateFunction(KeyedProcessFunction):
@@ -39,7 +38,8 @@ class AggregateFunction(KeyedProcessFunction):
             self._partials.add(value)
         self._window.update(window.snapshot())
         if is_new:
-            ctx.timer_service().register_event_time_timer(END_OF_INPUT_MS)
+            # Fires at the end of a bounded input; see `ShardFunction`.
+            ctx.timer_service().register_event_time_timer(int(now_ms))
         if window.next_deadline() != before_ms:
             ctx.timer_service().register_processing_time_timer(ceil(window.next_deadline()))
         if closing is not None:

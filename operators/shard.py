@@ -17,9 +17,6 @@ from operators.core.sharding import Emission, Sharding
 from operators.task import task_of
 from schemas.model import Catalog
 
-#: Flink's last watermark: a bounded input has ended.
-END_OF_INPUT_MS = 2**63 - 1
-
 
 class ShardFunction(KeyedProcessFunction):
     """Row(lane, REQUEST or REJECTION) -> UNIT, SHARD, OPENING and REJECTION records."""
@@ -49,8 +46,9 @@ class ShardFunction(KeyedProcessFunction):
         mirror = self._mirror
         if mirror is None:
             mirror = self._mirror = self._restore(now_ms)
-            # A bounded input ends with timers of the wall clock still pending; this one fires.
-            ctx.timer_service().register_event_time_timer(END_OF_INPUT_MS)
+            # A bounded input ends with timers of the wall clock still pending. Its only watermark, the last, fires this
+            # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
+            ctx.timer_service().register_event_time_timer(int(now_ms))
         emission = mirror.on_record(value, now_ms, idle_ms)
         if emission.kept:
             self._waiting.add(value)

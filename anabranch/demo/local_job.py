@@ -4,8 +4,9 @@ from pathlib import Path
 from shutil import copyfile
 
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
-from anabranch.stack.broker import Broker, Topic
+from anabranch.stack.broker import Broker
 from anabranch.stack.cluster import Cluster
+from anabranch.topics import topics_of
 from flink_job.config import Config
 
 #: Magika costs least per row where it runs one row at a time (5.3 ms against 5.9 ms in a batch of 8), and its scores
@@ -79,7 +80,7 @@ class LocalJob:
             StackError: One of them did not start.
         """
         self._broker.await_ready()
-        self._make_topics()
+        self._broker.create_topics(*topics_of(self._config.kafka))
         self._cluster.await_ready()
 
     def submit(self) -> None:
@@ -97,16 +98,3 @@ class LocalJob:
         """Ends whatever was started, at once: nothing of it is wanted any more."""
         self._cluster.kill()
         self._broker.kill()
-
-    def _make_topics(self) -> None:
-        from flink_job.kafka import letter_limit_bytes, record_limit_bytes  # noqa: PLC0415 - as in `submit`
-
-        kafka = self._config.kafka
-        limits = {
-            kafka.requests_topic: record_limit_bytes(kafka),
-            kafka.responses_topic: record_limit_bytes(kafka),
-            kafka.errors_topic: letter_limit_bytes(kafka),
-        }
-        self._broker.create_topics(
-            *(Topic(name, kafka.partitions, {"max.message.bytes": str(size)}) for name, size in limits.items())
-        )

@@ -1,6 +1,7 @@
 """Small ONNX models, each with one trait that the job has to cope with."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ def _write(
     inputs: dict[str, tuple[int, list[str | int]]],
     outputs: dict[str, tuple[int, list[str | int]]],
     constants: list[onnx.TensorProto] | None = None,
-    **attributes: object,
+    **attributes: Any,
 ) -> None:
     graph = helper.make_graph(
         [_node(line, attributes) for line in nodes],
@@ -65,6 +66,6 @@ def _write(
     onnx.save(model, str(folder / "model.onnx"))
 
 
-def _node(line: str, attributes: dict[str, object]) -> onnx.NodeProto:
+def _node(line: str, attributes: dict[str, Any]) -> onnx.NodeProto:
     op_type, *inputs, output = line.split()
     return helper.make_node(op_type, inputs, [output], **attributes)

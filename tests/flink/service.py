@@ -9,7 +9,6 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from anabranch.stack.broker import Broker, Topic
 from flink_job.config import Config
-from flink_job.kafka import letter_limit_bytes, record_limit_bytes
 from schemas import codec
 from schemas.dead_letters import DeadLetter, decode_letter
 from schemas.messages import ErrorResponse, InferRequest, InferResponse
@@ -37,8 +36,8 @@ class Topics:
         limits = {
             # Larger than the job takes, as a foreign producer's topic may be.
             kafka.requests_topic: RECORD_LIMIT_BYTES,
-            kafka.responses_topic: record_limit_bytes(kafka),
-            kafka.errors_topic: letter_limit_bytes(kafka),
+            kafka.responses_topic: kafka.record_limit_bytes,
+            kafka.errors_topic: kafka.letter_limit_bytes,
         }
         broker.create_topics(
             *(Topic(name, PARTITIONS, {"max.message.bytes": str(limit)}) for name, limit in limits.items())
@@ -64,9 +63,7 @@ class Topics:
         answers = self.await_answers((request.id for request in requests), timeout_s)
         return [answers[request.id] for request in requests]
 
-    def await_answers(
-        self, ids: Iterable[str], timeout_s: float = 60
-    ) -> Mapping[str, InferResponse | ErrorResponse]:
+    def await_answers(self, ids: Iterable[str], timeout_s: float = 60) -> Mapping[str, InferResponse | ErrorResponse]:
         """The first answer to each id."""
         wanted, end = set(ids), time.monotonic() + timeout_s
         while not wanted <= self.answers.keys():

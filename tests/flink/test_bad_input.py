@@ -15,7 +15,9 @@ def encoded(request_id: str, **changes: object) -> bytes:
     return codec.encode_request(InferRequest(**fields))  # type: ignore[arg-type]
 
 
-def tensor(name: str = "x", datatype: str = "FP32", shape: tuple[int, ...] = (1, 4), data: bytes = b"\0" * 16) -> Tensor:
+def tensor(
+    name: str = "x", datatype: str = "FP32", shape: tuple[int, ...] = (1, 4), data: bytes = b"\0" * 16
+) -> Tensor:
     return Tensor(name, datatype, shape, data)
 
 
@@ -32,9 +34,7 @@ ANSWERED = {
     "empty_batch": encoded("empty_batch", inputs=(tensor(shape=(0, 4), data=b""),)),
     "malformed_request": encoded("malformed_request", inputs=(tensor(shape=(-1, 4)),)),
     "invalid_parameter": encoded("invalid_parameter", parameters={"priority": "high"}),
-    "request_too_large": encoded(
-        "request_too_large", inputs=(tensor(shape=(1_250_000, 4), data=bytes(20_000_000)),)
-    ),
+    "request_too_large": encoded("request_too_large", inputs=(tensor(shape=(1_250_000, 4), data=bytes(20_000_000)),)),
 }
 #: Unreadable: each becomes a dead letter, and nothing else.
 UNREADABLE = (

@@ -1,0 +1,127 @@
+"""`run`: submits the job."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from anabranch.commands.stack import DataDir
+from anabranch.errors import StackError
+from anabranch.stack import stack
+from anabranch.stack.flink_rest import FlinkRest
+from flink_job.config import Config, load
+
+if TYPE_CHECKING:
+    from flink_job.job import RunningJob
+
+_POLL_S = 0.3
+_ENDED = {"FAILED", "CANCELED", "FINISHED"}
+
+
+def run(
+    config_path: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", dir_okay=False, help="The job's TOML configuration.")
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Serve the models of this folder: NAME/VERSION/model.onnx."),
+    ] = None,
+    flink_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Submit to this cluster. Default: the local stack's.")
+    ] = None,
+    mini_cluster: Annotated[
+        bool, typer.Option("--mini-cluster", help="Run inside this very process, on a MiniCluster.")
+    ] = False,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The Kafka broker. Default: as configured, or the stack's.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the job serves; it runs on.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve a model repository: submit the job to the local stack, to another cluster, or run it right here.
+
+    Stays until Ctrl-C, which cancels the job; with --detach, returns when the job serves.
+    """
+    console = Console(stderr=True)
+    if mini_cluster and (flink_url or detach):
+        raise typer.BadParameter("--mini-cluster runs in this process: it goes with neither --flink-url nor --detach")
+    config, flink_url = _configure(
+        config_path, stack.data_dir(data_dir), flink_url, mini_cluster=mini_cluster, servers=bootstrap_servers
+    )
+    if model_repository:
+        config = config.replace(models={"repository": str(model_repository.resolve())})
+    if flink_url:
+        _check_slots(flink_url, config.job.parallelism)
+
+    from anabranch.topics import make_topics  # noqa: PLC0415 - a second, which --help need not pay
+    from flink_job import job  # noqa: PLC0415 - likewise
+
+    with console.status("Reading the models and submitting the job"):
+        make_topics(config.kafka)
+        running = job.start(config, flink_url)
+    try:
+        with console.status("Loading the models"):
+            _await_serving(running, flink_url)
+        where = f" at {flink_url}/#/job/running/{running.job_id}" if flink_url else " in this process"
+        Console().print(f"Job {running.job_id} serves{where}", soft_wrap=True, highlight=False)
+        Console().print(
+            f"{config.kafka.requests_topic} -> {config.kafka.responses_topic} on {config.kafka.bootstrap_servers}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if not detach:
+            console.print("Ctrl-C cancels it.")
+            running.wait()
+    except (KeyboardInterrupt, SystemExit):
+        with console.status("Cancelling the job"):
+            running.cancel()
+        console.print("Cancelled.")
+        raise
+
+
+def _configure(
+    path: Path | None, folder: Path, flink_url: str | None, *, mini_cluster: bool, servers: str | None
+) -> tuple[Config, str | None]:
+    """The configuration, completed with what the local stack knows, and the cluster to submit to."""
+    kafka: dict[str, Any] = {}
+    job: dict[str, Any] = {}
+    found = stack.status(folder)
+    if not flink_url and not mini_cluster:
+        found = stack.require(folder)
+        flink_url = found.flink_url
+    if found.running:
+        kafka = {"bootstrap_servers": found.bootstrap_servers}
+        job = {"parallelism": max(1, len(found.task_manager_pids))}
+        if flink_url == found.flink_url:
+            job["checkpoint_dir"] = (folder / "checkpoints").resolve().as_uri()
+    config = load(path, kafka=kafka, job=job)
+    if servers:
+        config = config.replace(kafka={"bootstrap_servers": servers})
+    return config, flink_url
+
+
+def _check_slots(flink_url: str, parallelism: int) -> None:
+    free = FlinkRest(flink_url).get("/overview")["slots-available"]
+    if free < parallelism:
+        raise StackError(
+            f"the cluster at {flink_url} has {free} free slots, and the job wants {parallelism}: "
+            "cancel another job, add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
+        )
+
+
+def _await_serving(running: RunningJob, flink_url: str | None) -> None:
+    """Returns when every task has loaded its models."""
+    while running.status() not in _ENDED:
+        if running.status() == "RUNNING" and (flink_url is None or _tasks_run(flink_url, running.job_id)):
+            return
+        time.sleep(_POLL_S)
+    running.wait()
+
+
+def _tasks_run(flink_url: str, job_id: str) -> bool:
+    vertices = FlinkRest(flink_url).get(f"/jobs/{job_id}")["vertices"]
+    return all(vertex["status"] == "RUNNING" for vertex in vertices)

@@ -1,0 +1,26 @@
+"""The topics that a job reads and writes, with the sizes that its configuration asks for."""
+
+from anabranch.stack.broker import Topic, create_topics
+from flink_job.config import Kafka
+
+
+def topics_of(kafka: Kafka) -> list[Topic]:
+    """The job's three topics; each lets the largest message of its kind through."""
+    limits_bytes = {
+        kafka.requests_topic: kafka.record_limit_bytes,
+        kafka.responses_topic: kafka.record_limit_bytes,
+        kafka.errors_topic: kafka.letter_limit_bytes,
+    }
+    return [
+        Topic(name, kafka.partitions, {"max.message.bytes": str(limit_bytes)})
+        for name, limit_bytes in limits_bytes.items()
+    ]
+
+
+def make_topics(kafka: Kafka) -> list[str]:
+    """Makes the topics that are not there yet, and returns their names.
+
+    Raises:
+        TopicNotMade: The broker refused one, or does not answer.
+    """
+    return create_topics(kafka.bootstrap_servers, topics_of(kafka))
