@@ -1,26 +1,24 @@
 """Bytes to request and answer to bytes, whatever form they are in; the two forms are told apart by content.
 
 A JSON message starts with `{`, perhaps after white space or a byte order mark. As protobuf that byte would open a
-group in field 15, which no message of the protocol has; white space can open a protobuf message (a line feed is the
-tag of `model_name`), so it is tried as protobuf first.
+group in field 15, which no message of the protocol has. White space can open a protobuf message: a line feed is the tag
+of `model_name`, and a name of 123 characters follows it with a `{`. But then a quote would have to be that name's first
+character, and no folder of a model starts with one.
 """
+
+import re
 
 from schemas import json_wire, protobuf_wire
 from schemas.errors import AnabranchError, UnreadableRequest
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
 
-_BRACE = ord("{")
-_JSON_LEAD = b" \t\r\n\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_find_json = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
 
 
 def is_json(message: bytes) -> bool:
-    """Whether a message that protobuf cannot read, or that starts with a brace, is to be read as JSON."""
-    return bool(message) and (message[0] == _BRACE or message.lstrip(_JSON_LEAD)[:1] == b"{")
-
-
-def strip_json(message: bytes) -> bytes:
-    """A JSON message without what may stand before its brace."""
-    return message if message[0] == _BRACE else message.lstrip(_JSON_LEAD)
+    """Whether a message is to be read as JSON rather than as protobuf."""
+    return _find_json(message) is not None
 
 
 def decode_request(message: bytes) -> InferRequest:
@@ -32,24 +30,18 @@ def decode_request(message: bytes) -> InferRequest:
     """
     if not message:
         raise UnreadableRequest("the record is empty")
-    if message[0] != _BRACE:
-        try:
-            return protobuf_wire.read_request(protobuf_wire.open_envelope(message))
-        except UnreadableRequest:
-            if not is_json(message):
-                raise
-    return json_wire.read_request(strip_json(message))
+    if is_json(message):
+        return json_wire.read_request(message.removeprefix(_BYTE_ORDER_MARK))
+    return protobuf_wire.read_request(protobuf_wire.open_envelope(message))
 
 
 def find_id(message: bytes) -> tuple[str, Form]:
     """The id and form of a request that breaks the protocol, so that it can be answered; an empty id means nobody."""
-    if is_json(message) and message[0] == _BRACE:
-        return json_wire.find_id(message), Form.JSON
+    if is_json(message):
+        return json_wire.find_id(message.removeprefix(_BYTE_ORDER_MARK)), Form.JSON
     try:
         return protobuf_wire.decode_id(protobuf_wire.open_envelope(message).id), Form.PROTOBUF
     except AnabranchError:
-        if is_json(message):
-            return json_wire.find_id(strip_json(message)), Form.JSON
         return "", Form.PROTOBUF
 
 

@@ -1,17 +1,19 @@
 """Requests and answers in the protocol's REST JSON, for people and for clients without protobuf.
 
 Kafka has no URL to hold the model's name, so a request may carry `model_name` and `model_version` beside the REST
-fields, as the answer does. `data` may be flat or nested. JSON has no NaN and no infinity: `null` is read as NaN, and
-both are written as `null`.
+fields, as the answer does. `data` may be flat, or nested just as `shape` says. JSON has no NaN and no infinity: `null`
+is read as NaN, and both are written as `null`. An optional field may be `null`, as some clients write it. Where a key
+stands twice, the last one counts.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 
 from schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
 from schemas.tensors import (
     BYTES,
     DATATYPES,
@@ -23,38 +25,39 @@ from schemas.tensors import (
     raw_from_elements,
 )
 
+_Parameters: TypeAlias = dict[str, bool | int | float | str | None] | None
+
 
 class _JsonTensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class _JsonOutput(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
 
 
 class _JsonRequest(msgspec.Struct):
     inputs: list[_JsonTensor]
-    model_name: str = ""
-    model_version: str = ""
-    id: str = ""
-    parameters: dict[str, bool | int | float | str] = {}
-    outputs: list[_JsonOutput] = []
+    model_name: str | None = None
+    model_version: str | None = None
+    id: str | None = None
+    parameters: _Parameters = None
+    outputs: list[_JsonOutput] | None = None
 
 
 class _JsonId(msgspec.Struct):
-    id: str
+    id: str | None = None
 
 
 class _JsonResponse(msgspec.Struct):
-    model_name: str = ""
-    model_version: str = ""
-    id: str = ""
-    parameters: dict[str, bool | int | float | str] = {}
+    model_name: str | None = None
+    model_version: str | None = None
+    id: str | None = None
+    parameters: _Parameters = None
     outputs: list[_JsonTensor] = []
     error: str | None = None
     code: str = ""
@@ -63,6 +66,7 @@ class _JsonResponse(msgspec.Struct):
 _request_decoder = msgspec.json.Decoder(_JsonRequest)
 _response_decoder = msgspec.json.Decoder(_JsonResponse)
 _id_decoder = msgspec.json.Decoder(_JsonId)
+_data_decoder = msgspec.json.Decoder(Any)
 _encoder = msgspec.json.Encoder()
 _FLAT_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     **{name: msgspec.json.Decoder(list[int]) for name in NUMPY_DTYPES},
@@ -76,7 +80,7 @@ _BINARY_EXTENSION = "binary_data_size"
 def find_id(message: bytes) -> str:
     """The id of a request that cannot be read otherwise, so that its sender hears of it; empty where there is none."""
     try:
-        return _id_decoder.decode(message).id
+        return _id_decoder.decode(message).id or ""
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
 
@@ -86,18 +90,18 @@ def read_request(message: bytes) -> InferRequest:
 
     Raises:
         UnreadableRequest: The bytes are no JSON object.
-        MalformedRequest: A field is missing or of the wrong type; data of the wrong type, ragged or out of range.
+        MalformedRequest: A field is missing or of the wrong type; data of the wrong type or out of range.
         WrongDatatype: A datatype that the protocol does not have.
         WrongSize: Data that disagrees with the shape.
     """
     decoded: _JsonRequest = _decode(_request_decoder, message)
     return InferRequest(
-        model_name=decoded.model_name,
-        model_version=decoded.model_version,
-        id=decoded.id,
-        parameters=decoded.parameters,
+        model_name=decoded.model_name or "",
+        model_version=decoded.model_version or "",
+        id=decoded.id or "",
+        parameters=_read_parameters(decoded.parameters),
         inputs=tuple(_read_tensor(tensor) for tensor in decoded.inputs),
-        outputs=tuple(output.name for output in decoded.outputs),
+        outputs=tuple(output.name for output in decoded.outputs or ()),
         form=Form.JSON,
     )
 
@@ -109,14 +113,19 @@ def read_response(message: bytes) -> InferResponse | ErrorResponse:
         UnreadableRequest, MalformedRequest: As `read_request`.
     """
     decoded: _JsonResponse = _decode(_response_decoder, message)
+    request_id, name, version = decoded.id or "", decoded.model_name or "", decoded.model_version or ""
     if decoded.error is not None:
-        return ErrorResponse(decoded.id, decoded.code, decoded.error, decoded.model_name, decoded.model_version)
+        return ErrorResponse(request_id, decoded.code, decoded.error, name, version)
     outputs = tuple(_read_tensor(tensor) for tensor in decoded.outputs)
-    return InferResponse(decoded.model_name, decoded.model_version, decoded.id, outputs, decoded.parameters)
+    return InferResponse(name, version, request_id, outputs, _read_parameters(decoded.parameters))
 
 
 def write_request(request: InferRequest) -> bytes:
-    """A request as JSON, with flat data."""
+    """A request as JSON, with flat data.
+
+    Raises:
+        WrongDatatype: A BYTES element is not UTF-8, so that JSON cannot carry it.
+    """
     fields: dict[str, Any] = {"id": request.id, "model_name": request.model_name}
     if request.model_version:
         fields["model_version"] = request.model_version
@@ -129,7 +138,11 @@ def write_request(request: InferRequest) -> bytes:
 
 
 def write_response(response: InferResponse) -> bytes:
-    """An answer as JSON, with flat data."""
+    """An answer as JSON, with flat data.
+
+    Raises:
+        WrongDatatype: As `write_request`.
+    """
     fields: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     fields["id"] = response.id
     if response.parameters:
@@ -155,14 +168,19 @@ def _decode(decoder: msgspec.json.Decoder[Any], message: bytes) -> Any:
         raise UnreadableRequest(f"not a JSON message: {error}") from None
 
 
+def _read_parameters(parameters: _Parameters) -> dict[str, Parameter]:
+    return {name: value for name, value in (parameters or {}).items() if value is not None}
+
+
 def _read_tensor(tensor: _JsonTensor) -> Tensor:
     shape = check_shape(tensor.name, tensor.shape)
     if tensor.datatype not in DATATYPES:
         raise WrongDatatype(f"tensor {tensor.name!r}: unknown datatype {tensor.datatype!r}")
     if tensor.data is msgspec.UNSET or not isinstance(tensor.data, msgspec.Raw):
-        hint = ": the binary extension needs HTTP headers, so send protobuf" if _has_binary(tensor.parameters) else ""
+        binary = _BINARY_EXTENSION in (tensor.parameters or {})
+        hint = ": the binary extension needs HTTP headers, so send protobuf" if binary else ""
         raise MalformedRequest(f"tensor {tensor.name!r} has no data{hint}")
-    elements = _read_elements(tensor, tensor.data)
+    elements = _read_elements(tensor, shape, tensor.data)
     count = 1
     for axis in shape:
         count *= axis
@@ -171,24 +189,25 @@ def _read_tensor(tensor: _JsonTensor) -> Tensor:
     if tensor.datatype == BYTES:
         return Tensor(tensor.name, BYTES, shape, raw_from_elements(elements))
     try:
-        data = np.array(elements, dtype=NUMPY_DTYPES[tensor.datatype]).tobytes()
-    except OverflowError:
+        with np.errstate(over="raise"):
+            data = np.array(elements, dtype=NUMPY_DTYPES[tensor.datatype]).tobytes()
+    except (OverflowError, FloatingPointError):
         raise MalformedRequest(f"tensor {tensor.name!r}: an element is out of the range of {tensor.datatype}") from None
     return Tensor(tensor.name, tensor.datatype, shape, data)
 
 
-def _has_binary(parameters: dict[str, Any]) -> bool:
-    return _BINARY_EXTENSION in parameters
-
-
-def _read_elements(tensor: _JsonTensor, data: msgspec.Raw) -> list[Any]:
+def _read_elements(tensor: _JsonTensor, shape: tuple[int, ...], data: msgspec.Raw) -> list[Any]:
     decoder = _FLAT_DECODERS[tensor.datatype]
     try:
         return list(decoder.decode(data))
-    except msgspec.ValidationError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         pass  # nested, holding nulls, or wrong: look at every element
-    flat: list[Any] = []
-    _flatten(msgspec.json.decode(data), flat)
+    decoded = _decode(_data_decoder, data)
+    if not isinstance(decoded, list) and (shape or decoded is None):
+        raise MalformedRequest(f"tensor {tensor.name!r}: data is no list")
+    flat = decoded if isinstance(decoded, list) else [decoded]
+    if any(isinstance(element, list) for element in flat):
+        flat = _flatten(tensor.name, shape, flat)
     if tensor.datatype in FLOATS:
         flat = [float("nan") if element is None else element for element in flat]
     try:
@@ -197,12 +216,14 @@ def _read_elements(tensor: _JsonTensor, data: msgspec.Raw) -> list[Any]:
         raise MalformedRequest(f"tensor {tensor.name!r}: data is not {tensor.datatype}: {error}") from None
 
 
-def _flatten(value: Any, flat: list[Any]) -> None:
-    if isinstance(value, list):
-        for element in value:
-            _flatten(element, flat)
-    else:
-        flat.append(value)
+def _flatten(name: str, shape: Sequence[int], nested: list[Any]) -> list[Any]:
+    """The elements of nested lists, one axis after the other; no deeper than the shape, whatever was sent."""
+    level: list[Any] = [nested]
+    for axis in shape:
+        if any(not isinstance(element, list) or len(element) != axis for element in level):
+            raise WrongSize(f"tensor {name!r}: data is not nested as its shape {list(shape)} says")
+        level = [element for part in level for element in part]
+    return level
 
 
 def _write_tensor(tensor: Tensor) -> dict[str, Any]:
@@ -211,7 +232,10 @@ def _write_tensor(tensor: Tensor) -> dict[str, Any]:
         count = 1
         for axis in tensor.shape:
             count *= axis
-        data = [element.decode(errors="replace") for element in bytes_elements(tensor.data, count)]
+        try:
+            data = [element.decode() for element in bytes_elements(tensor.data, count)]
+        except UnicodeDecodeError:
+            raise WrongDatatype(f"tensor {tensor.name!r} has an element that is not UTF-8: send protobuf") from None
     else:
         data = np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype]).tolist()
     return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data}

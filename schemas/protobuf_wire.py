@@ -25,6 +25,7 @@ from schemas.tensors import BYTES, NUMPY_DTYPES, Buffer, Tensor, check_shape, ra
 
 _ID_TAG = 3 << 3 | 2
 _RAW_TAG = 7 << 3 | 2
+_TAKEN_OUT = frozenset((_ID_TAG, _RAW_TAG))
 _ID_START = bytes([_ID_TAG])
 _RAW_START = bytes([_RAW_TAG])
 _RAW_OUTPUT_START = bytes([6 << 3 | 2])
@@ -60,7 +61,7 @@ class Envelope(msgspec.Struct, frozen=True):
     spans: tuple[tuple[int, int], ...]
 
 
-def open_envelope(message: bytes) -> Envelope:
+def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop without calls: every request goes through it
     """Takes a `ModelInferRequest` apart; what is inside the head is not looked at.
 
     Raises:
@@ -92,7 +93,7 @@ def open_envelope(message: bytes) -> Envelope:
                         f"field {tag >> 3} says {length} bytes, but only {end - position} follow: "
                         "the message is truncated or no ModelInferRequest"
                     )
-                if tag == _RAW_TAG or tag == _ID_TAG:
+                if tag in _TAKEN_OUT:
                     if kept_from != start:
                         kept.append(view[kept_from:start])
                     if tag == _RAW_TAG:

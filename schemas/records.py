@@ -25,6 +25,7 @@ from schemas.tensors import Buffer
 
 ALIGNMENT_BYTES = 16
 NO_DEADLINE_MS = 0
+MAX_FAILURE_LENGTH = 2000
 
 
 class Kind(IntEnum):
@@ -89,6 +90,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         code: One of `schemas.errors`.
+        message: Cut where it is long: names that a sender made up, or a model's own words, may have any length, but
+            an error must always fit into a record.
         stage: The operator in which it failed.
     """
 
@@ -97,6 +100,12 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     stage: str
     model_name: str = ""
     model_version: str = ""
+
+    def __post_init__(self) -> None:
+        message = self.message
+        if len(message) > MAX_FAILURE_LENGTH:
+            message = message[: MAX_FAILURE_LENGTH - 1] + "…"
+        msgspec.structs.force_setattr(self, "message", message.encode(errors="backslashreplace").decode())
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):

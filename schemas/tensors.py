@@ -39,8 +39,10 @@ NUMPY_DTYPES: dict[str, np.dtype[np.generic]] = {
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = frozenset(NUMPY_DTYPES) | {BYTES}
 _DATATYPE_OF_DTYPE = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
-#: numpy refuses more axes than this.
+#: numpy refuses more axes than this, and tensors of more bytes than this.
 MAX_RANK = 64
+_MAX_SIZE_BYTES = 2**63 - 1
+_LARGEST_ITEM_BYTES = 8
 _LENGTH = struct.Struct("<I")
 
 
@@ -130,10 +132,18 @@ def raw_from_array(array: Array) -> Buffer:
 
 
 def raw_from_elements(elements: Iterable[bytes | str]) -> bytes:
-    """BYTES elements in the raw layout; strings are encoded as UTF-8."""
+    """BYTES elements in the raw layout; strings are encoded as UTF-8.
+
+    Raises:
+        WrongDatatype: An element is neither bytes nor a string, or a string that UTF-8 cannot hold.
+    """
     parts: list[bytes] = []
     for element in elements:
-        encoded = element.encode() if isinstance(element, str) else bytes(element)
+        try:
+            # bytes() would make seven zeros of the integer 7.
+            encoded = element.encode() if isinstance(element, str) else memoryview(element).tobytes()
+        except (TypeError, UnicodeEncodeError) as error:
+            raise WrongDatatype(f"{element!r} cannot be an element of a BYTES tensor: {error}") from None
         parts += (_LENGTH.pack(len(encoded)), encoded)
     return b"".join(parts)
 
@@ -169,12 +179,15 @@ def check_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """A shape that numpy can hold.
 
     Raises:
-        MalformedRequest: A negative axis, or more axes than numpy allows.
+        MalformedRequest: A negative axis, or more axes or elements than numpy allows.
     """
     if len(shape) > MAX_RANK:
         raise MalformedRequest(f"tensor {name!r} has {len(shape)} axes; at most {MAX_RANK} are possible")
     if any(axis < 0 for axis in shape):
         raise MalformedRequest(f"tensor {name!r} has a negative axis in its shape {list(shape)}")
+    # numpy counts an empty tensor's other axes all the same: [0, 2**62] is too big for it.
+    if prod(filter(None, shape)) * _LARGEST_ITEM_BYTES > _MAX_SIZE_BYTES:
+        raise MalformedRequest(f"tensor {name!r} has a shape of more elements than any memory holds")
     return tuple(shape)
 
 

@@ -104,12 +104,9 @@ class Admission:
             return self._reject(message or b"", source, InternalError(f"{type(error).__name__}: {error}"))
 
     def _admit(self, message: bytes, source: Source, now_ms: float) -> bytes:
-        if message[:1] == b"{":
+        if codec.is_json(message):
             return self._admit_read(codec.decode_request(message), message, source, now_ms)
-        try:
-            envelope = protobuf_wire.open_envelope(message)
-        except UnreadableRequest:
-            return self._admit_read(codec.decode_request(message), message, source, now_ms)
+        envelope = protobuf_wire.open_envelope(message)
         if not envelope.raw:
             return self._admit_read(codec.decode_request(message), message, source, now_ms)
         head = self._heads.get(envelope.head)

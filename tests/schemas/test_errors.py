@@ -1,0 +1,51 @@
+"""The error tree: its codes are part of the contract with users."""
+
+import re
+
+import pytest
+
+from schemas import errors
+from schemas.errors import AnabranchError, RequestError, ServingError, error_with_code
+
+
+def leaves(root: type[AnabranchError] = AnabranchError) -> list[type[AnabranchError]]:
+    children = root.__subclasses__()
+    return [leaf for child in children for leaf in leaves(child)] if children else [root]
+
+
+def test_every_leaf_has_a_code_of_its_own() -> None:
+    codes = [leaf.code for leaf in leaves()]
+    assert len(codes) == len(set(codes)) >= 19
+    assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
+
+
+def test_the_drawing_names_every_class_with_its_code_and_its_parent() -> None:
+    drawn = dict(re.findall(r"[├└]── (\w+) +([a-z_]+)(?:  |\n)", errors.__doc__ or ""))
+    assert drawn == {leaf.__name__: leaf.code for leaf in leaves()}
+    request_errors, serving_errors = (errors.__doc__ or "").split("── ServingError")
+    for leaf in leaves():
+        part = request_errors if issubclass(leaf, RequestError) else serving_errors
+        assert f"── {leaf.__name__} " in part
+        assert issubclass(leaf, RequestError | ServingError)
+
+
+def test_the_codes_are_what_they_were() -> None:
+    # A code that goes or changes its meaning breaks its users: add to this list, never take from it.
+    assert {leaf.code for leaf in leaves()} >= {
+        *("unreadable", "malformed_request", "request_too_large", "unknown_model", "unknown_version"),
+        *("unknown_input", "missing_input", "unknown_output", "wrong_datatype", "wrong_shape", "wrong_size"),
+        *("empty_batch", "non_finite_input", "invalid_parameter", "inference_failed", "deadline_exceeded"),
+        *("incomplete_answer", "response_too_large", "internal_error"),
+    }
+
+
+@pytest.mark.parametrize("leaf", leaves())
+def test_a_code_becomes_its_exception_again(leaf: type[AnabranchError]) -> None:
+    error = error_with_code(leaf.code, "why")
+    assert (type(error), error.code, error.message, str(error)) == (leaf, leaf.code, "why", "why")
+
+
+def test_a_code_of_a_later_version_is_kept_and_changes_no_class() -> None:
+    error = error_with_code("made_up_later", "why")
+    assert (type(error), error.code) == (AnabranchError, "made_up_later")
+    assert AnabranchError.code == "internal_error"
