@@ -1,0 +1,79 @@
+"""What is on the wire and in state today can be read tomorrow, byte for byte; see `golden_samples` to add a sample."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from schemas import codec
+from schemas.dead_letters import LetterSource, decode_letter
+from schemas.messages import InferRequest
+from schemas.records import Record, decode_output_signature, decode_signature, decode_unit
+from tests.schemas import golden_samples as golden
+
+SAMPLES = golden.samples()
+
+
+def stored(name: str) -> bytes:
+    return (golden.FOLDER / name).read_bytes()
+
+
+def test_every_file_has_a_sample_and_every_sample_a_file() -> None:
+    assert {path.name for path in golden.FOLDER.iterdir()} == set(SAMPLES)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_today_s_code_writes_the_same_bytes(name: str) -> None:
+    assert SAMPLES[name] == stored(name)
+
+
+def content(request: InferRequest) -> tuple[object, ...]:
+    return request.model_name, request.id, request.inputs
+
+
+def test_today_s_code_reads_the_messages() -> None:
+    assert codec.decode_request(stored("request_raw.pb")) == golden.REQUEST
+    assert codec.decode_request(stored("request.json")) == golden.JSON_REQUEST
+    assert content(codec.decode_request(stored("request_typed.pb"))) == content(golden.REQUEST)
+    for form in ("pb", "json"):
+        assert codec.decode_response(stored(f"response.{form}")) == golden.RESPONSE
+        assert codec.decode_response(stored(f"error.{form}")) == golden.ERROR
+    letter = decode_letter(stored("dead_letter.json"))
+    assert (letter.original, letter.code) == (b"\xff original", golden.FAILURE.code)
+    assert letter.source == LetterSource("inference-requests", 3, 9_000_000_000, 1_767_225_600_000)
+
+
+@pytest.mark.parametrize("name", golden.records())
+def test_today_s_code_reads_the_records(name: str) -> None:
+    assert Record.decode(stored(name)) == golden.records()[name]
+
+
+def test_today_s_code_reads_the_unit_and_its_signatures() -> None:
+    in_place, request, again = decode_unit(stored("unit.bin"))
+    assert in_place == again
+    assert in_place.tensors == (b"numbers", b"texts")
+    assert request == golden.records()["record_request.bin"]
+    assert [spec.name for spec in decode_signature(request.signature).inputs] == ["numbers", "texts"]
+    assert decode_output_signature(golden.OUTPUT_SIGNATURE).task == 1
+
+
+def test_the_layout_is_the_one_that_the_drawing_describes() -> None:
+    record = stored("record_shard.bin")
+    kind, form, flags, padding, size, id_size, tensors, signature_size = struct.unpack_from("<BBBBIHHI", record)
+    assert (kind, form, flags, size, id_size, tensors) == (4, 1, 0b11, len(record), 7, 2)
+    assert record[64 : 64 + id_size + signature_size] == "id-ü-1".encode() + golden.SIGNATURE
+    body = 64 + id_size + signature_size + 8 * tensors + padding
+    assert body % 16 == 0
+    assert record[body : body + 24] == golden.INPUTS[0].data
+
+
+def test_a_changed_sample_is_refused_and_the_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(golden, "FOLDER", tmp_path)
+    assert golden.write_missing() == 0
+    path = golden.FOLDER / "response.pb"
+    path.write_bytes(b"other")
+    assert golden.write_missing() == 1
+    assert path.read_bytes() == b"other"
+    assert "refused" in capsys.readouterr().err
