@@ -8,6 +8,7 @@ from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from operators.core.admission import Admission
 from operators.core.lanes import lane_of
+from operators.rows import KeyedRow
 from operators.task import task_of
 from schemas.model import Catalog
 from schemas.records import Source
@@ -27,8 +28,8 @@ class AdmitFunction(ProcessFunction):
         self._lane = lane_of(task.index, task.parallelism, self._keys_by_group)
         self._admission = Admission(self._catalog, self._max_message_bytes)
 
-    def process_element(self, value: Row, ctx: ProcessFunction.Context) -> Iterator[Row]:
+    def process_element(self, value: Row, ctx: ProcessFunction.Context) -> Iterator[KeyedRow]:
         """Admits one Kafka record."""
         message, partition, offset, timestamp_ms = value
         source = Source(partition, offset, timestamp_ms)
-        yield Row(self._lane, self._admission.admit(message, source, time() * 1000))
+        yield KeyedRow(self._lane, self._admission.admit(message, source, time() * 1000))

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from math import ceil
 from time import time
 
-from pyflink.common import Row, Types
+from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 
 from operators.core.answering import Answer, Answering
 from operators.core.windows import Closing, Window, answer_of
 from operators.infer import LETTERS_TAG
+from operators.rows import KeyedRow
 
 
 class AggregateFunction(KeyedProcessFunction):
@@ -73,5 +74,5 @@ class AggregateFunction(KeyedProcessFunction):
         partials = [bytes(encoded) for encoded in self._partials.get() or ()]
         self._partials.clear()
         for output in answer_of(closing, partials, self._answering):
-            row = Row(output.key, output.value)
+            row = KeyedRow(output.key, output.value)
             yield row if isinstance(output, Answer) else (LETTERS_TAG, row)

