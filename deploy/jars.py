@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from jgo.maven import MavenContext
-
 LOCK = Path(__file__).with_name("jars.lock")
 KAFKA_VERSION = "4.1.0"
 
@@ -108,6 +106,9 @@ def _is_intact(jar: LockedJar, target: Path) -> bool:
 
 
 def _download(jar: LockedJar, target: Path, cache: Path) -> None:
+    # Here, and not at the top: tests read the lock without it.
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
     for attempt in range(1, _TRIES + 1):
         # A cache of its own per try: a broken file left by one can never be taken for good by the next.
         context = MavenContext(repo_cache=cache / str(attempt), local_repos=[])
@@ -131,6 +132,8 @@ def _download(jar: LockedJar, target: Path, cache: Path) -> None:
 
 def lock(path: Path = LOCK) -> int:
     """Resolves the jars anew, writes the lock file, and returns how many there are."""
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
     with tempfile.TemporaryDirectory() as cache:
         context = MavenContext(repo_cache=Path(cache), local_repos=[])

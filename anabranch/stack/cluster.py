@@ -220,19 +220,9 @@ class Cluster:
             "taskmanager.bind-host": LOOPBACK,
             "taskmanager.numberOfTaskSlots": str(self._slots),
             "taskmanager.memory.process.size": f"{self._task_manager_memory_mb}m",
-            # Only for process-mode workers, and these do not keep to it.
-            "taskmanager.memory.managed.size": "64m",
-            "taskmanager.memory.network.min": "64m",
-            "taskmanager.memory.network.max": "128m",
-            # Java's sockets copy each Kafka request through memory off the heap, whole.
-            "taskmanager.memory.task.off-heap.size": "96m",
-            "taskmanager.load-balance.mode": "TASKS",
+            **flink_process.COMMON_SETTINGS,
             "parallelism.default": str(max(1, self._wanted * self._slots)),
-            # A lost TaskManager is noticed in seconds; a busy laptop still has time to answer.
-            "heartbeat.interval": "2 s",
-            "heartbeat.timeout": "10 s",
             "io.tmp.dirs": str(self._directory / "tmp"),
-            "web.submit.enable": "false",
             **self._chosen_settings,
         }
 

@@ -19,6 +19,22 @@ from flink_job.installation import LibpythonNotFound, find_java, flink_home, fli
 
 Kind = Literal["job-manager", "task-manager"]
 
+# What holds for our clusters of any size.
+COMMON_SETTINGS = {
+    # Only for process-mode workers, and these do not keep to it.
+    "taskmanager.memory.managed.size": "64m",
+    "taskmanager.memory.network.min": "64m",
+    "taskmanager.memory.network.max": "128m",
+    # Java's sockets copy each Kafka request through memory off the heap, whole.
+    "taskmanager.memory.task.off-heap.size": "96m",
+    "taskmanager.load-balance.mode": "TASKS",
+    # A lost TaskManager is noticed in seconds; a busy machine still has time to answer.
+    "heartbeat.interval": "2 s",
+    "heartbeat.timeout": "10 s",
+    # Whoever reaches the port could otherwise run a jar of theirs.
+    "web.submit.enable": "false",
+}
+
 _MAIN_CLASSES: dict[Kind, str] = {
     "job-manager": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     "task-manager": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
@@ -28,12 +44,18 @@ _ANSWER = "BASH_JAVA_UTILS_EXEC_RESULT:"
 _TIMEOUT_S = 60.0
 
 
-def write_settings(conf_dir: Path, settings: dict[str, str]) -> None:
-    """Writes a folder of settings that `command` can start a process from."""
+def write_settings(conf_dir: Path, settings: dict[str, str], *, log_to_console: bool = False) -> None:
+    """Writes a folder of settings that `command` can start a process from.
+
+    Args:
+        conf_dir: The folder.
+        settings: Flink's options.
+        log_to_console: whether the log goes to standard output too, and not only to its file.
+    """
     conf_dir.mkdir(parents=True, exist_ok=True)
     logging = (flink_home() / "conf" / "log4j-console.properties").read_text()
-    # What is in the log need not be in the console's file too.
-    logging = logging.replace("rootLogger.appenderRef.console.ref = ConsoleAppender\n", "")
+    if not log_to_console:
+        logging = logging.replace("rootLogger.appenderRef.console.ref = ConsoleAppender\n", "")
     (conf_dir / "log4j.properties").write_text(logging)
     # JSON is YAML, and its strings need no thought about quotes.
     lines = (f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items())

@@ -44,6 +44,8 @@ def process_id(_: int) -> int:
     return os.getpid()
 
 
+# On a busy machine, workers of process mode need a minute to import Beam.
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["thread", "process"])
 def test_a_python_job_runs_on_all_task_managers(cluster: Cluster, mode: str) -> None:
     env = remote(cluster, mode)
