@@ -1,0 +1,128 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas import codec
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
+from schemas.tensors import BYTES, DATATYPES, Tensor
+
+# What the client itself refuses to write as JSON, or JSON cannot hold.
+NOT_IN_JSON = {"fp16", "not_text"}
+IN_PROTOBUF = sorted({name.lower() for name in DATATYPES} | {"not_text", "scalar", "no_rows", "several", "parameters"})
+CASES = [(name, Form.PROTOBUF) for name in IN_PROTOBUF]
+CASES += [(name, Form.JSON) for name in IN_PROTOBUF if name not in NOT_IN_JSON]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, run_there: Callable[..., None]) -> Path:
+    """The client's requests, our answers to them (their inputs come back), and what the client reads in those."""
+    made = tmp_path_factory.mktemp("triton")
+    run_there("triton_side.py", "write", str(made))
+    for name, form in CASES:
+        request = read_request(made, name, form)
+        by_name = {tensor.name: tensor for tensor in request.inputs}
+        outputs = tuple(by_name[output] for output in request.outputs) or request.inputs
+        response = InferResponse(
+            "the model", request.model_version or "1", request.id, outputs, {"shards": 3, "missing_rows": "0-1"}
+        )
+        path_of(made, name, form, "response").write_bytes(codec.encode_response(response, form))
+    for form in Form:
+        error = ErrorResponse("request ☃", "unknown_model", "no model ☃", "the model", "7")
+        path_of(made, "error", form, "response").write_bytes(codec.encode_response(error, form))
+    run_there("triton_side.py", "read", str(made))
+    return made
+
+
+def path_of(folder: Path, name: str, form: Form, suffix: str) -> Path:
+    return folder / f"{name}{'.json' if form is Form.JSON else ''}.{suffix}"
+
+
+def read_request(folder: Path, name: str, form: Form) -> InferRequest:
+    return codec.decode_request(path_of(folder, name, form, "request").read_bytes())
+
+
+def plain(tensor: Tensor) -> dict[str, Any]:
+    """As `plain` of triton_side.py: exact, and free of either side's types."""
+    array = tensor.to_array()
+    flat = array.ravel().tolist()
+    elements = [item.hex() for item in flat] if tensor.datatype == BYTES else [repr(item) for item in flat]
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "elements": elements}
+
+
+@pytest.mark.parametrize(("name", "form"), CASES)
+def test_its_requests_are_read(folder: Path, name: str, form: Form) -> None:
+    request = read_request(folder, name, form)
+    sent = json.loads((folder / f"{name}.inputs.json").read_text())
+    assert request.form is form
+    assert {tensor.name: plain(tensor) for tensor in request.inputs} == sent
+    assert request.model_name == ("the model" if form is Form.PROTOBUF else "")
+
+
+def test_every_datatype_is_among_them(folder: Path) -> None:
+    seen = {tensor.datatype for name, form in CASES for tensor in read_request(folder, name, form).inputs}
+    assert seen == DATATYPES
+
+
+@pytest.mark.parametrize("form", Form)
+def test_its_parameters_are_read(folder: Path, form: Form) -> None:
+    request = read_request(folder, "parameters", form)
+    expected: dict[str, Any] = {
+        "priority": 1,
+        "timeout": 2_500_000,
+        "sequence_id": "sequence-1",
+        "sequence_start": True,
+        "sequence_end": False,
+        "tenant": "a",
+        "explain": True,
+        "seed": -7,
+        "temperature": 0.5,
+    }
+    if form is Form.JSON:
+        expected["binary_data_output"] = True
+    assert dict(request.parameters) == expected
+    assert {name: type(value) for name, value in request.parameters.items()} == {
+        name: type(value) for name, value in expected.items()
+    }
+    assert request.id == "request ☃"
+    assert request.model_version == ("7" if form is Form.PROTOBUF else "")
+
+
+@pytest.mark.parametrize("form", Form)
+def test_its_selection_of_outputs_is_read(folder: Path, form: Form) -> None:
+    assert read_request(folder, "several", form).outputs == ("flags", "image")
+
+
+@pytest.mark.parametrize(("name", "form"), CASES)
+def test_our_answers_are_read_by_it(folder: Path, name: str, form: Form) -> None:
+    request = read_request(folder, name, form)
+    got = json.loads(path_of(folder, name, form, "outputs.json").read_text())
+    sent = {tensor.name: plain(tensor) for tensor in request.inputs}
+    wanted = request.outputs or tuple(sent)
+    assert list(got["outputs"]) == list(wanted)
+    assert got["outputs"] == {output: sent[output] for output in wanted}
+    assert (got["model_name"], got["model_version"]) == ("the model", request.model_version or "1")
+    assert got["id"] == request.id
+    assert got["parameters"] == {"shards": 3, "missing_rows": "0-1"}
+
+
+def test_our_errors_are_read_by_it(folder: Path) -> None:
+    protobuf = json.loads(path_of(folder, "error", Form.PROTOBUF, "outputs.json").read_text())
+    assert protobuf == {
+        "id": "request ☃",
+        "model_name": "the model",
+        "model_version": "7",
+        "parameters": {"error_code": "unknown_model", "error_message": "no model ☃"},
+        "outputs": {},
+    }
+    from_json = json.loads(path_of(folder, "error", Form.JSON, "outputs.json").read_text())
+    assert (from_json["id"], from_json["code"], from_json["error"]) == ("request ☃", "unknown_model", "no model ☃")
+
+
+def test_raw_tensors_stay_views(folder: Path) -> None:
+    (tensor,) = read_request(folder, "fp32", Form.PROTOBUF).inputs
+    assert isinstance(tensor.data, memoryview)
+    assert np.shares_memory(np.frombuffer(tensor.data, np.uint8), tensor.to_array())
