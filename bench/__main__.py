@@ -1,0 +1,157 @@
+"""`python -m bench`: every scenario, every subject in turn; writes result files, plots and a README."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from anabranch.errors import StackError
+from bench import plots, tables
+from bench.arena import Arena, Stalled
+from bench.models import make_repository
+from bench.results import AnyRun, Result, machine, today, versions
+from bench.scenarios.base import Scenario
+from bench.scenarios.latency import Latency
+from bench.scenarios.memory import Memory
+from bench.scenarios.throughput import Throughput
+from bench.settings import QUICK, Settings
+from bench.workloads import ffnn_rows, magika_files
+
+SCENARIOS = ("latency", "throughput", "memory")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Runs what the command line asks for; exit code 1 if a subject failed, 2 if a target was missed."""
+    options = _options()
+    settings = _settings(options)
+    # A log file has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    failed = missed = False
+    with tempfile.TemporaryDirectory(prefix="anabranch-bench-", dir=options.scratch) as scratch:
+        folder = Path(scratch)
+        repository = make_repository(folder / "models")
+        for scenario in _scenarios(options.only, settings, repository):
+            # A broker each, so that none pays for what another left on it.
+            with Arena(folder / scenario.name, repository) as arena:
+                result = _run(scenario, settings, arena, console)
+            result.write(out)
+            plots.draw(result, out)
+            console.print(tables.table_of(result))
+            for line in tables.verdicts(result):
+                console.print(line, highlight=False, markup=False)
+            failed |= bool(result.failures)
+            missed |= not all(target.met for target in result.targets)
+    tables.write_readme(out)
+    sys.exit(1 if failed else 2 if missed and not options.quick else 0)
+
+
+def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console) -> Result:
+    runs: list[AnyRun] = []
+    failures: list[str] = []
+    steps = list(scenario.steps())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(scenario.name, total=len(steps))
+        for step in steps:
+            progress.update(task, description=step.label)
+            try:
+                runs += step.take(arena)
+            except (Stalled, StackError) as error:
+                failures.append(f"{step.label}: {error}")
+                console.print(failures[-1], style="red", highlight=False, markup=False)
+            progress.advance(task)
+    conclusion = scenario.conclude(runs)
+    return Result(
+        scenario=scenario.name,
+        command=" ".join(["python -m bench", *_said()]),
+        date=today(),
+        versions=versions(),
+        machine=machine(),
+        settings=settings,
+        method=scenario.method,
+        targets=conclusion.targets,
+        ratios=conclusion.ratios,
+        rows=conclusion.rows,
+        limits=conclusion.limits,
+        failures=[failure.replace(str(arena.folder), "…") for failure in failures],
+        runs=runs,
+    )
+
+
+def _scenarios(names: Sequence[str], settings: Settings, repository: Path) -> list[Scenario]:
+    ffnn = ffnn_rows(repository)
+    scenarios: list[Scenario] = []
+    if "latency" in names:
+        scenarios.append(Latency(settings, ffnn, magika_files(repository)))
+    if "throughput" in names:
+        scenarios.append(Throughput(settings, ffnn, repository))
+    if "memory" in names:
+        scenarios.append(Memory(settings, ffnn))
+    return scenarios
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="show that all of it works; the figures mean nothing")
+    parser.add_argument("--only", type=_names, default=SCENARIOS, metavar="NAMES", help=", ".join(SCENARIOS))
+    parser.add_argument("--repeats", type=int, help="rounds; in each, every subject has its turn")
+    parser.add_argument("--modes", type=_modes, metavar="MODES", help="thread, process, or thread,process")
+    parser.add_argument("--seconds", type=float, help="how long each latency run sends")
+    parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
+    parser.add_argument("--tasks", type=int, help="parallelism of the Flink subjects in latency runs")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default: bench/results)")
+    parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 2 GB")
+    return parser.parse_args()
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    chosen = {
+        "repeats": options.repeats,
+        "modes": options.modes,
+        "latency_seconds": options.seconds,
+        "throughput_requests": options.requests,
+        "latency_tasks": options.tasks,
+    }
+    base = QUICK if options.quick else Settings()
+    return msgspec.structs.replace(base, **{name: value for name, value in chosen.items() if value is not None})
+
+
+def _said() -> list[str]:
+    """The options of this run that change what is measured."""
+    return [
+        word
+        for number, word in enumerate(sys.argv[1:])
+        if not word.startswith(("--out", "--scratch")) and sys.argv[number] not in ("--out", "--scratch")
+    ]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(SCENARIOS):
+        raise argparse.ArgumentTypeError(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    return names
+
+
+def _modes(text: str) -> tuple[str, ...]:
+    modes = tuple(text.split(","))
+    if set(modes) - {"thread", "process"}:
+        raise argparse.ArgumentTypeError("modes are thread and process")
+    return modes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The reader of answers, a process of its own: notes when each came, and afterwards whether it is right.
+
+    python -m bench.answers ORDER
+
+While answers come it does nothing but take the time; decoding and comparing wait until the last is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time_ns
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, Message, TopicPartition
+from google.protobuf.message import DecodeError
+
+from bench.orders import ReadOrder
+from bench.workloads import Workload
+from schemas.open_inference_pb2 import ModelInferResponse
+
+#: What batches of other sizes may change in a float32 result.
+TOLERANCE = 1e-5
+
+_AFTER_THE_LAST_S = 0.5
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of one run, in the order they came.
+
+    Attributes:
+        ids: The request's number; -1 where the answer names none.
+        received_ns: When this machine's reader got it: Unix time, nanoseconds.
+        appended_ms: When the broker wrote it (LogAppendTime): Unix time, milliseconds.
+        deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
+    """
+
+    ids: npt.NDArray[np.int64]
+    received_ns: npt.NDArray[np.int64]
+    appended_ms: npt.NDArray[np.int64]
+    deviation: npt.NDArray[np.float64]
+
+    def save(self, path: Path) -> None:
+        """Writes them where another process can read them."""
+        np.savez(
+            path,
+            ids=self.ids,
+            received_ns=self.received_ns,
+            appended_ms=self.appended_ms,
+            deviation=self.deviation,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote."""
+        with np.load(path) as file:
+            return cls(file["ids"], file["received_ns"], file["appended_ms"], file["deviation"])
+
+
+def main() -> None:
+    """Reads what the order says, then writes it with what comparing gave."""
+    order = ReadOrder.from_arguments()
+    workload = Workload.load(Path(order.workload_path))
+    received = collect(order)
+    compare(received, workload).save(Path(order.out_path))
+
+
+def collect(order: ReadOrder) -> list[tuple[int, Message]]:
+    """Takes answers until all are there and a moment more, for a duplicate would come late."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": order.bootstrap_servers,
+            "group.id": "bench-reader",
+            "enable.auto.commit": False,
+            "fetch.min.bytes": 1,
+            "fetch.queue.backoff.ms": 10,
+        }
+    )
+    consumer.assign([TopicPartition(order.topic, *place) for place in enumerate(order.start_offsets)])
+    received: list[tuple[int, Message]] = []
+    give_up_at = monotonic() + order.patience_s
+    poll, note = consumer.poll, received.append
+    ready = False
+    while True:
+        message = poll(_POLL_S)
+        if not ready:
+            Path(order.ready_path).touch()
+            ready = True
+        if message is not None and message.error() is None:
+            note((time_ns(), message))
+            if len(received) < order.expected:
+                give_up_at = monotonic() + order.patience_s
+            elif len(received) == order.expected:
+                give_up_at = monotonic() + _AFTER_THE_LAST_S
+        elif monotonic() > give_up_at:
+            break
+    consumer.close()
+    return received
+
+
+def compare(received: list[tuple[int, Message]], workload: Workload) -> Answers:
+    """Decodes the answers, and compares each with what the model itself gives."""
+    count = len(received)
+    ids = np.full(count, -1, np.int64)
+    deviation = np.full(count, np.nan)
+    for index, (_, message) in enumerate(received):
+        try:
+            answer = ModelInferResponse.FromString(message.value() or b"")
+            ids[index] = int(answer.id)
+        except (DecodeError, ValueError):
+            continue
+        expected = workload.answer(int(ids[index]))
+        if len(answer.raw_output_contents) == 1 and len(answer.raw_output_contents[0]) == expected.nbytes:
+            values = np.frombuffer(answer.raw_output_contents[0], np.float32)
+            deviation[index] = np.abs(values - expected).max()
+    received_ns = np.array([time for time, _ in received], np.int64)
+    appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
+    return Answers(ids, received_ns, appended_ms, deviation)
+
+
+if __name__ == "__main__":
+    main()

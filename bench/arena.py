@@ -1,0 +1,255 @@
+"""Where subjects meet: one broker, the topics, and the processes that send, serve and read."""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from anabranch.stack.broker import Broker, Topic
+from anabranch.stack.processes import LocalProcess
+from bench.accounting import Account
+from bench.answers import Answers
+from bench.orders import LoadOrder, ReadOrder, SubjectOrder
+from bench.subjects import Subject
+from bench.workloads import Workload
+
+PARTITIONS = 4
+
+_STOP_GRACE_S = 3.0
+_STALL_S = 90.0
+_READ_PATIENCE_S = 20.0
+_LOAD_TIMEOUT_S = 900.0
+_POLL_S = 0.02
+_OFFSETS_TIMEOUT_S = 30.0
+
+
+class Stalled(Exception):
+    """A subject stopped answering."""
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics of one run."""
+
+    requests: str
+    responses: str
+    errors: str
+
+
+class Arena:
+    """A broker that lives as long as the `with` block, and all that runs against it.
+
+    Args:
+        folder: For the broker's data, logs and what the processes hand to each other; several GB at times.
+        repository: The models that every subject serves.
+    """
+
+    def __init__(self, folder: Path, repository: Path) -> None:
+        self.folder = folder
+        self._repository = repository
+        self._broker = Broker(folder / "kafka", log_dir=folder / "logs")
+        self._numbers = itertools.count(1)
+        self._workload_paths: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        """Starts the broker."""
+        self._broker.start()
+        self._offsets = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "bench-offsets"})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops the broker."""
+        self._offsets.close()
+        self._broker.stop()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The broker's address."""
+        return self._broker.bootstrap_servers
+
+    def account(self, subject: LocalProcess) -> Account:
+        """The processor time of the broker and a subject."""
+        return Account({"broker": self._broker.process.pid, "subject": subject.pid})
+
+    def topics(self, requests: str | None = None) -> Topics:
+        """New topics for a run; `requests` may be those of an earlier one, to be read again."""
+        number = next(self._numbers)
+        topics = Topics(requests or f"requests-{number}", f"responses-{number}", f"errors-{number}")
+        stamped = {"message.timestamp.type": "LogAppendTime"}
+        self._broker.create_topics(
+            Topic(topics.requests, PARTITIONS),
+            Topic(topics.responses, PARTITIONS, stamped),
+            Topic(topics.errors, PARTITIONS),
+        )
+        return topics
+
+    @contextmanager
+    def serving(self, subject: Subject, topics: Topics, flink_url: str | None = None) -> Iterator[LocalProcess]:
+        """A subject's process, stopped at the end of the block; it may not be ready yet."""
+        order = SubjectOrder(
+            kind=subject.kind,
+            bootstrap_servers=self.bootstrap_servers,
+            requests_topic=topics.requests,
+            responses_topic=topics.responses,
+            errors_topic=topics.errors,
+            group_id=topics.responses,
+            repository=str(self._repository),
+            parallelism=subject.parallelism,
+            mode=subject.mode or "thread",
+            flink_url=flink_url,
+        )
+        process = self._start("subject", "bench.peers", order.to_argument())
+        try:
+            yield process
+        finally:
+            process.stop(_STOP_GRACE_S)
+
+    def send(
+        self, topic: str, workload: Workload, count: int, first_id: int, rate_per_s: float | None, seed: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """Sends from a process of its own, and returns when each request was scheduled: Unix time, nanoseconds."""
+        out = self._new_file("load.npz")
+        order = LoadOrder(
+            bootstrap_servers=self.bootstrap_servers,
+            topic=topic,
+            partitions=PARTITIONS,
+            workload_path=str(self._path_of(workload)),
+            first_id=first_id,
+            count=count,
+            rate_per_s=rate_per_s,
+            seed=seed,
+            out_path=str(out),
+        )
+        process = self._start("load", "bench.load", order.to_argument())
+        try:
+            process.await_success(_LOAD_TIMEOUT_S)
+        finally:
+            process.kill()
+        with np.load(out) as file:
+            scheduled_ns: npt.NDArray[np.int64] = file["scheduled_ns"]
+        return scheduled_ns
+
+    @contextmanager
+    def reading(
+        self, topic: str, workload: Workload, expected: int, start_offsets: tuple[int, ...]
+    ) -> Iterator["Reader"]:
+        """A reader's process that has its place in the topic."""
+        order = ReadOrder(
+            bootstrap_servers=self.bootstrap_servers,
+            topic=topic,
+            start_offsets=start_offsets,
+            expected=expected,
+            patience_s=_READ_PATIENCE_S,
+            workload_path=str(self._path_of(workload)),
+            ready_path=str(self._new_file("ready")),
+            out_path=str(self._new_file("answers.npz")),
+        )
+        process = self._start("reader", "bench.answers", order.to_argument())
+        try:
+            process.await_ready(Path(order.ready_path).exists, _OFFSETS_TIMEOUT_S)
+            yield Reader(process, Path(order.out_path))
+        finally:
+            process.kill()
+
+    def read(self, topic: str, workload: Workload, expected: int) -> Answers:
+        """All answers of a topic, read after the fact."""
+        with self.reading(topic, workload, expected, (0,) * PARTITIONS) as reader:
+            return reader.finish()
+
+    def end_offsets(self, topic: str) -> tuple[int, ...]:
+        """How many records each partition of a topic has had."""
+        return tuple(self._end_offset(TopicPartition(topic, partition)) for partition in range(PARTITIONS))
+
+    def _end_offset(self, place: TopicPartition) -> int:
+        give_up_at = monotonic() + _OFFSETS_TIMEOUT_S
+        while True:
+            try:
+                return int(self._offsets.get_watermark_offsets(place, _OFFSETS_TIMEOUT_S)[1])
+            except KafkaException:
+                # A topic that has just been made may have no leader yet.
+                if monotonic() > give_up_at:
+                    raise
+                sleep(_POLL_S)
+
+    def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
+        """Waits until a topic has so many records, and returns how many it has by then.
+
+        Raises:
+            Stalled: For a long time none was added.
+            StartFailed: The subject's process ended.
+        """
+        seen, stalled_at = -1, 0.0
+        while True:
+            there = sum(self.end_offsets(topic))
+            if there >= wanted:
+                return there
+            if there > seen:
+                seen, stalled_at = there, monotonic() + _STALL_S
+            if monotonic() > stalled_at:
+                raise Stalled(
+                    f"{seen} of {wanted} answers came, then none for {_STALL_S:.0f} s; see {process.log_path}"
+                )
+            process.check()
+            sleep(_POLL_S)
+
+    def drop(self, *topics: str) -> None:
+        """Deletes topics, so that the disk does not fill."""
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only here
+
+        for future in AdminClient({"bootstrap.servers": self.bootstrap_servers}).delete_topics(list(topics)).values():
+            try:
+                future.result()
+            except KafkaException:
+                continue
+
+    def _start(self, name: str, module: str, argument: str) -> LocalProcess:
+        number = next(self._numbers)
+        logs = self.folder / "logs"
+        return LocalProcess.start(
+            f"{name}-{number}",
+            [sys.executable, "-m", module, argument],
+            environment={
+                "FLINK_LOG_DIR": str(logs / f"{name}-{number}"),
+                "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+            },
+            directory=self.folder,
+            out_path=logs / f"{name}-{number}.out",
+            tied=True,
+        )
+
+    def _path_of(self, workload: Workload) -> Path:
+        if workload.name not in self._workload_paths:
+            path = self._workload_paths[workload.name] = self._new_file("workload.npz")
+            workload.save(path)
+        return self._workload_paths[workload.name]
+
+    def _new_file(self, name: str) -> Path:
+        return self.folder / f"{next(self._numbers)}-{name}"
+
+
+class Reader:
+    """A process that collects answers."""
+
+    def __init__(self, process: LocalProcess, out_path: Path) -> None:
+        self._process = process
+        self._out_path = out_path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def finish(self) -> Answers:
+        """Waits until it has all answers, or has waited long enough, and returns what came."""
+        self._process.await_success(_LOAD_TIMEOUT_S)
+        return Answers.load(self._out_path)

@@ -1,0 +1,95 @@
+"""The load generator, a process of its own: open loop, by a schedule that was fixed beforehand.
+
+    python -m bench.load ORDER
+
+All clocks here and in `bench.answers` are this machine's wall clock in nanoseconds (`time.time_ns`), which all its
+processes share, and which the broker stamps records with too.
+"""
+
+from pathlib import Path
+from time import sleep, time_ns
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Producer
+
+from bench.orders import LoadOrder
+from bench.schedule import poisson_offsets_ns
+from bench.workloads import Workload, id_of
+
+_LEAD_NS = 100_000_000
+_FLUSH_TIMEOUT_S = 120.0
+_RETRY_S = 0.01
+
+
+class LoadError(Exception):
+    """The generator could not do what it was told, so what was measured is void."""
+
+
+def main() -> None:
+    """Sends what the order says, then writes `scheduled_ns` and `sent_ns`."""
+    order = LoadOrder.from_arguments()
+    workload = Workload.load(Path(order.workload_path))
+    if order.rate_per_s is None:
+        scheduled_ns = sent_ns = send_at_once(order, workload)
+    else:
+        scheduled_ns, sent_ns = send_by_schedule(order, workload, order.rate_per_s)
+    np.savez(order.out_path, scheduled_ns=scheduled_ns, sent_ns=sent_ns)
+
+
+def send_by_schedule(
+    order: LoadOrder, workload: Workload, rate_per_s: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sends each request at its time, whatever became of those before; returns when it should have been, and was."""
+    numbers = range(order.first_id, order.first_id + order.count)
+    messages = [(id_of(number), workload.message(number), number % order.partitions) for number in numbers]
+    sent_ns = np.zeros(order.count, np.int64)
+    producer = _producer(order, {"linger.ms": 0})
+    producer.list_topics(order.topic, timeout=_FLUSH_TIMEOUT_S)
+    scheduled_ns = time_ns() + _LEAD_NS + poisson_offsets_ns(rate_per_s, order.count, order.seed)
+    for index, (due_ns, (key, value, partition)) in enumerate(zip(scheduled_ns.tolist(), messages, strict=True)):
+        wait_ns = due_ns - time_ns()
+        if wait_ns > 0:
+            sleep(wait_ns / 1e9)
+        producer.produce(order.topic, value, key, partition)
+        sent_ns[index] = time_ns()
+    _flush(producer)
+    return scheduled_ns, sent_ns
+
+
+def send_at_once(order: LoadOrder, workload: Workload) -> npt.NDArray[np.int64]:
+    """Sends all requests as fast as the broker takes them; returns when each was handed over."""
+    producer = _producer(order, {"linger.ms": 5, "batch.size": 1_000_000})
+    sent_ns = np.zeros(order.count, np.int64)
+    for index in range(order.count):
+        number = order.first_id + index
+        while True:
+            try:
+                producer.produce(order.topic, workload.message(number), id_of(number), number % order.partitions)
+                break
+            except BufferError:
+                producer.poll(_RETRY_S)
+        sent_ns[index] = time_ns()
+    _flush(producer)
+    return sent_ns
+
+
+def _producer(order: LoadOrder, settings: dict[str, object]) -> Producer:
+    return Producer(
+        {
+            "bootstrap.servers": order.bootstrap_servers,
+            "queue.buffering.max.messages": 200_000,
+            "queue.buffering.max.kbytes": 262_144,
+            **settings,
+        }
+    )
+
+
+def _flush(producer: Producer) -> None:
+    left = producer.flush(_FLUSH_TIMEOUT_S)
+    if left:
+        raise LoadError(f"{left} requests did not reach the broker")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Numbers out of what was seen: percentiles, what was missing or wrong, rates, lines; nothing waits or writes here."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bench.answers import TOLERANCE, Answers
+
+Floats = npt.NDArray[np.float64]
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """A distribution in six numbers, in milliseconds."""
+
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    mean_ms: float
+
+    @classmethod
+    def of(cls, values_ms: Floats) -> "Percentiles":
+        """The percentiles of some values; NaN where there are none."""
+        if not len(values_ms):
+            return cls(*[float("nan")] * 6)
+        quantiles = np.percentile(values_ms, [50, 90, 95, 99, 100])
+        return cls(*(round(float(value), 3) for value in (*quantiles, values_ms.mean())))
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What became of the requests of a run.
+
+    Attributes:
+        answered: Requests with at least one answer.
+        missing: Requests without any.
+        wrong: First answers that are an error, or differ from a direct run of the model by more than the tolerance.
+        repeated: Answers after the first to a request.
+        deviation: The largest difference among the answers that are not wrong.
+    """
+
+    requests: int
+    answered: int
+    missing: int
+    wrong: int
+    repeated: int
+    deviation: float
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every request got one right answer."""
+        return not (self.missing or self.wrong or self.repeated)
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """What several repeats gave."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """The median and range of the repeats."""
+        return cls(*(round(float(value), 4) for value in (np.median(values), min(values), max(values))))
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A least-squares fit.
+
+    Attributes:
+        slope: Change of y for each unit of x.
+        slope_error: Its standard error.
+    """
+
+    intercept: float
+    slope: float
+    slope_error: float
+
+    def at(self, x: float) -> float:
+        """The line's y."""
+        return self.intercept + self.slope * x
+
+
+def first_answers(answers: Answers, first_id: int, count: int) -> npt.NDArray[np.int64]:
+    """For each request of a run, the index of its first answer, or -1."""
+    firsts = np.full(count, -1, np.int64)
+    numbers = answers.ids - first_id
+    ours = np.flatnonzero((numbers >= 0) & (numbers < count))
+    # Written in reverse, so that the first answer to a request is the last to be written.
+    firsts[numbers[ours[::-1]]] = ours[::-1]
+    return firsts
+
+
+def tally(answers: Answers, first_id: int, count: int) -> Tally:
+    """What became of the requests `first_id` and on."""
+    firsts = first_answers(answers, first_id, count)
+    deviation = answers.deviation[firsts[firsts >= 0]]
+    right = deviation <= TOLERANCE
+    answered = len(deviation)
+    return Tally(
+        requests=count,
+        answered=answered,
+        missing=count - answered,
+        wrong=int((~right).sum()),
+        repeated=len(answers.ids) - answered,
+        deviation=float(deviation[right].max(initial=0.0)),
+    )
+
+
+def latencies_ms(answers: Answers, scheduled_ns: npt.NDArray[np.int64], first_id: int) -> Floats:
+    """From when each request should have been sent until the reader had its answer; requests without are left out."""
+    firsts = first_answers(answers, first_id, len(scheduled_ns))
+    there = firsts >= 0
+    spent_ns: Floats = (answers.received_ns[firsts[there]] - scheduled_ns[there]) / 1e6
+    return spent_ns
+
+
+def append_latencies_ms(answers: Answers, scheduled_ns: npt.NDArray[np.int64], first_id: int) -> Floats:
+    """The same until the broker wrote the answer down, by the broker's clock: whole milliseconds, rounded down."""
+    firsts = first_answers(answers, first_id, len(scheduled_ns))
+    there = firsts >= 0
+    spent_ms: Floats = answers.appended_ms[firsts[there]] - scheduled_ns[there] / 1e6
+    return spent_ms
+
+
+def rate_per_s(appended_ms: npt.NDArray[np.int64], skip: int) -> float:
+    """Answers a second, from the answer after the first `skip` to the last."""
+    times_ms = np.sort(appended_ms)
+    if len(times_ms) <= skip + 1:
+        return float("nan")
+    span_ms = int(times_ms[-1] - times_ms[skip])
+    return (len(times_ms) - skip - 1) / max(span_ms, 1) * 1000
+
+
+def fit_line(x: Floats, y: Floats) -> Line:
+    """The least-squares line through some points.
+
+    Raises:
+        ValueError: There are fewer than three, or all have the same x.
+    """
+    if len(x) < 3 or np.ptp(x) == 0:
+        raise ValueError(f"{len(x)} points, all in one place or fewer than three, make no line")
+    x_mean, y_mean = x.mean(), y.mean()
+    variance = ((x - x_mean) ** 2).sum()
+    slope = ((x - x_mean) * (y - y_mean)).sum() / variance
+    residuals = y - y_mean - slope * (x - x_mean)
+    error = np.sqrt((residuals**2).sum() / (len(x) - 2) / variance)
+    return Line(float(y_mean - slope * x_mean), float(slope), float(error))

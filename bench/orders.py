@@ -1,0 +1,86 @@
+"""What the processes of a benchmark are told: one JSON argument each."""
+
+import sys
+from typing import Literal, Self
+
+import msgspec
+
+Mode = Literal["thread", "process"]
+
+
+class _Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that travels as a command-line argument."""
+
+    @classmethod
+    def from_arguments(cls) -> Self:
+        """The order that this process was started with."""
+        return msgspec.json.decode(sys.argv[1], type=cls)
+
+    def to_argument(self) -> str:
+        """The order as the one argument of a process."""
+        return msgspec.json.encode(self).decode()
+
+
+class SubjectOrder(_Order, frozen=True, kw_only=True):
+    """Serve a model repository between two topics.
+
+    Attributes:
+        kind: Which program: a key of `bench.subjects.MODULES`.
+        repository: A folder of `NAME/VERSION/model.onnx`.
+        parallelism: Tasks of a Flink job.
+        mode: PyFlink's execution mode.
+        flink_url: A running cluster; None starts a MiniCluster in the subject's own process.
+    """
+
+    kind: str
+    bootstrap_servers: str
+    requests_topic: str
+    responses_topic: str
+    errors_topic: str
+    group_id: str
+    repository: str
+    parallelism: int = 1
+    mode: Mode = "thread"
+    flink_url: str | None = None
+
+
+class LoadOrder(_Order, frozen=True, kw_only=True):
+    """Send requests.
+
+    Attributes:
+        workload_path: What to send, as `bench.workloads.Workload.save` wrote it.
+        first_id: The first request's id; the others count on.
+        rate_per_s: Mean rate of a Poisson process; None sends as fast as the broker takes it.
+        out_path: Where the scheduled and the actual send times go.
+    """
+
+    bootstrap_servers: str
+    topic: str
+    partitions: int
+    workload_path: str
+    first_id: int
+    count: int
+    rate_per_s: float | None
+    seed: int
+    out_path: str
+
+
+class ReadOrder(_Order, frozen=True, kw_only=True):
+    """Collect answers, note when each came, and compare each with a direct run of the model.
+
+    Attributes:
+        start_offsets: Where to start to read, by partition.
+        expected: How many answers to wait for.
+        patience_s: After this long without an answer, no more is waited for.
+        ready_path: Written when the reader has its place in every partition.
+        out_path: Where the answers go, as `bench.answers.Answers.save` writes them.
+    """
+
+    bootstrap_servers: str
+    topic: str
+    start_offsets: tuple[int, ...]
+    expected: int
+    patience_s: float
+    workload_path: str
+    ready_path: str
+    out_path: str

@@ -1,0 +1,38 @@
+"""A peer: a plain worker on kafka-python (with crc32c); what one poll brings runs as one batch of at most 64 rows."""
+
+from pathlib import Path
+from time import monotonic
+
+from kafka import KafkaConsumer, KafkaProducer
+
+from bench.orders import SubjectOrder
+from bench.peers.direct import DirectModels
+
+_MAX_ROWS = 64
+_POLL_MS = 100
+#: As often as our job makes a checkpoint.
+_COMMIT_INTERVAL_S = 10.0
+
+
+def run(order: SubjectOrder) -> None:
+    """Serves until this process is stopped; offsets are committed once the answers are out: at least once."""
+    models = DirectModels(Path(order.repository))
+    consumer = KafkaConsumer(
+        order.requests_topic,
+        bootstrap_servers=order.bootstrap_servers,
+        group_id=order.group_id,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    producer = KafkaProducer(bootstrap_servers=order.bootstrap_servers, linger_ms=0)
+    commit_at = monotonic() + _COMMIT_INTERVAL_S
+    while True:
+        batches = consumer.poll(_POLL_MS, _MAX_ROWS)
+        messages = [record.value for records in batches.values() for record in records]
+        if messages:
+            for key, answer in models.answer_batch(messages):
+                producer.send(order.responses_topic, answer, key)
+        if monotonic() > commit_at:
+            producer.flush()
+            consumer.commit()
+            commit_at = monotonic() + _COMMIT_INTERVAL_S

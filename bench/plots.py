@@ -1,0 +1,127 @@
+"""One figure for each scenario."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bench.measures import Spread
+from bench.results import MemoryRun, Result, Row
+
+_OURS, _PEER = "#0b6e99", "#8a8f98"
+_INK, _FAINT = "#222222", "#d8dadd"
+_PARTS = ("#c9ced6", "#0b6e99", "#e08e45", "#7a9e7e")
+_TARGET = "#b3261e"
+_MARKS = {"p50_ms": "o", "p95_ms": "D", "p99_ms": "s"}
+
+# Text stays text, and the same data makes the same file.
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 10, "text.color": _INK})
+
+
+def draw(result: Result, folder: Path) -> Path | None:
+    """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
+    draws = {"latency": _latency, "throughput": _throughput, "memory": _memory}
+    if not result.rows or result.scenario not in draws:
+        return None
+    figure = draws[result.scenario](result)
+    path = folder / f"{result.scenario}.svg"
+    figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def _latency(result: Result) -> Figure:
+    workloads = list(dict.fromkeys(row.workload for row in result.rows))
+    figure = Figure(figsize=(8, 1.2 + 2.0 * len(workloads)), layout="constrained")
+    panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        rows = [row for row in result.rows if row.workload == workload]
+        for place, row in enumerate(rows):
+            for metric, mark in _MARKS.items():
+                _point(axes, row.metrics[metric], place, mark, _colour(row))
+        limits = {target.metric: target.limit for target in result.targets if target.workload == workload}
+        for metric, limit in limits.items():
+            axes.axvline(limit, color=_TARGET, linewidth=1, linestyle=":")
+            axes.text(limit, -0.62, f" {metric[:3]} target", color=_TARGET, fontsize=8, va="bottom")
+        rate = next(run.rate_per_s for run in result.runs if run.workload == workload and hasattr(run, "rate_per_s"))
+        _name_rows(axes, rows)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(f"{workload}, {rate:g} requests/s", loc="left", fontsize=11)
+    for metric, mark in _MARKS.items():
+        panels[0].plot([], [], mark, color=_INK, label=metric[:3])
+    panels[0].legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    panels[-1].set_xlabel("latency from the scheduled send time, ms (median and range of the rounds)")
+    return figure
+
+
+def _throughput(result: Result) -> Figure:
+    figure = Figure(figsize=(10, 1.3 + 0.5 * len(result.rows)), layout="constrained")
+    rates, costs = figure.subplots(1, 2, sharey=True)
+    for place, row in enumerate(result.rows):
+        rate = row.metrics["rate_per_s"]
+        rates.barh(place, rate.median, color=_colour(row), height=0.6)
+        rates.plot([rate.low, rate.high], [place, place], color=_INK, linewidth=1.5)
+        rates.text(rate.high, place, f"  {rate.median:,.0f}", va="center", fontsize=9)
+    _name_rows(rates, result.rows)
+    rates.set_xlim(0, 1.18 * max(row.metrics["rate_per_s"].high for row in result.rows))
+    rates.set_xlabel("requests/s (median; line: range)")
+    rates.set_title("FFNN, one row a request", loc="left", fontsize=11)
+    parts = sorted({part for row in result.rows for part in row.core_s_per_1000})
+    left = np.zeros(len(result.rows))
+    for number, part in enumerate(parts):
+        widths = np.array([row.core_s_per_1000.get(part, 0.0) * 1000 for row in result.rows])
+        costs.barh(
+            range(len(result.rows)), widths, left=left, height=0.6, color=_PARTS[number % len(_PARTS)], label=part
+        )
+        left += widths
+    costs.set_xlabel("core-milliseconds for 1,000 requests")
+    costs.legend(frameon=False, ncols=len(parts), fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
+    _clean(costs)
+    return figure
+
+
+def _memory(result: Result) -> Figure:
+    runs = [run for run in result.runs if isinstance(run, MemoryRun)]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        colour = _OURS if run.subject.startswith("anabranch") else _PEER
+        thousands = np.array(run.answered) / 1000
+        axes.plot(thousands, run.resident_mb, ".", color=colour, markersize=4)
+        ends = np.array([run.answered[0], run.answered[-1]])
+        axes.plot(ends / 1000, [run.line.at(end / 10_000) for end in ends], color=colour, linewidth=1.5)
+        slope = f"{run.line.slope:+.2f} MB for each 10,000"
+        axes.text(thousands[-1], run.resident_mb[-1], f"{run.subject}\n{slope}", color=colour, ha="right", va="bottom")
+    axes.set_ylim(0, 1.25 * max(run.peak_mb for run in runs))
+    axes.set_xlabel("thousand requests after warm-up")
+    axes.set_ylabel("resident memory of the TaskManager, MB")
+    _clean(axes)
+    return figure
+
+
+def _point(axes: Axes, spread: Spread, place: int, mark: str, colour: str) -> None:
+    axes.plot([spread.low, spread.high], [place, place], color=colour, linewidth=1.5, alpha=0.6)
+    axes.plot(spread.median, place, mark, color=colour, markersize=6)
+    axes.annotate(
+        f"{spread.median:.3g}", (spread.median, place), (0, 7), textcoords="offset points", ha="center", fontsize=8
+    )
+
+
+def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_yticks(range(len(rows)), [row.subject for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    _clean(axes)
+
+
+def _clean(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _colour(row: Row) -> str:
+    return _OURS if row.subject.startswith("anabranch") else _PEER

@@ -1,0 +1,25 @@
+"""This project's job as a subject."""
+
+from bench.orders import SubjectOrder
+from flink_job.config import Config
+from flink_job.job import start
+
+
+def config_of(order: SubjectOrder) -> Config:
+    """The project's defaults, with what the order says."""
+    return Config().replace(
+        kafka={
+            "bootstrap_servers": order.bootstrap_servers,
+            "requests_topic": order.requests_topic,
+            "responses_topic": order.responses_topic,
+            "errors_topic": order.errors_topic,
+            "group_id": order.group_id,
+        },
+        job={"parallelism": order.parallelism, "execution_mode": order.mode},
+        models={"repository": order.repository},
+    )
+
+
+def run(order: SubjectOrder) -> None:
+    """Runs the job until this process is stopped."""
+    start(config_of(order), order.flink_url).wait()

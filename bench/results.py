@@ -1,0 +1,253 @@
+"""What a benchmark writes down: every run as it was seen, what follows from them, and where that was."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import psutil
+
+from bench.measures import Line, Percentiles, Spread, Tally
+from bench.settings import Settings
+from flink_job.installation import connector_jar, find_java
+
+_PACKAGES = ("apache-flink", "onnxruntime", "numpy", "kafka-python", "crc32c", "confluent-kafka", "protobuf", "magika")
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One subject's turn.
+
+    Attributes:
+        core_s_per_1000: Core-seconds for each 1,000 requests, by part.
+        other_cores: Cores that something outside the benchmark kept busy meanwhile.
+    """
+
+    subject: str
+    workload: str
+    repeat: int
+    tally: Tally
+    core_s_per_1000: dict[str, float]
+    other_cores: float
+
+
+class LatencyRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="latency"):
+    """Latency at a fixed rate, by an open-loop schedule.
+
+    Attributes:
+        latency: From the scheduled send time until the reader had the answer.
+        append_latency: Until the broker wrote it down (LogAppendTime, whole milliseconds, rounded down).
+    """
+
+    rate_per_s: float
+    seconds: float
+    latency: Percentiles
+    append_latency: Percentiles
+
+
+class ThroughputRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="throughput"):
+    """Requests that were there before the subject started, answered as fast as it can."""
+
+    warm_up_requests: int
+    rate_per_s: float
+
+
+class MemoryRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="memory"):
+    """A TaskManager's resident memory over many requests.
+
+    Attributes:
+        idle_mb: Before the job was submitted.
+        warm_mb: Mean over the watched requests.
+        peak_mb: The most that was seen in them.
+        answered: Requests answered at each sample, after warm-up.
+        resident_mb: Memory at each sample.
+        line: Memory over requests; its slope is in MB for each 10,000.
+    """
+
+    idle_mb: float
+    warm_mb: float
+    peak_mb: float
+    rate_per_s: float
+    answered: list[int]
+    resident_mb: list[float]
+    line: Line
+
+
+AnyRun = LatencyRun | ThroughputRun | MemoryRun
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What the repeats of one subject and workload come to."""
+
+    subject: str
+    workload: str
+    metrics: dict[str, Spread]
+    core_s_per_1000: dict[str, float]
+    not_answered_right: int
+    other_cores: float
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """A subject beside a peer: of the runs of one round, over all rounds."""
+
+    subject: str
+    peer: str
+    workload: str
+    metric: str
+    ratio: Spread
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A promise, and whether it was kept."""
+
+    workload: str
+    subject: str
+    metric: str
+    value: float
+    relation: Literal["<=", ">="]
+    limit: float
+    met: bool
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """One scenario's file."""
+
+    scenario: str
+    command: str
+    date: str
+    versions: dict[str, str]
+    machine: dict[str, str]
+    settings: Settings
+    method: str
+    targets: list[Target]
+    ratios: list[Ratio]
+    rows: list[Row]
+    limits: dict[str, float]
+    failures: list[str]
+    runs: list[AnyRun]
+
+    def write(self, folder: Path) -> Path:
+        """Writes it as JSON, and returns where."""
+        path = folder / f"{self.scenario}.json"
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+        return path
+
+
+def rows_of(runs: Sequence[AnyRun], metrics: dict[str, list[float]], key: Sequence[tuple[str, str]]) -> list[Row]:
+    """One row for each subject and workload.
+
+    Args:
+        metrics: Values by name, one for each run.
+        key: Subject and workload in the order that the rows shall have.
+    """
+    rows = []
+    for subject, workload in key:
+        where = [index for index, run in enumerate(runs) if (run.subject, run.workload) == (subject, workload)]
+        if not where:
+            continue
+        chosen = [runs[index] for index in where]
+        parts = sorted({part for run in chosen for part in run.core_s_per_1000})
+        rows.append(
+            Row(
+                subject=subject,
+                workload=workload,
+                metrics={name: Spread.of([values[index] for index in where]) for name, values in metrics.items()},
+                core_s_per_1000={
+                    part: Spread.of([run.core_s_per_1000.get(part, 0.0) for run in chosen]).median for part in parts
+                },
+                not_answered_right=sum(run.tally.missing + run.tally.wrong + run.tally.repeated for run in chosen),
+                other_cores=Spread.of([run.other_cores for run in chosen]).median,
+            )
+        )
+    return rows
+
+
+def keys_of(runs: Sequence[AnyRun]) -> list[tuple[str, str]]:
+    """Subjects and workloads in the order of their first runs."""
+    return list(dict.fromkeys((run.subject, run.workload) for run in runs))
+
+
+def ratio_of(
+    runs: Sequence[AnyRun], values: Sequence[float], subject: str, peer: str, workload: str, metric: str
+) -> Ratio | None:
+    """A subject's value over a peer's, round by round; None where one of them is missing."""
+    by_round: dict[tuple[str, int], float] = {
+        (run.subject, run.repeat): value
+        for run, value in zip(runs, values, strict=True)
+        if run.workload == workload and run.subject in (subject, peer)
+    }
+    ratios = [
+        value / by_round[peer, repeat]
+        for (name, repeat), value in by_round.items()
+        if name == subject and by_round.get((peer, repeat))
+    ]
+    if not ratios:
+        return None
+    return Ratio(subject=subject, peer=peer, workload=workload, metric=metric, ratio=Spread.of(ratios))
+
+
+def target_of(row: Row, metric: str, relation: Literal["<=", ">="], limit: float) -> Target:
+    """Whether the median of a row keeps a promise."""
+    value = row.metrics[metric].median
+    met = value <= limit if relation == "<=" else value >= limit
+    return Target(
+        workload=row.workload,
+        subject=row.subject,
+        metric=metric,
+        value=value,
+        relation=relation,
+        limit=limit,
+        met=met and not row.not_answered_right,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that figures can depend on."""
+    java = subprocess.run(
+        [str(find_java() / "bin" / "java"), "-version"], capture_output=True, text=True, check=False
+    ).stderr.splitlines()
+    return {
+        "anabranch": _commit(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "kafka-connector": connector_jar().stem.removeprefix("flink-sql-connector-kafka-"),
+        "java": java[0] if java else "unknown",
+    }
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    try:
+        models = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+    except OSError:
+        models = []
+    return {
+        "cpu": models[0] if models else platform.processor() or "unknown",
+        "cores": str(os.cpu_count()),
+        "memory_gb": f"{psutil.virtual_memory().total / 1e9:.0f}",
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def today() -> str:
+    """The time of writing."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str:
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=10"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return said.stdout.strip() or "unknown"

@@ -1,0 +1,136 @@
+"""Latency at a fixed rate: the feed-forward network at 200 requests/s, Magika on real files at 50."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from anabranch.stack.processes import LocalProcess
+from bench.accounting import core_s_per_1000, other_cores
+from bench.arena import Arena, Stalled, Topics
+from bench.measures import Percentiles, append_latencies_ms, latencies_ms, tally
+from bench.results import AnyRun, LatencyRun, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
+from bench.workloads import Workload
+
+_METRICS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A workload and its rate.
+
+    Attributes:
+        warm_up_rate_per_s: Higher where the model allows it, since a JVM compiles what has run often.
+        p50_limit_ms: What the project promises.
+        p99_limit_ms: What the project promises.
+    """
+
+    workload: Workload
+    rate_per_s: float
+    warm_up_rate_per_s: float
+    p50_limit_ms: float
+    p99_limit_ms: float
+
+
+class Latency:
+    """Every subject in turn, at the same rates, by the same schedules."""
+
+    name = "latency"
+    method = (
+        "Open loop: a generator process sends by a Poisson schedule that is fixed before the run (the same for every "
+        "subject of a round). latency = when a reader process had the answer - scheduled send time; append_latency "
+        "ends at the answer's LogAppendTime instead. All clocks are the machine's wall clock. Each answer is compared "
+        "with a direct run of the model. Median of the rounds, subjects in turn."
+    )
+
+    def __init__(self, settings: Settings, ffnn: Workload, magika: Workload) -> None:
+        self._settings = settings
+        self._offers = (Offer(ffnn, 200, 800, 8, 40), Offer(magika, 50, 60, 20, 60))
+        modes, tasks = settings.modes, settings.latency_tasks
+        self._ours = [anabranch(mode, tasks) for mode in modes]
+        self._naive = [naive_map(mode, tasks) for mode in modes]
+
+    def steps(self) -> Iterator[Step]:
+        """Each round: ours, naive, the confluent-kafka worker."""
+        for repeat in range(self._settings.repeats):
+            for subject in (*_zip(self._ours, self._naive), CONFLUENT):
+                yield Step(f"latency, round {repeat + 1}: {subject.name}", partial(self._run, subject, repeat))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Percentiles beside the peers', and whether ours keep to their limits."""
+        ours = [run for run in runs if isinstance(run, LatencyRun)]
+        metrics = {name: [float(getattr(run.latency, name)) for run in ours] for name in _METRICS}
+        rows = rows_of(ours, metrics, sorted(keys_of(ours), key=lambda key: key[1]))
+        ratios = [
+            ratio_of(ours, metrics[metric], subject.name, peer.name, offer.workload.name, metric)
+            for offer in self._offers
+            for subject, naive in zip(self._ours, self._naive, strict=True)
+            for peer in (naive, CONFLUENT)
+            for metric in ("p50_ms", "p99_ms")
+        ]
+        targets = [
+            target_of(row, metric, "<=", limit)
+            for offer in self._offers
+            for row in rows
+            if row.subject == self._ours[0].name and row.workload == offer.workload.name
+            for metric, limit in (("p50_ms", offer.p50_limit_ms), ("p99_ms", offer.p99_limit_ms))
+        ]
+        return Conclusion(rows, [ratio for ratio in ratios if ratio], targets, {})
+
+    def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[LatencyRun]:
+        topics = arena.topics()
+        with arena.serving(subject, topics) as process:
+            sent = 1
+            arena.send(topics.requests, self._offers[0].workload, sent, 0, None)
+            arena.await_answers(topics.responses, sent, process)
+            runs = []
+            for offer in self._offers:
+                warm_up = round(offer.warm_up_rate_per_s * self._settings.latency_warm_up_seconds)
+                arena.send(topics.requests, offer.workload, warm_up, sent, offer.warm_up_rate_per_s, seed=repeat)
+                sent += warm_up
+                arena.await_answers(topics.responses, sent, process)
+                runs.append(self._offer(offer, arena, topics, process, sent, subject.name, repeat))
+                sent += runs[-1].tally.requests
+        arena.drop(topics.requests, topics.responses, topics.errors)
+        return runs
+
+    def _offer(
+        self,
+        offer: Offer,
+        arena: Arena,
+        topics: Topics,
+        process: LocalProcess,
+        first_id: int,
+        subject: str,
+        repeat: int,
+    ) -> LatencyRun:
+        count = round(offer.rate_per_s * self._settings.latency_seconds)
+        account = arena.account(process)
+        start = arena.end_offsets(topics.responses)
+        with arena.reading(topics.responses, offer.workload, count, start) as reader:
+            before = account.look()
+            scheduled_ns = arena.send(
+                topics.requests, offer.workload, count, first_id, offer.rate_per_s, seed=1_000 + repeat
+            )
+            after = account.look()
+            answers = reader.finish()
+        if not len(answers.ids):
+            raise Stalled(f"none of {count} requests was answered")
+        return LatencyRun(
+            subject=subject,
+            workload=offer.workload.name,
+            repeat=repeat,
+            tally=tally(answers, first_id, count),
+            core_s_per_1000=core_s_per_1000(before, after, count),
+            other_cores=other_cores(before, after),
+            rate_per_s=offer.rate_per_s,
+            seconds=self._settings.latency_seconds,
+            latency=Percentiles.of(latencies_ms(answers, scheduled_ns, first_id)),
+            append_latency=Percentiles.of(append_latencies_ms(answers, scheduled_ns, first_id)),
+        )
+
+
+def _zip(ours: Sequence[Subject], naive: Sequence[Subject]) -> list[Subject]:
+    return [subject for pair in zip(ours, naive, strict=True) for subject in pair]

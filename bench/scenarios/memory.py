@@ -1,0 +1,133 @@
+"""Memory of one TaskManager with every model loaded, over many requests, on a standalone cluster."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from threading import Event, Thread
+from typing import Self
+
+import numpy as np
+
+from anabranch.stack.cluster import Cluster
+from anabranch.stack.processes import LocalProcess
+from bench.accounting import core_s_per_1000, other_cores, resident_mb
+from bench.arena import Arena
+from bench.measures import fit_line, tally
+from bench.results import AnyRun, MemoryRun, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from bench.subjects import Subject, anabranch, naive_map
+from bench.workloads import Workload
+
+_SAMPLE_INTERVAL_S = 1.0
+_SLOPE_LIMIT_MB = 1.0
+_SLOPE = "mb_per_10000_requests"
+
+
+class Memory:
+    """This project and the naive map, each on a new cluster of one TaskManager."""
+
+    name = "memory"
+    method = (
+        "A standalone Flink cluster with one TaskManager; the job serves a repository of both models. Resident memory "
+        "of the TaskManager's process tree, sampled every second while the feed-forward network's requests come in at "
+        "a fixed rate, after a warm-up at full speed. The slope is a least-squares fit."
+    )
+
+    def __init__(self, settings: Settings, ffnn: Workload) -> None:
+        self._settings = settings
+        self._workload = ffnn
+        self._pairs = [(anabranch(mode), naive_map(mode)) for mode in settings.modes]
+
+    def steps(self) -> Iterator[Step]:
+        """One round: memory differs little from run to run, and each takes long."""
+        for subject in (subject for pair in self._pairs for subject in pair):
+            yield Step(f"memory: {subject.name}", partial(self._run, subject))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """How much, and how much more with every request."""
+        ours = [run for run in runs if isinstance(run, MemoryRun)]
+        metrics = {
+            "idle_mb": [run.idle_mb for run in ours],
+            "warm_mb": [run.warm_mb for run in ours],
+            "peak_mb": [run.peak_mb for run in ours],
+            _SLOPE: [run.line.slope for run in ours],
+        }
+        rows = rows_of(ours, metrics, keys_of(ours))
+        ratios = [
+            ratio_of(ours, metrics["warm_mb"], subject.name, naive.name, self._workload.name, "warm_mb")
+            for subject, naive in self._pairs
+        ]
+        names = {subject.name for subject, _ in self._pairs}
+        targets = [target_of(row, _SLOPE, "<=", _SLOPE_LIMIT_MB) for row in rows if row.subject in names]
+        return Conclusion(rows, [ratio for ratio in ratios if ratio], targets, {})
+
+    def _run(self, subject: Subject, arena: Arena) -> list[MemoryRun]:
+        warm_up, count = self._settings.memory_warm_up, self._settings.memory_requests
+        topics = arena.topics()
+        folder = arena.folder / f"cluster-{topics.responses}"
+        with Cluster(folder, task_managers=1, slots=subject.parallelism) as cluster:
+            (task_manager,) = cluster.task_managers.values()
+            idle_mb = resident_mb(task_manager.pid)
+            with arena.serving(subject, topics, cluster.url) as process:
+                account = arena.account(task_manager)
+                arena.send(topics.requests, self._workload, warm_up, 0, None)
+                arena.await_answers(topics.responses, warm_up, process)
+                before = account.look()
+                with Sampler(arena, task_manager, topics.responses, warm_up) as sampler:
+                    arena.send(topics.requests, self._workload, count, warm_up, self._settings.memory_rate_per_s)
+                    arena.await_answers(topics.responses, warm_up + count, process)
+                after = account.look()
+        answers = arena.read(topics.responses, self._workload, warm_up + count)
+        arena.drop(topics.requests, topics.responses, topics.errors)
+        resident = np.array(sampler.resident_mb)
+        return [
+            MemoryRun(
+                subject=subject.name,
+                workload=self._workload.name,
+                repeat=0,
+                tally=tally(answers, 0, warm_up + count),
+                core_s_per_1000=core_s_per_1000(before, after, count),
+                other_cores=other_cores(before, after),
+                idle_mb=round(idle_mb, 1),
+                warm_mb=round(float(resident.mean()), 1),
+                peak_mb=round(float(resident.max()), 1),
+                rate_per_s=self._settings.memory_rate_per_s,
+                answered=sampler.answered,
+                resident_mb=[round(value, 1) for value in sampler.resident_mb],
+                line=fit_line(np.array(sampler.answered) / 10_000, resident),
+            )
+        ]
+
+
+class Sampler:
+    """Notes a process's memory, and the answers so far, every second of a `with` block and at its end."""
+
+    def __init__(self, arena: Arena, process: LocalProcess, topic: str, answered_before: int) -> None:
+        self._arena = arena
+        self._process = process
+        self._topic = topic
+        self._answered_before = answered_before
+        self._stopped = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        self.answered: list[int] = []
+        self.resident_mb: list[float] = []
+
+    def __enter__(self) -> Self:
+        """Starts to note."""
+        self._note()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Notes a last time."""
+        self._stopped.set()
+        self._thread.join()
+        self._note()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_SAMPLE_INTERVAL_S):
+            self._note()
+
+    def _note(self) -> None:
+        self.answered.append(sum(self._arena.end_offsets(self._topic)) - self._answered_before)
+        self.resident_mb.append(resident_mb(self._process.pid))

@@ -1,0 +1,134 @@
+"""Throughput: single-row requests of the feed-forward network that were there before the subject started."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bench.accounting import core_s_per_1000, other_cores
+from bench.arena import Arena
+from bench.measures import Spread, rate_per_s, tally
+from bench.models import FFNN, FFNN_WIDTHS
+from bench.peers.raw_onnx import rows_per_s
+from bench.results import AnyRun, Ratio, Target, ThroughputRun, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from bench.subjects import CONFLUENT, KAFKA_PYTHON, Subject, anabranch, naive_map
+from bench.workloads import Workload
+
+_METRIC = "rate_per_s"
+_RAW_BATCHES = (1, 64)
+_RAW_SECONDS = 2.0
+
+
+class Throughput:
+    """Every subject in turn, on the same records of the same topic."""
+
+    name = "throughput"
+    method = (
+        "All requests are in the topic before the first subject starts, and every subject reads the same records. "
+        "Rate = answers after warm-up / time between their first and last LogAppendTime; no generator runs meanwhile, "
+        "and answers are read and compared with a direct run of the model afterwards. Median of the rounds, subjects "
+        "in turn; ratios are taken round by round."
+    )
+
+    def __init__(self, settings: Settings, ffnn: Workload, repository: Path) -> None:
+        self._settings = settings
+        self._workload = ffnn
+        self._repository = repository
+        self._pairs = [(anabranch(mode, tasks), naive_map(mode, tasks)) for tasks in (1, 2) for mode in settings.modes]
+        self._requests_topic: str | None = None
+        self._limits: dict[str, float] = {}
+
+    def steps(self) -> Iterator[Step]:
+        """The limit; then each round: ours, naive, the workers, ours and naive with two tasks."""
+        yield Step("throughput: ONNX Runtime alone", self._measure_limit)
+        one_task = [subject for pair in self._pairs if pair[0].parallelism == 1 for subject in pair]
+        two_tasks = [subject for pair in self._pairs if pair[0].parallelism == 2 for subject in pair]
+        for repeat in range(self._settings.repeats):
+            for subject in (*one_task, KAFKA_PYTHON, CONFLUENT, *two_tasks):
+                yield Step(f"throughput, round {repeat + 1}: {subject.name}", partial(self._run, subject, repeat))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Rates, and ours over each peer's."""
+        ours = [run for run in runs if isinstance(run, ThroughputRun)]
+        rates = [run.rate_per_s for run in ours]
+        rows = rows_of(ours, {_METRIC: rates}, keys_of(ours))
+        beside_naive = [self._ratio(ours, rates, subject, naive) for subject, naive in self._pairs]
+        beside_workers = [
+            self._ratio(ours, rates, subject, worker)
+            for subject, _ in self._pairs
+            if subject.parallelism == 1
+            for worker in (KAFKA_PYTHON, CONFLUENT)
+        ]
+        speed_up = [
+            self._ratio(ours, rates, two, one)
+            for kind in zip(*self._pairs, strict=True)
+            for one in kind
+            for two in kind
+            if one.mode == two.mode and (one.parallelism, two.parallelism) == (1, 2)
+        ]
+        wrong = {row.subject: row.not_answered_right for row in rows}
+        targets = [
+            Target(
+                workload=ratio.workload,
+                subject=ratio.subject,
+                metric=f"rate / {ratio.peer}",
+                value=ratio.ratio.median,
+                relation=">=",
+                limit=1.0,
+                met=ratio.ratio.median >= 1.0 and not wrong[ratio.subject],
+            )
+            for ratio in beside_naive
+            if ratio
+        ]
+        ratios = [ratio for ratio in (*beside_naive, *beside_workers, *speed_up) if ratio]
+        return Conclusion(rows, ratios, targets, self._limits)
+
+    def _ratio(self, runs: Sequence[AnyRun], rates: list[float], subject: Subject, peer: Subject) -> Ratio | None:
+        return ratio_of(runs, rates, subject.name, peer.name, self._workload.name, _METRIC)
+
+    def _measure_limit(self, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+        model = self._repository / FFNN / "1" / "model.onnx"
+        row = np.random.default_rng(0).random((1, FFNN_WIDTHS[0]), np.float32)
+        for batch in _RAW_BATCHES:
+            rates = [rows_per_s(model, row, batch, _RAW_SECONDS) for _ in range(self._settings.repeats)]
+            name = f"ONNX Runtime alone, 1 thread, batch {batch}: rows/s"
+            self._limits[name] = round(Spread.of(rates).median)
+        return []
+
+    def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[ThroughputRun]:
+        warm_up, total = self._settings.throughput_warm_up, self._total
+        topics = arena.topics(self._preloaded(arena))
+        with arena.serving(subject, topics) as process:
+            account = arena.account(process)
+            first = arena.await_answers(topics.responses, warm_up, process)
+            before = account.look()
+            last = arena.await_answers(topics.responses, total, process)
+            after = account.look()
+        answers = arena.read(topics.responses, self._workload, total)
+        arena.drop(topics.responses, topics.errors)
+        return [
+            ThroughputRun(
+                subject=subject.name,
+                workload=self._workload.name,
+                repeat=repeat,
+                tally=tally(answers, 0, total),
+                core_s_per_1000=core_s_per_1000(before, after, last - first),
+                other_cores=other_cores(before, after),
+                warm_up_requests=warm_up,
+                rate_per_s=round(rate_per_s(answers.appended_ms, warm_up), 1),
+            )
+        ]
+
+    @property
+    def _total(self) -> int:
+        return self._settings.throughput_warm_up + self._settings.throughput_requests
+
+    def _preloaded(self, arena: Arena) -> str:
+        if self._requests_topic is None:
+            topic = arena.topics().requests
+            arena.send(topic, self._workload, self._total, 0, None)
+            self._requests_topic = topic
+        return self._requests_topic

@@ -1,0 +1,118 @@
+"""Results as text: a table on the screen, and the README of the results' folder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from bench.measures import Spread
+from bench.results import Result, Row
+
+_METRIC_NAMES = {
+    "p50_ms": "p50 ms",
+    "p95_ms": "p95 ms",
+    "p99_ms": "p99 ms",
+    "max_ms": "max ms",
+    "rate_per_s": "requests/s",
+    "idle_mb": "idle MB",
+    "warm_mb": "warm MB",
+    "peak_mb": "peak MB",
+    "mb_per_10000_requests": "MB per 10,000 requests",
+}
+
+
+def table_of(result: Result) -> Table:
+    """A scenario's rows for the screen."""
+    header, *lines = _cells(result, with_ranges=False)
+    table = Table(title=result.scenario, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=number < 2)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def verdicts(result: Result) -> Iterator[str]:
+    """Targets, ratios, limits and failures, a line each."""
+    for target in result.targets:
+        verdict = "met" if target.met else "MISSED"
+        limit = f"{target.relation} {target.limit:g}"
+        yield f"{verdict}: {target.workload}, {target.subject}: {target.metric} {target.value:.3g} ({limit})"
+    for ratio in result.ratios:
+        spread = ratio.ratio
+        yield (
+            f"{ratio.workload}, {ratio.metric}: {ratio.subject} / {ratio.peer} = {spread.median:.2f} "
+            f"({spread.low:.2f}-{spread.high:.2f})"
+        )
+    for name, value in result.limits.items():
+        yield f"{name}: {value:,.0f}"
+    for failure in result.failures:
+        yield f"FAILED: {failure}"
+
+
+def write_readme(folder: Path) -> None:
+    """Writes README.md from every result file of a folder, of this run or of earlier ones."""
+    results = [msgspec.json.decode(path.read_bytes(), type=Result) for path in sorted(folder.glob("*.json"))]
+    lines = ["# Results", "", "Made by `make bench`; every figure is in the JSON files, with all repeats.", ""]
+    for result in results:
+        lines += _section(result)
+    (folder / "README.md").write_text("\n".join(lines))
+
+
+def _section(result: Result) -> list[str]:
+    header, *lines = _cells(result, with_ranges=True)
+    machine = f"{result.machine['cpu']}, {result.machine['cores']} cores, {result.machine['memory_gb']} GB"
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    return [
+        f"## {result.scenario.capitalize()}",
+        "",
+        f"![{result.scenario}]({result.scenario}.svg)",
+        "",
+        _markdown(header),
+        _markdown(["---", "---"] + ["---:"] * (len(header) - 2)),
+        *(_markdown(line) for line in lines),
+        "",
+        *(f"- {line}" for line in verdicts(result)),
+        "",
+        result.method,
+        "Columns: core-seconds for each 1,000 requests, by the subject and by the broker; requests of all rounds that "
+        "were not answered once and right; cores that something else on the machine kept busy meanwhile.",
+        "",
+        f"`{result.command}`, {result.date}, {machine}; {versions}.",
+        "",
+    ]
+
+
+def _cells(result: Result, *, with_ranges: bool) -> list[list[str]]:
+    metrics = [name for name in _METRIC_NAMES if result.rows and name in result.rows[0].metrics]
+    header = ["workload", "subject", *(_METRIC_NAMES[name] for name in metrics)]
+    header += ["core-s per 1,000", "broker's", "bad", "other cores"]
+    return [header, *(_line(row, metrics, with_ranges=with_ranges) for row in result.rows)]
+
+
+def _line(row: Row, metrics: Sequence[str], *, with_ranges: bool) -> list[str]:
+    broker = sum(used for part, used in row.core_s_per_1000.items() if part.startswith("broker"))
+    subject = sum(row.core_s_per_1000.values()) - broker
+    return [
+        row.workload,
+        row.subject,
+        *(_spread(row.metrics[name], with_range=with_ranges) for name in metrics),
+        f"{subject:.3f}",
+        f"{broker:.3f}",
+        str(row.not_answered_right),
+        f"{row.other_cores:.2f}",
+    ]
+
+
+def _spread(spread: Spread, *, with_range: bool) -> str:
+    median = _number(spread.median)
+    return f"{median} ({_number(spread.low)}-{_number(spread.high)})" if with_range else median
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def _markdown(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,26 @@
+"""Importing the benchmark starts nothing; and what starts it needs no PyFlink, which only subjects do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+PROBE = """
+import importlib, pkgutil, sys, threading
+import psutil
+import bench
+import bench.__main__
+assert "pyflink" not in sys.modules
+for module in pkgutil.walk_packages(bench.__path__, "bench."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+assert threading.active_count() == 1, threading.enumerate()
+assert not psutil.Process().children()
+assert not psutil.Process().net_connections()
+"""
+
+
+def test_importing_starts_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

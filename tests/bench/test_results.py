@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import plots, tables
+from bench.measures import Line, Percentiles, Spread, Tally
+from bench.results import LatencyRun, MemoryRun, Result, ThroughputRun, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Scenario
+from bench.scenarios.latency import Latency
+from bench.scenarios.memory import Memory
+from bench.scenarios.throughput import Throughput
+from bench.settings import Settings
+from bench.workloads import Workload
+
+CLEAN = Tally(requests=10, answered=10, missing=0, wrong=0, repeated=0, deviation=0.0)
+LOST_ONE = msgspec.structs.replace(CLEAN, answered=9, missing=1)
+COSTS = {"broker java": 0.1, "subject java": 0.3}
+
+
+def throughput_run(subject: str, repeat: int, rate: float, tally: Tally = CLEAN) -> ThroughputRun:
+    return ThroughputRun(
+        subject=subject,
+        workload="tiny",
+        repeat=repeat,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        warm_up_requests=5,
+        rate_per_s=rate,
+    )
+
+
+def latency_run(subject: str, workload: str, p50_ms: float, tally: Tally = CLEAN) -> LatencyRun:
+    percentiles = Percentiles(p50_ms, p50_ms, 2 * p50_ms, 3 * p50_ms, 4 * p50_ms, p50_ms)
+    return LatencyRun(
+        subject=subject,
+        workload=workload,
+        repeat=0,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        rate_per_s=200,
+        seconds=1,
+        latency=percentiles,
+        append_latency=percentiles,
+    )
+
+
+def memory_run(subject: str, slope: float) -> MemoryRun:
+    return MemoryRun(
+        subject=subject,
+        workload="tiny",
+        repeat=0,
+        tally=CLEAN,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        idle_mb=300,
+        warm_mb=700,
+        peak_mb=710,
+        rate_per_s=1000,
+        answered=[0, 5_000, 10_000],
+        resident_mb=[700, 700 + slope / 2, 700 + slope],
+        line=Line(700, slope, 0.1),
+    )
+
+
+def conclude(scenario: Scenario, runs: list[LatencyRun | ThroughputRun | MemoryRun]) -> Result:
+    conclusion = scenario.conclude(runs)
+    return Result(
+        scenario=scenario.name,
+        command="python -m bench",
+        date="2026-01-01T00:00:00+00:00",
+        versions={"python": "3.11"},
+        machine={"cpu": "a", "cores": "2", "memory_gb": "8", "system": "b"},
+        settings=Settings(),
+        method=scenario.method,
+        targets=conclusion.targets,
+        ratios=conclusion.ratios,
+        rows=conclusion.rows,
+        limits=conclusion.limits,
+        failures=[],
+        runs=runs,
+    )
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    runs = [throughput_run("a", 0, 100), throughput_run("b", 0, 50), throughput_run("a", 1, 30)]
+    runs += [throughput_run("b", 1, 30), throughput_run("a", 2, 90)]
+    ratio = ratio_of(runs, [run.rate_per_s for run in runs], "a", "b", "tiny", "rate_per_s")
+    assert ratio is not None
+    assert ratio.ratio == Spread(1.5, 1, 2)
+    assert ratio_of(runs, [run.rate_per_s for run in runs], "a", "c", "tiny", "rate_per_s") is None
+
+
+def test_a_target_is_not_met_by_a_run_that_lost_something() -> None:
+    runs = [latency_run("anabranch", "tiny", 5, LOST_ONE)]
+    (row,) = rows_of(runs, {"p50_ms": [5]}, keys_of(runs))
+    assert row.not_answered_right == 1
+    assert not target_of(row, "p50_ms", "<=", 8).met
+
+
+def test_latency_targets(tiny_workload: Workload) -> None:
+    scenario = Latency(Settings(), tiny_workload, tiny_workload)
+    result = conclude(
+        scenario,
+        [
+            latency_run("anabranch, thread, 1 task", "tiny", 6),
+            latency_run("naive PyFlink map, thread, 1 task", "tiny", 3),
+        ],
+    )
+    found = {(target.metric, target.limit): target.met for target in result.targets}
+    assert found == {
+        ("p50_ms", 8): True,
+        ("p99_ms", 40): True,
+        ("p50_ms", 20): True,
+        ("p99_ms", 60): True,
+    }
+    assert {ratio.ratio.median for ratio in result.ratios} == {2.0}
+
+
+def test_throughput_beside_the_naive_map(tmp_path: Path, tiny_workload: Workload) -> None:
+    result = conclude(
+        Throughput(Settings(), tiny_workload, tmp_path),
+        [
+            throughput_run("anabranch, thread, 1 task", 0, 120),
+            throughput_run("naive PyFlink map, thread, 1 task", 0, 100),
+            throughput_run("confluent-kafka worker", 0, 240),
+        ],
+    )
+    assert [(target.value, target.met) for target in result.targets] == [(1.2, True)]
+    assert {ratio.peer: ratio.ratio.median for ratio in result.ratios} == {
+        "naive PyFlink map, thread, 1 task": 1.2,
+        "confluent-kafka worker": 0.5,
+    }
+
+
+@pytest.mark.parametrize(("slope", "met"), [(0.2, True), (5.0, False)])
+def test_memory_must_not_grow(tiny_workload: Workload, slope: float, met: bool) -> None:
+    result = conclude(Memory(Settings(), tiny_workload), [memory_run("anabranch, thread, 1 task", slope)])
+    assert [target.met for target in result.targets] == [met]
+
+
+def test_a_result_survives_its_file_and_makes_a_readme_and_a_plot(tmp_path: Path, tiny_workload: Workload) -> None:
+    names = ("anabranch, thread, 1 task", "naive PyFlink map, thread, 1 task")
+    results = [
+        conclude(
+            Latency(Settings(), tiny_workload, tiny_workload),
+            [latency_run(name, "tiny", 5) for name in names],
+        ),
+        conclude(Throughput(Settings(), tiny_workload, tmp_path), [throughput_run(name, 0, 9) for name in names]),
+        conclude(Memory(Settings(), tiny_workload), [memory_run(name, 0.3) for name in names]),
+    ]
+    for result in results:
+        path = result.write(tmp_path)
+        assert msgspec.json.decode(path.read_bytes(), type=Result) == result
+        picture = plots.draw(result, tmp_path)
+        assert picture is not None
+        assert "anabranch" in picture.read_text()
+    tables.write_readme(tmp_path)
+    readme = (tmp_path / "README.md").read_text()
+    for name in (*names, "latency.svg", "throughput.svg", "memory.svg", "python -m bench"):
+        assert name in readme
