@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +45,7 @@ def run(
 ) -> None:
     """Serve a model repository: submit the job to the local stack, to another cluster, or run it right here.
 
-    Stays until Ctrl-C, which cancels the job; with --detach, returns when the job serves.
+    Stays until Ctrl-C, which stops the job; with --detach, returns when the job serves.
     """
     console = Console(stderr=True)
     if mini_cluster and (flink_url or detach):
@@ -74,13 +75,27 @@ def run(
             highlight=False,
         )
         if not detach:
-            console.print("Ctrl-C cancels it.")
+            console.print("Ctrl-C stops it, when what it has read is answered; twice, at once.")
             running.wait()
     except (KeyboardInterrupt, SystemExit):
+        _stop(running, console)
+        raise
+
+
+def _stop(running: RunningJob, console: Console) -> None:
+    """Drains the job; at the next Ctrl-C, or if that fails, cancels it."""
+    try:
+        with console.status("Answering what was read; Ctrl-C stops at once"):
+            running.drain(Path(tempfile.mkdtemp(prefix="anabranch-savepoint-")).as_uri())
+        console.print("Stopped; all that was read is answered.")
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - a job that cannot be drained must still end
         with console.status("Cancelling the job"):
             running.cancel()
-        console.print("Cancelled.")
-        raise
+        console.print(f"Cancelled: what waited for its answer is forgotten{_reason(error)}.")
+
+
+def _reason(error: BaseException) -> str:
+    return f" ({str(error).splitlines()[0]})" if str(error) else ""
 
 
 def _configure(

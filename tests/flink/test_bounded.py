@@ -1,5 +1,6 @@
-"""A bounded run (backfill) ends by itself and leaves nothing behind in state."""
+"""What waits is answered at the end: of a bounded input (backfill), and of a job that is drained."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +16,55 @@ from schemas.tensors import Tensor
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
+ROWS = [np.full((1 if n % 100 else 300, 4), n, np.float32) for n in range(501)]
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_bounded_input_is_answered_to_the_last_record(broker: Broker, model_repository: Path, mode: str) -> None:
+
+def waiting_topics(broker: Broker, model_repository: Path, mode: str, *, bounded: bool) -> Topics:
+    """Batches would wait for longer than the test runs: only the end lets them go."""
     config = Config().replace(
-        job={"execution_mode": mode, "parallelism": 2, "bounded": True, "checkpoint_interval_ms": 500},
-        # Batches would wait for longer than the test runs: only the end of the input lets them go.
+        job={"execution_mode": mode, "parallelism": 2, "bounded": bounded, "checkpoint_interval_ms": 500},
+        scheduling={"idle_gap_ms": 3_600_000.0},
         defaults={"batching": Batching(max_delay_ms=3_600_000.0)},
         models={"repository": str(model_repository)},
     )
     topics = Topics(broker, config)
-    rows = [np.full((1 if n % 100 else 300, 4), n, np.float32) for n in range(501)]
     topics.send(
         *(
             codec.encode_request(InferRequest("double", (Tensor.from_array("x", x),), str(n)))
-            for n, x in enumerate(rows)
+            for n, x in enumerate(ROWS)
         )
     )
-    job.start(topics.config).wait()
-    answers = topics.await_answers((str(n) for n in range(len(rows))), timeout_s=10)
-    for n, x in enumerate(rows):
+    return topics
+
+
+def check_answers(topics: Topics) -> None:
+    answers = topics.await_answers((str(n) for n in range(len(ROWS))), timeout_s=10)
+    for n, x in enumerate(ROWS):
         answer = answers[str(n)]
         assert isinstance(answer, InferResponse), answer
         assert np.array_equal(answer.outputs[0].to_array(), 2 * x + 2)
     topics.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_bounded_input_is_answered_to_the_last_record(broker: Broker, model_repository: Path, mode: str) -> None:
+    topics = waiting_topics(broker, model_repository, mode, bounded=True)
+    job.start(topics.config).wait()
+    check_answers(topics)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_drained_job_answers_what_it_has_read(
+    broker: Broker, model_repository: Path, tmp_path: Path, mode: str
+) -> None:
+    topics = waiting_topics(broker, model_repository, mode, bounded=False)
+    running = job.start(topics.config)
+    end = time.monotonic() + 60
+    while len(topics.answers) < 400:  # full batches leave; the last ones wait
+        assert time.monotonic() < end, f"{len(topics.answers)} answers"
+        topics.read_answers()
+    while topics.read_answers(timeout_ms=2000):
+        pass
+    assert len(topics.answers) < len(ROWS), "nothing waits, so there is nothing to drain"
+    running.drain(tmp_path.as_uri())
+    check_answers(topics)

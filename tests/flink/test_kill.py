@@ -32,6 +32,7 @@ def rows_of(number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return number + np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
