@@ -91,7 +91,7 @@ class MissingInput(RequestError):
 
 
 class UnknownOutput(RequestError):
-    """A requested output that the model does not have."""
+    """A requested output that the model does not have, or the same output twice."""
 
     code = "unknown_output"
 

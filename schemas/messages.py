@@ -1,7 +1,7 @@
 """What a person sends and gets: the protocol's request and answer, free of their form on the wire."""
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import IntEnum
 from typing import TypeAlias
 
 import msgspec
@@ -11,7 +11,7 @@ from schemas.tensors import Tensor
 Parameter: TypeAlias = bool | int | float | str
 
 
-class Form(Enum):
+class Form(IntEnum):
     """How a message was written; the answer is written alike."""
 
     PROTOBUF = 0

@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.errors import UnknownModel, UnknownVersion
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -88,6 +90,20 @@ class Catalog:
 
     models: dict[str, dict[str, ModelSpec]]
 
-    def newest(self, name: str) -> ModelSpec:
-        """The newest version of a model that is served."""
-        return next(reversed(self.models[name].values()))
+    def find(self, name: str, version: str) -> ModelSpec:
+        """A model that is served; an empty name stands for the only one, an empty version for the newest.
+
+        Raises:
+            UnknownModel: No model of that name is served.
+            UnknownVersion: The model is, but not in that version.
+        """
+        if not name and len(self.models) == 1:
+            [name] = self.models
+        versions = self.models.get(name)
+        if not versions:
+            raise UnknownModel(f"no model {name!r} is served; there is {', '.join(sorted(self.models)) or 'none'}")
+        model = versions.get(version) if version else next(reversed(versions.values()))
+        if model is None:
+            served = ", ".join(sorted(versions))
+            raise UnknownVersion(f"model {name!r} is not served in version {version!r}; there is {served}")
+        return model

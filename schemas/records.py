@@ -194,7 +194,7 @@ class Record(msgspec.Struct, frozen=True):
         source = self.source
         header = _HEADER.pack(
             self.kind,
-            self.form.value,
+            self.form,
             self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN,
             padding,
             head_size + padding + end,

@@ -24,9 +24,7 @@ from schemas.errors import (
     NonFiniteInput,
     RequestTooLarge,
     UnknownInput,
-    UnknownModel,
     UnknownOutput,
-    UnknownVersion,
     UnreadableRequest,
     WrongDatatype,
     WrongShape,
@@ -49,7 +47,10 @@ from schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offset
 STAGE = "admit"
 MAX_ID_SIZE_BYTES = 1024
 _MAX_PRIORITY = 2**31 - 1
+_MAX_DEADLINE_MS = 2**63 - 1
 _REMEMBERED_HEADS = 1024
+#: Heads are a few dozen bytes; one with megabytes of fields that nobody knows is not worth its memory.
+_MAX_REMEMBERED_SIZE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class _AdmittedHead:
     shapes: tuple[tuple[int, ...], ...]
     rows: int
     priority: int
-    timeout_ms: float | None
+    timeout_ms: int | None
     partial_allowed: bool
     explain: bool
 
@@ -90,28 +91,31 @@ class Admission:
             source: The record's place and timestamp.
             now_ms: Unix time.
         """
+        if message is None:
+            return self._reject(b"", source, UnreadableRequest("the record has no value (a tombstone)"))
         try:
-            if message is None:
-                raise UnreadableRequest("the record has no value (a tombstone)")
-            if len(message) > self._max_message_bytes:
-                raise RequestTooLarge(
-                    f"the request has {len(message)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
-                )
             return self._admit(message, source, now_ms)
         except AnabranchError as error:
-            return self._reject(message or b"", source, error)
-        except Exception as error:  # a defect of ours must not kill the job
-            return self._reject(message or b"", source, InternalError(f"{type(error).__name__}: {error}"))
+            return self._reject(message, source, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+            return self._reject(message, source, InternalError(f"{type(error).__name__}: {error}"))
 
     def _admit(self, message: bytes, source: Source, now_ms: float) -> bytes:
-        if codec.is_json(message):
-            return self._admit_read(codec.decode_request(message), message, source, now_ms)
-        envelope = protobuf_wire.open_envelope(message)
-        if not envelope.raw:
+        if len(message) > self._max_message_bytes:
+            raise RequestTooLarge(
+                f"the request has {len(message)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
+            )
+        try:
+            envelope = protobuf_wire.open_envelope(message)
+        except UnreadableRequest:
+            envelope = None  # perhaps it is JSON
+        if envelope is None or not envelope.raw:
             return self._admit_read(codec.decode_request(message), message, source, now_ms)
         head = self._heads.get(envelope.head)
         if head is None:
-            request = protobuf_wire.read_request(envelope)
+            request = codec.decode_request(message)
+            if request.form is not Form.PROTOBUF:
+                return self._admit_read(request, message, source, now_ms)
             head = self._check(request)
             self._remember(envelope.head, head)
             request_id = request.id
@@ -139,13 +143,22 @@ class Admission:
         tensors: tuple[Buffer, ...],
         now_ms: float,
     ) -> Record:
-        for spec, shape, size_bytes, data in zip(head.model.inputs, head.shapes, head.sizes, tensors, strict=True):
-            _check_data(spec, shape, size_bytes, data, head.model.require_finite)
+        if head.sizes != tuple(map(len, tensors)):
+            for spec, shape, size_bytes, data in zip(head.model.inputs, head.shapes, head.sizes, tensors, strict=True):
+                _check_size(spec, shape, size_bytes, data)
+        if head.model.require_finite:
+            for spec, shape, data in zip(head.model.inputs, head.shapes, tensors, strict=True):
+                _check_finite(spec, shape, data)
         if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
             raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
+        if head.rows > len(message):
+            # Rows without elements take no bytes: a short message could ask for billions of them.
+            raise WrongShape(f"{head.rows} rows in a message of {len(message)} bytes")
         deadline_ms = NO_DEADLINE_MS
         if head.timeout_ms is not None:
-            deadline_ms = source.timestamp_ms + max(1, round(head.timeout_ms))
+            # A record without a timestamp (-1) starts to wait now.
+            start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
+            deadline_ms = min(start_ms + head.timeout_ms, _MAX_DEADLINE_MS)
             if deadline_ms <= now_ms:
                 raise DeadlineExceeded(f"the deadline passed {now_ms - deadline_ms:.0f} ms before the request was read")
         return Record(
@@ -164,19 +177,18 @@ class Admission:
         )
 
     def _remember(self, key: bytes, head: _AdmittedHead) -> None:
+        if len(key) > _MAX_REMEMBERED_SIZE_BYTES:
+            return
         self._heads[key] = head
         if len(self._heads) > _REMEMBERED_HEADS:
             self._heads.popitem(last=False)
 
     def _check(self, request: InferRequest) -> _AdmittedHead:
-        model = self._find_model(request.model_name, request.model_version)
+        model = self._catalog.find(request.model_name, request.model_version)
         order = _match_inputs(model, request.inputs)
         inputs = [request.inputs[position] for position in order]
         rows = _count_rows(model, inputs)
-        known_outputs = {output.name for output in model.outputs}
-        for name in request.outputs:
-            if name not in known_outputs:
-                raise UnknownOutput(f"model {model.name!r} has no output {name!r}; there is {_names(known_outputs)}")
+        _check_outputs(model, request.outputs)
         signature = Signature(
             model_name=model.name,
             model_version=model.version,
@@ -198,19 +210,6 @@ class Admission:
             partial_allowed=_flag(request.parameters, "partial"),
             explain=_flag(request.parameters, "explain"),
         )
-
-    def _find_model(self, name: str, version: str) -> ModelSpec:
-        models = self._catalog.models
-        if not name and len(models) == 1:
-            name = next(iter(models))
-        versions = models.get(name)
-        if versions is None:
-            raise UnknownModel(f"no model {name!r} is served; there is {_names(models)}")
-        if not version:
-            return self._catalog.newest(name)
-        if version not in versions:
-            raise UnknownVersion(f"model {name!r} is not served in version {version!r}; there is {_names(versions)}")
-        return versions[version]
 
     def _reject(self, message: bytes, source: Source, error: AnabranchError) -> bytes:
         request_id, form = ("", Form.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
@@ -244,6 +243,15 @@ def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ..
     return tuple(positions[spec.name] for spec in model.inputs)
 
 
+def _check_outputs(model: ModelSpec, wanted: tuple[str, ...]) -> None:
+    known = {spec.name for spec in model.outputs}
+    for name in wanted:
+        if name not in known:
+            raise UnknownOutput(f"model {model.name!r} has no output {name!r}; there is {_names(known)}")
+    if len(set(wanted)) != len(wanted):
+        raise UnknownOutput("an output is asked for twice")
+
+
 def _count_rows(model: ModelSpec, inputs: list[Tensor]) -> int:
     for spec, tensor in zip(model.inputs, inputs, strict=True):
         if tensor.datatype != spec.datatype:
@@ -270,9 +278,7 @@ def _check_axes(model: ModelSpec, spec: TensorSpec, shape: tuple[int, ...]) -> N
             raise WrongShape(f"input {spec.name!r} has shape {list(shape)}; the model takes {_shape(spec)}")
 
 
-def _check_data(
-    spec: TensorSpec, shape: tuple[int, ...], size_bytes: int | None, data: Buffer, require_finite: bool
-) -> None:
+def _check_size(spec: TensorSpec, shape: tuple[int, ...], size_bytes: int | None, data: Buffer) -> None:
     if size_bytes is None:
         count = 1
         for axis in shape:
@@ -283,7 +289,10 @@ def _check_data(
             raise WrongSize(f"input {spec.name!r}: {error.message}") from None
     elif len(data) != size_bytes:
         raise WrongSize(f"input {spec.name!r} has {len(data)} bytes; {spec.datatype} {list(shape)} takes {size_bytes}")
-    if require_finite and spec.datatype in FLOATS and not np.isfinite(array_from_raw(spec.datatype, shape, data)).all():
+
+
+def _check_finite(spec: TensorSpec, shape: tuple[int, ...], data: Buffer) -> None:
+    if spec.datatype in FLOATS and not np.isfinite(array_from_raw(spec.datatype, shape, data)).all():
         raise NonFiniteInput(f"input {spec.name!r} holds NaN or infinity, which the model's configuration refuses")
 
 
@@ -294,13 +303,13 @@ def _priority(parameters: Mapping[str, Parameter]) -> int:
     return priority
 
 
-def _timeout_ms(parameters: Mapping[str, Parameter]) -> float | None:
+def _timeout_ms(parameters: Mapping[str, Parameter]) -> int | None:
     timeout_us = parameters.get("timeout")
     if timeout_us is None or timeout_us == 0:
         return None
     if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
         raise InvalidParameter(f"timeout is {timeout_us!r}; it is a positive integer in microseconds")
-    return timeout_us / 1000
+    return -(-timeout_us // 1000)
 
 
 def _flag(parameters: Mapping[str, Parameter], name: str) -> bool:

@@ -6,13 +6,10 @@ from typing import NamedTuple
 from operators.core.merging import format_ranges
 from schemas import codec
 from schemas.dead_letters import encode_letter
-from schemas.errors import ResponseTooLarge, UnreadableRequest
+from schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
 from schemas.messages import ErrorResponse, InferResponse, Parameter
-from schemas.records import Failure, Record, decode_signature
-from schemas.tensors import Tensor
-
-#: base64 needs 4 bytes for 3; the rest of a letter is small.
-LETTER_OVERHEAD_BYTES = 64 * 1024
+from schemas.records import Failure, Kind, Record, Source, decode_signature
+from schemas.tensors import Buffer, Tensor
 
 
 class Answer(NamedTuple):
@@ -65,10 +62,14 @@ class Answering:
         if failure is not None:
             parameters |= _partial_parameters(missing, failure)
         response = InferResponse(signature.model_name, signature.model_version, request.id, outputs, parameters)
-        value = codec.encode_response(response, request.form)
-        if len(value) > self._max_message_bytes:
-            message = f"the answer has {len(value)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
-            return self.fail(request, Failure(ResponseTooLarge.code, message, "infer"))
+        try:
+            value = codec.encode_response(response, request.form)
+            if len(value) > self._max_message_bytes:
+                message = f"the answer has {len(value)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
+                raise ResponseTooLarge(message)
+        except AnabranchError as error:
+            stage = "aggregate" if request.kind is Kind.OPENING else "infer"
+            return self.fail(request, Failure(error.code, error.message, stage))
         answers: list[Answer | Letter] = [Answer(request.id.encode(), value)]
         if failure is not None:
             answers.append(self._letter(request, self._named(request, failure)))
@@ -83,14 +84,20 @@ class Answering:
         response = ErrorResponse(request.id, named.code, named.message, named.model_name, named.model_version)
         return [Answer(request.id.encode(), codec.encode_response(response, request.form)), letter]
 
+    def bury(self, unknown: Buffer, failure: Failure) -> Letter:
+        """The dead letter of bytes that were to be a record of ours and are none, so that nobody can be answered."""
+        return self._write("", Source(-1, -1, -1), failure, unknown)
+
     def _letter(self, request: Record, failure: Failure) -> Letter:
-        original = request.original if len(request.original) <= self._max_message_bytes else None
-        letter = encode_letter(self._requests_topic, request.source, request.id, failure, original)
-        return Letter(request.id.encode(), letter)
+        return self._write(request.id, request.source, failure, request.original)
+
+    def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> Letter:
+        fitting = original if len(original) <= self._max_message_bytes else None
+        return Letter(request_id.encode(), encode_letter(self._requests_topic, source, request_id, failure, fitting))
 
     def _named(self, request: Record, failure: Failure) -> Failure:
-        if failure.model_name or failure.stage == "admit":
-            return failure  # what admit refuses has no signature to name a model
+        if failure.model_name or request.kind is Kind.REJECTION:
+            return failure  # its signature is the failure itself
         signature = decode_signature(request.signature)
         return Failure(failure.code, failure.message, failure.stage, signature.model_name, signature.model_version)
 

@@ -43,14 +43,18 @@ class Departure:
         units: Batches to run, in this order.
         expired: Requests whose deadline has passed: to be answered, not run.
         kept: Whether the request that came in now waits in the lane.
+        drained: Whether requests that waited before are among those that leave.
     """
 
     units: list[list[Waiting]] = field(default_factory=list)
     expired: list[Waiting] = field(default_factory=list)
     kept: bool = False
+    drained: bool = False
 
 
 _KEPT = Departure(kept=True)
+#: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would not fit into one record.
+MAX_UNIT_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -60,6 +64,12 @@ class _Group:
     leaves_at_ms: float
     requests: list[Waiting] = field(default_factory=list)
     rows: int = 0
+    size_bytes: int = 0
+
+    def add(self, request: Waiting) -> None:
+        self.requests.append(request)
+        self.rows += request.rows
+        self.size_bytes += len(request.encoded)
 
 
 class Lane:
@@ -75,26 +85,24 @@ class Lane:
         self._idle_gap_ms = idle_gap_ms
         self._groups: dict[bytes, _Group] = {}
 
-    def on_request(self, request: Waiting, now_ms: float, idle_ms: float) -> Departure:
+    def on_request(self, request: Waiting, batching: Batching, now_ms: float, idle_ms: float) -> Departure:
         """Takes a request in.
 
         Args:
-            request: At most `max_rows` rows; what is larger is split before.
+            batching: The one of its signature's model.
             now_ms: Unix time.
             idle_ms: For how long the task had nothing to do before this request.
         """
         if request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= now_ms:
             return Departure(expired=[request])
-        batching = self._batching_of(request.signature)
         group = self._groups.get(request.signature)
         if group is None:
             full = request.rows >= batching.max_rows or batching.max_delay_ms <= 0
             if full or (not self._groups and idle_ms >= self._idle_gap_ms):
                 return Departure(units=[[request]])
             group = self._groups[request.signature] = _Group(leaves_at_ms=now_ms + batching.max_delay_ms)
-        group.requests.append(request)
-        group.rows += request.rows
-        if group.rows < batching.max_rows:
+        group.add(request)
+        if group.rows < batching.max_rows and group.size_bytes < MAX_UNIT_BYTES:
             return _KEPT
         del self._groups[request.signature]
         return _depart([group], self._batching_of, now_ms)
@@ -122,13 +130,11 @@ class Lane:
         """Puts the requests of a snapshot back; all of them are due at once, for they have waited through a failure."""
         self._groups.clear()
         for request in requests:
-            group = self._groups.setdefault(request.signature, _Group(leaves_at_ms=now_ms))
-            group.requests.append(request)
-            group.rows += request.rows
+            self._groups.setdefault(request.signature, _Group(leaves_at_ms=now_ms)).add(request)
 
 
 def _depart(groups: list[_Group], batching_of: Callable[[bytes], Batching], now_ms: float) -> Departure:
-    departure = Departure()
+    departure = Departure(drained=bool(groups))
     for group in groups:
         alive: list[Waiting] = []
         for request in group.requests:
@@ -143,13 +149,14 @@ def _depart(groups: list[_Group], batching_of: Callable[[bytes], Batching], now_
 
 def _fill(requests: list[Waiting], max_rows: int) -> list[list[Waiting]]:
     units: list[list[Waiting]] = []
-    rows = max_rows
+    rows = size_bytes = 0
     for request in requests:
-        if rows + request.rows > max_rows:
+        if not units or rows + request.rows > max_rows or size_bytes + len(request.encoded) > MAX_UNIT_BYTES:
             units.append([])
-            rows = 0
+            rows = size_bytes = 0
         units[-1].append(request)
         rows += request.rows
+        size_bytes += len(request.encoded)
     return units
 
 

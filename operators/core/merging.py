@@ -1,5 +1,6 @@
 """Merges rows: the outputs of parts of one request, in order, each row once."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -36,6 +37,24 @@ def merge_rows(parts: Sequence[Rows]) -> tuple[Tensor, ...]:
         shape = (sum(t.shape[0] for t in tensors), *first.shape[1:])
         merged.append(Tensor(first.name, first.datatype, shape, b"".join([t.data for t in tensors])))
     return tuple(merged)
+
+
+def overlaps(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> bool:
+    """Whether sorted, disjoint (first row, rows) have rows in common with another."""
+    after = bisect_left(ranges, (first_row + rows, 0))
+    return after > 0 and sum(ranges[after - 1]) > first_row
+
+
+def insert(ranges: list[tuple[int, int]], first_row: int, rows: int) -> None:
+    """Adds rows to sorted, disjoint ranges, of which neighbours become one."""
+    at = bisect_left(ranges, (first_row, 0))
+    start, stop = first_row, first_row + rows
+    low, high = at, at
+    if at > 0 and sum(ranges[at - 1]) == start:
+        low, start = at - 1, ranges[at - 1][0]
+    if at < len(ranges) and ranges[at][0] == stop:
+        high, stop = at + 1, sum(ranges[at])
+    ranges[low:high] = [(start, stop - start)]
 
 
 def missing_ranges(covered: Iterable[tuple[int, int]], total_rows: int) -> list[tuple[int, int]]:

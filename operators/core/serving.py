@@ -5,6 +5,9 @@ UNIT      --> one batch ----------------> an answer for each request (an error +
 SHARD     --> chained task: passes it on to the exchange
           --> exchange task: one batch -> PARTIAL and FAILURE to the request's window
 OPENING   ------------------------------> the request's window
+
+Nothing here raises: a defect of ours, or a model that an upgrade took out of the catalog while its requests waited, is
+the answer to the requests concerned, and to no other.
 """
 
 from collections.abc import Callable
@@ -14,9 +17,9 @@ from msgspec.structs import replace
 
 from operators.backends.base import Session
 from operators.core.answering import Answer, Answering, Letter
-from operators.core.inference import Outcome, run_unit
+from operators.core.inference import Bad, Outcome, run_unit
 from operators.core.merging import merge_rows, missing_ranges
-from schemas.errors import DeadlineExceeded, InferenceFailed
+from schemas.errors import AnabranchError, DeadlineExceeded, InferenceFailed, InternalError
 from schemas.model import Catalog, ModelSpec
 from schemas.records import (
     NO_DEADLINE_MS,
@@ -73,7 +76,13 @@ class Serving:
         self._task = task
 
     def on_record(self, encoded: bytes, now_ms: float) -> list[Output]:
-        """What the chained task makes of a record from the shard operator."""
+        """What the chained task makes of a record from the shard operator; never raises."""
+        try:
+            return self._serve(encoded, now_ms)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+            return self._answer_for_defect(encoded, error)
+
+    def _serve(self, encoded: bytes, now_ms: float) -> list[Output]:
         kind = kind_of(encoded)
         if kind is Kind.UNIT:
             return self._serve_unit(decode_unit(encoded), now_ms)
@@ -85,10 +94,22 @@ class Serving:
         return list(self._answering.fail(record, decode_failure(record.signature)))
 
     def on_shard(self, encoded: bytes, now_ms: float) -> list[Part]:
-        """What an exchange task makes of a SHARD; nothing if its deadline has passed, for its window answers then."""
-        shard = Record.decode(encoded)
+        """What an exchange task makes of a SHARD; never raises.
+
+        Nothing if its deadline has passed, or where it is no record of ours: its window answers when its time is over.
+        """
+        try:
+            shard = Record.decode(encoded)
+        except Exception:  # noqa: BLE001 - no record, whatever else it is
+            return []
         if _expired(shard, now_ms):
             return []
+        try:
+            return self._run_shard(shard)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+            return [_failed(shard, 0, shard.rows, _failure_of(error))]
+
+    def _run_shard(self, shard: Record) -> list[Part]:
         [outcome] = self._run([shard])
         key = window_key(shard)
         signature = decode_signature(shard.signature)
@@ -105,16 +126,9 @@ class Serving:
             )
             parts.append(Part(key, partial.encode()))
         for bad in outcome.bad:
-            failure = Failure(InferenceFailed.code, bad.message, STAGE, signature.model_name, signature.model_version)
-            failed = replace(
-                shard,
-                kind=Kind.FAILURE,
-                signature=encode_signature(failure),
-                first_row=shard.first_row + bad.first_row,
-                rows=bad.rows,
-                tensors=(),
-            )
-            parts.append(Part(key, failed.encode()))
+            message = _at_rows(shard.first_row + bad.first_row, bad)
+            failure = Failure(InferenceFailed.code, message, STAGE, signature.model_name, signature.model_version)
+            parts.append(_failed(shard, bad.first_row, bad.rows, failure))
         return parts
 
     def _serve_unit(self, requests: list[Record], now_ms: float) -> list[Output]:
@@ -126,22 +140,35 @@ class Serving:
                 outputs += self._answering.fail(request, failure)
             else:
                 alive.append(request)
-        if alive:
-            for request, outcome in zip(alive, self._run(alive), strict=True):
+        return outputs + self._answer_all(alive) if alive else outputs
+
+    def _answer_all(self, requests: list[Record]) -> list[Output]:
+        try:
+            outputs: list[Output] = []
+            for request, outcome in zip(requests, self._run(requests), strict=True):
                 outputs += self._answer(request, outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is, only who is concerned may hear of it
+            if len(requests) == 1:
+                return list(self._answering.fail(requests[0], _failure_of(error)))
+            return [output for request in requests for output in self._answer_all([request])]
         return outputs
+
+    def _answer_for_defect(self, encoded: bytes, error: Exception) -> list[Output]:
+        try:
+            return list(self._answering.fail(Record.decode(encoded), _failure_of(error)))
+        except Exception:  # noqa: BLE001 - no record of ours: nobody to answer, but nothing may be lost
+            return [self._answering.bury(encoded, _failure_of(error))]
 
     def _run(self, records: list[Record]) -> list[Outcome]:
         signature = decode_signature(records[0].signature)
-        model = self._catalog.models[signature.model_name][signature.model_version]
+        model = self._catalog.find(signature.model_name, signature.model_version)
         return run_unit(records, model, self._session_of(model))
 
     def _answer(self, request: Record, outcome: Outcome) -> list[Answer | Letter]:
         if not outcome.bad:
             return self._merge(request, outcome, None)
         bad = outcome.bad[0]
-        rows = f"row {bad.first_row}" if bad.rows == 1 else f"rows {bad.first_row} to {bad.first_row + bad.rows - 1}"
-        failure = Failure(InferenceFailed.code, f"{rows}: {bad.message}", STAGE)
+        failure = Failure(InferenceFailed.code, _at_rows(bad.first_row, bad), STAGE)
         if request.partial_allowed and outcome.good:
             return self._merge(request, outcome, failure)
         return self._answering.fail(request, failure)
@@ -155,6 +182,24 @@ class Serving:
             return self._answering.serve(request, merged)
         missing = missing_ranges(((part.first_row, part.rows) for part in outcome.good), request.rows)
         return self._answering.serve(request, merged, missing=missing, failure=failure)
+
+
+def _failure_of(error: Exception) -> Failure:
+    if isinstance(error, AnabranchError):
+        return Failure(error.code, error.message, STAGE)
+    return Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE)
+
+
+def _at_rows(first_row: int, bad: Bad) -> str:
+    rows = f"row {first_row}" if bad.rows == 1 else f"rows {first_row} to {first_row + bad.rows - 1}"
+    return f"{rows}: {bad.message}"
+
+
+def _failed(shard: Record, first_row: int, rows: int, failure: Failure) -> Part:
+    signature = encode_signature(failure)
+    first_row += shard.first_row
+    failed = replace(shard, kind=Kind.FAILURE, signature=signature, first_row=first_row, rows=rows, tensors=())
+    return Part(window_key(shard), failed.encode())
 
 
 def _expired(record: Record, now_ms: float) -> bool:

@@ -1,7 +1,8 @@
 """Turns the requests of one task into units of work: splits the big, lets the small share a batch.
 
 A request of more rows than `shard_rows` leaves at once, as an OPENING for its window and one SHARD after the other for
-the exchange. Everything else goes through the task's `Lane`.
+the exchange. Everything else goes through the task's `Lane`. What cannot be judged here, because an upgrade
+took its model out of the catalog while it waited, goes on by itself: the inference task answers for it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from operators.core.batching import Departure, Lane, Waiting
 from operators.core.splitting import opening, shards
-from schemas.errors import DeadlineExceeded
+from schemas.errors import AnabranchError, DeadlineExceeded, InternalError
 from schemas.model import Batching, Catalog, ModelSpec
 from schemas.records import (
     Failure,
@@ -21,11 +22,14 @@ from schemas.records import (
     decode_signature,
     encode_signature,
     encode_unit,
-    kind_of,
     peek,
 )
 
 STAGE = "shard"
+#: Shards of small rows grow rather than become more: a window costs per shard.
+MAX_SHARDS = 1024
+_MAX_POLICIES = 4096
+_REQUEST = int(Kind.REQUEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Emission:
 
 
 _KEPT = Emission((), kept=True)
+_NO_MODEL = (Batching(), False)
 
 
 class Sharding:
@@ -61,31 +66,32 @@ class Sharding:
         self._policies: dict[bytes, tuple[Batching, bool]] = {}
 
     def on_record(self, encoded: bytes, now_ms: float, idle_ms: float) -> Emission:
-        """Takes a REQUEST or REJECTION in.
+        """Takes a REQUEST or REJECTION in; never raises.
 
         Args:
             idle_ms: For how long the task had nothing to do before it.
         """
-        if kind_of(encoded) is not Kind.REQUEST:
-            return Emission([encoded])
-        head = peek(encoded)
-        batching, batchable = self._policy_of(head.signature)
-        if batchable and head.rows > batching.shard_rows:
-            return Emission(self._split(Record.decode(encoded), batching.shard_rows, now_ms))
-        if not batchable or head.rows >= batching.max_rows:
-            return Emission([encode_unit([encoded])])
-        departure = self._lane.on_request(self._waiting(encoded, head), now_ms, idle_ms)
-        if departure.kept:
-            return _KEPT
-        return self._emission(departure, drained=departure.units != [])
+        try:
+            if encoded[0] != _REQUEST:
+                return Emission([encoded])
+            head = peek(encoded)
+            batching, batchable = self._policy_of(head.signature)
+            if batchable and head.rows > batching.shard_rows:
+                return Emission(self._split(Record.decode(encoded), batching.shard_rows, now_ms))
+            if not batchable or head.rows >= batching.max_rows:
+                return Emission([encode_unit([encoded])])
+            departure = self._lane.on_request(self._waiting(encoded, head), batching, now_ms, idle_ms)
+            return _KEPT if departure.kept else _emission(departure)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+            return Emission([_refuse(encoded, error)])
 
     def on_timer(self, now_ms: float) -> Emission:
         """Lets the batches go whose delay is over."""
-        return self._emission(self._lane.on_timer(now_ms), drained=True)
+        return _emission(self._lane.on_timer(now_ms))
 
     def flush(self, now_ms: float) -> Emission:
         """Lets everything go."""
-        return self._emission(self._lane.flush(now_ms), drained=True)
+        return _emission(self._lane.flush(now_ms))
 
     def next_deadline(self) -> float | None:
         """When `on_timer` is due; None while nothing waits."""
@@ -104,13 +110,9 @@ class Sharding:
             return [_expire(request)]
         # A shard of a model with a fixed batch size holds whole batches.
         fixed_rows = self._model_of(request.signature).fixed_rows or 1
-        rows = max(fixed_rows, shard_rows - shard_rows % fixed_rows)
+        rows = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-request.rows // MAX_SHARDS))
+        rows += -rows % fixed_rows
         return [opening(request).encode(), *(shard.encode() for shard in shards(request, rows))]
-
-    def _emission(self, departure: Departure, *, drained: bool) -> Emission:
-        records = [_expire(Record.decode(request.encoded)) for request in departure.expired]
-        records += [encode_unit([request.encoded for request in unit]) for unit in departure.units]
-        return Emission(records, drained=drained)
 
     def _waiting(self, encoded: bytes, head: Head) -> Waiting:
         return Waiting(encoded, head.signature, head.rows, head.priority or self._default_priority, head.deadline_ms)
@@ -121,15 +123,35 @@ class Sharding:
     def _policy_of(self, signature: bytes) -> tuple[Batching, bool]:
         policy = self._policies.get(signature)
         if policy is None:
-            model = self._model_of(signature)
-            policy = self._policies[signature] = (model.batching, model.batchable)
-            if len(self._policies) > 4096:  # dynamic shapes make endlessly many signatures
+            if len(self._policies) >= _MAX_POLICIES:  # dynamic shapes make endlessly many signatures
                 self._policies.clear()
+            try:
+                model = self._model_of(signature)
+                policy = (model.batching, model.batchable)
+            except AnabranchError:
+                policy = _NO_MODEL
+            self._policies[signature] = policy
         return policy
 
     def _model_of(self, signature: bytes) -> ModelSpec:
         decoded = decode_signature(signature)
-        return self._catalog.models[decoded.model_name][decoded.model_version]
+        return self._catalog.find(decoded.model_name, decoded.model_version)
+
+
+def _emission(departure: Departure) -> Emission:
+    records = [_expire(Record.decode(request.encoded)) for request in departure.expired]
+    records += [encode_unit([request.encoded for request in unit]) for unit in departure.units]
+    return Emission(records, drained=departure.drained)
+
+
+def _refuse(encoded: bytes, error: Exception) -> bytes:
+    failure = Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE)
+    try:
+        return replace(
+            Record.decode(encoded), kind=Kind.REJECTION, signature=encode_signature(failure), tensors=()
+        ).encode()
+    except Exception:  # noqa: BLE001 - no record of ours: the inference task puts it into a dead letter
+        return encoded
 
 
 def _expire(request: Record) -> bytes:

@@ -4,7 +4,10 @@
     partial ----+--> window of one request --------+--> rows failed: an error, or the rest where the request allows it
     failure ----+    (duplicates change nothing)   +--> deadline: likewise
 
-A closed window is remembered for a while, so that what comes late, or again after a replay, changes nothing.
+The window itself is small, for it is written to state at every step; the records that the answer is made of are kept
+by the caller. Of rows that come twice the first outcome counts: a shard that ran twice (a replay) may have failed on
+other rows, and then its parts overlap. A closed window is remembered for a while, so that what comes late, or again
+after a replay, changes nothing.
 """
 
 from collections.abc import Sequence
@@ -13,8 +16,8 @@ from dataclasses import dataclass
 import msgspec
 
 from operators.core.answering import Answer, Answering, Letter
-from operators.core.merging import Rows, format_ranges, merge_rows, missing_ranges
-from schemas.errors import DeadlineExceeded, IncompleteAnswer, InferenceFailed
+from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps
+from schemas.errors import DeadlineExceeded, IncompleteAnswer, InferenceFailed, InternalError
 from schemas.records import (
     NO_DEADLINE_MS,
     Failure,
@@ -29,12 +32,16 @@ STAGE = "aggregate"
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
-    opening: bytes
-    received: list[tuple[int, int]]
-    failed: list[tuple[int, int]]
-    failure: Failure | None
-    closes_at_ms: float
-    closed: bool
+    """What a window knows; `total_rows` is 0 until its opening has come."""
+
+    closes_at_ms: float = 0.0
+    closed: bool = False
+    total_rows: int = 0
+    deadline_ms: int = NO_DEADLINE_MS
+    partial_allowed: bool = False
+    received: list[tuple[int, int]] = []
+    failed: list[tuple[int, int]] = []
+    failure: Failure | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -43,28 +50,21 @@ _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """A window closes: what its answer is made of.
+    """A window closes: what its answer is made of, beside the records that were kept.
 
     Attributes:
-        opening: The request, with its original.
         missing: Row ranges that are not there, (first, last) both included.
         failure: Why; None for a complete answer.
+        is_answerable: Whether the rows that are there become the answer, rather than the failure.
     """
 
-    opening: Record
     missing: list[tuple[int, int]]
     failure: Failure | None
-
-    @property
-    def is_answerable(self) -> bool:
-        """Whether the rows that are there become the answer, rather than the failure."""
-        return self.failure is None or (
-            self.opening.partial_allowed and sum(b - a + 1 for a, b in self.missing) < self.opening.total_rows
-        )
+    is_answerable: bool
 
 
 class Window:
-    """What is known of one split request; the partials themselves are kept by the caller.
+    """What is known of one split request.
 
     Args:
         window_timeout_ms: How long a request without a deadline may wait for its last shard.
@@ -74,7 +74,7 @@ class Window:
     def __init__(self, window_timeout_ms: float, remember_ms: float) -> None:
         self._window_timeout_ms = window_timeout_ms
         self._remember_ms = remember_ms
-        self._state = _Snapshot(b"", [], [], None, 0.0, False)
+        self._state = _Snapshot()
 
     @property
     def is_closed(self) -> bool:
@@ -85,7 +85,7 @@ class Window:
         """Takes an OPENING, PARTIAL or FAILURE in, in any order and any number of times.
 
         Returns:
-            Whether the record is a partial to keep for the merge; and the closing, if it closes the window.
+            Whether the record is to be kept for `answer_of`; and the closing, if it closes the window.
         """
         state = self._state
         if state.closed:
@@ -93,46 +93,49 @@ class Window:
         if not state.closes_at_ms:
             state.closes_at_ms = now_ms + self._window_timeout_ms
         record = Record.decode(encoded)
-        keep = False
         if record.kind is Kind.OPENING:
-            if not state.opening:
-                state.opening = encoded
-                if record.deadline_ms != NO_DEADLINE_MS:
-                    state.closes_at_ms = record.deadline_ms
-        else:
-            rows = (record.first_row, record.rows)
-            if rows in state.received or rows in state.failed:
+            if state.total_rows:
                 return False, None
-            if record.kind is Kind.PARTIAL:
-                state.received.append(rows)
-                keep = True
-            else:
-                state.failed.append(rows)
-                state.failure = state.failure or decode_failure(record.signature)
-        return keep, self._close_if_done(now_ms)
+            state.total_rows = record.total_rows
+            state.partial_allowed = record.partial_allowed
+            state.deadline_ms = record.deadline_ms
+            if record.deadline_ms != NO_DEADLINE_MS:
+                state.closes_at_ms = record.deadline_ms
+            return True, self._close_if_done(now_ms)
+        rows = (record.first_row, record.rows)
+        if overlaps(state.received, *rows) or overlaps(state.failed, *rows):
+            return False, None
+        if record.kind is Kind.PARTIAL:
+            insert(state.received, *rows)
+            return True, self._close_if_done(now_ms)
+        insert(state.failed, *rows)
+        state.failure = state.failure or decode_failure(record.signature)
+        return False, self._close_if_done(now_ms)
 
     def on_timer(self, now_ms: float) -> Closing | None:
         """Closes a window whose time is over."""
         state = self._state
-        if state.closed or not state.opening or now_ms < state.closes_at_ms:
+        if state.closed or not state.total_rows or now_ms < state.closes_at_ms:
             return None
-        opening = Record.decode(state.opening)
-        missing = missing_ranges(state.received, opening.total_rows)
-        named = f"rows {format_ranges(missing)} of {opening.total_rows} are missing"
-        if opening.deadline_ms != NO_DEADLINE_MS:
+        missing = missing_ranges(state.received, state.total_rows)
+        named = f"rows {format_ranges(missing)} of {state.total_rows} are missing"
+        if state.deadline_ms != NO_DEADLINE_MS:
             failure = Failure(DeadlineExceeded.code, f"the deadline passed; {named}", STAGE)
         else:
             waited = f"the window closed after {self._window_timeout_ms:.0f} ms"
             failure = Failure(IncompleteAnswer.code, f"{waited}; {named}", STAGE)
-        return self._close(Closing(opening, missing, state.failure or failure), now_ms)
+        return self._close(state.failure or failure, now_ms)
 
     def next_deadline(self) -> float:
         """When `on_timer` is due: the closing of an open window, the end of a closed one's memory."""
         return self._state.closes_at_ms
 
     def is_forgotten(self, now_ms: float) -> bool:
-        """Whether a closed window may be dropped."""
-        return self._state.closed and now_ms >= self._state.closes_at_ms
+        """Whether the window may be dropped: it was closed long ago, or its opening never came.
+
+        The latter is what a part makes that comes after a closed window was forgotten.
+        """
+        return (self._state.closed or not self._state.total_rows) and now_ms >= self._state.closes_at_ms
 
     def snapshot(self) -> bytes:
         """The window as bytes."""
@@ -144,47 +147,48 @@ class Window:
 
     def _close_if_done(self, now_ms: float) -> Closing | None:
         state = self._state
-        if not state.opening:
+        if not state.total_rows:
             return None  # the opening is on its way, and only it knows whom to answer
-        opening = Record.decode(state.opening)
-        if state.failed and not opening.partial_allowed:
-            missing = missing_ranges(state.received, opening.total_rows)
-            return self._close(Closing(opening, missing, state.failure), now_ms)
-        if missing_ranges(state.received + state.failed, opening.total_rows):
+        heard = sum(rows for _, rows in state.received) + sum(rows for _, rows in state.failed)
+        if heard < state.total_rows and (not state.failed or state.partial_allowed):
             return None
-        missing = missing_ranges(state.received, opening.total_rows)
-        return self._close(Closing(opening, missing, state.failure), now_ms)
+        return self._close(state.failure, now_ms)
 
-    def _close(self, closing: Closing, now_ms: float) -> Closing:
-        self._state = _Snapshot(b"", [], [], None, now_ms + self._remember_ms, True)
-        return closing
+    def _close(self, failure: Failure | None, now_ms: float) -> Closing:
+        state = self._state
+        missing = missing_ranges(state.received, state.total_rows)
+        is_answerable = failure is None or (state.partial_allowed and bool(state.received))
+        self._state = _Snapshot(now_ms + self._remember_ms, closed=True)
+        return Closing(missing, failure, is_answerable)
 
 
-def answer_of(closing: Closing, partials: Sequence[bytes], answering: Answering) -> list[Answer | Letter]:
-    """What a closed window says to the outside.
+def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> list[Answer | Letter]:
+    """What a closed window says to the outside; never raises for what a model put out.
 
     Args:
-        partials: The PARTIAL records that the window had the caller keep.
+        kept: The records that the window had the caller keep.
     """
+    records = [Record.decode(encoded) for encoded in kept]
+    opening = next(record for record in records if record.kind is Kind.OPENING)
     if not closing.is_answerable and closing.failure is not None:
-        return answering.fail(closing.opening, closing.failure)
-    parts = [_rows_of(encoded) for encoded in partials]
+        return answering.fail(opening, closing.failure)
     try:
-        outputs = merge_rows([rows for _, rows in parts])
+        parts = [_rows_of(record) for record in records if record.kind is Kind.PARTIAL]
+        return answering.serve(
+            opening,
+            merge_rows([rows for _, rows in parts]),
+            missing=closing.missing,
+            failure=closing.failure,
+            shards=len(parts),
+            tasks=len({task for task, _ in parts}),
+        )
     except ValueError as error:
-        return answering.fail(closing.opening, Failure(InferenceFailed.code, str(error), STAGE))
-    return answering.serve(
-        closing.opening,
-        outputs,
-        missing=closing.missing,
-        failure=closing.failure,
-        shards=len(parts),
-        tasks=len({task for task, _ in parts}),
-    )
+        return answering.fail(opening, Failure(InferenceFailed.code, str(error), STAGE))
+    except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+        return answering.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
 
 
-def _rows_of(encoded: bytes) -> tuple[int, Rows]:
-    record = Record.decode(encoded)
+def _rows_of(record: Record) -> tuple[int, Rows]:
     signature = decode_output_signature(record.signature)
     outputs = tuple(
         Tensor(spec.name, spec.datatype, (record.rows, *spec.shape), data)

@@ -1,0 +1,220 @@
+"""Admission: what is valid becomes a REQUEST, whatever else there is becomes one REJECTION with its code."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.core.admission import MAX_ID_SIZE_BYTES, Admission
+from schemas import codec
+from schemas.messages import Form, InferRequest
+from schemas.model import Catalog, ModelSpec, TensorSpec
+from schemas.records import NO_DEADLINE_MS, Kind, Record, Source, decode_failure, decode_signature
+from schemas.tensors import Tensor
+from tests.core.bad_requests import BAD, T, X, encoded, json
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, request, tensors_of
+
+
+def admission(served: Catalog | None = None) -> Admission:
+    return Admission(served or catalog(), MAX_MESSAGE_BYTES)
+
+
+def admit(message: bytes | None, source: Source = SOURCE, now_ms: float = NOW_MS, **options: Any) -> Record:
+    return Record.decode(admission(catalog(**options)).admit(message, source, now_ms))
+
+
+def code_of(record: Record) -> str:
+    return decode_failure(record.signature).code if record.kind is Kind.REJECTION else "admitted"
+
+
+# ---- what is valid -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_a_valid_request_becomes_a_record_with_its_tensors_in_the_model_s_order(form: Form) -> None:
+    message = codec.encode_request(InferRequest("rows", (T, X), "a", form=form))
+    record = admit(message)
+    signature = decode_signature(record.signature)
+    assert (record.kind, record.id, record.form, record.rows, record.total_rows) == (Kind.REQUEST, "a", form, 2, 2)
+    assert [spec.name for spec in signature.inputs] == ["x", "t"]
+    assert record.tensors == (X.data, T.data)
+    assert record.original == message
+
+
+def test_a_protobuf_request_is_not_copied_to_describe_its_tensors() -> None:
+    message = request(values=[float(n) for n in range(1000)])
+    assert len(admission().admit(message, SOURCE, NOW_MS)) < len(message) + 200
+
+
+def test_all_outputs_are_the_default_and_any_order_may_be_asked_for() -> None:
+    assert decode_signature(admit(encoded()).signature).outputs == ("y", "label")
+    assert decode_signature(admit(encoded(outputs=("label", "y"))).signature).outputs == ("label", "y")
+    assert decode_signature(admit(encoded(outputs=("label",))).signature).outputs == ("label",)
+
+
+@pytest.mark.parametrize(("version", "served"), [("", "10"), ("1", "1"), ("2", "2"), ("10", "10")])
+def test_the_newest_version_is_the_default(version: str, served: str) -> None:
+    assert decode_signature(admit(encoded(model_version=version)).signature).model_version == served
+
+
+def test_the_only_model_and_the_only_input_need_no_name() -> None:
+    [x] = tensors_of("whole", [1.0, 2.0, 3.0])
+    nameless = codec.encode_request(InferRequest("", (Tensor("", x.datatype, x.shape, x.data),)))
+    record = admit(nameless, without=["rows", "pairs"])
+    assert decode_signature(record.signature).model_name == "whole"
+    assert decode_signature(record.signature).inputs[0].name == "x"
+    assert code_of(admit(nameless)) == "unknown_model"  # of several models none is meant
+
+
+def test_a_model_without_batch_axis_takes_any_shape_as_one_row() -> None:
+    for size in (0, 1, 7):
+        record = admit(request("whole", [1.0] * size))
+        assert (record.rows, decode_signature(record.signature).inputs[0].shape) == (1, (size,))
+
+
+def test_a_model_with_a_fixed_batch_takes_whole_batches() -> None:
+    assert admit(request("pairs", [1.0] * 6)).rows == 6
+    assert code_of(admit(request("pairs", [1.0] * 5))) == "wrong_shape"
+
+
+def test_nan_passes_unless_the_model_refuses_it() -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        message = request("whole", [1.0, value])
+        assert code_of(admit(message)) == "admitted"
+        assert code_of(admit(message, require_finite=True)) == "non_finite_input"
+        assert code_of(admit(request("rows", [1.0, 5e-324]), require_finite=True)) == "admitted"
+
+
+def test_scheduling_parameters_travel_with_the_request() -> None:
+    record = admit(
+        encoded(parameters={"priority": 3, "timeout": 2_000, "partial": True, "explain": True, "other": "x"})
+    )
+    assert (record.priority, record.deadline_ms) == (3, SOURCE.timestamp_ms + 2)
+    assert (record.partial_allowed, record.explain) == (True, True)
+    plain = admit(encoded())
+    assert (plain.priority, plain.deadline_ms) == (0, NO_DEADLINE_MS)
+    assert (plain.partial_allowed, plain.explain) == (False, False)
+    assert admit(encoded(parameters={"timeout": 0})).deadline_ms == NO_DEADLINE_MS
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ms", "timeout_us", "deadline_ms"),
+    [
+        (int(NOW_MS), 1, int(NOW_MS) + 1),  # never earlier than it says
+        (int(NOW_MS), 1_001, int(NOW_MS) + 2),
+        (int(NOW_MS) - 5, 10_000, int(NOW_MS) + 5),  # from the record's timestamp, not from when it was read
+        (int(NOW_MS) + 60_000, 1_000, int(NOW_MS) + 60_001),  # a sender's clock that is ahead
+        (-1, 3_000, int(NOW_MS) + 3),  # a record without a timestamp
+        (2**63 - 1, 1_000_000, 2**63 - 1),
+        (int(NOW_MS), 2**63 - 1, int(NOW_MS) + -(-(2**63 - 1) // 1000)),
+    ],
+)
+def test_the_deadline_counts_from_the_record_s_timestamp(timestamp_ms: int, timeout_us: int, deadline_ms: int) -> None:
+    record = admit(encoded(parameters={"timeout": timeout_us}), Source(0, 0, timestamp_ms))
+    assert (record.kind, record.deadline_ms) == (Kind.REQUEST, deadline_ms)
+
+
+@pytest.mark.parametrize("timeout_us", [1, 5_000, 4_999_999])
+def test_a_request_that_comes_after_its_deadline_is_refused(timeout_us: int) -> None:
+    message = encoded(parameters={"timeout": timeout_us})
+    assert code_of(admit(message, Source(0, 0, int(NOW_MS) - 5_000))) == "deadline_exceeded"
+
+
+# ---- what is not ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_becomes_one_rejection_with_its_code_and_its_id(kind: str) -> None:
+    message, code = BAD[kind]
+    source = Source(3, 4, 5)
+    record = admit(message, source)
+    failure = decode_failure(record.signature)
+    assert (record.kind, failure.code, failure.stage) == (Kind.REJECTION, code, "admit"), failure.message
+    assert record.id == ("" if code == "unreadable" else "a")
+    assert record.original == (message or b"")
+    assert record.source == source
+    assert 5 < len(failure.message) <= 2000
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_refused_alike_once_its_sender_is_known(kind: str) -> None:
+    message, code = BAD[kind]
+    same = admission()
+    for good in (encoded(), request("whole"), request("pairs", [1.0, 2.0])):
+        same.admit(good, SOURCE, NOW_MS)
+    for _ in range(2):
+        assert code_of(Record.decode(same.admit(message, SOURCE, NOW_MS))) == code
+    assert code_of(Record.decode(same.admit(encoded(), SOURCE, NOW_MS))) == "admitted"
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_an_id_may_have_a_kilobyte_and_no_more(form: Form) -> None:
+    for size, code in ((MAX_ID_SIZE_BYTES, "admitted"), (MAX_ID_SIZE_BYTES + 1, "malformed_request"), (70_000,) * 2):
+        record = admit(request(request_id="i" * int(size), form=form))
+        assert code_of(record) == (code if isinstance(code, str) else "malformed_request")
+        assert len(record.id) in (size, 0)
+    assert code_of(admit(request(request_id="é" * 513, form=form))) == "malformed_request"
+
+
+@pytest.mark.parametrize("digits", [20, 400])
+def test_a_timeout_beyond_all_time_is_no_deadline_that_overflows(digits: int) -> None:
+    x = '"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]'
+    assert admit(json(f'{x}, "parameters": {{"timeout": {"9" * digits}}}')).deadline_ms == min(
+        int(NOW_MS) + -(-int("9" * digits) // 1000), 2**63 - 1
+    )
+
+
+def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> None:
+    x, y = TensorSpec("x", "FP32", (None, None)), TensorSpec("y", "FP32", (None,))
+    served = Catalog({"flat": {"1": ModelSpec("flat", "1", "", "", (x,), (y,))}})
+    for rows, code in ((3, "admitted"), (2**31, "wrong_shape"), (2**33, "wrong_shape")):
+        empty = Tensor.from_array("x", np.zeros((1, 0), np.float32))
+        message = codec.encode_request(InferRequest("flat", (Tensor("x", "FP32", (rows, 0), empty.data),)))
+        assert code_of(Record.decode(admission(served).admit(message, SOURCE, NOW_MS))) == code
+
+
+# ---- remembered heads ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["rows", "pairs", "whole", "nobody"]),
+            st.lists(st.floats(width=32), max_size=4),
+            st.sampled_from(["", "a", "ü"]),
+            st.sampled_from([{}, {"priority": 1}, {"timeout": 1}, {"priority": -1}, {"partial": True}]),
+            st.sampled_from([Form.PROTOBUF, Form.JSON]),
+            st.integers(0, 3),
+        ),
+        max_size=8,
+    )
+)
+def test_what_is_remembered_gives_the_same_bytes_as_what_is_checked_afresh(sent: list[Any]) -> None:
+    remembering = admission()
+    for model, values, request_id, parameters, form, damage in sent:
+        message = bytearray(request(model, values, request_id=request_id, parameters=parameters, form=form))
+        if damage:
+            del message[-damage:]
+        for now_ms in (NOW_MS, NOW_MS + 5):
+            fresh = admission().admit(bytes(message), SOURCE, now_ms)
+            assert remembering.admit(bytes(message), SOURCE, now_ms) == fresh
+
+
+def test_memory_of_heads_is_bounded_in_number_and_in_bytes() -> None:
+    same = admission()
+    for number in range(3000):
+        same.admit(encoded(parameters={"trace": f"{number}"}), SOURCE, NOW_MS)
+    for number in range(20):
+        same.admit(encoded(parameters={"trace": f"{number}" + "x" * 100_000}), SOURCE, NOW_MS)
+    assert len(same._heads) <= 1024
+    assert sum(map(len, same._heads)) < 1024 * 4096
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=200), st.integers(-(2**62), 2**62))
+def test_any_bytes_become_one_record(message: bytes, timestamp_ms: int) -> None:
+    assert admit(message, Source(0, 0, timestamp_ms)).kind in {Kind.REQUEST, Kind.REJECTION}
