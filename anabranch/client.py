@@ -205,8 +205,8 @@ class Client:
             ClientClosed: The client is closed.
         """
         if timeout_s is None:
-            # An answer that says the deadline has passed is worth waiting for.
-            timeout_s = max(self._timeout_s, (deadline_ms or 0) / 1000 + 1)
+            # An answer that says that the deadline has passed is worth waiting for.
+            timeout_s = self._timeout_s if deadline_ms is None else max(self._timeout_s, deadline_ms / 1000 + 1)
         request_id = f"{self._id_prefix}-{next(self._id_count):x}"
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
         message = _encode(

@@ -1,5 +1,6 @@
 """What the answers must be: the same model on the same input, run directly; and what Magika itself says."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,13 +37,18 @@ def compute(files: list[ModelFile], large: Array, on_row: Callable[[int], object
         large: The large request's rows, int32 [rows, TOKENS].
         on_row: Called with the number of rows done, from two threads.
     """
-    with ThreadPoolExecutor(2, "reference") as threads:
-        labels = threads.submit(_magika_labels, files, on_row)
-        # Of one row the model's layer normalisation sums in another order than of several (ONNX Runtime picks another
-        # kernel), which changes some scores in the third decimal. So each is compared with a run of its own kind.
-        scores = run_directly([file.tokens[np.newaxis] for file in files], on_row)
-        large_scores = run_directly([large[start : start + 32] for start in range(0, len(large), 32)], on_row)
-        return References(scores, large_scores, labels.result())
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1, "reference") as thread:
+        try:
+            labels = thread.submit(_magika_labels, files, on_row, stopped)
+            # Of one row the model's layer normalisation sums in another order than of several (ONNX Runtime takes
+            # another kernel), which changes some scores in the third decimal: each is compared with its own kind.
+            scores = run_directly([file.tokens[np.newaxis] for file in files], on_row)
+            large_scores = run_directly([large[start : start + 32] for start in range(0, len(large), 32)], on_row)
+            return References(scores, large_scores, labels.result())
+        except BaseException:
+            stopped.set()  # the thread would be waited for
+            raise
 
 
 def run_directly(batches: list[Array], on_row: Callable[[int], object]) -> Array:
@@ -61,12 +67,14 @@ def differing_rows(answers: Array, reference: Array) -> Array:
     return rows
 
 
-def _magika_labels(files: list[ModelFile], on_row: Callable[[int], object]) -> list[str]:
+def _magika_labels(files: list[ModelFile], on_row: Callable[[int], object], stopped: threading.Event) -> list[str]:
     # Its own session would take every core, and the direct run needs one.
     session = open_session(model_path())
     detector = Detector(lambda tokens: session.run([OUTPUT_NAME], {INPUT_NAME: tokens})[0])
     labels = []
     for file in files:
+        if stopped.is_set():
+            break
         labels.append(_label(detector, file.path))
         on_row(1)
     return labels

@@ -2,6 +2,7 @@
 
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ _PACED_S = 6.0
 _FIRST_ANSWER_TIMEOUT_S = 120.0
 _LARGE_TIMEOUT_S = 120.0
 _ERRORS_TIMEOUT_S = 30.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Advance = Callable[[int], object]
 
@@ -107,9 +109,11 @@ class Demo:
         self._say(f"Starting a Kafka broker and a Flink cluster of {self._tasks} TaskManagers: {job.flink_url}")
         files = self._read(found)
         job.await_ready()
+        self._say("Submitting the job")
         job.submit()
         with Client.for_job(job.config) as client:
             workload.wait_until_served(client, files.model[0].tokens[np.newaxis], _FIRST_ANSWER_TIMEOUT_S)
+        self._say(f"The job answers: one inference task in each of {self._tasks} processes")
         return files
 
     def _read(self, found: Found) -> _Sorted:
@@ -246,24 +250,32 @@ def _left_out(found: Found) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Makes a request to end, and the end of the terminal, what Ctrl-C is: an exception, so that all is cleaned up."""
+    """Makes a request to end, and the end of the terminal, what Ctrl-C is: an exception, so that all is cleaned up.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    Once one has come, the next are ignored until the process ends: they would interrupt the cleaning up.
+    """
+
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature
+        interrupted.set()
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not interrupted.is_set():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Lets a second Ctrl-C not stop the cleaning up."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    """Lets no signal stop the cleaning up."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield
     finally:

@@ -1,0 +1,91 @@
+import time
+
+import numpy as np
+import pytest
+
+from anabranch.client import Client
+from anabranch.demo import reference, workload
+from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME, TOKENS
+from anabranch.demo.reference import TOLERANCE
+from schemas.errors import AnabranchError
+from schemas.messages import ErrorResponse, InferRequest, InferResponse
+from schemas.tensors import Array, Tensor
+from tests.anabranch.conftest import Answer, FakeJob
+
+
+def scores_of(tokens: Array) -> Array:
+    """Stands for the model: other scores for other tokens."""
+    return np.repeat(tokens[:, :1].astype(np.float32) / 7, LABELS, axis=1)
+
+
+def serve(request: InferRequest) -> list[Answer]:
+    (tensor,) = request.inputs
+    assert (request.model_name, tensor.name) == (MODEL_NAME, INPUT_NAME)
+    tokens = tensor.to_array()
+    if tokens[0, 0] == 13:
+        return [ErrorResponse(request.id, "inference_failed", "unlucky")]
+    parameters = {"shards": 64, "tasks": 2} if request.parameters.get("explain") else {}
+    output = Tensor.from_array(OUTPUT_NAME, scores_of(tokens))
+    return [InferResponse(MODEL_NAME, "1", request.id, (output,), parameters)]
+
+
+@pytest.fixture
+def client(job: FakeJob) -> Client:
+    job.answer = serve
+    return Client(
+        job.bootstrap_servers, requests_topic=job.requests_topic, responses_topic=job.responses_topic, timeout_s=20
+    )
+
+
+def numbered(count: int, first: int = 100) -> Array:
+    return np.repeat(np.arange(first, first + count, dtype=np.int32)[:, np.newaxis], TOKENS, axis=1)
+
+
+def test_streaming(client: Client) -> None:
+    tokens = numbered(50)
+    tokens[20] = 13
+    done: list[int] = []
+    with client:
+        answers = workload.stream(client, tokens, 8, lambda: done.append(1))
+    assert len(done) == 50
+    assert list(answers.failures) == [20]
+    assert answers.answered == 49
+    assert reference.differing_rows(answers.scores, scores_of(tokens)).tolist() == [20]
+    assert 0 < answers.per_second < 49 / answers.elapsed_s * 1.01
+    p50_ms, p99_ms = answers.latency_ms(50, 99)
+    assert 0 < p50_ms <= p99_ms < 20_000
+
+
+def test_a_steady_pace(client: Client) -> None:
+    tokens = numbered(30)
+    with client:
+        workload.wait_until_served(client, tokens[:1], 20)
+        start_s = time.monotonic()
+        answers = workload.pace(client, tokens, 60, lambda: None)
+        took_s = time.monotonic() - start_s
+    assert took_s >= 29 / 60
+    assert not answers.failures
+    assert reference.differing_rows(answers.scores, scores_of(tokens)).size == 0
+    assert np.isfinite(answers.latencies_ms).all()
+
+
+def test_one_large_request(client: Client) -> None:
+    tokens = numbered(1_024)
+    with client:
+        large = workload.ask_large(client, tokens, 20)
+    assert (large.shards, large.tasks) == (64, 2)
+    np.testing.assert_array_equal(large.scores, scores_of(tokens))
+
+
+def test_a_large_request_that_fails(client: Client) -> None:
+    with client, pytest.raises(AnabranchError, match="unlucky"):
+        workload.ask_large(client, numbered(2, first=13), 20)
+
+
+def test_what_differs() -> None:
+    right = np.linspace(0, 1, 4 * LABELS, dtype=np.float32).reshape(4, LABELS)
+    got = right.copy()
+    got[1, 5] += 0.5 * TOLERANCE
+    got[2, 7] += 2 * TOLERANCE
+    got[3, 0] = np.nan
+    assert reference.differing_rows(got, right).tolist() == [2, 3]

@@ -1,0 +1,139 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from anabranch.cli import app
+from schemas.messages import ErrorResponse, InferRequest, InferResponse
+from schemas.tensors import Tensor
+from tests.anabranch.conftest import Answer, FakeJob
+
+
+@pytest.fixture
+def config(job: FakeJob, tmp_path: Path) -> Path:
+    path = tmp_path / "anabranch.toml"
+    path.write_text(
+        f'[kafka]\nbootstrap_servers = "{job.bootstrap_servers}"\n'
+        f'requests_topic = "{job.requests_topic}"\nresponses_topic = "{job.responses_topic}"\n'
+    )
+    return path
+
+
+def infer(*arguments: str | Path) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["infer", *map(str, arguments)])
+
+
+def test_files_in_table_out(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(8, dtype=np.float32).reshape(2, 4) / 3)
+    np.save(tmp_path / "y.npy", np.array(["an", "anabranch"]))
+    options = ["--version", "3", "--priority", "1", "--deadline-ms", "5000", "--output", "x", "--output", "y:0"]
+    result = infer(
+        "m", "--input", f"x={tmp_path / 'x.npy'}", "--input", f"y:0={tmp_path / 'y.npy'}", "--config", config, *options
+    )
+    assert result.exit_code == 0, result.output
+    for expected in ("FP32", "[2, 4]", "0, 0.33333, 0.66667", ", …", "BYTES", "an, anabranch", "m, version 3: ", " ms"):
+        assert expected in result.stdout
+    request = job.requests()[-1]
+    assert dict(request.parameters) == {"priority": 1, "timeout": 5_000_000}
+    assert request.outputs == ("x", "y:0")
+
+
+def test_one_file_needs_no_name(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    folder = tmp_path / "a=b"
+    folder.mkdir()
+    np.save(folder / "x.npy", np.zeros((1, 2), np.int64))
+    result = infer("m", "--input", folder / "x.npy", "--config", config)
+    assert result.exit_code == 0, result.output
+    assert [tensor.name for tensor in job.requests()[-1].inputs] == [""]
+
+
+def test_json_in_json_out(config: Path) -> None:
+    request = {
+        "inputs": [{"name": "x", "datatype": "INT32", "shape": [1, 2], "data": [[1, 2]]}],
+        "parameters": {"tenant": "a"},
+    }
+    result = infer("m", "--json", json.dumps(request), "--config", config, "--as-json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["outputs"] == [{"name": "x", "datatype": "INT32", "shape": [1, 2], "data": [1, 2]}]
+    assert (answer["model_name"], answer["model_version"]) == ("m", "1")
+
+
+def test_outputs_are_written(config: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3, dtype=np.float16))
+    np.save(tmp_path / "y.npy", np.array([b"a", b"bc"]))
+    out = tmp_path / "out" / "deep"
+    inputs = ["--input", f"x={tmp_path / 'x.npy'}", "--input", f"a:0={tmp_path / 'y.npy'}"]
+    result = infer("m", *inputs, "--config", config, "--output-dir", out)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(out / "x.npy"), np.arange(3, dtype=np.float16))
+    assert np.load(out / "a_0.npy").tolist() == [b"a", b"bc"]
+
+
+def test_a_partial_answer_says_what_is_missing(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    def half(request: InferRequest) -> list[Answer]:
+        tensor = Tensor.from_array("y", np.zeros((1, 1)))
+        return [InferResponse("m", "1", request.id, (tensor,), {"missing_rows": "1-3"})]
+
+    job.answer = half
+    np.save(tmp_path / "x.npy", np.zeros((4, 1)))
+    assert "missing_rows: 1-3" in infer("m", "--input", tmp_path / "x.npy", "--config", config).stdout
+
+
+def test_a_failure_is_one_line_with_its_code(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    job.answer = lambda request: [ErrorResponse(request.id, "unknown_model", "no model 'm' is served")]
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    result = infer("m", "--input", tmp_path / "x.npy", "--config", config)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "unknown_model: no model 'm' is served\n"
+
+
+def test_no_answer(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    job.answer = lambda request: []
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    result = infer("m", "--input", tmp_path / "x.npy", "--config", config, "--timeout-s", "0.2")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("NoAnswer: no answer from model 'm' within 0.2 s")
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    result = infer("m", "--input", tmp_path / "x.npy", "--bootstrap-servers", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("BrokerUnreachable: no Kafka broker at 127.0.0.1:1: is the stack up (anabranch up)")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--input", "nowhere.npy"], "UnusableInput: nowhere.npy cannot be read as a .npy file: "),
+        (["--input", __file__], f"UnusableInput: {__file__} cannot be read as a .npy file: "),
+        (["--json", '{"inputs": ['], "unreadable: not a JSON message: "),
+        (["--json", "[]"], "unreadable: "),
+        (["--json", '{"inputs": [{"name": "x"}]}'], "malformed_request: the JSON message breaks the protocol: "),
+        (["--json", '{"inputs": []}', "--config", "nowhere.toml"], "ConfigError: cannot read the configuration"),
+    ],
+)
+def test_what_cannot_be_sent(arguments: list[str], line: str) -> None:
+    result = infer("m", *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_several_arrays_in_one_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(1), b=np.zeros(1))
+    assert "holds several arrays" in infer("m", "--input", tmp_path / "x.npz").stderr
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    twice = ["--input", f"x={tmp_path / 'x.npy'}"] * 2
+    assert "input 'x' is given twice" in infer("m", *twice).stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--input", "x.npy", "--json", "{}"]])
+def test_either_files_or_json(arguments: list[str]) -> None:
+    result = infer("m", *arguments)
+    assert result.exit_code == 2
+    assert "give --input" in result.stderr

@@ -1,0 +1,95 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from anabranch.demo.bad_requests import UNREADABLE, BadRequest, bad_requests
+from anabranch.demo.error_check import Outcome, _judge, _Seen
+from anabranch.demo.local_job import make_repository
+from flink_job.config import Defaults
+from flink_job.repository import read_repository
+from operators.core.admission import Admission
+from operators.core.answering import Answer, Answering
+from schemas import codec
+from schemas.dead_letters import DeadLetter, decode_letter
+from schemas.messages import ErrorResponse, Form
+from schemas.records import Kind, Record, Source, decode_failure
+
+NOW_MS = 1_700_000_000_000
+MAX_MESSAGE_BYTES = 100_000
+REQUESTS = bad_requests("test", MAX_MESSAGE_BYTES)
+
+
+@pytest.fixture(scope="module")
+def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
+    repository = make_repository(tmp_path_factory.mktemp("models"))
+    return Admission(read_repository(repository, Defaults()), MAX_MESSAGE_BYTES)
+
+
+def judge_by_contract(admission: Admission, request: BadRequest) -> Outcome:
+    """What the job's own first and last steps make of a request, without the job."""
+    source = Source(2, 7, NOW_MS - request.age_ms)
+    record = Record.decode(admission.admit(request.value, source, NOW_MS))
+    assert record.kind is Kind.REJECTION, request.kind
+    failure = decode_failure(record.signature)
+    seen = _Seen({}, {})
+    for product in Answering("requests", MAX_MESSAGE_BYTES).fail(record, failure):
+        if isinstance(product, Answer):
+            seen.answers.setdefault(product.key.decode(), []).append(product.value)
+        else:
+            letter = decode_letter(product.value)
+            seen.letters[letter.source.partition, letter.source.offset] = letter
+    return _judge(request, (2, 7), seen)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.kind)
+def test_each_kind_comes_back_as_promised(admission: Admission, request_: BadRequest) -> None:
+    outcome = judge_by_contract(admission, request_)
+    assert (outcome.code, outcome.problem) == (request_.code, "")
+
+
+def test_there_are_many_kinds() -> None:
+    assert len({request.kind for request in REQUESTS}) == len(REQUESTS) >= 10
+    assert len({request.code for request in REQUESTS}) >= 12
+    ids = [request.id for request in REQUESTS if request.id]
+    assert len(set(ids)) == len(ids)
+    assert [request.kind for request in REQUESTS if not request.id] == [
+        request.kind for request in REQUESTS if request.code == UNREADABLE
+    ]
+
+
+LETTER: dict[str, Any] = {
+    "id": "id-1",
+    "code": "wrong_shape",
+    "message": "no",
+    "stage": "admit",
+    "source": {"topic": "t", "partition": 0, "offset": 0, "timestamp_ms": 0},
+    "original": "Pz8=",
+}
+REQUEST = BadRequest("a kind", "id-1", b"??", "wrong_shape")
+
+
+def answer(code: str = "wrong_shape", form: Form = Form.PROTOBUF) -> bytes:
+    return codec.encode_response(ErrorResponse("id-1", code, "no"), form)
+
+
+@pytest.mark.parametrize(
+    ("letter", "answers", "problem"),
+    [
+        ({}, [answer()], ""),
+        (None, [answer()], "no dead letter"),
+        ({"code": "wrong_size"}, [answer()], "the dead letter says wrong_size, not wrong_shape"),
+        ({"id": ""}, [answer()], "the dead letter has the id ''"),
+        ({"original": "AAAA"}, [answer()], "the dead letter holds other bytes than were sent"),
+        ({"original": None}, [answer()], ""),
+        ({}, [], "0 answers instead of one"),
+        ({}, [answer(), answer()], "2 answers instead of one"),
+        ({}, [answer("wrong_size")], "the answer says wrong_size, not wrong_shape"),
+        ({}, [answer(form=Form.JSON)], "the answer is not in the form of the request"),
+        ({}, [b"\xff"], "the answer cannot be read: not a ModelInferResponse"),
+        ({}, [b""], "it was answered with outputs"),
+    ],
+)
+def test_what_differs_is_named(letter: dict[str, Any] | None, answers: list[bytes], problem: str) -> None:
+    letters = {} if letter is None else {(0, 0): msgspec.convert(LETTER | letter, DeadLetter)}
+    assert _judge(REQUEST, (0, 0), _Seen({"id-1": answers}, letters)).problem == problem
