@@ -32,7 +32,7 @@ _DATATYPES = {
 @cache
 def _runtime() -> Any:
     # Importing ONNX Runtime takes a while and starts threads: only who runs a model pays.
-    import onnxruntime
+    import onnxruntime  # noqa: PLC0415
 
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
@@ -133,7 +133,7 @@ def _open(path: Path, options: SessionOptions) -> Any:
         )
     try:
         return runtime.InferenceSession(str(path), settings, providers=list(options.providers))
-    except Exception as error:  # ONNX Runtime has a class for every cause, and none for all
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime has a class for every cause, and none for all
         raise ModelLoadFailed(f"cannot load the model {path}: {str(error).splitlines()[0]}") from None
 
 
@@ -148,5 +148,5 @@ def _warm_up(session: OnnxSession, model: ModelSpec) -> None:
         inputs[spec.name] = np.full(shape, b"", dtype=object) if dtype is None else np.zeros(shape, dtype)
     try:
         session.run([output.name for output in model.outputs], inputs)
-    except Exception:  # zeros may be no valid input for this model; its first request will tell
+    except Exception:  # noqa: BLE001 - zeros may be no valid input for this model; its first request will tell
         return

@@ -57,7 +57,9 @@ class _Batch:
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
-        served = [_Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)]
+        served = [
+            _Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)
+        ]
         outcomes, first = [], 0
         for record in self._records:
             last = first + record.rows
@@ -84,7 +86,7 @@ class _Batch:
                         f"output {name!r} has shape {list(output.shape)} for {rows} rows: axis 0 does not count rows; "
                         "set enabled = false under [batching] in the model's model.toml"
                     )
-        except Exception as error:  # whatever a model fails with is the answer to its rows
+        except Exception as error:  # noqa: BLE001 - whatever a model fails with is the answer to its rows
             if rows == (self._step or 1):
                 self._bad.append((start, stop, str(error)))
                 return
@@ -105,7 +107,11 @@ def _joined(good: list[tuple[int, int, list[Array]]]) -> list[tuple[int, int, li
         else:
             joined.append((start, stop, [outputs]))
     return [
-        (start, stop, parts[0] if len(parts) == 1 else [np.concatenate(tensors) for tensors in zip(*parts, strict=True)])
+        (
+            start,
+            stop,
+            parts[0] if len(parts) == 1 else [np.concatenate(tensors) for tensors in zip(*parts, strict=True)],
+        )
         for start, stop, parts in joined
     ]
 
@@ -145,7 +151,7 @@ def _run_whole(record: Record, signature: Signature, session: Session) -> Outcom
     }
     try:
         outputs = session.run(signature.outputs, inputs)
-    except Exception as error:  # whatever a model fails with is the answer to its request
+    except Exception as error:  # noqa: BLE001 - whatever a model fails with is the answer to its request
         return Outcome([], [Bad(0, 1, str(error))])
     tensors = (Tensor.from_array(name, output) for name, output in zip(signature.outputs, outputs, strict=True))
     return Outcome([Rows(0, 1, tuple(tensors))], [])
