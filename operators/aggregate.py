@@ -40,7 +40,7 @@ class AggregateFunction(KeyedProcessFunction):
         self._window.update(window.snapshot())
         if is_new:
             # Fires at the end of a bounded input; see `ShardFunction`.
-            ctx.timer_service().register_event_time_timer(int(now_ms))
+            ctx.timer_service().register_event_time_timer(window.opened_at_ms)
         if window.next_deadline() != before_ms:
             ctx.timer_service().register_processing_time_timer(ceil(window.next_deadline()))
         if closing is not None:
@@ -55,6 +55,8 @@ class AggregateFunction(KeyedProcessFunction):
         now_ms = window.next_deadline() if ended else time() * 1000
         if window.is_forgotten(now_ms):
             self._window.clear()
+            self._partials.clear()
+            ctx.timer_service().delete_event_time_timer(window.opened_at_ms)
             return
         closing = window.on_timer(now_ms)
         if closing is not None:

@@ -42,6 +42,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     received: list[tuple[int, int]] = []
     failed: list[tuple[int, int]] = []
     failure: Failure | None = None
+    opened_at_ms: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -81,6 +82,11 @@ class Window:
         """Whether the request has been answered."""
         return self._state.closed
 
+    @property
+    def opened_at_ms(self) -> int:
+        """When the first record of the window came, in Unix milliseconds."""
+        return self._state.opened_at_ms
+
     def on_record(self, encoded: bytes, now_ms: float) -> tuple[bool, Closing | None]:
         """Takes an OPENING, PARTIAL or FAILURE in, in any order and any number of times.
 
@@ -91,6 +97,7 @@ class Window:
         if state.closed:
             return False, None
         if not state.closes_at_ms:
+            state.opened_at_ms = int(now_ms)
             state.closes_at_ms = now_ms + self._window_timeout_ms
         record = Record.decode(encoded)
         if record.kind is Kind.OPENING:
@@ -158,7 +165,7 @@ class Window:
         state = self._state
         missing = missing_ranges(state.received, state.total_rows)
         is_answerable = failure is None or (state.partial_allowed and bool(state.received))
-        self._state = _Snapshot(now_ms + self._remember_ms, closed=True)
+        self._state = _Snapshot(now_ms + self._remember_ms, closed=True, opened_at_ms=state.opened_at_ms)
         return Closing(missing, failure, is_answerable)
 
 
