@@ -254,7 +254,6 @@ def _interruptible() -> Iterator[None]:
 
     Once one has come, the next are ignored until the process ends: they would interrupt the cleaning up.
     """
-
     interrupted = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature
