@@ -47,7 +47,8 @@ from schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offset
 STAGE = "admit"
 MAX_ID_SIZE_BYTES = 1024
 _MAX_PRIORITY = 2**31 - 1
-_MAX_DEADLINE_MS = 2**63 - 1
+#: The year 287,396: a timer of Flink's can hold it, and so can a float.
+_MAX_DEADLINE_MS = 2**53
 _REMEMBERED_HEADS = 1024
 #: Heads are a few dozen bytes; one with megabytes of fields that nobody knows is not worth its memory.
 _MAX_REMEMBERED_SIZE_BYTES = 4096

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from schemas.errors import InferenceFailed
 from schemas.tensors import Tensor
 
 
@@ -20,7 +21,7 @@ def merge_rows(parts: Sequence[Rows]) -> tuple[Tensor, ...]:
     """Concatenates outputs along axis 0, in order of their rows.
 
     Raises:
-        ValueError: The parts disagree on an output's datatype or on its other axes (a model with data-dependent
+        InferenceFailed: The parts disagree on an output's datatype or on its other axes (a model with data-dependent
             output shapes), so that no one tensor can hold them.
     """
     if len(parts) == 1:
@@ -30,7 +31,7 @@ def merge_rows(parts: Sequence[Rows]) -> tuple[Tensor, ...]:
     for tensors in zip(*(part.outputs for part in ordered), strict=True):
         first = tensors[0]
         if any(t.datatype != first.datatype or t.shape[1:] != first.shape[1:] for t in tensors):
-            raise ValueError(
+            raise InferenceFailed(
                 f"output {first.name!r} has another shape in every shard ({[list(t.shape) for t in tensors[:3]]}, …), "
                 "so its rows cannot be merged; raise shard_rows in the model's model.toml"
             )

@@ -176,8 +176,8 @@ class Serving:
     def _merge(self, request: Record, outcome: Outcome, failure: Failure | None) -> list[Answer | Letter]:
         try:
             merged = merge_rows(outcome.good)
-        except ValueError as error:
-            return self._answering.fail(request, Failure(InferenceFailed.code, str(error), STAGE))
+        except InferenceFailed as error:
+            return self._answering.fail(request, _failure_of(error))
         if failure is None:
             return self._answering.serve(request, merged)
         missing = missing_ranges(((part.first_row, part.rows) for part in outcome.good), request.rows)

@@ -17,7 +17,7 @@ import msgspec
 
 from operators.core.answering import Answer, Answering, Letter
 from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps
-from schemas.errors import DeadlineExceeded, IncompleteAnswer, InferenceFailed, InternalError
+from schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
 from schemas.records import (
     NO_DEADLINE_MS,
     Failure,
@@ -107,7 +107,7 @@ class Window:
             state.partial_allowed = record.partial_allowed
             state.deadline_ms = record.deadline_ms
             if record.deadline_ms != NO_DEADLINE_MS:
-                state.closes_at_ms = record.deadline_ms
+                state.closes_at_ms = float(record.deadline_ms)
             return True, self._close_if_done(now_ms)
         rows = (record.first_row, record.rows)
         if overlaps(state.received, *rows) or overlaps(state.failed, *rows):
@@ -189,8 +189,8 @@ def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> 
             shards=len(parts),
             tasks=len({task for task, _ in parts}),
         )
-    except ValueError as error:
-        return answering.fail(opening, Failure(InferenceFailed.code, str(error), STAGE))
+    except AnabranchError as error:
+        return answering.fail(opening, Failure(error.code, error.message, STAGE))
     except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
         return answering.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
 
