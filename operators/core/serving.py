@@ -19,7 +19,14 @@ from operators.backends.base import Session
 from operators.core.answering import Answer, Answering, Letter
 from operators.core.inference import Bad, Outcome, run_unit
 from operators.core.merging import merge_rows, missing_ranges
-from schemas.errors import AnabranchError, DeadlineExceeded, InferenceFailed, InternalError
+from schemas.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InternalError,
+    ServingError,
+    UnknownModel,
+    UnknownVersion,
+)
 from schemas.model import Catalog, ModelSpec
 from schemas.records import (
     NO_DEADLINE_MS,
@@ -185,8 +192,9 @@ class Serving:
 
 
 def _failure_of(error: Exception) -> Failure:
-    if isinstance(error, AnabranchError):
+    if isinstance(error, ServingError | UnknownModel | UnknownVersion):
         return Failure(error.code, error.message, STAGE)
+    # Whatever else it is, the sender is not at fault: admission found nothing wrong.
     return Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE)
 
 

@@ -1,0 +1,33 @@
+"""The catalog: what a name and a version mean, and how their absence is told."""
+
+import pytest
+
+from schemas.errors import UnknownModel, UnknownVersion
+from schemas.model import Catalog, ModelSpec
+
+
+def served(**versions: list[str]) -> Catalog:
+    return Catalog(
+        {name: {version: ModelSpec(name, version, "", "", (), ()) for version in of} for name, of in versions.items()}
+    )
+
+
+def test_a_model_is_found_by_name_and_version_and_the_last_is_the_newest() -> None:
+    catalog = served(a=["1", "2", "10"], b=["1"])
+    assert catalog.find("a", "2").version == "2"
+    assert catalog.find("a", "").version == "10"
+
+
+def test_the_only_model_needs_no_name() -> None:
+    assert served(a=["1"]).find("", "").name == "a"
+    with pytest.raises(UnknownModel, match="there is a, b"):
+        served(a=["1"], b=["1"]).find("", "")
+
+
+def test_what_is_not_served_is_told_with_what_is() -> None:
+    with pytest.raises(UnknownModel, match="'c'.*there is a, b"):
+        served(a=["1"], b=["1"]).find("c", "1")
+    with pytest.raises(UnknownVersion, match="'3'.*there is 1, 2"):
+        served(a=["1", "2"]).find("a", "3")
+    with pytest.raises(UnknownModel, match="there is none"):
+        served().find("a", "")
