@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anabranch.client_errors import ClientError
+from anabranch.commands.stack import DataDir
 from anabranch.result import Result
 from anabranch.stack import stack
 from flink_job.config import ConfigError, load
@@ -81,6 +82,7 @@ def infer(
     output_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", file_okay=False, help="Write each output there, as NAME.npy.")
     ] = None,
+    data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--as-json", help="Print the answer as one JSON object.")] = False,
 ) -> None:
     """Ask the running job for one answer, and show it."""
@@ -92,7 +94,7 @@ def infer(
         question = _Question(_read_files(inputs)) if inputs else _read_json(json_request or "")
         config = load(config_path)
         if not bootstrap_servers and not config_path:
-            bootstrap_servers = stack.status(stack.data_dir()).bootstrap_servers
+            bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
         if bootstrap_servers:
             config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
         with Client.for_job(config, timeout_s=timeout_s) as client:
