@@ -1,6 +1,8 @@
 """Starts the job: in this process on a MiniCluster, or on a running cluster by its REST address."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -112,12 +114,15 @@ def flink_options(config: Config) -> dict[str, str]:
 
 def _mini_cluster(options: dict[str, str], config: Config) -> StreamExecutionEnvironment:
     settings = Configuration()
+    checkpoints = Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-"))
+    # The MiniCluster does not outlive this process, and its checkpoints are of no use without it.
+    atexit.register(shutil.rmtree, checkpoints, ignore_errors=True)
     defaults = {
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": str(config.job.parallelism),
         # A checkpoint in the JobManager's memory holds 5 MB at most: less than one large request.
-        "execution.checkpointing.dir": Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-")).as_uri(),
+        "execution.checkpointing.dir": checkpoints.as_uri(),
     }
     for key, value in (defaults | options).items():
         settings.set_string(key, value)
