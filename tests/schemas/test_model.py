@@ -25,9 +25,9 @@ def test_the_only_model_needs_no_name() -> None:
 
 
 def test_what_is_not_served_is_told_with_what_is() -> None:
-    with pytest.raises(UnknownModel, match="'c'.*there is a, b"):
+    with pytest.raises(UnknownModel, match=r"'c'.*there is a, b"):
         served(a=["1"], b=["1"]).find("c", "1")
-    with pytest.raises(UnknownVersion, match="'3'.*there is 1, 2"):
+    with pytest.raises(UnknownVersion, match=r"'3'.*there is 1, 2"):
         served(a=["1", "2"]).find("a", "3")
     with pytest.raises(UnknownModel, match="there is none"):
         served().find("a", "")

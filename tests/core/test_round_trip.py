@@ -1,0 +1,148 @@
+"""From request to answer through everything, whatever befalls it on the way; see `tests.simulator` for the job.
+
+Every request gets one answer for a read_committed reader; others see some again after a crash. The answer has the right
+values in the right order, or names what is missing and why.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from operators.core import merging, sharding, windows
+from operators.core.answering import Answer
+from schemas import codec
+from schemas.messages import ErrorResponse, Form
+from schemas.model import Batching
+from tests import simulator
+from tests.core.models import POISON, catalog
+from tests.oracle import Sent
+from tests.simulator import Faults, Simulation, check, simulate
+
+NO_FAULTS = Faults(0, 0, 0)
+#: Seeds that found something once, and a spread of others.
+SEEDS = range(250)
+
+
+@st.composite
+def sent(draw: st.DrawFn) -> list[Sent]:
+    """Any requests, whose every row has a value of its own."""
+    requests = []
+    for number in range(draw(st.integers(1, 6))):
+        model = draw(st.sampled_from(["rows", "pairs", "whole"]))
+        rows = draw(st.integers(1, 20)) * (2 if model == "pairs" else 1)
+        bad = draw(st.sets(st.integers(0, rows - 1), max_size=2))
+        requests.append(
+            Sent(
+                request_id=draw(st.sampled_from(["", "ü"])) + f"{number}",
+                model=model,
+                values=tuple(POISON if row in bad else 100.0 * number + row for row in range(rows)),
+                timestamp_ms=draw(st.integers(0, 20)),
+                form=draw(st.sampled_from(Form)),
+                priority=draw(st.sampled_from([0, 1, 5, 2**31 - 1])),
+                partial=draw(st.booleans()),
+                timeout_ms=draw(st.sampled_from([None, 1, 10, 100])),
+            )
+        )
+    return requests
+
+
+@settings(max_examples=300)
+@given(
+    requests=sent(),
+    batching=st.builds(
+        Batching,
+        shard_rows=st.integers(1, 24),
+        max_rows=st.integers(1, 24),
+        max_delay_ms=st.sampled_from([0.0, 0.5, 5.0]),
+    ),
+    faults=st.builds(Faults, *[st.sampled_from([0.0, 0.05, 0.2])] * 2, st.sampled_from([0.0, 0.05])),
+    seed=st.integers(0, 2**32),
+)
+def test_any_requests_are_answered_once_and_rightly(
+    requests: list[Sent], batching: Batching, faults: Faults, seed: int
+) -> None:
+    job = Simulation(requests, catalog(batching), seed, faults)
+    job.run()
+    check(job)
+
+
+def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
+    seen: Counter[str] = Counter()
+    for seed in SEEDS:
+        job = simulate(seed)
+        seen["crashes"] += job.crashes
+        seen["answers that only a crash repeats"] += len(job.seen) - len(job.visible)
+        seen["lost"] += sum(bool(fate.lost) for fate in job.fates.values())
+        for _, output in job.visible:
+            if isinstance(output, Answer):
+                answer = codec.decode_response(output.value)
+                seen[answer.code if isinstance(answer, ErrorResponse) else f"{min(len(answer.parameters), 1)}"] += 1
+    # A run in which nothing happens would prove nothing.
+    assert seen["crashes"] > len(SEEDS)
+    assert seen["answers that only a crash repeats"] > len(SEEDS)
+    assert seen["lost"] > 50
+    for kind in ("0", "1", "inference_failed", "deadline_exceeded", "incomplete_answer"):
+        assert seen[kind] > 10, kind
+
+
+def test_where_nothing_goes_wrong_only_poison_and_deadlines_fail() -> None:
+    for seed in range(50):
+        job = simulate(seed, faults=NO_FAULTS)
+        assert len(job.seen) == len(job.visible)
+        assert not any(fate.lost for fate in job.fates.values())
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    assert simulate(7).seen == simulate(7).seen
+
+
+# ---- the control: would the oracle see it? -------------------------------------------------------------------------
+
+
+def _unsorted(parts: Iterable[Any], key: Any = None) -> list[Any]:
+    return list(parts) if key else sorted(parts)
+
+
+def _keep_nothing(*_: Any) -> None:
+    """Instead of writing to state, or of reading from it."""
+
+
+def _reopen(window: windows.Window, failure: Any, now_ms: float, close: Any = windows.Window._close) -> Any:
+    closing = close(window, failure, now_ms)
+    window._state = windows._Snapshot()
+    return closing
+
+
+def _forget_failures(window: windows.Window) -> bytes:
+    return windows._encoder.encode(replace(window._state, failed=[]))
+
+
+PLANTED: dict[str, AbstractContextManager[Any]] = {
+    "duplicates are merged twice": patch.object(windows, "overlaps", lambda *_: False),
+    "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
+    "a closed window opens again": patch.object(windows.Window, "_close", _reopen),
+    "missing rows are not named": patch.object(windows, "missing_ranges", lambda *_: []),
+    "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
+    "what waits is not put into state": patch.object(sharding, "_KEPT", sharding.Emission(())),
+    "what left stays in state": patch.object(simulator.ShardTask, "_save", _keep_nothing),
+    "what waited is not restored": patch.object(sharding.Sharding, "restore", _keep_nothing),
+}
+
+
+@pytest.mark.parametrize("defect", PLANTED)
+def test_a_planted_defect_is_caught(defect: str) -> None:
+    with PLANTED[defect], pytest.raises(AssertionError) as caught:
+        simulate_all(range(100))
+    assert "tests.simulator.simulate(" in caught.value.__notes__[0]
+
+
+def simulate_all(seeds: Iterable[int]) -> None:
+    for seed in seeds:
+        simulate(seed)

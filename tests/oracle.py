@@ -1,0 +1,119 @@
+"""What a request may be answered with, told from the request alone: for the simulator, and for tests that kill things.
+
+Requests are for the models of `tests.core.models`. Every row has an output of its own, so that one that is lost,
+doubled or in the wrong place cannot pass.
+"""
+
+from dataclasses import dataclass, field
+from itertools import chain
+
+from schemas.codec import encode_request
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
+from tests.core.models import POISON, expected, tensors_of
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request.
+
+    Attributes:
+        values: One for each row; for `whole`, for each element.
+        timeout_ms: From `timestamp_ms`.
+    """
+
+    request_id: str
+    model: str
+    values: tuple[float, ...]
+    timestamp_ms: int = 0
+    form: Form = Form.PROTOBUF
+    priority: int = 0
+    partial: bool = False
+    timeout_ms: int | None = None
+
+    def encode(self) -> bytes:
+        """The Kafka record's value."""
+        parameters: dict[str, Parameter] = {"priority": self.priority, "partial": self.partial}
+        if self.timeout_ms is not None:
+            parameters["timeout"] = self.timeout_ms * 1000
+        inputs = tensors_of(self.model, self.values)
+        return encode_request(InferRequest(self.model, inputs, self.request_id, "", parameters, form=self.form))
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.model == "whole" else len(self.values)
+
+    @property
+    def bad_rows(self) -> set[int]:
+        """The rows that the model can never answer; a fixed batch falls with any of its rows."""
+        poisoned = [row for row, value in enumerate(self.values) if value == POISON]
+        if self.model == "whole":
+            return {0} if poisoned else set()
+        if self.model == "pairs":
+            return {row for at in poisoned for row in (at // 2 * 2, at // 2 * 2 + 1)}
+        return set(poisoned)
+
+
+@dataclass
+class Fate:
+    """What befell a request on its way.
+
+    Attributes:
+        lost: Rows of which a record was lost (perhaps while a copy of it arrived).
+    """
+
+    lost: set[int] = field(default_factory=set)
+
+
+def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, answered_at_ms: float) -> None:
+    """Whether this is an answer that the request may get.
+
+    Raises:
+        AssertionError: It is not.
+    """
+    assert answer.id == sent.request_id
+    named = (answer.model_name, answer.model_version)
+    is_refused = isinstance(answer, ErrorResponse) and named == ("", "")  # admission does not say of which model
+    assert is_refused or named == (sent.model, "10" if sent.model == "rows" else "1")
+    is_late = sent.timeout_ms is not None and answered_at_ms >= sent.timestamp_ms + sent.timeout_ms
+    everything = set(range(sent.rows))
+    if isinstance(answer, ErrorResponse):
+        _check_code(sent, answer.code, fate, is_late=is_late)
+        assert is_late or not sent.partial or sent.bad_rows | fate.lost == everything, "good rows were not answered"
+        return
+    missing = _rows_named(str(answer.parameters.get("missing_rows", "")))
+    assert sent.bad_rows <= missing < everything
+    if missing:
+        assert sent.partial, "rows are missing, and nobody allowed it"
+        assert is_late or missing <= sent.bad_rows | fate.lost, "rows are missing that nobody lost"
+        _check_code(sent, str(answer.parameters["error_code"]), fate, is_late=is_late)
+    there = sorted(everything - missing)
+    assert [tensor.name for tensor in answer.outputs] == list(expected(sent.model, ()))
+    for tensor in answer.outputs:
+        assert tensor.to_array().tolist() == _expected_rows(sent, tensor.name, there), f"rows {there} of {tensor.name}"
+
+
+def _check_code(sent: Sent, code: str, fate: Fate, *, is_late: bool) -> None:
+    match code:
+        case "inference_failed":
+            assert sent.bad_rows
+        case "deadline_exceeded":
+            assert is_late
+        case "incomplete_answer":
+            assert fate.lost
+            assert sent.timeout_ms is None
+        case _:
+            raise AssertionError(f"no request was made for {code}")
+
+
+def _rows_named(ranges: str) -> set[int]:
+    ends = [part.split("-") for part in ranges.split(",") if part]
+    return set(chain.from_iterable(range(int(first), int(last) + 1) for first, last in ends))
+
+
+def _expected_rows(sent: Sent, output: str, rows: list[int]) -> list[object]:
+    if sent.model == "whole":
+        return expected("whole", sent.values)[output]
+    # Poison has no output: it is never among the rows wanted here.
+    harmless = [0.0 if value == POISON else value for value in sent.values]
+    values = expected(sent.model, harmless)[output]
+    return [values[row] for row in rows]

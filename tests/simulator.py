@@ -1,0 +1,326 @@
+"""A job without Flink: the core, wired as the shells of `operators/` wire it, under a scheduler that a seed decides.
+
+    requests -> [ admit > shard > serve ] x tasks -- answers, letters
+                     |                \
+                     | waiting         \\-> in flight (any order, doubled, lost) -> [ serve ] -> in flight -> [ window ]
+
+Everything in `State` is what the shells put into Flink state (and the exchange, as an unaligned checkpoint holds it);
+everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from math import ceil
+from random import Random
+
+from operators.core.admission import Admission
+from operators.core.answering import Answer, Answering, Letter
+from operators.core.lanes import lane_of
+from operators.core.serving import Part, Serving, Shard
+from operators.core.sharding import Emission, Sharding
+from operators.core.windows import Closing, Window, answer_of
+from schemas import codec
+from schemas.dead_letters import decode_letter
+from schemas.messages import Form
+from schemas.model import Batching, Catalog
+from schemas.records import Kind, Record, Source, kind_of
+from tests.core.models import MAX_MESSAGE_BYTES, catalog, session_of
+from tests.oracle import Fate, Sent, check_answer
+
+KEYS_BY_GROUP = tuple(range(128))
+#: Far longer than a run lasts: only what was lost is ever waited for, and nothing is forgotten while copies fly.
+WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000.0, 1_000_000.0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How likely each fault is, at each step or for each record."""
+
+    double: float = 0.1
+    lose: float = 0.05
+    crash: float = 0.03
+    rescale: bool = True
+
+
+@dataclass
+class State:
+    """What survives a crash."""
+
+    offset: int = 0
+    waiting: dict[int, list[bytes]] = field(default_factory=dict)
+    lane_timers: set[tuple[int, int]] = field(default_factory=set)
+    flying: list[Shard | Part] = field(default_factory=list)
+    windows: dict[str, bytes] = field(default_factory=dict)
+    kept: dict[str, list[bytes]] = field(default_factory=dict)
+    window_timers: set[tuple[int, str]] = field(default_factory=set)
+
+
+class ShardTask:
+    """`operators.shard.ShardFunction`, line by line."""
+
+    def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
+        self._job = job
+        self.lane = lane_of(task, tasks, KEYS_BY_GROUP)
+        self._mirror: Sharding | None = None
+        self._wakes_at_ms = 0
+
+    def process(self, encoded: bytes, idle_ms: float) -> Sequence[bytes]:
+        if self._mirror is None:
+            self._mirror = self._restore(self.lane)
+        emission = self._mirror.on_record(encoded, self._job.now_ms, idle_ms)
+        if emission.kept:
+            self._job.state.waiting.setdefault(self.lane, []).append(encoded)
+        self._save(self.lane, self._mirror, emission)
+        self._wake(self._mirror)
+        return emission.records
+
+    def on_timer(self, lane: int) -> Sequence[bytes]:
+        own = lane == self.lane
+        mirror = self._mirror if own and self._mirror is not None else self._restore(lane)
+        if own:
+            self._mirror = mirror
+        emission = mirror.on_timer(self._job.now_ms) if own else mirror.flush(self._job.now_ms)
+        if own:
+            self._wakes_at_ms = 0
+            self._wake(mirror)
+        if emission.records:
+            self._save(lane, mirror, emission)
+        return emission.records
+
+    def _restore(self, lane: int) -> Sharding:
+        sharding = Sharding(self._job.catalog, default_priority=5, idle_gap_ms=0.2)
+        sharding.restore(list(self._job.state.waiting.get(lane, ())), self._job.now_ms)
+        return sharding
+
+    def _save(self, lane: int, mirror: Sharding, emission: Emission) -> None:
+        if emission.drained:
+            self._job.state.waiting[lane] = mirror.snapshot()
+
+    def _wake(self, mirror: Sharding) -> None:
+        due_ms = mirror.next_deadline()
+        if due_ms is not None and not self._wakes_at_ms:
+            self._wakes_at_ms = ceil(due_ms)
+            self._job.state.lane_timers.add((self._wakes_at_ms, self.lane))
+
+
+class Simulation:
+    """One run.
+
+    Args:
+        sent: What stands on the requests topic.
+        served: The models of `tests.core.models`.
+    """
+
+    def __init__(self, sent: Sequence[Sent], served: Catalog, seed: int, faults: Faults) -> None:
+        self.catalog = served
+        self.sent = sent
+        self.fates = {request.request_id: Fate() for request in sent}
+        self.now_ms = 0.0
+        self.state = State()
+        self.visible: list[tuple[float, Answer | Letter]] = []  # to a read_committed reader
+        self.seen: list[tuple[float, Answer | Letter]] = []  # to a reader of everything
+        self.crashes = 0
+        self._random = Random(seed)
+        self._faults = faults
+        self._answering = Answering("requests", MAX_MESSAGE_BYTES)
+        self._checkpoint = (deepcopy(self.state), 0)
+        self._start(tasks=self._random.randint(1, 4))
+
+    def run(self) -> None:
+        """Until everything is answered and forgotten."""
+        while self.state.offset < len(self.sent) or self._random.random() < 0.9:
+            self._step()
+        self._faults = Faults(0, 0, 0)
+        while self._has_work() or self.state.lane_timers or self.state.window_timers:
+            self._step()
+            if not self._has_work():  # nothing happens before the next timer
+                timers = [*self.state.lane_timers, *self.state.window_timers]
+                self.now_ms = max(self.now_ms, min((at_ms for at_ms, _ in timers), default=0))
+
+    # ---- the scheduler
+
+    def _step(self) -> None:
+        chance = self._random.random()
+        if chance < self._faults.crash:
+            self._crash()
+        elif chance < 0.1:
+            self._checkpoint = (deepcopy(self.state), len(self.visible))
+        elif chance < 0.25:
+            self.now_ms += self._random.choice((0.3, 1.0, 4.0))
+        else:
+            self._random.choice((self._read, self._fly, self._fire))()
+
+    def _has_work(self) -> bool:
+        return self.state.offset < len(self.sent) or bool(self.state.flying)
+
+    def _read(self) -> None:
+        if self.state.offset == len(self.sent):
+            return
+        request = self.sent[self.state.offset]
+        self.now_ms = max(self.now_ms, request.timestamp_ms)
+        task = self._random.randrange(len(self._shards))
+        source = Source(0, self.state.offset, request.timestamp_ms)
+        self.state.offset += 1
+        admitted = self._admission.admit(request.encode(), source, self.now_ms)
+        self._chain(task, self._shards[task].process(admitted, self._random.choice((0.0, 1.0))))
+
+    def _fly(self) -> None:
+        if not self.state.flying:
+            return
+        record = self.state.flying.pop(self._random.randrange(len(self.state.flying)))
+        if self._random.random() < self._faults.double:
+            self.state.flying.append(record)
+        if kind_of(record.value) is not Kind.OPENING and self._random.random() < self._faults.lose:
+            lost = Record.decode(record.value)
+            self.fates[lost.id].lost |= set(range(lost.first_row, lost.first_row + lost.rows))
+        elif isinstance(record, Shard):
+            self.state.flying += self._random.choice(self._servings).on_shard(record.value, self.now_ms)
+        else:
+            self._window_process(record.key, record.value)
+
+    def _fire(self) -> None:
+        due = [timer for timer in self.state.lane_timers if timer[0] <= self.now_ms]
+        windows = [timer for timer in self.state.window_timers if timer[0] <= self.now_ms]
+        if due:
+            self.state.lane_timers.remove(timer := min(due))
+            owner = next((n for n, task in enumerate(self._shards) if task.lane == timer[1]), 0)
+            self._chain(owner, self._shards[owner].on_timer(timer[1]))
+        elif windows:
+            self.state.window_timers.remove(first := min(windows))
+            self._window_timer(first[1])
+
+    def _crash(self) -> None:
+        self.crashes += 1
+        state, visible = self._checkpoint
+        self.state = deepcopy(state)
+        del self.visible[visible:]
+        self.now_ms += self._random.choice((0.0, 1.0, 30.0))
+        self._start(self._random.randint(1, 4) if self._faults.rescale else len(self._shards))
+
+    def _start(self, tasks: int) -> None:
+        self._admission = Admission(self.catalog, MAX_MESSAGE_BYTES)
+        self._shards = [ShardTask(self, task, tasks) for task in range(tasks)]
+        self._servings = [Serving(self.catalog, session_of, self._answering, task) for task in range(tasks)]
+
+    # ---- the rest of the chain, and `operators.aggregate.AggregateFunction`
+
+    def _chain(self, task: int, records: Sequence[bytes]) -> None:
+        for record in records:
+            for output in self._servings[task].on_record(record, self.now_ms):
+                if isinstance(output, Answer | Letter):
+                    self._emit(output)
+                else:
+                    self.state.flying.append(output)
+
+    def _emit(self, output: Answer | Letter) -> None:
+        self.visible.append((self.now_ms, output))
+        self.seen.append((self.now_ms, output))
+
+    def _window_process(self, key: str, encoded: bytes) -> None:
+        window = self._window(key)
+        if window.is_closed:
+            return
+        before_ms = window.next_deadline()
+        keep, closing = window.on_record(encoded, self.now_ms)
+        if keep:
+            self.state.kept.setdefault(key, []).append(encoded)
+        self.state.windows[key] = window.snapshot()
+        if window.next_deadline() != before_ms:
+            self.state.window_timers.add((ceil(window.next_deadline()), key))
+        self._close(key, closing)
+
+    def _window_timer(self, key: str) -> None:
+        if key not in self.state.windows:
+            return
+        window = self._window(key)
+        if window.is_forgotten(self.now_ms):
+            del self.state.windows[key]
+            self.state.kept.pop(key, None)
+            return
+        closing = window.on_timer(self.now_ms)
+        if closing is not None:
+            self.state.windows[key] = window.snapshot()
+            self.state.window_timers.add((ceil(window.next_deadline()), key))
+        self._close(key, closing)
+
+    def _window(self, key: str) -> Window:
+        window = Window(WINDOW_TIMEOUT_MS, REMEMBER_MS)
+        if key in self.state.windows:
+            window.restore(self.state.windows[key])
+        return window
+
+    def _close(self, key: str, closing: Closing | None) -> None:
+        if closing is not None:
+            for output in answer_of(closing, self.state.kept.pop(key, []), self._answering):
+                self._emit(output)
+
+
+def check(job: Simulation) -> None:
+    """Whether a run that has ended kept every promise.
+
+    Raises:
+        AssertionError: It did not.
+    """
+    left = job.state
+    assert not any(left.waiting.values()), "requests still wait"
+    assert not left.windows and not left.kept, "windows were not forgotten"  # noqa: PT018
+    _check_answers(job, job.visible, most=1)
+    _check_answers(job, job.seen, most=1 + job.crashes)
+
+
+def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Letter]], most: int) -> None:
+    answers: dict[str, int] = dict.fromkeys(job.fates, 0)
+    failures, letters = dict(answers), dict(answers)
+    by_id = {request.request_id: request for request in job.sent}
+    for at_ms, output in outputs:
+        if isinstance(output, Letter):
+            letters[decode_letter(output.value).id] += 1
+            continue
+        answer = codec.decode_response(output.value)
+        assert output.key == answer.id.encode()
+        assert codec.is_json(output.value) == bool(by_id[answer.id].form)
+        check_answer(by_id[answer.id], answer, job.fates[answer.id], at_ms)
+        assert job.fates[answer.id].lost or at_ms < WINDOW_TIMEOUT_MS, "waited for what was there"
+        answers[answer.id] += 1
+        failures[answer.id] += hasattr(answer, "code") or "error_code" in answer.parameters
+    assert all(1 <= count <= most for count in answers.values()), f"answers for each request: {answers}"
+    assert letters == failures, "a letter goes with every failure, and with nothing else"
+
+
+def some_requests(random: Random, count: int) -> list[Sent]:
+    """Requests of every kind, drawn at random."""
+    return [
+        Sent(
+            request_id=f"{number}",
+            model=random.choice(("rows", "rows", "pairs", "whole")),
+            values=tuple(
+                -1.0 if random.random() < 0.03 else float(1000 * number + row)
+                for row in range(2 * random.choice((1, 1, 1, 2, 3, 5, 9)))
+            ),
+            timestamp_ms=number,
+            form=random.choice((Form.PROTOBUF, Form.PROTOBUF, Form.JSON)),
+            priority=random.choice((0, 0, 1, 9)),
+            partial=random.random() < 0.4,
+            timeout_ms=random.choice((None, None, None, None, 5, 60)),
+        )
+        for number in range(count)
+    ]
+
+
+def simulate(seed: int, count: int = 12, faults: Faults | None = None) -> Simulation:
+    """Runs one seed to its end and checks it; a failure names the seed."""
+    random = Random(seed)
+    batching = Batching(
+        shard_rows=random.choice((1, 2, 4, 5)),
+        max_rows=random.choice((1, 4, 8)),
+        max_delay_ms=random.choice((0.0, 2.0, 7.5)),
+    )
+    job = Simulation(some_requests(random, count), catalog(batching), seed, faults or Faults())
+    try:
+        job.run()
+        check(job)
+    except Exception as error:
+        error.add_note(f"to see it again: tests.simulator.simulate({seed}, {count}, {faults})")
+        raise
+    return job
