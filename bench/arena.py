@@ -56,11 +56,13 @@ class Arena:
         self.folder = folder
         self._repository = repository
         self._broker = Broker(folder / "kafka", log_dir=folder / "logs")
+        self._temporary = folder / "tmp"
         self._numbers = itertools.count(1)
         self._workload_paths: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
         """Starts the broker."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
         self._broker.start()
         self._offsets = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "bench-offsets"})
         return self
@@ -206,7 +208,9 @@ class Arena:
         """Deletes topics, so that the disk does not fill."""
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only here
 
-        for future in AdminClient({"bootstrap.servers": self.bootstrap_servers}).delete_topics(list(topics)).values():
+        # Without a name of its own it would be gone before its answers are there.
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        for future in admin.delete_topics(list(topics)).values():
             try:
                 future.result()
             except KafkaException:
@@ -221,6 +225,8 @@ class Arena:
             environment={
                 "FLINK_LOG_DIR": str(logs / f"{name}-{number}"),
                 "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+                # A MiniCluster keeps its checkpoints there, and leaves them.
+                "TMPDIR": str(self._temporary),
             },
             directory=self.folder,
             out_path=logs / f"{name}-{number}.out",

@@ -46,7 +46,7 @@ class RunningJob:
         Raises:
             Exception: The job does not run, or failed before it was done.
         """
-# PyFlink 2.3 leaves out the format, without which Flink 2 has no such method.
+        # PyFlink 2.3 leaves out the format, without which Flink 2 has no such method.
         canonical = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
         self._client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
 
