@@ -20,6 +20,9 @@ from anabranch.errors import StartFailed
 
 _MARKER = "ANABRANCH_PROCESS"
 _START_TIME_TOLERANCE_S = 5.0
+#: How often to look for the marker of a process that shows none, and how long to wait between two looks.
+_EXEC_LOOKS = 15
+_EXEC_PAUSE_S = 0.02
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 _MARKER_TIMEOUT_S = 1.0
@@ -45,7 +48,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
             same_start = abs(process.create_time() - self.started_at) < _START_TIME_TOLERANCE_S
-            if same_start and process.status() != psutil.STATUS_ZOMBIE and _marker_of(process) == self.marker:
+            if same_start and process.status() != psutil.STATUS_ZOMBIE and _settled_marker_of(process) == self.marker:
                 return process
         return None
 
@@ -207,6 +210,16 @@ def _await_marker(process: psutil.Process, popen: subprocess.Popen[bytes]) -> No
     give_up_at = monotonic() + _MARKER_TIMEOUT_S
     while _marker_of(process) is None and popen.poll() is None and monotonic() < give_up_at:
         sleep(0.001)
+
+
+def _settled_marker_of(process: psutil.Process) -> str | None:
+    """The marker of a process that may have been started a moment ago: while it becomes its command, it shows none."""
+    for _ in range(_EXEC_LOOKS):
+        marker = _marker_of(process)
+        if marker is not None:
+            return marker
+        sleep(_EXEC_PAUSE_S)
+    return None
 
 
 def _marker_of(process: psutil.Process) -> str | None:
