@@ -48,7 +48,7 @@ format: setup ## Rewrite the code in the house style
 bench: setup ## Measure throughput and latency on this machine
 	@$(BIN)/python -m bench $(ARGS)
 
-chaos: setup ## Kill task managers and the broker under load; count what was lost or doubled
+chaos: setup ## Kill task managers under load; count what was lost or doubled
 	@$(BIN)/python -m pytest -m chaos $(ARGS)
 
 clean: ## Stop the local stack and remove all that setup, tests and runs made

@@ -4,6 +4,7 @@
 [models] what is served                               [defaults]  what a model.toml may change for its model
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ from schemas.model import Batching, SessionOptions
 
 #: What a record may have beside the message: its key, batch headers, the fields of a dead letter.
 _FRAMING_BYTES = 64 * 1024
+
+
+#: A year: timers count in 64 bits, and nobody waits longer.
+_MAX_WAIT_MS = 365 * 24 * 3_600_000
 
 
 class ConfigError(Exception):
@@ -155,19 +160,57 @@ def check(config: Config) -> Config:
     Raises:
         ConfigError: One does not.
     """
-    positive = {
-        "kafka.partitions": config.kafka.partitions,
-        "kafka.max_message_bytes": config.kafka.max_message_bytes,
-        "job.parallelism": config.job.parallelism,
-        "job.checkpoint_interval_ms": config.job.checkpoint_interval_ms,
-        "defaults.batching.shard_rows": config.defaults.batching.shard_rows,
-        "defaults.batching.max_rows": config.defaults.batching.max_rows,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise ConfigError(f"{key} is {value}; it must be at least 1")
-    if config.job.parallelism > config.job.max_parallelism:
-        raise ConfigError(
-            f"job.parallelism is {config.job.parallelism}, over job.max_parallelism ({config.job.max_parallelism})"
-        )
+    kafka, job, scheduling = config.kafka, config.job, config.scheduling
+    for key, value, least, most in (
+        ("kafka.partitions", kafka.partitions, 1, math.inf),
+        # Java has no array of 2 GiB, and a dead letter writes its original in base64.
+        ("kafka.max_message_bytes", kafka.max_message_bytes, 1, 2**30),
+        ("job.parallelism", job.parallelism, 1, job.max_parallelism),
+        ("job.max_parallelism", job.max_parallelism, 1, 2**15),
+        ("job.checkpoint_interval_ms", job.checkpoint_interval_ms, 1, math.inf),
+        ("job.buffer_timeout_ms", job.buffer_timeout_ms, -1, math.inf),
+        ("scheduling.default_priority", scheduling.default_priority, 1, 2**31 - 1),
+        ("scheduling.window_timeout_ms", scheduling.window_timeout_ms, 1, _MAX_WAIT_MS),
+        ("scheduling.remember_ms", scheduling.remember_ms, 0, _MAX_WAIT_MS),
+        ("scheduling.idle_gap_ms", scheduling.idle_gap_ms, 0, math.inf),
+    ):
+        if not least <= value <= most:
+            raise ConfigError(f"{key} is {value}; it must be {_range(least, most)}")
+    topics = (kafka.requests_topic, kafka.responses_topic, kafka.errors_topic)
+    if not all(topics) or len(set(topics)) < len(topics):
+        raise ConfigError(f"the three topics of [kafka] need different names; they are {', '.join(map(repr, topics))}")
+    check_batching(config.defaults.batching, "defaults.batching.")
+    check_session(config.defaults.session, "defaults.session.")
     return config
+
+
+def check_batching(batching: Batching, where: str) -> None:
+    """Whether the numbers of a `[batching]` can be used.
+
+    Raises:
+        ConfigError: One cannot; the key is named with `where` before it.
+    """
+    for key, value, least, most in (
+        ("shard_rows", batching.shard_rows, 1, math.inf),
+        ("max_rows", batching.max_rows, 1, math.inf),
+        ("max_delay_ms", batching.max_delay_ms, 0, _MAX_WAIT_MS),
+    ):
+        if not least <= value <= most:
+            raise ConfigError(f"{where}{key} is {value}; it must be {_range(least, most)}")
+
+
+def check_session(session: SessionOptions, where: str) -> None:
+    """Whether the values of a `[session]` can be used.
+
+    Raises:
+        ConfigError: One cannot; the key is named with `where` before it.
+    """
+    for key in ("intra_op_threads", "inter_op_threads", "warm_up_rows"):
+        if getattr(session, key) < 0:
+            raise ConfigError(f"{where}{key} is {getattr(session, key)}; it must be at least 0")
+    if not session.providers:
+        raise ConfigError(f"{where}providers is empty; CPUExecutionProvider is always there")
+
+
+def _range(least: float, most: float) -> str:
+    return f"at least {least}" if most == math.inf else f"from {least} to {most}"

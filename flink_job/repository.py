@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flink_job.config import ConfigError, Defaults
+from flink_job.config import ConfigError, Defaults, check_batching, check_session
 from operators.backends.onnx import read_signature, sha256_of
 from schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
 
@@ -44,7 +44,8 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
     if not folder.is_dir():
         raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
     models = {}
-    for model_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+    # What starts with a dot is a tool's own: .ipynb_checkpoints, .git.
+    for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: _version_order(path.parent.name))
         if versions:
             batching, session, validation = _read_model_file(model_folder / "model.toml", defaults)
@@ -60,6 +61,8 @@ def _read_model(path: Path, batching: Batching, session: SessionOptions, validat
     inputs, outputs = read_signature(path)
     fixed_rows = _fixed_rows(inputs, outputs)
     batchable = fixed_rows is not None or all(spec.shape and spec.shape[0] is None for spec in inputs + outputs)
+    if batching.enabled:
+        _check_batch_axis(path, inputs, outputs, fixed_rows)
     return ModelSpec(
         name=path.parent.parent.name,
         version=path.parent.name,
@@ -67,7 +70,7 @@ def _read_model(path: Path, batching: Batching, session: SessionOptions, validat
         sha256=sha256_of(path),
         inputs=inputs,
         outputs=outputs,
-        batchable=batchable if batching.enabled is None else batching.enabled,
+        batchable=batchable and bool(inputs) if batching.enabled is None else batching.enabled,
         fixed_rows=fixed_rows,
         batching=batching,
         session=session,
@@ -78,7 +81,18 @@ def _read_model(path: Path, batching: Batching, session: SessionOptions, validat
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
     """The one size that axis 0 of every input and output has, if it has one."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
-    return sizes.pop() if len(sizes) == 1 else None
+    return sizes.pop() or None if len(sizes) == 1 else None
+
+
+def _check_batch_axis(
+    path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], fixed_rows: int | None
+) -> None:
+    """Refuses `enabled = true` for a model that cannot run a batch; an output may leave its shape open."""
+    without = [spec.name for spec in inputs if not spec.shape]
+    fixed = [spec.name for spec in inputs + outputs if spec.shape and spec.shape[0] not in (None, fixed_rows)]
+    if without or fixed or not inputs:
+        what = f"axis 0 of {', '.join(fixed)} has a fixed size" if fixed else "an input has no axis 0"
+        raise ConfigError(f"{path}: enabled = true under [batching], but {what}")
 
 
 def _read_model_file(path: Path, defaults: Defaults) -> tuple[Batching, SessionOptions, _Validation]:
@@ -88,13 +102,15 @@ def _read_model_file(path: Path, defaults: Defaults) -> tuple[Batching, SessionO
         file = msgspec.toml.decode(path.read_bytes(), type=_ModelFile)
         batching = msgspec.convert(msgspec.structs.asdict(defaults.batching) | file.batching, Batching)
         session = msgspec.convert(msgspec.structs.asdict(defaults.session) | file.session, SessionOptions)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    if batching.max_rows < 1 or batching.shard_rows < 1 or batching.max_delay_ms < 0:
-        raise ConfigError(f"{path}: max_rows and shard_rows must be at least 1, max_delay_ms at least 0")
+    check_batching(batching, f"{path}: batching.")
+    check_session(session, f"{path}: session.")
     return batching, session, file.validation
 
 
 def _version_order(version: str) -> list[tuple[int, int, str]]:
     """Numbers as numbers: 2 < 10, 1.9 < 1.10."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]
