@@ -1,0 +1,126 @@
+"""The configuration: what is written is what is used, and what cannot be used is refused by its name."""
+
+from pathlib import Path
+
+import pytest
+
+from flink_job import config as config_module
+from flink_job.config import Config, ConfigError, load
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "anabranch.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_without_a_file_the_defaults_hold_and_are_valid() -> None:
+    assert load(None) == Config()
+    assert config_module.check(Config()) == Config()
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    config = load(
+        written(
+            tmp_path,
+            """
+            [kafka]
+            requests_topic = "in"
+            max_message_bytes = 1000
+            [kafka.properties]
+            "security.protocol" = "SSL"
+            [job]
+            parallelism = 3
+            execution_mode = "process"
+            delivery = "exactly-once"
+            [job.flink]
+            "taskmanager.memory.process.size" = "2g"
+            [scheduling]
+            idle_gap_ms = 1
+            [models]
+            repository = "/srv/models"
+            [defaults.batching]
+            max_delay_ms = 5
+            [defaults.session]
+            providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            """,
+        )
+    )
+    assert (config.kafka.requests_topic, config.kafka.properties) == ("in", {"security.protocol": "SSL"})
+    assert (config.job.parallelism, config.job.execution_mode, config.job.delivery) == (3, "process", "exactly-once")
+    assert config.job.flink == {"taskmanager.memory.process.size": "2g"}
+    assert (config.models.repository, config.defaults.batching.max_delay_ms) == ("/srv/models", 5.0)
+    assert config.defaults.session.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert config.kafka.responses_topic == Config().kafka.responses_topic
+
+
+def test_what_a_caller_wants_holds_where_the_file_says_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "[job]\nparallelism = 3\n")
+    config = load(path, job={"parallelism": 9, "name": "caller"}, models={"repository": "m"})
+    assert (config.job.parallelism, config.job.name, config.models.repository) == (3, "caller", "m")
+    assert load(None, job={"parallelism": 9}).job.parallelism == 9
+
+
+def test_changed_keys_are_checked_too() -> None:
+    assert Config().replace(job={"parallelism": 4}).job.parallelism == 4
+    with pytest.raises(ConfigError, match=r"job\.parallelism is 0"):
+        Config().replace(job={"parallelism": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[kafka]\nbootstrap = 'a:1'\n", "bootstrap"),
+        ("[kafkas]\n", "kafkas"),
+        ("[job]\nparalelism = 2\n", "paralelism"),
+        ("[defaults.batching]\nmaxrows = 2\n", "maxrows"),
+        ("[defaults.session]\nthreads = 2\n", "threads"),
+        ("[job]\nexecution_mode = 'fast'\n", "execution_mode"),
+        ("[job]\ndelivery = 'maybe-once'\n", "delivery"),
+        ("[job]\nparallelism = '2'\n", "parallelism"),
+        ("[job]\nparallelism = 2.5\n", "parallelism"),
+        ("[job]\nbounded = 1\n", "bounded"),
+        ("job = 3\n", "job"),
+        ("[defaults.session]\noptimization = 'most'\n", "optimization"),
+        ("[job]\nparallelism = 0\n", "job.parallelism"),
+        ("[job]\nparallelism = 129\n", "job.parallelism"),
+        ("[job]\nmax_parallelism = 0\n", "parallelism"),
+        ("[job]\nmax_parallelism = 32769\n", "job.max_parallelism"),
+        ("[job]\ncheckpoint_interval_ms = 0\n", "job.checkpoint_interval_ms"),
+        ("[job]\nbuffer_timeout_ms = -2\n", "job.buffer_timeout_ms"),
+        ("[kafka]\npartitions = 0\n", "kafka.partitions"),
+        ("[kafka]\nmax_message_bytes = 0\n", "kafka.max_message_bytes"),
+        ("[kafka]\nmax_message_bytes = 2147483647\n", "kafka.max_message_bytes"),
+        ("[kafka]\nresponses_topic = 'inference-requests'\n", "different names"),
+        ("[kafka]\nerrors_topic = ''\n", "different names"),
+        ("[scheduling]\nwindow_timeout_ms = 0\n", "scheduling.window_timeout_ms"),
+        ("[scheduling]\nremember_ms = -1\n", "scheduling.remember_ms"),
+        ("[scheduling]\ndefault_priority = 0\n", "scheduling.default_priority"),
+        ("[scheduling]\nidle_gap_ms = nan\n", "scheduling.idle_gap_ms"),
+        ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows"),
+        ("[defaults.batching]\nshard_rows = -1\n", "defaults.batching.shard_rows"),
+        ("[defaults.batching]\nmax_delay_ms = -0.1\n", "defaults.batching.max_delay_ms"),
+        ("[defaults.batching]\nmax_delay_ms = inf\n", "defaults.batching.max_delay_ms"),
+        ("[defaults.batching]\nmax_delay_ms = nan\n", "defaults.batching.max_delay_ms"),
+        ("[defaults.session]\nintra_op_threads = -1\n", "defaults.session.intra_op_threads"),
+        ("[defaults.session]\nproviders = []\n", "defaults.session.providers"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name_in_one_line(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(written(tmp_path, text))
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["[kafka", "a = ", b"\xff\xfe", b"a = '\xff'"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str | bytes) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"anabranch\.toml"):
+        load(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot read"):
+            load(path)
