@@ -19,6 +19,7 @@ class Sessions:
     """The sessions of one task.
 
     Args:
+        backend: Back-ends that are equal share sessions.
         task: Tasks do not share sessions: each runs in a thread of its own.
     """
 
@@ -46,7 +47,7 @@ class Sessions:
         return session
 
     def _share(self, model: ModelSpec) -> Session:
-        key = (model.path, model.sha256, model.session, type(self._backend), self._task)
+        key = (model.path, model.sha256, model.session, self._backend, self._task)
         with _lock:
             session = _shared.get(key)
             if session is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,16 @@ _DATATYPES = {
 }
 
 
+#: What goes wrong is raised, and told to whom it concerns: a sender of bad rows shall not fill our logs.
+_FATAL = 4
+
+
 @cache
 def _runtime() -> Any:
     # Importing ONNX Runtime takes a while and starts threads: only who runs a model pays.
     import onnxruntime  # noqa: PLC0415
 
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime
 
 
@@ -55,8 +60,9 @@ class OnnxSession:
         return results
 
 
+@dataclass(frozen=True)
 class OnnxBackend:
-    """Loads ONNX files."""
+    """Loads ONNX files; all of them are equal, so that operators share sessions (see `operators.sessions`)."""
 
     def load(self, model: ModelSpec) -> OnnxSession:
         """See `operators.backends.base.Backend`."""
@@ -122,7 +128,7 @@ def _open(path: Path, options: SessionOptions) -> Any:
             "all": "ORT_ENABLE_ALL",
         }[options.optimization],
     )
-    settings.log_severity_level = 3
+    settings.log_severity_level = _FATAL
     # Threads that spin while they wait take the core from the other tasks.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     unknown = [name for name in options.providers if name not in runtime.get_available_providers()]
