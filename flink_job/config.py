@@ -91,13 +91,15 @@ class Scheduling(_Section, frozen=True):
         default_priority: What a request's priority 0 counts as; 1 is the highest.
         window_timeout_ms: How long a request without a deadline may wait for its last shard.
         remember_ms: How long the merge remembers an answered request, to ignore what comes late.
-        idle_gap_ms: A task to which nothing came for this long is idle: it does not wait to fill a batch.
+        work_slice_ms: How long a task runs batches before it looks what else came in, which may be more urgent.
+        max_waiting_bytes: With so much read and waiting, a task reads no more; the rest stays in Kafka.
     """
 
     default_priority: int = 5
     window_timeout_ms: int = 300_000
     remember_ms: int = 600_000
-    idle_gap_ms: float = 0.2
+    work_slice_ms: float = 20.0
+    max_waiting_bytes: int = 64 * 1024 * 1024
 
 
 class Models(_Section, frozen=True):
@@ -172,7 +174,8 @@ def check(config: Config) -> Config:
         ("scheduling.default_priority", scheduling.default_priority, 1, 2**31 - 1),
         ("scheduling.window_timeout_ms", scheduling.window_timeout_ms, 1, _MAX_WAIT_MS),
         ("scheduling.remember_ms", scheduling.remember_ms, 0, _MAX_WAIT_MS),
-        ("scheduling.idle_gap_ms", scheduling.idle_gap_ms, 0, math.inf),
+        ("scheduling.work_slice_ms", scheduling.work_slice_ms, 0, _MAX_WAIT_MS),
+        ("scheduling.max_waiting_bytes", scheduling.max_waiting_bytes, 0, math.inf),
     ):
         if not least <= value <= most:
             raise ConfigError(f"{key} is {value}; it must be {_range(least, most)}")

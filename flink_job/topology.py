@@ -1,6 +1,6 @@
 """The job as a picture in code; every arrow below is a line of `build`.
 
-             one chain in every task: no network between these three
+             one chain in every task: no network between these, and frames of many requests on the way
 requests --> [ admit ] --> [ shard (keyed) ] --> [ infer ] -- answers -------------------------> responses
                                                    |   |
                                                    |   +-- openings --+
@@ -15,6 +15,7 @@ infer and aggregate -- dead letters --> errors       (what admit and shard refus
 from pyflink.common import Types
 from pyflink.datastream import StreamExecutionEnvironment
 
+from flink_job import java
 from flink_job.config import Config
 from flink_job.kafka import read_requests, write
 from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group
@@ -49,12 +50,18 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     work = (
         keep_by_key(admitted, Types.INT())
         .process(
-            ShardFunction(catalog, scheduling.default_priority, scheduling.idle_gap_ms, groups),
+            ShardFunction(
+                catalog,
+                scheduling.default_priority,
+                scheduling.work_slice_ms,
+                scheduling.max_waiting_bytes,
+                groups,
+            ),
             output_type=VALUE_TYPE,
         )
         .name("shard")
     )
-    answers = work.process(InferFunction(catalog, backend, answering), output_type=KEYED_BYTES).name("infer")
+    answers = work.process(InferFunction(catalog, backend, answering), output_type=VALUE_TYPE).name("infer")
 
     partials = (
         answers.get_side_output(SHARDS_TAG)
@@ -71,7 +78,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
         .name("aggregate")
     )
 
-    write(answers, config, kafka.responses_topic, "responses")
+    write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
     write(merged, config, kafka.responses_topic, "merged-responses")
     letters = answers.get_side_output(LETTERS_TAG).union(merged.get_side_output(LETTERS_TAG))
     write(letters, config, kafka.errors_topic, "errors")

@@ -12,11 +12,15 @@ from operators.core.serving import Serving, Shard
 from operators.rows import KeyedRow
 from operators.sessions import Sessions
 from operators.task import task_of
+from schemas.frames import write_answers
 from schemas.model import Catalog
 
 KEYED_BYTES = Types.ROW([Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.PRIMITIVE_ARRAY(Types.BYTE())])
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 PARTS = Types.ROW([Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+
+#: Java has no array of 2 GiB, and large answers gain nothing from company.
+_FRAME_BYTES = 4 * 1024 * 1024
 
 LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
 SHARDS_TAG = OutputTag("shards", BYTES)
@@ -38,19 +42,27 @@ class _Infer(ProcessFunction):
 
 
 class InferFunction(_Infer):
-    """UNIT, SHARD, OPENING and REJECTION -> answers, and on the side dead letters, shards and window parts."""
+    """UNIT, SHARD, OPENING and REJECTION -> frame of answers, and on the side dead letters, shards and window parts."""
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Serves one record of the shard operator."""
+        answers: list[Answer] = []
+        size_bytes = 0
         for output in self._serving.on_record(value, time() * 1000):
             if isinstance(output, Answer):
-                yield KeyedRow(output.key, output.value)
+                answers.append(output)
+                size_bytes += len(output.value)
+                if size_bytes >= _FRAME_BYTES:
+                    yield write_answers(answers)
+                    answers, size_bytes = [], 0
             elif isinstance(output, Letter):
                 yield LETTERS_TAG, KeyedRow(output.key, output.value)
             elif isinstance(output, Shard):
                 yield SHARDS_TAG, output.value
             else:
                 yield PARTS_TAG, KeyedRow(output.key, output.value)
+        if answers:
+            yield write_answers(answers)
 
 
 class InferShardFunction(_Infer):

@@ -30,13 +30,14 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             a request runs as it came.
         shard_rows: A request of more rows than this is split into shards of this many.
         max_rows: Small requests share a batch of at most this many rows.
-        max_delay_ms: How long a request may wait for others to share its batch while the task is busy.
+        max_delay_ms: How long a batch that is not full waits for company although the task is free. Without, batches
+            fill by themselves: a busy task takes all that came meanwhile.
     """
 
     enabled: bool | None = None
     shard_rows: int = 32
     max_rows: int = 64
-    max_delay_ms: float = 2.0
+    max_delay_ms: float = 0.0
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

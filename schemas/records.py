@@ -279,19 +279,41 @@ class Head(NamedTuple):
     deadline_ms: int
 
 
-def peek(encoded: bytes) -> Head:
+def peek(encoded: Buffer) -> Head:
     """The head of a record, without decoding the rest."""
     header = _HEADER.unpack_from(encoded)
     at = _HEADER.size + header[5]
-    return Head(encoded[at : at + header[7]], header[9], header[12], header[15])
+    return Head(bytes(encoded[at : at + header[7]]), header[9], header[12], header[15])
 
 
-def encode_unit(requests: Sequence[bytes]) -> bytes:
-    """Encoded requests of one signature as one unit."""
-    parts = [_UNIT_HEADER.pack(Kind.UNIT, len(requests))]
-    for request in requests:
-        parts += (request, bytes(-len(request) % ALIGNMENT_BYTES))
+def join_records(records: Iterable[Buffer]) -> bytes:
+    """Encoded records as one frame, each of them on a boundary."""
+    parts: list[Buffer] = []
+    for record in records:
+        parts += (record, _PADDING[-len(record) % ALIGNMENT_BYTES])
     return b"".join(parts)
+
+
+def split_records(frame: Buffer) -> list[memoryview]:
+    """The encoded records of a frame, as views into it.
+
+    Raises:
+        struct.error, ValueError: It is no frame of `join_records`.
+    """
+    view = memoryview(frame)
+    at, end, records = 0, len(view), []
+    while at < end:
+        size = _SIZE.unpack_from(view, at + _SIZE_AT)[0]
+        if not 0 < size <= end - at:
+            raise ValueError(f"a record of {size} bytes at {at} in a frame of {end} bytes")
+        records.append(view[at : at + size])
+        at += size + -size % ALIGNMENT_BYTES
+    return records
+
+
+def encode_unit(requests: Sequence[Buffer]) -> bytes:
+    """Encoded requests of one signature as one unit."""
+    return _UNIT_HEADER.pack(Kind.UNIT, len(requests)) + join_records(requests)
 
 
 def decode_unit(encoded: Buffer) -> list[Record]:
@@ -306,6 +328,7 @@ def decode_unit(encoded: Buffer) -> list[Record]:
     return records
 
 
+_PADDING = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
 _SIZE = struct.Struct("<I")
 _SIZE_AT = 4
 _encode_struct = msgspec.msgpack.Encoder().encode

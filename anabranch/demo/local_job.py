@@ -7,8 +7,10 @@ from pathlib import Path
 from shutil import copyfile
 
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
+from anabranch.errors import StackError
 from anabranch.stack.broker import Broker
 from anabranch.stack.cluster import Cluster
+from anabranch.stack.flink_rest import FlinkRest
 from anabranch.topics import topics_of
 from flink_job.config import Config
 
@@ -100,6 +102,19 @@ class LocalJob:
         installation.activate(log_dir=self._folder / "logs")
         with _quick_to_start():
             job.start(self.config, self.flink_url)
+
+    def explain(self) -> str:
+        """What the job is doing, for a person who waits for an answer of it in vain."""
+        flink = FlinkRest(self.flink_url)
+        try:
+            lines = [f"Flink has {len(flink.task_manager_ids())} of {self._tasks} TaskManagers"]
+            for job in flink.jobs():
+                lines.append(f"job {job.name} is {job.state}")
+                lines += [f"  {name}: {states}" for name, states in flink.task_states(job.job_id).items()]
+                lines.append(flink.last_failure(job.job_id))
+        except StackError as error:
+            return str(error)
+        return "\n".join(filter(None, lines))
 
     def kill(self) -> None:
         """Ends whatever was started, at once: nothing of it is wanted any more."""

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anabranch.client import Client
+from anabranch.client_errors import NoAnswer
 from anabranch.demo import reference, workload
 from anabranch.demo.bad_requests import bad_requests
 from anabranch.demo.error_check import Outcome, send_and_check
@@ -112,7 +113,11 @@ class Demo:
         self._say("Submitting the job")
         job.submit()
         with Client.for_job(job.config) as client:
-            workload.wait_until_served(client, files.model[0].tokens[np.newaxis], _FIRST_ANSWER_TIMEOUT_S)
+            try:
+                workload.wait_until_served(client, files.model[0].tokens[np.newaxis], _FIRST_ANSWER_TIMEOUT_S)
+            except NoAnswer:
+                self._console.print(job.explain(), markup=False, highlight=False, soft_wrap=True)
+                raise
         self._say(f"The job answers: one inference task in each of {self._tasks} processes")
         return files
 

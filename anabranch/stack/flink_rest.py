@@ -61,6 +61,18 @@ class FlinkRest:
         jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[Job])
         return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
 
+    def last_failure(self, job_id: str) -> str:
+        """What last made a job fail or start again, with Java's stack trace; empty where nothing did."""
+        entries = self.get(f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
+        return str(entries[0]["stacktrace"]) if entries else ""
+
+    def task_states(self, job_id: str) -> dict[str, dict[str, int]]:
+        """For every operator chain of a job, by name, how many of its tasks are in which state."""
+        vertices = self.get(f"/jobs/{job_id}")["vertices"]
+        return {
+            vertex["name"]: {state: count for state, count in vertex["tasks"].items() if count} for vertex in vertices
+        }
+
     def cancel(self, job_id: str) -> None:
         """Asks for a job's end and does not wait for it."""
         self._call("PATCH", f"/jobs/{job_id}?mode=cancel")

@@ -1,75 +1,129 @@
-"""Which waiting requests share a batch, and when it leaves.
+"""Which waiting requests share a batch, and which batch is next.
 
 A unit is one batch: requests of one signature, in order of priority, then deadline, then arrival. A lane (what one task
-holds) collects them, bounded by rows and by a delay. A task that was idle waits for nobody: waiting pays only while
-more requests are coming in than can be run one by one.
+holds) gathers requests while the task works, and gives the most urgent unit whenever the task is free: an idle task
+starts at once, and a busy one finds its batches filled by what came meanwhile. A model may ask for more patience: with
+a delay, a unit that is not full waits so long for company.
 
-    busy lane, max_rows 4, delay 2 ms          idle lane
-    ----a--b-------------------> time          ----a----------> time
-        |  |  ^ unit [a b] at a + 2 ms             ^ unit [a] at once
-        c of 4 rows: unit at once
+    no delay                              max_rows 4, delay 2 ms
+    ----a----bcd-----------> arrivals     ----a--b---------------> arrivals
+        [ a ][ b c d ]       the task           |  ^ unit [a b] at a + 2 ms
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from bisect import insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 
 import msgspec
 
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
+from schemas.tensors import Buffer
+
+#: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would not fit into one record.
+MAX_UNIT_BYTES = 16 * 1024 * 1024
+_NEVER = float("inf")
+
+#: Rank, deadline, number: whoever has the least leaves first, and no two requests of a lane have the same.
+Urgency = tuple[int, float, int]
 
 
-class Waiting(msgspec.Struct, frozen=True, gc=False):
+class Waiting(msgspec.Struct, gc=False, eq=False):
     """A request in a lane.
 
     Attributes:
-        encoded: Its REQUEST record, as state holds it.
+        encoded: Its REQUEST record.
         signature: What it must share with its batch.
         rank: Its priority as a place in line: 1 is first.
+        number: Its place in the order of arrival; the lane gives it.
+        arrived_ms: Unix time; the lane notes it.
+        gone: It has left the lane.
+        stored: State holds it, too.
     """
 
-    encoded: bytes
+    encoded: Buffer
     signature: bytes
     rows: int
     rank: int
     deadline_ms: int
+    number: int = -1
+    arrived_ms: float = 0.0
+    gone: bool = False
+    stored: bool = False
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Departure:
     """What leaves a lane.
 
     Attributes:
-        units: Batches to run, in this order.
+        unit: The next batch to run; empty where there is none.
         expired: Requests whose deadline has passed: to be answered, not run.
-        kept: Whether the request that came in now waits in the lane.
-        drained: Whether requests that waited before are among those that leave.
     """
 
-    units: list[list[Waiting]] = field(default_factory=list)
-    expired: list[Waiting] = field(default_factory=list)
-    kept: bool = False
-    drained: bool = False
+    unit: list[Waiting]
+    expired: list[Waiting]
 
 
-_KEPT = Departure(kept=True)
-#: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would not fit into one record.
-MAX_UNIT_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(slots=True)
 class _Group:
     """Waiting requests of one signature."""
 
-    leaves_at_ms: float
-    requests: list[Waiting] = field(default_factory=list)
-    rows: int = 0
-    size_bytes: int = 0
+    __slots__ = ("_line", "batching", "rows", "size_bytes")
 
-    def add(self, request: Waiting) -> None:
-        self.requests.append(request)
+    def __init__(self, batching: Batching) -> None:
+        self.batching = batching
+        self.rows = 0
+        self.size_bytes = 0
+        self._line: list[tuple[Urgency, Waiting]] = []
+
+    @property
+    def most_urgent(self) -> Urgency | None:
+        """Of all requests here; None where there is none."""
+        return self._line[0][0] if self._line else None
+
+    def add(self, request: Waiting) -> bool:
+        """Whether the request is now the most urgent one."""
+        line = self._line
+        urgency = (request.rank, request.deadline_ms or _NEVER, request.number)
         self.rows += request.rows
         self.size_bytes += len(request.encoded)
+        if not line or line[-1][0] < urgency:
+            line.append((urgency, request))
+        else:
+            insort(line, (urgency, request))
+        return line[0][1] is request
+
+    def leaves_at_ms(self) -> float:
+        """When a unit is due: at once where it is full, or else when the delay of its oldest request is over."""
+        batching = self.batching
+        if self.rows >= batching.max_rows or batching.max_delay_ms <= 0 or self.size_bytes >= MAX_UNIT_BYTES:
+            return 0.0
+        return min(request.arrived_ms for _, request in self._line) + batching.max_delay_ms
+
+    def drop_gone(self) -> None:
+        """Forgets what has left."""
+        self._line = [entry for entry in self._line if not entry[1].gone]
+        self.rows = sum([request.rows for _, request in self._line])
+        self.size_bytes = sum([len(request.encoded) for _, request in self._line])
+
+    def take(self) -> list[Waiting]:
+        """The most urgent requests, as many as share a unit; at least one."""
+        max_rows = self.batching.max_rows
+        unit: list[Waiting] = []
+        rows = size_bytes = 0
+        for _, request in self._line:
+            size = len(request.encoded)
+            if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_UNIT_BYTES):
+                break
+            rows += request.rows
+            size_bytes += size
+            request.gone = True
+            unit.append(request)
+        del self._line[: len(unit)]
+        self.rows -= rows
+        self.size_bytes -= size_bytes
+        return unit
 
 
 class Lane:
@@ -77,88 +131,100 @@ class Lane:
 
     Args:
         batching_of: The batching of a signature's model.
-        idle_gap_ms: Nothing came in for this long: the lane is idle.
     """
 
-    def __init__(self, batching_of: Callable[[bytes], Batching], idle_gap_ms: float) -> None:
+    def __init__(self, batching_of: Callable[[bytes], Batching]) -> None:
         self._batching_of = batching_of
-        self._idle_gap_ms = idle_gap_ms
         self._groups: dict[bytes, _Group] = {}
+        #: Signatures that have a unit to give, by their most urgent request; entries may be out of date.
+        self._due: list[tuple[Urgency, bytes]] = []
+        #: Signatures whose requests still wait for company.
+        self._patient: set[bytes] = set()
+        self._deadlines: list[tuple[int, int, Waiting]] = []
+        self._numbers = count()
+        self.size_bytes = 0
 
-    def on_request(self, request: Waiting, batching: Batching, now_ms: float, idle_ms: float) -> Departure:
-        """Takes a request in.
-
-        Args:
-            batching: The one of its signature's model.
-            now_ms: Unix time.
-            idle_ms: For how long the task had nothing to do before this request.
-        """
-        if request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= now_ms:
-            return Departure(expired=[request])
+    def add(self, request: Waiting, now_ms: float) -> None:
+        """Takes a request in; one that was here before a restart keeps its number."""
+        if request.number < 0:
+            request.number = next(self._numbers)
+        request.arrived_ms = now_ms
         group = self._groups.get(request.signature)
         if group is None:
-            full = request.rows >= batching.max_rows or batching.max_delay_ms <= 0
-            if full or (not self._groups and idle_ms >= self._idle_gap_ms):
-                return Departure(units=[[request]])
-            group = self._groups[request.signature] = _Group(leaves_at_ms=now_ms + batching.max_delay_ms)
-        group.add(request)
-        if group.rows < batching.max_rows and group.size_bytes < MAX_UNIT_BYTES:
-            return _KEPT
-        del self._groups[request.signature]
-        return _depart([group], self._batching_of, now_ms)
+            group = self._groups[request.signature] = _Group(self._batching_of(request.signature))
+        is_first = group.add(request)
+        self.size_bytes += len(request.encoded)
+        if request.deadline_ms != NO_DEADLINE_MS:
+            heappush(self._deadlines, (request.deadline_ms, request.number, request))
+        if is_first or group.batching.max_delay_ms > 0:
+            self._note(request.signature, group)
 
-    def on_timer(self, now_ms: float) -> Departure:
-        """Lets the groups go whose delay is over."""
-        due = [signature for signature, group in self._groups.items() if group.leaves_at_ms <= now_ms]
-        return _depart([self._groups.pop(signature) for signature in due], self._batching_of, now_ms)
+    def take(self, now_ms: float, *, all_is_due: bool = False) -> Departure:
+        """The most urgent unit that is due, and whatever has expired.
 
-    def flush(self, now_ms: float) -> Departure:
-        """Lets everything go: the input has ended."""
-        groups = list(self._groups.values())
-        self._groups.clear()
-        return _depart(groups, self._batching_of, now_ms)
+        Args:
+            now_ms: Unix time.
+            all_is_due: Whether delays do not count: the input has ended.
+        """
+        expired = self._expire(now_ms) if self._deadlines else []
+        if self._patient:
+            self._lose_patience(_NEVER if all_is_due else now_ms)
+        while self._due:
+            urgency, signature = heappop(self._due)
+            group = self._groups.get(signature)
+            if group is not None and group.most_urgent == urgency:
+                unit = group.take()
+                self.size_bytes -= sum([len(request.encoded) for request in unit])
+                self._note(signature, group)
+                return Departure(unit, expired)
+        return Departure([], expired)
 
     def next_deadline(self) -> float | None:
-        """When `on_timer` is due, in Unix milliseconds; None while nothing waits."""
-        return min((group.leaves_at_ms for group in self._groups.values()), default=None)
+        """When `take` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
+        if not self._groups:
+            return None
+        if self._due:
+            return 0.0
+        due_ms = min(self._groups[signature].leaves_at_ms() for signature in self._patient)
+        return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
-    def snapshot(self) -> list[bytes]:
-        """Every waiting request, in order of arrival within its signature."""
-        return [request.encoded for group in self._groups.values() for request in group.requests]
-
-    def restore(self, requests: list[Waiting], now_ms: float) -> None:
-        """Puts the requests of a snapshot back; all of them are due at once, for they have waited through a failure."""
-        self._groups.clear()
+    def restore(self, requests: Iterable[Waiting], now_ms: float) -> None:
+        """Puts requests back that state held; all of them are due at once, for they have waited through a failure."""
+        last = -1
         for request in requests:
-            self._groups.setdefault(request.signature, _Group(leaves_at_ms=now_ms)).add(request)
+            self.add(request, now_ms)
+            last = max(last, request.number)
+        self._lose_patience(_NEVER)
+        self._numbers = count(last + 1)
 
+    def _expire(self, now_ms: float) -> list[Waiting]:
+        expired: list[Waiting] = []
+        while self._deadlines and (self._deadlines[0][0] <= now_ms or self._deadlines[0][2].gone):
+            request = heappop(self._deadlines)[2]
+            if not request.gone:
+                request.gone = True
+                expired.append(request)
+        for signature in {request.signature for request in expired}:
+            group = self._groups[signature]
+            self.size_bytes -= group.size_bytes
+            group.drop_gone()
+            self.size_bytes += group.size_bytes
+            self._note(signature, group)
+        return expired
 
-def _depart(groups: list[_Group], batching_of: Callable[[bytes], Batching], now_ms: float) -> Departure:
-    departure = Departure(drained=bool(groups))
-    for group in groups:
-        alive: list[Waiting] = []
-        for request in group.requests:
-            expired = request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= now_ms
-            (departure.expired if expired else alive).append(request)
-        alive.sort(key=_urgency)  # stable: equals stay in order of arrival
-        if alive:
-            departure.units += _fill(alive, batching_of(alive[0].signature).max_rows)
-    departure.units.sort(key=lambda unit: _urgency(unit[0]))
-    return departure
+    def _note(self, signature: bytes, group: _Group) -> None:
+        """Notes what a group holds now."""
+        if group.most_urgent is None:
+            del self._groups[signature]
+            self._patient.discard(signature)
+        elif group.batching.max_delay_ms > 0:
+            self._patient.add(signature)
+        else:
+            heappush(self._due, (group.most_urgent, signature))
 
-
-def _fill(requests: list[Waiting], max_rows: int) -> list[list[Waiting]]:
-    units: list[list[Waiting]] = []
-    rows = size_bytes = 0
-    for request in requests:
-        if not units or rows + request.rows > max_rows or size_bytes + len(request.encoded) > MAX_UNIT_BYTES:
-            units.append([])
-            rows = size_bytes = 0
-        units[-1].append(request)
-        rows += request.rows
-        size_bytes += len(request.encoded)
-    return units
-
-
-def _urgency(request: Waiting) -> tuple[int, float]:
-    return request.rank, request.deadline_ms or float("inf")
+    def _lose_patience(self, now_ms: float) -> None:
+        for signature in [each for each in self._patient if self._groups[each].leaves_at_ms() <= now_ms]:
+            most_urgent = self._groups[signature].most_urgent
+            assert most_urgent is not None  # noqa: S101 - a group without requests is not kept
+            self._patient.discard(signature)
+            heappush(self._due, (most_urgent, signature))

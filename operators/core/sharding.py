@@ -5,50 +5,47 @@ the exchange. Everything else goes through the task's `Lane`. What cannot be jud
 took its model out of the catalog while it waited, goes on by itself: the inference task answers for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from operators.core.batching import Departure, Lane, Waiting
+from operators.core.batching import Lane, Waiting
 from operators.core.splitting import opening, shards
 from schemas.errors import AnabranchError, DeadlineExceeded, InternalError
 from schemas.model import Batching, Catalog, ModelSpec
 from schemas.records import (
     Failure,
-    Head,
     Kind,
     Record,
     decode_signature,
     encode_signature,
     encode_unit,
     peek,
+    split_records,
 )
+from schemas.tensors import Buffer
 
 STAGE = "shard"
 #: Shards of small rows grow rather than become more: a window costs per shard.
 MAX_SHARDS = 1024
 _MAX_POLICIES = 4096
 _REQUEST = int(Kind.REQUEST)
+#: Of a model that has no batch axis, or that nobody knows any more.
+_ALONE = Batching(max_rows=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Emission:
-    """What a step of `Sharding` emits, and what became of the waiting requests.
+class Changes:
+    """What became of the waiting requests since state last heard of them.
 
     Attributes:
-        records: Encoded UNIT, SHARD, OPENING and REJECTION records, in order.
-        kept: The request that came in now waits.
-        drained: Requests that waited have left: state is what `snapshot` says now.
+        arrived: Number and REQUEST record of each that came and still waits.
+        departed: Numbers of those that waited before and have left.
     """
 
-    records: Sequence[bytes]
-    kept: bool = False
-    drained: bool = False
-
-
-_KEPT = Emission((), kept=True)
-_NO_MODEL = (Batching(), False)
+    arrived: list[tuple[int, bytes]]
+    departed: list[int]
 
 
 class Sharding:
@@ -56,54 +53,96 @@ class Sharding:
 
     Args:
         default_priority: What priority 0 counts as.
-        idle_gap_ms: See `Lane`.
     """
 
-    def __init__(self, catalog: Catalog, default_priority: int, idle_gap_ms: float) -> None:
+    def __init__(self, catalog: Catalog, default_priority: int) -> None:
         self._catalog = catalog
         self._default_priority = default_priority
-        self._lane = Lane(self._batching_of, idle_gap_ms)
+        self._lane = Lane(lambda signature: self._policy_of(signature)[0])
         self._policies: dict[bytes, tuple[Batching, bool]] = {}
+        self._arrived: list[Waiting] = []
+        self._departed: list[int] = []
 
-    def on_record(self, encoded: bytes, now_ms: float, idle_ms: float) -> Emission:
-        """Takes a REQUEST or REJECTION in; never raises.
+    @property
+    def waiting_size_bytes(self) -> int:
+        """How much waits."""
+        return self._lane.size_bytes
+
+    def on_frame(self, frame: Buffer, now_ms: float) -> list[bytes]:
+        """Takes REQUEST and REJECTION records in, and returns what leaves without waiting; never raises.
 
         Args:
-            idle_ms: For how long the task had nothing to do before it.
+            frame: As `schemas.records.join_records` makes it.
+            now_ms: Unix time.
         """
         try:
-            if encoded[0] != _REQUEST:
-                return Emission([encoded])
-            head = peek(encoded)
-            batching, batchable = self._policy_of(head.signature)
-            if batchable and head.rows > batching.shard_rows:
-                return Emission(self._split(Record.decode(encoded), batching.shard_rows, now_ms))
-            if not batchable or head.rows >= batching.max_rows:
-                return Emission([encode_unit([encoded])])
-            departure = self._lane.on_request(self._waiting(encoded, head), batching, now_ms, idle_ms)
-            return _KEPT if departure.kept else _emission(departure)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            return Emission([_refuse(encoded, error)])
+            records = split_records(frame)
+        except Exception:  # noqa: BLE001 - no frame of ours: the inference task puts it into a dead letter
+            return [bytes(frame)]
+        leaving: list[bytes] = []
+        for encoded in records:
+            try:
+                self._on_record(encoded, now_ms, leaving)
+            except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+                leaving.append(_refuse(encoded, error))
+        return leaving
 
-    def on_timer(self, now_ms: float) -> Emission:
-        """Lets the batches go whose delay is over."""
-        return _emission(self._lane.on_timer(now_ms))
+    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[bytes] | None:
+        """The most urgent UNIT that is due, behind REJECTIONs of what has expired; None if nothing is due.
 
-    def flush(self, now_ms: float) -> Emission:
-        """Lets everything go."""
-        return _emission(self._lane.flush(now_ms))
+        Args:
+            now_ms: Unix time.
+            all_is_due: Whether delays do not count: the input has ended.
+        """
+        departure = self._lane.take(now_ms, all_is_due=all_is_due)
+        unit, expired = departure.unit, departure.expired
+        if not unit and not expired:
+            return None
+        self._departed += [request.number for request in unit if request.stored]
+        records = []
+        if expired:
+            self._departed += [request.number for request in expired if request.stored]
+            records = [_expire(Record.decode(request.encoded)) for request in expired]
+        if unit:
+            records.append(encode_unit([request.encoded for request in unit]))
+        return records
 
     def next_deadline(self) -> float | None:
-        """When `on_timer` is due; None while nothing waits."""
+        """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
         return self._lane.next_deadline()
 
-    def snapshot(self) -> list[bytes]:
-        """The requests that wait."""
-        return self._lane.snapshot()
+    def settle(self) -> Changes:
+        """What state must learn, now that the task turns to something else."""
+        changes = Changes([], self._departed)
+        for request in self._arrived:
+            if not request.gone:
+                # A copy of its own, for it may wait long, and a view would keep its whole frame.
+                request.encoded = bytes(request.encoded)
+                request.stored = True
+                changes.arrived.append((request.number, request.encoded))
+        self._arrived, self._departed = [], []
+        return changes
 
-    def restore(self, requests: list[bytes], now_ms: float) -> None:
-        """Puts the requests of a snapshot back."""
-        self._lane.restore([self._waiting(encoded, peek(encoded)) for encoded in requests], now_ms)
+    def restore(self, requests: Iterable[tuple[int, bytes]], now_ms: float) -> None:
+        """Puts requests back that state held, with their numbers."""
+        waiting = []
+        for number, encoded in sorted(requests):
+            request = self._waiting(encoded)
+            request.number, request.stored = number, True
+            waiting.append(request)
+        self._lane.restore(waiting, now_ms)
+
+    def _on_record(self, encoded: Buffer, now_ms: float, leaving: list[bytes]) -> None:
+        if encoded[0] != _REQUEST:
+            leaving.append(bytes(encoded))
+            return
+        waiting = self._waiting(encoded)
+        batching, batchable = self._policy_of(waiting.signature)
+        if batchable and waiting.rows > batching.shard_rows:
+            leaving += self._split(Record.decode(encoded), batching.shard_rows, now_ms)
+            return
+        self._lane.add(waiting, now_ms)
+        self._arrived.append(waiting)
 
     def _split(self, request: Record, shard_rows: int, now_ms: float) -> list[bytes]:
         if request.deadline_ms and request.deadline_ms <= now_ms:
@@ -114,11 +153,9 @@ class Sharding:
         rows += -rows % fixed_rows
         return [opening(request).encode(), *(shard.encode() for shard in shards(request, rows))]
 
-    def _waiting(self, encoded: bytes, head: Head) -> Waiting:
+    def _waiting(self, encoded: Buffer) -> Waiting:
+        head = peek(encoded)
         return Waiting(encoded, head.signature, head.rows, head.priority or self._default_priority, head.deadline_ms)
-
-    def _batching_of(self, signature: bytes) -> Batching:
-        return self._policy_of(signature)[0]
 
     def _policy_of(self, signature: bytes) -> tuple[Batching, bool]:
         policy = self._policies.get(signature)
@@ -127,9 +164,9 @@ class Sharding:
                 self._policies.clear()
             try:
                 model = self._model_of(signature)
-                policy = (model.batching, model.batchable)
+                policy = (model.batching if model.batchable else _ALONE, model.batchable)
             except AnabranchError:
-                policy = _NO_MODEL
+                policy = (_ALONE, False)
             self._policies[signature] = policy
         return policy
 
@@ -138,20 +175,14 @@ class Sharding:
         return self._catalog.find(decoded.model_name, decoded.model_version)
 
 
-def _emission(departure: Departure) -> Emission:
-    records = [_expire(Record.decode(request.encoded)) for request in departure.expired]
-    records += [encode_unit([request.encoded for request in unit]) for unit in departure.units]
-    return Emission(records, drained=departure.drained)
-
-
-def _refuse(encoded: bytes, error: Exception) -> bytes:
+def _refuse(encoded: Buffer, error: Exception) -> bytes:
     failure = Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE)
     try:
         return replace(
             Record.decode(encoded), kind=Kind.REJECTION, signature=encode_signature(failure), tensors=()
         ).encode()
     except Exception:  # noqa: BLE001 - no record of ours: the inference task puts it into a dead letter
-        return encoded
+        return bytes(encoded)
 
 
 def _expire(request: Record) -> bytes:

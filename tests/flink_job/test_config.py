@@ -36,7 +36,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
             [job.flink]
             "taskmanager.memory.process.size" = "2g"
             [scheduling]
-            idle_gap_ms = 1
+            work_slice_ms = 1
             [models]
             repository = "/srv/models"
             [defaults.batching]
@@ -96,7 +96,7 @@ def test_changed_keys_are_checked_too() -> None:
         ("[scheduling]\nwindow_timeout_ms = 0\n", "scheduling.window_timeout_ms"),
         ("[scheduling]\nremember_ms = -1\n", "scheduling.remember_ms"),
         ("[scheduling]\ndefault_priority = 0\n", "scheduling.default_priority"),
-        ("[scheduling]\nidle_gap_ms = nan\n", "scheduling.idle_gap_ms"),
+        ("[scheduling]\nwork_slice_ms = nan\n", "scheduling.work_slice_ms"),
         ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows"),
         ("[defaults.batching]\nshard_rows = -1\n", "defaults.batching.shard_rows"),
         ("[defaults.batching]\nmax_delay_ms = -0.1\n", "defaults.batching.max_delay_ms"),

@@ -1,0 +1,59 @@
+"""What the job's Java operators and its Python operators hand each other: many Kafka records at once.
+
+Crossing from Java into Python and back costs as much as all that we do with a small request, so requests cross
+together, as many as are there (`flink_job/java/PackRequests.java`), and so do answers (`UnpackAnswers.java`). Numbers are
+little-endian.
+
+    requests: for each | value's size, -1 = none: i32 | partition: i32 | offset: i64 | timestamp, -1 = none: i64 | value |
+    answers:  for each | key's size: i32 | value's size: i32 | key | value |
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from schemas.records import Source
+from schemas.tensors import Buffer
+
+_REQUEST = struct.Struct("<iiqq")
+_ANSWER = struct.Struct("<ii")
+
+
+def read_requests(frame: bytes) -> Iterator[tuple[bytes | None, Source]]:
+    """The value of every Kafka record in a frame (None for a tombstone), and where it came from."""
+    at, end = 0, len(frame)
+    while at < end:
+        size, partition, offset, timestamp_ms = _REQUEST.unpack_from(frame, at)
+        at += _REQUEST.size
+        source = Source(partition, offset, timestamp_ms)
+        if size < 0:
+            yield None, source
+        else:
+            yield frame[at : at + size], source
+            at += size
+
+
+def write_requests(records: Iterable[tuple[bytes | None, Source]]) -> bytes:
+    """The frame of Kafka records; what the Java operator does, for tests."""
+    parts = []
+    for value, source in records:
+        size = -1 if value is None else len(value)
+        parts += (_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms), value or b"")
+    return b"".join(parts)
+
+
+def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
+    """The frame of answers, each a Kafka record's key and value."""
+    parts: list[Buffer] = []
+    for key, value in answers:
+        parts += (_ANSWER.pack(len(key), len(value)), key, value)
+    return b"".join(parts)
+
+
+def read_answers(frame: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of every answer in a frame; what the Java operator does, for tests."""
+    at = 0
+    while at < len(frame):
+        key_size, value_size = _ANSWER.unpack_from(frame, at)
+        value_at = at + _ANSWER.size + key_size
+        yield frame[at + _ANSWER.size : value_at], frame[value_at : value_at + value_size]
+        at = value_at + value_size
