@@ -24,9 +24,19 @@ SOURCE = Source(0, 0, int(NOW_MS))
 MAX_MESSAGE_BYTES = 1_000_000
 
 
-def catalog(batching: Batching | None = None, *, without: Sequence[str] = (), require_finite: bool = False) -> Catalog:
-    """The models above; `rows` in the versions 1, 2 and 10."""
-    batching = batching or Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0)
+def catalog(
+    batching: Batching | None = None,
+    *,
+    by_model: Mapping[str, Batching] | None = None,
+    without: Sequence[str] = (),
+    require_finite: bool = False,
+) -> Catalog:
+    """The models above; `rows` in the versions 1, 2 and 10.
+
+    Args:
+        by_model: The batching of a model that differs from the others.
+    """
+    batching = batching or Batching(shard_rows=4, max_rows=8)
     x, t = TensorSpec("x", "FP32", (None, 2)), TensorSpec("t", "BYTES", (None,))
     y, label = TensorSpec("y", "FP32", (None, 2)), TensorSpec("label", "BYTES", (None,))
     pair, vector = (2, 2), (None,)
@@ -41,7 +51,7 @@ def catalog(batching: Batching | None = None, *, without: Sequence[str] = (), re
             outputs=tuple(outputs),
             batchable=name != "whole",
             fixed_rows=2 if name == "pairs" else None,
-            batching=batching,
+            batching=(by_model or {}).get(name, batching),
             require_finite=require_finite,
         )
 

@@ -1,203 +1,425 @@
-"""Lanes: which requests share a unit, when it leaves, and in which order."""
+"""Lanes: which requests share a unit, which unit is next, and when."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from operators.core import batching
 from operators.core.batching import Departure, Lane, Waiting
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
 
-BATCHING = Batching(max_rows=4, max_delay_ms=2.0)
-BUSY_MS, IDLE_MS = 0.0, 5.0
-IDLE_GAP_MS = 1.0
+PATIENT = {b"slow": 20.0, b"slower": 50.0}
 
 
-def waiting(name: str, rows: int = 1, *, rank: int = 5, deadline_ms: int = NO_DEADLINE_MS, of: bytes = b"m") -> Waiting:
-    return Waiting(name.encode(), of, rows, rank, deadline_ms)
+def waiting(
+    name: str, rows: int = 1, *, rank: int = 5, deadline_ms: int = NO_DEADLINE_MS, of: bytes = b"m", number: int = -1
+) -> Waiting:
+    return Waiting(name.encode(), of, rows, rank, deadline_ms, number)
 
 
-class Clerk:
-    """A lane, and how its units look from outside."""
-
-    def __init__(self, **changes: Any) -> None:
-        self.batching = Batching(**({"max_rows": 4, "max_delay_ms": 2.0} | changes))
-        self.lane = Lane(lambda signature: self.batching, IDLE_GAP_MS)
-
-    def put(self, request: Waiting, now_ms: float, idle_ms: float = BUSY_MS) -> Departure:
-        return self.lane.on_request(request, self.batching, now_ms, idle_ms)
+def lane(patient_ms: Mapping[bytes, float] | None = None, max_rows: int = 4) -> Lane:
+    """A lane in which every model is served at once, but for those that are patient."""
+    delays = patient_ms or {}
+    return Lane(lambda signature: Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0)))
 
 
-def units(departure: Departure) -> list[list[str]]:
-    return [[request.encoded.decode() for request in unit] for unit in departure.units]
+def filled(*requests: Waiting, **options: Any) -> Lane:
+    """A lane to which requests came at 0 ms, one after the other."""
+    made = lane(**options)
+    for request in requests:
+        made.add(request, 0)
+    return made
+
+
+def names(requests: list[Waiting]) -> list[str]:
+    return [bytes(request.encoded).decode() for request in requests]
+
+
+def unit(departure: Departure) -> list[str]:
+    """A unit that leaves with nothing expired."""
+    assert departure.expired == []
+    return names(departure.unit)
+
+
+def units(of: Lane, now_ms: float = 0, *, all_is_due: bool = False) -> list[list[str]]:
+    """All that leaves now, unit by unit."""
+    left = []
+    while found := unit(of.take(now_ms, all_is_due=all_is_due)):
+        left.append(found)
+    return left
 
 
 # ---- when a unit leaves --------------------------------------------------------------------------------------------
 
 
-def test_an_idle_task_waits_for_nobody() -> None:
-    clerk = Clerk()
-    departure = clerk.put(waiting("a"), 0, IDLE_MS)
-    assert units(departure) == [["a"]]
-    assert not departure.drained  # it never waited: state needs no change
-    assert clerk.lane.next_deadline() is None
+def test_a_lane_in_which_nothing_waits_has_nothing_to_give_and_nothing_to_wait_for() -> None:
+    empty = lane()
+    assert empty.take(0) == Departure([], [])
+    assert empty.next_deadline() is None
+    assert empty.size_bytes == 0
 
 
-def test_a_request_that_meets_others_waits_with_them_though_the_task_was_idle() -> None:
-    clerk = Clerk()
-    assert clerk.put(waiting("a"), 0).kept
-    assert clerk.put(waiting("b", of=b"other"), 1, IDLE_MS).kept
+def test_a_task_that_is_free_waits_for_nobody() -> None:
+    one = filled(waiting("a"))
+    assert one.next_deadline() == 0
+    assert unit(one.take(0)) == ["a"]
+    assert one.next_deadline() is None
 
 
-def test_a_unit_leaves_when_the_delay_of_its_first_request_is_over() -> None:
+def test_a_busy_task_finds_its_next_unit_filled_by_what_came_meanwhile() -> None:
+    #   ----a----bcd-----------> arrivals
+    #       [ a ][ b c d ]       the task
+    busy = filled(waiting("a"))
+    assert unit(busy.take(0)) == ["a"]
+    for now_ms, name in enumerate("bcd", start=1):
+        busy.add(waiting(name), now_ms)
+    assert units(busy, 4) == [["b", "c", "d"]]
+
+
+def test_a_patient_unit_leaves_when_the_delay_of_its_first_request_is_over() -> None:
     #   a  b              t = 2: the timer
     #   0  1  ----------> unit [a b]
-    clerk = Clerk()
-    assert clerk.put(waiting("a"), 0).kept
-    assert clerk.put(waiting("b"), 1).kept
-    assert clerk.lane.next_deadline() == 2
-    assert units(clerk.lane.on_timer(1.9)) == []
-    assert not clerk.lane.on_timer(1.9).drained
-    departure = clerk.lane.on_timer(2)
-    assert (units(departure), departure.drained) == ([["a", "b"]], True)
-    assert clerk.lane.next_deadline() is None
+    patient = lane({b"m": 2.0})
+    patient.add(waiting("a"), 0)
+    patient.add(waiting("b"), 1)
+    assert patient.next_deadline() == 2
+    assert units(patient, 1.9) == []
+    assert patient.next_deadline() == 2
+    assert units(patient, 2) == [["a", "b"]]
+    assert patient.next_deadline() is None
 
 
-def test_a_unit_leaves_when_its_rows_are_full() -> None:
-    clerk = Clerk()
-    assert clerk.put(waiting("a", 2), 0).kept
-    departure = clerk.put(waiting("b", 2), 0)
-    assert (units(departure), departure.drained, departure.kept) == ([["a", "b"]], True, False)
-    assert clerk.lane.snapshot() == []
+def test_the_delay_runs_from_the_oldest_request_though_a_newer_one_is_more_urgent() -> None:
+    patient = lane({b"m": 2.0})
+    patient.add(waiting("old"), 0)
+    patient.add(waiting("urgent", rank=1), 1)
+    assert units(patient, 1.9) == []
+    assert units(patient, 2) == [["urgent", "old"]]
 
 
-def test_a_full_request_leaves_alone_and_without_a_delay_so_does_every_request() -> None:
-    assert units(Clerk().put(waiting("a", 4), 0)) == [["a"]]
-    assert units(Clerk(max_delay_ms=0).put(waiting("a"), 0)) == [["a"]]
+def test_a_patient_unit_leaves_when_its_rows_are_full_and_the_rest_stays_patient() -> None:
+    #   a a  b b  c
+    #   0    1    1 ----> unit [a b] at once, unit [c] at 3
+    patient = lane({b"m": 2.0})
+    patient.add(waiting("a", 2), 0)
+    assert units(patient) == []
+    patient.add(waiting("b", 2), 1)
+    patient.add(waiting("c"), 1)
+    assert patient.next_deadline() == 0
+    assert units(patient, 1) == [["a", "b"]]
+    assert patient.next_deadline() == 3
+    assert units(patient, 3) == [["c"]]
 
 
-def test_a_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patient_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
-    clerk = Clerk(max_rows=100)
-    assert clerk.put(waiting("aaaa"), 0).kept
-    assert clerk.put(waiting("bbbb"), 0).kept
-    assert units(clerk.put(waiting("cccc"), 0)) == [["aaaa", "bbbb"], ["cccc"]]
-    assert clerk.put(waiting("d"), 1).kept
-    assert units(clerk.put(waiting("e" * 50), 1)) == [["d"], ["e" * 50]]
+    patient = filled(waiting("aaaa"), waiting("bbbb"), patient_ms={b"m": 2.0})
+    assert units(patient) == []
+    patient.add(waiting("cccc"), 0)
+    assert units(patient) == [["aaaa", "bbbb"]]
 
 
-def test_signatures_never_share_a_unit_and_never_wait_for_each_other() -> None:
-    slow, fast = Batching(max_rows=9, max_delay_ms=50), Batching(max_rows=9, max_delay_ms=2)
-    lane = Lane({b"slow": slow, b"fast": fast}.__getitem__, IDLE_GAP_MS)
-    lane.on_request(waiting("a", of=b"slow"), slow, 0, BUSY_MS)
-    lane.on_request(waiting("b", of=b"fast"), fast, 1, BUSY_MS)
-    assert lane.next_deadline() == 3
-    assert units(lane.on_timer(3)) == [["b"]]
-    assert lane.next_deadline() == 50
-    assert units(lane.on_timer(50)) == [["a"]]
+def test_a_model_that_is_not_patient_waits_for_no_model_that_is() -> None:
+    mixed = filled(waiting("a", rank=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
+    assert units(mixed) == [["b"]]
+    assert mixed.next_deadline() == 20
+    assert units(mixed, 20) == [["a"]]
+    assert mixed.next_deadline() == 50
+    assert units(mixed, 50) == [["c"]]
+
+
+def test_when_the_input_has_ended_nobody_is_patient() -> None:
+    mixed = filled(waiting("a", of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
+    assert units(mixed, all_is_due=True) == [["a"], ["b"], ["c"]]
+    assert mixed.next_deadline() is None
+
+
+# ---- how much a unit holds -----------------------------------------------------------------------------------------
+
+
+def test_a_unit_holds_as_many_rows_as_fit_and_nobody_overtakes_to_fill_it() -> None:
+    assert units(filled(waiting("a", 2), waiting("b", 2), waiting("c"))) == [["a", "b"], ["c"]]
+    assert units(filled(waiting("a", 3), waiting("b", 2), waiting("c"))) == [["a"], ["b", "c"]]
+
+
+def test_a_request_of_more_rows_than_a_unit_holds_leaves_alone() -> None:
+    assert units(filled(waiting("a"), waiting("b", 9), waiting("c"))) == [["a"], ["b"], ["c"]]
+
+
+def test_a_unit_holds_as_many_bytes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
+    several = filled(*[waiting(name) for name in ("aaaa", "bbbb", "cccc", "d", "e" * 50)], max_rows=100)
+    assert units(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
+
+
+def test_the_bytes_that_wait_are_counted() -> None:
+    several = filled(waiting("aaa", 4), waiting("bb", rank=9, deadline_ms=5), waiting("c", of=b"other"))
+    assert several.size_bytes == 6
+    assert unit(several.take(0)) == ["aaa"]
+    assert several.size_bytes == 3
+    assert names(several.take(5).expired) == ["bb"]
+    assert several.size_bytes == 0
 
 
 # ---- in which order ------------------------------------------------------------------------------------------------
 
 
 def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
-    clerk = Clerk(max_rows=2)
-    lane = Lane(lambda signature: clerk.batching, IDLE_GAP_MS)
-    lane.restore(
-        [
-            waiting("late"),
-            waiting("later"),
-            waiting("in time", deadline_ms=90),
-            waiting("soon", deadline_ms=50),
-            waiting("urgent", rank=1),
-        ],
-        0,
+    several = filled(
+        waiting("late"),
+        waiting("later"),
+        waiting("in time", deadline_ms=90),
+        waiting("soon", deadline_ms=50),
+        waiting("urgent", rank=1),
+        max_rows=2,
     )
-    assert units(lane.on_timer(0)) == [["urgent", "soon"], ["in time", "late"], ["later"]]
+    assert units(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
 
 
-def test_the_unit_with_the_most_urgent_request_leaves_first() -> None:
-    clerk = Clerk()
-    clerk.put(waiting("a", of=b"x"), 0)
-    clerk.put(waiting("b", rank=1, of=b"y"), 0)
-    assert units(clerk.lane.flush(0)) == [["b"], ["a"]]
+def test_signatures_never_share_a_unit_and_the_most_urgent_request_of_all_is_in_the_next() -> None:
+    #   x: a(5) c(1)        y: b(2) d(9)        z: e(1)
+    #   [c a] of x, for c is first of all; [e] of z came after c; [b d] of y
+    several = filled(
+        waiting("a", rank=5, of=b"x"),
+        waiting("b", rank=2, of=b"y"),
+        waiting("c", rank=1, of=b"x"),
+        waiting("d", rank=9, of=b"y"),
+        waiting("e", rank=1, of=b"z"),
+    )
+    assert units(several) == [["c", "a"], ["e"], ["b", "d"]]
+
+
+def test_between_two_units_of_one_signature_comes_what_is_more_urgent_elsewhere() -> None:
+    several = filled(
+        waiting("a", 4, rank=1, of=b"x"), waiting("b", rank=5, of=b"x"), waiting("c", rank=3, of=b"y"), max_rows=4
+    )
+    assert units(several) == [["a"], ["c"], ["b"]]
+
+
+def test_who_comes_while_the_task_works_overtakes_what_is_less_urgent() -> None:
+    several = filled(waiting("a", of=b"x"), waiting("b", of=b"y"))
+    assert unit(several.take(0)) == ["a"]
+    several.add(waiting("c", rank=1, of=b"x"), 1)
+    assert units(several, 1) == [["c"], ["b"]]
+
+
+def test_a_more_urgent_newcomer_takes_its_whole_group_forward_and_once() -> None:
+    several = filled(waiting("a", of=b"x"), waiting("b", rank=3, of=b"y"))
+    several.add(waiting("c", rank=2, of=b"x"), 0)
+    several.add(waiting("d", rank=1, of=b"x"), 0)
+    assert units(several) == [["d", "c", "a"], ["b"]]
+    assert several.next_deadline() is None
+
+
+def test_a_group_that_emptied_and_came_back_leaves_by_what_it_holds_now() -> None:
+    several = filled(waiting("a", rank=1, of=b"x"), waiting("b", rank=3, of=b"y"))
+    assert unit(several.take(0)) == ["a"]
+    several.add(waiting("c", rank=5, of=b"x"), 1)
+    assert units(several, 1) == [["b"], ["c"]]
+    several.add(waiting("d", rank=2, deadline_ms=5, of=b"x"), 2)
+    assert names(several.take(5).expired) == ["d"]
+    several.add(waiting("e", rank=9, of=b"x"), 6)
+    several.add(waiting("f", rank=8, of=b"y"), 6)
+    assert units(several, 6) == [["f"], ["e"]]
+
+
+# ---- deadlines -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("now_ms", [50, 50.5, 1000])
 def test_what_has_expired_leaves_to_be_answered_and_never_to_be_run(now_ms: float) -> None:
-    clerk = Clerk(max_delay_ms=50)
-    clerk.put(waiting("a", deadline_ms=50), 0)
-    clerk.put(waiting("b"), 0)
-    departure = clerk.lane.on_timer(now_ms)
-    assert ([request.encoded for request in departure.expired], units(departure)) == ([b"a"], [["b"]])
-    late = clerk.put(waiting("c", deadline_ms=50), now_ms, IDLE_MS)
-    assert ([request.encoded for request in late.expired], units(late), late.kept) == ([b"c"], [], False)
+    several = filled(waiting("a", deadline_ms=50), waiting("b"))
+    departure = several.take(now_ms)
+    assert (names(departure.expired), names(departure.unit)) == (["a"], ["b"])
+    several.add(waiting("late", deadline_ms=50), now_ms)
+    assert several.take(now_ms).unit == []
+    assert several.next_deadline() is None
 
 
-# ---- state ---------------------------------------------------------------------------------------------------------
-
-
-def test_what_is_restored_is_due_at_once_and_in_its_old_order() -> None:
-    clerk = Clerk()
-    for name in "abc":
-        clerk.put(waiting(name), 0)
-    assert clerk.lane.snapshot() == [b"a", b"b", b"c"]
-    lane = Lane(lambda signature: clerk.batching, IDLE_GAP_MS)
-    lane.restore([waiting(encoded.decode()) for encoded in clerk.lane.snapshot()], 100)
-    assert lane.next_deadline() == 100
-    assert units(lane.on_timer(100)) == [["a", "b", "c"]]
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(1, 6),
-            st.sampled_from([1, 5]),
-            st.sampled_from([NO_DEADLINE_MS, 3, 8]),
-            st.sampled_from([b"m", b"n"]),
-            st.sampled_from([BUSY_MS, IDLE_MS]),
-            st.sampled_from(["", "timer", "restore"]),
-        ),
-        max_size=20,
+def test_what_has_expired_leaves_at_once_though_others_are_more_urgent() -> None:
+    several = filled(
+        waiting("urgent", rank=1, of=b"x"),
+        waiting("b", deadline_ms=7, of=b"y"),
+        waiting("c", deadline_ms=5, of=b"z"),
+        waiting("in time", deadline_ms=8, of=b"y"),
     )
-)
-def test_everything_leaves_exactly_once_in_time_and_in_bounds(steps: list[Any]) -> None:
-    clerk = Clerk()
-    left: list[Waiting] = []
-    arrived: dict[bytes, tuple[Waiting, float]] = {}
-    inside: list[Waiting] = []
+    departure = several.take(7)
+    assert (names(departure.expired), names(departure.unit)) == (["c", "b"], ["urgent"])
+    assert units(several, 7) == [["in time"]]
 
-    def take(departure: Departure, now_ms: float) -> None:
-        for unit in departure.units:
-            assert len({request.signature for request in unit}) == 1
-            assert sum(request.rows for request in unit) <= 4 or len(unit) == 1
-            assert [(r.rank, r.deadline_ms or 99) for r in unit] == sorted((r.rank, r.deadline_ms or 99) for r in unit)
-            assert all(request.deadline_ms == NO_DEADLINE_MS or request.deadline_ms > now_ms for request in unit)
-        assert all(0 < request.deadline_ms <= now_ms for request in departure.expired)
-        gone = [request for unit in departure.units for request in unit] + departure.expired
-        assert departure.drained == any(request in inside for request in gone)
-        left.extend(gone)
-        inside[:] = [request for request in inside if request not in gone]
 
-    for now_ms, (rows, rank, deadline_ms, signature, idle_ms, then) in enumerate(steps):
-        request = waiting(f"{now_ms}", rows, rank=rank, deadline_ms=deadline_ms, of=signature)
-        arrived[request.encoded] = (request, now_ms)
-        departure = clerk.put(request, now_ms, idle_ms)
-        take(departure, now_ms)
-        if departure.kept:
-            inside.append(request)
-        if then == "restore":
-            kept = [arrived[encoded][0] for encoded in clerk.lane.snapshot()]
-            clerk = Clerk()
-            clerk.lane.restore(kept, now_ms)
-        if then:
-            take(clerk.lane.on_timer(now_ms), now_ms)
-            assert all(arrived[encoded][1] + 2 > now_ms for encoded in clerk.lane.snapshot())
-        assert sorted(clerk.lane.snapshot()) == sorted(waits.encoded for waits in inside)
-        assert (clerk.lane.next_deadline() is None) == (not inside)
-    take(clerk.lane.flush(len(steps)), len(steps))
-    assert not inside
-    assert sorted(request.encoded for request in left) == sorted(arrived)
+def test_who_is_left_by_an_expired_one_keeps_its_place() -> None:
+    several = filled(waiting("a", rank=1, deadline_ms=5, of=b"x"), waiting("b", rank=9, of=b"x"), waiting("c", of=b"y"))
+    departure = several.take(5)
+    assert (names(departure.expired), names(departure.unit)) == (["a"], ["c"])
+    assert units(several, 5) == [["b"]]
+
+
+def test_the_task_is_woken_for_a_deadline_before_the_delay_is_over() -> None:
+    #   a (until 3)  b         delay 20 ms
+    #   0            0  -----> 3: a is late; 20: unit [b]
+    patient = filled(waiting("a", deadline_ms=3), waiting("b"), patient_ms={b"m": 20.0})
+    assert patient.next_deadline() == 3
+    departure = patient.take(3)
+    assert (names(departure.expired), departure.unit) == (["a"], [])
+    assert patient.next_deadline() == 20
+    assert units(patient, 20) == [["b"]]
+
+
+def test_nobody_is_woken_for_the_deadline_of_what_has_left() -> None:
+    patient = filled(waiting("a", 4, rank=1, deadline_ms=3), waiting("b", deadline_ms=9), patient_ms={b"m": 20.0})
+    assert units(patient) == [["a"]]
+    assert patient.next_deadline() == 9
+
+
+def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
+    patient = filled(waiting("a", 2, deadline_ms=5), waiting("b", 2), patient_ms={b"m": 20.0})
+    departure = patient.take(5)
+    assert (names(departure.expired), departure.unit) == (["a"], [])
+    assert patient.next_deadline() == 20
+
+
+# ---- after a failure -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> None:
+    again = lane({b"m": 20.0})
+    again.restore([waiting("a", number=3), waiting("b", number=4)], 100)
+    assert again.next_deadline() == 0
+    assert units(again, 100) == [["a", "b"]]
+
+
+def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it() -> None:
+    again, last = lane(), waiting("last")
+    again.restore([waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9)], 100)
+    again.add(last, 101)
+    assert last.number == 10
+    assert units(again, 101) == [["c", "a", "b", "last"]]
+
+
+def test_a_lane_restored_from_nothing_starts_anew() -> None:
+    again, first = lane(), waiting("a")
+    again.restore([], 100)
+    again.add(first, 100)
+    assert first.number == 0
+    assert units(again, 100) == [["a"]]
+
+
+# ---- whatever happens ----------------------------------------------------------------------------------------------
+
+MAX_ROWS, MAX_BYTES = 4, 12
+DELAYS_MS = {b"m": 0.0, b"n": 0.0, b"slow": 3.0, b"slower": 8.0}
+
+
+class LaneMachine(RuleBasedStateMachine):
+    """A lane beside a list of what must be in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_ms = 0
+        self.lane = self.new_lane()
+        self.inside: list[Waiting] = []
+        self.come = 0
+
+    def new_lane(self) -> Lane:
+        return Lane(lambda signature: Batching(max_rows=MAX_ROWS, max_delay_ms=DELAYS_MS[signature]))
+
+    @rule(
+        rows=st.integers(1, 6),
+        size=st.integers(1, 15),
+        rank=st.integers(1, 3),
+        timeout_ms=st.sampled_from([None, None, 0, 2, 9]),
+        of=st.sampled_from(sorted(DELAYS_MS)),
+    )
+    def add(self, rows: int, size: int, rank: int, timeout_ms: int | None, of: bytes) -> None:
+        deadline_ms = NO_DEADLINE_MS if timeout_ms is None else self.now_ms + timeout_ms + 1
+        request = waiting("x" * size, rows, rank=rank, deadline_ms=deadline_ms, of=of)
+        self.lane.add(request, self.now_ms)
+        assert request.number == self.come
+        self.come += 1
+        self.inside.append(request)
+
+    @rule(step_ms=st.integers(1, 4))
+    def time_passes(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule(all_is_due=st.sampled_from([False, False, False, True]))
+    def take(self, all_is_due: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batching, "MAX_UNIT_BYTES", MAX_BYTES)
+            departure = self.lane.take(self.now_ms, all_is_due=all_is_due)
+            wakes_at_ms = self.lane.next_deadline()
+        late = [request for request in self.inside if self.is_late(request)]
+        assert sorted(request.number for request in departure.expired) == [request.number for request in late]
+        self.inside = [request for request in self.inside if request not in late]
+        if departure.unit:
+            self.check_unit(departure.unit)
+            self.inside = [request for request in self.inside if request not in departure.unit]
+        else:
+            assert not any(self.is_due(request.signature) for request in self.inside)
+            assert not self.inside or not all_is_due
+            # A task that has nothing to do sleeps until it has, and no longer.
+            assert wakes_at_ms == min((self.wakes_at_ms(request) for request in self.inside), default=None)
+
+    def check_unit(self, taken: list[Waiting]) -> None:
+        [signature] = {request.signature for request in taken}
+        group = sorted((r for r in self.inside if r.signature == signature), key=urgency)
+        assert taken == group[: len(taken)]
+        assert len(taken) == 1 or rows_of(taken) <= MAX_ROWS
+        assert len(taken) == 1 or bytes_of(taken) <= MAX_BYTES
+        longer = group[: len(taken) + 1]
+        assert longer == taken or rows_of(longer) > MAX_ROWS or bytes_of(longer) > MAX_BYTES
+        at_once = [r for r in self.inside if self.is_due(r.signature)]
+        assert all(urgency(taken[0]) <= urgency(request) for request in at_once)
+
+    @precondition(lambda self: self.inside)
+    @rule()
+    def fail_and_restore(self) -> None:
+        self.lane = self.new_lane()
+        self.inside = [Waiting(r.encoded, r.signature, r.rows, r.rank, r.deadline_ms, r.number) for r in self.inside]
+        self.lane.restore(self.inside, self.now_ms)
+        self.come = self.inside[-1].number + 1
+        assert self.lane.next_deadline() == 0
+
+    @invariant()
+    def what_waits_is_known(self) -> None:
+        assert (self.lane.next_deadline() is None) == (not self.inside)
+        assert self.lane.size_bytes == bytes_of(self.inside)
+
+    def teardown(self) -> None:
+        while self.inside:
+            self.take(all_is_due=True)
+
+    def is_late(self, request: Waiting) -> bool:
+        return request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= self.now_ms
+
+    def is_due(self, signature: bytes) -> bool:
+        group = [request for request in self.inside if request.signature == signature]
+        return rows_of(group) >= MAX_ROWS or bytes_of(group) >= MAX_BYTES or self.patience_ends_ms(group) <= self.now_ms
+
+    def patience_ends_ms(self, group: list[Waiting]) -> float:
+        return min(request.arrived_ms + DELAYS_MS[request.signature] for request in group)
+
+    def wakes_at_ms(self, request: Waiting) -> float:
+        return min(request.arrived_ms + DELAYS_MS[request.signature], request.deadline_ms or float("inf"))
+
+
+def urgency(request: Waiting) -> tuple[int, float, int]:
+    return request.rank, request.deadline_ms or float("inf"), request.number
+
+
+def rows_of(requests: list[Waiting]) -> int:
+    return sum(request.rows for request in requests)
+
+
+def bytes_of(requests: list[Waiting]) -> int:
+    return sum(len(request.encoded) for request in requests)
+
+
+LaneMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestEverythingLeavesOnceInOrderInBoundsAndInTime = LaneMachine.TestCase

@@ -7,6 +7,7 @@ values in the right order, or names what is missing and why.
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -15,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operators.core import merging, sharding, windows
+from operators.core import merging, windows
 from operators.core.answering import Answer
+from operators.core.batching import Lane, Waiting
+from operators.core.sharding import Changes, Sharding
 from schemas import codec
 from schemas.messages import ErrorResponse, Form
 from schemas.model import Batching
-from tests import simulator
 from tests.core.models import POISON, catalog
 from tests.oracle import Sent
 from tests.simulator import Faults, Simulation, check, simulate
@@ -53,22 +55,25 @@ def sent(draw: st.DrawFn) -> list[Sent]:
     return requests
 
 
+batchings = st.builds(
+    Batching,
+    shard_rows=st.integers(1, 24),
+    max_rows=st.integers(1, 24),
+    max_delay_ms=st.sampled_from([0.0, 0.5, 5.0]),
+)
+
+
 @settings(max_examples=300)
 @given(
     requests=sent(),
-    batching=st.builds(
-        Batching,
-        shard_rows=st.integers(1, 24),
-        max_rows=st.integers(1, 24),
-        max_delay_ms=st.sampled_from([0.0, 0.5, 5.0]),
-    ),
+    by_model=st.fixed_dictionaries(dict.fromkeys(("rows", "pairs", "whole"), batchings)),
     faults=st.builds(Faults, *[st.sampled_from([0.0, 0.05, 0.2])] * 2, st.sampled_from([0.0, 0.05])),
     seed=st.integers(0, 2**32),
 )
 def test_any_requests_are_answered_once_and_rightly(
-    requests: list[Sent], batching: Batching, faults: Faults, seed: int
+    requests: list[Sent], by_model: dict[str, Batching], faults: Faults, seed: int
 ) -> None:
-    job = Simulation(requests, catalog(batching), seed, faults)
+    job = Simulation(requests, catalog(by_model=by_model), seed, faults)
     job.run()
     check(job)
 
@@ -78,6 +83,7 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
     for seed in SEEDS:
         job = simulate(seed)
         seen["crashes"] += job.crashes
+        seen["restored"] += job.restored
         seen["answers that only a crash repeats"] += len(job.seen) - len(job.visible)
         seen["lost"] += sum(bool(fate.lost) for fate in job.fates.values())
         for _, output in job.visible:
@@ -86,6 +92,7 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
                 seen[answer.code if isinstance(answer, ErrorResponse) else f"{min(len(answer.parameters), 1)}"] += 1
     # A run in which nothing happens would prove nothing.
     assert seen["crashes"] > len(SEEDS)
+    assert seen["restored"] > len(SEEDS)
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
     for kind in ("0", "1", "inference_failed", "deadline_exceeded", "incomplete_answer"):
@@ -124,22 +131,43 @@ def _forget_failures(window: windows.Window) -> bytes:
     return windows._encoder.encode(replace(window._state, failed=[]))
 
 
+def _forget_arrivals(shard: Sharding, settle: Any = Sharding.settle) -> Changes:
+    return Changes([], settle(shard).departed)
+
+
+def _forget_departures(shard: Sharding, settle: Any = Sharding.settle) -> Changes:
+    return Changes(settle(shard).arrived, [])
+
+
+def _count_from_the_first(lane: Lane, requests: list[Waiting], now_ms: float, restore: Any = Lane.restore) -> None:
+    restore(lane, requests, now_ms)
+    lane._numbers = count(min((request.number for request in requests), default=0))
+
+
+def _lose_the_late(lane: Lane, now_ms: float, expire: Any = Lane._expire) -> list[Waiting]:
+    expire(lane, now_ms)
+    return []
+
+
 PLANTED: dict[str, AbstractContextManager[Any]] = {
     "duplicates are merged twice": patch.object(windows, "overlaps", lambda *_: False),
     "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
     "a closed window opens again": patch.object(windows.Window, "_close", _reopen),
     "missing rows are not named": patch.object(windows, "missing_ranges", lambda *_: []),
     "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
-    "what waits is not put into state": patch.object(sharding, "_KEPT", sharding.Emission(())),
-    "what left stays in state": patch.object(simulator.ShardTask, "_save", _keep_nothing),
-    "what waited is not restored": patch.object(sharding.Sharding, "restore", _keep_nothing),
+    "what waits is not put into state": patch.object(Sharding, "settle", _forget_arrivals),
+    "what left stays in state": patch.object(Sharding, "settle", _forget_departures),
+    "what waited is not restored": patch.object(Sharding, "restore", _keep_nothing),
+    "a newcomer takes the place in state of what was restored": patch.object(Lane, "restore", _count_from_the_first),
+    "nobody wakes the task for what its slice left": patch.object(Sharding, "next_deadline", _keep_nothing),
+    "what expires is not answered": patch.object(Lane, "_expire", _lose_the_late),
 }
 
 
 @pytest.mark.parametrize("defect", PLANTED)
 def test_a_planted_defect_is_caught(defect: str) -> None:
     with PLANTED[defect], pytest.raises(AssertionError) as caught:
-        simulate_all(range(100))
+        simulate_all(range(200))
     assert "tests.simulator.simulate(" in caught.value.__notes__[0]
 
 

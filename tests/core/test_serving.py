@@ -24,6 +24,7 @@ from schemas.records import (
     decode_failure,
     decode_output_signature,
     encode_unit,
+    join_records,
     kind_of,
 )
 from schemas.tensors import Array
@@ -43,7 +44,7 @@ def admitted(request_id: str, values: list[float], model: str = "rows", offset: 
 
 def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
     encoded = admitted("a", values, parameters=parameters)
-    return list(Sharding(SERVED, 5, 1.0).on_record(encoded, NOW_MS, 0.0).records)
+    return Sharding(SERVED, default_priority=5).on_frame(join_records([encoded]), NOW_MS)
 
 
 def answers(outputs: list[Output]) -> dict[str, InferResponse | ErrorResponse]:

@@ -23,7 +23,6 @@ def waiting_topics(broker: Broker, model_repository: Path, mode: str, *, bounded
     """Batches would wait for longer than the test runs: only the end lets them go."""
     config = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": bounded, "checkpoint_interval_ms": 500},
-        scheduling={"idle_gap_ms": 3_600_000.0},
         defaults={"batching": Batching(max_delay_ms=3_600_000.0)},
         models={"repository": str(model_repository)},
     )

@@ -97,6 +97,8 @@ def test_changed_keys_are_checked_too() -> None:
         ("[scheduling]\nremember_ms = -1\n", "scheduling.remember_ms"),
         ("[scheduling]\ndefault_priority = 0\n", "scheduling.default_priority"),
         ("[scheduling]\nwork_slice_ms = nan\n", "scheduling.work_slice_ms"),
+        ("[scheduling]\nwork_slice_ms = -0.1\n", "scheduling.work_slice_ms"),
+        ("[scheduling]\nmax_waiting_bytes = -1\n", "scheduling.max_waiting_bytes"),
         ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows"),
         ("[defaults.batching]\nshard_rows = -1\n", "defaults.batching.shard_rows"),
         ("[defaults.batching]\nmax_delay_ms = -0.1\n", "defaults.batching.max_delay_ms"),

@@ -1,5 +1,6 @@
 """The records between operators: what goes in comes out, and the first tensor lies on its boundary."""
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from schemas.records import (
     decode_unit,
     encode_signature,
     encode_unit,
+    join_records,
     kind_of,
     peek,
+    split_records,
 )
 from tests.strategies import texts
 
@@ -104,6 +107,48 @@ def test_a_unit_gives_back_its_requests_in_order(several: list[Record]) -> None:
     assert kind_of(unit) is Kind.UNIT
     assert decode_unit(unit) == several
 
+
+# ---- frames --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(records(), max_size=5))
+def test_a_frame_gives_back_its_records_in_order(several: list[Record]) -> None:
+    encoded = [record.encode() for record in several]
+    assert split_records(join_records(encoded)) == encoded
+
+
+@given(st.lists(records(), max_size=5))
+def test_a_frame_s_records_are_views_that_lie_on_their_boundaries(several: list[Record]) -> None:
+    frame = join_records(memoryview(record.encode()) for record in several)
+    assert len(frame) % ALIGNMENT_BYTES == 0
+    for view, record in zip(split_records(frame), several, strict=True):
+        assert view.obj is frame
+        assert address(view) % ALIGNMENT_BYTES == 0
+        assert Record.decode(view) == record
+        assert peek(view) == peek(record.encode())
+
+
+@given(st.lists(records(Kind.REQUEST), max_size=4))
+def test_a_unit_is_made_of_views_as_of_bytes(several: list[Record]) -> None:
+    encoded = [record.encode() for record in several]
+    assert encode_unit(split_records(join_records(encoded))) == encode_unit(encoded)
+
+
+@given(st.lists(records(), min_size=1, max_size=3), st.data())
+def test_a_frame_that_ends_within_a_record_is_none(several: list[Record], data: st.DataObject) -> None:
+    *whole, last = [record.encode() for record in several]
+    size = data.draw(st.integers(1, len(last) - 1))
+    with pytest.raises((struct.error, ValueError)):
+        split_records(join_records(whole) + last[:size])
+
+
+@pytest.mark.parametrize("size", [0, 17, 2**32 - 1])
+def test_a_frame_of_which_a_record_s_size_cannot_be_is_none(size: int) -> None:
+    with pytest.raises(ValueError, match=f"a record of {size} bytes at 0 in a frame of 16 bytes"):
+        split_records(struct.pack("<BxxxI8x", Kind.REQUEST, size))
+
+
+# ---- signatures ----------------------------------------------------------------------------------------------------
 
 SIGNATURE = Signature("m", "1", (TensorSignature("x", "FP32", (4, 2)),), ("y",))
 

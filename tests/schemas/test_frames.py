@@ -1,0 +1,68 @@
+"""The frames between Java and Python: what goes in comes out, and the bytes are the ones that Java writes and reads."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.frames import read_answers, read_requests, write_answers, write_requests
+from schemas.records import Source
+
+sources = st.builds(
+    Source, st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1)
+)
+values = st.binary(max_size=40)
+
+
+@given(st.lists(st.tuples(st.none() | values, sources), max_size=5))
+def test_any_requests_come_back_equal_and_in_order(records: list[tuple[bytes | None, Source]]) -> None:
+    assert list(read_requests(write_requests(records))) == records
+
+
+@given(st.lists(st.tuples(values, values), max_size=5))
+def test_any_answers_come_back_equal_and_in_order(answers: list[tuple[bytes, bytes]]) -> None:
+    assert list(read_answers(write_answers(answers))) == answers
+
+
+def test_a_tombstone_is_no_empty_value() -> None:
+    source = Source(0, 0, 0)
+    records = [(None, source), (b"", source), (None, source)]
+    assert list(read_requests(write_requests(records))) == records
+
+
+def test_an_answer_s_value_may_be_a_view() -> None:
+    assert write_answers([(b"key", memoryview(b"value"))]) == write_answers([(b"key", b"value")])
+
+
+def test_requests_are_laid_out_as_java_writes_them() -> None:
+    frame = (
+        b"\x03\x00\x00\x00" b"\x02\x01\x00\x00" b"\x00\x1a\x71\x18\x02\x00\x00\x00" b"\x00\x1c\x21\x99\x9b\x01\x00\x00"
+        b"abc"
+        b"\xff\xff\xff\xff" b"\x00\x00\x00\x00" b"\x07\x00\x00\x00\x00\x00\x00\x00" b"\xff\xff\xff\xff\xff\xff\xff\xff"
+        b"\x00\x00\x00\x00" b"\x01\x00\x00\x00" b"\x08\x00\x00\x00\x00\x00\x00\x00" b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    )  # fmt: skip
+    records = [
+        (b"abc", Source(258, 9_000_000_000, 1_767_800_642_560)),
+        (None, Source(0, 7, -1)),  # a tombstone without a timestamp
+        (b"", Source(1, 8, 1)),
+    ]
+    assert write_requests(records) == frame
+    assert list(read_requests(frame)) == records
+
+
+def test_answers_are_laid_out_as_java_reads_them() -> None:
+    frame = (
+        b"\x02\x00\x00\x00" b"\x05\x00\x00\x00" b"id" b"value"
+        b"\x00\x00\x00\x00" b"\x01\x00\x00\x00" b"!"
+    )  # fmt: skip
+    answers = [(b"id", b"value"), (b"", b"!")]
+    assert write_answers(answers) == frame
+    assert list(read_answers(frame)) == answers
+
+
+def test_a_frame_that_ends_within_a_header_is_none() -> None:
+    frame = write_requests([(b"", Source(0, 0, 0))] * 2)
+    for size in range(25, 48):
+        with pytest.raises(struct.error):
+            list(read_requests(frame[:size]))
