@@ -4,9 +4,10 @@ A lane's state maps the number of each waiting request to its REQUEST record. It
 state when the lane is first seen: after a failure, and for lanes of other tasks that a rescale left here, which their
 timers drain.
 
-The units that a call emits are run before the next is asked for, since Flink chains the inference task to this one. So
-a call works for `work_slice_ms` at most and leaves the rest to a timer: meanwhile the task reads what came in, which may
-be more urgent, and takes part in checkpoints. State is told only of what still waits then: an idle task never touches it.
+The units that a call emits are run before the next is asked for, since Flink chains the inference task to this one.
+So a call works for `work_slice_ms` at most and leaves the rest to a timer: meanwhile the task reads what came in, which
+may be more urgent, and takes part in checkpoints. State is told only of what still waits then: an idle task never
+touches it.
 """
 
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ class ShardFunction(KeyedProcessFunction):
         now_ms = time() * 1000
         mirror = self._mirror
         if mirror is None:
-            mirror = self._mirror = self._restore(now_ms)
+            mirror = self._mirror = self._restore()
             # A bounded input ends with timers of the wall clock still pending. Its only watermark, the last, fires this
             # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
             ctx.timer_service().register_event_time_timer(int(now_ms))
@@ -70,7 +71,7 @@ class ShardFunction(KeyedProcessFunction):
         own = _key(ctx.get_current_key()) == self._lane
         mirror = self._mirror if own else None
         if mirror is None:
-            mirror = self._restore(time() * 1000)
+            mirror = self._restore()
             if own:
                 self._mirror = mirror
         if own and ctx.time_domain() == TimeDomain.PROCESSING_TIME:
@@ -91,9 +92,9 @@ class ShardFunction(KeyedProcessFunction):
             if monotonic() >= stop_s and mirror.waiting_size_bytes <= self._max_waiting_bytes:
                 return
 
-    def _restore(self, now_ms: float) -> Sharding:
+    def _restore(self) -> Sharding:
         sharding = Sharding(self._catalog, self._default_priority)
-        sharding.restore(((number, bytes(encoded)) for number, encoded in self._waiting.items()), now_ms)
+        sharding.restore(((number, bytes(encoded)) for number, encoded in self._waiting.items()))
         return sharding
 
     def _save(self, mirror: Sharding) -> None:

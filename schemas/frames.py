@@ -1,10 +1,10 @@
 """What the job's Java operators and its Python operators hand each other: many Kafka records at once.
 
 Crossing from Java into Python and back costs as much as all that we do with a small request, so requests cross
-together, as many as are there (`flink_job/java/PackRequests.java`), and so do answers (`UnpackAnswers.java`). Numbers are
-little-endian.
+together, as many as are there (`flink_job/java/PackRequests.java`), and so do answers (`UnpackAnswers.java`).
+Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is none.
 
-    requests: for each | value's size, -1 = none: i32 | partition: i32 | offset: i64 | timestamp, -1 = none: i64 | value |
+    requests: for each | value's size: i32 | partition: i32 | offset: i64 | timestamp, ms: i64 | value |
     answers:  for each | key's size: i32 | value's size: i32 | key | value |
 """
 
@@ -34,7 +34,7 @@ def read_requests(frame: bytes) -> Iterator[tuple[bytes | None, Source]]:
 
 def write_requests(records: Iterable[tuple[bytes | None, Source]]) -> bytes:
     """The frame of Kafka records; what the Java operator does, for tests."""
-    parts = []
+    parts: list[bytes] = []
     for value, source in records:
         size = -1 if value is None else len(value)
         parts += (_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms), value or b"")

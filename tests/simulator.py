@@ -101,7 +101,7 @@ class ShardTask:
 
     def _restore(self, lane: int) -> Sharding:
         sharding = Sharding(self._job.catalog, default_priority=5)
-        sharding.restore(self._job.state.waiting.get(lane, {}).items(), self._job.now_ms)
+        sharding.restore(self._job.state.waiting.get(lane, {}).items())
         return sharding
 
     def _save(self, lane: int, mirror: Sharding) -> None:

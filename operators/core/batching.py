@@ -13,7 +13,7 @@ a delay, a unit that is not full waits so long for company.
 from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 import msgspec
@@ -25,6 +25,7 @@ from schemas.tensors import Buffer
 #: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would not fit into one record.
 MAX_UNIT_BYTES = 16 * 1024 * 1024
 _NEVER = float("inf")
+_SLACK = 64
 
 #: Rank, deadline, number: whoever has the least leaves first, and no two requests of a lane have the same.
 Urgency = tuple[int, float, int]
@@ -53,6 +54,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
     gone: bool = False
     stored: bool = False
 
+
 @dataclass(frozen=True, slots=True)
 class Departure:
     """What leaves a lane.
@@ -67,15 +69,21 @@ class Departure:
 
 
 class _Group:
-    """Waiting requests of one signature."""
+    """Waiting requests of one signature.
 
-    __slots__ = ("_line", "batching", "rows", "size_bytes")
+    Attributes:
+        due: The urgency under which the lane's heap holds this group; None while it waits for company.
+    """
+
+    __slots__ = ("_gone", "_line", "batching", "due", "rows", "size_bytes")
 
     def __init__(self, batching: Batching) -> None:
         self.batching = batching
+        self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
-        self._line: list[tuple[Urgency, Waiting]] = []
+        self._line: list[tuple[Urgency, Waiting]] = []  # the first one has not gone
+        self._gone = 0
 
     @property
     def most_urgent(self) -> Urgency | None:
@@ -99,28 +107,38 @@ class _Group:
         batching = self.batching
         if self.rows >= batching.max_rows or batching.max_delay_ms <= 0 or self.size_bytes >= MAX_UNIT_BYTES:
             return 0.0
-        return min(request.arrived_ms for _, request in self._line) + batching.max_delay_ms
+        oldest_ms = min(request.arrived_ms for _, request in self._line if not request.gone)
+        return max(0.0, oldest_ms + batching.max_delay_ms)
 
-    def drop_gone(self) -> None:
-        """Forgets what has left."""
-        self._line = [entry for entry in self._line if not entry[1].gone]
-        self.rows = sum([request.rows for _, request in self._line])
-        self.size_bytes = sum([len(request.encoded) for _, request in self._line])
+    def drop(self, requests: list[Waiting]) -> None:
+        """Forgets requests of this group, which have gone."""
+        for request in requests:
+            self.rows -= request.rows
+            self.size_bytes -= len(request.encoded)
+        self._gone += len(requests)
+        line = self._line
+        if line[0][1].gone or self._gone > len(line) // 2:
+            self._line = [entry for entry in line if not entry[1].gone]
+            self._gone = 0
 
     def take(self) -> list[Waiting]:
         """The most urgent requests, as many as share a unit; at least one."""
         max_rows = self.batching.max_rows
         unit: list[Waiting] = []
-        rows = size_bytes = 0
+        rows = size_bytes = passed = 0
         for _, request in self._line:
-            size = len(request.encoded)
-            if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_UNIT_BYTES):
-                break
-            rows += request.rows
-            size_bytes += size
-            request.gone = True
-            unit.append(request)
-        del self._line[: len(unit)]
+            if request.gone:
+                self._gone -= 1
+            else:
+                size = len(request.encoded)
+                if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_UNIT_BYTES):
+                    break
+                rows += request.rows
+                size_bytes += size
+                request.gone = True
+                unit.append(request)
+            passed += 1
+        del self._line[:passed]
         self.rows -= rows
         self.size_bytes -= size_bytes
         return unit
@@ -136,12 +154,15 @@ class Lane:
     def __init__(self, batching_of: Callable[[bytes], Batching]) -> None:
         self._batching_of = batching_of
         self._groups: dict[bytes, _Group] = {}
-        #: Signatures that have a unit to give, by their most urgent request; entries may be out of date.
+        #: Signatures that have a unit to give, by their most urgent request. An entry other than `_Group.due`
+        #: is stale.
         self._due: list[tuple[Urgency, bytes]] = []
         #: Signatures whose requests still wait for company.
         self._patient: set[bytes] = set()
+        #: Of requests that wait, and of some that have gone.
         self._deadlines: list[tuple[int, int, Waiting]] = []
         self._numbers = count()
+        self._waiting = 0
         self.size_bytes = 0
 
     def add(self, request: Waiting, now_ms: float) -> None:
@@ -153,10 +174,11 @@ class Lane:
         if group is None:
             group = self._groups[request.signature] = _Group(self._batching_of(request.signature))
         is_first = group.add(request)
+        self._waiting += 1
         self.size_bytes += len(request.encoded)
         if request.deadline_ms != NO_DEADLINE_MS:
             heappush(self._deadlines, (request.deadline_ms, request.number, request))
-        if is_first or group.batching.max_delay_ms > 0:
+        if is_first:
             self._note(request.signature, group)
 
     def take(self, now_ms: float, *, all_is_due: bool = False) -> Departure:
@@ -169,32 +191,35 @@ class Lane:
         expired = self._expire(now_ms) if self._deadlines else []
         if self._patient:
             self._lose_patience(_NEVER if all_is_due else now_ms)
-        while self._due:
-            urgency, signature = heappop(self._due)
-            group = self._groups.get(signature)
-            if group is not None and group.most_urgent == urgency:
-                unit = group.take()
-                self.size_bytes -= sum([len(request.encoded) for request in unit])
-                self._note(signature, group)
-                return Departure(unit, expired)
-        return Departure([], expired)
+        if not self._find_due():
+            return Departure([], expired)
+        signature = heappop(self._due)[1]
+        group = self._groups[signature]
+        group.due = None
+        unit = group.take()
+        self._waiting -= len(unit)
+        self.size_bytes -= sum([len(request.encoded) for request in unit])
+        self._note(signature, group)
+        self._forget_gone()
+        return Departure(unit, expired)
 
     def next_deadline(self) -> float | None:
         """When `take` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
         if not self._groups:
             return None
-        if self._due:
+        if self._find_due():
             return 0.0
+        while self._deadlines and self._deadlines[0][2].gone:
+            heappop(self._deadlines)
         due_ms = min(self._groups[signature].leaves_at_ms() for signature in self._patient)
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
-    def restore(self, requests: Iterable[Waiting], now_ms: float) -> None:
+    def restore(self, requests: Iterable[Waiting]) -> None:
         """Puts requests back that state held; all of them are due at once, for they have waited through a failure."""
         last = -1
         for request in requests:
-            self.add(request, now_ms)
+            self.add(request, -_NEVER)
             last = max(last, request.number)
-        self._lose_patience(_NEVER)
         self._numbers = count(last + 1)
 
     def _expire(self, now_ms: float) -> list[Waiting]:
@@ -204,27 +229,52 @@ class Lane:
             if not request.gone:
                 request.gone = True
                 expired.append(request)
-        for signature in {request.signature for request in expired}:
-            group = self._groups[signature]
-            self.size_bytes -= group.size_bytes
-            group.drop_gone()
-            self.size_bytes += group.size_bytes
-            self._note(signature, group)
+        if expired:
+            by_signature: dict[bytes, list[Waiting]] = {}
+            for request in expired:
+                by_signature.setdefault(request.signature, []).append(request)
+                self.size_bytes -= len(request.encoded)
+            self._waiting -= len(expired)
+            for signature, requests in by_signature.items():
+                group = self._groups[signature]
+                group.drop(requests)
+                self._note(signature, group)
         return expired
 
     def _note(self, signature: bytes, group: _Group) -> None:
-        """Notes what a group holds now."""
+        """Notes that a group has another most urgent request now, or none."""
         if group.most_urgent is None:
             del self._groups[signature]
             self._patient.discard(signature)
-        elif group.batching.max_delay_ms > 0:
+        elif group.due is None and group.batching.max_delay_ms > 0:
             self._patient.add(signature)
-        else:
-            heappush(self._due, (group.most_urgent, signature))
+        elif group.due != group.most_urgent:
+            group.due = group.most_urgent
+            heappush(self._due, (group.due, signature))
 
     def _lose_patience(self, now_ms: float) -> None:
         for signature in [each for each in self._patient if self._groups[each].leaves_at_ms() <= now_ms]:
-            most_urgent = self._groups[signature].most_urgent
-            assert most_urgent is not None  # noqa: S101 - a group without requests is not kept
+            group = self._groups[signature]
             self._patient.discard(signature)
-            heappush(self._due, (most_urgent, signature))
+            group.due = group.most_urgent
+            assert group.due is not None  # noqa: S101 - a group without requests is not kept
+            heappush(self._due, (group.due, signature))
+
+    def _find_due(self) -> bool:
+        """Whether a unit is due; its entry is the first of the heap then."""
+        due = self._due
+        while due:
+            group = self._groups.get(due[0][1])
+            if group is not None and group.due == due[0][0]:
+                return True
+            heappop(due)
+        return False
+
+    def _forget_gone(self) -> None:
+        """Keeps both heaps about as small as what they are about, however long their first entries stay."""
+        if len(self._deadlines) > 2 * self._waiting + _SLACK:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].gone]
+            heapify(self._deadlines)
+        if len(self._due) > 2 * len(self._groups) + _SLACK:
+            self._due = [(group.due, signature) for signature, group in self._groups.items() if group.due is not None]
+            heapify(self._due)

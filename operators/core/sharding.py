@@ -123,14 +123,14 @@ class Sharding:
         self._arrived, self._departed = [], []
         return changes
 
-    def restore(self, requests: Iterable[tuple[int, bytes]], now_ms: float) -> None:
+    def restore(self, requests: Iterable[tuple[int, bytes]]) -> None:
         """Puts requests back that state held, with their numbers."""
         waiting = []
         for number, encoded in sorted(requests):
             request = self._waiting(encoded)
             request.number, request.stored = number, True
             waiting.append(request)
-        self._lane.restore(waiting, now_ms)
+        self._lane.restore(waiting)
 
     def _on_record(self, encoded: Buffer, now_ms: float, leaving: list[bytes]) -> None:
         if encoded[0] != _REQUEST:

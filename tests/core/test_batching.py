@@ -284,27 +284,94 @@ def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
     assert patient.next_deadline() == 20
 
 
+# ---- what has left is forgotten ------------------------------------------------------------------------------------
+
+
+def held(of: Lane) -> int:
+    """How many requests and groups a lane's heaps speak of, gone ones included."""
+    return len(of._due) + len(of._deadlines)
+
+
+def test_a_starving_request_with_an_early_deadline_keeps_nobody_in_memory_that_has_left() -> None:
+    busy = filled(waiting("starving", rank=9, deadline_ms=10**6))
+    for now_ms in range(1, 10_000):
+        busy.add(waiting("a", 4, rank=1, deadline_ms=2 * 10**6, of=b"x"), now_ms)
+        assert unit(busy.take(now_ms)) == ["a"]
+    assert held(busy) < 200
+
+
+@pytest.mark.parametrize("starving", [b"y", b"slow"])
+def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(starving: bytes) -> None:
+    busy = filled(waiting("starving", rank=9, of=starving), patient_ms=PATIENT)
+    for now_ms in range(100, 10_000):
+        busy.add(waiting("a", 4, rank=1, of=b"x"), now_ms)
+        busy.add(waiting("b", rank=9 - now_ms % 7, deadline_ms=now_ms + 1, of=starving), now_ms)
+        busy.take(now_ms)
+    assert held(busy) < 200
+
+
+def test_once_all_that_was_due_has_left_the_next_deadline_is_that_of_who_still_waits() -> None:
+    here = filled(
+        waiting("a", of=b"x"),
+        waiting("b", rank=1, of=b"x"),
+        waiting("gone", 4, rank=1, deadline_ms=3, of=b"slow"),
+        waiting("c", rank=3, of=b"slow"),
+        patient_ms=PATIENT,
+    )
+    assert unit(here.take(0)) == ["gone"]
+    assert unit(here.take(0)) == ["b", "a"]
+    assert here.next_deadline() == 20
+
+
+def test_of_a_long_line_in_which_many_expire_at_different_times_the_others_leave_in_order() -> None:
+    line = filled(*[waiting(str(n), rank=1 + n % 3, deadline_ms=1 + n if n % 2 else NO_DEADLINE_MS) for n in range(60)])
+    expired: list[str] = []
+    left: list[str] = []
+    for now_ms in range(0, 60, 7):
+        departure = line.take(now_ms)
+        expired += names(departure.expired)
+        left += names(departure.unit)
+    left += [name for found in units(line, 63) for name in found]
+    assert sorted(map(int, expired + left)) == list(range(60))
+    assert [int(name) for name in left if int(name) % 2 == 0] == sorted(range(0, 60, 2), key=lambda n: (n % 3, n))
+    assert line.size_bytes == 0
+
+
 # ---- after a failure -----------------------------------------------------------------------------------------------
 
 
 def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> None:
     again = lane({b"m": 20.0})
-    again.restore([waiting("a", number=3), waiting("b", number=4)], 100)
+    again.restore([waiting("a", number=3), waiting("b", number=4)])
     assert again.next_deadline() == 0
     assert units(again, 100) == [["a", "b"]]
 
 
 def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it() -> None:
     again, last = lane(), waiting("last")
-    again.restore([waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9)], 100)
+    again.restore([waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9)])
     again.add(last, 101)
     assert last.number == 10
     assert units(again, 101) == [["c", "a", "b", "last"]]
 
 
+def test_what_is_restored_is_due_at_once_though_somebody_more_urgent_came_before_it_left() -> None:
+    again = lane({b"m": 20.0})
+    again.restore([waiting("a", number=0)])
+    again.add(waiting("b", rank=1), 100)
+    assert units(again, 100) == [["b", "a"]]
+
+
+def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> None:
+    again = lane({b"m": 20.0})
+    again.restore([waiting("a", number=0), waiting("b", number=1, rank=1, deadline_ms=90)])
+    departure = again.take(100)
+    assert (names(departure.unit), names(departure.expired)) == (["a"], ["b"])
+
+
 def test_a_lane_restored_from_nothing_starts_anew() -> None:
     again, first = lane(), waiting("a")
-    again.restore([], 100)
+    again.restore([])
     again.add(first, 100)
     assert first.number == 0
     assert units(again, 100) == [["a"]]
@@ -382,7 +449,7 @@ class LaneMachine(RuleBasedStateMachine):
     def fail_and_restore(self) -> None:
         self.lane = self.new_lane()
         self.inside = [Waiting(r.encoded, r.signature, r.rows, r.rank, r.deadline_ms, r.number) for r in self.inside]
-        self.lane.restore(self.inside, self.now_ms)
+        self.lane.restore(self.inside)
         self.come = self.inside[-1].number + 1
         assert self.lane.next_deadline() == 0
 

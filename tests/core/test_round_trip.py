@@ -139,8 +139,8 @@ def _forget_departures(shard: Sharding, settle: Any = Sharding.settle) -> Change
     return Changes(settle(shard).arrived, [])
 
 
-def _count_from_the_first(lane: Lane, requests: list[Waiting], now_ms: float, restore: Any = Lane.restore) -> None:
-    restore(lane, requests, now_ms)
+def _count_from_the_first(lane: Lane, requests: list[Waiting], restore: Any = Lane.restore) -> None:
+    restore(lane, requests)
     lane._numbers = count(min((request.number for request in requests), default=0))
 
 

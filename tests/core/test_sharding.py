@@ -248,7 +248,7 @@ def test_what_waited_is_restored_with_its_numbers_and_leaves_at_once_in_its_orde
     waits(before, *[admitted(rows=rows, offset=rows) for rows in (1, 2, 3)])
     arrived = before.settle().arrived
     after = sharding(PATIENT)
-    after.restore(reversed(arrived), NOW_MS + 500)  # Flink's state has an order of its own
+    after.restore(reversed(arrived))  # Flink's state has an order of its own
     assert after.settle() == NOTHING
     assert after.waiting_size_bytes == before.waiting_size_bytes
     assert after.next_deadline() == 0
@@ -259,7 +259,7 @@ def test_what_waited_is_restored_with_its_numbers_and_leaves_at_once_in_its_orde
 def test_what_comes_after_a_failure_gets_a_number_of_its_own() -> None:
     waiting, newcomer = admitted(offset=0), admitted(offset=1)
     after = sharding(PATIENT)
-    after.restore([(7, waiting)], NOW_MS)
+    after.restore([(7, waiting)])
     waits(after, newcomer)
     assert after.settle() == Changes([(8, newcomer)], [])
 
@@ -269,7 +269,7 @@ def test_what_comes_after_a_failure_gets_a_number_of_its_own() -> None:
 
 def test_what_waited_for_a_model_that_an_upgrade_took_away_goes_on_to_be_answered() -> None:
     after = sharding(catalog(without=["rows"]))
-    after.restore([(0, admitted("rows"))], NOW_MS)
+    after.restore([(0, admitted("rows"))])
     waits(after, admitted("rows", 2), admitted(rows=9))  # the last one whole: nobody knows how to split it
     assert units(work(after)) == [[1], [2], [9]]
     assert after.settle() == Changes([], [0])
@@ -379,7 +379,7 @@ class ShardingMachine(RuleBasedStateMachine):
     @rule()
     def restore(self) -> None:
         self.shard = sharding(MIXED)
-        self.shard.restore(self.state.items(), self.now_ms)
+        self.shard.restore(self.state.items())
         if self.state:
             assert self.shard.next_deadline() == 0
 
