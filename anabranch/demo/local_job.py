@@ -8,7 +8,7 @@ from shutil import copyfile
 
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
 from anabranch.errors import StackError
-from anabranch.stack.broker import Broker
+from anabranch.stack.broker import Broker, record_counts
 from anabranch.stack.cluster import Cluster
 from anabranch.stack.flink_rest import FlinkRest
 from anabranch.topics import topics_of
@@ -107,7 +107,10 @@ class LocalJob:
         """What the job is doing, for a person who waits for an answer of it in vain."""
         flink = FlinkRest(self.flink_url)
         try:
-            lines = [f"Flink has {len(flink.task_manager_ids())} of {self._tasks} TaskManagers"]
+            kafka = self._config.kafka
+            sizes = record_counts(self._broker.bootstrap_servers, [kafka.requests_topic, kafka.responses_topic])
+            lines = [f"Topics have so many records: {sizes}"]
+            lines.append(f"Flink has {len(flink.task_manager_ids())} of {self._tasks} TaskManagers")
             for job in flink.jobs():
                 lines.append(f"job {job.name} is {job.state}")
                 lines += [f"  {name}: {states}" for name, states in flink.task_states(job.job_id).items()]

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,13 +67,30 @@ class LargeAnswer:
     latency_ms: float
 
 
-def wait_until_served(client: Client, tokens: Array, timeout_s: float) -> None:
+def wait_until_served(
+    client: Client, tokens: Array, timeout_s: float, again_s: float, on_silence: Callable[[], object]
+) -> None:
     """Returns when the job has answered one row of tokens, [1, TOKENS].
+
+    Args:
+        client: Of the job.
+        tokens: int32 [1, TOKENS].
+        timeout_s: In all.
+        again_s: Ask once more after so long.
+        on_silence: Called each time that this is over.
 
     Raises:
         ClientError, AnabranchError: It does not, or with an error.
     """
-    client.infer(MODEL_NAME, {INPUT_NAME: tokens}, timeout_s=timeout_s)
+    end_s = time.monotonic() + timeout_s
+    asked: list[Future[Result]] = []
+    while not any(future.done() for future in asked):
+        if asked:
+            on_silence()
+        left_s = max(again_s, end_s - time.monotonic())
+        asked.append(client.submit(MODEL_NAME, {INPUT_NAME: tokens}, timeout_s=left_s))
+        wait(asked, again_s, return_when=FIRST_COMPLETED)
+    next(future for future in asked if future.done()).result()
 
 
 def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[], object]) -> Answers:

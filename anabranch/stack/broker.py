@@ -304,3 +304,29 @@ def create_topics(bootstrap_servers: str, topics: Iterable[Topic]) -> list[str]:
     except KafkaError as error:
         raise TopicNotMade(f"cannot make {', '.join(wanted)} on {bootstrap_servers}: {error}") from error
     return missing
+
+
+def record_counts(bootstrap_servers: str, topics: Iterable[str]) -> dict[str, int]:
+    """How many records have been written to each topic; transaction markers count, too.
+
+    Raises:
+        StackError: The broker does not answer.
+    """
+    from kafka import KafkaConsumer, TopicPartition  # noqa: PLC0415  (as above)
+    from kafka.errors import KafkaError  # noqa: PLC0415
+
+    try:
+        consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers)
+        try:
+            return {
+                topic: sum(
+                    consumer.end_offsets(
+                        [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+                    ).values()
+                )
+                for topic in topics
+            }
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise StackError(f"no Kafka broker answers at {bootstrap_servers} ({error})") from error

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from anabranch.client import Client
+from anabranch.client_errors import NoAnswer
 from anabranch.demo import reference, workload
 from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME, TOKENS
 from anabranch.demo.reference import TOLERANCE
@@ -56,10 +57,27 @@ def test_streaming(client: Client) -> None:
     assert 0 < p50_ms <= p99_ms < 20_000
 
 
+def test_a_job_that_is_silent_is_asked_again(client: Client, job: FakeJob) -> None:
+    asked: list[str] = []
+
+    def serve_the_second(request: InferRequest) -> list[Answer]:
+        asked.append(request.id)
+        return serve(request) if len(asked) > 1 else []
+
+    job.answer = serve_the_second
+    silences: list[int] = []
+    with client:
+        workload.wait_until_served(client, numbered(1), 20, 0.5, lambda: silences.append(len(asked)))
+        assert silences == [1]
+        job.answer = lambda _: []
+        with pytest.raises(NoAnswer):
+            workload.wait_until_served(client, numbered(1), 1, 0.4, lambda: None)
+
+
 def test_a_steady_pace(client: Client) -> None:
     tokens = numbered(30)
     with client:
-        workload.wait_until_served(client, tokens[:1], 20)
+        workload.wait_until_served(client, tokens[:1], 20, 10, pytest.fail)
         start_s = time.monotonic()
         answers = workload.pace(client, tokens, 60, lambda: None)
         took_s = time.monotonic() - start_s

@@ -63,6 +63,8 @@ def test_a_killed_task_manager_loses_and_changes_nothing(
                 _await_checkpoint(cluster, running.job_id)
                 answered = topics.read_answers() + len(topics.answers)
                 assert answered < REQUESTS
+                assert cluster.rest.last_failure(running.job_id) == ""
+                assert all(set(states) == {"RUNNING"} for states in cluster.rest.task_states(running.job_id).values())
                 cluster.kill_task_manager(victim)
                 replacement = cluster.add_task_manager()
                 assert cluster.task_managers[replacement].pid != pid
@@ -70,6 +72,7 @@ def test_a_killed_task_manager_loses_and_changes_nothing(
         answers = topics.await_answers((str(number) for number in range(REQUESTS)), timeout_s=200)
         restored = cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"]
         assert restored >= 1, "the job was not restored, so the kill hit nothing"
+        assert "Exception" in cluster.rest.last_failure(running.job_id)
         for number in range(REQUESTS):
             answer = answers[str(number)]
             assert isinstance(answer, InferResponse), answer

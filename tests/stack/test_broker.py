@@ -5,7 +5,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from anabranch.errors import PortInUse, StackError, TopicNotMade
-from anabranch.stack.broker import DEFAULT_MAX_MESSAGE_BYTES, Broker, Topic
+from anabranch.stack.broker import DEFAULT_MAX_MESSAGE_BYTES, Broker, Topic, record_counts
 
 
 def send(broker: Broker, topic: str, value: bytes) -> None:
@@ -47,6 +47,15 @@ def test_topics_are_made_once_with_their_partitions(broker: Broker) -> None:
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers)
     assert consumer.partitions_for_topic("made-a") == {0, 1, 2}
     consumer.close()
+
+
+def test_records_are_counted(broker: Broker) -> None:
+    broker.create_topics(Topic("counted", partitions=3), Topic("empty"))
+    for _ in range(4):
+        send(broker, "counted", b"x")
+    assert record_counts(broker.bootstrap_servers, ["counted", "empty"]) == {"counted": 4, "empty": 0}
+    with pytest.raises(StackError, match="no Kafka broker answers"):
+        record_counts("127.0.0.1:1", ["counted"])
 
 
 def test_a_topic_that_cannot_be_is_refused(broker: Broker) -> None:
