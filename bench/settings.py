@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int = 3
     modes: tuple[Mode, ...] = ("thread",)
     latency_seconds: float = 30.0
-    latency_warm_up_seconds: float = 10.0
+    latency_warm_up_seconds: float = 30.0
     latency_tasks: int = 1
     throughput_requests: int = 200_000
     throughput_warm_up: int = 100_000
