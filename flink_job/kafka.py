@@ -14,19 +14,14 @@ from pyflink.datastream.connectors.kafka import KafkaRecordSerializationSchema, 
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from flink_job import java
 from flink_job.config import Config
 
 #: Brokers refuse more than 15 minutes by default; it must outlast a checkpoint and a restart.
 _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
 
-#: More at once would save nothing more: a crossing costs some 50 us, a request 20 or more.
-_FRAME_RECORDS = 256
-_FRAME_BYTES = 4 * 1024 * 1024
-
 
 def read_requests(env: StreamExecutionEnvironment, config: Config) -> DataStream:
-    """Every request record, as many in a frame (see `schemas.frames`) as are there."""
+    """`RowData(value, partition, offset, timestamp)` of every request."""
     kafka = config.kafka
     properties = {
         **kafka.properties,
@@ -54,8 +49,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config) -> DataStream
     gateway: Any = get_gateway()
     row_data = gateway.jvm.java.lang.Class.forName("org.apache.flink.table.data.RowData")
     data_type = rows._j_table.getResolvedSchema().toPhysicalRowDataType().bridgedTo(row_data)
-    requests = DataStream(tables._j_tenv.toDataStream(rows._j_table, data_type))
-    return java.pack_requests(requests, _FRAME_RECORDS, _FRAME_BYTES)
+    return DataStream(tables._j_tenv.toDataStream(rows._j_table, data_type))
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str) -> None:

@@ -1,15 +1,15 @@
 """The job as a picture in code; every arrow below is a line of `build`.
 
-             one chain in every task: no network between these, and frames of many requests on the way
-requests --> [ admit ] --> [ shard (keyed) ] --> [ infer ] -- answers -------------------------> responses
-                                                   |   |
-                                                   |   +-- openings --+
-                                                   +-- shards         v
-                                                         |   key_by(request) --> [ aggregate ] --> responses
-                                                         v            ^
-                                                     rebalance --> [ infer shard ]
+              one chain in every task: no network in it, and frames of many requests on the way
+requests --> [ pack ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack ] -- answers --> responses
+                              |   |
+                              |   +-- openings --+
+                              +-- shards         v
+                                    |   key_by(request) --> [ aggregate ] --> responses
+                                    v            ^
+                                rebalance --> [ infer ]
 
-infer and aggregate -- dead letters --> errors       (what admit and shard refuse travels through infer)
+serve and aggregate -- dead letters --> errors
 """
 
 from pyflink.common import Types
@@ -19,20 +19,12 @@ from flink_job import java
 from flink_job.config import Config
 from flink_job.kafka import read_requests, write
 from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group
-from operators.admit import AdmitFunction
 from operators.aggregate import AggregateFunction
 from operators.backends.base import Backend
 from operators.core.answering import Answering
-from operators.infer import (
-    KEYED_BYTES,
-    LETTERS_TAG,
-    PARTS,
-    PARTS_TAG,
-    SHARDS_TAG,
-    InferFunction,
-    InferShardFunction,
-)
-from operators.shard import ShardFunction
+from operators.infer import InferFunction
+from operators.rows import KEYED_BYTES, PARTS
+from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction
 from schemas.model import Catalog
 
 
@@ -42,32 +34,29 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     answering = Answering(kafka.requests_topic, kafka.max_message_bytes)
     groups = keys_by_group(config.job.max_parallelism)
 
-    requests = read_requests(env, config)
-    admitted = requests.process(
-        AdmitFunction(catalog, kafka.max_message_bytes, groups),
-        output_type=Types.ROW([Types.INT(), VALUE_TYPE]),
-    ).name("admit")
-    work = (
-        keep_by_key(admitted, Types.INT())
+    requests = java.pack_requests(read_requests(env, config), groups)
+    answers = (
+        keep_by_key(requests, Types.INT())
         .process(
-            ShardFunction(
+            ServeFunction(
                 catalog,
-                scheduling.default_priority,
-                scheduling.work_slice_ms,
-                scheduling.max_waiting_bytes,
-                groups,
+                backend,
+                answering,
+                max_message_bytes=kafka.max_message_bytes,
+                default_priority=scheduling.default_priority,
+                work_slice_ms=scheduling.work_slice_ms,
+                max_waiting_bytes=scheduling.max_waiting_bytes,
+                keys_by_group=groups,
             ),
             output_type=VALUE_TYPE,
         )
-        .name("shard")
+        .name("serve")
     )
-    answers = work.process(InferFunction(catalog, backend, answering), output_type=VALUE_TYPE).name("infer")
-
     partials = (
         answers.get_side_output(SHARDS_TAG)
         .rebalance()
-        .process(InferShardFunction(catalog, backend, answering), output_type=PARTS)
-        .name("infer shard")
+        .process(InferFunction(catalog, backend, answering), output_type=PARTS)
+        .name("infer")
     )
     merged = (
         exchange_by_key(answers.get_side_output(PARTS_TAG).union(partials), Types.STRING())

@@ -8,10 +8,11 @@ from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 
-from operators.core.answering import Answer, Answering
+from operators.core.answering import Answering
+from operators.core.outputs import Answer
 from operators.core.windows import Closing, Window, answer_of
-from operators.infer import LETTERS_TAG
 from operators.rows import KeyedRow
+from operators.serve import LETTERS_TAG
 
 
 class AggregateFunction(KeyedProcessFunction):
@@ -39,7 +40,7 @@ class AggregateFunction(KeyedProcessFunction):
             self._partials.add(value)
         self._window.update(window.snapshot())
         if is_new:
-            # Fires at the end of a bounded input; see `ShardFunction`.
+            # Fires at the end of a bounded input; see `ServeFunction`.
             ctx.timer_service().register_event_time_timer(window.opened_at_ms)
         if window.next_deadline() != before_ms:
             ctx.timer_service().register_processing_time_timer(ceil(window.next_deadline()))

@@ -1,7 +1,12 @@
-"""The rows that operators emit, at a price that the hot path can pay."""
+"""The rows that operators emit, their types, and how to make them at a price that the hot path can pay."""
 
-from pyflink.common import Row, RowKind
+from pyflink.common import Row, RowKind, Types
 
+BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+#: Key and value of a Kafka record.
+KEYED_BYTES = Types.ROW([BYTES, BYTES])
+#: Name of a window, and a record for it.
+PARTS = Types.ROW([Types.STRING(), BYTES])
 _INSERT = RowKind.INSERT
 
 

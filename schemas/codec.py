@@ -32,7 +32,7 @@ def decode_request(message: bytes) -> InferRequest:
         raise UnreadableRequest("the record is empty")
     if is_json(message):
         return json_wire.read_request(message.removeprefix(_BYTE_ORDER_MARK))
-    return protobuf_wire.read_request(protobuf_wire.open_envelope(message))
+    return protobuf_wire.read_request(message)
 
 
 def find_id(message: bytes) -> tuple[str, Form]:
@@ -40,7 +40,8 @@ def find_id(message: bytes) -> tuple[str, Form]:
     if is_json(message):
         return json_wire.find_id(message.removeprefix(_BYTE_ORDER_MARK)), Form.JSON
     try:
-        return protobuf_wire.decode_id(protobuf_wire.open_envelope(message).id), Form.PROTOBUF
+        start, end = protobuf_wire.open_envelope(message).id_at
+        return protobuf_wire.decode_id(message[start:end]), Form.PROTOBUF
     except AnabranchError:
         return "", Form.PROTOBUF
 

@@ -5,7 +5,7 @@ by nobody; and what is left, the head, is a few dozen bytes that are the same fo
 that whoever checks it can remember the result.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -50,15 +50,13 @@ class Envelope(msgspec.Struct, frozen=True):
 
     Attributes:
         head: Every field but the id and the raw tensors, as they stood on the wire.
-        id: The request's id, not yet checked to be UTF-8.
-        raw: The raw tensors as views into the message, in its order.
-        spans: Where each of them is in the message: (offset, length).
+        id_at: From where to where in the message the id is; not yet checked to be UTF-8.
+        raw: The same for each raw tensor, in the message's order.
     """
 
     head: bytes
-    id: bytes
-    raw: tuple[memoryview, ...]
-    spans: tuple[tuple[int, int], ...]
+    id_at: tuple[int, int]
+    raw: tuple[tuple[int, int], ...]
 
 
 def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop without calls: every request goes through it
@@ -70,9 +68,8 @@ def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop
     view = memoryview(message)
     end = len(message)
     kept: list[memoryview] = []
-    raw: list[memoryview] = []
-    spans: list[tuple[int, int]] = []
-    request_id = b""
+    raw: list[tuple[int, int]] = []
+    id_at = (0, 0)
     position = kept_from = 0
     try:
         while position < end:
@@ -97,10 +94,9 @@ def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop
                     if kept_from != start:
                         kept.append(view[kept_from:start])
                     if tag == _RAW_TAG:
-                        raw.append(view[position:field_end])
-                        spans.append((position, length))
+                        raw.append((position, field_end))
                     else:
-                        request_id = message[position:field_end]
+                        id_at = (position, field_end)
                     kept_from = field_end
                 position = field_end
             elif wire_type == 0:
@@ -119,7 +115,7 @@ def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop
         raise UnreadableRequest("the message ends inside a field: truncated or no ModelInferRequest")
     if kept_from != end:
         kept.append(view[kept_from:end])
-    return Envelope(b"".join(kept), request_id, tuple(raw), tuple(spans))
+    return Envelope(b"".join(kept), id_at, tuple(raw))
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
@@ -147,16 +143,17 @@ def decode_id(request_id: bytes) -> str:
         raise UnreadableRequest(f"the id is not UTF-8: {request_id[:40]!r}") from None
 
 
-def read_request(envelope: Envelope) -> InferRequest:
-    """The request in an envelope; raw tensors stay views.
+def read_request(message_bytes: bytes) -> InferRequest:
+    """The request in a `ModelInferRequest`; raw tensors stay views.
 
     Raises:
-        UnreadableRequest: The head is no protobuf message, or a text in it is not UTF-8.
+        UnreadableRequest: It is no protobuf message, or a text in it is not UTF-8.
         MalformedRequest: Raw and typed contents mixed, a count that disagrees, a negative axis.
         WrongDatatype: A datatype that the protocol does not have, or that needs raw contents.
         WrongSize: Typed contents that disagree with the shape.
     """
-    request_id = decode_id(envelope.id)
+    envelope = open_envelope(message_bytes)
+    request_id = decode_id(message_bytes[slice(*envelope.id_at)])
     message = ModelInferRequest()
     try:
         message.ParseFromString(envelope.head)
@@ -164,6 +161,7 @@ def read_request(envelope: Envelope) -> InferRequest:
         raise UnreadableRequest("not a ModelInferRequest, or a text in it is not UTF-8") from None
     if envelope.raw and len(envelope.raw) != len(message.inputs):
         raise MalformedRequest(f"{len(message.inputs)} inputs, but {len(envelope.raw)} raw_input_contents")
+    view = memoryview(message_bytes)
     inputs = []
     for index, tensor in enumerate(message.inputs):
         shape = check_shape(tensor.name, tensor.shape)
@@ -171,7 +169,7 @@ def read_request(envelope: Envelope) -> InferRequest:
         if envelope.raw:
             if tensor.HasField("contents"):
                 raise MalformedRequest(f"input {tensor.name!r} has contents beside raw_input_contents: use one of them")
-            data = envelope.raw[index]
+            data = view[slice(*envelope.raw[index])]
         else:
             data = _raw_from_contents(tensor.name, tensor.datatype, shape, tensor.contents)
         inputs.append(Tensor(tensor.name, tensor.datatype, shape, data))
@@ -199,34 +197,50 @@ def write_request(request: InferRequest) -> bytes:
     return b"".join(parts)
 
 
-def write_response(response: InferResponse) -> bytes:
-    """An answer as `ModelInferResponse` with raw contents; the tensors are copied once, into the result."""
-    described = tuple((tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs)
-    before, after = _response_frame(response.model_name, response.model_version, described)
-    parts: list[Buffer] = [before]
-    if response.id:
-        request_id = response.id.encode()
-        parts += (_ID_START, _write_varint(len(request_id)), request_id)
-    if response.parameters:
-        message = ModelInferResponse()
-        _write_parameters(message.parameters, response.parameters)
-        parts.append(message.SerializeToString(deterministic=True))
-    parts.append(after)
-    for tensor in response.outputs:
-        parts += (_RAW_OUTPUT_START, _write_varint(len(tensor.data)), tensor.data)
-    return b"".join(parts)
+class ResponseFrame(msgspec.Struct, frozen=True):
+    """All answers of one model and shape are alike, but for ids and tensors.
+
+    Attributes:
+        before: What stands before id and parameters, in the order of the fields.
+        after: What stands between them and the raw tensors.
+    """
+
+    before: bytes
+    after: bytes
+
+    def fill(self, request_id: bytes, raw: Iterable[Buffer], parameters: bytes = b"") -> bytes:
+        """An answer; the tensors are copied once, into the result."""
+        parts: list[Buffer] = [self.before]
+        if request_id:
+            parts += (_ID_START, _write_varint(len(request_id)), request_id)
+        parts += (parameters, self.after)
+        for data in raw:
+            parts += (_RAW_OUTPUT_START, _write_varint(len(data)), data)
+        return b"".join(parts)
 
 
 @lru_cache(maxsize=4096)
-def _response_frame(
+def response_frame(
     model_name: str, model_version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
-) -> tuple[bytes, bytes]:
-    """What stands before and after the id and the parameters in every answer of this shape, in order of the fields."""
+) -> ResponseFrame:
+    """The frame of answers with such outputs: name, datatype and shape of each."""
     before = ModelInferResponse(model_name=model_name, model_version=model_version)
     after = ModelInferResponse()
     for name, datatype, shape in outputs:
         after.outputs.add(name=name, datatype=datatype, shape=shape)
-    return before.SerializeToString(deterministic=True), after.SerializeToString(deterministic=True)
+    return ResponseFrame(before.SerializeToString(deterministic=True), after.SerializeToString(deterministic=True))
+
+
+def write_response(response: InferResponse) -> bytes:
+    """An answer as `ModelInferResponse` with raw contents."""
+    described = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs])
+    frame = response_frame(response.model_name, response.model_version, described)
+    parameters = b""
+    if response.parameters:
+        message = ModelInferResponse()
+        _write_parameters(message.parameters, response.parameters)
+        parameters = message.SerializeToString(deterministic=True)
+    return frame.fill(response.id.encode(), [tensor.data for tensor in response.outputs], parameters)
 
 
 def write_error(error: ErrorResponse) -> bytes:

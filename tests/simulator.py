@@ -1,8 +1,8 @@
 """A job without Flink: the core, wired as the shells of `operators/` wire it, under a scheduler that a seed decides.
 
-    frames --> [ admit > shard > serve ] x tasks -- answers, letters
-                     |                \
-                     | waiting         \\-> in flight (any order, doubled, lost) -> [ serve ] -> in flight -> [ window ]
+    frames --> [ chain ] x tasks -- answers, letters
+                  |   |
+          waiting +   +--> in flight (any order, doubled, lost) --> [ serving ] --> in flight --> [ window ]
 
 Everything in `State` is what the shells put into Flink state (and the exchange, as an unaligned checkpoint holds it);
 everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
@@ -15,16 +15,19 @@ from math import ceil
 from random import Random
 
 from operators.core.admission import Admission
-from operators.core.answering import Answer, Answering, Letter
+from operators.core.answering import Answering
+from operators.core.chain import Chain
 from operators.core.lanes import lane_of
-from operators.core.serving import Part, Serving, Shard
+from operators.core.outputs import Answer, Letter, Output, Part, Shard
+from operators.core.serving import Serving
 from operators.core.sharding import Sharding
 from operators.core.windows import Closing, Window, answer_of
 from schemas import codec
 from schemas.dead_letters import decode_letter
+from schemas.frames import write_requests
 from schemas.messages import Form
 from schemas.model import Batching, Catalog
-from schemas.records import Kind, Record, Source, join_records, kind_of
+from schemas.records import Kind, Record, Source, kind_of
 from tests.core.models import MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 
@@ -58,29 +61,33 @@ class State:
     window_timers: set[tuple[int, str]] = field(default_factory=set)
 
 
-class ShardTask:
-    """`operators.shard.ShardFunction`, line by line; when a slice of work is over, the seed decides."""
+class Task:
+    """`operators.serve.ServeFunction`, line by line; when a slice of work is over, the seed decides."""
 
     def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
         self._job = job
         self.lane = lane_of(task, tasks, KEYS_BY_GROUP)
-        self._mirror: Sharding | None = None
+        self._mirror: Chain | None = None
         self._wakes_at_ms: int | None = None
+        self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, default_priority=5)
+        self.serving = Serving(job.catalog, session_of, job.answering, task)
 
-    def process(self, frame: bytes) -> Iterator[bytes]:
+    def process(self, frame: bytes) -> Iterator[Output]:
         mirror = self._mirror
         if mirror is None:
-            mirror = self._mirror = self._restore(self.lane)
+            mirror = self._mirror = self._chain()
+            yield from mirror.restore(self._held(self.lane), self._job.now_ms)
         yield from mirror.on_frame(frame, self._job.now_ms)
         yield from self._work(mirror)
         self._save(self.lane, mirror)
         self._wake(mirror)
 
-    def on_timer(self, lane: int) -> Iterator[bytes]:
+    def on_timer(self, lane: int) -> Iterator[Output]:
         own = lane == self.lane
         mirror = self._mirror if own else None
         if mirror is None:
-            mirror = self._restore(lane)
+            mirror = self._chain()
+            yield from mirror.restore(self._held(lane), self._job.now_ms)
             if own:
                 self._mirror = mirror
         if own:
@@ -89,30 +96,31 @@ class ShardTask:
             self._save(lane, mirror)
             self._wake(mirror)
         else:
-            while (records := mirror.next(self._job.now_ms, all_is_due=True)) is not None:
-                yield from records
+            while (outputs := mirror.next(self._job.now_ms, all_is_due=True)) is not None:
+                yield from outputs
             self._save(lane, mirror)
 
-    def _work(self, mirror: Sharding) -> Iterator[bytes]:
-        while (records := mirror.next(self._job.now_ms)) is not None:
-            yield from records
+    def _work(self, mirror: Chain) -> Iterator[Output]:
+        while (outputs := mirror.next(self._job.now_ms)) is not None:
+            yield from outputs
             if self._job.slice_is_over() and mirror.waiting_size_bytes <= MAX_WAITING_BYTES:
                 return
 
-    def _restore(self, lane: int) -> Sharding:
-        sharding = Sharding(self._job.catalog, default_priority=5)
-        sharding.restore(self._job.state.waiting.get(lane, {}).items())
-        return sharding
+    def _chain(self) -> Chain:
+        return Chain(self._admission, Sharding(self._job.catalog), self.serving, self._job.answering)
 
-    def _save(self, lane: int, mirror: Sharding) -> None:
+    def _held(self, lane: int) -> Iterable[tuple[int, bytes]]:
+        return self._job.state.waiting.get(lane, {}).items()
+
+    def _save(self, lane: int, mirror: Chain) -> None:
         changes = mirror.settle()
         waiting = self._job.state.waiting.setdefault(lane, {})
         for number in changes.departed:
             waiting.pop(number, None)
-        for number, encoded in changes.arrived:
-            waiting[number] = encoded
+        for number, frame in changes.arrived:
+            waiting[number] = frame
 
-    def _wake(self, mirror: Sharding) -> None:
+    def _wake(self, mirror: Chain) -> None:
         due_ms = mirror.next_deadline()
         if due_ms is None:
             return
@@ -142,7 +150,7 @@ class Simulation:
         self.restored = 0  # requests that waited through a crash
         self._random = Random(seed)
         self._faults = faults
-        self._answering = Answering("requests", MAX_MESSAGE_BYTES)
+        self.answering = Answering("requests", MAX_MESSAGE_BYTES)
         self._checkpoint = (deepcopy(self.state), 0)
         self._start(tasks=self._random.randint(1, 4))
 
@@ -181,14 +189,13 @@ class Simulation:
     def _read(self) -> None:
         if self.state.offset == len(self.sent):
             return
-        task = self._random.randrange(len(self._shards))
+        task = self._random.choice(self._tasks)
         frame = []
         for request in self.sent[self.state.offset :][: self._random.choice((1, 2, 4, 8))]:
             self.now_ms = max(self.now_ms, request.timestamp_ms)
-            source = Source(0, self.state.offset, request.timestamp_ms)
-            frame.append(self._admission.admit(request.encode(), source, self.now_ms))
+            frame.append((request.encode(), Source(0, self.state.offset, request.timestamp_ms)))
             self.state.offset += 1
-        self._chain(task, self._shards[task].process(join_records(frame)))
+        self._take(task.process(write_requests(frame)))
 
     def _fly(self) -> None:
         if not self.state.flying:
@@ -200,7 +207,7 @@ class Simulation:
             lost = Record.decode(record.value)
             self.fates[lost.id].lost |= set(range(lost.first_row, lost.first_row + lost.rows))
         elif isinstance(record, Shard):
-            self.state.flying += self._random.choice(self._servings).on_shard(record.value, self.now_ms)
+            self.state.flying += self._random.choice(self._tasks).serving.on_shard(record.value, self.now_ms)
         else:
             self._window_process(record.key, record.value)
 
@@ -209,8 +216,8 @@ class Simulation:
         windows = [timer for timer in self.state.window_timers if timer[0] <= self.now_ms]
         if due:
             self.state.lane_timers.remove(timer := min(due))
-            owner = next((n for n, task in enumerate(self._shards) if task.lane == timer[1]), 0)
-            self._chain(owner, self._shards[owner].on_timer(timer[1]))
+            owner = next((task for task in self._tasks if task.lane == timer[1]), self._tasks[0])
+            self._take(owner.on_timer(timer[1]))
         elif windows:
             self.state.window_timers.remove(first := min(windows))
             self._window_timer(first[1])
@@ -222,22 +229,19 @@ class Simulation:
         self.restored += sum(map(len, state.waiting.values()))
         del self.visible[visible:]
         self.now_ms += self._random.choice((0.0, 1.0, 30.0))
-        self._start(self._random.randint(1, 4) if self._faults.rescale else len(self._shards))
+        self._start(self._random.randint(1, 4) if self._faults.rescale else len(self._tasks))
 
     def _start(self, tasks: int) -> None:
-        self._admission = Admission(self.catalog, MAX_MESSAGE_BYTES)
-        self._shards = [ShardTask(self, task, tasks) for task in range(tasks)]
-        self._servings = [Serving(self.catalog, session_of, self._answering, task) for task in range(tasks)]
+        self._tasks = [Task(self, task, tasks) for task in range(tasks)]
 
-    # ---- the rest of the chain, and `operators.aggregate.AggregateFunction`
+    # ---- where outputs go, and `operators.aggregate.AggregateFunction`
 
-    def _chain(self, task: int, records: Iterable[bytes]) -> None:
-        for record in records:
-            for output in self._servings[task].on_record(record, self.now_ms):
-                if isinstance(output, Answer | Letter):
-                    self._emit(output)
-                else:
-                    self.state.flying.append(output)
+    def _take(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Answer | Letter):
+                self._emit(output)
+            else:
+                self.state.flying.append(output)
 
     def _emit(self, output: Answer | Letter) -> None:
         self.visible.append((self.now_ms, output))
@@ -278,7 +282,7 @@ class Simulation:
 
     def _close(self, key: str, closing: Closing | None) -> None:
         if closing is not None:
-            for output in answer_of(closing, self.state.kept.pop(key, []), self._answering):
+            for output in answer_of(closing, self.state.kept.pop(key, []), self.answering):
                 self._emit(output)
 
 

@@ -1,6 +1,8 @@
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import org.apache.flink.api.common.TaskInfo;
 import org.apache.flink.api.common.operators.MailboxExecutor;
+import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
 import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
@@ -10,10 +12,12 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
 import org.apache.flink.table.data.RowData;
+import org.apache.flink.types.Row;
 import org.apache.flink.util.function.ThrowingRunnable;
 
 /**
- * Packs the Kafka records that are there into one frame, so that they cross into Python together.
+ * Packs the Kafka records that are there into one frame, so that they cross into Python together, and keys it with a
+ * key that belongs to this very task.
  *
  * A frame leaves when the source has nothing more at hand, or when it is full: a request that comes alone waits for
  * nobody. Whether there is more shows a mail that this operator sends to its own task: the task takes it when the source
@@ -26,6 +30,7 @@ public final class PackRequests extends AbstractStreamOperator implements OneInp
     private static final int HEADER_BYTES = 24;
 
     private final int maxBytes;
+    private final int[] keysByGroup;
     private final byte[][] values;
     private final int[] partitions;
     private final long[] offsets;
@@ -34,6 +39,7 @@ public final class PackRequests extends AbstractStreamOperator implements OneInp
     private int sizeBytes;
     private int countAtLastLook;
     private boolean looking;
+    private Integer lane;
     private MailboxExecutor mailbox;
 
     public PackRequests(
@@ -41,6 +47,7 @@ public final class PackRequests extends AbstractStreamOperator implements OneInp
         setup(task, config, output);
         int maxRecords = ((Integer) references[0]).intValue();
         maxBytes = ((Integer) references[1]).intValue();
+        keysByGroup = (int[]) references[2];
         values = new byte[maxRecords][];
         partitions = new int[maxRecords];
         offsets = new long[maxRecords];
@@ -49,6 +56,10 @@ public final class PackRequests extends AbstractStreamOperator implements OneInp
 
     public void open() throws Exception {
         super.open();
+        TaskInfo task = getRuntimeContext().getTaskInfo();
+        int firstGroup = KeyGroupRangeAssignment.computeKeyGroupRangeForOperatorIndex(
+                keysByGroup.length, task.getNumberOfParallelSubtasks(), task.getIndexOfThisSubtask()).getStartKeyGroup();
+        lane = Integer.valueOf(keysByGroup[firstGroup]);
         mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     }
 
@@ -126,6 +137,9 @@ public final class PackRequests extends AbstractStreamOperator implements OneInp
         count = 0;
         sizeBytes = 0;
         countAtLastLook = 0;
-        output.collect(new StreamRecord(frame));
+        Row row = new Row(2);
+        row.setField(0, lane);
+        row.setField(1, frame);
+        output.collect(new StreamRecord(row));
     }
 }

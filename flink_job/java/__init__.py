@@ -7,38 +7,43 @@ of its own (Janino), from source that travels in the job graph; ours travel the 
 or to install. Janino knows neither lambdas nor type arguments.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from pyflink.common import TypeInformation, Types
 from pyflink.datastream import DataStream
 from pyflink.java_gateway import get_gateway
 
+#: More at once would save nothing more: a crossing costs some 50 us, a request 10 or more.
+_FRAME_RECORDS = 256
+_FRAME_BYTES = 4 * 1024 * 1024
 
-def pack_requests(rows: DataStream, max_records: int, max_bytes: int) -> DataStream:
-    """`RowData(value, partition, offset, timestamp)` -> frames of Kafka records; see `schemas.frames`.
+
+def pack_requests(rows: DataStream, keys_by_group: Sequence[int]) -> DataStream:
+    """`RowData(value, partition, offset, timestamp)` -> `Row(lane, frame)`, the frame as in `schemas.frames`.
 
     Args:
-        max_records: The most that a frame holds.
-        max_bytes: The same, unless a single record has more.
+        keys_by_group: See `operators.core.lanes`.
     """
-    return _transform(rows, "PackRequests", _byte_array(), max_records, max_bytes)
+    gateway: Any = get_gateway()
+    keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
+    for group, key in enumerate(keys_by_group):
+        keys[group] = key
+    row_type = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+    return _transform(rows, "PackRequests", row_type, _FRAME_RECORDS, _FRAME_BYTES, keys)
 
 
-def unpack_answers(frames: DataStream, row_type: Any) -> DataStream:
+def unpack_answers(frames: DataStream, row_type: TypeInformation) -> DataStream:
     """Frames of answers -> `Row(key, value)`.
 
     Args:
         row_type: PyFlink's type of the row.
     """
-    return _transform(frames, "UnpackAnswers", row_type.get_java_type_info())
+    return _transform(frames, "UnpackAnswers", row_type)
 
 
-def _byte_array() -> Any:
-    gateway: Any = get_gateway()
-    return gateway.jvm.org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO
-
-
-def _transform(stream: DataStream, class_name: str, java_type: Any, *references: int) -> DataStream:
+def _transform(stream: DataStream, class_name: str, output_type: TypeInformation, *references: Any) -> DataStream:
     gateway: Any = get_gateway()
     flink = gateway.jvm.org.apache.flink
     java_references = gateway.new_array(gateway.jvm.java.lang.Object, len(references))
@@ -53,7 +58,7 @@ def _transform(stream: DataStream, class_name: str, java_type: Any, *references:
         java_stream.getTransformation(),
         class_name,
         flink.table.runtime.operators.CodeGenOperatorFactory(generated),
-        java_type,
+        output_type.get_java_type_info(),
         java_stream.getParallelism(),
     )
     env = java_stream.getExecutionEnvironment()

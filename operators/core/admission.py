@@ -1,17 +1,19 @@
 """Is this a valid request for a model that we serve? Every check that needs no session happens here, once.
 
 Senders repeat themselves: what is the same in all requests of one sender (model, inputs, shapes, parameters; see
-`schemas.protobuf_wire.Envelope`) is checked the first time and remembered as an `_AdmittedHead`. After that a request
-costs a look-up and a comparison of lengths.
+`schemas.protobuf_wire.Envelope`) is checked the first time and remembered as an `_AdmittedHead`. Most often the bytes
+themselves repeat, all but those of the id and of the tensors: then they are compared with a `_Template`, and the
+message is not even taken apart.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
-from msgspec.structs import replace
 
+from operators.core.requests import Refused, Request
 from schemas import codec, protobuf_wire
 from schemas.errors import (
     AnabranchError,
@@ -32,16 +34,7 @@ from schemas.errors import (
 )
 from schemas.messages import Form, InferRequest, Parameter
 from schemas.model import Catalog, ModelSpec, TensorSpec
-from schemas.records import (
-    NO_DEADLINE_MS,
-    Failure,
-    Kind,
-    Record,
-    Signature,
-    Source,
-    TensorSignature,
-    encode_signature,
-)
+from schemas.records import NO_DEADLINE_MS, Failure, Signature, Source, TensorSignature, encode_signature
 from schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
 STAGE = "admit"
@@ -52,6 +45,8 @@ _MAX_DEADLINE_MS = 2**53
 _REMEMBERED_HEADS = 1024
 #: Heads are a few dozen bytes; one with megabytes of fields that nobody knows is not worth its memory.
 _MAX_REMEMBERED_SIZE_BYTES = 4096
+_REMEMBERED_SIZES = 1024
+_TEMPLATES_OF_A_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +65,45 @@ class _AdmittedHead:
     sizes: tuple[int | None, ...]
     shapes: tuple[tuple[int, ...], ...]
     rows: int
-    priority: int
+    rank: int
     timeout_ms: int | None
     partial_allowed: bool
     explain: bool
 
 
-class Admission:
-    """Turns the bytes of a Kafka record into a REQUEST, or into a REJECTION that says why not."""
+class _Template(msgspec.Struct, frozen=True, gc=False):
+    """A message that was found valid, and will be again with another id and other tensors of the same sizes.
 
-    def __init__(self, catalog: Catalog, max_message_bytes: int) -> None:
+    Attributes:
+        fixed: All bytes but the id's and the tensors', each run of them behind its offset.
+        id_at: From where to where.
+        spans: From where to where, for each input of the model.
+    """
+
+    head: _AdmittedHead
+    fixed: tuple[tuple[int, bytes], ...]
+    id_at: tuple[int, int]
+    spans: tuple[tuple[int, int], ...]
+
+
+class Admission:
+    """Turns the bytes of a Kafka record into a request, or says why not.
+
+    Args:
+        max_message_bytes: The largest request.
+        default_priority: What priority 0 counts as.
+    """
+
+    def __init__(self, catalog: Catalog, max_message_bytes: int, default_priority: int) -> None:
         self._catalog = catalog
         self._max_message_bytes = max_message_bytes
+        self._default_priority = default_priority
         self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
+        #: By the size of the message, the latest first.
+        self._templates: dict[int, list[_Template]] = {}
 
-    def admit(self, message: bytes | None, source: Source, now_ms: float) -> bytes:
-        """The encoded REQUEST or REJECTION for one Kafka record; never raises.
+    def admit(self, message: bytes | None, source: Source, now_ms: float) -> Request | Refused:
+        """The request in one Kafka record; never raises.
 
         Args:
             message: The record's value; None is a tombstone.
@@ -93,15 +111,25 @@ class Admission:
             now_ms: Unix time.
         """
         if message is None:
-            return self._reject(b"", source, UnreadableRequest("the record has no value (a tombstone)"))
+            return _refuse(b"", source, UnreadableRequest("the record has no value (a tombstone)"))
         try:
+            for template in self._templates.get(len(message), ()):
+                for at, part in template.fixed:
+                    if not message.startswith(part, at):
+                        break
+                else:
+                    start, end = template.id_at
+                    request_id = protobuf_wire.decode_id(message[start:end])
+                    view = memoryview(message)
+                    tensors = tuple([view[start:end] for start, end in template.spans])
+                    return _request(template.head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
             return self._admit(message, source, now_ms)
         except AnabranchError as error:
-            return self._reject(message, source, error)
+            return _refuse(message, source, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            return self._reject(message, source, InternalError(f"{type(error).__name__}: {error}"))
+            return _refuse(message, source, InternalError(f"{type(error).__name__}: {error}"))
 
-    def _admit(self, message: bytes, source: Source, now_ms: float) -> bytes:
+    def _admit(self, message: bytes, source: Source, now_ms: float) -> Request:
         if len(message) > self._max_message_bytes:
             raise RequestTooLarge(
                 f"the request has {len(message)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
@@ -121,61 +149,40 @@ class Admission:
             self._remember(envelope.head, head)
             request_id = request.id
         else:
-            request_id = protobuf_wire.decode_id(envelope.id)
+            request_id = protobuf_wire.decode_id(message[slice(*envelope.id_at)])
             if len(envelope.raw) != len(head.order):
                 raise MalformedRequest(f"{len(head.order)} inputs, but {len(envelope.raw)} raw_input_contents")
-        tensors = tuple(envelope.raw[position] for position in head.order)
-        record = self._record(head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
-        return record.encode_in_place([envelope.spans[position] for position in head.order])
+        view = memoryview(message)
+        tensors = tuple([view[slice(*envelope.raw[position])] for position in head.order])
+        _check_tensors(head, tensors)
+        _check_size_of(request_id, head, message)
+        self._keep_template(message, envelope, head)
+        return _request(head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
 
-    def _admit_read(self, request: InferRequest, message: bytes, source: Source, now_ms: float) -> bytes:
+    def _admit_read(self, request: InferRequest, message: bytes, source: Source, now_ms: float) -> Request:
         head = self._check(request)
-        tensors = tuple(request.inputs[position].data for position in head.order)
-        record = self._record(head, request.id, request.form, message, source, tensors, now_ms)
-        return replace(record, tensors=tensors).encode()
+        tensors = tuple([request.inputs[position].data for position in head.order])
+        _check_tensors(head, tensors)
+        _check_size_of(request.id, head, message)
+        return _request(head, request.id, request.form, message, source, tensors, now_ms)
 
-    def _record(
-        self,
-        head: _AdmittedHead,
-        request_id: str,
-        form: Form,
-        message: bytes,
-        source: Source,
-        tensors: tuple[Buffer, ...],
-        now_ms: float,
-    ) -> Record:
-        if head.sizes != tuple(map(len, tensors)):
-            for spec, shape, size_bytes, data in zip(head.model.inputs, head.shapes, head.sizes, tensors, strict=True):
-                _check_size(spec, shape, size_bytes, data)
-        if head.model.require_finite:
-            for spec, shape, data in zip(head.model.inputs, head.shapes, tensors, strict=True):
-                _check_finite(spec, shape, data)
-        if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
-            raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
-        if head.rows > len(message):
-            # Rows without elements take no bytes: a short message could ask for billions of them.
-            raise WrongShape(f"{head.rows} rows in a message of {len(message)} bytes")
-        deadline_ms = NO_DEADLINE_MS
-        if head.timeout_ms is not None:
-            # A record without a timestamp (-1) starts to wait now.
-            start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
-            deadline_ms = min(start_ms + head.timeout_ms, _MAX_DEADLINE_MS)
-            if deadline_ms <= now_ms:
-                raise DeadlineExceeded(f"the deadline passed {now_ms - deadline_ms:.0f} ms before the request was read")
-        return Record(
-            kind=Kind.REQUEST,
-            source=source,
-            signature=head.signature,
-            id=request_id,
-            form=form,
-            deadline_ms=deadline_ms,
-            priority=head.priority,
-            partial_allowed=head.partial_allowed,
-            explain=head.explain,
-            rows=head.rows,
-            total_rows=head.rows,
-            original=message,
+    def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: _AdmittedHead) -> None:
+        if None in head.sizes or len(envelope.head) > _MAX_REMEMBERED_SIZE_BYTES:
+            return  # the size of a BYTES tensor says nothing about its elements
+        fixed, end = [], 0
+        for start, stop in sorted((envelope.id_at, *envelope.raw)):
+            if end < start:
+                fixed.append((end, message[end:start]))
+            end = max(end, stop)
+        if end < len(message):
+            fixed.append((end, message[end:]))
+        template = _Template(
+            head, tuple(fixed), envelope.id_at, tuple([envelope.raw[position] for position in head.order])
         )
+        if len(self._templates) >= _REMEMBERED_SIZES:
+            self._templates.clear()
+        of_this_size = self._templates.get(len(message), [])
+        self._templates[len(message)] = [template, *of_this_size[: _TEMPLATES_OF_A_SIZE - 1]]
 
     def _remember(self, key: bytes, head: _AdmittedHead) -> None:
         if len(key) > _MAX_REMEMBERED_SIZE_BYTES:
@@ -206,25 +213,71 @@ class Admission:
             sizes=tuple(raw_size_bytes(tensor.datatype, tensor.shape) for tensor in inputs),
             shapes=tuple(tensor.shape for tensor in inputs),
             rows=rows,
-            priority=_priority(request.parameters),
+            rank=_priority(request.parameters) or self._default_priority,
             timeout_ms=_timeout_ms(request.parameters),
             partial_allowed=_flag(request.parameters, "partial"),
             explain=_flag(request.parameters, "explain"),
         )
 
-    def _reject(self, message: bytes, source: Source, error: AnabranchError) -> bytes:
-        request_id, form = ("", Form.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
-        if len(request_id.encode()) > MAX_ID_SIZE_BYTES:
-            request_id = ""
-        failure = Failure(error.code, error.message, STAGE)
-        return Record(
-            kind=Kind.REJECTION,
-            source=source,
-            signature=encode_signature(failure),
-            id=request_id,
-            form=form,
-            original=message,
-        ).encode()
+
+def _request(
+    head: _AdmittedHead,
+    request_id: str,
+    form: Form,
+    message: bytes,
+    source: Source,
+    tensors: tuple[Buffer, ...],
+    now_ms: float,
+) -> Request:
+    if head.model.require_finite:
+        for spec, shape, data in zip(head.model.inputs, head.shapes, tensors, strict=True):
+            _check_finite(spec, shape, data)
+    deadline_ms = NO_DEADLINE_MS
+    if head.timeout_ms is not None:
+        # A record without a timestamp (-1) starts to wait now.
+        start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
+        deadline_ms = min(start_ms + head.timeout_ms, _MAX_DEADLINE_MS)
+        if deadline_ms <= now_ms:
+            raise DeadlineExceeded(f"the deadline passed {now_ms - deadline_ms:.0f} ms before the request was read")
+    # By position, which costs half: every request comes through here.
+    return Request(
+        head.signature,
+        len(message),
+        head.rows,
+        head.rank,
+        deadline_ms,
+        -1,
+        now_ms,
+        False,
+        False,
+        source,
+        request_id,
+        form,
+        head.partial_allowed,
+        head.explain,
+        message,
+        tensors,
+    )
+
+
+def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
+    request_id, form = ("", Form.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
+    if len(request_id.encode()) > MAX_ID_SIZE_BYTES:
+        request_id = ""
+    return Refused(source, request_id, form, message, Failure(error.code, error.message, STAGE))
+
+
+def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
+    for spec, shape, size_bytes, data in zip(head.model.inputs, head.shapes, head.sizes, tensors, strict=True):
+        _check_size(spec, shape, size_bytes, data)
+
+
+def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None:
+    if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
+        raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
+    if head.rows > len(message):
+        # Rows without elements take no bytes: a short message could ask for billions of them.
+        raise WrongShape(f"{head.rows} rows in a message of {len(message)} bytes")
 
 
 def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ...]:

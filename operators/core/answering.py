@@ -1,29 +1,16 @@
 """Makes what a person gets: the answer to a request, and the dead letter beside every failure."""
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
-from operators.core.merging import format_ranges
-from schemas import codec
+from operators.core.merging import Served, format_ranges
+from operators.core.outputs import Answer, Letter
+from operators.core.requests import Refused, Request
+from schemas import codec, protobuf_wire
 from schemas.dead_letters import encode_letter
 from schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
-from schemas.messages import ErrorResponse, InferResponse, Parameter
-from schemas.records import Failure, Kind, Record, Source, decode_signature
+from schemas.messages import ErrorResponse, Form, InferResponse, Parameter
+from schemas.records import Failure, Record, Signature, Source, decode_signature
 from schemas.tensors import Buffer, Tensor
-
-
-class Answer(NamedTuple):
-    """Key and value of a record for the responses topic."""
-
-    key: bytes
-    value: bytes
-
-
-class Letter(NamedTuple):
-    """Key and value of a record for the errors topic."""
-
-    key: bytes
-    value: bytes
 
 
 class Answering:
@@ -40,9 +27,10 @@ class Answering:
 
     def serve(
         self,
-        request: Record,
+        request: Request | Record,
         outputs: tuple[Tensor, ...],
         *,
+        stage: str,
         missing: Iterable[tuple[int, int]] = (),
         failure: Failure | None = None,
         shards: int = 1,
@@ -51,7 +39,8 @@ class Answering:
         """The answer to a request that was served, or served in part.
 
         Args:
-            request: A REQUEST or OPENING.
+            request: A request, or the OPENING of one that was split.
+            stage: Where an answer that cannot be given fails.
             missing: Row ranges that are not in the outputs.
             failure: Why they are missing; it is also put into a dead letter.
         """
@@ -68,38 +57,78 @@ class Answering:
                 message = f"the answer has {len(value)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
                 raise ResponseTooLarge(message)
         except AnabranchError as error:
-            stage = "aggregate" if request.kind is Kind.OPENING else "infer"
             return self.fail(request, Failure(error.code, error.message, stage))
         answers: list[Answer | Letter] = [Answer(request.id.encode(), value)]
         if failure is not None:
-            answers.append(self._letter(request, self._named(request, failure)))
+            answers.append(self._letter(request, _named(request, failure)))
         return answers
 
-    def fail(self, request: Record, failure: Failure) -> list[Answer | Letter]:
-        """The error that answers a request (nobody, where it could not be read), and its dead letter."""
-        named = self._named(request, failure)
-        letter = self._letter(request, named)
+    def serve_batch(
+        self, requests: Sequence[Request], signature: Signature, served: Served, *, stage: str
+    ) -> list[Answer | Letter]:
+        """The answers to all requests of a batch that ran as a whole.
+
+        Args:
+            requests: In the order of their rows.
+            signature: Of all of them.
+            served: What came out.
+            stage: Where an answer that cannot be given fails.
+        """
+        frames: dict[int, protobuf_wire.ResponseFrame] = {}
+        answers: list[Answer | Letter] = []
+        start = 0
+        for request in requests:
+            stop = start + request.rows
+            if request.form is Form.PROTOBUF and not request.explain:
+                frame = frames.get(request.rows)
+                if frame is None:
+                    described = served.described(request.rows)
+                    frame = protobuf_wire.response_frame(signature.model_name, signature.model_version, described)
+                    frames[request.rows] = frame
+                request_id = request.id.encode()
+                value = frame.fill(request_id, served.raw_between(start, stop))
+                if len(value) <= self._max_message_bytes:
+                    answers.append(Answer(request_id, value))
+                    start = stop
+                    continue
+            answers += self.serve(request, served.rows_between(start, stop).outputs, stage=stage)
+            start = stop
+        return answers
+
+    def refuse(self, refused: Refused) -> list[Answer | Letter]:
+        """The error that answers what was refused (nobody, where it could not be read), and its dead letter."""
+        failure = refused.failure
+        letter = self._write(refused.id, refused.source, failure, refused.original)
         if failure.code == UnreadableRequest.code:
             return [letter]
-        response = ErrorResponse(request.id, named.code, named.message, named.model_name, named.model_version)
-        return [Answer(request.id.encode(), codec.encode_response(response, request.form)), letter]
+        return [self._error(refused.id, refused.form, failure), letter]
+
+    def fail(self, request: Request | Record, failure: Failure) -> list[Answer | Letter]:
+        """The error that answers a request, and its dead letter."""
+        named = _named(request, failure)
+        return [self._error(request.id, request.form, named), self._letter(request, named)]
 
     def bury(self, unknown: Buffer, failure: Failure) -> Letter:
         """The dead letter of bytes that were to be a record of ours and are none, so that nobody can be answered."""
         return self._write("", Source(-1, -1, -1), failure, unknown)
 
-    def _letter(self, request: Record, failure: Failure) -> Letter:
+    def _error(self, request_id: str, form: Form, failure: Failure) -> Answer:
+        error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
+        return Answer(request_id.encode(), codec.encode_response(error, form))
+
+    def _letter(self, request: Request | Record, failure: Failure) -> Letter:
         return self._write(request.id, request.source, failure, request.original)
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> Letter:
         fitting = original if len(original) <= self._max_message_bytes else None
         return Letter(request_id.encode(), encode_letter(self._requests_topic, source, request_id, failure, fitting))
 
-    def _named(self, request: Record, failure: Failure) -> Failure:
-        if failure.model_name or request.kind is Kind.REJECTION:
-            return failure  # its signature is the failure itself
-        signature = decode_signature(request.signature)
-        return Failure(failure.code, failure.message, failure.stage, signature.model_name, signature.model_version)
+
+def _named(request: Request | Record, failure: Failure) -> Failure:
+    if failure.model_name:
+        return failure
+    signature = decode_signature(request.signature)
+    return Failure(failure.code, failure.message, failure.stage, signature.model_name, signature.model_version)
 
 
 def _partial_parameters(missing: Iterable[tuple[int, int]], failure: Failure) -> Mapping[str, Parameter]:

@@ -11,48 +11,21 @@ a delay, a unit that is not full waits so long for company.
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import count
 
-import msgspec
-
+from operators.core.requests import Request
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
-from schemas.tensors import Buffer
 
-#: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would not fit into one record.
+#: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would take 2 GiB to run.
 MAX_UNIT_BYTES = 16 * 1024 * 1024
 _NEVER = float("inf")
 _SLACK = 64
 
 #: Rank, deadline, number: whoever has the least leaves first, and no two requests of a lane have the same.
 Urgency = tuple[int, float, int]
-
-
-class Waiting(msgspec.Struct, gc=False, eq=False):
-    """A request in a lane.
-
-    Attributes:
-        encoded: Its REQUEST record.
-        signature: What it must share with its batch.
-        rank: Its priority as a place in line: 1 is first.
-        number: Its place in the order of arrival; the lane gives it.
-        arrived_ms: Unix time; the lane notes it.
-        gone: It has left the lane.
-        stored: State holds it, too.
-    """
-
-    encoded: Buffer
-    signature: bytes
-    rows: int
-    rank: int
-    deadline_ms: int
-    number: int = -1
-    arrived_ms: float = 0.0
-    gone: bool = False
-    stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +37,8 @@ class Departure:
         expired: Requests whose deadline has passed: to be answered, not run.
     """
 
-    unit: list[Waiting]
-    expired: list[Waiting]
+    unit: list[Request]
+    expired: list[Request]
 
 
 class _Group:
@@ -82,7 +55,7 @@ class _Group:
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
-        self._line: list[tuple[Urgency, Waiting]] = []  # the first one has not gone
+        self._line: list[tuple[Urgency, Request]] = []  # the first one has not gone
         self._gone = 0
 
     @property
@@ -90,12 +63,12 @@ class _Group:
         """Of all requests here; None where there is none."""
         return self._line[0][0] if self._line else None
 
-    def add(self, request: Waiting) -> bool:
+    def add(self, request: Request) -> bool:
         """Whether the request is now the most urgent one."""
         line = self._line
         urgency = (request.rank, request.deadline_ms or _NEVER, request.number)
         self.rows += request.rows
-        self.size_bytes += len(request.encoded)
+        self.size_bytes += request.size_bytes
         if not line or line[-1][0] < urgency:
             line.append((urgency, request))
         else:
@@ -110,27 +83,27 @@ class _Group:
         oldest_ms = min(request.arrived_ms for _, request in self._line if not request.gone)
         return max(0.0, oldest_ms + batching.max_delay_ms)
 
-    def drop(self, requests: list[Waiting]) -> None:
+    def drop(self, requests: list[Request]) -> None:
         """Forgets requests of this group, which have gone."""
         for request in requests:
             self.rows -= request.rows
-            self.size_bytes -= len(request.encoded)
+            self.size_bytes -= request.size_bytes
         self._gone += len(requests)
         line = self._line
         if line[0][1].gone or self._gone > len(line) // 2:
             self._line = [entry for entry in line if not entry[1].gone]
             self._gone = 0
 
-    def take(self) -> list[Waiting]:
+    def take(self) -> list[Request]:
         """The most urgent requests, as many as share a unit; at least one."""
         max_rows = self.batching.max_rows
-        unit: list[Waiting] = []
+        unit: list[Request] = []
         rows = size_bytes = passed = 0
         for _, request in self._line:
             if request.gone:
                 self._gone -= 1
             else:
-                size = len(request.encoded)
+                size = request.size_bytes
                 if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_UNIT_BYTES):
                     break
                 rows += request.rows
@@ -160,22 +133,27 @@ class Lane:
         #: Signatures whose requests still wait for company.
         self._patient: set[bytes] = set()
         #: Of requests that wait, and of some that have gone.
-        self._deadlines: list[tuple[int, int, Waiting]] = []
-        self._numbers = count()
+        self._deadlines: list[tuple[int, int, Request]] = []
+        self._next_number = 0
         self._waiting = 0
         self.size_bytes = 0
 
-    def add(self, request: Waiting, now_ms: float) -> None:
-        """Takes a request in; one that was here before a restart keeps its number."""
+    def add(self, request: Request, now_ms: float) -> None:
+        """Takes a request in; one that was here before a restart keeps its number.
+
+        Args:
+            now_ms: Unix time; long ago for what is due at once.
+        """
         if request.number < 0:
-            request.number = next(self._numbers)
+            request.number = self._next_number
+        self.number_after(request.number)
         request.arrived_ms = now_ms
         group = self._groups.get(request.signature)
         if group is None:
             group = self._groups[request.signature] = _Group(self._batching_of(request.signature))
         is_first = group.add(request)
         self._waiting += 1
-        self.size_bytes += len(request.encoded)
+        self.size_bytes += request.size_bytes
         if request.deadline_ms != NO_DEADLINE_MS:
             heappush(self._deadlines, (request.deadline_ms, request.number, request))
         if is_first:
@@ -198,7 +176,7 @@ class Lane:
         group.due = None
         unit = group.take()
         self._waiting -= len(unit)
-        self.size_bytes -= sum([len(request.encoded) for request in unit])
+        self.size_bytes -= sum([request.size_bytes for request in unit])
         self._note(signature, group)
         self._forget_gone()
         return Departure(unit, expired)
@@ -214,26 +192,22 @@ class Lane:
         due_ms = min(self._groups[signature].leaves_at_ms() for signature in self._patient)
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
-    def restore(self, requests: Iterable[Waiting]) -> None:
-        """Puts requests back that state held; all of them are due at once, for they have waited through a failure."""
-        last = -1
-        for request in requests:
-            self.add(request, -_NEVER)
-            last = max(last, request.number)
-        self._numbers = count(last + 1)
+    def number_after(self, number: int) -> None:
+        """Gives this number to nobody any more."""
+        self._next_number = max(self._next_number, number + 1)
 
-    def _expire(self, now_ms: float) -> list[Waiting]:
-        expired: list[Waiting] = []
+    def _expire(self, now_ms: float) -> list[Request]:
+        expired: list[Request] = []
         while self._deadlines and (self._deadlines[0][0] <= now_ms or self._deadlines[0][2].gone):
             request = heappop(self._deadlines)[2]
             if not request.gone:
                 request.gone = True
                 expired.append(request)
         if expired:
-            by_signature: dict[bytes, list[Waiting]] = {}
+            by_signature: dict[bytes, list[Request]] = {}
             for request in expired:
                 by_signature.setdefault(request.signature, []).append(request)
-                self.size_bytes -= len(request.encoded)
+                self.size_bytes -= request.size_bytes
             self._waiting -= len(expired)
             for signature, requests in by_signature.items():
                 group = self._groups[signature]

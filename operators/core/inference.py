@@ -6,20 +6,24 @@ fault get the error, their neighbours get their answer. A good batch costs one c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from operators.backends.base import Session
-from operators.core.merging import Rows
-from operators.core.splitting import row_offsets
+from operators.core.merging import Rows, Served
+from operators.core.requests import Request
 from schemas.model import ModelSpec
-from schemas.records import Record, Signature, decode_signature
+from schemas.records import Record, Signature
 from schemas.tensors import Array, Tensor, array_from_raw
+
+#: What a batch is made of: requests, or shards.
+Member: TypeAlias = Request | Record
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """Rows of a record on which the model failed, and why."""
+    """Rows of a part on which the model failed, and why."""
 
     first_row: int
     rows: int
@@ -28,42 +32,60 @@ class Bad:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one record's rows; row numbers are the record's own, counted from 0."""
+    """What became of one part's rows; row numbers are the part's own, counted from 0."""
 
     good: list[Rows]
     bad: list[Bad]
 
 
-def run_unit(records: Sequence[Record], model: ModelSpec, session: Session) -> list[Outcome]:
-    """Runs records of one signature as one batch; one outcome for each, in order. Never raises for a bad row."""
-    signature = decode_signature(records[0].signature)
-    if not model.batchable:
-        return [_run_whole(record, signature, session) for record in records]
-    return _Batch(records, signature, model, session).run()
+class Batch:
+    """Requests or shards of one signature, run as one batch. Never raises for a bad row.
 
+    Attributes:
+        whole: The outputs of all rows together; None where some failed, ran apart, or cannot share a tensor.
+    """
 
-class _Batch:
-    def __init__(self, records: Sequence[Record], signature: Signature, model: ModelSpec, session: Session) -> None:
-        self._records = records
+    def __init__(self, parts: Sequence[Member], signature: Signature, model: ModelSpec, session: Session) -> None:
+        self._parts = parts
         self._signature = signature
         self._step = model.fixed_rows
         self._session = session
-        self._rows = sum(record.rows for record in records)
-        self._inputs = _gather(records, signature, self._rows)
+        self._rows = sum([part.rows for part in parts])
         self._good: list[tuple[int, int, list[Array]]] = []
         self._bad: list[tuple[int, int, str]] = []
+        self.whole: Served | None = None
+        self._outcomes: list[Outcome] | None = None
+        if model.batchable:
+            self._run_rows()
+        else:
+            self._outcomes = [_run_whole(part, signature, session) for part in parts]
 
-    def run(self) -> list[Outcome]:
+    def outcomes(self) -> list[Outcome]:
+        """One for each part, in order."""
+        if self._outcomes is None:
+            self._outcomes = self._divide()
+        return self._outcomes
+
+    def _run_rows(self) -> None:
+        self._inputs = _gather(self._parts, self._signature, self._rows)
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
-        served = [
-            _Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)
+        self._served = [
+            Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)
         ]
+        if not self._bad and len(self._served) == 1:
+            self.whole = self._served[0]
+
+    def _divide(self) -> list[Outcome]:
         outcomes, first = [], 0
-        for record in self._records:
-            last = first + record.rows
-            good = [part.rows_between(first, last) for part in served if part.start < last and part.stop > first]
+        for part in self._parts:
+            last = first + part.rows
+            good = [
+                served.rows_between(first, last)
+                for served in self._served
+                if served.start < last and served.stop > first
+            ]
             bad = [
                 Bad(max(start, first) - first, min(stop, last) - max(start, first), message)
                 for start, stop, message in self._bad
@@ -120,34 +142,10 @@ def _alike(one: Sequence[Array], other: Sequence[Array]) -> bool:
     return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
-class _Served:
-    """Rows that ran together; what each record gets of them is a view."""
-
-    def __init__(self, start: int, stop: int, names: Sequence[str], outputs: Sequence[Array]) -> None:
-        self.start = start
-        self.stop = stop
-        rows = stop - start
-        self._tensors = []
-        for name, output in zip(names, outputs, strict=True):
-            tensor = Tensor.from_array(name, output)
-            starts = row_offsets(tensor.datatype, tensor.shape[1:], tensor.data, rows)
-            self._tensors.append((name, tensor.datatype, tensor.shape[1:], tensor.data, starts))
-
-    def rows_between(self, first: int, last: int) -> Rows:
-        """The part that belongs to the rows [first, last) of the batch, numbered from `first`."""
-        low, high = max(self.start, first), min(self.stop, last)
-        rows, begin, end = high - low, low - self.start, high - self.start
-        tensors = [
-            Tensor(name, datatype, (rows, *shape), data[starts[begin] : starts[end]])
-            for name, datatype, shape, data, starts in self._tensors
-        ]
-        return Rows(low - first, rows, tuple(tensors))
-
-
-def _run_whole(record: Record, signature: Signature, session: Session) -> Outcome:
+def _run_whole(part: Member, signature: Signature, session: Session) -> Outcome:
     inputs = {
         spec.name: _aligned(array_from_raw(spec.datatype, spec.shape, data))
-        for spec, data in zip(signature.inputs, record.tensors, strict=True)
+        for spec, data in zip(signature.inputs, part.tensors, strict=True)
     }
     try:
         outputs = session.run(signature.outputs, inputs)
@@ -157,17 +155,15 @@ def _run_whole(record: Record, signature: Signature, session: Session) -> Outcom
     return Outcome([Rows(0, 1, tuple(tensors))], [])
 
 
-def _gather(records: Sequence[Record], signature: Signature, rows: int) -> dict[str, Array]:
+def _gather(parts: Sequence[Member], signature: Signature, rows: int) -> dict[str, Array]:
     inputs = {}
     for index, spec in enumerate(signature.inputs):
-        if len(records) == 1:
-            data = records[0].tensors[index]
-        else:
-            data = b"".join([record.tensors[index] for record in records])
+        tensors = [part.tensors[index] for part in parts]
+        data = tensors[0] if len(tensors) == 1 else b"".join(tensors)
         inputs[spec.name] = _aligned(array_from_raw(spec.datatype, (rows, *spec.shape), data))
     return inputs
 
 
 def _aligned(array: Array) -> Array:
-    # Records place the first tensor on a boundary; the others of a request taken as it came may lie anywhere.
+    # A request that was taken as it came has its tensors anywhere.
     return array if array.flags.aligned else array.copy()

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from operators.core.splitting import row_offsets
 from schemas.errors import InferenceFailed
-from schemas.tensors import Tensor
+from schemas.tensors import Array, Buffer, Tensor
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -15,6 +16,48 @@ class Rows(msgspec.Struct, frozen=True):
     first_row: int
     rows: int
     outputs: tuple[Tensor, ...]
+
+
+class Served:
+    """Rows that ran together; what each part gets of them is a view.
+
+    Args:
+        start: The first row in its batch.
+        stop: The row behind the last.
+        names: Of the outputs.
+        outputs: [rows, ...] each.
+
+    Raises:
+        WrongDatatype: The protocol cannot carry an output.
+    """
+
+    def __init__(self, start: int, stop: int, names: Sequence[str], outputs: Sequence[Array]) -> None:
+        self.start = start
+        self.stop = stop
+        self._tensors = []
+        for name, output in zip(names, outputs, strict=True):
+            tensor = Tensor.from_array(name, output)
+            starts = row_offsets(tensor.datatype, tensor.shape[1:], tensor.data, stop - start)
+            self._tensors.append((name, tensor.datatype, tensor.shape[1:], tensor.data, starts))
+
+    def described(self, rows: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        """Name, datatype and shape of every output of so many rows."""
+        return tuple([(name, datatype, (rows, *shape)) for name, datatype, shape, _, _ in self._tensors])
+
+    def raw_between(self, first: int, last: int) -> list[Buffer]:
+        """The raw outputs of the rows [first, last) of the batch, all of which are here."""
+        begin, end = first - self.start, last - self.start
+        return [data[starts[begin] : starts[end]] for _, _, _, data, starts in self._tensors]
+
+    def rows_between(self, first: int, last: int) -> Rows:
+        """The part that belongs to the rows [first, last) of the batch, numbered from `first`."""
+        low, high = max(self.start, first), min(self.stop, last)
+        rows, begin, end = high - low, low - self.start, high - self.start
+        tensors = [
+            Tensor(name, datatype, (rows, *shape), data[starts[begin] : starts[end]])
+            for name, datatype, shape, data, starts in self._tensors
+        ]
+        return Rows(low - first, rows, tuple(tensors))
 
 
 def merge_rows(parts: Sequence[Rows]) -> tuple[Tensor, ...]:

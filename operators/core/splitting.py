@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from operators.core.requests import Request
 from schemas.records import Kind, Record, decode_signature
 from schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
 
@@ -14,30 +15,38 @@ def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
         yield first_row, min(shard_rows, total_rows - first_row)
 
 
-def opening(request: Record) -> Record:
+def opening(request: Request) -> Record:
     """What tells the aggregator of a request that was split; it carries the original, for the dead letter."""
-    return replace(request, kind=Kind.OPENING, tensors=())
+    return Record(
+        kind=Kind.OPENING,
+        source=request.source,
+        signature=request.signature,
+        id=request.id,
+        form=request.form,
+        deadline_ms=request.deadline_ms,
+        rank=request.rank,
+        partial_allowed=request.partial_allowed,
+        explain=request.explain,
+        rows=request.rows,
+        total_rows=request.rows,
+        original=request.original,
+    )
 
 
-def shards(request: Record, shard_rows: int) -> Iterator[Record]:
+def shards(request: Request, shard_rows: int) -> Iterator[Record]:
     """The shards of a request; their tensors are views into it."""
     signature = decode_signature(request.signature)
+    whole = replace(opening(request), kind=Kind.SHARD, original=b"")
     offsets = [
         row_offsets(tensor.datatype, tensor.shape, data, request.rows)
         for tensor, data in zip(signature.inputs, request.tensors, strict=True)
     ]
     for first_row, rows in row_ranges(request.rows, shard_rows):
-        yield replace(
-            request,
-            kind=Kind.SHARD,
-            first_row=first_row,
-            rows=rows,
-            original=b"",
-            tensors=tuple(
-                data[starts[first_row] : starts[first_row + rows]]
-                for starts, data in zip(offsets, request.tensors, strict=True)
-            ),
+        tensors = tuple(
+            data[starts[first_row] : starts[first_row + rows]]
+            for starts, data in zip(offsets, request.tensors, strict=True)
         )
+        yield replace(whole, first_row=first_row, rows=rows, tensors=tensors)
 
 
 def row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":

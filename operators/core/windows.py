@@ -15,14 +15,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from operators.core.answering import Answer, Answering, Letter
+from operators.core.answering import Answering
 from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps
+from operators.core.outputs import Answer, Letter
 from schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
 from schemas.records import (
     NO_DEADLINE_MS,
     Failure,
     Kind,
     Record,
+    Source,
     decode_failure,
     decode_output_signature,
 )
@@ -47,6 +49,11 @@ class _Snapshot(msgspec.Struct, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Snapshot)
+
+
+def window_key(source: Source) -> str:
+    """The name of a request's window: its place in Kafka, so that equal ids never meet in one window."""
+    return f"{source.partition}-{source.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,7 @@ def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> 
         return answering.serve(
             opening,
             merge_rows([rows for _, rows in parts]),
+            stage=STAGE,
             missing=closing.missing,
             failure=closing.failure,
             shards=len(parts),

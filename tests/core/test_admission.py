@@ -1,4 +1,4 @@
-"""Admission: what is valid becomes a REQUEST, whatever else there is becomes one REJECTION with its code."""
+"""Admission: what is valid becomes a request, whatever else there is is refused with its code."""
 
 import math
 from typing import Any
@@ -9,44 +9,56 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.core.admission import MAX_ID_SIZE_BYTES, Admission
+from operators.core.requests import Refused, Request
 from schemas import codec
 from schemas.messages import Form, InferRequest
 from schemas.model import Catalog, ModelSpec, TensorSpec
-from schemas.records import NO_DEADLINE_MS, Kind, Record, Source, decode_failure, decode_signature
+from schemas.records import NO_DEADLINE_MS, Source, decode_signature
 from schemas.tensors import Tensor
 from tests.core.bad_requests import BAD, T, X, encoded, json
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, request, tensors_of
 
 
 def admission(served: Catalog | None = None) -> Admission:
-    return Admission(served or catalog(), MAX_MESSAGE_BYTES)
+    return Admission(served or catalog(), MAX_MESSAGE_BYTES, default_priority=5)
 
 
-def admit(message: bytes | None, source: Source = SOURCE, now_ms: float = NOW_MS, **options: Any) -> Record:
-    return Record.decode(admission(catalog(**options)).admit(message, source, now_ms))
+def judge(message: bytes | None, source: Source = SOURCE, now_ms: float = NOW_MS, **options: Any) -> Request | Refused:
+    return admission(catalog(**options)).admit(message, source, now_ms)
 
 
-def code_of(record: Record) -> str:
-    return decode_failure(record.signature).code if record.kind is Kind.REJECTION else "admitted"
+def admit(message: bytes, source: Source = SOURCE, **options: Any) -> Request:
+    found = judge(message, source, **options)
+    assert isinstance(found, Request), found
+    return found
+
+
+def code_of(found: Request | Refused) -> str:
+    return found.failure.code if isinstance(found, Refused) else "admitted"
 
 
 # ---- what is valid -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_a_valid_request_becomes_a_record_with_its_tensors_in_the_model_s_order(form: Form) -> None:
+def test_a_valid_request_has_its_tensors_in_the_model_s_order(form: Form) -> None:
     message = codec.encode_request(InferRequest("rows", (T, X), "a", form=form))
     record = admit(message)
     signature = decode_signature(record.signature)
-    assert (record.kind, record.id, record.form, record.rows, record.total_rows) == (Kind.REQUEST, "a", form, 2, 2)
+    assert (record.id, record.form, record.rows, record.source) == ("a", form, 2, SOURCE)
     assert [spec.name for spec in signature.inputs] == ["x", "t"]
     assert record.tensors == (X.data, T.data)
-    assert record.original == message
+    assert (record.original, record.size_bytes) == (message, len(message))
 
 
-def test_a_protobuf_request_is_not_copied_to_describe_its_tensors() -> None:
-    message = request(values=[float(n) for n in range(1000)])
-    assert len(admission().admit(message, SOURCE, NOW_MS)) < len(message) + 200
+def test_the_tensors_of_a_protobuf_request_are_views_into_it_the_first_time_and_every_time() -> None:
+    same, message = admission(), request(values=[float(n) for n in range(1000)])
+    for _ in range(3):
+        found = same.admit(message, SOURCE, NOW_MS)
+        assert isinstance(found, Request)
+        for tensor in found.tensors:
+            assert isinstance(tensor, memoryview)
+            assert tensor.obj is message
 
 
 def test_all_outputs_are_the_default_and_any_order_may_be_asked_for() -> None:
@@ -66,7 +78,7 @@ def test_the_only_model_and_the_only_input_need_no_name() -> None:
     record = admit(nameless, without=["rows", "pairs"])
     assert decode_signature(record.signature).model_name == "whole"
     assert decode_signature(record.signature).inputs[0].name == "x"
-    assert code_of(admit(nameless)) == "unknown_model"  # of several models none is meant
+    assert code_of(judge(nameless)) == "unknown_model"  # of several models none is meant
 
 
 def test_a_model_without_batch_axis_takes_any_shape_as_one_row() -> None:
@@ -77,25 +89,25 @@ def test_a_model_without_batch_axis_takes_any_shape_as_one_row() -> None:
 
 def test_a_model_with_a_fixed_batch_takes_whole_batches() -> None:
     assert admit(request("pairs", [1.0] * 6)).rows == 6
-    assert code_of(admit(request("pairs", [1.0] * 5))) == "wrong_shape"
+    assert code_of(judge(request("pairs", [1.0] * 5))) == "wrong_shape"
 
 
 def test_nan_passes_unless_the_model_refuses_it() -> None:
     for value in (math.nan, math.inf, -math.inf):
         message = request("whole", [1.0, value])
-        assert code_of(admit(message)) == "admitted"
-        assert code_of(admit(message, require_finite=True)) == "non_finite_input"
-        assert code_of(admit(request("rows", [1.0, 5e-324]), require_finite=True)) == "admitted"
+        assert code_of(judge(message)) == "admitted"
+        assert code_of(judge(message, require_finite=True)) == "non_finite_input"
+        assert code_of(judge(request("rows", [1.0, 5e-324]), require_finite=True)) == "admitted"
 
 
 def test_scheduling_parameters_travel_with_the_request() -> None:
     record = admit(
         encoded(parameters={"priority": 3, "timeout": 2_000, "partial": True, "explain": True, "other": "x"})
     )
-    assert (record.priority, record.deadline_ms) == (3, SOURCE.timestamp_ms + 2)
+    assert (record.rank, record.deadline_ms) == (3, SOURCE.timestamp_ms + 2)
     assert (record.partial_allowed, record.explain) == (True, True)
     plain = admit(encoded())
-    assert (plain.priority, plain.deadline_ms) == (0, NO_DEADLINE_MS)
+    assert (plain.rank, plain.deadline_ms) == (5, NO_DEADLINE_MS)
     assert (plain.partial_allowed, plain.explain) == (False, False)
     assert admit(encoded(parameters={"timeout": 0})).deadline_ms == NO_DEADLINE_MS
 
@@ -114,29 +126,29 @@ def test_scheduling_parameters_travel_with_the_request() -> None:
 )
 def test_the_deadline_counts_from_the_record_s_timestamp(timestamp_ms: int, timeout_us: int, deadline_ms: int) -> None:
     record = admit(encoded(parameters={"timeout": timeout_us}), Source(0, 0, timestamp_ms))
-    assert (record.kind, record.deadline_ms) == (Kind.REQUEST, deadline_ms)
+    assert record.deadline_ms == deadline_ms
 
 
 @pytest.mark.parametrize("timeout_us", [1, 5_000, 4_999_999])
 def test_a_request_that_comes_after_its_deadline_is_refused(timeout_us: int) -> None:
     message = encoded(parameters={"timeout": timeout_us})
-    assert code_of(admit(message, Source(0, 0, int(NOW_MS) - 5_000))) == "deadline_exceeded"
+    assert code_of(judge(message, Source(0, 0, int(NOW_MS) - 5_000))) == "deadline_exceeded"
 
 
 # ---- what is not ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_becomes_one_rejection_with_its_code_and_its_id(kind: str) -> None:
+def test_bad_input_is_refused_with_its_code_and_its_id(kind: str) -> None:
     message, code = BAD[kind]
     source = Source(3, 4, 5)
-    record = admit(message, source)
-    failure = decode_failure(record.signature)
-    assert (record.kind, failure.code, failure.stage) == (Kind.REJECTION, code, "admit"), failure.message
-    assert record.id == ("" if code == "unreadable" else "a")
-    assert record.original == (message or b"")
-    assert record.source == source
-    assert 5 < len(failure.message) <= 2000
+    refused = judge(message, source)
+    assert isinstance(refused, Refused)
+    assert (refused.failure.code, refused.failure.stage) == (code, "admit"), refused.failure.message
+    assert refused.id == ("" if code == "unreadable" else "a")
+    assert refused.original == (message or b"")
+    assert refused.source == source
+    assert 5 < len(refused.failure.message) <= 2000
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -146,17 +158,17 @@ def test_bad_input_is_refused_alike_once_its_sender_is_known(kind: str) -> None:
     for good in (encoded(), request("whole"), request("pairs", [1.0, 2.0])):
         same.admit(good, SOURCE, NOW_MS)
     for _ in range(2):
-        assert code_of(Record.decode(same.admit(message, SOURCE, NOW_MS))) == code
-    assert code_of(Record.decode(same.admit(encoded(), SOURCE, NOW_MS))) == "admitted"
+        assert code_of(same.admit(message, SOURCE, NOW_MS)) == code
+    assert code_of(same.admit(encoded(), SOURCE, NOW_MS)) == "admitted"
 
 
 @pytest.mark.parametrize("form", list(Form))
 def test_an_id_may_have_a_kilobyte_and_no_more(form: Form) -> None:
     for size, code in ((MAX_ID_SIZE_BYTES, "admitted"), (MAX_ID_SIZE_BYTES + 1, "malformed_request"), (70_000,) * 2):
-        record = admit(request(request_id="i" * int(size), form=form))
+        record = judge(request(request_id="i" * int(size), form=form))
         assert code_of(record) == (code if isinstance(code, str) else "malformed_request")
         assert len(record.id) in (size, 0)
-    assert code_of(admit(request(request_id="é" * 513, form=form))) == "malformed_request"
+    assert code_of(judge(request(request_id="é" * 513, form=form))) == "malformed_request"
 
 
 @pytest.mark.parametrize("digits", [20, 400])
@@ -171,10 +183,10 @@ def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> No
     for rows, code in ((3, "admitted"), (2**31, "wrong_shape"), (2**33, "wrong_shape")):
         empty = Tensor.from_array("x", np.zeros((1, 0), np.float32))
         message = codec.encode_request(InferRequest("flat", (Tensor("x", "FP32", (rows, 0), empty.data),)))
-        assert code_of(Record.decode(admission(served).admit(message, SOURCE, NOW_MS))) == code
+        assert code_of(admission(served).admit(message, SOURCE, NOW_MS)) == code
 
 
-# ---- remembered heads ----------------------------------------------------------------------------------------------
+# ---- what is remembered -------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=200)
@@ -191,7 +203,7 @@ def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> No
         max_size=8,
     )
 )
-def test_what_is_remembered_gives_the_same_bytes_as_what_is_checked_afresh(sent: list[Any]) -> None:
+def test_what_is_remembered_gives_the_same_as_what_is_checked_afresh(sent: list[Any]) -> None:
     remembering = admission()
     for model, values, request_id, parameters, form, damage in sent:
         message = bytearray(request(model, values, request_id=request_id, parameters=parameters, form=form))
@@ -212,7 +224,43 @@ def test_memory_of_heads_is_bounded_in_number_and_in_bytes() -> None:
     assert sum(map(len, same._heads)) < 1024 * 4096
 
 
+@settings(max_examples=300)
+@given(
+    st.sampled_from(["rows", "pairs", "whole"]),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=3),
+    st.text(max_size=3),
+)
+def test_a_byte_that_differs_anywhere_is_judged_as_if_its_like_had_never_been_seen(
+    model: str, damage: list[tuple[int, int]], request_id: str
+) -> None:
+    remembering = admission()
+    good = request(model, [1.0, 2.0], request_id=request_id)
+    remembering.admit(good, SOURCE, NOW_MS)
+    broken = bytearray(good)
+    for at, byte in damage:
+        broken[at % len(broken)] = byte
+    assert remembering.admit(bytes(broken), SOURCE, NOW_MS) == judge(bytes(broken))
+
+
+def test_senders_whose_messages_have_one_size_do_not_push_each_other_out() -> None:
+    same = admission()
+    alike = [request("pairs", [1.0, 2.0], parameters={"trace": f"{number}"}) for number in range(3)]
+    for message in alike * 2:
+        same.admit(message, SOURCE, NOW_MS)
+    assert len(same._templates[len(alike[0])]) == 3
+
+
+def test_memory_of_templates_is_bounded() -> None:
+    same = admission()
+    for size in range(3000):
+        same.admit(request("whole", [1.0] * size), SOURCE, NOW_MS)
+    for number in range(10, 99):
+        same.admit(request("pairs", [1.0, 2.0], parameters={"trace": f"{number}"}), SOURCE, NOW_MS)
+    assert 4 < len(same._templates) <= 1024
+    assert max(map(len, same._templates.values())) <= 4
+
+
 @settings(max_examples=500)
 @given(st.binary(max_size=200), st.integers(-(2**62), 2**62))
-def test_any_bytes_become_one_record(message: bytes, timestamp_ms: int) -> None:
-    assert admit(message, Source(0, 0, timestamp_ms)).kind in {Kind.REQUEST, Kind.REJECTION}
+def test_any_bytes_are_admitted_or_refused(message: bytes, timestamp_ms: int) -> None:
+    assert code_of(judge(message, Source(0, 0, timestamp_ms)))

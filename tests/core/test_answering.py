@@ -1,15 +1,20 @@
 """Answering: one answer in the form of the request, and a letter beside every failure."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from operators.core.admission import Admission
-from operators.core.answering import Answer, Answering, Letter
+from operators.core.answering import Answering
+from operators.core.merging import Served
+from operators.core.outputs import Answer, Letter
+from operators.core.requests import Refused, Request
 from schemas import codec
 from schemas.dead_letters import DeadLetter, decode_letter
 from schemas.messages import ErrorResponse, Form, InferResponse
-from schemas.records import Failure, Kind, Record, Source, encode_signature
+from schemas.records import Failure, Source, decode_signature
 from schemas.tensors import Tensor, raw_from_elements
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
 
@@ -19,9 +24,17 @@ Y = Tensor.from_array("y", np.ones((1, 2), np.float32))
 FAILURE = Failure("inference_failed", "poison", "infer")
 
 
-def record(**options: object) -> Record:
-    message = request(request_id="ä", **options)  # type: ignore[arg-type]
-    return Record.decode(Admission(catalog(), MAX_MESSAGE_BYTES).admit(message, SOURCE, NOW_MS))
+def admitted(**options: Any) -> Request:
+    message = request(request_id="ä", **options)
+    found = Admission(catalog(), MAX_MESSAGE_BYTES, default_priority=5).admit(message, SOURCE, NOW_MS)
+    assert isinstance(found, Request)
+    return found
+
+
+def serve(
+    served: Request, outputs: tuple[Tensor, ...], *, by: Answering = ANSWERING, stage: str = "infer", **options: Any
+) -> list[Answer | Letter]:
+    return by.serve(served, outputs, stage=stage, **options)
 
 
 def opened(outputs: list[Answer | Letter]) -> tuple[list[InferResponse | ErrorResponse], list[DeadLetter]]:
@@ -32,21 +45,21 @@ def opened(outputs: list[Answer | Letter]) -> tuple[list[InferResponse | ErrorRe
 
 @pytest.mark.parametrize("form", list(Form))
 def test_an_answer_has_the_form_of_its_request_and_no_letter(form: Form) -> None:
-    [output] = ANSWERING.serve(record(form=form), (Y,))
+    [output] = serve(admitted(form=form), (Y,))
     assert codec.is_json(output.value) == (form is Form.JSON)
     assert opened([output]) == ([InferResponse("rows", "10", "ä", (Y,))], [])
 
 
 def test_an_answer_says_how_it_was_spread_only_where_that_was_asked_for() -> None:
-    [plain] = ANSWERING.serve(record(), (Y,), shards=3, tasks=2)
-    [asked] = ANSWERING.serve(record(parameters={"explain": True}), (Y,), shards=3, tasks=2)
+    [plain] = serve(admitted(), (Y,), shards=3, tasks=2)
+    [asked] = serve(admitted(parameters={"explain": True}), (Y,), shards=3, tasks=2)
     assert codec.decode_response(plain.value) == InferResponse("rows", "10", "ä", (Y,))
     assert codec.decode_response(asked.value) == InferResponse("rows", "10", "ä", (Y,), {"shards": 3, "tasks": 2})
 
 
 @pytest.mark.parametrize("form", list(Form))
 def test_a_failure_is_answered_and_put_into_a_letter_that_can_be_sent_again(form: Form) -> None:
-    failed = record(form=form)
+    failed = admitted(form=form)
     answers, letters = opened(ANSWERING.fail(failed, FAILURE))
     assert answers == [ErrorResponse("ä", "inference_failed", "poison", "rows", "10")]
     [letter] = letters
@@ -54,14 +67,13 @@ def test_a_failure_is_answered_and_put_into_a_letter_that_can_be_sent_again(form
     assert (letter.model_name, letter.model_version) == ("rows", "10")
     assert (letter.source.topic, letter.source.partition, letter.source.offset) == ("requests", 3, 4)
     assert letter.original == failed.original
-    again = Record.decode(Admission(catalog(), MAX_MESSAGE_BYTES).admit(letter.original, SOURCE, NOW_MS))
-    assert again == failed
+    assert Admission(catalog(), MAX_MESSAGE_BYTES, 5).admit(letter.original, SOURCE, NOW_MS) == failed
 
 
 @pytest.mark.parametrize("form", list(Form))
 def test_a_partial_answer_names_what_is_missing_and_has_a_letter_that_says_why(form: Form) -> None:
-    partial = record(form=form)
-    answers, letters = opened(ANSWERING.serve(partial, (Y,), missing=[(0, 2), (5, 5)], failure=FAILURE))
+    partial = admitted(form=form)
+    answers, letters = opened(serve(partial, (Y,), missing=[(0, 2), (5, 5)], failure=FAILURE))
     said = {"missing_rows": "0-2,5-5", "error_code": "inference_failed", "error_message": "poison"}
     assert answers == [InferResponse("rows", "10", "ä", (Y,), said)]
     [letter] = letters
@@ -74,10 +86,10 @@ def said_of(failure: Failure) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize("form", list(Form))
-@pytest.mark.parametrize(("kind", "stage"), [(Kind.REQUEST, "infer"), (Kind.OPENING, "aggregate")])
-def test_an_answer_over_the_limit_becomes_an_error_within_it(form: Form, kind: Kind, stage: str) -> None:
+@pytest.mark.parametrize("stage", ["infer", "aggregate"])
+def test_an_answer_over_the_limit_becomes_an_error_within_it(form: Form, stage: str) -> None:
     large = Tensor.from_array("y", np.ones((1, 10_000), np.float32))
-    answers, letters = opened(ANSWERING.serve(replace(record(form=form), kind=kind), (large,)))
+    answers, letters = opened(serve(admitted(form=form), (large,), stage=stage))
     [answer] = answers
     assert isinstance(answer, ErrorResponse)
     assert answer.code == letters[0].code == "response_too_large"
@@ -86,40 +98,84 @@ def test_an_answer_over_the_limit_becomes_an_error_within_it(form: Form, kind: K
 
 
 def test_an_answer_of_exactly_the_limit_passes() -> None:
-    [output] = Answering("requests", 10**9).serve(record(), (Y,))
-    assert isinstance(Answering("requests", len(output.value)).serve(record(), (Y,))[0], Answer)
-    too_large = Answering("requests", len(output.value) - 1).serve(record(), (Y,))
+    [output] = Answering("requests", 10**9).serve(admitted(), (Y,), stage="infer")
+    assert isinstance(Answering("requests", len(output.value)).serve(admitted(), (Y,), stage="infer")[0], Answer)
+    too_large = Answering("requests", len(output.value) - 1).serve(admitted(), (Y,), stage="infer")
     assert isinstance(codec.decode_response(too_large[0].value), ErrorResponse)
 
 
 def test_an_original_over_the_limit_is_named_and_not_sent() -> None:
-    _, letters = opened(ANSWERING.fail(replace(record(), original=bytes(10_001)), FAILURE))
+    _, letters = opened(ANSWERING.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
     assert letters[0].original is None
     assert letters[0].source.offset == 4
 
 
 def test_who_cannot_be_read_is_not_answered_but_put_into_a_letter() -> None:
-    rejection = Record(Kind.REJECTION, SOURCE, encode_signature(Failure("unreadable", "no", "admit")), original=b"\xff")
-    [letter] = ANSWERING.fail(rejection, Failure("unreadable", "no", "admit"))
+    refused = Refused(SOURCE, "", Form.PROTOBUF, b"\xff", Failure("unreadable", "no", "admit"))
+    [letter] = ANSWERING.refuse(refused)
     assert isinstance(letter, Letter)
     assert decode_letter(letter.value).original == b"\xff"
 
 
-@pytest.mark.parametrize("stage", ["admit", "shard"])
-def test_a_rejection_of_any_stage_is_answered_though_it_names_no_model(stage: str) -> None:
-    failure = Failure("internal_error", "why", stage)
-    rejection = Record(Kind.REJECTION, SOURCE, encode_signature(failure), "ä")
-    answers, letters = opened(ANSWERING.fail(rejection, failure))
-    assert answers == [ErrorResponse("ä", "internal_error", "why")]
-    assert letters[0].stage == stage
+@pytest.mark.parametrize("form", list(Form))
+def test_who_is_refused_is_answered_though_no_model_is_named(form: Form) -> None:
+    refused = Refused(SOURCE, "ä", form, b"bytes", Failure("wrong_shape", "why", "admit"))
+    outputs = ANSWERING.refuse(refused)
+    assert codec.is_json(outputs[0].value) == (form is Form.JSON)
+    answers, letters = opened(outputs)
+    assert answers == [ErrorResponse("ä", "wrong_shape", "why")]
+    assert (letters[0].stage, letters[0].original) == ("admit", b"bytes")
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> None:
+    ids = ["", "ä", "x" * 300, "b", "c"]
+    forms = [Form.PROTOBUF, Form.PROTOBUF, Form.PROTOBUF, Form.JSON, Form.PROTOBUF]
+    rows = [1, 2, 1, 3, 2]
+    requests = [
+        replace(admitted(values=[1.0] * count), id=name, form=form, explain=name == "c")
+        for name, form, count in zip(ids, forms, rows, strict=True)
+    ]
+    y = np.arange(18, dtype=np.float32).reshape(9, 2)
+    label = np.array([f"{n}" * n for n in range(9)], dtype=object)
+    served = Served(0, 9, ("y", "label"), [y, label])
+    together = ANSWERING.serve_batch(requests, decode_signature(requests[0].signature), served, stage="infer")
+    alone: list[Answer | Letter] = []
+    first = 0
+    for each in requests:
+        outputs = (
+            Tensor.from_array("y", y[first : first + each.rows]),
+            Tensor.from_array("label", label[first : first + each.rows]),
+        )
+        alone += serve(each, outputs, stage="infer")
+        first += each.rows
+    assert together == alone
+    assert [output.key.decode() for output in together] == ids
+
+
+def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -> None:
+    requests = [replace(admitted(values=[1.0] * rows), id=f"{rows}") for rows in (1, 200, 2)]
+    y = np.ones((203, 2), np.float32)
+    outputs = Answering("requests", 1_000).serve_batch(
+        requests, decode_signature(requests[0].signature), Served(0, 203, ("y",), [y]), stage="infer"
+    )
+    answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
+    assert [(answer.id, isinstance(answer, ErrorResponse)) for answer in answers] == [
+        ("1", False),
+        ("200", True),
+        ("2", False),
+    ]
+    assert len(outputs) == 4  # and a letter
 
 
 def test_bytes_that_json_cannot_carry_become_an_error_rather_than_other_bytes() -> None:
     label = Tensor("label", "BYTES", (1,), raw_from_elements([b"\xff"]))
-    answers, letters = opened(ANSWERING.serve(record(form=Form.JSON), (label,)))
+    answers, letters = opened(serve(admitted(form=Form.JSON), (label,)))
     assert isinstance(answers[0], ErrorResponse)
     assert answers[0].code == letters[0].code == "wrong_datatype"
-    assert isinstance(opened(ANSWERING.serve(record(), (label,)))[0][0], InferResponse)
+    assert isinstance(opened(serve(admitted(), (label,)))[0][0], InferResponse)
 
 
 def test_what_is_no_record_is_buried_with_its_bytes() -> None:

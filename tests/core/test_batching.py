@@ -7,9 +7,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from operators.core import batching
-from operators.core.batching import Departure, Lane, Waiting
+from operators.core.batching import Departure, Lane
+from operators.core.requests import Request
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
 
@@ -18,8 +20,8 @@ PATIENT = {b"slow": 20.0, b"slower": 50.0}
 
 def waiting(
     name: str, rows: int = 1, *, rank: int = 5, deadline_ms: int = NO_DEADLINE_MS, of: bytes = b"m", number: int = -1
-) -> Waiting:
-    return Waiting(name.encode(), of, rows, rank, deadline_ms, number)
+) -> Request:
+    return Request(of, len(name), rows, rank, deadline_ms, number, id=name)
 
 
 def lane(patient_ms: Mapping[bytes, float] | None = None, max_rows: int = 4) -> Lane:
@@ -28,7 +30,7 @@ def lane(patient_ms: Mapping[bytes, float] | None = None, max_rows: int = 4) -> 
     return Lane(lambda signature: Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0)))
 
 
-def filled(*requests: Waiting, **options: Any) -> Lane:
+def filled(*requests: Request, **options: Any) -> Lane:
     """A lane to which requests came at 0 ms, one after the other."""
     made = lane(**options)
     for request in requests:
@@ -36,8 +38,8 @@ def filled(*requests: Waiting, **options: Any) -> Lane:
     return made
 
 
-def names(requests: list[Waiting]) -> list[str]:
-    return [bytes(request.encoded).decode() for request in requests]
+def names(requests: list[Request]) -> list[str]:
+    return [request.id for request in requests]
 
 
 def unit(departure: Departure) -> list[str]:
@@ -340,16 +342,22 @@ def test_of_a_long_line_in_which_many_expire_at_different_times_the_others_leave
 # ---- after a failure -----------------------------------------------------------------------------------------------
 
 
+def restore(again: Lane, *requests: Request) -> None:
+    """Puts back what has numbers already and must not wait any more."""
+    for request in requests:
+        again.add(request, -float("inf"))
+
+
 def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> None:
     again = lane({b"m": 20.0})
-    again.restore([waiting("a", number=3), waiting("b", number=4)])
+    restore(again, waiting("a", number=3), waiting("b", number=4))
     assert again.next_deadline() == 0
     assert units(again, 100) == [["a", "b"]]
 
 
 def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it() -> None:
     again, last = lane(), waiting("last")
-    again.restore([waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9)])
+    restore(again, waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9))
     again.add(last, 101)
     assert last.number == 10
     assert units(again, 101) == [["c", "a", "b", "last"]]
@@ -357,24 +365,16 @@ def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it()
 
 def test_what_is_restored_is_due_at_once_though_somebody_more_urgent_came_before_it_left() -> None:
     again = lane({b"m": 20.0})
-    again.restore([waiting("a", number=0)])
+    restore(again, waiting("a", number=0))
     again.add(waiting("b", rank=1), 100)
     assert units(again, 100) == [["b", "a"]]
 
 
 def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> None:
     again = lane({b"m": 20.0})
-    again.restore([waiting("a", number=0), waiting("b", number=1, rank=1, deadline_ms=90)])
+    restore(again, waiting("a", number=0), waiting("b", number=1, rank=1, deadline_ms=90))
     departure = again.take(100)
     assert (names(departure.unit), names(departure.expired)) == (["a"], ["b"])
-
-
-def test_a_lane_restored_from_nothing_starts_anew() -> None:
-    again, first = lane(), waiting("a")
-    again.restore([])
-    again.add(first, 100)
-    assert first.number == 0
-    assert units(again, 100) == [["a"]]
 
 
 # ---- whatever happens ----------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ class LaneMachine(RuleBasedStateMachine):
         super().__init__()
         self.now_ms = 0
         self.lane = self.new_lane()
-        self.inside: list[Waiting] = []
+        self.inside: list[Request] = []
         self.come = 0
 
     def new_lane(self) -> Lane:
@@ -433,7 +433,7 @@ class LaneMachine(RuleBasedStateMachine):
             # A task that has nothing to do sleeps until it has, and no longer.
             assert wakes_at_ms == min((self.wakes_at_ms(request) for request in self.inside), default=None)
 
-    def check_unit(self, taken: list[Waiting]) -> None:
+    def check_unit(self, taken: list[Request]) -> None:
         [signature] = {request.signature for request in taken}
         group = sorted((r for r in self.inside if r.signature == signature), key=urgency)
         assert taken == group[: len(taken)]
@@ -448,8 +448,8 @@ class LaneMachine(RuleBasedStateMachine):
     @rule()
     def fail_and_restore(self) -> None:
         self.lane = self.new_lane()
-        self.inside = [Waiting(r.encoded, r.signature, r.rows, r.rank, r.deadline_ms, r.number) for r in self.inside]
-        self.lane.restore(self.inside)
+        self.inside = [replace(r, arrived_ms=0.0) for r in self.inside]
+        restore(self.lane, *self.inside)
         self.come = self.inside[-1].number + 1
         assert self.lane.next_deadline() == 0
 
@@ -462,30 +462,30 @@ class LaneMachine(RuleBasedStateMachine):
         while self.inside:
             self.take(all_is_due=True)
 
-    def is_late(self, request: Waiting) -> bool:
+    def is_late(self, request: Request) -> bool:
         return request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= self.now_ms
 
     def is_due(self, signature: bytes) -> bool:
         group = [request for request in self.inside if request.signature == signature]
         return rows_of(group) >= MAX_ROWS or bytes_of(group) >= MAX_BYTES or self.patience_ends_ms(group) <= self.now_ms
 
-    def patience_ends_ms(self, group: list[Waiting]) -> float:
+    def patience_ends_ms(self, group: list[Request]) -> float:
         return min(request.arrived_ms + DELAYS_MS[request.signature] for request in group)
 
-    def wakes_at_ms(self, request: Waiting) -> float:
+    def wakes_at_ms(self, request: Request) -> float:
         return min(request.arrived_ms + DELAYS_MS[request.signature], request.deadline_ms or float("inf"))
 
 
-def urgency(request: Waiting) -> tuple[int, float, int]:
+def urgency(request: Request) -> tuple[int, float, int]:
     return request.rank, request.deadline_ms or float("inf"), request.number
 
 
-def rows_of(requests: list[Waiting]) -> int:
+def rows_of(requests: list[Request]) -> int:
     return sum(request.rows for request in requests)
 
 
-def bytes_of(requests: list[Waiting]) -> int:
-    return sum(len(request.encoded) for request in requests)
+def bytes_of(requests: list[Request]) -> int:
+    return sum(request.size_bytes for request in requests)
 
 
 LaneMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.backends.base import Session
 from operators.backends.fake import FakeSession
 from operators.core.admission import Admission
-from operators.core.inference import Outcome, run_unit
+from operators.core.inference import Batch, Outcome
+from operators.core.requests import Request
 from schemas import codec
 from schemas.messages import InferRequest
-from schemas.model import ModelSpec, TensorSpec
-from schemas.records import Record, decode_unit, encode_unit
+from schemas.model import Catalog, ModelSpec, TensorSpec
+from schemas.records import decode_signature
 from schemas.tensors import Array, Tensor
 from tests.core.models import (
     MAX_MESSAGE_BYTES,
@@ -31,12 +33,29 @@ from tests.core.models import (
 )
 
 
-def unit(model: str, *requests: list[float], **options: Any) -> tuple[list[Record], ModelSpec, FakeSession]:
+def admitted(message: bytes, served: Catalog) -> Request:
+    found = Admission(served, MAX_MESSAGE_BYTES, default_priority=5).admit(message, SOURCE, NOW_MS)
+    assert isinstance(found, Request)
+    return found
+
+
+def unit(model: str, *requests: list[float], **options: Any) -> tuple[list[Request], ModelSpec, FakeSession]:
     served = catalog()
-    admission = Admission(served, MAX_MESSAGE_BYTES)
-    admitted = [admission.admit(request(model, values, **options), SOURCE, NOW_MS) for values in requests]
     spec = served.find(model, "")
-    return decode_unit(encode_unit(admitted)), spec, session_of(spec)
+    return [admitted(request(model, values, **options), served) for values in requests], spec, session_of(spec)
+
+
+def run_unit(unit: list[Request], spec: ModelSpec, session: Session) -> list[Outcome]:
+    batch = Batch(unit, decode_signature(unit[0].signature), spec, session)
+    outcomes = batch.outcomes()
+    if batch.whole is not None:  # the same rows, whichever way they are asked for
+        first = 0
+        for each, outcome in zip(unit, outcomes, strict=True):
+            [good] = outcome.good
+            assert batch.whole.raw_between(first, first + each.rows) == [tensor.data for tensor in good.outputs]
+            assert batch.whole.described(each.rows) == tuple((t.name, t.datatype, t.shape) for t in good.outputs)
+            first += each.rows
+    return outcomes
 
 
 def rows_of(outcome: Outcome) -> dict[int, dict[str, object]]:
@@ -103,10 +122,7 @@ def test_a_model_with_a_fixed_batch_runs_whole_batches_and_loses_only_whole_batc
 
 def test_a_model_without_batch_axis_runs_each_request_alone() -> None:
     requests = [[1.0, 2.0], [3.0, POISON], [5.0, 6.0]]
-    served = catalog()
-    admission = Admission(served, MAX_MESSAGE_BYTES)
-    records = [Record.decode(admission.admit(request("whole", values), SOURCE, NOW_MS)) for values in requests]
-    good, bad, other = run_unit(records, served.find("whole", ""), session_of(served.find("whole", "")))
+    good, bad, other = run_unit(*unit("whole", *requests))
     assert [part.outputs[0].to_array().tolist() for part in good.good] == [[1.0, 3.0]]
     assert (bad.good, [b.message for b in bad.bad]) == ([], ["poison"])
     assert other.good[0].outputs[0].to_array().tolist() == [5.0, 11.0]
@@ -137,7 +153,6 @@ def test_inputs_that_lie_anywhere_in_the_message_are_handed_over_aligned(lead: i
         seen.extend(bool(array.flags.aligned) for array in inputs.values())
         return {"y": 2 * inputs["x"] + 1}
 
-    # Two inputs: the padding can place only one of them.
     specs = (TensorSpec("n", "INT8", (None, lead)), TensorSpec("x", "FP64", (None, 2)))
     served = catalog()
     spec = ModelSpec("odd", "1", "", "", specs, (TensorSpec("y", "FP64", (None, 2)),))
@@ -145,20 +160,39 @@ def test_inputs_that_lie_anywhere_in_the_message_are_handed_over_aligned(lead: i
     x = np.array([[1.0, 2.0]])
     inputs = (Tensor.from_array("n", np.zeros((1, lead), np.int8)), Tensor.from_array("x", x))
     message = codec.encode_request(InferRequest("odd", inputs, "a" * lead))
-    record = Record.decode(Admission(served, MAX_MESSAGE_BYTES).admit(message, SOURCE, NOW_MS))
-    [outcome] = run_unit([record], spec, FakeSession(look))
+    [outcome] = run_unit([admitted(message, served)], spec, FakeSession(look))
     assert seen == [True, True]
     np.testing.assert_array_equal(outcome.good[0].outputs[0].to_array(), 2 * x + 1)
 
 
-def test_the_first_input_is_handed_over_uncopied_where_a_unit_holds_one_request() -> None:
-    records, spec, _ = unit("pairs", [1.0, 2.0])
-    shared: list[bool] = []
+def test_an_input_that_is_aligned_is_handed_over_uncopied_where_a_unit_holds_one_request() -> None:
+    shared: dict[bool, bool] = {}
 
     def look(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        shared.append(np.shares_memory(inputs["x"], np.frombuffer(records[0].tensors[0], np.uint8)))
+        array = inputs["x"]
+        raw = np.frombuffer(requests[0].tensors[0], np.uint8)
+        shared[raw.ctypes.data % array.itemsize == 0] = np.shares_memory(array, raw)
         return run_rows(inputs)
 
-    run_unit(records, spec, FakeSession(look))
-    assert shared == [True]
-    assert tensors_of("pairs", [1.0, 2.0])[0].data == records[0].tensors[0]
+    for size in range(8):
+        requests, spec, _ = unit("pairs", [1.0, 2.0], request_id="i" * size)
+        run_unit(requests, spec, FakeSession(look))
+        assert tensors_of("pairs", [1.0, 2.0])[0].data == requests[0].tensors[0]
+    assert shared == {True: True, False: False}
+
+
+@pytest.mark.parametrize(
+    ("model", "requests", "is_whole"),
+    [
+        ("rows", [[1.0], [2.0, 3.0]], True),
+        ("rows", [[1.0], [POISON]], False),
+        ("pairs", [[1.0, 2.0], [3.0, 4.0]], True),
+        ("whole", [[1.0]], False),
+    ],
+)
+def test_a_batch_knows_whether_all_its_rows_came_out_together(
+    model: str, requests: list[list[float]], is_whole: bool
+) -> None:
+    found, spec, session = unit(model, *requests)
+    batch = Batch(found, decode_signature(found[0].signature), spec, session)
+    assert (batch.whole is not None) == is_whole

@@ -7,7 +7,6 @@ values in the right order, or names what is missing and why.
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -17,9 +16,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from operators.core import merging, windows
-from operators.core.answering import Answer
-from operators.core.batching import Lane, Waiting
-from operators.core.sharding import Changes, Sharding
+from operators.core.batching import Lane
+from operators.core.chain import Chain, Changes
+from operators.core.outputs import Answer
+from operators.core.requests import Request
 from schemas import codec
 from schemas.messages import ErrorResponse, Form
 from schemas.model import Batching
@@ -131,20 +131,19 @@ def _forget_failures(window: windows.Window) -> bytes:
     return windows._encoder.encode(replace(window._state, failed=[]))
 
 
-def _forget_arrivals(shard: Sharding, settle: Any = Sharding.settle) -> Changes:
-    return Changes([], settle(shard).departed)
+def _forget_arrivals(chain: Chain, settle: Any = Chain.settle) -> Changes:
+    return Changes([], settle(chain).departed)
 
 
-def _forget_departures(shard: Sharding, settle: Any = Sharding.settle) -> Changes:
-    return Changes(settle(shard).arrived, [])
+def _forget_departures(chain: Chain, settle: Any = Chain.settle) -> Changes:
+    return Changes(settle(chain).arrived, [])
 
 
-def _count_from_the_first(lane: Lane, requests: list[Waiting], restore: Any = Lane.restore) -> None:
-    restore(lane, requests)
-    lane._numbers = count(min((request.number for request in requests), default=0))
+def _restore_nothing(*_: Any) -> list[Any]:
+    return []
 
 
-def _lose_the_late(lane: Lane, now_ms: float, expire: Any = Lane._expire) -> list[Waiting]:
+def _lose_the_late(lane: Lane, now_ms: float, expire: Any = Lane._expire) -> list[Request]:
     expire(lane, now_ms)
     return []
 
@@ -155,11 +154,11 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "a closed window opens again": patch.object(windows.Window, "_close", _reopen),
     "missing rows are not named": patch.object(windows, "missing_ranges", lambda *_: []),
     "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
-    "what waits is not put into state": patch.object(Sharding, "settle", _forget_arrivals),
-    "what left stays in state": patch.object(Sharding, "settle", _forget_departures),
-    "what waited is not restored": patch.object(Sharding, "restore", _keep_nothing),
-    "a newcomer takes the place in state of what was restored": patch.object(Lane, "restore", _count_from_the_first),
-    "nobody wakes the task for what its slice left": patch.object(Sharding, "next_deadline", _keep_nothing),
+    "what waits is not put into state": patch.object(Chain, "settle", _forget_arrivals),
+    "what left stays in state": patch.object(Chain, "settle", _forget_departures),
+    "what waited is not restored": patch.object(Chain, "restore", _restore_nothing),
+    "a newcomer takes the place in state of what was restored": patch.object(Lane, "number_after", _keep_nothing),
+    "nobody wakes the task for what its slice left": patch.object(Chain, "next_deadline", _keep_nothing),
     "what expires is not answered": patch.object(Lane, "_expire", _lose_the_late),
 }
 

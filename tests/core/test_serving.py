@@ -1,6 +1,6 @@
-"""Serving: every record becomes answers, parts or letters; a failure concerns nobody but its own request."""
+"""Serving: every batch becomes answers, every shard parts; a failure concerns nobody but its own request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,17 @@ from operators.backends.base import ModelLoadFailed, Session
 from operators.backends.fake import FakeSession
 from operators.core import serving as serving_module
 from operators.core.admission import Admission
-from operators.core.answering import Answer, Answering, Letter
-from operators.core.serving import Output, Part, Serving, Shard, window_key
+from operators.core.answering import Answering
+from operators.core.outputs import Answer, Letter, Output
+from operators.core.requests import Request
+from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.core.windows import window_key
 from schemas import codec
 from schemas.dead_letters import decode_letter
 from schemas.messages import ErrorResponse, Form, InferResponse
 from schemas.model import Catalog, ModelSpec
-from schemas.records import (
-    Kind,
-    Record,
-    Source,
-    decode_failure,
-    decode_output_signature,
-    encode_unit,
-    join_records,
-    kind_of,
-)
+from schemas.records import Kind, Record, Source, decode_failure, decode_output_signature, kind_of
 from schemas.tensors import Array
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, request, run_rows, session_of
 
@@ -37,17 +31,19 @@ def serving(served: Catalog = SERVED, session: Any = session_of, task: int = 3) 
     return Serving(served, session, Answering("requests", MAX_MESSAGE_BYTES), task)
 
 
-def admitted(request_id: str, values: list[float], model: str = "rows", offset: int = 7, **options: Any) -> bytes:
+def admitted(request_id: str, values: list[float], model: str = "rows", offset: int = 7, **options: Any) -> Request:
     message = request(model, values, request_id=request_id, **options)
-    return Admission(SERVED, MAX_MESSAGE_BYTES).admit(message, Source(2, offset, int(NOW_MS)), NOW_MS)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, offset, int(NOW_MS)), NOW_MS)
+    assert isinstance(found, Request)
+    return found
 
 
 def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
-    encoded = admitted("a", values, parameters=parameters)
-    return Sharding(SERVED, default_priority=5).on_frame(join_records([encoded]), NOW_MS)
+    """An opening and its shards."""
+    return [output.value for output in Sharding(SERVED).take_in(admitted("a", values, parameters=parameters), NOW_MS)]
 
 
-def answers(outputs: list[Output]) -> dict[str, InferResponse | ErrorResponse]:
+def answers(outputs: Sequence[Output]) -> dict[str, InferResponse | ErrorResponse]:
     found: dict[str, InferResponse | ErrorResponse] = {}
     for output in outputs:
         if isinstance(output, Answer):
@@ -78,7 +74,7 @@ def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
     requests = {"a": [1.0], "b": [2.0, 3.0], "ü": [4.0]}
     forms = [Form.PROTOBUF, Form.JSON, Form.PROTOBUF]
     unit = [admitted(name, values, form=form) for (name, values), form in zip(requests.items(), forms, strict=True)]
-    outputs = serving().on_record(encode_unit(unit), NOW_MS)
+    outputs = serving().on_batch(unit)
     assert [codec.is_json(output.value) for output in outputs] == [False, True, False]
     assert {name: values_of(answer) for name, answer in answers(outputs).items()} == {
         name: expected("rows", values) for name, values in requests.items()
@@ -87,7 +83,7 @@ def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
 
 def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
     unit = [admitted("a", [1.0]), admitted("b", [2.0, POISON, 3.0, POISON]), admitted("c", [4.0])]
-    found = answers(serving().on_record(encode_unit(unit), NOW_MS))
+    found = answers(serving().on_batch(unit))
     assert (code_of(found["b"]), getattr(found["b"], "message", "")) == ("inference_failed", "row 1: poison")
     assert values_of(found["a"]) == expected("rows", [1.0])
     assert values_of(found["c"]) == expected("rows", [4.0])
@@ -95,33 +91,17 @@ def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
 
 def test_a_request_that_wants_part_of_its_rows_gets_the_good_ones_and_a_letter() -> None:
     unit = [admitted("a", [2.0, POISON, 3.0, POISON], parameters={"partial": True})]
-    [answer] = answers(serving().on_record(encode_unit(unit), NOW_MS)).values()
+    [answer] = answers(serving().on_batch(unit)).values()
     assert values_of(answer) == expected("rows", [2.0, 3.0])
     assert isinstance(answer, InferResponse)
     assert answer.parameters["missing_rows"] == "1-1,3-3"
     assert answer.parameters["error_code"] == "inference_failed"
     all_bad = [admitted("a", [POISON], parameters={"partial": True})]
-    assert code_of(answers(serving().on_record(encode_unit(all_bad), NOW_MS))["a"]) == "inference_failed"
-
-
-def test_what_expired_is_answered_and_not_run() -> None:
-    sessions: list[FakeSession] = []
-
-    def session(model: ModelSpec) -> FakeSession:
-        sessions.append(session_of(model))
-        return sessions[-1]
-
-    unit = [admitted("a", [1.0], parameters={"timeout": 1_000}), admitted("b", [2.0])]
-    found = answers(serving(session=session).on_record(encode_unit(unit), NOW_MS + 1))
-    assert code_of(found["a"]) == "deadline_exceeded"
-    assert values_of(found["b"]) == expected("rows", [2.0])
-    assert sessions[0].batches == [1]
-    serving(session=session).on_record(encode_unit(unit[:1]), NOW_MS + 1)
-    assert len(sessions) == 1  # nothing to run: no session is asked for
+    assert code_of(answers(serving().on_batch(all_bad))["a"]) == "inference_failed"
 
 
 def test_requests_of_the_same_id_are_answered_each() -> None:
-    outputs = serving().on_record(encode_unit([admitted("a", [1.0]), admitted("a", [2.0])]), NOW_MS)
+    outputs = serving().on_batch([admitted("a", [1.0]), admitted("a", [2.0])])
     assert [values_of(codec.decode_response(output.value)) for output in outputs] == [
         expected("rows", [1.0]),
         expected("rows", [2.0]),
@@ -133,7 +113,7 @@ def test_a_model_that_an_upgrade_took_away_is_named_in_the_answer(without: list[
     served = catalog(without=without)
     if not without:
         del served.models["rows"]["10"]
-    found = answers(serving(served).on_record(encode_unit([admitted("a", [1.0]), admitted("b", [2.0])]), NOW_MS))
+    found = answers(serving(served).on_batch([admitted("a", [1.0]), admitted("b", [2.0])]))
     assert {code_of(answer) for answer in found.values()} == {code}
     assert isinstance(found["a"], ErrorResponse)
     assert (found["a"].model_name, found["a"].model_version) == ("rows", "10")
@@ -146,7 +126,7 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_neighbour() -> 
         return outputs if 7.0 not in inputs["x"] else outputs | {"y": outputs["y"].astype(complex)}
 
     unit = [admitted("a", [1.0]), admitted("b", [7.0]), admitted("c", [2.0])]
-    found = answers(serving(session=lambda _: FakeSession(run)).on_record(encode_unit(unit), NOW_MS))
+    found = answers(serving(session=lambda _: FakeSession(run)).on_batch(unit))
     assert code_of(found["b"]) == "internal_error"
     assert values_of(found["a"]) == expected("rows", [1.0])
     assert values_of(found["c"]) == expected("rows", [2.0])
@@ -156,7 +136,7 @@ def test_a_session_that_cannot_be_loaded_is_the_answer() -> None:
     def session(_: ModelSpec) -> Session:
         raise ModelLoadFailed("gone")
 
-    found = answers(serving(session=session).on_record(encode_unit([admitted("a", [1.0])]), NOW_MS))
+    found = answers(serving(session=session).on_batch([admitted("a", [1.0])]))
     assert (code_of(found["a"]), getattr(found["a"], "message", "")) == ("internal_error", "ModelLoadFailed: gone")
 
 
@@ -164,38 +144,23 @@ def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
     whole = SERVED.find("whole", "")
     served = catalog(without=["rows"])
     served.models["rows"] = {"10": whole}
-    found = answers(serving(served).on_record(encode_unit([admitted("a", [1.0, 2.0])]), NOW_MS))
+    found = answers(serving(served).on_batch([admitted("a", [1.0, 2.0])]))
     assert isinstance(found["a"], ErrorResponse)
 
 
-def test_a_rejection_is_answered_and_put_into_a_letter() -> None:
-    rejection = Admission(SERVED, MAX_MESSAGE_BYTES).admit(request("nobody"), Source(0, 0, 0), NOW_MS)
-    assert code_of(answers(serving().on_record(rejection, NOW_MS))["a"]) == "unknown_model"
-
-
 @pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
-def test_what_is_no_record_is_buried_and_kills_nothing(unknown: bytes) -> None:
-    [letter] = serving().on_record(unknown, NOW_MS)
-    assert isinstance(letter, Letter)
-    assert decode_letter(letter.value).code == "internal_error"
-    assert decode_letter(letter.value).original == unknown
+def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
     assert serving().on_shard(unknown, NOW_MS) == []
 
 
 # ---- shards --------------------------------------------------------------------------------------------------------
 
 
-def test_the_chained_task_passes_shards_on_and_openings_to_their_window() -> None:
-    opening, *shards = shards_of([float(n) for n in range(9)])
-    assert serving().on_record(opening, NOW_MS) == [Part("2-7", opening)]
-    assert [serving().on_record(shard, NOW_MS) for shard in shards] == [[Shard(shard)] for shard in shards]
-
-
 def test_a_shard_becomes_the_partial_of_its_rows_for_its_request_s_window() -> None:
     _, *shards = shards_of([float(n) for n in range(9)])
     [part] = serving().on_shard(shards[1], NOW_MS)
     record = Record.decode(part.value)
-    assert (part.key, kind_of(part.value)) == (window_key(Record.decode(shards[1])), Kind.PARTIAL)
+    assert (part.key, kind_of(part.value)) == (window_key(Record.decode(shards[1]).source), Kind.PARTIAL)
     assert (record.first_row, record.rows, record.total_rows, record.id) == (4, 4, 9, "a")
     signature = decode_output_signature(record.signature)
     assert (signature.task, [spec.name for spec in signature.outputs]) == (3, ["y", "label"])

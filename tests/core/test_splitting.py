@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.core.requests import Request
 from operators.core.splitting import opening, row_offsets, row_ranges, shards
-from schemas.records import Kind, Record, Signature, Source, TensorSignature, encode_signature
+from schemas.records import Kind, Signature, Source, TensorSignature, encode_signature
 from schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, array_from_raw, raw_from_elements
 
 
@@ -35,24 +36,22 @@ def test_shards_hold_the_rows_of_every_input_in_order(
 ) -> None:
     tensors = [data.draw(inputs(rows)) for _ in range(input_count)]
     signature = Signature("m", "1", tuple(TensorSignature("x", t.datatype, t.shape) for t in tensors), ("y",))
-    request = Record(
-        Kind.REQUEST,
-        Source(1, 2, 3),
+    request = Request(
         encode_signature(signature),
-        "a",
-        deadline_ms=7,
-        priority=1,
+        size_bytes=8,
         rows=rows,
-        total_rows=rows,
+        rank=1,
+        deadline_ms=7,
+        source=Source(1, 2, 3),
+        id="a",
         original=b"original",
-        tensors=tuple(tensor.data for tensor in tensors),
+        tensors=tuple(memoryview(tensor.data) for tensor in tensors),
     )
-    decoded = Record.decode(request.encode())
-    parts = list(shards(decoded, shard_rows))
+    parts = list(shards(request, shard_rows))
     assert [(part.first_row, part.rows) for part in parts] == list(row_ranges(rows, shard_rows))
     for part in parts:
         assert (part.kind, part.source, part.id, part.deadline_ms) == (Kind.SHARD, request.source, "a", 7)
-        assert (part.total_rows, part.priority, bytes(part.original)) == (rows, 1, b"")
+        assert (part.total_rows, part.rank, bytes(part.original)) == (rows, 1, b"")
     for index, tensor in enumerate(tensors):
         whole = array_from_raw(tensor.datatype, (rows, *tensor.shape), tensor.data)
         cut = [array_from_raw(tensor.datatype, (part.rows, *tensor.shape), part.tensors[index]) for part in parts]
@@ -61,7 +60,7 @@ def test_shards_hold_the_rows_of_every_input_in_order(
 
 
 def test_the_opening_keeps_the_original_and_no_tensor() -> None:
-    request = Record(Kind.REQUEST, Source(1, 2, 3), b"s", "a", rows=9, total_rows=9, original=b"o", tensors=(b"x",))
+    request = Request(b"s", 1, 9, 5, 0, id="a", original=b"o", tensors=(b"x",))
     opened = opening(request)
     assert (opened.kind, opened.original, opened.tensors, opened.total_rows) == (Kind.OPENING, b"o", (), 9)
 

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from operators.core.answering import Answer, Answering
+from operators.core.answering import Answering
+from operators.core.outputs import Answer
 from operators.core.windows import Closing, Window, answer_of
 from schemas import codec
 from schemas.messages import ErrorResponse, InferResponse

@@ -9,11 +9,13 @@ from anabranch.demo.local_job import make_repository
 from flink_job.config import Defaults
 from flink_job.repository import read_repository
 from operators.core.admission import Admission
-from operators.core.answering import Answer, Answering
+from operators.core.answering import Answering
+from operators.core.outputs import Answer
+from operators.core.requests import Refused
 from schemas import codec
 from schemas.dead_letters import DeadLetter, decode_letter
 from schemas.messages import ErrorResponse, Form
-from schemas.records import Kind, Record, Source, decode_failure
+from schemas.records import Source
 
 NOW_MS = 1_700_000_000_000
 MAX_MESSAGE_BYTES = 100_000
@@ -23,17 +25,16 @@ REQUESTS = bad_requests("test", MAX_MESSAGE_BYTES)
 @pytest.fixture(scope="module")
 def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
     repository = make_repository(tmp_path_factory.mktemp("models"))
-    return Admission(read_repository(repository, Defaults()), MAX_MESSAGE_BYTES)
+    return Admission(read_repository(repository, Defaults()), MAX_MESSAGE_BYTES, default_priority=5)
 
 
 def judge_by_contract(admission: Admission, request: BadRequest) -> Outcome:
     """What the job's own first and last steps make of a request, without the job."""
     source = Source(2, 7, NOW_MS - request.age_ms)
-    record = Record.decode(admission.admit(request.value, source, NOW_MS))
-    assert record.kind is Kind.REJECTION, request.kind
-    failure = decode_failure(record.signature)
+    refused = admission.admit(request.value, source, NOW_MS)
+    assert isinstance(refused, Refused), request.kind
     seen = _Seen({}, {})
-    for product in Answering("requests", MAX_MESSAGE_BYTES).fail(record, failure):
+    for product in Answering("requests", MAX_MESSAGE_BYTES).refuse(refused):
         if isinstance(product, Answer):
             seen.answers.setdefault(product.key.decode(), []).append(product.value)
         else:

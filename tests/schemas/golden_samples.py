@@ -12,6 +12,7 @@ import numpy as np
 
 from schemas import codec
 from schemas.dead_letters import encode_letter
+from schemas.frames import write_answers, write_requests
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
 from schemas.open_inference_pb2 import ModelInferRequest
 from schemas.records import (
@@ -23,7 +24,6 @@ from schemas.records import (
     Source,
     TensorSignature,
     encode_signature,
-    encode_unit,
 )
 from schemas.tensors import Tensor
 
@@ -80,7 +80,7 @@ def _record(kind: Kind, signature: bytes, tensors: tuple[Tensor, ...] = (), orig
         id="id-ü-1",
         form=Form.JSON,
         deadline_ms=1_767_225_601_500,
-        priority=2,
+        rank=2,
         partial_allowed=True,
         explain=True,
         first_row=32,
@@ -92,10 +92,8 @@ def _record(kind: Kind, signature: bytes, tensors: tuple[Tensor, ...] = (), orig
 
 
 def records() -> dict[str, Record]:
-    """Every kind of record but UNIT, which holds several."""
+    """Every kind of record."""
     return {
-        "record_request.bin": _record(Kind.REQUEST, SIGNATURE, INPUTS, b'{"original": 1}'),
-        "record_rejection.bin": _record(Kind.REJECTION, encode_signature(FAILURE), (), b"\xff original"),
         "record_shard.bin": _record(Kind.SHARD, SIGNATURE, INPUTS),
         "record_opening.bin": _record(Kind.OPENING, SIGNATURE, (), b'{"original": 1}'),
         "record_partial.bin": _record(Kind.PARTIAL, OUTPUT_SIGNATURE, OUTPUTS),
@@ -105,10 +103,6 @@ def records() -> dict[str, Record]:
 
 def samples() -> dict[str, bytes]:
     """File name -> the bytes that today's code writes."""
-    encoded = {name: record.encode() for name, record in records().items()}
-    in_place = Record(Kind.REQUEST, SOURCE, SIGNATURE, original=b"....numbers..texts.").encode_in_place(
-        [(4, 7), (13, 5)]
-    )
     return {
         "request_raw.pb": codec.encode_request(REQUEST),
         "request_typed.pb": _typed_request(),
@@ -118,9 +112,9 @@ def samples() -> dict[str, bytes]:
         "error.pb": codec.encode_response(ERROR, Form.PROTOBUF),
         "error.json": codec.encode_response(ERROR, Form.JSON),
         "dead_letter.json": encode_letter("inference-requests", SOURCE, "id-ü-1", FAILURE, b"\xff original"),
-        **encoded,
-        "record_request_in_place.bin": in_place,
-        "unit.bin": encode_unit([in_place, encoded["record_request.bin"], in_place]),
+        "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
+        "answers.frame": write_answers([(b"id-1", b"answer"), (b"", b"")]),
+        **{name: record.encode() for name, record in records().items()},
     }
 
 

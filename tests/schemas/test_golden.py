@@ -7,8 +7,9 @@ import pytest
 
 from schemas import codec
 from schemas.dead_letters import LetterSource, decode_letter
+from schemas.frames import read_answers, read_requests
 from schemas.messages import InferRequest
-from schemas.records import Record, decode_output_signature, decode_signature, decode_unit
+from schemas.records import Kind, Record, Source, decode_output_signature, decode_signature
 from tests.schemas import golden_samples as golden
 
 SAMPLES = golden.samples()
@@ -48,23 +49,29 @@ def test_today_s_code_reads_the_records(name: str) -> None:
     assert Record.decode(stored(name)) == golden.records()[name]
 
 
-def test_today_s_code_reads_the_unit_and_its_signatures() -> None:
-    in_place, request, again = decode_unit(stored("unit.bin"))
-    assert in_place == again
-    assert in_place.tensors == (b"numbers", b"texts")
-    assert request == golden.records()["record_request.bin"]
-    assert [spec.name for spec in decode_signature(request.signature).inputs] == ["numbers", "texts"]
-    assert decode_output_signature(golden.OUTPUT_SIGNATURE).task == 1
+def test_today_s_code_reads_the_frames() -> None:
+    requests = [(b"value", golden.SOURCE), (None, Source(0, 1, -1)), (b"", golden.SOURCE)]
+    assert list(read_requests(stored("requests.frame"))) == requests
+    assert list(read_answers(stored("answers.frame"))) == [(b"id-1", b"answer"), (b"", b"")]
+
+
+def test_today_s_code_reads_the_signatures() -> None:
+    shard, partial = Record.decode(stored("record_shard.bin")), Record.decode(stored("record_partial.bin"))
+    assert [spec.name for spec in decode_signature(shard.signature).inputs] == ["numbers", "texts"]
+    assert decode_output_signature(partial.signature).task == 1
 
 
 def test_the_layout_is_the_one_that_the_drawing_describes() -> None:
     record = stored("record_shard.bin")
-    kind, form, flags, padding, size, id_size, tensors, signature_size = struct.unpack_from("<BBBBIHHI", record)
-    assert (kind, form, flags, size, id_size, tensors) == (4, 1, 0b11, len(record), 7, 2)
-    assert record[64 : 64 + id_size + signature_size] == "id-ü-1".encode() + golden.SIGNATURE
-    body = 64 + id_size + signature_size + 8 * tensors + padding
-    assert body % 16 == 0
-    assert record[body : body + 24] == golden.INPUTS[0].data
+    kind, form, flags, id_size, tensors, signature_size = struct.unpack_from("<BBBxHHI", record)
+    assert (kind, form, flags, id_size, tensors) == (Kind.SHARD, 1, 0b11, 7, 2)
+    at = 60 + id_size
+    assert record[60:at] + record[at : at + signature_size] == "id-ü-1".encode() + golden.SIGNATURE
+    at += signature_size
+    assert struct.unpack_from("<II", record, at) == (24, len(golden.INPUTS[1].data))
+    at += 8
+    at += -at % 16
+    assert record[at : at + 24] == golden.INPUTS[0].data
 
 
 def test_a_changed_sample_is_refused_and_the_file_stays(

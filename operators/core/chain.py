@@ -1,0 +1,121 @@
+"""What one task does with the requests that it reads, from their bytes to their answers.
+
+    frame --> [ admit ] --> [ shard ] --> lane --> the most urgent batch that is due --> [ infer ] --> answers
+                  |              |
+                  v              +--> OPENING to the request's window, SHARDs to the exchange
+              refused: error, dead letter
+
+A call takes a frame in, or works on one batch. What still waits when the task turns to something else is handed to
+Flink's state as it came from Kafka, and admitted again if it must be restored: state does not know what a request is.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from operators.core.admission import Admission
+from operators.core.answering import Answering
+from operators.core.outputs import Output
+from operators.core.requests import Refused, Request
+from operators.core.serving import Serving
+from operators.core.sharding import Sharding
+from schemas.errors import DeadlineExceeded, InternalError
+from schemas.frames import read_requests, write_requests
+from schemas.records import Failure
+
+STAGE = "shard"
+
+
+class Changes(NamedTuple):
+    """What state must learn.
+
+    Attributes:
+        arrived: Number and frame of each request that waits.
+        departed: Numbers of those that wait no more.
+    """
+
+    arrived: list[tuple[int, bytes]]
+    departed: list[int]
+
+
+class Chain:
+    """One task, or one lane that a failure left behind."""
+
+    def __init__(self, admission: Admission, sharding: Sharding, serving: Serving, answering: Answering) -> None:
+        self._admission = admission
+        self._sharding = sharding
+        self._serving = serving
+        self._answering = answering
+
+    @property
+    def waiting_size_bytes(self) -> int:
+        """How much waits."""
+        return self._sharding.waiting_size_bytes
+
+    def on_frame(self, frame: bytes, now_ms: float) -> list[Output]:
+        """Takes requests in, and returns what leaves without waiting; never raises for a request.
+
+        Args:
+            frame: Of Kafka records; see `schemas.frames`.
+            now_ms: Unix time.
+        """
+        outputs: list[Output] = []
+        admit, take_in = self._admission.admit, self._sharding.take_in
+        for message, source in read_requests(frame):
+            request = admit(message, source, now_ms)
+            if isinstance(request, Refused):
+                outputs += self._answering.refuse(request)
+                continue
+            try:
+                outputs += take_in(request, now_ms)
+            except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+                outputs += self._fail(request, error)
+        return outputs
+
+    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Output] | None:
+        """Works on the most urgent batch that is due, and answers what has expired; None if there is neither.
+
+        Args:
+            now_ms: Unix time.
+            all_is_due: Whether delays do not count: the input has ended.
+        """
+        departure = self._sharding.next(now_ms, all_is_due=all_is_due)
+        if departure is None:
+            return None
+        outputs: list[Output] = []
+        for request in departure.expired:
+            failure = Failure(
+                DeadlineExceeded.code, "the deadline passed while the request waited for its batch", STAGE
+            )
+            outputs += self._answering.fail(request, failure)
+        if departure.unit:
+            outputs += self._serving.on_batch(departure.unit)
+        return outputs
+
+    def next_deadline(self) -> float | None:
+        """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
+        return self._sharding.next_deadline()
+
+    def settle(self) -> Changes:
+        """What state must learn, now that the task turns to something else."""
+        changes = self._sharding.settle()
+        return Changes(
+            [(request.number, write_requests([(request.original, request.source)])) for request in changes.arrived],
+            changes.departed,
+        )
+
+    def restore(self, held: Iterable[tuple[int, bytes]], now_ms: float) -> list[Output]:
+        """Puts requests back that state held, with their numbers, and returns what leaves without waiting."""
+        outputs: list[Output] = []
+        for number, frame in sorted(held):
+            for message, source in read_requests(frame):
+                request = self._admission.admit(message, source, now_ms)
+                if isinstance(request, Refused):  # its time is up, or an upgrade took its model
+                    self._sharding.forget(number)
+                    outputs += self._answering.refuse(request)
+                else:
+                    outputs += self._sharding.restore(number, request)
+        return outputs
+
+    def _fail(self, request: Request, error: Exception) -> list[Output]:
+        failure = Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE)
+        return [*self._answering.fail(request, failure)]

@@ -1,0 +1,33 @@
+"""What leaves a task."""
+
+from typing import NamedTuple, TypeAlias
+
+
+class Answer(NamedTuple):
+    """Key and value of a record for the responses topic."""
+
+    key: bytes
+    value: bytes
+
+
+class Letter(NamedTuple):
+    """Key and value of a record for the errors topic."""
+
+    key: bytes
+    value: bytes
+
+
+class Shard(NamedTuple):
+    """A SHARD record for the exchange."""
+
+    value: bytes
+
+
+class Part(NamedTuple):
+    """An OPENING, PARTIAL or FAILURE for the window of its request, whose name is the key."""
+
+    key: str
+    value: bytes
+
+
+Output: TypeAlias = Answer | Letter | Shard | Part

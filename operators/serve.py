@@ -1,0 +1,169 @@
+"""Flink shell of `core.chain`: what waits is in keyed state; memory only mirrors it.
+
+A lane's state maps the number of each waiting request to the request as it came. Its mirror is a `Chain`, rebuilt from
+state when the lane is first seen: after a failure, and for lanes of other tasks that a rescale left here, which their
+timers drain.
+
+A call works for `work_slice_ms` at most and leaves the rest to a timer: meanwhile the task reads what came in, which
+may be more urgent, and takes part in checkpoints. State is told only of what still waits then: an idle task never
+touches it.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import ceil
+from time import time
+
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext, TimeDomain
+from pyflink.datastream.state import MapStateDescriptor
+
+from operators.backends.base import Backend
+from operators.core.admission import Admission
+from operators.core.answering import Answering
+from operators.core.chain import Chain
+from operators.core.lanes import lane_of
+from operators.core.outputs import Answer, Letter, Output, Shard
+from operators.core.serving import Serving
+from operators.core.sharding import Sharding
+from operators.rows import BYTES, KEYED_BYTES, PARTS, KeyedRow
+from operators.sessions import Sessions
+from operators.task import task_of
+from schemas.frames import write_answers
+from schemas.model import Catalog
+
+LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
+SHARDS_TAG = OutputTag("shards", BYTES)
+PARTS_TAG = OutputTag("parts", PARTS)
+
+#: Java has no array of 2 GiB, and large answers gain nothing from company.
+_FRAME_BYTES = 4 * 1024 * 1024
+
+
+class ServeFunction(KeyedProcessFunction):
+    """Row(lane, frame of Kafka records) -> frames of answers, and on the side dead letters, shards and window parts."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        backend: Backend,
+        answering: Answering,
+        *,
+        max_message_bytes: int,
+        default_priority: int,
+        work_slice_ms: float,
+        max_waiting_bytes: int,
+        keys_by_group: tuple[int, ...],
+    ) -> None:
+        self._catalog = catalog
+        self._backend = backend
+        self._answering = answering
+        self._max_message_bytes = max_message_bytes
+        self._default_priority = default_priority
+        self._work_slice_ms = work_slice_ms
+        self._max_waiting_bytes = max_waiting_bytes
+        self._keys_by_group = keys_by_group
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Opens the state of waiting requests; loads every model and warms it up, before the first request."""
+        task = task_of(runtime_context)
+        self._lane = lane_of(task.index, task.parallelism, self._keys_by_group)
+        # Thread mode gives PRIMITIVE_ARRAY state back as tuples of integers.
+        self._waiting = runtime_context.get_map_state(
+            MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
+        )
+        self._mirror: Chain | None = None
+        self._wakes_at_ms: int | None = None
+        sessions = Sessions(self._backend, task.index)
+        sessions.load_all(self._catalog)
+        self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
+        self._serving = Serving(self._catalog, sessions.session_of, self._answering, task.index)
+
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
+        """Takes requests of this task's own lane in, and works."""
+        now_ms = time() * 1000
+        mirror = self._mirror
+        if mirror is None:
+            mirror = self._mirror = self._chain()
+            yield from _emit(mirror.restore(self._held(), now_ms))
+            # A bounded input ends with timers of the wall clock still pending. Its only watermark, the last, fires this
+            # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
+            ctx.timer_service().register_event_time_timer(int(now_ms))
+        yield from _emit(mirror.on_frame(value, now_ms))
+        yield from self._work(mirror)
+        self._save(mirror)
+        self._wake(mirror, ctx)
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
+        """Goes on: with this task's own lane, or with all that a lane of another task left here."""
+        own = _key(ctx.get_current_key()) == self._lane
+        mirror = self._mirror if own else None
+        if mirror is None:
+            mirror = self._chain()
+            yield from _emit(mirror.restore(self._held(), time() * 1000))
+            if own:
+                self._mirror = mirror
+        if own and ctx.time_domain() == TimeDomain.PROCESSING_TIME:
+            self._wakes_at_ms = None
+            yield from self._work(mirror)
+            self._save(mirror)
+            self._wake(mirror, ctx)
+        else:
+            while (outputs := mirror.next(time() * 1000, all_is_due=True)) is not None:
+                yield from _emit(outputs)
+            self._save(mirror)
+
+    def _work(self, mirror: Chain) -> Iterator[object]:
+        now_ms = time() * 1000
+        stop_ms = now_ms + self._work_slice_ms
+        while (outputs := mirror.next(now_ms)) is not None:
+            yield from _emit(outputs)
+            now_ms = time() * 1000
+            # With too much in hand, Kafka has to keep the rest: nothing is read meanwhile.
+            if now_ms >= stop_ms and mirror.waiting_size_bytes <= self._max_waiting_bytes:
+                return
+
+    def _chain(self) -> Chain:
+        return Chain(self._admission, Sharding(self._catalog), self._serving, self._answering)
+
+    def _held(self) -> Iterator[tuple[int, bytes]]:
+        return ((number, bytes(frame)) for number, frame in self._waiting.items())
+
+    def _save(self, mirror: Chain) -> None:
+        changes = mirror.settle()
+        for number in changes.departed:
+            self._waiting.remove(number)
+        for number, frame in changes.arrived:
+            self._waiting.put(number, frame)
+
+    def _wake(self, mirror: Chain, ctx: KeyedProcessFunction.Context) -> None:
+        due_ms = mirror.next_deadline()
+        if due_ms is None:
+            return
+        wake_at_ms = max(ceil(due_ms), int(time() * 1000))
+        if self._wakes_at_ms is None or wake_at_ms < self._wakes_at_ms:
+            self._wakes_at_ms = wake_at_ms
+            ctx.timer_service().register_processing_time_timer(wake_at_ms)
+
+
+def _emit(outputs: Iterable[Output]) -> Iterator[object]:
+    answers: list[Answer] = []
+    size_bytes = 0
+    for output in outputs:
+        if isinstance(output, Answer):
+            answers.append(output)
+            size_bytes += len(output.value)
+            if size_bytes >= _FRAME_BYTES:
+                yield write_answers(answers)
+                answers, size_bytes = [], 0
+        elif isinstance(output, Letter):
+            yield LETTERS_TAG, KeyedRow(output.key, output.value)
+        elif isinstance(output, Shard):
+            yield SHARDS_TAG, output.value
+        else:
+            yield PARTS_TAG, KeyedRow(output.key, output.value)
+    if answers:
+        yield write_answers(answers)
+
+
+def _key(key: object) -> object:
+    return key[0] if isinstance(key, Row | tuple) else key

@@ -1,0 +1,179 @@
+"""A task's chain: from frames of Kafka records to answers, and through state and back."""
+
+from typing import Any
+
+import pytest
+
+from operators.core import sharding as sharding_module
+from operators.core.admission import Admission
+from operators.core.answering import Answering
+from operators.core.chain import Chain, Changes
+from operators.core.outputs import Answer, Letter, Output, Part, Shard
+from operators.core.serving import Serving
+from operators.core.sharding import Sharding
+from schemas import codec
+from schemas.dead_letters import decode_letter
+from schemas.frames import write_requests
+from schemas.messages import ErrorResponse, InferResponse
+from schemas.model import Batching, Catalog
+from schemas.records import Source
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, request, session_of
+
+SERVED = catalog()
+PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
+NOTHING = Changes([], [])
+
+
+def chain(served: Catalog = SERVED) -> Chain:
+    answering = Answering("requests", MAX_MESSAGE_BYTES)
+    return Chain(
+        Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
+        Sharding(served),
+        Serving(served, session_of, answering, task=0),
+        answering,
+    )
+
+
+def frame(*messages: bytes | None, first_offset: int = 0) -> bytes:
+    return write_requests([(message, Source(0, first_offset + n, int(NOW_MS))) for n, message in enumerate(messages)])
+
+
+def named(request_id: str, rows: int = 1, **options: Any) -> bytes:
+    return request(values=[float(n) for n in range(rows)], request_id=request_id, **options)
+
+
+def work(of: Chain, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[Output]:
+    outputs: list[Output] = []
+    while (more := of.next(now_ms, all_is_due=all_is_due)) is not None:
+        outputs += more
+    return outputs
+
+
+def answers(outputs: list[Output]) -> dict[str, str]:
+    """Id -> code, or "" for an answer with the right rows; there is a letter for every failure."""
+    found: dict[str, str] = {}
+    for output in outputs:
+        if isinstance(output, Answer):
+            answer = codec.decode_response(output.value)
+            assert answer.id not in found
+            if isinstance(answer, ErrorResponse):
+                found[answer.id] = answer.code
+            else:
+                values = [float(n) for n in range(answer.outputs[0].shape[0])]
+                assert {t.name: t.to_array().tolist() for t in answer.outputs} == expected("rows", values)
+                found[answer.id] = ""
+    letters = [decode_letter(output.value).id for output in outputs if isinstance(output, Letter)]
+    assert sorted(filter(None, letters)) == sorted(name for name, code in found.items() if code)
+    return found
+
+
+def test_requests_of_a_frame_are_answered_together() -> None:
+    task = chain()
+    assert task.on_frame(frame(named("a"), named("b", 2), named("c", 3)), NOW_MS) == []
+    assert task.next_deadline() == 0
+    assert answers(task.next(NOW_MS) or []) == {"a": "", "b": "", "c": ""}
+    assert (task.next(NOW_MS), task.next_deadline(), task.waiting_size_bytes) == (None, None, 0)
+    assert task.settle() == NOTHING
+
+
+def test_an_empty_frame_is_nothing() -> None:
+    assert chain().on_frame(b"", NOW_MS) == []
+
+
+def test_what_is_refused_is_answered_at_once_and_its_neighbours_wait() -> None:
+    task = chain()
+    refused = task.on_frame(frame(named("a"), request("nobody", request_id="b"), None, named("c")), NOW_MS)
+    assert answers(refused) == {"b": "unknown_model"}
+    assert sum(isinstance(output, Letter) for output in refused) == 2  # a tombstone has nobody to be answered
+    assert answers(work(task)) == {"a": "", "c": ""}
+
+
+def test_a_big_request_leaves_at_once_for_its_window_and_the_exchange() -> None:
+    task = chain()
+    outputs = task.on_frame(frame(named("a", 9), named("b")), NOW_MS)
+    assert [type(output) for output in outputs] == [Part, Shard, Shard, Shard]
+    assert answers(work(task)) == {"b": ""}
+
+
+def test_rows_at_fault_cost_no_neighbour_its_answer() -> None:
+    task = chain()
+    task.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), named("c")), NOW_MS)
+    assert answers(work(task)) == {"a": "", "b": "inference_failed", "c": ""}
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_what_expired_on_its_way_is_answered_and_not_run(rows: int) -> None:
+    task = chain()
+    late = task.on_frame(frame(named("a", rows, parameters={"timeout": 1_000})), NOW_MS + 1)
+    assert answers(late) == {"a": "deadline_exceeded"}
+    assert task.next(NOW_MS + 1) is None
+
+
+def test_what_expires_while_it_waits_is_answered_by_the_name_of_its_model() -> None:
+    task = chain()
+    task.on_frame(frame(named("a", parameters={"timeout": 1_000, "priority": 9}), named("b")), NOW_MS)
+    outputs = task.next(NOW_MS + 1) or []
+    assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
+    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, Letter)]
+    assert (letter.stage, letter.model_name, letter.model_version) == ("shard", "rows", "10")
+
+
+def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(sharding_module, "shards", fail)
+    task = chain()
+    outputs = task.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
+    assert answers(outputs) == {"b": "internal_error"}
+    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, Letter)]
+    assert (letter.message, letter.stage, letter.original) == ("RuntimeError: defect", "shard", named("b", 9))
+    assert answers(work(task)) == {"a": "", "c": ""}
+
+
+# ---- through state and back ----------------------------------------------------------------------------------------
+
+
+def test_state_holds_what_waits_as_it_came() -> None:
+    task = chain(PATIENT)
+    task.on_frame(frame(named("a"), named("b", 9), named("c"), first_offset=4), NOW_MS)
+    changes = task.settle()
+    assert changes == Changes([(0, frame(named("a"), first_offset=4)), (1, frame(named("c"), first_offset=6))], [])
+    assert answers(work(task, NOW_MS + 2)) == {"a": "", "c": ""}
+    assert task.settle() == Changes([], [0, 1])
+
+
+def test_what_is_restored_is_served_at_once_in_its_order_with_its_source() -> None:
+    before = chain(PATIENT)
+    before.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), first_offset=4), NOW_MS)
+    after = chain(PATIENT)
+    assert after.restore(reversed(before.settle().arrived), NOW_MS + 1) == []  # Flink's state has an order of its own
+    assert (after.next_deadline(), after.settle()) == (0, NOTHING)
+    outputs = work(after, NOW_MS + 1)
+    assert [output.key for output in outputs if isinstance(output, Answer)] == [b"a", b"b"]
+    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, Letter)]
+    assert letter.source.offset == 5
+    assert after.settle() == Changes([], [0, 1])
+
+
+def test_what_can_no_longer_be_served_when_it_is_restored_is_answered_and_leaves_state() -> None:
+    before = chain(PATIENT)
+    before.on_frame(frame(named("a"), named("b", parameters={"timeout": 1_000})), NOW_MS)
+    held = before.settle().arrived
+    assert len(held) == 2
+    upgraded = chain(catalog(without=["rows"]))
+    assert answers(upgraded.restore(held, NOW_MS)) == {"a": "unknown_model", "b": "unknown_model"}
+    assert upgraded.settle() == Changes([], [0, 1])
+    late = chain(PATIENT)
+    assert answers(late.restore(held, NOW_MS + 1)) == {"b": "deadline_exceeded"}
+    assert late.settle() == Changes([], [1])
+    assert answers(work(late, NOW_MS + 1)) == {"a": ""}
+    assert late.settle() == Changes([], [0])
+
+
+def test_at_the_end_of_the_input_nobody_is_patient() -> None:
+    task = chain(PATIENT)
+    task.on_frame(frame(named("a")), NOW_MS)
+    assert work(task) == []
+    [answer] = work(task, all_is_due=True)
+    assert isinstance(codec.decode_response(answer.value), InferResponse)
