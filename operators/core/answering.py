@@ -108,10 +108,6 @@ class Answering:
         named = _named(request, failure)
         return [self._error(request.id, request.form, named), self._letter(request, named)]
 
-    def bury(self, unknown: Buffer, failure: Failure) -> Letter:
-        """The dead letter of bytes that were to be a record of ours and are none, so that nobody can be answered."""
-        return self._write("", Source(-1, -1, -1), failure, unknown)
-
     def _error(self, request_id: str, form: Form, failure: Failure) -> Answer:
         error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
         return Answer(request_id.encode(), codec.encode_response(error, form))

@@ -176,9 +176,3 @@ def test_bytes_that_json_cannot_carry_become_an_error_rather_than_other_bytes() 
     assert isinstance(answers[0], ErrorResponse)
     assert answers[0].code == letters[0].code == "wrong_datatype"
     assert isinstance(opened(serve(admitted(), (label,)))[0][0], InferResponse)
-
-
-def test_what_is_no_record_is_buried_with_its_bytes() -> None:
-    letter = decode_letter(ANSWERING.bury(b"\xff\xfe", FAILURE).value)
-    assert (letter.id, letter.original, letter.source.offset) == ("", b"\xff\xfe", -1)
-    assert decode_letter(ANSWERING.bury(bytes(20_000), FAILURE).value).original is None
