@@ -92,14 +92,23 @@ class Scheduling(_Section, frozen=True):
         window_timeout_ms: How long a request without a deadline may wait for its last shard.
         remember_ms: How long the merge remembers an answered request, to ignore what comes late.
         work_slice_ms: How long a task runs batches before it looks what else came in, which may be more urgent.
-        max_waiting_bytes: With so much read and waiting, a task reads no more; the rest stays in Kafka.
+        overload: When more comes than can be served, `wait` leaves it in Kafka, and `refuse` answers the least urgent
+            with `overloaded`.
+        max_waiting_bytes: With so much read and waiting, a task reads no more, or refuses.
+        max_backlog_ms: With so much work in hand, a task refuses.
+        priority_step_ms: How much longer a request waits for each step of lower priority, when there is a queue.
+        no_deadline_ms: A request without a deadline has the place in line of one with so much time.
     """
 
     default_priority: int = 5
     window_timeout_ms: int = 300_000
     remember_ms: int = 600_000
     work_slice_ms: float = 20.0
+    overload: Literal["wait", "refuse"] = "wait"
     max_waiting_bytes: int = 64 * 1024 * 1024
+    max_backlog_ms: float = 2_000.0
+    priority_step_ms: float = 5_000.0
+    no_deadline_ms: float = 10_000.0
 
 
 class Models(_Section, frozen=True):
@@ -176,6 +185,9 @@ def check(config: Config) -> Config:
         ("scheduling.remember_ms", scheduling.remember_ms, 0, _MAX_WAIT_MS),
         ("scheduling.work_slice_ms", scheduling.work_slice_ms, 0, _MAX_WAIT_MS),
         ("scheduling.max_waiting_bytes", scheduling.max_waiting_bytes, 0, math.inf),
+        ("scheduling.max_backlog_ms", scheduling.max_backlog_ms, 0, _MAX_WAIT_MS),
+        ("scheduling.priority_step_ms", scheduling.priority_step_ms, 0, _MAX_WAIT_MS),
+        ("scheduling.no_deadline_ms", scheduling.no_deadline_ms, 0, _MAX_WAIT_MS),
     ):
         if not least <= value <= most:
             raise ConfigError(f"{key} is {value}; it must be {_range(least, most)}")

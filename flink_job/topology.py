@@ -22,6 +22,7 @@ from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_gr
 from operators.aggregate import AggregateFunction
 from operators.backends.base import Backend
 from operators.core.answering import Answering
+from operators.core.batching import Order
 from operators.infer import InferFunction
 from operators.rows import KEYED_BYTES, PARTS
 from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction
@@ -44,8 +45,10 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
                 answering,
                 max_message_bytes=kafka.max_message_bytes,
                 default_priority=scheduling.default_priority,
+                order=Order(scheduling.priority_step_ms, scheduling.no_deadline_ms),
                 work_slice_ms=scheduling.work_slice_ms,
                 max_waiting_bytes=scheduling.max_waiting_bytes,
+                max_backlog_ms=scheduling.max_backlog_ms if scheduling.overload == "refuse" else None,
                 keys_by_group=groups,
             ),
             output_type=VALUE_TYPE,

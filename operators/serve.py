@@ -20,6 +20,7 @@ from pyflink.datastream.state import MapStateDescriptor
 from operators.backends.base import Backend
 from operators.core.admission import Admission
 from operators.core.answering import Answering
+from operators.core.batching import Order
 from operators.core.chain import Chain
 from operators.core.lanes import lane_of
 from operators.core.outputs import Answer, Letter, Output, Shard
@@ -50,8 +51,10 @@ class ServeFunction(KeyedProcessFunction):
         *,
         max_message_bytes: int,
         default_priority: int,
+        order: Order,
         work_slice_ms: float,
         max_waiting_bytes: int,
+        max_backlog_ms: float | None,
         keys_by_group: tuple[int, ...],
     ) -> None:
         self._catalog = catalog
@@ -59,8 +62,10 @@ class ServeFunction(KeyedProcessFunction):
         self._answering = answering
         self._max_message_bytes = max_message_bytes
         self._default_priority = default_priority
+        self._order = order
         self._work_slice_ms = work_slice_ms
         self._max_waiting_bytes = max_waiting_bytes
+        self._max_backlog_ms = max_backlog_ms
         self._keys_by_group = keys_by_group
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -73,7 +78,7 @@ class ServeFunction(KeyedProcessFunction):
         )
         self._mirror: Chain | None = None
         self._wakes_at_ms: int | None = None
-        sessions = Sessions(self._backend, task.index)
+        self._sessions = sessions = Sessions(self._backend, task.index)
         sessions.load_all(self._catalog)
         self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
         self._serving = Serving(self._catalog, sessions.session_of, self._answering, task.index)
@@ -119,11 +124,18 @@ class ServeFunction(KeyedProcessFunction):
             yield from _emit(outputs)
             now_ms = time() * 1000
             # With too much in hand, Kafka has to keep the rest: nothing is read meanwhile.
-            if now_ms >= stop_ms and mirror.waiting_size_bytes <= self._max_waiting_bytes:
+            if now_ms >= stop_ms and not mirror.is_full:
                 return
 
     def _chain(self) -> Chain:
-        return Chain(self._admission, Sharding(self._catalog), self._serving, self._answering)
+        return Chain(
+            self._admission,
+            Sharding(self._catalog, self._sessions.costs_of, self._order),
+            self._serving,
+            self._answering,
+            max_backlog_ms=self._max_backlog_ms,
+            max_waiting_bytes=self._max_waiting_bytes,
+        )
 
     def _held(self) -> Iterator[tuple[int, bytes]]:
         return ((number, bytes(frame)) for number, frame in self._waiting.items())

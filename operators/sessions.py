@@ -6,13 +6,35 @@ when the last operator that uses them does.
 """
 
 import threading
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 from weakref import WeakValueDictionary
 
 from operators.backends.base import Backend, Session
+from operators.calibration import calibrate
+from operators.core.costs import Costs
 from schemas.model import Catalog, ModelSpec
+from schemas.tensors import Array
 
 _lock = threading.Lock()
-_shared: WeakValueDictionary[tuple[object, ...], Session] = WeakValueDictionary()
+_shared: WeakValueDictionary[tuple[object, ...], "MeasuredSession"] = WeakValueDictionary()
+
+
+class MeasuredSession:
+    """A session that knows what its batches cost."""
+
+    def __init__(self, session: Session, costs: Costs, *, batchable: bool) -> None:
+        self._session = session
+        self._batchable = batchable
+        self.costs = costs
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        """See `operators.backends.base.Session`."""
+        start_s = perf_counter()
+        results = self._session.run(outputs, inputs)
+        rows = next(iter(inputs.values())).shape[0] if self._batchable else 1
+        self.costs.observe(rows, (perf_counter() - start_s) * 1000)
+        return results
 
 
 class Sessions:
@@ -26,7 +48,7 @@ class Sessions:
     def __init__(self, backend: Backend, task: int) -> None:
         self._backend = backend
         self._task = task
-        self._held: dict[tuple[str, str], Session] = {}
+        self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
         """Loads and warms up every model.
@@ -38,7 +60,7 @@ class Sessions:
             for model in versions.values():
                 self.session_of(model)
 
-    def session_of(self, model: ModelSpec) -> Session:
+    def session_of(self, model: ModelSpec) -> MeasuredSession:
         """The session of a model."""
         name = (model.name, model.version)
         session = self._held.get(name)
@@ -46,10 +68,17 @@ class Sessions:
             session = self._held[name] = self._share(model)
         return session
 
-    def _share(self, model: ModelSpec) -> Session:
+    def costs_of(self, model: ModelSpec) -> Costs:
+        """What a model's batches cost."""
+        return self.session_of(model).costs
+
+    def _share(self, model: ModelSpec) -> MeasuredSession:
         key = (model.path, model.sha256, model.session, self._backend, self._task)
         with _lock:
             session = _shared.get(key)
             if session is None:
-                session = _shared[key] = self._backend.load(model)
+                loaded = self._backend.load(model)
+                session = _shared[key] = MeasuredSession(
+                    loaded, Costs(calibrate(loaded, model)), batchable=model.batchable
+                )
             return session

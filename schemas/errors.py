@@ -19,6 +19,7 @@
     └── ServingError                     the sender did nothing wrong
         ├── InferenceFailed              inference_failed
         ├── DeadlineExceeded             deadline_exceeded
+        ├── Overloaded                   overloaded            more urgent requests fill the task; try again later
         ├── IncompleteAnswer             incomplete_answer     some rows never came back
         ├── ResponseTooLarge             response_too_large
         └── InternalError                internal_error
@@ -148,6 +149,12 @@ class DeadlineExceeded(ServingError):
     """The request's deadline passed before its answer was complete."""
 
     code = "deadline_exceeded"
+
+
+class Overloaded(ServingError):
+    """More came than can be served; the request was among the least urgent."""
+
+    code = "overloaded"
 
 
 class IncompleteAnswer(ServingError):

@@ -29,7 +29,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         enabled: Whether axis 0 of every input and output counts rows; None reads it off the model. Where it does not,
             a request runs as it came.
         shard_rows: A request of more rows than this is split into shards of this many.
-        max_rows: Small requests share a batch of at most this many rows.
+        max_rows: Small requests share a batch of at most this many rows; of fewer where those cost less per row.
         max_delay_ms: How long a batch that is not full waits for company although the task is free. Without, batches
             fill by themselves: a busy task takes all that came meanwhile.
     """
@@ -47,6 +47,9 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores.
         providers: Execution providers, the preferred one first.
         warm_up_rows: Rows of zeros that are run once before the first request; 0 for none.
+        calibrate: Whether to measure batches of zeros when the model is loaded (once for each machine, for a second at
+            most), so that batches have the size that costs least, and requests that cannot make their deadline are
+            known.
     """
 
     intra_op_threads: int = 1
@@ -54,6 +57,7 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     warm_up_rows: int = 1
+    calibrate: bool = True
 
 
 @dataclass(frozen=True, slots=True)

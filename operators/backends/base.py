@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from schemas.model import ModelSpec
-from schemas.tensors import Array
+from schemas.tensors import NUMPY_DTYPES, Array
 
 
 class Session(Protocol):
@@ -40,3 +42,15 @@ class Backend(Protocol):
 
 class ModelLoadFailed(Exception):
     """A model cannot be loaded or read; the message names its file and says why."""
+
+
+def zeros(model: ModelSpec, rows: int) -> dict[str, Array]:
+    """An input for a model: zeros, or empty strings; open axes but that of the rows have one element."""
+    inputs: dict[str, Array] = {}
+    for spec in model.inputs:
+        shape = [axis or 1 for axis in spec.shape]
+        if model.batchable:
+            shape[0] = rows
+        dtype = NUMPY_DTYPES.get(spec.datatype)
+        inputs[spec.name] = np.full(shape, b"", dtype=object) if dtype is None else np.zeros(shape, dtype)
+    return inputs

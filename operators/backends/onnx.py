@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from operators.backends.base import ModelLoadFailed
+from operators.backends.base import ModelLoadFailed, zeros
 from schemas.model import ModelSpec, SessionOptions, TensorSpec
-from schemas.tensors import BYTES, NUMPY_DTYPES, Array
+from schemas.tensors import BYTES, Array
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -145,14 +145,7 @@ def _open(path: Path, options: SessionOptions) -> Any:
 
 def _warm_up(session: OnnxSession, model: ModelSpec) -> None:
     rows = model.fixed_rows or model.session.warm_up_rows
-    inputs = {}
-    for spec in model.inputs:
-        shape = [axis or 1 for axis in spec.shape]
-        if model.batchable:
-            shape[0] = rows
-        dtype = NUMPY_DTYPES.get(spec.datatype)
-        inputs[spec.name] = np.full(shape, b"", dtype=object) if dtype is None else np.zeros(shape, dtype)
     try:
-        session.run([output.name for output in model.outputs], inputs)
+        session.run([output.name for output in model.outputs], zeros(model, rows))
     except Exception:  # noqa: BLE001 - zeros may be no valid input for this model; its first request will tell
         return

@@ -248,6 +248,7 @@ def _request(
         deadline_ms,
         -1,
         now_ms,
+        0.0,
         False,
         False,
         source,

@@ -1,31 +1,61 @@
 """Which waiting requests share a batch, and which batch is next.
 
-A unit is one batch: requests of one signature, in order of priority, then deadline, then arrival. A lane (what one task
-holds) gathers requests while the task works, and gives the most urgent unit whenever the task is free: an idle task
-starts at once, and a busy one finds its batches filled by what came meanwhile. A model may ask for more patience: with
-a delay, a unit that is not full waits so long for company.
+A unit is one batch: requests of one signature, the most urgent first. A lane (what one task holds) gathers requests
+while the task works, and gives the most urgent unit whenever the task is free: an idle task starts at once, and a busy
+one finds its batches filled by what came meanwhile. A model may ask for more patience: with a delay, a unit that is not
+full waits so long for company.
 
     no delay                              max_rows 4, delay 2 ms
     ----a----bcd-----------> arrivals     ----a--b---------------> arrivals
         [ a ][ b c d ]       the task           |  ^ unit [a b] at a + 2 ms
+
+Who is more urgent is a matter of time (see `Order`), so that nobody starves. What cannot be answered by its deadline
+any more is not run.
 """
 
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 
+from operators.core.costs import Costs
 from operators.core.requests import Request
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
 
 #: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would take 2 GiB to run.
 MAX_UNIT_BYTES = 16 * 1024 * 1024
+#: When what was restored after a failure is said to have come: it is due at once, and goes before what comes now.
+LONG_AGO_MS = 0.0
 _NEVER = float("inf")
 _SLACK = 64
 
-#: Rank, deadline, number: whoever has the least leaves first, and no two requests of a lane have the same.
-Urgency = tuple[int, float, int]
+#: Place and number: whoever has the least leaves first, and no two requests of a lane have the same.
+Urgency = tuple[float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order in which requests leave: by the time at which each should.
+
+    That is its deadline, or so long after it came; and so much later for every step of priority. Within a priority it
+    is "earliest deadline first"; and a request of lower priority goes before a higher one that came so much later.
+
+    Attributes:
+        priority_step_ms: What one step of priority is worth.
+        no_deadline_ms: By when a request without a deadline, or with a later one, should leave.
+    """
+
+    priority_step_ms: float = 5_000.0
+    no_deadline_ms: float = 10_000.0
+
+    def place(self, request: Request) -> float:
+        """When a request should leave, in Unix milliseconds and steps of priority."""
+        leaves_ms = request.arrived_ms + self.no_deadline_ms
+        if request.deadline_ms and request.deadline_ms < leaves_ms:
+            leaves_ms = request.deadline_ms
+        return leaves_ms + request.rank * self.priority_step_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +64,7 @@ class Departure:
 
     Attributes:
         unit: The next batch to run; empty where there is none.
-        expired: Requests whose deadline has passed: to be answered, not run.
+        expired: Requests that cannot be answered by their deadline any more: not to be run.
     """
 
     unit: list[Request]
@@ -48,10 +78,12 @@ class _Group:
         due: The urgency under which the lane's heap holds this group; None while it waits for company.
     """
 
-    __slots__ = ("_gone", "_line", "batching", "due", "rows", "size_bytes")
+    __slots__ = ("_gone", "_line", "batching", "costs", "due", "max_rows", "rows", "size_bytes")
 
-    def __init__(self, batching: Batching) -> None:
+    def __init__(self, batching: Batching, costs: Costs) -> None:
         self.batching = batching
+        self.costs = costs
+        self.max_rows = costs.best_rows(batching.max_rows)
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
@@ -63,10 +95,10 @@ class _Group:
         """Of all requests here; None where there is none."""
         return self._line[0][0] if self._line else None
 
-    def add(self, request: Request) -> bool:
+    def add(self, request: Request, place: float) -> bool:
         """Whether the request is now the most urgent one."""
         line = self._line
-        urgency = (request.rank, request.deadline_ms or _NEVER, request.number)
+        urgency = (place, request.number)
         self.rows += request.rows
         self.size_bytes += request.size_bytes
         if not line or line[-1][0] < urgency:
@@ -77,11 +109,10 @@ class _Group:
 
     def leaves_at_ms(self) -> float:
         """When a unit is due: at once where it is full, or else when the delay of its oldest request is over."""
-        batching = self.batching
-        if self.rows >= batching.max_rows or batching.max_delay_ms <= 0 or self.size_bytes >= MAX_UNIT_BYTES:
+        max_delay_ms = self.batching.max_delay_ms
+        if self.rows >= self.max_rows or max_delay_ms <= 0 or self.size_bytes >= MAX_UNIT_BYTES:
             return 0.0
-        oldest_ms = min(request.arrived_ms for _, request in self._line if not request.gone)
-        return max(0.0, oldest_ms + batching.max_delay_ms)
+        return min(request.arrived_ms for _, request in self._line if not request.gone) + max_delay_ms
 
     def drop(self, requests: list[Request]) -> None:
         """Forgets requests of this group, which have gone."""
@@ -94,9 +125,13 @@ class _Group:
             self._line = [entry for entry in line if not entry[1].gone]
             self._gone = 0
 
+    def waiting(self) -> list[tuple[Urgency, Request]]:
+        """All of them, in order."""
+        return [entry for entry in self._line if not entry[1].gone]
+
     def take(self) -> list[Request]:
         """The most urgent requests, as many as share a unit; at least one."""
-        max_rows = self.batching.max_rows
+        max_rows = self.max_rows
         unit: list[Request] = []
         rows = size_bytes = passed = 0
         for _, request in self._line:
@@ -121,28 +156,31 @@ class Lane:
     """The requests that wait in one task.
 
     Args:
-        batching_of: The batching of a signature's model.
+        policy_of: The batching of a signature's model, and what its batches cost.
     """
 
-    def __init__(self, batching_of: Callable[[bytes], Batching]) -> None:
-        self._batching_of = batching_of
+    def __init__(self, policy_of: Callable[[bytes], tuple[Batching, Costs]], order: Order) -> None:
+        self._policy_of = policy_of
+        self._order = order
         self._groups: dict[bytes, _Group] = {}
         #: Signatures that have a unit to give, by their most urgent request. An entry other than `_Group.due`
         #: is stale.
         self._due: list[tuple[Urgency, bytes]] = []
         #: Signatures whose requests still wait for company.
         self._patient: set[bytes] = set()
-        #: Of requests that wait, and of some that have gone.
-        self._deadlines: list[tuple[int, int, Request]] = []
+        #: When each request with a deadline must have started; of those that wait, and of some that have gone.
+        self._deadlines: list[tuple[float, int, Request]] = []
         self._next_number = 0
         self._waiting = 0
         self.size_bytes = 0
+        #: How long the task will work for all that waits.
+        self.backlog_ms = 0.0
 
     def add(self, request: Request, now_ms: float) -> None:
         """Takes a request in; one that was here before a restart keeps its number.
 
         Args:
-            now_ms: Unix time; long ago for what is due at once.
+            now_ms: Unix time; `LONG_AGO_MS` for what has waited enough.
         """
         if request.number < 0:
             request.number = self._next_number
@@ -150,12 +188,15 @@ class Lane:
         request.arrived_ms = now_ms
         group = self._groups.get(request.signature)
         if group is None:
-            group = self._groups[request.signature] = _Group(self._batching_of(request.signature))
-        is_first = group.add(request)
+            group = self._groups[request.signature] = _Group(*self._policy_of(request.signature))
+        request.cost_ms = group.costs.predict_ms(group.max_rows) / group.max_rows * request.rows
+        is_first = group.add(request, self._order.place(request))
         self._waiting += 1
         self.size_bytes += request.size_bytes
+        self.backlog_ms += request.cost_ms
         if request.deadline_ms != NO_DEADLINE_MS:
-            heappush(self._deadlines, (request.deadline_ms, request.number, request))
+            latest_ms = request.deadline_ms - group.costs.at_least_ms(request.rows)
+            heappush(self._deadlines, (latest_ms, request.number, request))
         if is_first:
             self._note(request.signature, group)
 
@@ -175,8 +216,7 @@ class Lane:
         group = self._groups[signature]
         group.due = None
         unit = group.take()
-        self._waiting -= len(unit)
-        self.size_bytes -= sum([request.size_bytes for request in unit])
+        self._let_go(unit)
         self._note(signature, group)
         self._forget_gone()
         return Departure(unit, expired)
@@ -192,6 +232,27 @@ class Lane:
         due_ms = min(self._groups[signature].leaves_at_ms() for signature in self._patient)
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
+    def shed(self, max_backlog_ms: float, max_size_bytes: int) -> list[Request]:
+        """Drops the least urgent requests where more waits than that.
+
+        A tenth more than needed, so that it need not be done for every frame.
+        """
+        if self.backlog_ms <= max_backlog_ms and self.size_bytes <= max_size_bytes:
+            return []
+        shed: list[Request] = []
+        backlog_ms, size_bytes = self.backlog_ms - 0.9 * max_backlog_ms, self.size_bytes - 0.9 * max_size_bytes
+        lines = [entry for group in self._groups.values() for entry in group.waiting()]
+        for _, request in sorted(lines, key=itemgetter(0), reverse=True):
+            if backlog_ms <= 0 and size_bytes <= 0:
+                break
+            backlog_ms -= request.cost_ms
+            size_bytes -= request.size_bytes
+            request.gone = True
+            shed.append(request)
+        self._drop(shed)
+        self._forget_gone()
+        return shed
+
     def number_after(self, number: int) -> None:
         """Gives this number to nobody any more."""
         self._next_number = max(self._next_number, number + 1)
@@ -204,16 +265,27 @@ class Lane:
                 request.gone = True
                 expired.append(request)
         if expired:
-            by_signature: dict[bytes, list[Request]] = {}
-            for request in expired:
-                by_signature.setdefault(request.signature, []).append(request)
-                self.size_bytes -= request.size_bytes
-            self._waiting -= len(expired)
-            for signature, requests in by_signature.items():
-                group = self._groups[signature]
-                group.drop(requests)
-                self._note(signature, group)
+            self._drop(expired)
         return expired
+
+    def _drop(self, requests: list[Request]) -> None:
+        """Forgets requests, which have gone, wherever in their lines they stand."""
+        by_signature: dict[bytes, list[Request]] = {}
+        for request in requests:
+            by_signature.setdefault(request.signature, []).append(request)
+        self._let_go(requests)
+        for signature, of_group in by_signature.items():
+            group = self._groups[signature]
+            group.drop(of_group)
+            self._note(signature, group)
+
+    def _let_go(self, requests: list[Request]) -> None:
+        self._waiting -= len(requests)
+        for request in requests:
+            self.size_bytes -= request.size_bytes
+            self.backlog_ms -= request.cost_ms
+        if not self._waiting:
+            self.backlog_ms = 0.0  # what is left of it is rounding
 
     def _note(self, signature: bytes, group: _Group) -> None:
         """Notes that a group has another most urgent request now, or none."""

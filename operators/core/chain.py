@@ -18,7 +18,7 @@ from operators.core.outputs import Output
 from operators.core.requests import Refused, Request
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
-from schemas.errors import DeadlineExceeded, InternalError
+from schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
 from schemas.frames import read_requests, write_requests
 from schemas.records import Failure
 
@@ -38,18 +38,34 @@ class Changes(NamedTuple):
 
 
 class Chain:
-    """One task, or one lane that a failure left behind."""
+    """One task, or one lane that a failure left behind.
 
-    def __init__(self, admission: Admission, sharding: Sharding, serving: Serving, answering: Answering) -> None:
+    Args:
+        max_backlog_ms: With more work than this in hand, the least urgent requests are refused; None refuses nobody.
+        max_waiting_bytes: The same for memory.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        sharding: Sharding,
+        serving: Serving,
+        answering: Answering,
+        *,
+        max_backlog_ms: float | None,
+        max_waiting_bytes: int,
+    ) -> None:
         self._admission = admission
         self._sharding = sharding
         self._serving = serving
         self._answering = answering
+        self._max_backlog_ms = max_backlog_ms
+        self._max_waiting_bytes = max_waiting_bytes
 
     @property
-    def waiting_size_bytes(self) -> int:
-        """How much waits."""
-        return self._sharding.waiting_size_bytes
+    def is_full(self) -> bool:
+        """Whether so much waits that nothing more should be read."""
+        return self._max_backlog_ms is None and self._sharding.waiting_size_bytes > self._max_waiting_bytes
 
     def on_frame(self, frame: bytes, now_ms: float) -> list[Output]:
         """Takes requests in, and returns what leaves without waiting; never raises for a request.
@@ -68,7 +84,10 @@ class Chain:
             try:
                 outputs += take_in(request, now_ms)
             except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-                outputs += self._fail(request, error)
+                outputs += self._answering.fail(request, _failure(InternalError, f"{type(error).__name__}: {error}"))
+        if self._max_backlog_ms is not None:
+            for request in self._sharding.shed(self._max_backlog_ms, self._max_waiting_bytes):
+                outputs += self._answering.fail(request, _failure(Overloaded, "more urgent requests fill the task"))
         return outputs
 
     def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Output] | None:
@@ -83,10 +102,7 @@ class Chain:
             return None
         outputs: list[Output] = []
         for request in departure.expired:
-            failure = Failure(
-                DeadlineExceeded.code, "the deadline passed while the request waited for its batch", STAGE
-            )
-            outputs += self._answering.fail(request, failure)
+            outputs += self._answering.fail(request, _late(request, now_ms))
         if departure.unit:
             outputs += self._serving.on_batch(departure.unit)
         return outputs
@@ -116,6 +132,15 @@ class Chain:
                     outputs += self._sharding.restore(number, request)
         return outputs
 
-    def _fail(self, request: Request, error: Exception) -> list[Output]:
-        failure = Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE)
-        return [*self._answering.fail(request, failure)]
+
+def _late(request: Request, now_ms: float) -> Failure:
+    left_ms = request.deadline_ms - now_ms
+    if left_ms <= 0:
+        return _failure(DeadlineExceeded, "the deadline passed while the request waited for its batch")
+    return _failure(
+        DeadlineExceeded, f"the model needs more than the {left_ms:.1f} ms that are left until the deadline"
+    )
+
+
+def _failure(error: type[AnabranchError], message: str) -> Failure:
+    return Failure(error.code, message, STAGE)

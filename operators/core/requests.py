@@ -20,6 +20,7 @@ class Request(msgspec.Struct, gc=False):
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
         number: Its place in the order of arrival; the lane gives it.
         arrived_ms: Unix time; the lane notes it.
+        cost_ms: How long the task will work for it; the lane notes it.
         gone: It has left the lane.
         stored: State holds it, too.
         source: Its place in Kafka: its name inside the job.
@@ -38,6 +39,7 @@ class Request(msgspec.Struct, gc=False):
     deadline_ms: int
     number: int = -1
     arrived_ms: float = 0.0
+    cost_ms: float = 0.0
     gone: bool = False
     stored: bool = False
     source: Source = NOWHERE

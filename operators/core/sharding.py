@@ -4,9 +4,11 @@ A request of more rows than `shard_rows` leaves at once, as an OPENING for its w
 the exchange. Everything else goes through the task's `Lane`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from operators.core.batching import Departure, Lane
+from operators.core.batching import LONG_AGO_MS, Departure, Lane, Order
+from operators.core.costs import Costs
 from operators.core.outputs import Part, Shard
 from operators.core.requests import Request
 from operators.core.splitting import opening, shards
@@ -35,12 +37,17 @@ class Changes:
 
 
 class Sharding:
-    """The requests of one task, or of one lane that a failure left behind."""
+    """The requests of one task, or of one lane that a failure left behind.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Args:
+        costs_of: What the batches of a model cost.
+    """
+
+    def __init__(self, catalog: Catalog, costs_of: Callable[[ModelSpec], Costs], order: Order) -> None:
         self._catalog = catalog
-        self._lane = Lane(lambda signature: self._policy_of(signature)[0])
-        self._policies: dict[bytes, tuple[Batching, bool]] = {}
+        self._costs_of = costs_of
+        self._lane = Lane(lambda signature: self._policy_of(signature)[:2], order)
+        self._policies: dict[bytes, tuple[Batching, Costs, bool]] = {}
         self._arrived: list[Request] = []
         self._departed: list[int] = []
 
@@ -51,7 +58,7 @@ class Sharding:
 
     def take_in(self, request: Request, now_ms: float) -> list[Part | Shard]:
         """Takes a request in, and returns what leaves without waiting."""
-        batching, batchable = self._policy_of(request.signature)
+        batching, _, batchable = self._policy_of(request.signature)
         if request.rows > batching.shard_rows and batchable:
             if request.stored:  # it was small enough before an upgrade
                 self._departed.append(request.number)
@@ -64,7 +71,7 @@ class Sharding:
     def restore(self, number: int, request: Request) -> list[Part | Shard]:
         """Takes in, in order of their numbers, what state held; all of it is due at once."""
         request.number, request.stored = number, True
-        return self.take_in(request, -float("inf"))
+        return self.take_in(request, LONG_AGO_MS)
 
     def forget(self, number: int) -> None:
         """Notes that what state held is no request any more."""
@@ -84,6 +91,12 @@ class Sharding:
         self._departed += [request.number for request in departure.unit if request.stored]
         self._departed += [request.number for request in departure.expired if request.stored]
         return departure
+
+    def shed(self, max_backlog_ms: float, max_size_bytes: int) -> list[Request]:
+        """The least urgent requests, where more waits than that: to be refused."""
+        shed = self._lane.shed(max_backlog_ms, max_size_bytes)
+        self._departed += [request.number for request in shed if request.stored]
+        return shed
 
     def next_deadline(self) -> float | None:
         """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
@@ -107,13 +120,14 @@ class Sharding:
             *[Shard(shard.encode()) for shard in shards(request, rows)],
         ]
 
-    def _policy_of(self, signature: bytes) -> tuple[Batching, bool]:
+    def _policy_of(self, signature: bytes) -> tuple[Batching, Costs, bool]:
         policy = self._policies.get(signature)
         if policy is None:
             if len(self._policies) >= _MAX_POLICIES:  # dynamic shapes make endlessly many signatures
                 self._policies.clear()
             model = self._model_of(signature)
-            policy = self._policies[signature] = (model.batching if model.batchable else _ALONE, model.batchable)
+            batching = model.batching if model.batchable else _ALONE
+            policy = self._policies[signature] = (batching, self._costs_of(model), model.batchable)
         return policy
 
     def _model_of(self, signature: bytes) -> ModelSpec:
