@@ -8,6 +8,14 @@ from anabranch.stack.broker import Broker
 from anabranch.stack.cluster import Cluster
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What models cost is measured for this run, not taken from an earlier one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A Kafka broker that serves. Tests make topics of their own names with `broker.create_topics`."""

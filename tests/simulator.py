@@ -16,7 +16,9 @@ from random import Random
 
 from operators.core.admission import Admission
 from operators.core.answering import Answering
+from operators.core.batching import Order
 from operators.core.chain import Chain
+from operators.core.costs import Costs
 from operators.core.lanes import lane_of
 from operators.core.outputs import Answer, Letter, Output, Part, Shard
 from operators.core.serving import Serving
@@ -35,7 +37,8 @@ KEYS_BY_GROUP = tuple(range(128))
 #: Far longer than a run lasts: only what was lost is ever waited for, and nothing is forgotten while copies fly.
 WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000.0, 1_000_000.0
 #: A few requests: now and then a task has too much in hand to read on.
-MAX_WAITING_BYTES = 3_000
+MAX_WAITING_BYTES, FEW_WAITING_BYTES = 3_000, 500
+NO_LIMIT_MS = 1e9
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,18 @@ class Task:
     def _work(self, mirror: Chain) -> Iterator[Output]:
         while (outputs := mirror.next(self._job.now_ms)) is not None:
             yield from outputs
-            if self._job.slice_is_over() and mirror.waiting_size_bytes <= MAX_WAITING_BYTES:
+            if self._job.slice_is_over() and not mirror.is_full:
                 return
 
     def _chain(self) -> Chain:
-        return Chain(self._admission, Sharding(self._job.catalog), self.serving, self._job.answering)
+        return Chain(
+            self._admission,
+            Sharding(self._job.catalog, lambda _: Costs(), Order()),
+            self.serving,
+            self._job.answering,
+            max_backlog_ms=NO_LIMIT_MS if self._job.refuses else None,
+            max_waiting_bytes=FEW_WAITING_BYTES if self._job.refuses else MAX_WAITING_BYTES,
+        )
 
     def _held(self, lane: int) -> Iterable[tuple[int, bytes]]:
         return self._job.state.waiting.get(lane, {}).items()
@@ -141,14 +151,15 @@ class Simulation:
     def __init__(self, sent: Sequence[Sent], served: Catalog, seed: int, faults: Faults) -> None:
         self.catalog = served
         self.sent = sent
-        self.fates = {request.request_id: Fate() for request in sent}
+        self._random = Random(seed)
+        self.refuses = self._random.random() < 0.3
+        self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
         self.state = State()
         self.visible: list[tuple[float, Answer | Letter]] = []  # to a read_committed reader
         self.seen: list[tuple[float, Answer | Letter]] = []  # to a reader of everything
         self.crashes = 0
         self.restored = 0  # requests that waited through a crash
-        self._random = Random(seed)
         self._faults = faults
         self.answering = Answering("requests", MAX_MESSAGE_BYTES)
         self._checkpoint = (deepcopy(self.state), 0)

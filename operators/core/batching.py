@@ -27,7 +27,7 @@ from schemas.records import NO_DEADLINE_MS
 #: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would take 2 GiB to run.
 MAX_UNIT_BYTES = 16 * 1024 * 1024
 #: When what was restored after a failure is said to have come: it is due at once, and goes before what comes now.
-LONG_AGO_MS = 0.0
+LONG_AGO_MS = -1e12
 _NEVER = float("inf")
 _SLACK = 64
 
@@ -112,7 +112,8 @@ class _Group:
         max_delay_ms = self.batching.max_delay_ms
         if self.rows >= self.max_rows or max_delay_ms <= 0 or self.size_bytes >= MAX_UNIT_BYTES:
             return 0.0
-        return min(request.arrived_ms for _, request in self._line if not request.gone) + max_delay_ms
+        oldest_ms = min(request.arrived_ms for _, request in self._line if not request.gone)
+        return max(0.0, oldest_ms + max_delay_ms)
 
     def drop(self, requests: list[Request]) -> None:
         """Forgets requests of this group, which have gone."""

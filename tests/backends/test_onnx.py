@@ -10,6 +10,7 @@ import pytest
 
 from flink_job.config import Defaults
 from flink_job.repository import read_repository
+from operators.backends import base
 from operators.backends import onnx as backend
 from operators.backends.base import ModelLoadFailed
 from operators.backends.onnx import OnnxBackend, read_signature, sha256_of
@@ -55,7 +56,7 @@ def test_every_kind_of_model_loads_and_warms_up(catalog: Catalog, name: str, mon
 def test_a_warm_up_that_the_model_refuses_is_no_reason_not_to_serve(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "NUMPY_DTYPES", {"INT64": np.dtype("<f4")})  # zeros of the wrong datatype
+    monkeypatch.setattr(base, "NUMPY_DTYPES", {"INT64": np.dtype("<f4")})  # zeros of the wrong datatype
     session = OnnxBackend().load(catalog.find("lookup", ""))
     assert session.run(["y"], {"i": np.array([3])})[0].tolist() == [30.0]
 

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from operators.core import batching
-from operators.core.batching import Departure, Lane
+from operators.core.batching import LONG_AGO_MS, Departure, Lane, Order
+from operators.core.costs import Costs, Measurement
 from operators.core.requests import Request
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
@@ -24,10 +25,27 @@ def waiting(
     return Request(of, len(name), rows, rank, deadline_ms, number, id=name)
 
 
-def lane(patient_ms: Mapping[bytes, float] | None = None, max_rows: int = 4) -> Lane:
-    """A lane in which every model is served at once, but for those that are patient."""
-    delays = patient_ms or {}
-    return Lane(lambda signature: Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0)))
+def lane(
+    patient_ms: Mapping[bytes, float] | None = None,
+    max_rows: int = 4,
+    costs: Mapping[bytes, Costs] | None = None,
+    order: Order | None = None,
+) -> Lane:
+    """A lane in which every model is served at once, but for those that are patient, and nobody knows its costs."""
+    delays, known = patient_ms or {}, costs or {}
+
+    def policy_of(signature: bytes) -> tuple[Batching, Costs]:
+        batching = Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0))
+        return batching, known.get(signature, Costs())
+
+    return Lane(policy_of, order or Order())
+
+
+def costs(*measured: tuple[int, float]) -> Costs:
+    """Of a model whose batches have taken exactly what was measured."""
+    known = Costs([Measurement(*each) for each in measured])
+    known.observe(*measured[0])
+    return known
 
 
 def filled(*requests: Request, **options: Any) -> Lane:
@@ -183,6 +201,23 @@ def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
     assert units(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
 
 
+def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves() -> None:
+    order = Order(priority_step_ms=100.0)
+    several = lane(order=order)
+    several.add(waiting("patient", 4, rank=3), 0)
+    for now_ms in (50, 150, 250):
+        several.add(waiting(f"{now_ms}", 4, rank=1), now_ms)
+    assert units(several, 300) == [["50"], ["150"], ["patient"], ["250"]]
+
+
+def test_a_deadline_that_is_far_gives_no_worse_place_than_none() -> None:
+    several = lane(order=Order(no_deadline_ms=100.0))
+    several.add(waiting("far", 4, deadline_ms=10**6), 0)
+    several.add(waiting("none", 4), 1)
+    several.add(waiting("near", 4, deadline_ms=90), 2)
+    assert units(several, 3) == [["near"], ["far"], ["none"]]
+
+
 def test_signatures_never_share_a_unit_and_the_most_urgent_request_of_all_is_in_the_next() -> None:
     #   x: a(5) c(1)        y: b(2) d(9)        z: e(1)
     #   [c a] of x, for c is first of all; [e] of z came after c; [b d] of y
@@ -286,6 +321,66 @@ def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
     assert patient.next_deadline() == 20
 
 
+# ---- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_a_unit_is_no_larger_than_costs_least() -> None:
+    best = {b"m": costs((1, 1.0), (2, 1.6), (4, 6.0))}
+    several = lane(costs=best)
+    for name in "abcde":
+        several.add(waiting(name), 0)
+    assert units(several) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_what_cannot_make_its_deadline_is_not_run() -> None:
+    slow = {b"m": costs((1, 10.0), (4, 30.0))}
+    several = lane(costs=slow)
+    several.add(waiting("hopeless", deadline_ms=109), 100)
+    several.add(waiting("just", deadline_ms=111), 100)
+    several.add(waiting("large", 4, deadline_ms=120), 100)
+    departure = several.take(100)
+    assert (names(departure.expired), names(departure.unit)) == (["large", "hopeless"], ["just"])
+
+
+def test_the_task_is_woken_when_a_deadline_can_no_longer_be_made() -> None:
+    patient = lane({b"m": 50.0}, costs={b"m": costs((1, 10.0))})
+    patient.add(waiting("a", deadline_ms=40), 0)
+    assert patient.next_deadline() == 30
+    assert names(patient.take(30).expired) == ["a"]
+
+
+def test_the_work_in_hand_is_known() -> None:
+    several = lane(costs={b"m": costs((1, 10.0), (4, 20.0)), b"n": costs((1, 1.0))})
+    several.add(waiting("a"), 0)
+    several.add(waiting("b", 3, rank=1), 0)
+    several.add(waiting("c", of=b"n"), 0)
+    several.add(waiting("d", of=b"unknown"), 0)
+    assert several.backlog_ms == pytest.approx(4 * 5.0 + 1.0)
+    assert unit(several.take(0)) == ["b", "a"]
+    assert several.backlog_ms == pytest.approx(1.0)
+    assert units(several) == [["c"], ["d"]]
+    assert several.backlog_ms == 0
+
+
+def test_under_overload_the_least_urgent_are_shed_and_a_tenth_more() -> None:
+    several = lane(costs={b"m": costs((1, 1.0))}, max_rows=1)
+    for number in range(200):
+        several.add(waiting(f"{number}", rank=1 + number % 2, of=b"m"), number / 1000)
+    assert several.shed(200.0, 10**6) == []
+    shed = several.shed(150.0, 10**6)
+    assert names(shed) == [f"{number}" for number in range(199, 0, -2)][:65]  # down to 135 ms, the last first
+    assert several.backlog_ms == pytest.approx(135.0)
+    assert several.shed(150.0, 10**6) == []
+    assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in shed})
+
+
+def test_memory_is_shed_too_where_costs_are_not_known() -> None:
+    several = filled(*[waiting("x" * 10, rank=rank) for rank in (1, 2, 3, 4)])
+    assert [request.rank for request in several.shed(0.0, 35)] == [4]
+    assert [request.rank for request in several.shed(0.0, 0)] == [3, 2, 1]
+    assert (several.next_deadline(), several.size_bytes) == (None, 0)
+
+
 # ---- what has left is forgotten ------------------------------------------------------------------------------------
 
 
@@ -345,7 +440,7 @@ def test_of_a_long_line_in_which_many_expire_at_different_times_the_others_leave
 def restore(again: Lane, *requests: Request) -> None:
     """Puts back what has numbers already and must not wait any more."""
     for request in requests:
-        again.add(request, -float("inf"))
+        again.add(request, LONG_AGO_MS)
 
 
 def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> None:
@@ -367,7 +462,7 @@ def test_what_is_restored_is_due_at_once_though_somebody_more_urgent_came_before
     again = lane({b"m": 20.0})
     restore(again, waiting("a", number=0))
     again.add(waiting("b", rank=1), 100)
-    assert units(again, 100) == [["b", "a"]]
+    assert units(again, 100) == [["a", "b"]]  # and first, for it has waited through the failure
 
 
 def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> None:
@@ -381,6 +476,7 @@ def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> Non
 
 MAX_ROWS, MAX_BYTES = 4, 12
 DELAYS_MS = {b"m": 0.0, b"n": 0.0, b"slow": 3.0, b"slower": 8.0}
+ORDER = Order(priority_step_ms=10.0, no_deadline_ms=5.0)
 
 
 class LaneMachine(RuleBasedStateMachine):
@@ -394,7 +490,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.come = 0
 
     def new_lane(self) -> Lane:
-        return Lane(lambda signature: Batching(max_rows=MAX_ROWS, max_delay_ms=DELAYS_MS[signature]))
+        return lane(DELAYS_MS, MAX_ROWS, {b"n": costs((1, 1.0), (4, 2.0), (8, 8.0))}, ORDER)
 
     @rule(
         rows=st.integers(1, 6),
@@ -444,6 +540,15 @@ class LaneMachine(RuleBasedStateMachine):
         at_once = [r for r in self.inside if self.is_due(r.signature)]
         assert all(urgency(taken[0]) <= urgency(request) for request in at_once)
 
+    @rule(max_size_bytes=st.integers(0, 40))
+    def shed(self, max_size_bytes: int) -> None:
+        shed = self.lane.shed(10**6, max_size_bytes)
+        assert bool(shed) == (bytes_of(self.inside) > max_size_bytes)
+        ordered = sorted(self.inside, key=urgency, reverse=True)
+        assert shed == ordered[: len(shed)]
+        self.inside = [request for request in self.inside if request not in shed]
+        assert bytes_of(self.inside) <= 0.9 * max_size_bytes or not shed
+
     @precondition(lambda self: self.inside)
     @rule()
     def fail_and_restore(self) -> None:
@@ -463,7 +568,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.take(all_is_due=True)
 
     def is_late(self, request: Request) -> bool:
-        return request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= self.now_ms
+        return request.deadline_ms != NO_DEADLINE_MS and latest_ms(request) <= self.now_ms
 
     def is_due(self, signature: bytes) -> bool:
         group = [request for request in self.inside if request.signature == signature]
@@ -473,11 +578,19 @@ class LaneMachine(RuleBasedStateMachine):
         return min(request.arrived_ms + DELAYS_MS[request.signature] for request in group)
 
     def wakes_at_ms(self, request: Request) -> float:
-        return min(request.arrived_ms + DELAYS_MS[request.signature], request.deadline_ms or float("inf"))
+        return min(request.arrived_ms + DELAYS_MS[request.signature], latest_ms(request))
 
 
-def urgency(request: Request) -> tuple[int, float, int]:
-    return request.rank, request.deadline_ms or float("inf"), request.number
+def latest_ms(request: Request) -> float:
+    """When it must start: `n` takes 1 ms for a row and 2 for 4."""
+    if request.deadline_ms == NO_DEADLINE_MS:
+        return float("inf")
+    takes_ms = {1: 1.0, 2: 4 / 3, 3: 5 / 3, 4: 2.0, 5: 3.5, 6: 5.0}[request.rows] if request.signature == b"n" else 0.0
+    return request.deadline_ms - takes_ms
+
+
+def urgency(request: Request) -> tuple[float, int]:
+    return min(request.deadline_ms or float("inf"), request.arrived_ms + 5.0) + 10.0 * request.rank, request.number
 
 
 def rows_of(requests: list[Request]) -> int:

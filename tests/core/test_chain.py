@@ -7,7 +7,9 @@ import pytest
 from operators.core import sharding as sharding_module
 from operators.core.admission import Admission
 from operators.core.answering import Answering
+from operators.core.batching import Order
 from operators.core.chain import Chain, Changes
+from operators.core.costs import Costs, Measurement
 from operators.core.outputs import Answer, Letter, Output, Part, Shard
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
@@ -24,14 +26,23 @@ PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
 NOTHING = Changes([], [])
 
 
-def chain(served: Catalog = SERVED) -> Chain:
+def chain(served: Catalog = SERVED, max_backlog_ms: float | None = None, max_waiting_bytes: int = 10**6) -> Chain:
     answering = Answering("requests", MAX_MESSAGE_BYTES)
     return Chain(
         Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
-        Sharding(served),
+        Sharding(served, lambda _: known_costs(), Order()),
         Serving(served, session_of, answering, task=0),
         answering,
+        max_backlog_ms=max_backlog_ms,
+        max_waiting_bytes=max_waiting_bytes,
     )
+
+
+def known_costs() -> Costs:
+    """About a millisecond for each row, and least for eight of them."""
+    costs = Costs([Measurement(1, 1.1), Measurement(8, 8.0)])
+    costs.observe(1, 1.1)
+    return costs
 
 
 def frame(*messages: bytes | None, first_offset: int = 0) -> bytes:
@@ -72,7 +83,7 @@ def test_requests_of_a_frame_are_answered_together() -> None:
     assert task.on_frame(frame(named("a"), named("b", 2), named("c", 3)), NOW_MS) == []
     assert task.next_deadline() == 0
     assert answers(task.next(NOW_MS) or []) == {"a": "", "b": "", "c": ""}
-    assert (task.next(NOW_MS), task.next_deadline(), task.waiting_size_bytes) == (None, None, 0)
+    assert (task.next(NOW_MS), task.next_deadline()) == (None, None)
     assert task.settle() == NOTHING
 
 
@@ -129,6 +140,53 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypat
     [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, Letter)]
     assert (letter.message, letter.stage, letter.original) == ("RuntimeError: defect", "shard", named("b", 9))
     assert answers(work(task)) == {"a": "", "c": ""}
+
+
+# ---- more than can be served ---------------------------------------------------------------------------------------
+
+
+def test_a_task_that_may_refuse_refuses_the_least_urgent_and_serves_the_others() -> None:
+    task = chain(max_backlog_ms=10.0)
+    priorities = [1 + n % 3 for n in range(20)]
+    messages = [named(f"{n}", parameters={"priority": priority}) for n, priority in enumerate(priorities)]
+    refused = answers(task.on_frame(frame(*messages), NOW_MS))
+    assert set(refused.values()) == {"overloaded"}
+    assert {priorities[int(name)] for name in refused} == {2, 3}
+    served = answers(work(task))
+    assert (len(served), set(served.values())) == (9, {""})
+    assert not task.is_full
+
+
+def test_what_is_refused_leaves_state() -> None:
+    task = chain(PATIENT, max_backlog_ms=4.0)
+    task.on_frame(frame(named("a", parameters={"priority": 9}), named("b")), NOW_MS)
+    assert [number for number, _ in task.settle().arrived] == [0, 1]
+    refused = task.on_frame(frame(*[named(f"{n}", parameters={"priority": 1}) for n in range(3)]), NOW_MS)
+    assert answers(refused) == {"a": "overloaded", "b": "overloaded"}
+    changes = task.settle()
+    assert ([number for number, _ in changes.arrived], sorted(changes.departed)) == ([2, 3, 4], [0, 1])
+
+
+def test_a_task_that_may_not_refuse_is_full_and_reads_no_more() -> None:
+    task = chain(max_waiting_bytes=len(named("a")))
+    full = []
+    for name in "ab":
+        assert task.on_frame(frame(named(name)), NOW_MS) == []
+        full.append(task.is_full)
+    assert full == [False, True]
+    assert answers(work(task)) == {"a": "", "b": ""}
+    assert task.is_full is False
+
+
+def test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed() -> None:
+    task = chain()
+    task.on_frame(
+        frame(named("a", 4, parameters={"timeout": 3_000}), named("b", 2, parameters={"timeout": 3_000})), NOW_MS
+    )
+    outputs = work(task)
+    assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
+    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, Letter)]
+    assert letter.message == "the model needs more than the 3.0 ms that are left until the deadline"
 
 
 # ---- through state and back ----------------------------------------------------------------------------------------

@@ -95,11 +95,11 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
     assert seen["restored"] > len(SEEDS)
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
-    for kind in ("0", "1", "inference_failed", "deadline_exceeded", "incomplete_answer"):
+    for kind in ("0", "1", "inference_failed", "deadline_exceeded", "incomplete_answer", "overloaded"):
         assert seen[kind] > 10, kind
 
 
-def test_where_nothing_goes_wrong_only_poison_and_deadlines_fail() -> None:
+def test_where_nothing_goes_wrong_only_poison_deadlines_and_refusals_fail() -> None:
     for seed in range(50):
         job = simulate(seed, faults=NO_FAULTS)
         assert len(job.seen) == len(job.visible)

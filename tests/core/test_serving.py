@@ -11,6 +11,8 @@ from operators.backends.fake import FakeSession
 from operators.core import serving as serving_module
 from operators.core.admission import Admission
 from operators.core.answering import Answering
+from operators.core.batching import Order
+from operators.core.costs import Costs
 from operators.core.outputs import Answer, Letter, Output
 from operators.core.requests import Request
 from operators.core.serving import Serving
@@ -40,7 +42,8 @@ def admitted(request_id: str, values: list[float], model: str = "rows", offset: 
 
 def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
     """An opening and its shards."""
-    return [output.value for output in Sharding(SERVED).take_in(admitted("a", values, parameters=parameters), NOW_MS)]
+    sharding = Sharding(SERVED, lambda _: Costs(), Order())
+    return [output.value for output in sharding.take_in(admitted("a", values, parameters=parameters), NOW_MS)]
 
 
 def answers(outputs: Sequence[Output]) -> dict[str, InferResponse | ErrorResponse]:

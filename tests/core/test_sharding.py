@@ -8,6 +8,8 @@ from msgspec.structs import replace
 
 from operators.core import sharding as sharding_module
 from operators.core.admission import Admission
+from operators.core.batching import Order
+from operators.core.costs import Costs
 from operators.core.outputs import Part, Shard
 from operators.core.requests import Request
 from operators.core.sharding import Changes, Sharding
@@ -21,7 +23,7 @@ NOTHING = Changes([], [])
 
 
 def sharding(served: Catalog = SERVED) -> Sharding:
-    return Sharding(served)
+    return Sharding(served, lambda _: Costs(), Order())
 
 
 def admitted(
@@ -388,7 +390,7 @@ class ShardingMachine(RuleBasedStateMachine):
 
 def again(each: Request) -> Request:
     """As it is read once more."""
-    return replace(each, number=-1, arrived_ms=0.0, gone=False, stored=False)
+    return replace(each, number=-1, gone=False, stored=False)
 
 
 def is_split(record: Request) -> bool:
@@ -400,8 +402,8 @@ def is_always_due(record: Request) -> bool:
     return not DELAYS_MS[decode_signature(record.signature).model_name]
 
 
-def urgency(record: Request) -> tuple[int, float, int]:
-    return record.rank, record.deadline_ms or float("inf"), record.source.offset
+def urgency(record: Request) -> tuple[float, int]:
+    return Order().place(record), record.source.offset
 
 
 ShardingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

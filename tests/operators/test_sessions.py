@@ -6,11 +6,13 @@ import time
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from operators.backends.base import ModelLoadFailed
 from operators.backends.fake import FakeSession
 from operators.backends.onnx import OnnxBackend
+from operators.core.costs import Costs, Measurement
 from operators.sessions import Sessions
 from schemas.model import Catalog, ModelSpec, SessionOptions
 
@@ -99,7 +101,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_the_next_time() -> None:
     sessions = Sessions(FailsOnce(), 0)
     with pytest.raises(ModelLoadFailed):
         sessions.session_of(MODEL)
-    assert isinstance(sessions.session_of(MODEL), FakeSession)
+    assert sessions.session_of(MODEL).run((), {"x": np.zeros(1)}) == []
 
 
 def test_back_ends_share_sessions_only_if_they_are_equal() -> None:
@@ -108,3 +110,14 @@ def test_back_ends_share_sessions_only_if_they_are_equal() -> None:
     # Every operator gets a copy of its own of what the job was built with.
     assert OnnxBackend() == OnnxBackend()
     assert hash(OnnxBackend()) == hash(OnnxBackend())
+
+
+@pytest.mark.parametrize(("batchable", "rows"), [(True, 3), (False, 1)])
+def test_a_session_learns_what_its_batches_cost(batchable: bool, rows: int) -> None:
+    model = replace(MODEL, batchable=batchable)
+    session = Sessions(CountingBackend(), 0).session_of(model)
+    session.costs = Costs([Measurement(1, 1e-9), Measurement(3, 3e-9)])
+    seen: list[int] = []
+    session.costs.observe = lambda rows, run_ms: seen.append(rows)  # type: ignore[method-assign]
+    session.run((), {"x": np.zeros((3, 2))})
+    assert seen == [rows]

@@ -1,0 +1,62 @@
+"""Costs: what was measured, corrected by what it takes since."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.core.costs import Costs, Measurement
+
+MEASURED = [Measurement(1, 2.0), Measurement(2, 3.0), Measurement(4, 6.0), Measurement(8, 24.0)]
+
+
+def test_nothing_is_claimed_of_a_model_that_was_not_measured() -> None:
+    unknown = Costs()
+    unknown.observe(4, 100.0)
+    assert (unknown.predict_ms(4), unknown.at_least_ms(4), unknown.best_rows(64)) == (0.0, 0.0, 64)
+
+
+@pytest.mark.parametrize(("rows", "run_ms"), [(1, 2.0), (2, 3.0), (3, 4.5), (4, 6.0), (6, 15.0), (8, 24.0), (16, 48.0)])
+def test_between_measurements_it_is_a_line_and_beyond_them_every_row_costs_the_same(rows: int, run_ms: float) -> None:
+    assert Costs(MEASURED).predict_ms(rows) == run_ms
+
+
+@pytest.mark.parametrize(("max_rows", "best"), [(1, 1), (2, 2), (3, 2), (4, 2), (8, 2), (64, 2)])
+def test_the_best_batch_is_the_smallest_of_those_that_cost_least_per_row(max_rows: int, best: int) -> None:
+    assert Costs(MEASURED).best_rows(max_rows) == best
+
+
+def test_where_larger_was_always_better_the_limit_is_best() -> None:
+    better = Costs([Measurement(1, 1.0), Measurement(8, 2.0), Measurement(64, 4.0)])
+    assert [better.best_rows(limit) for limit in (1, 7, 8, 64, 100)] == [1, 1, 8, 64, 100]
+
+
+def test_a_little_less_per_row_is_no_reason_for_a_larger_batch() -> None:
+    assert Costs([Measurement(1, 1.0), Measurement(64, 62.0)]).best_rows(64) == 1
+
+
+def test_what_it_takes_for_certain_is_known_only_from_runs() -> None:
+    costs = Costs(MEASURED)
+    assert costs.at_least_ms(4) == 0
+    costs.observe(2, 6.0)
+    assert costs.at_least_ms(4) == 12.0
+    costs.observe(1, 1.0)
+    assert costs.at_least_ms(4) == 3.0
+    costs.observe(1, 100.0)
+    assert costs.at_least_ms(4) == 3.0
+
+
+def test_a_quick_run_of_long_ago_is_forgotten() -> None:
+    costs = Costs(MEASURED)
+    costs.observe(1, 0.1)
+    for _ in range(300):
+        costs.observe(1, 4.0)
+    assert costs.at_least_ms(1) == 4.0
+    assert costs.predict_ms(1) == pytest.approx(4.0, rel=1e-3)
+
+
+@given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=700))
+def test_the_least_is_that_of_the_last_runs(runs_ms: list[float]) -> None:
+    costs = Costs([Measurement(1, 1.0)])
+    for run_ms in runs_ms:
+        costs.observe(1, run_ms)
+    assert costs.at_least_ms(1) == min(runs_ms[-256:])

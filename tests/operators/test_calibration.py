@@ -1,0 +1,142 @@
+"""Calibration: what batches cost is measured once for a machine, and kept."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from operators.calibration import calibrate
+from schemas.model import Batching, ModelSpec, SessionOptions, TensorSpec
+from schemas.tensors import Array
+
+X = TensorSpec("x", "FP32", (None, 3))
+Y = TensorSpec("y", "FP32", (None, 1))
+MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (X,), (Y,), batching=Batching(max_rows=12, shard_rows=4))
+
+
+class CountingSession:
+    """Remembers the shapes that it ran."""
+
+    def __init__(self, *, fails_from_rows: int = 10**9) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.fails_from_rows = fails_from_rows
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        shape = inputs["x"].shape
+        self.shapes.append(shape)
+        if shape and shape[0] >= self.fails_from_rows:
+            raise ValueError("too many")
+        return [np.zeros((1, 1), np.float32) for _ in outputs]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "anabranch" / "calibration"
+
+
+def test_powers_of_two_are_measured_and_the_largest_batch() -> None:
+    session = CountingSession()
+    measured = calibrate(session, MODEL)
+    assert [each.rows for each in measured] == [1, 2, 4, 8, 12]
+    assert all(each.run_ms > 0 for each in measured)
+    assert {shape[1:] for shape in session.shapes} == {(3,)}
+    assert all(session.shapes.count((each.rows, 3)) >= 2 for each in measured)
+
+
+def test_what_was_measured_is_read_the_next_time(cache: Path) -> None:
+    first = calibrate(CountingSession(), MODEL)
+    again = CountingSession()
+    assert calibrate(again, MODEL) == first
+    assert again.shapes == []
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(MODEL, sha256="other"),
+        replace(MODEL, session=SessionOptions(intra_op_threads=2)),
+        replace(MODEL, batching=Batching(max_rows=16)),
+    ],
+)
+def test_another_file_other_options_or_other_sizes_are_measured_anew(other: ModelSpec) -> None:
+    calibrate(CountingSession(), MODEL)
+    session = CountingSession()
+    calibrate(session, other)
+    assert session.shapes
+
+
+def test_a_file_that_cannot_be_read_is_measured_over(cache: Path) -> None:
+    first = calibrate(CountingSession(), MODEL)
+    [kept] = cache.iterdir()
+    kept.write_bytes(b"{broken")
+    session = CountingSession()
+    assert len(calibrate(session, MODEL)) == len(first)
+    assert session.shapes
+    assert calibrate(CountingSession(), MODEL)
+
+
+def test_without_a_place_to_keep_it_it_is_measured_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere))
+    assert len(calibrate(CountingSession(), MODEL)) == 5
+
+
+def test_a_model_with_a_fixed_batch_and_one_without_a_batch_axis_have_one_size() -> None:
+    [fixed] = calibrate(CountingSession(), replace(MODEL, inputs=(TensorSpec("x", "FP32", (2, 3)),), fixed_rows=2))
+    assert fixed.rows == 2
+    session = CountingSession()
+    whole = replace(MODEL, inputs=(TensorSpec("x", "FP32", (7, 3)),), batchable=False)
+    [alone] = calibrate(session, whole)
+    assert (alone.rows, set(session.shapes)) == (1, {(7, 3)})
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(MODEL, inputs=(TensorSpec("x", "FP32", (None, None)),)),
+        replace(MODEL, inputs=(TensorSpec("x", "FP32", (None,)),), batchable=False),
+        replace(MODEL, session=SessionOptions(calibrate=False)),
+    ],
+)
+def test_a_model_of_open_shapes_and_one_that_wants_no_calibration_are_not_run(model: ModelSpec) -> None:
+    session = CountingSession()
+    assert calibrate(session, model) == ()
+    assert session.shapes == []
+
+
+def test_sizes_that_fail_are_left_out() -> None:
+    assert [each.rows for each in calibrate(CountingSession(fails_from_rows=4), MODEL)] == [1, 2]
+    assert calibrate(CountingSession(fails_from_rows=0), replace(MODEL, sha256="other")) == ()
+
+
+def test_a_slow_model_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class SlowSession(CountingSession):
+        def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+            nonlocal now_s
+            now_s += 0.2 * inputs["x"].shape[0]
+            return super().run(outputs, inputs)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    measured = calibrate(SlowSession(), MODEL)
+    assert [(each.rows, round(each.run_ms)) for each in measured] == [(1, 200), (2, 400)]
+
+
+def test_tasks_that_start_together_measure_once() -> None:
+    sessions = [CountingSession() for _ in range(4)]
+    threads = [Thread(target=calibrate, args=(session, MODEL)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(bool(session.shapes) for session in sessions) == 1
