@@ -18,11 +18,12 @@ from bench.results import AnyRun, Result, machine, today, versions
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import Latency
 from bench.scenarios.memory import Memory
+from bench.scenarios.overload import PRIORITIES, Overload
 from bench.scenarios.throughput import Throughput
 from bench.settings import QUICK, Settings
 from bench.workloads import ffnn_rows, magika_files
 
-SCENARIOS = ("latency", "throughput", "memory")
+SCENARIOS = ("latency", "throughput", "memory", "overload")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -101,6 +102,8 @@ def _scenarios(names: Sequence[str], settings: Settings, repository: Path) -> li
         scenarios.append(Throughput(settings, ffnn, repository))
     if "memory" in names:
         scenarios.append(Memory(settings, ffnn))
+    if "overload" in names:
+        scenarios.append(Overload(settings, magika_files(repository, PRIORITIES)))
     return scenarios
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from bench.orders import ReadOrder
 from bench.workloads import Workload
+from schemas.errors import Overloaded
 from schemas.open_inference_pb2 import ModelInferResponse
 
 #: What batches of other sizes may change in a float32 result.
@@ -35,12 +36,14 @@ class Answers:
         received_ns: When this machine's reader got it: Unix time, nanoseconds.
         appended_ms: When the broker wrote it (LogAppendTime): Unix time, milliseconds.
         deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
+        refused: Whether it says `overloaded`.
     """
 
     ids: npt.NDArray[np.int64]
     received_ns: npt.NDArray[np.int64]
     appended_ms: npt.NDArray[np.int64]
     deviation: npt.NDArray[np.float64]
+    refused: npt.NDArray[np.bool_]
 
     def save(self, path: Path) -> None:
         """Writes them where another process can read them."""
@@ -50,13 +53,14 @@ class Answers:
             received_ns=self.received_ns,
             appended_ms=self.appended_ms,
             deviation=self.deviation,
+            refused=self.refused,
         )
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads what `save` wrote."""
         with np.load(path) as file:
-            return cls(file["ids"], file["received_ns"], file["appended_ms"], file["deviation"])
+            return cls(file["ids"], file["received_ns"], file["appended_ms"], file["deviation"], file["refused"])
 
 
 def main() -> None:
@@ -105,19 +109,21 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Answers:
     count = len(received)
     ids = np.full(count, -1, np.int64)
     deviation = np.full(count, np.nan)
+    refused = np.zeros(count, bool)
     for index, (_, message) in enumerate(received):
         try:
             answer = ModelInferResponse.FromString(message.value() or b"")
             ids[index] = int(answer.id)
         except (DecodeError, ValueError):
             continue
+        refused[index] = answer.parameters["error_code"].string_param == Overloaded.code
         expected = workload.answer(int(ids[index]))
         if len(answer.raw_output_contents) == 1 and len(answer.raw_output_contents[0]) == expected.nbytes:
             values = np.frombuffer(answer.raw_output_contents[0], np.float32)
             deviation[index] = np.abs(values - expected).max()
     received_ns = np.array([time for time, _ in received], np.int64)
     appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
-    return Answers(ids, received_ns, appended_ms, deviation)
+    return Answers(ids, received_ns, appended_ms, deviation, refused)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ class Arena:
             parallelism=subject.parallelism,
             mode=subject.mode or "thread",
             flink_url=flink_url,
+            overload=subject.overload,
         )
         process = self._start("subject", "bench.peers", order.to_argument())
         try:

@@ -36,7 +36,9 @@ class Tally(msgspec.Struct, frozen=True):
     Attributes:
         answered: Requests with at least one answer.
         missing: Requests without any.
-        wrong: First answers that are an error, or differ from a direct run of the model by more than the tolerance.
+        refused: First answers that say `overloaded`.
+        wrong: First answers that are another error, or differ from a direct run of the model by more than the
+            tolerance.
         repeated: Answers after the first to a request.
         deviation: The largest difference among the answers that are not wrong.
     """
@@ -47,10 +49,11 @@ class Tally(msgspec.Struct, frozen=True):
     wrong: int
     repeated: int
     deviation: float
+    refused: int = 0
 
     @property
     def is_clean(self) -> bool:
-        """Whether every request got one right answer."""
+        """Whether every request got one right answer, or was refused."""
         return not (self.missing or self.wrong or self.repeated)
 
 
@@ -98,13 +101,15 @@ def tally(answers: Answers, first_id: int, count: int) -> Tally:
     """What became of the requests `first_id` and on."""
     firsts = first_answers(answers, first_id, count)
     deviation = answers.deviation[firsts[firsts >= 0]]
+    refused = answers.refused[firsts[firsts >= 0]]
     right = deviation <= TOLERANCE
     answered = len(deviation)
     return Tally(
         requests=count,
         answered=answered,
         missing=count - answered,
-        wrong=int((~right).sum()),
+        wrong=int((~right & ~refused).sum()),
+        refused=int(refused.sum()),
         repeated=len(answers.ids) - answered,
         deviation=float(deviation[right].max(initial=0.0)),
     )

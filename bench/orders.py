@@ -30,6 +30,7 @@ class SubjectOrder(_Order, frozen=True, kw_only=True):
         parallelism: Tasks of a Flink job.
         mode: PyFlink's execution mode.
         flink_url: A running cluster; None starts a MiniCluster in the subject's own process.
+        overload: What this project does with more than it can serve.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class SubjectOrder(_Order, frozen=True, kw_only=True):
     parallelism: int = 1
     mode: Mode = "thread"
     flink_url: str | None = None
+    overload: Literal["wait", "refuse"] = "wait"
 
 
 class LoadOrder(_Order, frozen=True, kw_only=True):

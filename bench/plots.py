@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.measures import Spread
-from bench.results import MemoryRun, Result, Row
+from bench.results import MemoryRun, OverloadRun, Result, Row
 
 _OURS, _PEER = "#0b6e99", "#8a8f98"
 _INK, _FAINT = "#222222", "#d8dadd"
@@ -24,7 +24,7 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size
 
 def draw(result: Result, folder: Path) -> Path | None:
     """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
-    draws = {"latency": _latency, "throughput": _throughput, "memory": _memory}
+    draws = {"latency": _latency, "throughput": _throughput, "memory": _memory, "overload": _overload}
     if not result.rows or result.scenario not in draws:
         return None
     figure = draws[result.scenario](result)
@@ -100,6 +100,28 @@ def _memory(result: Result) -> Figure:
     axes.set_xlabel("thousand requests after warm-up")
     axes.set_ylabel("resident memory of the TaskManager, MB")
     _clean(axes)
+    return figure
+
+
+def _overload(result: Result) -> Figure:
+    runs = [run for run in result.runs if isinstance(run, OverloadRun)]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    rates, tails = figure.subplots(1, 2)
+    names = [f"{run.load:g} x" for run in runs]
+    rates.bar(names, [run.offered_per_s for run in runs], color=_FAINT, label="offered")
+    rates.bar(names, [run.goodput_per_s for run in runs], color=_OURS, width=0.5, label="served")
+    rates.axhline(runs[0].peak_per_s, color=_TARGET, linewidth=1, linestyle=":", label="peak")
+    rates.set_ylabel("requests/s")
+    rates.legend(frameon=False)
+    for number, priority in enumerate(runs[0].p99_ms):
+        tails.plot(names, [run.p99_ms[priority] for run in runs], "o-", color=_PARTS[1:][number], label=priority)
+    tails.set_yscale("log")
+    tails.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    tails.set_ylabel("p99 latency of what was served, ms")
+    tails.legend(frameon=False, title="priority")
+    for axes in (rates, tails):
+        axes.set_xlabel("offered load, as a multiple of the peak")
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -17,6 +17,7 @@ def config_of(order: SubjectOrder) -> Config:
         },
         job={"parallelism": order.parallelism, "execution_mode": order.mode},
         models={"repository": order.repository},
+        scheduling={"overload": order.overload},
     )
 
 

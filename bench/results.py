@@ -77,7 +77,35 @@ class MemoryRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="memor
     line: Line
 
 
-AnyRun = LatencyRun | ThroughputRun | MemoryRun
+class OverloadRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="overload"):
+    """A load that is a multiple of what can be served, in several priorities.
+
+    Attributes:
+        load: Multiple of the peak.
+        peak_per_s: What can be served.
+        goodput_per_s: What was served while the load lasted.
+        refused: Requests that were answered with `overloaded`.
+        served_share: By priority, of its requests.
+        p50_ms: By priority, of what was served; likewise `p99_ms`.
+        drain_s: From the last request to the last answer.
+        peak_mb: The most memory that the subject had; `resident_mb` is all that was seen.
+    """
+
+    load: float
+    seconds: float
+    offered_per_s: float
+    peak_per_s: float
+    goodput_per_s: float
+    refused: int
+    served_share: dict[str, float]
+    p50_ms: dict[str, float]
+    p99_ms: dict[str, float]
+    drain_s: float
+    peak_mb: float
+    resident_mb: list[float]
+
+
+AnyRun = LatencyRun | ThroughputRun | MemoryRun | OverloadRun
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

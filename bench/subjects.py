@@ -1,6 +1,7 @@
 """Who is measured. Every subject answers the same requests, on the same topics, from the same model repository."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.orders import Mode
 
@@ -21,11 +22,13 @@ class Subject:
         kind: A key of `MODULES`.
         parallelism: Flink tasks; a worker has one.
         mode: PyFlink's execution mode; None for a worker.
+        overload: What this project does with more than it can serve.
     """
 
     kind: str
     parallelism: int = 1
     mode: Mode | None = None
+    overload: Literal["wait", "refuse"] = "wait"
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """What is sent: requests that are made once and differ only in their id, and the answers that they must get."""
 
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -83,10 +83,15 @@ def ffnn_rows(repository: Path, rows: int = 1) -> Workload:
     return _workload(f"{FFNN} {rows}", FFNN, "x", tensors, repository)
 
 
-def magika_files(repository: Path) -> Workload:
-    """Real files of the running Python's library, as Magika's own code turns them into tokens."""
-    tensors = [tokens[np.newaxis] for tokens in islice(_tokens_of_files(), _DISTINCT_REQUESTS)]
-    return _workload(MAGIKA, MAGIKA, "bytes", tensors, repository)
+def magika_files(repository: Path, priorities: Sequence[int] = ()) -> Workload:
+    """Real files of the running Python's library, as Magika's own code turns them into tokens.
+
+    Args:
+        priorities: Of the requests, in turn: request n has priority n modulo their number.
+    """
+    count = _DISTINCT_REQUESTS - _DISTINCT_REQUESTS % max(1, len(priorities))
+    tensors = [tokens[np.newaxis] for tokens in islice(_tokens_of_files(), count)]
+    return _workload(MAGIKA, MAGIKA, "bytes", tensors, repository, priorities)
 
 
 def _tokens_of_files() -> Iterator[Array]:
@@ -98,11 +103,14 @@ def _tokens_of_files() -> Iterator[Array]:
             yield np.ascontiguousarray(file.tokens, np.int32)
 
 
-def _workload(name: str, model: str, input_name: str, tensors: list[Array], repository: Path) -> Workload:
-    messages = [
-        codec.encode_request(InferRequest(model, (Tensor.from_array(input_name, array),), id=_PLACEHOLDER))
-        for array in tensors
-    ]
+def _workload(
+    name: str, model: str, input_name: str, tensors: list[Array], repository: Path, priorities: Sequence[int] = ()
+) -> Workload:
+    messages = []
+    for number, array in enumerate(tensors):
+        parameters = {"priority": priorities[number % len(priorities)]} if priorities else {}
+        request = InferRequest(model, (Tensor.from_array(input_name, array),), id=_PLACEHOLDER, parameters=parameters)
+        messages.append(codec.encode_request(request))
     (id_at,) = {message.index(_PLACEHOLDER.encode()) for message in messages}
     session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
     answers = [session.run(None, {input_name: array})[0].ravel() for array in tensors]

@@ -16,13 +16,17 @@ from bench.measures import (
 )
 
 MS = 1_000_000
+#: As a deviation: the answer says `overloaded`.
+REFUSED = -1.0
 
 
 def answers(*records: tuple[int, int, float]) -> Answers:
     """Answers of (id, received at ms, deviation)."""
     ids, times_ms, deviations = zip(*records, strict=True)
     received_ns = np.array(times_ms, np.int64) * MS
-    return Answers(np.array(ids, np.int64), received_ns, np.array(times_ms, np.int64), np.array(deviations, np.float64))
+    refused = np.array([deviation == REFUSED for deviation in deviations])
+    deviation = np.array([np.nan if deviation == REFUSED else deviation for deviation in deviations])
+    return Answers(np.array(ids, np.int64), received_ns, np.array(times_ms, np.int64), deviation, refused)
 
 
 def test_percentiles_are_those_of_the_values() -> None:
@@ -51,6 +55,12 @@ def test_tally_counts_what_is_missing_wrong_and_repeated() -> None:
     assert (found.answered, found.missing, found.wrong, found.repeated) == (3, 1, 2, 2)
     assert found.deviation == pytest.approx(1e-7)
     assert not found.is_clean
+
+
+def test_a_refusal_is_counted_and_is_no_wrong_answer() -> None:
+    found = tally(answers((0, 1, 0), (1, 2, REFUSED), (2, 3, REFUSED)), first_id=0, count=3)
+    assert (found.answered, found.refused, found.wrong) == (3, 2, 0)
+    assert found.is_clean
 
 
 def test_a_run_in_which_all_is_right_is_clean() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -5,10 +6,22 @@ import pytest
 
 from bench import plots, tables
 from bench.measures import Line, Percentiles, Spread, Tally
-from bench.results import LatencyRun, MemoryRun, Result, ThroughputRun, keys_of, ratio_of, rows_of, target_of
+from bench.results import (
+    AnyRun,
+    LatencyRun,
+    MemoryRun,
+    OverloadRun,
+    Result,
+    ThroughputRun,
+    keys_of,
+    ratio_of,
+    rows_of,
+    target_of,
+)
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import Latency
 from bench.scenarios.memory import Memory
+from bench.scenarios.overload import Overload
 from bench.scenarios.throughput import Throughput
 from bench.settings import Settings
 from bench.workloads import Workload
@@ -65,7 +78,30 @@ def memory_run(subject: str, slope: float) -> MemoryRun:
     )
 
 
-def conclude(scenario: Scenario, runs: list[LatencyRun | ThroughputRun | MemoryRun]) -> Result:
+def overload_run(load: float, goodput_per_s: float, p99_ms: float, tally: Tally = CLEAN) -> OverloadRun:
+    return OverloadRun(
+        subject=f"anabranch, thread, 1 task, {load:g} x peak",
+        workload="tiny",
+        repeat=0,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        load=load,
+        seconds=1,
+        offered_per_s=100 * load,
+        peak_per_s=100,
+        goodput_per_s=goodput_per_s,
+        refused=3,
+        served_share={"1": 1.0, "5": 0.5, "9": 0.0},
+        p50_ms={"1": 5.0, "5": 6.0, "9": 0.0},
+        p99_ms={"1": p99_ms, "5": 60.0, "9": 0.0},
+        drain_s=0.5,
+        peak_mb=700,
+        resident_mb=[700],
+    )
+
+
+def conclude(scenario: Scenario, runs: Sequence[AnyRun]) -> Result:
     conclusion = scenario.conclude(runs)
     return Result(
         scenario=scenario.name,
@@ -80,7 +116,7 @@ def conclude(scenario: Scenario, runs: list[LatencyRun | ThroughputRun | MemoryR
         rows=conclusion.rows,
         limits=conclusion.limits,
         failures=[],
-        runs=runs,
+        runs=[*runs],
     )
 
 
@@ -141,6 +177,18 @@ def test_memory_must_not_grow(tiny_workload: Workload, slope: float, met: bool) 
     assert [target.met for target in result.targets] == [met]
 
 
+@pytest.mark.parametrize(
+    ("goodput_per_s", "p99_ms", "tally", "met"),
+    [(95, 19, CLEAN, [True, True]), (85, 21, CLEAN, [False, False]), (95, 19, LOST_ONE, [False, False])],
+)
+def test_overload_costs_neither_goodput_nor_the_urgent(
+    tiny_workload: Workload, goodput_per_s: float, p99_ms: float, tally: Tally, met: list[bool]
+) -> None:
+    runs = [overload_run(0.25, 25, 10), overload_run(2, 95, p99_ms, tally), overload_run(3, goodput_per_s, 50, tally)]
+    result = conclude(Overload(Settings(), tiny_workload), runs)
+    assert [target.met for target in result.targets] == met
+
+
 def test_a_result_survives_its_file_and_makes_a_readme_and_a_plot(tmp_path: Path, tiny_workload: Workload) -> None:
     names = ("anabranch, thread, 1 task", "naive PyFlink map, thread, 1 task")
     results = [
@@ -150,14 +198,15 @@ def test_a_result_survives_its_file_and_makes_a_readme_and_a_plot(tmp_path: Path
         ),
         conclude(Throughput(Settings(), tiny_workload, tmp_path), [throughput_run(name, 0, 9) for name in names]),
         conclude(Memory(Settings(), tiny_workload), [memory_run(name, 0.3) for name in names]),
+        conclude(Overload(Settings(), tiny_workload), [overload_run(load, 90, 20) for load in (0.25, 2, 3)]),
     ]
     for result in results:
         path = result.write(tmp_path)
         assert msgspec.json.decode(path.read_bytes(), type=Result) == result
         picture = plots.draw(result, tmp_path)
         assert picture is not None
-        assert "anabranch" in picture.read_text()
+        assert "<svg" in picture.read_text()
     tables.write_readme(tmp_path)
     readme = (tmp_path / "README.md").read_text()
-    for name in (*names, "latency.svg", "throughput.svg", "memory.svg", "python -m bench"):
+    for name in (*names, "latency.svg", "throughput.svg", "memory.svg", "overload.svg", "python -m bench"):
         assert name in readme
