@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from schemas.errors import MalformedRequest
+from schemas.ledger import STAGES, SUFFIX
 from schemas.messages import InferResponse, Parameter
 from schemas.tensors import Array
 
@@ -24,9 +25,20 @@ class Result(Mapping[str, Array]):
         missing_rows: First and last row, both included, of every range that a partial answer lacks; the outputs hold
             the other rows, in order. Empty for a complete answer.
         latency_ms: From `submit` until the answer was decoded in this process.
+        ledger_ms: Where that time went, by stage (see `schemas.ledger`), if the request's parameters had `explain`;
+            "return" is the answer's way back. Empty otherwise.
     """
 
-    __slots__ = ("_outputs", "id", "latency_ms", "missing_rows", "model_name", "model_version", "parameters")
+    __slots__ = (
+        "_outputs",
+        "id",
+        "latency_ms",
+        "ledger_ms",
+        "missing_rows",
+        "model_name",
+        "model_version",
+        "parameters",
+    )
 
     def __init__(self, response: InferResponse, latency_ms: float) -> None:
         self._outputs = {output.name: output.to_array() for output in response.outputs}
@@ -36,6 +48,7 @@ class Result(Mapping[str, Array]):
         self.parameters: Mapping[str, Parameter] = MappingProxyType(dict(response.parameters))
         self.missing_rows = read_row_ranges(str(response.parameters.get(MISSING_ROWS, "")))
         self.latency_ms = latency_ms
+        self.ledger_ms = _read_ledger(response.parameters, latency_ms)
 
     def __getitem__(self, name: str) -> Array:
         try:
@@ -52,6 +65,13 @@ class Result(Mapping[str, Array]):
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self._outputs.items())
         return f"Result({self.model_name}/{self.model_version}: {outputs}; {self.latency_ms:.1f} ms)"
+
+
+def _read_ledger(parameters: Mapping[str, Parameter], latency_ms: float) -> dict[str, float]:
+    spent_us = {stage: parameters.get(f"{stage}{SUFFIX}") for stage in STAGES}
+    ledger_ms = {stage: us / 1000 for stage, us in spent_us.items() if isinstance(us, int)}
+    # Kafka's timestamps are whole milliseconds, and the clocks of other machines are not ours.
+    return ledger_ms | {"return": max(0.0, latency_ms - sum(ledger_ms.values()))} if ledger_ms else {}
 
 
 def read_row_ranges(text: str) -> list[tuple[int, int]]:

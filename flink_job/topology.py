@@ -26,13 +26,14 @@ from operators.core.batching import Order
 from operators.infer import InferFunction
 from operators.rows import KEYED_BYTES, PARTS
 from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction
+from operators.task import now_ms
 from schemas.model import Catalog
 
 
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
     """Adds the job to an environment; nothing runs yet."""
     kafka, scheduling = config.kafka, config.scheduling
-    answering = Answering(kafka.requests_topic, kafka.max_message_bytes)
+    answering = Answering(kafka.requests_topic, kafka.max_message_bytes, now_ms)
     groups = keys_by_group(config.job.max_parallelism)
 
     requests = java.pack_requests(read_requests(env, config), groups)

@@ -1,6 +1,7 @@
 """What a Flink operator needs to know of the task that it runs in."""
 
 from dataclasses import dataclass
+from time import time
 
 from pyflink.datastream import RuntimeContext
 
@@ -11,6 +12,11 @@ class Task:
 
     index: int
     parallelism: int
+
+
+def now_ms() -> float:
+    """Unix time."""
+    return time() * 1000
 
 
 def task_of(context: RuntimeContext) -> Task:

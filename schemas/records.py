@@ -1,8 +1,8 @@
 """The records that travel between tasks: a fixed header, then raw bytes.
 
-    +--------+----+-----------+----------+--------------+---------+--------+---------+--------+
-    | header | id | signature | original | tensor sizes | padding | tensor | padding | tensor |
-    +--------+----+-----------+----------+--------------+---------+--------+---------+--------+
+    +--------+----+-----------+-------+----------+--------------+---------+--------+---------+--------+
+    | header | id | signature | times | original | tensor sizes | padding | tensor | padding | tensor |
+    +--------+----+-----------+-------+----------+--------------+---------+--------+---------+--------+
 
 The padding puts every tensor on a 16-byte boundary, where numpy and ONNX Runtime use it in place.
 
@@ -113,10 +113,11 @@ class Source(msgspec.Struct, frozen=True, gc=False):
 _KINDS = {kind.value: kind for kind in Kind}
 _FORMS = {form.value: form for form in Form}
 
-# kind, form, flags, id's size, tensors, signature's size, first row, rows, total rows, partition, rank, offset,
+# kind, form, flags, times, id's size, tensors, signature's size, first row, rows, total rows, partition, rank, offset,
 # timestamp, deadline, original's size
-_HEADER = struct.Struct("<BBBxHHIIIIiiqqqI")
+_HEADER = struct.Struct("<BBBBHHIIIIiiqqqI")
 _SIZE = struct.Struct("<I")
+_TIMES = tuple(struct.Struct(f"<{count}d") for count in range(4))
 _PADDING = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
 _FLAG_PARTIAL_ALLOWED = 1
 _FLAG_EXPLAIN = 2
@@ -139,6 +140,8 @@ class Record(msgspec.Struct, frozen=True):
         total_rows: Rows of the whole request.
         original: The Kafka record's value, where it travels along.
         tensors: Raw bytes of each input (or output), in the signature's order.
+        times_ms: Of a request that is to be explained, in Unix time (see `schemas.ledger`): of an OPENING when it was
+            read and admitted, of a PARTIAL when its shard was taken, started and ended. At most three.
     """
 
     kind: Kind
@@ -155,6 +158,7 @@ class Record(msgspec.Struct, frozen=True):
     total_rows: int = 1
     original: Buffer = b""
     tensors: tuple[Buffer, ...] = ()
+    times_ms: tuple[float, ...] = ()
 
     def encode(self) -> bytes:
         """The record as bytes."""
@@ -164,6 +168,7 @@ class Record(msgspec.Struct, frozen=True):
             self.kind,
             self.form,
             self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN,
+            len(self.times_ms),
             len(request_id),
             len(self.tensors),
             len(self.signature),
@@ -178,7 +183,8 @@ class Record(msgspec.Struct, frozen=True):
             len(self.original),
         )
         sizes = b"".join([_SIZE.pack(len(tensor)) for tensor in self.tensors])
-        parts: list[Buffer] = [header, request_id, self.signature, self.original, sizes]
+        times = _TIMES[len(self.times_ms)].pack(*self.times_ms)
+        parts: list[Buffer] = [header, request_id, self.signature, times, self.original, sizes]
         size_bytes = sum(map(len, parts))
         for tensor in self.tensors:
             parts += (_PADDING[-size_bytes % ALIGNMENT_BYTES], tensor)
@@ -190,13 +196,14 @@ class Record(msgspec.Struct, frozen=True):
         """A record from its bytes; its original and tensors are views into them.
 
         Raises:
-            struct.error, KeyError, UnicodeDecodeError, ValueError: It is none.
+            struct.error, LookupError, ValueError: It is none.
         """
         view = memoryview(encoded)
         (
             kind,
             form,
             flags,
+            time_count,
             id_size,
             tensor_count,
             signature_size,
@@ -215,6 +222,8 @@ class Record(msgspec.Struct, frozen=True):
         at += id_size
         signature = bytes(view[at : at + signature_size])
         at += signature_size
+        times_ms = _TIMES[time_count].unpack_from(view, at)
+        at += _TIMES[time_count].size
         original = view[at : at + original_size]
         sizes_at = at + original_size
         at = sizes_at + _SIZE.size * tensor_count
@@ -241,6 +250,7 @@ class Record(msgspec.Struct, frozen=True):
             total_rows,
             original,
             tuple(tensors),
+            times_ms,
         )
 
 

@@ -161,7 +161,7 @@ class Simulation:
         self.crashes = 0
         self.restored = 0  # requests that waited through a crash
         self._faults = faults
-        self.answering = Answering("requests", MAX_MESSAGE_BYTES)
+        self.answering = Answering("requests", MAX_MESSAGE_BYTES, lambda: self.now_ms)
         self._checkpoint = (deepcopy(self.state), 0)
         self._start(tasks=self._random.randint(1, 4))
 

@@ -32,6 +32,7 @@ from schemas.errors import (
     WrongShape,
     WrongSize,
 )
+from schemas.ledger import Ledger
 from schemas.messages import Form, InferRequest, Parameter
 from schemas.model import Catalog, ModelSpec, TensorSpec
 from schemas.records import NO_DEADLINE_MS, Failure, Signature, Source, TensorSignature, encode_signature
@@ -258,6 +259,7 @@ def _request(
         head.explain,
         message,
         tensors,
+        Ledger(source.timestamp_ms if source.timestamp_ms >= 0 else now_ms, now_ms) if head.explain else None,
     )
 
 

@@ -1,6 +1,6 @@
 """Makes what a person gets: the answer to a request, and the dead letter beside every failure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from operators.core.merging import Served, format_ranges
 from operators.core.outputs import Answer, Letter
@@ -8,6 +8,7 @@ from operators.core.requests import Refused, Request
 from schemas import codec, protobuf_wire
 from schemas.dead_letters import encode_letter
 from schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
+from schemas.ledger import Ledger
 from schemas.messages import ErrorResponse, Form, InferResponse, Parameter
 from schemas.records import Failure, Record, Signature, Source, decode_signature
 from schemas.tensors import Buffer, Tensor
@@ -19,11 +20,13 @@ class Answering:
     Args:
         requests_topic: Named in dead letters.
         max_message_bytes: The largest answer.
+        now_ms: The clock, for answers that say where their time went.
     """
 
-    def __init__(self, requests_topic: str, max_message_bytes: int) -> None:
+    def __init__(self, requests_topic: str, max_message_bytes: int, now_ms: Callable[[], float]) -> None:
         self._requests_topic = requests_topic
         self._max_message_bytes = max_message_bytes
+        self.now_ms = now_ms
 
     def serve(
         self,
@@ -35,6 +38,7 @@ class Answering:
         failure: Failure | None = None,
         shards: int = 1,
         tasks: int = 1,
+        ledger: Ledger | None = None,
     ) -> list[Answer | Letter]:
         """The answer to a request that was served, or served in part.
 
@@ -43,11 +47,14 @@ class Answering:
             stage: Where an answer that cannot be given fails.
             missing: Row ranges that are not in the outputs.
             failure: Why they are missing; it is also put into a dead letter.
+            ledger: Where the time went.
         """
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
         if request.explain:
             parameters |= {"shards": shards, "tasks": tasks}
+            if ledger is not None:
+                parameters |= ledger.to_parameters(self.now_ms())
         if failure is not None:
             parameters |= _partial_parameters(missing, failure)
         response = InferResponse(signature.model_name, signature.model_version, request.id, outputs, parameters)
@@ -91,7 +98,8 @@ class Answering:
                     answers.append(Answer(request_id, value))
                     start = stop
                     continue
-            answers += self.serve(request, served.rows_between(start, stop).outputs, stage=stage)
+            outputs = served.rows_between(start, stop).outputs
+            answers += self.serve(request, outputs, stage=stage, ledger=request.ledger)
             start = stop
         return answers
 

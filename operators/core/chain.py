@@ -81,6 +81,8 @@ class Chain:
             if isinstance(request, Refused):
                 outputs += self._answering.refuse(request)
                 continue
+            if request.ledger is not None:
+                request.ledger.admitted_ms = self._answering.now_ms()
             try:
                 outputs += take_in(request, now_ms)
             except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
@@ -104,7 +106,7 @@ class Chain:
         for request in departure.expired:
             outputs += self._answering.fail(request, _late(request, now_ms))
         if departure.unit:
-            outputs += self._serving.on_batch(departure.unit)
+            outputs += self._serving.on_batch(departure.unit, now_ms)
         return outputs
 
     def next_deadline(self) -> float | None:
@@ -129,6 +131,8 @@ class Chain:
                     self._sharding.forget(number)
                     outputs += self._answering.refuse(request)
                 else:
+                    if request.ledger is not None:
+                        request.ledger.admitted_ms = self._answering.now_ms()
                     outputs += self._sharding.restore(number, request)
         return outputs
 

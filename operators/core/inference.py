@@ -4,7 +4,7 @@ A batch that fails is halved until what fails is one row (or, for a model withou
 fault get the error, their neighbours get their answer. A good batch costs one call; a bad row about 2 * log2(rows).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,11 +41,23 @@ class Outcome:
 class Batch:
     """Requests or shards of one signature, run as one batch. Never raises for a bad row.
 
+    Args:
+        now_ms: The clock.
+
     Attributes:
         whole: The outputs of all rows together; None where some failed, ran apart, or cannot share a tensor.
+        started_ms: When the session was called first.
+        ended_ms: When it had run last.
     """
 
-    def __init__(self, parts: Sequence[Member], signature: Signature, model: ModelSpec, session: Session) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Member],
+        signature: Signature,
+        model: ModelSpec,
+        session: Session,
+        now_ms: Callable[[], float],
+    ) -> None:
         self._parts = parts
         self._signature = signature
         self._step = model.fixed_rows
@@ -56,9 +68,15 @@ class Batch:
         self.whole: Served | None = None
         self._outcomes: list[Outcome] | None = None
         if model.batchable:
+            self._inputs = _gather(parts, signature, self._rows)
+        self.started_ms = now_ms()
+        if model.batchable:
             self._run_rows()
         else:
             self._outcomes = [_run_whole(part, signature, session) for part in parts]
+        self.ended_ms = now_ms()
+        if model.batchable:
+            self._join()
 
     def outcomes(self) -> list[Outcome]:
         """One for each part, in order."""
@@ -67,10 +85,11 @@ class Batch:
         return self._outcomes
 
     def _run_rows(self) -> None:
-        self._inputs = _gather(self._parts, self._signature, self._rows)
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
+
+    def _join(self) -> None:
         self._served = [
             Served(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)
         ]

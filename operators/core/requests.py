@@ -2,6 +2,7 @@
 
 import msgspec
 
+from schemas.ledger import Ledger
 from schemas.messages import Form
 from schemas.records import Failure, Source
 from schemas.tensors import Buffer
@@ -30,6 +31,7 @@ class Request(msgspec.Struct, gc=False):
         explain: Whether the answer is to say over how many shards and tasks it was spread.
         original: The Kafka record's value.
         tensors: Raw bytes of each input, in the model's order; views into `original` where that is possible.
+        ledger: Where its time goes, if it is to be explained.
     """
 
     signature: bytes
@@ -49,6 +51,7 @@ class Request(msgspec.Struct, gc=False):
     explain: bool = False
     original: bytes = b""
     tensors: tuple[Buffer, ...] = ()
+    ledger: Ledger | None = None
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -57,11 +57,21 @@ class Serving:
         self._answering = answering
         self._task = task
 
-    def on_batch(self, requests: Sequence[Request]) -> list[Answer | Letter]:
-        """Answers requests of one signature; never raises."""
+    def on_batch(self, requests: Sequence[Request], taken_ms: float) -> list[Answer | Letter]:
+        """Answers requests of one signature; never raises.
+
+        Args:
+            requests: Not expired.
+            taken_ms: Now, in Unix time.
+        """
         try:
             signature = decode_signature(requests[0].signature)
             batch = self._run(requests, signature)
+            for request in requests:
+                if request.ledger is not None:
+                    ledger = request.ledger
+                    ledger.taken_ms, ledger.started_ms, ledger.ended_ms = taken_ms, batch.started_ms, batch.ended_ms
+                    ledger.merged_ms = batch.ended_ms
             if batch.whole is not None:
                 return self._answering.serve_batch(requests, signature, batch.whole, stage=STAGE)
             outputs: list[Answer | Letter] = []
@@ -70,7 +80,7 @@ class Serving:
         except Exception as error:  # noqa: BLE001 - whatever it is, only who is concerned may hear of it
             if len(requests) == 1:
                 return self._answering.fail(requests[0], _failure_of(error))
-            return [output for request in requests for output in self.on_batch([request])]
+            return [output for request in requests for output in self.on_batch([request], taken_ms)]
         return outputs
 
     def on_shard(self, encoded: bytes, now_ms: float) -> list[Part]:
@@ -85,13 +95,15 @@ class Serving:
         if shard.deadline_ms != NO_DEADLINE_MS and shard.deadline_ms <= now_ms:
             return []
         try:
-            return self._run_shard(shard)
+            return self._run_shard(shard, now_ms)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
             return [_failed(shard, 0, shard.rows, _failure_of(error))]
 
-    def _run_shard(self, shard: Record) -> list[Part]:
+    def _run_shard(self, shard: Record, taken_ms: float) -> list[Part]:
         signature = decode_signature(shard.signature)
-        [outcome] = self._run([shard], signature).outcomes()
+        batch = self._run([shard], signature)
+        [outcome] = batch.outcomes()
+        times_ms = (taken_ms, batch.started_ms, batch.ended_ms) if shard.explain else ()
         key = window_key(shard.source)
         parts = []
         for good in outcome.good:
@@ -103,6 +115,7 @@ class Serving:
                 first_row=shard.first_row + good.first_row,
                 rows=good.rows,
                 tensors=tuple(tensor.data for tensor in good.outputs),
+                times_ms=times_ms,
             )
             parts.append(Part(key, partial.encode()))
         for bad in outcome.bad:
@@ -113,7 +126,7 @@ class Serving:
 
     def _run(self, parts: Sequence[Request | Record], signature: Signature) -> Batch:
         model = self._catalog.find(signature.model_name, signature.model_version)
-        return Batch(parts, signature, model, self._session_of(model))
+        return Batch(parts, signature, model, self._session_of(model), self._answering.now_ms)
 
     def _answer(self, request: Request, outcome: Outcome) -> list[Answer | Letter]:
         if not outcome.bad:
@@ -130,9 +143,11 @@ class Serving:
         except InferenceFailed as error:
             return self._answering.fail(request, _failure_of(error))
         if failure is None:
-            return self._answering.serve(request, merged, stage=STAGE)
+            return self._answering.serve(request, merged, stage=STAGE, ledger=request.ledger)
         missing = missing_ranges(((part.first_row, part.rows) for part in outcome.good), request.rows)
-        return self._answering.serve(request, merged, stage=STAGE, missing=missing, failure=failure)
+        return self._answering.serve(
+            request, merged, stage=STAGE, missing=missing, failure=failure, ledger=request.ledger
+        )
 
 
 def _failure_of(error: Exception) -> Failure:

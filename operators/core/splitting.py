@@ -30,13 +30,14 @@ def opening(request: Request) -> Record:
         rows=request.rows,
         total_rows=request.rows,
         original=request.original,
+        times_ms=(request.ledger.read_ms, request.ledger.admitted_ms) if request.ledger else (),
     )
 
 
 def shards(request: Request, shard_rows: int) -> Iterator[Record]:
     """The shards of a request; their tensors are views into it."""
     signature = decode_signature(request.signature)
-    whole = replace(opening(request), kind=Kind.SHARD, original=b"")
+    whole = replace(opening(request), kind=Kind.SHARD, original=b"", times_ms=())
     offsets = [
         row_offsets(tensor.datatype, tensor.shape, data, request.rows)
         for tensor, data in zip(signature.inputs, request.tensors, strict=True)

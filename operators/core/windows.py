@@ -12,6 +12,7 @@ after a replay, changes nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import msgspec
 
@@ -19,6 +20,7 @@ from operators.core.answering import Answering
 from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps
 from operators.core.outputs import Answer, Letter
 from schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
+from schemas.ledger import Ledger
 from schemas.records import (
     NO_DEADLINE_MS,
     Failure,
@@ -187,20 +189,30 @@ def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> 
     if not closing.is_answerable and closing.failure is not None:
         return answering.fail(opening, closing.failure)
     try:
-        parts = [_rows_of(record) for record in records if record.kind is Kind.PARTIAL]
+        partials = [record for record in records if record.kind is Kind.PARTIAL]
+        parts = [_rows_of(record) for record in partials]
+        merged = merge_rows([rows for _, rows in parts])
         return answering.serve(
             opening,
-            merge_rows([rows for _, rows in parts]),
+            merged,
             stage=STAGE,
             missing=closing.missing,
             failure=closing.failure,
             shards=len(parts),
             tasks=len({task for task, _ in parts}),
+            ledger=_ledger(opening, partials, answering.now_ms()) if opening.times_ms else None,
         )
     except AnabranchError as error:
         return answering.fail(opening, Failure(error.code, error.message, STAGE))
     except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
         return answering.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
+
+
+def _ledger(opening: Record, partials: Sequence[Record], merged_ms: float) -> Ledger:
+    taken_ms, started_ms, ended_ms = max((partial.times_ms for partial in partials), key=itemgetter(-1))
+    read_ms, admitted_ms = opening.times_ms
+    sent_ms = opening.source.timestamp_ms if opening.source.timestamp_ms >= 0 else read_ms
+    return Ledger(sent_ms, read_ms, admitted_ms, taken_ms, started_ms, ended_ms, merged_ms)
 
 
 def _rows_of(record: Record) -> tuple[int, Rows]:

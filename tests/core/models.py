@@ -24,6 +24,11 @@ SOURCE = Source(0, 0, int(NOW_MS))
 MAX_MESSAGE_BYTES = 1_000_000
 
 
+def now_ms() -> float:
+    """A clock that stands still."""
+    return NOW_MS
+
+
 def catalog(
     batching: Batching | None = None,
     *,

@@ -13,12 +13,13 @@ from operators.core.outputs import Answer, Letter
 from operators.core.requests import Refused, Request
 from schemas import codec
 from schemas.dead_letters import DeadLetter, decode_letter
+from schemas.ledger import Ledger
 from schemas.messages import ErrorResponse, Form, InferResponse
 from schemas.records import Failure, Source, decode_signature
 from schemas.tensors import Tensor, raw_from_elements
-from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, now_ms, request
 
-ANSWERING = Answering("requests", 10_000)
+ANSWERING = Answering("requests", 10_000, now_ms)
 SOURCE = Source(3, 4, 5)
 Y = Tensor.from_array("y", np.ones((1, 2), np.float32))
 FAILURE = Failure("inference_failed", "poison", "infer")
@@ -55,6 +56,26 @@ def test_an_answer_says_how_it_was_spread_only_where_that_was_asked_for() -> Non
     [asked] = serve(admitted(parameters={"explain": True}), (Y,), shards=3, tasks=2)
     assert codec.decode_response(plain.value) == InferResponse("rows", "10", "ä", (Y,))
     assert codec.decode_response(asked.value) == InferResponse("rows", "10", "ä", (Y,), {"shards": 3, "tasks": 2})
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_an_answer_that_is_to_be_explained_says_where_the_time_went(form: Form) -> None:
+    asked = admitted(parameters={"explain": True}, form=form)
+    ledger = Ledger(NOW_MS - 21, NOW_MS - 20, NOW_MS - 18, NOW_MS - 15, NOW_MS - 14.5, NOW_MS - 4, NOW_MS - 3)
+    [answer] = serve(asked, (Y,), ledger=ledger)
+    found = codec.decode_response(answer.value)
+    assert isinstance(found, InferResponse)
+    times = {name: value for name, value in found.parameters.items() if name.endswith("_us")}
+    assert times == {
+        "broker_us": 1000,
+        "admit_us": 2000,
+        "queue_us": 3000,
+        "batch_us": 500,
+        "session_us": 10_500,
+        "merge_us": 1000,
+        "encode_us": 3000,
+    }
+    assert not [output for output in serve(admitted(form=form), (Y,), ledger=ledger) if b"broker_us" in output.value]
 
 
 @pytest.mark.parametrize("form", list(Form))
@@ -98,9 +119,11 @@ def test_an_answer_over_the_limit_becomes_an_error_within_it(form: Form, stage: 
 
 
 def test_an_answer_of_exactly_the_limit_passes() -> None:
-    [output] = Answering("requests", 10**9).serve(admitted(), (Y,), stage="infer")
-    assert isinstance(Answering("requests", len(output.value)).serve(admitted(), (Y,), stage="infer")[0], Answer)
-    too_large = Answering("requests", len(output.value) - 1).serve(admitted(), (Y,), stage="infer")
+    [output] = Answering("requests", 10**9, now_ms).serve(admitted(), (Y,), stage="infer")
+    assert isinstance(
+        Answering("requests", len(output.value), now_ms).serve(admitted(), (Y,), stage="infer")[0], Answer
+    )
+    too_large = Answering("requests", len(output.value) - 1, now_ms).serve(admitted(), (Y,), stage="infer")
     assert isinstance(codec.decode_response(too_large[0].value), ErrorResponse)
 
 
@@ -158,7 +181,7 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
 def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -> None:
     requests = [replace(admitted(values=[1.0] * rows), id=f"{rows}") for rows in (1, 200, 2)]
     y = np.ones((203, 2), np.float32)
-    outputs = Answering("requests", 1_000).serve_batch(
+    outputs = Answering("requests", 1_000, now_ms).serve_batch(
         requests, decode_signature(requests[0].signature), Served(0, 203, ("y",), [y]), stage="infer"
     )
     answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]

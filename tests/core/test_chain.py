@@ -1,5 +1,7 @@
 """A task's chain: from frames of Kafka records to answers, and through state and back."""
 
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,21 +15,28 @@ from operators.core.costs import Costs, Measurement
 from operators.core.outputs import Answer, Letter, Output, Part, Shard
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.core.windows import Window, answer_of
 from schemas import codec
 from schemas.dead_letters import decode_letter
 from schemas.frames import write_requests
+from schemas.ledger import STAGES
 from schemas.messages import ErrorResponse, InferResponse
 from schemas.model import Batching, Catalog
 from schemas.records import Source
-from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, request, session_of
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
 
 SERVED = catalog()
 PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
 NOTHING = Changes([], [])
 
 
-def chain(served: Catalog = SERVED, max_backlog_ms: float | None = None, max_waiting_bytes: int = 10**6) -> Chain:
-    answering = Answering("requests", MAX_MESSAGE_BYTES)
+def chain(
+    served: Catalog = SERVED,
+    max_backlog_ms: float | None = None,
+    max_waiting_bytes: int = 10**6,
+    clock: Callable[[], float] = now_ms,
+) -> Chain:
+    answering = Answering("requests", MAX_MESSAGE_BYTES, clock)
     return Chain(
         Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
         Sharding(served, lambda _: known_costs(), Order()),
@@ -140,6 +149,45 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypat
     [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, Letter)]
     assert (letter.message, letter.stage, letter.original) == ("RuntimeError: defect", "shard", named("b", 9))
     assert answers(work(task)) == {"a": "", "c": ""}
+
+
+# ---- where the time goes -------------------------------------------------------------------------------------------
+
+
+def test_stages_sum_to_the_time_between_the_record_and_the_answer() -> None:
+    ticks = count(int(NOW_MS) + 5)  # each look at the clock is a millisecond later
+    task = chain(clock=lambda: float(next(ticks)))
+    task.on_frame(frame(named("a", parameters={"explain": True}), named("b")), NOW_MS + 4)
+    first, second = (codec.decode_response(output.value) for output in task.next(NOW_MS + 6) or [])
+    assert isinstance(first, InferResponse)
+    assert isinstance(second, InferResponse)
+    assert second.parameters == {}
+    spent_us = [first.parameters[f"{stage}_us"] for stage in STAGES]
+    #                   read  admitted taken  started      ended        written
+    #                   4     5        6      6            7            8
+    assert spent_us == [4000, 1000, 1000, 0, 1000, 0, 1000]
+
+
+def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
+    clock_ms = NOW_MS + 2
+    task = chain(clock=lambda: clock_ms)
+    opening, *shards = task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
+    assert isinstance(opening, Part)
+    window = Window(1000.0, 1000.0)
+    kept = [opening.value]
+    assert window.on_record(opening.value, NOW_MS)[1] is None
+    closing = None
+    for place, shard in enumerate(shards):
+        clock_ms = NOW_MS + 10 * (place + 1)
+        [part] = task._serving.on_shard(shard.value, clock_ms - 3)
+        _, closing = window.on_record(part.value, clock_ms)
+        kept.append(part.value)
+    assert closing is not None
+    clock_ms += 4
+    [output] = answer_of(closing, kept, task._answering)
+    answer = codec.decode_response(output.value)
+    assert isinstance(answer, InferResponse)
+    assert [answer.parameters[f"{stage}_us"] for stage in STAGES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
 
 
 # ---- more than can be served ---------------------------------------------------------------------------------------

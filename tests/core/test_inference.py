@@ -26,6 +26,7 @@ from tests.core.models import (
     SOURCE,
     catalog,
     expected,
+    now_ms,
     request,
     run_rows,
     session_of,
@@ -46,7 +47,7 @@ def unit(model: str, *requests: list[float], **options: Any) -> tuple[list[Reque
 
 
 def run_unit(unit: list[Request], spec: ModelSpec, session: Session) -> list[Outcome]:
-    batch = Batch(unit, decode_signature(unit[0].signature), spec, session)
+    batch = Batch(unit, decode_signature(unit[0].signature), spec, session, now_ms)
     outcomes = batch.outcomes()
     if batch.whole is not None:  # the same rows, whichever way they are asked for
         first = 0
@@ -194,5 +195,5 @@ def test_a_batch_knows_whether_all_its_rows_came_out_together(
     model: str, requests: list[list[float]], is_whole: bool
 ) -> None:
     found, spec, session = unit(model, *requests)
-    batch = Batch(found, decode_signature(found[0].signature), spec, session)
+    batch = Batch(found, decode_signature(found[0].signature), spec, session, now_ms)
     assert (batch.whole is not None) == is_whole

@@ -24,13 +24,23 @@ from schemas.messages import ErrorResponse, Form, InferResponse
 from schemas.model import Catalog, ModelSpec
 from schemas.records import Kind, Record, Source, decode_failure, decode_output_signature, kind_of
 from schemas.tensors import Array
-from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, request, run_rows, session_of
+from tests.core.models import (
+    MAX_MESSAGE_BYTES,
+    NOW_MS,
+    POISON,
+    catalog,
+    expected,
+    now_ms,
+    request,
+    run_rows,
+    session_of,
+)
 
 SERVED = catalog()
 
 
 def serving(served: Catalog = SERVED, session: Any = session_of, task: int = 3) -> Serving:
-    return Serving(served, session, Answering("requests", MAX_MESSAGE_BYTES), task)
+    return Serving(served, session, Answering("requests", MAX_MESSAGE_BYTES, now_ms), task)
 
 
 def admitted(request_id: str, values: list[float], model: str = "rows", offset: int = 7, **options: Any) -> Request:
@@ -77,7 +87,7 @@ def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
     requests = {"a": [1.0], "b": [2.0, 3.0], "ü": [4.0]}
     forms = [Form.PROTOBUF, Form.JSON, Form.PROTOBUF]
     unit = [admitted(name, values, form=form) for (name, values), form in zip(requests.items(), forms, strict=True)]
-    outputs = serving().on_batch(unit)
+    outputs = serving().on_batch(unit, NOW_MS)
     assert [codec.is_json(output.value) for output in outputs] == [False, True, False]
     assert {name: values_of(answer) for name, answer in answers(outputs).items()} == {
         name: expected("rows", values) for name, values in requests.items()
@@ -86,7 +96,7 @@ def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
 
 def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
     unit = [admitted("a", [1.0]), admitted("b", [2.0, POISON, 3.0, POISON]), admitted("c", [4.0])]
-    found = answers(serving().on_batch(unit))
+    found = answers(serving().on_batch(unit, NOW_MS))
     assert (code_of(found["b"]), getattr(found["b"], "message", "")) == ("inference_failed", "row 1: poison")
     assert values_of(found["a"]) == expected("rows", [1.0])
     assert values_of(found["c"]) == expected("rows", [4.0])
@@ -94,17 +104,17 @@ def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
 
 def test_a_request_that_wants_part_of_its_rows_gets_the_good_ones_and_a_letter() -> None:
     unit = [admitted("a", [2.0, POISON, 3.0, POISON], parameters={"partial": True})]
-    [answer] = answers(serving().on_batch(unit)).values()
+    [answer] = answers(serving().on_batch(unit, NOW_MS)).values()
     assert values_of(answer) == expected("rows", [2.0, 3.0])
     assert isinstance(answer, InferResponse)
     assert answer.parameters["missing_rows"] == "1-1,3-3"
     assert answer.parameters["error_code"] == "inference_failed"
     all_bad = [admitted("a", [POISON], parameters={"partial": True})]
-    assert code_of(answers(serving().on_batch(all_bad))["a"]) == "inference_failed"
+    assert code_of(answers(serving().on_batch(all_bad, NOW_MS))["a"]) == "inference_failed"
 
 
 def test_requests_of_the_same_id_are_answered_each() -> None:
-    outputs = serving().on_batch([admitted("a", [1.0]), admitted("a", [2.0])])
+    outputs = serving().on_batch([admitted("a", [1.0]), admitted("a", [2.0])], NOW_MS)
     assert [values_of(codec.decode_response(output.value)) for output in outputs] == [
         expected("rows", [1.0]),
         expected("rows", [2.0]),
@@ -116,7 +126,7 @@ def test_a_model_that_an_upgrade_took_away_is_named_in_the_answer(without: list[
     served = catalog(without=without)
     if not without:
         del served.models["rows"]["10"]
-    found = answers(serving(served).on_batch([admitted("a", [1.0]), admitted("b", [2.0])]))
+    found = answers(serving(served).on_batch([admitted("a", [1.0]), admitted("b", [2.0])], NOW_MS))
     assert {code_of(answer) for answer in found.values()} == {code}
     assert isinstance(found["a"], ErrorResponse)
     assert (found["a"].model_name, found["a"].model_version) == ("rows", "10")
@@ -129,7 +139,7 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_neighbour() -> 
         return outputs if 7.0 not in inputs["x"] else outputs | {"y": outputs["y"].astype(complex)}
 
     unit = [admitted("a", [1.0]), admitted("b", [7.0]), admitted("c", [2.0])]
-    found = answers(serving(session=lambda _: FakeSession(run)).on_batch(unit))
+    found = answers(serving(session=lambda _: FakeSession(run)).on_batch(unit, NOW_MS))
     assert code_of(found["b"]) == "internal_error"
     assert values_of(found["a"]) == expected("rows", [1.0])
     assert values_of(found["c"]) == expected("rows", [2.0])
@@ -139,7 +149,7 @@ def test_a_session_that_cannot_be_loaded_is_the_answer() -> None:
     def session(_: ModelSpec) -> Session:
         raise ModelLoadFailed("gone")
 
-    found = answers(serving(session=session).on_batch([admitted("a", [1.0])]))
+    found = answers(serving(session=session).on_batch([admitted("a", [1.0])], NOW_MS))
     assert (code_of(found["a"]), getattr(found["a"], "message", "")) == ("internal_error", "ModelLoadFailed: gone")
 
 
@@ -147,7 +157,7 @@ def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
     whole = SERVED.find("whole", "")
     served = catalog(without=["rows"])
     served.models["rows"] = {"10": whole}
-    found = answers(serving(served).on_batch([admitted("a", [1.0, 2.0])]))
+    found = answers(serving(served).on_batch([admitted("a", [1.0, 2.0])], NOW_MS))
     assert isinstance(found["a"], ErrorResponse)
 
 

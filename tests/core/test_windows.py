@@ -25,8 +25,9 @@ from schemas.records import (
     TensorSignature,
     encode_signature,
 )
+from tests.core.models import now_ms
 
-ANSWERING = Answering("requests", 1_000_000)
+ANSWERING = Answering("requests", 1_000_000, now_ms)
 SOURCE = Source(1, 2, 3)
 TIMEOUT_MS, REMEMBER_MS = 100.0, 1_000.0
 SIGNATURE = encode_signature(Signature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",)))

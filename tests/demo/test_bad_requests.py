@@ -16,6 +16,7 @@ from schemas import codec
 from schemas.dead_letters import DeadLetter, decode_letter
 from schemas.messages import ErrorResponse, Form
 from schemas.records import Source
+from tests.core.models import now_ms
 
 NOW_MS = 1_700_000_000_000
 MAX_MESSAGE_BYTES = 100_000
@@ -34,7 +35,7 @@ def judge_by_contract(admission: Admission, request: BadRequest) -> Outcome:
     refused = admission.admit(request.value, source, NOW_MS)
     assert isinstance(refused, Refused), request.kind
     seen = _Seen({}, {})
-    for product in Answering("requests", MAX_MESSAGE_BYTES).refuse(refused):
+    for product in Answering("requests", MAX_MESSAGE_BYTES, now_ms).refuse(refused):
         if isinstance(product, Answer):
             seen.answers.setdefault(product.key.decode(), []).append(product.value)
         else:

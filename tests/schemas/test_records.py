@@ -47,6 +47,7 @@ def records() -> st.SearchStrategy[Record]:
         total_rows=_u32,
         original=st.binary(max_size=50),
         tensors=st.lists(st.binary(max_size=40), max_size=3).map(tuple),
+        times_ms=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
     )
 
 
