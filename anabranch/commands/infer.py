@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,14 @@ from anabranch.stack import stack
 from flink_job.config import ConfigError, load
 from schemas import codec
 from schemas.errors import AnabranchError
+from schemas.ledger import SUFFIX
 from schemas.messages import Form, InferRequest, InferResponse, Parameter
 from schemas.tensors import Array, Tensor, datatype_of
 
 # NAME=FILE, but not a path that has an equals sign in one of its folders.
 _NAMED = re.compile(r"([^=/]+)=(.+)")
 _VALUES_SHOWN = 6
+_BAR_WIDTH = 40
 
 
 class _UnusableInput(Exception):
@@ -71,6 +74,9 @@ def infer(
     deadline_ms: Annotated[
         float | None, typer.Option("--deadline-ms", min=0, help="How long the job has; after that it answers an error.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show where the time went, and over how many tasks the rows were spread.")
+    ] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=0, help="How long to wait for the answer here.")] = 30,
     bootstrap_servers: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="The broker. Default: the local stack's.")
@@ -105,7 +111,7 @@ def infer(
                 outputs=outputs or question.outputs,
                 priority=priority,
                 deadline_ms=deadline_ms,
-                parameters=question.parameters,
+                parameters=question.parameters | ({"explain": True} if explain else {}),
             )
     except AnabranchError as error:
         raise _fail(error.code, error) from None
@@ -182,10 +188,23 @@ def _print(result: Result, output_dir: Path | None) -> None:
         markup=False,
         highlight=False,
     )
+    _print_ledger(console, result.ledger_ms)
     for name, value in result.parameters.items():
+        if name.removesuffix(SUFFIX) in result.ledger_ms:
+            continue
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if output_dir:
         console.print(f"Written to {output_dir}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_ledger(console: Console, ledger_ms: Mapping[str, float]) -> None:
+    if not ledger_ms:
+        return
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    longest_ms = max(ledger_ms.values()) or 1.0
+    for stage, spent_ms in ledger_ms.items():
+        table.add_row(stage, f"{spent_ms:.2f} ms", "█" * round(_BAR_WIDTH * spent_ms / longest_ms))
+    console.print(table)
 
 
 def _first_values(array: Array) -> str:

@@ -19,6 +19,7 @@ from schemas.errors import (
     UnknownModel,
     WrongDatatype,
 )
+from schemas.ledger import STAGES
 from schemas.messages import ErrorResponse, InferRequest, InferResponse
 from schemas.tensors import Tensor
 from tests.anabranch.conftest import Answer, FakeJob, echo
@@ -113,6 +114,18 @@ def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
     }
     assert request.outputs == ("b", "a")
     assert job.records[-1].key == b"customer-1"
+
+
+def test_a_result_says_where_its_time_went_and_the_rest_is_the_way_back(client: Client, job: FakeJob) -> None:
+    spent_us = dict(zip(STAGES, (100, 10, 20, 5, 300, 0, 40), strict=True))
+    told = {f"{stage}_us": us for stage, us in spent_us.items()}
+    job.answer = lambda request: [InferResponse("m", "1", request.id, request.inputs, told)]
+    result = client.infer("m", np.zeros(1), parameters={"explain": True})
+    assert list(result.ledger_ms) == [*STAGES, "return"]
+    assert sum(result.ledger_ms.values()) == pytest.approx(result.latency_ms)
+    assert result.ledger_ms["session"] == 0.3
+    job.answer = echo
+    assert client.infer("m", np.zeros(1)).ledger_ms == {}
 
 
 def test_ids_are_record_keys_and_spread_over_partitions(client: Client, job: FakeJob) -> None:

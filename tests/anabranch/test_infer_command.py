@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from anabranch.cli import app
+from schemas.ledger import STAGES
 from schemas.messages import ErrorResponse, InferRequest, InferResponse
 from schemas.tensors import Tensor
 from tests.anabranch.conftest import Answer, FakeJob
@@ -70,6 +71,25 @@ def test_outputs_are_written(config: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(np.load(out / "x.npy"), np.arange(3, dtype=np.float16))
     assert np.load(out / "a_0.npy").tolist() == [b"a", b"bc"]
+
+
+def test_where_the_time_went_is_drawn(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    def explained(request: InferRequest) -> list[Answer]:
+        told = {f"{stage}_us": 1_000 * place for place, stage in enumerate(STAGES)} | {"shards": 3}
+        return [InferResponse("m", "1", request.id, request.inputs, told)]
+
+    job.answer = explained
+    np.save(tmp_path / "x.npy", np.zeros((1, 1)))
+    result = infer("m", "--input", tmp_path / "x.npy", "--config", config, "--explain")
+    assert result.exit_code == 0, result.output
+    assert job.requests()[-1].parameters["explain"] is True
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert [name for name in lines if name in STAGES] == list(STAGES)
+    assert "6.00 ms" in lines["encode"]
+    assert lines["encode"].count("█") > lines["batch"].count("█") > lines["broker"].count("█") == 0
+    assert "return" in lines
+    assert lines["shards:"] == "shards: 3"
+    assert "_us" not in result.stdout
 
 
 def test_a_partial_answer_says_what_is_missing(config: Path, job: FakeJob, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The job on a MiniCluster, in both execution modes: what is sent is answered, with the right values."""
 
+import time
 import uuid
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from schemas.ledger import STAGES
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
 from schemas.tensors import Tensor
 from tests.flink.service import Topics
@@ -78,7 +80,21 @@ def test_a_big_request_is_spread_over_tasks_and_merged_in_order(service: Topics,
     x = np.arange(4 * 1001, dtype=np.float32).reshape(1001, 4)
     answer = ask(service, request("double", {"x": x}, form=form, explain=True))
     assert np.array_equal(values(answer)["y"], 2 * x + 2)
-    assert answer.parameters == {"shards": 63, "tasks": 2}
+    assert {name: answer.parameters[name] for name in ("shards", "tasks")} == {"shards": 63, "tasks": 2}
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_an_answer_says_where_its_time_went(service: Topics, rows: int) -> None:
+    def ask_once() -> tuple[float, float]:
+        start_s = time.time()
+        answer = ask(service, request("double", {"x": np.ones((rows, 4), np.float32)}, explain=True))
+        end_s = time.time()
+        spent_ms = [int(answer.parameters[f"{stage}_us"]) / 1000 for stage in STAGES]
+        return sum(spent_ms), (end_s - start_s) * 1000
+
+    # The rest of what the sender sees is the way to the broker, and that of the answer back.
+    told_ms, seen_ms = zip(*[ask_once() for _ in range(5)], strict=True)
+    assert all(0 < told <= seen + 1 for told, seen in zip(told_ms, seen_ms, strict=True))
 
 
 def test_a_burst_of_requests_of_all_sizes_is_answered_once_each(service: Topics) -> None:
