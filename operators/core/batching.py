@@ -78,12 +78,13 @@ class _Group:
         due: The urgency under which the lane's heap holds this group; None while it waits for company.
     """
 
-    __slots__ = ("_gone", "_line", "batching", "costs", "due", "max_rows", "rows", "size_bytes")
+    __slots__ = ("_gone", "_line", "batching", "costs", "due", "max_rows", "row_ms", "rows", "size_bytes")
 
     def __init__(self, batching: Batching, costs: Costs) -> None:
         self.batching = batching
         self.costs = costs
         self.max_rows = costs.best_rows(batching.max_rows)
+        self.row_ms = costs.predict_ms(self.max_rows) / self.max_rows
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
@@ -190,7 +191,7 @@ class Lane:
         group = self._groups.get(request.signature)
         if group is None:
             group = self._groups[request.signature] = _Group(*self._policy_of(request.signature))
-        request.cost_ms = group.costs.predict_ms(group.max_rows) / group.max_rows * request.rows
+        request.cost_ms = group.row_ms * request.rows
         is_first = group.add(request, self._order.place(request))
         self._waiting += 1
         self.size_bytes += request.size_bytes

@@ -37,9 +37,16 @@ class Costs:
         self._ratios: list[float] = []
         self._least_ratio = 0.0
         self._runs = 0
+        self._best: dict[int, int] = {}
 
     def best_rows(self, max_rows: int) -> int:
         """The size of batch that costs least per row, up to a limit; the limit itself where nothing was measured."""
+        best = self._best.get(max_rows)
+        if best is None:
+            best = self._best[max_rows] = self._find_best(max_rows)
+        return best
+
+    def _find_best(self, max_rows: int) -> int:
         measured = zip(self._rows, self._run_ms, strict=True)
         known = [(rows, run_ms / rows) for rows, run_ms in measured if rows <= max_rows]
         if not known:
