@@ -11,6 +11,8 @@ import msgspec
 
 #: A smaller batch is preferred, for its latency, where it costs at most this much more per row.
 _TOLERANCE = 1.05
+#: What a batch costs beside its session: its way through Python and Flink, whatever its size.
+_CALL_MS = 0.1
 #: The corrections that are remembered: the least of them is what "at the very least" means.
 _RUNS = 256
 
@@ -48,7 +50,7 @@ class Costs:
 
     def _find_best(self, max_rows: int) -> int:
         measured = zip(self._rows, self._run_ms, strict=True)
-        known = [(rows, run_ms / rows) for rows, run_ms in measured if rows <= max_rows]
+        known = [(rows, (run_ms + _CALL_MS) / rows) for rows, run_ms in measured if rows <= max_rows]
         if not known:
             return max_rows
         least = min(per_row for _, per_row in known)

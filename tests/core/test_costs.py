@@ -31,7 +31,11 @@ def test_where_larger_was_always_better_the_limit_is_best() -> None:
 
 
 def test_a_little_less_per_row_is_no_reason_for_a_larger_batch() -> None:
-    assert Costs([Measurement(1, 1.0), Measurement(64, 62.0)]).best_rows(64) == 1
+    assert Costs([Measurement(1, 100.0), Measurement(64, 6200.0)]).best_rows(64) == 1
+
+
+def test_a_batch_of_a_tiny_model_is_as_large_as_can_be_for_its_own_costs() -> None:
+    assert Costs([Measurement(1, 0.001), Measurement(32, 0.032), Measurement(64, 0.07)]).best_rows(64) == 64
 
 
 def test_what_it_takes_for_certain_is_known_only_from_runs() -> None:
