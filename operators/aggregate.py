@@ -11,6 +11,7 @@ from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 from operators.core.answering import Answering
 from operators.core.outputs import Answer
 from operators.core.windows import Closing, Window, answer_of
+from operators.metrics import Metrics
 from operators.rows import KeyedRow
 from operators.serve import LETTERS_TAG
 
@@ -26,6 +27,7 @@ class AggregateFunction(KeyedProcessFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of windows."""
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
+        self._metrics = Metrics(self._answering.meter, runtime_context)
         self._partials = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
@@ -79,3 +81,4 @@ class AggregateFunction(KeyedProcessFunction):
         for output in answer_of(closing, partials, self._answering):
             row = KeyedRow(output.key, output.value)
             yield row if isinstance(output, Answer) else (LETTERS_TAG, row)
+        self._metrics.flush()

@@ -26,6 +26,7 @@ from operators.core.lanes import lane_of
 from operators.core.outputs import Answer, Letter, Output, Shard
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.metrics import Metrics
 from operators.rows import BYTES, KEYED_BYTES, PARTS, KeyedRow
 from operators.sessions import Sessions
 from operators.task import task_of
@@ -36,6 +37,7 @@ LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
 SHARDS_TAG = OutputTag("shards", BYTES)
 PARTS_TAG = OutputTag("parts", PARTS)
 
+_NEVER = float("inf")
 #: Java has no array of 2 GiB, and large answers gain nothing from company.
 _FRAME_BYTES = 4 * 1024 * 1024
 
@@ -78,6 +80,7 @@ class ServeFunction(KeyedProcessFunction):
         )
         self._mirror: Chain | None = None
         self._wakes_at_ms: int | None = None
+        self._metrics = Metrics(self._answering.meter, runtime_context)
         self._sessions = sessions = Sessions(self._backend, task.index)
         sessions.load_all(self._catalog)
         self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
@@ -148,10 +151,13 @@ class ServeFunction(KeyedProcessFunction):
             self._waiting.put(number, frame)
 
     def _wake(self, mirror: Chain, ctx: KeyedProcessFunction.Context) -> None:
-        due_ms = mirror.next_deadline()
+        due_ms, now_ms = mirror.next_deadline(), time() * 1000
+        counts_in_s = self._metrics.flush()
+        if counts_in_s:
+            due_ms = min(now_ms + counts_in_s * 1000, _NEVER if due_ms is None else due_ms)
         if due_ms is None:
             return
-        wake_at_ms = max(ceil(due_ms), int(time() * 1000))
+        wake_at_ms = max(ceil(due_ms), int(now_ms))
         if self._wakes_at_ms is None or wake_at_ms < self._wakes_at_ms:
             self._wakes_at_ms = wake_at_ms
             ctx.timer_service().register_processing_time_timer(wake_at_ms)

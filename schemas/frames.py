@@ -4,41 +4,51 @@ Crossing from Java into Python and back costs as much as all that we do with a s
 together, as many as are there (`flink_job/java/PackRequests.java`), and so do answers (`UnpackAnswers.java`).
 Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is none.
 
-    requests: for each | value's size: i32 | partition: i32 | offset: i64 | timestamp, ms: i64 | value |
+    requests: | count: i32 | for each: value's size: i32, partition: i32, offset: i64, timestamp, ms: i64 | values |
     answers:  for each | key's size: i32 | value's size: i32 | key | value |
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from schemas.records import Source
 from schemas.tensors import Buffer
 
+_COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
 _ANSWER = struct.Struct("<ii")
 
 
-def read_requests(frame: bytes) -> Iterator[tuple[bytes | None, Source]]:
-    """The value of every Kafka record in a frame (None for a tombstone), and where it came from."""
-    at, end = 0, len(frame)
-    while at < end:
-        size, partition, offset, timestamp_ms = _REQUEST.unpack_from(frame, at)
-        at += _REQUEST.size
+def read_requests(frame: bytes) -> list[tuple[bytes | None, Source]]:
+    """The value of every Kafka record in a frame (None for a tombstone), and where it came from.
+
+    Raises:
+        struct.error, ValueError: It ends within its headers.
+    """
+    if not frame:
+        return []
+    (count,) = _COUNT.unpack_from(frame)
+    at = _COUNT.size + count * _REQUEST.size
+    if at > len(frame):
+        raise ValueError(f"a frame of {count} records in {len(frame)} bytes")
+    requests: list[tuple[bytes | None, Source]] = []
+    for size, partition, offset, timestamp_ms in _REQUEST.iter_unpack(frame[_COUNT.size : at]):
         source = Source(partition, offset, timestamp_ms)
         if size < 0:
-            yield None, source
+            requests.append((None, source))
         else:
-            yield frame[at : at + size], source
+            requests.append((frame[at : at + size], source))
             at += size
+    return requests
 
 
-def write_requests(records: Iterable[tuple[bytes | None, Source]]) -> bytes:
-    """The frame of Kafka records; what the Java operator does, for tests."""
-    parts: list[bytes] = []
+def write_requests(records: Sequence[tuple[bytes | None, Source]]) -> bytes:
+    """The frame of Kafka records; what the Java operator does."""
+    parts = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)
-        parts += (_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms), value or b"")
-    return b"".join(parts)
+        parts.append(_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms))
+    return b"".join([*parts, *[value or b"" for value, _ in records]])
 
 
 def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:

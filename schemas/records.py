@@ -140,8 +140,8 @@ class Record(msgspec.Struct, frozen=True):
         total_rows: Rows of the whole request.
         original: The Kafka record's value, where it travels along.
         tensors: Raw bytes of each input (or output), in the signature's order.
-        times_ms: Of a request that is to be explained, in Unix time (see `schemas.ledger`): of an OPENING when it was
-            read and admitted, of a PARTIAL when its shard was taken, started and ended. At most three.
+        times_ms: Unix time (see `schemas.ledger`): of an OPENING when it was read and admitted, of a PARTIAL when its
+            shard was taken, started and ended. At most three.
     """
 
     kind: Kind

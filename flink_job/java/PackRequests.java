@@ -23,10 +23,11 @@ import org.apache.flink.util.function.ThrowingRunnable;
  * nobody. Whether there is more shows a mail that this operator sends to its own task: the task takes it when the source
  * has had its turn, and what the source had then is in the frame. Nothing is held across a checkpoint.
  *
- * A frame is, little-endian, for every record: its value's size (int, -1 where there is none), partition (int), offset
- * (long), timestamp in Unix milliseconds (long, -1 where there is none), and the value.
+ * A frame is, little-endian: the number of records (int); for every record its value's size (int, -1 where there is
+ * none), partition (int), offset (long), and timestamp in Unix milliseconds (long, -1 where there is none); all values.
  */
 public final class PackRequests extends AbstractStreamOperator implements OneInputStreamOperator, ThrowingRunnable {
+    private static final int COUNT_BYTES = 4;
     private static final int HEADER_BYTES = 24;
 
     private final int maxBytes;
@@ -121,18 +122,21 @@ public final class PackRequests extends AbstractStreamOperator implements OneInp
         if (count == 0) {
             return;
         }
-        byte[] frame = new byte[sizeBytes];
+        byte[] frame = new byte[COUNT_BYTES + sizeBytes];
         ByteBuffer buffer = ByteBuffer.wrap(frame).order(ByteOrder.LITTLE_ENDIAN);
+        buffer.putInt(count);
         for (int i = 0; i < count; i++) {
             byte[] value = values[i];
             buffer.putInt(value == null ? -1 : value.length);
             buffer.putInt(partitions[i]);
             buffer.putLong(offsets[i]);
             buffer.putLong(timestamps[i]);
-            if (value != null) {
-                buffer.put(value);
+        }
+        for (int i = 0; i < count; i++) {
+            if (values[i] != null) {
+                buffer.put(values[i]);
+                values[i] = null;
             }
-            values[i] = null;
         }
         count = 0;
         sizeBytes = 0;

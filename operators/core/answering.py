@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from operators.core.merging import Served, format_ranges
+from operators.core.metering import Meter
 from operators.core.outputs import Answer, Letter
 from operators.core.requests import Refused, Request
 from schemas import codec, protobuf_wire
@@ -21,12 +22,16 @@ class Answering:
         requests_topic: Named in dead letters.
         max_message_bytes: The largest answer.
         now_ms: The clock, for answers that say where their time went.
+
+    Attributes:
+        meter: Counts what is answered; each task has a copy of this object, and so a meter of its own.
     """
 
     def __init__(self, requests_topic: str, max_message_bytes: int, now_ms: Callable[[], float]) -> None:
         self._requests_topic = requests_topic
         self._max_message_bytes = max_message_bytes
         self.now_ms = now_ms
+        self.meter = Meter()
 
     def serve(
         self,
@@ -108,6 +113,7 @@ class Answering:
         failure = refused.failure
         letter = self._write(refused.id, refused.source, failure, refused.original)
         if failure.code == UnreadableRequest.code:
+            self.meter.note_error(failure.code)
             return [letter]
         return [self._error(refused.id, refused.form, failure), letter]
 
@@ -117,6 +123,7 @@ class Answering:
         return [self._error(request.id, request.form, named), self._letter(request, named)]
 
     def _error(self, request_id: str, form: Form, failure: Failure) -> Answer:
+        self.meter.note_error(failure.code)
         error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
         return Answer(request_id.encode(), codec.encode_response(error, form))
 

@@ -76,7 +76,8 @@ class Chain:
         """
         outputs: list[Output] = []
         admit, take_in = self._admission.admit, self._sharding.take_in
-        for message, source in read_requests(frame):
+        requests = read_requests(frame)
+        for message, source in requests:
             request = admit(message, source, now_ms)
             if isinstance(request, Refused):
                 outputs += self._answering.refuse(request)
@@ -87,6 +88,8 @@ class Chain:
                 outputs += take_in(request, now_ms)
             except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
                 outputs += self._answering.fail(request, _failure(InternalError, f"{type(error).__name__}: {error}"))
+        if requests:
+            self._answering.meter.note_admission(len(requests), self._answering.now_ms() - now_ms)
         if self._max_backlog_ms is not None:
             for request in self._sharding.shed(self._max_backlog_ms, self._max_waiting_bytes):
                 outputs += self._answering.fail(request, _failure(Overloaded, "more urgent requests fill the task"))

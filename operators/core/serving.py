@@ -72,11 +72,22 @@ class Serving:
                     ledger = request.ledger
                     ledger.taken_ms, ledger.started_ms, ledger.ended_ms = taken_ms, batch.started_ms, batch.ended_ms
                     ledger.merged_ms = batch.ended_ms
-            if batch.whole is not None:
-                return self._answering.serve_batch(requests, signature, batch.whole, stage=STAGE)
             outputs: list[Answer | Letter] = []
-            for request, outcome in zip(requests, batch.outcomes(), strict=True):
-                outputs += self._answer(request, outcome)
+            served = requests
+            if batch.whole is not None:
+                outputs = self._answering.serve_batch(requests, signature, batch.whole, stage=STAGE)
+            else:
+                for request, outcome in zip(requests, batch.outcomes(), strict=True):
+                    outputs += self._answer(request, outcome)
+                served = [each for each, outcome in zip(requests, batch.outcomes(), strict=True) if not outcome.bad]
+            self._answering.meter.note_batch(
+                signature,
+                served,
+                taken_ms=taken_ms,
+                started_ms=batch.started_ms,
+                ended_ms=batch.ended_ms,
+                written_ms=self._answering.now_ms(),
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, only who is concerned may hear of it
             if len(requests) == 1:
                 return self._answering.fail(requests[0], _failure_of(error))
@@ -103,7 +114,7 @@ class Serving:
         signature = decode_signature(shard.signature)
         batch = self._run([shard], signature)
         [outcome] = batch.outcomes()
-        times_ms = (taken_ms, batch.started_ms, batch.ended_ms) if shard.explain else ()
+        times_ms = (taken_ms, batch.started_ms, batch.ended_ms)
         key = window_key(shard.source)
         parts = []
         for good in outcome.good:

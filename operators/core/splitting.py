@@ -30,7 +30,7 @@ def opening(request: Request) -> Record:
         rows=request.rows,
         total_rows=request.rows,
         original=request.original,
-        times_ms=(request.ledger.read_ms, request.ledger.admitted_ms) if request.ledger else (),
+        times_ms=(request.arrived_ms, request.ledger.admitted_ms if request.ledger else request.arrived_ms),
     )
 
 

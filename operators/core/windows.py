@@ -29,6 +29,7 @@ from schemas.records import (
     Source,
     decode_failure,
     decode_output_signature,
+    decode_signature,
 )
 from schemas.tensors import Tensor
 
@@ -189,23 +190,33 @@ def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> 
     if not closing.is_answerable and closing.failure is not None:
         return answering.fail(opening, closing.failure)
     try:
-        partials = [record for record in records if record.kind is Kind.PARTIAL]
-        parts = [_rows_of(record) for record in partials]
-        merged = merge_rows([rows for _, rows in parts])
-        return answering.serve(
-            opening,
-            merged,
-            stage=STAGE,
-            missing=closing.missing,
-            failure=closing.failure,
-            shards=len(parts),
-            tasks=len({task for task, _ in parts}),
-            ledger=_ledger(opening, partials, answering.now_ms()) if opening.times_ms else None,
-        )
+        return _serve(opening, [each for each in records if each.kind is Kind.PARTIAL], closing, answering)
     except AnabranchError as error:
         return answering.fail(opening, Failure(error.code, error.message, STAGE))
     except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
         return answering.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
+
+
+def _serve(
+    opening: Record, partials: Sequence[Record], closing: Closing, answering: Answering
+) -> list[Answer | Letter]:
+    parts = [_rows_of(record) for record in partials]
+    merged = merge_rows([rows for _, rows in parts])
+    ledger = _ledger(opening, partials, answering.now_ms())
+    outputs = answering.serve(
+        opening,
+        merged,
+        stage=STAGE,
+        missing=closing.missing,
+        failure=closing.failure,
+        shards=len(parts),
+        tasks=len({task for task, _ in parts}),
+        ledger=ledger,
+    )
+    if closing.failure is None:
+        signature = decode_signature(opening.signature)
+        answering.meter.note_split(signature, opening.total_rows, ledger, answering.now_ms())
+    return outputs
 
 
 def _ledger(opening: Record, partials: Sequence[Record], merged_ms: float) -> Ledger:

@@ -163,9 +163,8 @@ def test_stages_sum_to_the_time_between_the_record_and_the_answer() -> None:
     assert isinstance(second, InferResponse)
     assert second.parameters == {}
     spent_us = [first.parameters[f"{stage}_us"] for stage in STAGES]
-    #                   read  admitted taken  started      ended        written
-    #                   4     5        6      6            7            8
-    assert spent_us == [4000, 1000, 1000, 0, 1000, 0, 1000]
+    # read at 4, admitted at 5, taken at 6, started at 7, ended at 8, written at 9
+    assert spent_us == [4000, 1000, 1000, 1000, 1000, 0, 1000]
 
 
 def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
@@ -188,6 +187,17 @@ def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
     answer = codec.decode_response(output.value)
     assert isinstance(answer, InferResponse)
     assert [answer.parameters[f"{stage}_us"] for stage in STAGES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
+
+
+def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> None:
+    task = chain()
+    task.on_frame(frame(named("a"), named("b", 2), request(values=[POISON], request_id="c"), request("nobody")), NOW_MS)
+    work(task)
+    counted = task._answering.meter.drain()
+    assert counted["model", "rows-10", "requests"] == 2
+    assert counted["model", "rows-10", "rows"] == 3
+    assert counted["error", "inference_failed", "requests"] == 1
+    assert counted["error", "unknown_model", "requests"] == 1
 
 
 # ---- more than can be served ---------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_today_s_code_reads_the_records(name: str) -> None:
 
 def test_today_s_code_reads_the_frames() -> None:
     requests = [(b"value", golden.SOURCE), (None, Source(0, 1, -1)), (b"", golden.SOURCE)]
-    assert list(read_requests(stored("requests.frame"))) == requests
+    assert read_requests(stored("requests.frame")) == requests
     assert list(read_answers(stored("answers.frame"))) == [(b"id-1", b"answer"), (b"", b"")]
 
 

@@ -1,0 +1,102 @@
+"""Metering: what is counted is drained once, and buckets hold what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.core.metering import LIMITS_US, TOTAL, Meter, bucket_of, percentile_us
+from operators.core.requests import Request
+from schemas.ledger import STAGES, Ledger
+from schemas.records import Signature, Source
+
+SIGNATURE = Signature("m", "1", (), ())
+
+
+def request(rows: int, sent_ms: int, arrived_ms: float) -> Request:
+    return Request(b"", 1, rows, 5, 0, arrived_ms=arrived_ms, source=Source(0, 0, sent_ms))
+
+
+def noted() -> Meter:
+    meter = Meter()
+    meter.note_admission(50, 1.0)
+    meter.note_batch(
+        SIGNATURE,
+        [request(1, 100, 110.0), request(3, 105, 111.0)],
+        taken_ms=112.0,
+        started_ms=112.5,
+        ended_ms=120.0,
+        written_ms=121.0,
+    )
+    return meter
+
+
+def test_a_batch_is_counted_by_model_and_stage() -> None:
+    drained = noted().drain()
+    assert {path[2]: count for path, count in drained.items() if len(path) == 3} == {
+        "requests": 2,
+        "rows": 4,
+        "batches": 1,
+    }
+    assert {path[2]: count for path, count in drained.items() if path[-1] == "us"} == {
+        "broker": 16_000,
+        "admit": 40,
+        "queue": 3_000,
+        "batch": 1_000,
+        "session": 15_000,
+        "encode": 2_000,
+        TOTAL: 37_000,
+    }
+    assert set(drained) >= {("model", "m-1", stage, "le", "inf", "requests") for stage in (*STAGES, TOTAL)} - {
+        ("model", "m-1", "merge", "le", "inf", "requests")
+    }
+
+
+def test_a_split_request_is_counted_by_its_ledger() -> None:
+    meter = Meter()
+    meter.note_split(SIGNATURE, 100, Ledger(0.0, 1.0, 2.0, 4.0, 7.0, 11.0, 16.0), 22.0)
+    drained = meter.drain()
+    assert drained["model", "m-1", "requests"] == 1
+    assert drained["model", "m-1", "rows"] == 100
+    spent_us = [drained["model", "m-1", stage, "us"] for stage in (*STAGES, TOTAL)]
+    assert spent_us == [1000, 1000, 2000, 3000, 4000, 5000, 6000, 22_000]
+
+
+def test_buckets_hold_all_that_is_smaller() -> None:
+    drained = noted().drain()
+    total = {path[4]: count for path, count in drained.items() if path[2:4] == (TOTAL, "le")}
+    assert total == {"16384": 1, "32768": 2, **{str(limit): 2 for limit in LIMITS_US[10:-1]}, "inf": 2}
+
+
+def test_what_was_drained_is_counted_no_more() -> None:
+    meter = noted()
+    meter.note_error("overloaded", 2)
+    meter.note_error("overloaded")
+    assert meter.has_more
+    assert meter.drain()[("error", "overloaded", "requests")] == 3
+    assert meter.drain() == {}
+    assert not meter.has_more
+
+
+@given(st.integers(-5, 2**40))
+def test_a_time_is_in_the_first_bucket_that_it_fits(us: int) -> None:
+    bucket = bucket_of(us)
+    limit_us = LIMITS_US[bucket]
+    assert limit_us is None or us <= limit_us
+    assert bucket == 0 or us > (LIMITS_US[bucket - 1] or 0)
+
+
+@given(st.lists(st.integers(1, 30_000_000), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
+def test_a_percentile_is_within_its_bucket(times_us: list[int], share: float) -> None:
+    counts = np.zeros(len(LIMITS_US), int)
+    for us in times_us:
+        counts[bucket_of(us)] += 1
+    found_us = percentile_us(counts.cumsum().tolist(), share)
+    exact_us = float(np.quantile(times_us, share, method="inverted_cdf"))
+    assert found_us / 2 <= max(exact_us, 32.0)
+    assert exact_us <= max(found_us, 64.0) * 2
+
+
+@pytest.mark.parametrize(("buckets", "us"), [([0] * 21, 0.0), ([0] * 20 + [5], 2.0**25), ([4] + [4] * 20, 32.0)])
+def test_percentiles_at_the_ends(buckets: list[int], us: float) -> None:
+    assert percentile_us(buckets, 0.5) == us
