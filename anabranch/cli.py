@@ -17,6 +17,7 @@ from anabranch.commands.demo import demo
 from anabranch.commands.infer import infer
 from anabranch.commands.node import node
 from anabranch.commands.run import run
+from anabranch.commands.top import top
 from anabranch.errors import StackError
 from flink_job.config import ConfigError
 from flink_job.installation import InstallationError
@@ -37,6 +38,7 @@ app.command()(stack.down)
 app.command()(stack.status)
 app.command()(run)
 app.command()(infer)
+app.command()(top)
 app.command()(demo)
 app.command()(node)
 

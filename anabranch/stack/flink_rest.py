@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.client
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from anabranch.errors import StackError
 
 _TIMEOUT_S = 10.0
+#: Flink refuses a request line of more than 4 KiB.
+_MAX_QUERY = 3_000
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -73,6 +76,21 @@ class FlinkRest:
             vertex["name"]: {state: count for state, count in vertex["tasks"].items() if count} for vertex in vertices
         }
 
+    def sums(self, job_id: str, choose: Callable[[Iterable[str]], list[str]]) -> dict[str, float]:
+        """Metrics of a job, summed over the tasks of each of its operator chains.
+
+        Args:
+            choose: Of the metrics that there are, those that are wanted.
+        """
+        sums: dict[str, float] = {}
+        for vertex in self.get(f"/jobs/{job_id}")["vertices"]:
+            path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+            names = choose(metric["id"] for metric in self.get(path))
+            for some in batched_by_length(names, _MAX_QUERY):
+                for metric in self.get(f"{path}?agg=sum&get={quote(','.join(some), safe=',')}"):
+                    sums[metric["id"]] = sums.get(metric["id"], 0.0) + metric["sum"]
+        return sums
+
     def cancel(self, job_id: str) -> None:
         """Asks for a job's end and does not wait for it."""
         self._call("PATCH", f"/jobs/{job_id}?mode=cancel")
@@ -100,3 +118,17 @@ class FlinkRest:
         if response.status >= http.client.BAD_REQUEST:
             raise StackError(f"{self.url}{path} answered {response.status}: {body[:300].decode(errors='replace')}")
         return body
+
+
+def batched_by_length(names: Iterable[str], limit: int) -> Iterator[list[str]]:
+    """Names in order, as many together as have so many characters; at least one."""
+    some: list[str] = []
+    length = 0
+    for name in names:
+        if some and length + len(name) > limit:
+            yield some
+            some, length = [], 0
+        some.append(name)
+        length += len(name) + 1
+    if some:
+        yield some

@@ -142,7 +142,7 @@ def bucket_of(us: int) -> int:
     return min((us - 1).bit_length() - _FIRST_POWER, _BUCKETS)
 
 
-def percentile_us(buckets: Sequence[int], share: float) -> float:
+def percentile_us(buckets: Sequence[float], share: float) -> float:
     """The time that a share of the requests spent at most, on a line through its bucket; 0 where there are none.
 
     Args:
@@ -152,7 +152,7 @@ def percentile_us(buckets: Sequence[int], share: float) -> float:
     wanted = share * buckets[-1]
     if not wanted:
         return 0.0
-    below, low_us = 0, 0.0
+    below, low_us = 0.0, 0.0
     for limit_us, upto in zip(LIMITS_US, buckets, strict=True):
         if limit_us is None:
             break

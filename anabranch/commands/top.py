@@ -1,0 +1,109 @@
+"""`top`: what a running job does, second by second."""
+
+from __future__ import annotations
+
+from time import monotonic, sleep
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from anabranch.commands.stack import DataDir
+from anabranch.errors import NotRunning
+from anabranch.stack import stack
+from anabranch.stack.flink_rest import FlinkRest
+from anabranch.top import Activity, activity, wanted
+from schemas.ledger import STAGES
+
+_COLOURS = ("grey62", "cyan", "yellow", "magenta", "green", "blue", "red")
+_BAR_WIDTH = 36
+
+
+def top(
+    flink_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Flink's REST address. Default: the local stack's.")
+    ] = None,
+    interval_s: Annotated[float, typer.Option("--interval-s", min=1, help="Seconds that each line is about.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --once: print one JSON object, for programs.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show what each model of the running job does: rates, latency, and where the time goes."""
+    if flink_url is None:
+        flink_url = stack.status(stack.data_dir(data_dir)).flink_url
+    if flink_url is None:
+        raise NotRunning("no local stack runs: start one with `anabranch up`, or name a cluster with --flink-url")
+    watch = _Watch(FlinkRest(flink_url), interval_s)
+    console = Console()
+    if once:
+        with Console(stderr=True).status(f"Watching for {interval_s:g} s"):
+            seen = watch.next()
+        if as_json:
+            typer.echo(msgspec.json.encode(seen).decode())
+        else:
+            console.print(_picture(seen))
+        return
+    with Live(Text("Waiting for the first figures"), console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                live.update(_picture(watch.next()), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+class _Watch:
+    """Looks at a job's counters again and again."""
+
+    def __init__(self, flink: FlinkRest, interval_s: float) -> None:
+        self._flink = flink
+        self._interval_s = interval_s
+        self._before = self._look()
+        self._before_s = monotonic()
+
+    def next(self) -> Activity:
+        """What happened since the last time."""
+        sleep(self._interval_s)
+        after, after_s = self._look(), monotonic()
+        seen = activity(self._before, after, after_s - self._before_s)
+        self._before, self._before_s = after, after_s
+        return seen
+
+    def _look(self) -> dict[str, float]:
+        running = [job for job in self._flink.jobs() if job.state == "RUNNING"]
+        if not running:
+            raise NotRunning(f"no job runs on {self._flink.url}: start one with `anabranch run`")
+        return self._flink.sums(running[0].job_id, wanted)
+
+
+def _picture(seen: Activity) -> RenderableType:
+    if not seen.models and not seen.errors_per_s:
+        return Text("No request was answered.")
+    table = Table("model", "requests/s", "rows/s", "rows a batch", "p50 ms", "p99 ms", "where the time goes")
+    for column in table.columns[1:6]:
+        column.justify = "right"
+    for rate in seen.models:
+        table.add_row(
+            rate.model,
+            f"{rate.requests_per_s:,.0f}",
+            f"{rate.rows_per_s:,.0f}",
+            f"{rate.batch_rows:.1f}",
+            f"{rate.p50_ms:.1f}",
+            f"{rate.p99_ms:.1f}",
+            _bar(rate.stage_ms),
+        )
+    legend = Text("  ").join(Text(f"█ {stage}", style=colour) for stage, colour in zip(STAGES, _COLOURS, strict=True))
+    errors = [Text(f"{code}: {rate:,.1f} a second", style="red") for code, rate in seen.errors_per_s.items()]
+    return Group(table, legend, *errors)
+
+
+def _bar(stage_ms: dict[str, float]) -> Text:
+    whole_ms = sum(stage_ms.values()) or 1.0
+    bar = Text()
+    for stage, colour in zip(STAGES, _COLOURS, strict=True):
+        bar.append("█" * round(_BAR_WIDTH * stage_ms[stage] / whole_ms), style=colour)
+    bar.append(f" {whole_ms:.1f} ms")
+    return bar

@@ -1,0 +1,131 @@
+"""What a job counts can be read: by Prometheus, through Flink's REST interface, and with `anabranch top`."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import pytest
+
+from anabranch.stack.broker import Broker
+from anabranch.stack.cluster import Cluster
+from anabranch.stack.ports import free_port
+from flink_job import job
+from flink_job.config import Config
+from schemas.ledger import STAGES
+from schemas.messages import InferRequest
+from schemas.tensors import Tensor
+from tests.flink.conftest import MODES
+from tests.flink.service import Topics
+
+ANABRANCH = Path(sys.executable).with_name("anabranch")
+SMALL, LARGE, BAD = 30, 3, 2
+
+
+def requests() -> list[InferRequest]:
+    rows = [1] * SMALL + [100] * LARGE
+    good = [Tensor.from_array("x", np.ones((count, 4), np.float32)) for count in rows]
+    bad = [Tensor.from_array("x", np.ones((1, 5), np.float32))] * BAD
+    return [InferRequest("double", (tensor,), f"{time.time_ns()}-{n}") for n, tensor in enumerate([*good, *bad])]
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_job_does_can_be_watched(broker: Broker, model_repository: Path, tmp_path: Path, mode: str) -> None:
+    port = free_port()
+    config = Config().replace(
+        job={"name": f"watched-{mode}", "execution_mode": mode, "parallelism": 1},
+        models={"repository": str(model_repository)},
+    )
+    settings = {
+        "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
+        "metrics.reporter.prom.port": f"{port}-{port + 20}",
+    }
+    topics = Topics(broker, config)
+    with Cluster(tmp_path / "cluster", task_managers=1, settings=settings) as cluster:
+        running = job.start(topics.config, cluster.url)
+        topics.ask(*requests(), timeout_s=90)
+        counted = await_counts(range(port, port + 21))
+        model = {"model": "double-1"}
+        assert value_of(counted, "model_requests", model) == SMALL + LARGE
+        assert value_of(counted, "model_rows", model) == SMALL + 100 * LARGE
+        assert value_of(counted, "error_requests", {"error": "wrong_shape"}) == BAD
+        for stage in STAGES:
+            buckets = {
+                label["le"]: value
+                for name, label, value in counted
+                if name.endswith(f"anabranch_model_{stage}_le_requests")
+            }
+            assert stage == "merge" or buckets["inf"] >= LARGE, (stage, buckets)
+        check_top(cluster, topics)
+        running.cancel()
+    topics.close()
+
+
+def check_top(cluster: Cluster, topics: Topics) -> None:
+    stop = Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            topics.ask(*requests())
+
+    asking = Thread(target=keep_asking)
+    asking.start()
+    try:
+        said = subprocess.run(
+            [ANABRANCH, "top", "--flink-url", cluster.url, "--once", "--json", "--interval-s", "5"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    finally:
+        stop.set()
+        asking.join()
+    seen = json.loads(said.stdout)
+    [model] = seen["models"]
+    assert model["model"] == "double-1"
+    assert 0 < model["requests_per_s"] < model["rows_per_s"]
+    assert 0 < model["p50_ms"] <= model["p99_ms"]
+    assert model["stage_ms"]["session"] > 0
+    assert seen["errors_per_s"]["wrong_shape"] > 0
+
+
+Sample = tuple[str, dict[str, str], float]
+
+
+def await_counts(ports: range) -> list[Sample]:
+    """All of the project's counters, once the last request is in them."""
+    end = time.monotonic() + 60
+    while True:
+        samples = [sample for port in ports for sample in scrape(port)]
+        there = sum(value for name, _, value in samples if re.search("anabranch_(model|error)_requests$", name))
+        if there >= SMALL + LARGE + BAD:
+            return samples
+        assert time.monotonic() < end, samples
+        time.sleep(0.5)
+
+
+def scrape(port: int) -> list[Sample]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+            lines = response.read().decode().splitlines()
+    except OSError:
+        return []
+    found = [re.fullmatch(r"(\w+_anabranch_\w+)\{(.*)\} (\S+)", line) for line in lines]
+    return [
+        (line.group(1), dict(re.findall(r'(\w+)="([^"]*)"', line.group(2))), float(line.group(3)))
+        for line in found
+        if line
+    ]
+
+
+def value_of(samples: list[Sample], name: str, labels: dict[str, str]) -> float:
+    return sum(
+        value for found, has, value in samples if found.endswith(f"anabranch_{name}") and labels.items() <= has.items()
+    )
