@@ -39,7 +39,7 @@ def calibrate(session: Session, model: ModelSpec) -> tuple[Measurement, ...]:
             if kept.measured is None:
                 kept.measured = tuple(_measure(session, model, sizes))
             return kept.measured
-    except OSError:  # nowhere to keep it
+    except (OSError, RuntimeError):  # nowhere to keep it: a read-only disk, or a user without a home
         return tuple(_measure(session, model, sizes))
 
 
