@@ -18,6 +18,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         throughput_warm_up: Requests before these.
         memory_requests: Requests over which memory is watched.
         memory_warm_up: Requests before these, as fast as they are taken.
+        memory_settle: Requests between the two, as the watched ones are sent: the JVM makes its heap fit the pace.
         memory_rate_per_s: How fast the watched ones are sent.
         overload_peak_requests: Requests over which the peak is measured.
         overload_seconds: How long each load lasts, and a fifth of how long the last one does.
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     throughput_warm_up: int = 100_000
     memory_requests: int = 100_000
     memory_warm_up: int = 100_000
+    memory_settle: int = 40_000
     memory_rate_per_s: float = 1_000.0
     overload_peak_requests: int = 4_000
     overload_seconds: float = 60.0
@@ -46,6 +48,7 @@ QUICK = Settings(
     throughput_warm_up=3_000,
     memory_requests=3_000,
     memory_warm_up=3_000,
+    memory_settle=1_000,
     memory_rate_per_s=500.0,
     overload_peak_requests=200,
     overload_seconds=3.0,

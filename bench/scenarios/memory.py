@@ -30,7 +30,7 @@ class Memory:
     method = (
         "A standalone Flink cluster with one TaskManager; the job serves a repository of both models. Resident memory "
         "of the TaskManager's process tree, sampled every second while the feed-forward network's requests come in at "
-        "a fixed rate, after a warm-up at full speed. The slope is a least-squares fit."
+        "a fixed rate, after a warm-up at full speed and one at that rate. The slope is a least-squares fit."
     )
 
     def __init__(self, settings: Settings, ffnn: Workload) -> None:
@@ -62,7 +62,9 @@ class Memory:
         return Conclusion(rows, [ratio for ratio in ratios if ratio], targets, {})
 
     def _run(self, subject: Subject, arena: Arena) -> list[MemoryRun]:
-        warm_up, count = self._settings.memory_warm_up, self._settings.memory_requests
+        settings = self._settings
+        at_once, count, rate_per_s = settings.memory_warm_up, settings.memory_requests, settings.memory_rate_per_s
+        warm_up = at_once + settings.memory_settle
         topics = arena.topics()
         folder = arena.folder / f"cluster-{topics.responses}"
         with Cluster(folder, task_managers=1, slots=subject.parallelism) as cluster:
@@ -70,11 +72,13 @@ class Memory:
             idle_mb = resident_mb(task_manager.pid)
             with arena.serving(subject, topics, cluster.url) as process:
                 account = arena.account(task_manager)
-                arena.send(topics.requests, self._workload, warm_up, 0, None)
+                arena.send(topics.requests, self._workload, at_once, 0, None)
+                arena.await_answers(topics.responses, at_once, process)
+                arena.send(topics.requests, self._workload, settings.memory_settle, at_once, rate_per_s)
                 arena.await_answers(topics.responses, warm_up, process)
                 before = account.look()
                 with Sampler(arena, task_manager, topics.responses, warm_up) as sampler:
-                    arena.send(topics.requests, self._workload, count, warm_up, self._settings.memory_rate_per_s)
+                    arena.send(topics.requests, self._workload, count, warm_up, rate_per_s)
                     arena.await_answers(topics.responses, warm_up + count, process)
                 after = account.look()
         answers = arena.read(topics.responses, self._workload, warm_up + count)
@@ -91,7 +95,7 @@ class Memory:
                 idle_mb=round(idle_mb, 1),
                 warm_mb=round(float(resident.mean()), 1),
                 peak_mb=round(float(resident.max()), 1),
-                rate_per_s=self._settings.memory_rate_per_s,
+                rate_per_s=rate_per_s,
                 answered=sampler.answered,
                 resident_mb=[round(value, 1) for value in sampler.resident_mb],
                 line=fit_line(np.array(sampler.answered) / 10_000, resident),
