@@ -115,7 +115,7 @@ class Overload:
         in_time = served & (received_ns <= scheduled_ns[-1])
         classes = (first_id + np.arange(count)) % len(PRIORITIES)
         by_class = {f"{priority}": served & (classes == place) for place, priority in enumerate(PRIORITIES)}
-        span_s = (scheduled_ns[-1] - scheduled_ns[0]) / 1e9
+        span_s = float(scheduled_ns[-1] - scheduled_ns[0]) / 1e9
         return OverloadRun(
             subject=f"{self._refusing.name}, {load:g} x peak",
             workload=f"{self._workload.name}, 3 priorities",
@@ -126,7 +126,7 @@ class Overload:
             load=load,
             seconds=seconds,
             offered_per_s=round(count / span_s, 1),
-            peak_per_s=round(peak_per_s, 1),
+            peak_per_s=round(float(peak_per_s), 1),
             goodput_per_s=round(float(in_time.sum() / span_s), 1),
             refused=int(refused.sum()),
             served_share={
