@@ -48,13 +48,16 @@ class AggregateFunction(KeyedProcessFunction):
             ctx.timer_service().register_processing_time_timer(ceil(window.next_deadline()))
         if closing is not None:
             yield from self._close(closing)
+            self._count(ctx)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
         """Closes a window whose time is over, or forgets one that was closed long ago."""
+        ended = ctx.time_domain() == TimeDomain.EVENT_TIME
+        if not ended:
+            self._count(ctx)
         window, is_new = self._load()
         if is_new:
             return
-        ended = ctx.time_domain() == TimeDomain.EVENT_TIME
         now_ms = window.next_deadline() if ended else time() * 1000
         if window.is_forgotten(now_ms):
             self._window.clear()
@@ -81,4 +84,8 @@ class AggregateFunction(KeyedProcessFunction):
         for output in answer_of(closing, partials, self._answering):
             row = KeyedRow(output.key, output.value)
             yield row if isinstance(output, Answer) else (LETTERS_TAG, row)
-        self._metrics.flush()
+
+    def _count(self, ctx: KeyedProcessFunction.Context) -> None:
+        left_s = self._metrics.flush()
+        if left_s:
+            ctx.timer_service().register_processing_time_timer(ceil((time() + left_s) * 1000))
