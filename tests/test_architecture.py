@@ -19,7 +19,8 @@ PACKAGES = ("schemas", "partition", "operators", "flink_job", "anabranch")
 RULES: dict[str, tuple[set[str], set[str] | None]] = {
     "schemas": ({"schemas"}, {"google", "msgspec", "numpy"}),
     "partition": ({"schemas", "partition"}, None),
-    "operators": ({"schemas", "operators"}, {"msgspec", "numpy", "onnxruntime", "pyflink"}),
+    # Beam runs PyFlink's process mode: a part of PyFlink.
+    "operators": ({"schemas", "operators"}, {"apache_beam", "msgspec", "numpy", "onnxruntime", "pyflink"}),
     "operators.backends": ({"schemas", "operators.backends"}, {"numpy", "onnxruntime"}),
     "operators.core": ({"schemas", "operators.core", "operators.backends.base"}, {"msgspec", "numpy"}),
     "flink_job": ({"schemas", "operators", "partition", "flink_job"}, None),
