@@ -23,6 +23,8 @@ KAFKA_VERSION = "4.1.0"
 
 # A fat jar: its dependencies are inside it.
 CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
+# No JRE has a compiler, and our own Java has to be compiled at set-up.
+COMPILER = "org.eclipse.jdt:ecj:3.41.0"
 KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
 # Kafka's own archive ships the logging backend; its POM leaves it out, and then a broker that fails says nothing.
 # Taken by itself: resolved together with Kafka, its POM would change the versions of Kafka's dependencies.
@@ -137,10 +139,11 @@ def lock(path: Path = LOCK) -> int:
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
     with tempfile.TemporaryDirectory() as cache:
         context = MavenContext(repo_cache=Path(cache), local_repos=[])
-        connector, logging = context.create_dependency(CONNECTOR), context.create_dependency(LOGGING)
+        connector, compiler, logging = map(context.create_dependency, (CONNECTOR, COMPILER, LOGGING))
         roots, transitive = context.resolver.resolve([context.create_dependency(KAFKA)])
         runtime = [jar for jar in transitive if jar.scope in ("compile", "runtime") and not jar.optional]
-        for folder, dependencies in (("connector", [connector]), ("kafka", [*roots, *runtime, logging])):
+        folders = {"compiler": [compiler], "connector": [connector], "kafka": [*roots, *runtime, logging]}
+        for folder, dependencies in folders.items():
             coordinates = {f"{jar.groupId}:{jar.artifactId}:{jar.version}": jar for jar in dependencies}
             for name, jar in sorted(coordinates.items()):
                 lines.append(f"{sha256_of(jar.artifact.resolve())}  {folder}  {name}")

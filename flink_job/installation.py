@@ -1,6 +1,6 @@
 """Where things live on this machine: Java, Flink, the jars, libpython.
 
-Pure look-ups, with one exception: `flink_lib_dir` makes a folder of links when it is missing. The module's own imports
+Pure look-ups, but for `java_jar` and `flink_lib_dir`, which make what is missing. The module's own imports
 are the standard library's, so that `make setup` can ask it before anything else is installed.
 
 Errors::
@@ -9,6 +9,7 @@ Errors::
     +-- JavaNotFound       no Java 17 or 21
     +-- FlinkNotFound      no apache-flink package in this environment
     +-- JarsMissing        `make setup` has not brought the jars
+    +-- CompilationFailed  our Java does not fit the Flink that is here
     +-- LibpythonNotFound  this Python was built without a shared library, which thread mode needs
 """
 
@@ -47,6 +48,10 @@ class FlinkNotFound(InstallationError):
 
 class JarsMissing(InstallationError):
     """The jars of the Kafka connector or of the broker are not there."""
+
+
+class CompilationFailed(InstallationError):
+    """Our Java does not fit the Flink or the Kafka connector that is here."""
 
 
 class LibpythonNotFound(InstallationError):
@@ -164,19 +169,58 @@ def kafka_class_path() -> str:
     return os.pathsep.join(str(jar) for jar in _jars("kafka", "*.jar"))
 
 
-def flink_lib_dir() -> Path:
-    """Returns a folder of links that is the whole class path of any Flink process of ours.
+def java_jar() -> Path:
+    """Returns the jar of our own Java (`flink_job/java`), compiled when it is missing.
 
-    It holds Flink's own `lib`, `flink-python` (which Flink keeps in `opt`) and the Kafka connector. Its name is made of
-    what it links to, so an upgrade gets a new folder and running processes keep theirs; links that broke are mended.
-    Safe to call from several processes at once.
+    Its name is made of what it is made of. Safe to call from several processes at once.
 
     Raises:
         FlinkNotFound: no Flink distribution.
-        JarsMissing: no connector jar.
+        JarsMissing: no connector jar, or no compiler.
+        JavaNotFound: none to run the compiler.
+        CompilationFailed: it cannot be compiled.
+    """
+    sources = sorted((Path(__file__).parent / "java").glob("*.java"))
+    compiler = _jars("compiler", "ecj-*.jar")[-1]
+    class_path = [*sorted((flink_home() / "lib").glob("flink-dist-*.jar")), connector_jar()]
+    made_of = "\n".join([*(jar.name for jar in (compiler, *class_path)), *(source.read_text() for source in sources)])
+    jar = share_dir() / "java" / f"anabranch-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.jar"
+    if not jar.is_file():
+        jar.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
+            classes = Path(folder) / "classes"
+            done = subprocess.run(
+                [find_java() / "bin" / "java", "-jar", compiler, "-17", "-proc:none", "-d", classes]
+                + ["-classpath", os.pathsep.join(map(str, class_path)), *sources],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise CompilationFailed(f"our Java cannot be compiled: {(done.stderr or done.stdout).strip()}")
+            archive = Path(shutil.make_archive(str(Path(folder) / "archive"), "zip", classes))
+            archive.replace(jar)
+    return jar
+
+
+def flink_lib_dir() -> Path:
+    """Returns a folder of links that is the whole class path of any Flink process of ours.
+
+    It holds Flink's own `lib`, `flink-python` (which Flink keeps in `opt`), the Kafka connector and our own Java.
+    Its name is made of what it links to, so an upgrade gets a new folder and running processes keep theirs; links that
+    broke are mended. Safe to call from several processes at once.
+
+    Raises:
+        FlinkNotFound: no Flink distribution.
+        InstallationError: as for `java_jar`.
     """
     home = flink_home()
-    jars = [*sorted((home / "lib").glob("*.jar")), *sorted((home / "opt").glob("flink-python*.jar")), connector_jar()]
+    jars = [
+        *sorted((home / "lib").glob("*.jar")),
+        *sorted((home / "opt").glob("flink-python*.jar")),
+        connector_jar(),
+        java_jar(),
+    ]
     digest = hashlib.sha256("\n".join(str(jar) for jar in jars).encode()).hexdigest()[:12]
     folder = share_dir() / "flink-lib" / digest
     if not _is_whole(folder, jars):

@@ -1,55 +1,59 @@
-"""The only place that knows how the job reads from Kafka and writes to it.
+"""The only place that knows how the job reads from Kafka and writes to it."""
 
-The source is declared in SQL, since PyFlink's own Kafka source gives the value alone: a request's partition and offset
-name it (they are the same again after a replay), and its timestamp starts its deadline. Its rows stay in Java, as
-Flink's own `RowData`, until they are packed into frames.
-"""
-
+from collections.abc import Sequence
 from typing import Any
 
 from pyflink.common.serialization import RowFieldExtractorSchema
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.datastream.connectors.base import DeliveryGuarantee
-from pyflink.datastream.connectors.kafka import KafkaRecordSerializationSchema, KafkaSink
+from pyflink.datastream.connectors.kafka import (
+    KafkaOffsetResetStrategy,
+    KafkaOffsetsInitializer,
+    KafkaRecordSerializationSchema,
+    KafkaSink,
+)
 from pyflink.java_gateway import get_gateway
-from pyflink.table import StreamTableEnvironment
 
+from flink_job import java
 from flink_job.config import Config
+
+_FETCH_BYTES = 16 * 1024 * 1024
+_RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
 #: Brokers refuse more than 15 minutes by default; it must outlast a checkpoint and a restart.
 _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
 
 
-def read_requests(env: StreamExecutionEnvironment, config: Config) -> DataStream:
-    """`RowData(value, partition, offset, timestamp)` of every request."""
+def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group: Sequence[int]) -> DataStream:
+    """`Row(lane, frame)`: all requests, as many in a frame as are there (see `schemas.frames`).
+
+    Args:
+        keys_by_group: See `operators.core.lanes`.
+    """
     kafka = config.kafka
+    gateway: Any = get_gateway()
     properties = {
         **kafka.properties,
-        "bootstrap.servers": kafka.bootstrap_servers,
-        "group.id": kafka.group_id,
         "auto.offset.reset": kafka.start,
         "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
+        # What comes while the task is busy is fetched meanwhile, a few records a time, and has to be at hand when the task
+        # looks: with Flink's 2 fetches, a third waits for the next look. Memory is bounded by the size of a fetch.
+        "source.reader.element.queue.capacity": "8",
+        "fetch.max.bytes": str(_FETCH_BYTES),
     }
-    options = {
-        "connector": "kafka",
-        "topic": kafka.requests_topic,
-        "format": "raw",
-        "scan.startup.mode": "group-offsets",
-        **({"scan.bounded.mode": "latest-offset"} if config.job.bounded else {}),
-        **{f"properties.{name}": value for name, value in properties.items()},
-    }
-    tables = StreamTableEnvironment.create(env)
-    tables.execute_sql(
-        "CREATE TEMPORARY TABLE requests (`value` BYTES, `partition` INT METADATA VIRTUAL, "
-        "`offset` BIGINT METADATA VIRTUAL, `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL) "
-        f"WITH ({', '.join(f'{_quote(name)} = {_quote(value)}' for name, value in options.items())})"
-    )
-    rows = tables.sql_query("SELECT `value`, `partition`, `offset`, `timestamp` FROM requests")
-    gateway: Any = get_gateway()
-    row_data = gateway.jvm.java.lang.Class.forName("org.apache.flink.table.data.RowData")
-    data_type = rows._j_table.getResolvedSchema().toPhysicalRowDataType().bridgedTo(row_data)
-    return DataStream(tables._j_tenv.toDataStream(rows._j_table, data_type))
+    # PyFlink's own builder gives the value alone: a request's partition and offset name it, for they are the same again
+    # after a replay, and its timestamp starts its deadline.
+    builder = gateway.jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()
+    topics = gateway.jvm.java.util.Collections.singletonList(kafka.requests_topic)
+    for name, value in properties.items():
+        builder.setProperty(name, value)
+    builder.setBootstrapServers(kafka.bootstrap_servers).setGroupId(kafka.group_id).setTopics(topics)
+    builder.setDeserializer(java.whole_records())
+    builder.setStartingOffsets(KafkaOffsetsInitializer.committed_offsets(_RESET[kafka.start])._j_initializer)
+    if config.job.bounded:
+        builder.setBounded(KafkaOffsetsInitializer.latest()._j_initializer)
+    return java.read_frames(env, builder.build(), keys_by_group, "requests")
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
@@ -82,7 +86,3 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
     else:
         builder = builder.set_delivery_guarantee(DeliveryGuarantee.AT_LEAST_ONCE)
     stream.sink_to(builder.build()).name(name)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -1,7 +1,7 @@
 """The job as a picture in code; every arrow below is a line of `build`.
 
               one chain in every task: no network in it, and frames of many requests on the way
-requests --> [ pack ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack ] -- answers --> responses
+requests --> [ frame ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack ] -- answers --> responses
                               |   |
                               |   +-- openings --+
                               +-- shards         v
@@ -36,7 +36,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     answering = Answering(kafka.requests_topic, kafka.max_message_bytes, now_ms)
     groups = keys_by_group(config.job.max_parallelism)
 
-    requests = java.pack_requests(read_requests(env, config), groups)
+    requests = read_requests(env, config, groups)
     answers = (
         keep_by_key(requests, Types.INT())
         .process(

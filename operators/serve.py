@@ -97,13 +97,20 @@ class ServeFunction(KeyedProcessFunction):
             # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
             ctx.timer_service().register_event_time_timer(int(now_ms))
         yield from _emit(mirror.on_frame(value, now_ms))
-        yield from self._work(mirror)
+        # Where a timer is due, it works on when the source has had its turn: all that came in is then there to choose from.
+        if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or mirror.is_full:
+            yield from self._work(mirror)
         self._save(mirror)
         self._wake(mirror, ctx)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
         """Goes on: with this task's own lane, or with all that a lane of another task left here."""
         own = _key(ctx.get_current_key()) == self._lane
+        if own and ctx.time_domain() == TimeDomain.PROCESSING_TIME:
+            # An earlier one took its place; each that worked would set the next, and they would only ever grow in number.
+            if self._wakes_at_ms not in (None, timestamp):
+                return
+            self._wakes_at_ms = None
         mirror = self._mirror if own else None
         if mirror is None:
             mirror = self._chain()
@@ -111,7 +118,6 @@ class ServeFunction(KeyedProcessFunction):
             if own:
                 self._mirror = mirror
         if own and ctx.time_domain() == TimeDomain.PROCESSING_TIME:
-            self._wakes_at_ms = None
             yield from self._work(mirror)
             self._save(mirror)
             self._wake(mirror, ctx)

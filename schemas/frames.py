@@ -1,7 +1,7 @@
 """What the job's Java operators and its Python operators hand each other: many Kafka records at once.
 
 Crossing from Java into Python and back costs as much as all that we do with a small request, so requests cross
-together, as many as are there (`flink_job/java/PackRequests.java`), and so do answers (`UnpackAnswers.java`).
+together, as many as are there (`flink_job/java/FrameSource.java`), and so do answers (`UnpackAnswers.java`).
 Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is none.
 
     requests: | count: i32 | for each: value's size: i32, partition: i32, offset: i64, timestamp, ms: i64 | values |
@@ -43,7 +43,7 @@ def read_requests(frame: bytes) -> list[tuple[bytes | None, Source]]:
 
 
 def write_requests(records: Sequence[tuple[bytes | None, Source]]) -> bytes:
-    """The frame of Kafka records; what the Java operator does."""
+    """The frame of Kafka records; what `FrameSource.java` does."""
     parts = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)

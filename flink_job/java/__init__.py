@@ -1,37 +1,48 @@
-"""The job's two operators in Java, which Flink compiles where it runs them.
+"""The job's Java: what makes frames of the records that come in, and unpacks the answers that go out.
 
-A crossing between Java and Python costs as much as all that the job does with a small request. PyFlink has no operator
-that would let several records cross together, so these two pack what comes in into frames and unpack what goes out;
-everything that decides anything is Python. Flink's SQL runtime compiles the operators that it generates with a compiler
-of its own (Janino), from source that travels in the job graph; ours travel the same way, so there is no Java to build
-or to install. Janino knows neither lambdas nor type arguments.
+A crossing between Java and Python costs as much as all that the job does with a small request, and so does a record's way
+through a Flink task. PyFlink has nothing that would let several records travel together, so these classes do; everything
+that decides anything is Python.
+
+    Kafka --> [ FrameSource ] -- frames --> Python -- frames --> [ UnpackAnswers ] --> Kafka
+
+They have to be on the class path of the client and of the cluster: `flink_job.installation.java_jar`.
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-from pyflink.common import TypeInformation, Types
-from pyflink.datastream import DataStream
+from pyflink.common import TypeInformation
+from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
 #: More at once would save nothing more: a crossing costs some 50 us, a request 10 or more.
-_FRAME_RECORDS = 256
+_FRAME_RECORDS = 1024
 _FRAME_BYTES = 4 * 1024 * 1024
 
 
-def pack_requests(rows: DataStream, keys_by_group: Sequence[int]) -> DataStream:
-    """`RowData(value, partition, offset, timestamp)` -> `Row(lane, frame)`, the frame as in `schemas.frames`.
+def whole_records() -> Any:
+    """The Java deserializer that a Kafka source needs for `read_frames`."""
+    return get_gateway().jvm.anabranch.FrameSource.Whole()
+
+
+def read_frames(
+    env: StreamExecutionEnvironment, kafka_source: Any, keys_by_group: Sequence[int], name: str
+) -> DataStream:
+    """All requests of a Kafka source as `Row(lane, frame)`, the frame as in `schemas.frames`.
 
     Args:
+        kafka_source: Flink's, in Java, made with `whole_records`.
         keys_by_group: See `operators.core.lanes`.
     """
     gateway: Any = get_gateway()
+    flink = gateway.jvm.org.apache.flink
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
     for group, key in enumerate(keys_by_group):
         keys[group] = key
-    row_type = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
-    return _transform(rows, "PackRequests", row_type, _FRAME_RECORDS, _FRAME_BYTES, keys)
+    source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys)
+    no_watermarks = flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
+    return DataStream(env._j_stream_execution_environment.fromSource(source, no_watermarks, name))
 
 
 def unpack_answers(frames: DataStream, row_type: TypeInformation) -> DataStream:
@@ -40,27 +51,5 @@ def unpack_answers(frames: DataStream, row_type: TypeInformation) -> DataStream:
     Args:
         row_type: PyFlink's type of the row.
     """
-    return _transform(frames, "UnpackAnswers", row_type)
-
-
-def _transform(stream: DataStream, class_name: str, output_type: TypeInformation, *references: Any) -> DataStream:
-    gateway: Any = get_gateway()
-    flink = gateway.jvm.org.apache.flink
-    java_references = gateway.new_array(gateway.jvm.java.lang.Object, len(references))
-    for index, reference in enumerate(references):
-        java_references[index] = reference
-    source = files(__name__).joinpath(f"{class_name}.java").read_text()
-    generated = flink.table.runtime.generated.GeneratedOperator(
-        class_name, source, java_references, flink.configuration.Configuration()
-    )
-    java_stream = stream._j_data_stream
-    transformation = flink.streaming.api.transformations.OneInputTransformation(
-        java_stream.getTransformation(),
-        class_name,
-        flink.table.runtime.operators.CodeGenOperatorFactory(generated),
-        output_type.get_java_type_info(),
-        java_stream.getParallelism(),
-    )
-    env = java_stream.getExecutionEnvironment()
-    env.addOperator(transformation)
-    return DataStream(flink.streaming.api.datastream.DataStream(env, transformation))
+    unpack = get_gateway().jvm.anabranch.UnpackAnswers()
+    return DataStream(frames._j_data_stream.flatMap(unpack, row_type.get_java_type_info()).name("unpack"))
