@@ -189,9 +189,9 @@ def java_jar() -> Path:
         jar.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
             classes = Path(folder) / "classes"
+            options = ["-17", "-proc:none", "-classpath", os.pathsep.join(map(str, class_path)), "-d", str(classes)]
             done = subprocess.run(
-                [find_java() / "bin" / "java", "-jar", compiler, "-17", "-proc:none", "-d", classes]
-                + ["-classpath", os.pathsep.join(map(str, class_path)), *sources],
+                [str(find_java() / "bin" / "java"), "-jar", str(compiler), *options, *map(str, sources)],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -37,8 +37,8 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
         "auto.offset.reset": kafka.start,
         "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
-        # What comes while the task is busy is fetched meanwhile, a few records a time, and has to be at hand when the task
-        # looks: with Flink's 2 fetches, a third waits for the next look. Memory is bounded by the size of a fetch.
+        # What comes while the task is busy is fetched meanwhile, a few records a time, and has to be at hand when the
+        # task looks: with Flink's 2 fetches, a third waits for the next look. The size of a fetch bounds the memory.
         "source.reader.element.queue.capacity": "8",
         "fetch.max.bytes": str(_FETCH_BYTES),
     }

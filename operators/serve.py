@@ -97,7 +97,8 @@ class ServeFunction(KeyedProcessFunction):
             # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
             ctx.timer_service().register_event_time_timer(int(now_ms))
         yield from _emit(mirror.on_frame(value, now_ms))
-        # Where a timer is due, it works on when the source has had its turn: all that came in is then there to choose from.
+        # Where a timer is due, it works on once the source has had its turn: then all that came in is there to choose
+        # from.
         if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or mirror.is_full:
             yield from self._work(mirror)
         self._save(mirror)
@@ -107,7 +108,7 @@ class ServeFunction(KeyedProcessFunction):
         """Goes on: with this task's own lane, or with all that a lane of another task left here."""
         own = _key(ctx.get_current_key()) == self._lane
         if own and ctx.time_domain() == TimeDomain.PROCESSING_TIME:
-            # An earlier one took its place; each that worked would set the next, and they would only ever grow in number.
+            # An earlier one took its place. If both worked, each would set a next one, and their number only ever grow.
             if self._wakes_at_ms not in (None, timestamp):
                 return
             self._wakes_at_ms = None

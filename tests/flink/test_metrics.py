@@ -90,7 +90,8 @@ def check_top(cluster: Cluster, topics: Topics) -> None:
     seen = json.loads(said.stdout)
     [model] = seen["models"]
     assert model["model"] == "double-2"
-    assert 0 < model["requests_per_s"] < model["rows_per_s"]
+    # On a busy machine the interval may have seen single rows alone; the exact counts are checked above.
+    assert 0 < model["requests_per_s"] <= model["rows_per_s"]
     assert 0 < model["p50_ms"] <= model["p99_ms"]
     assert model["stage_ms"]["session"] > 0
     assert seen["errors_per_s"]["wrong_shape"] > 0

@@ -8,7 +8,7 @@ import find_libpython
 import pytest
 
 from flink_job import installation
-from flink_job.installation import JarsMissing, JavaNotFound, LibpythonNotFound
+from flink_job.installation import CompilationFailed, JarsMissing, JavaNotFound, LibpythonNotFound
 
 
 @pytest.fixture
@@ -67,6 +67,16 @@ class TestJars:
             installation.connector_jar()
         with pytest.raises(JarsMissing, match="run `make setup`"):
             installation.kafka_class_path()
+
+    def test_java_that_does_not_fit_says_so_and_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ANABRANCH_JARS", str(installation.jars_dir()))
+        monkeypatch.setattr(sys, "prefix", str(tmp_path))
+        monkeypatch.setattr(installation, "connector_jar", lambda: tmp_path / "no-connector.jar")
+        with pytest.raises(CompilationFailed, match="our Java cannot be compiled: (?s:.*)KafkaSource"):
+            installation.java_jar()
+        assert list((tmp_path / "share" / "anabranch" / "java").iterdir()) == []
 
     def test_the_broker_is_on_its_class_path(self) -> None:
         names = [Path(jar).name for jar in installation.kafka_class_path().split(os.pathsep)]
