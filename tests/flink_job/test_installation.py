@@ -74,7 +74,7 @@ class TestJars:
         monkeypatch.setenv("ANABRANCH_JARS", str(installation.jars_dir()))
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
         monkeypatch.setattr(installation, "connector_jar", lambda: tmp_path / "no-connector.jar")
-        with pytest.raises(CompilationFailed, match="our Java cannot be compiled: (?s:.*)KafkaSource"):
+        with pytest.raises(CompilationFailed, match=r"our Java cannot be compiled: (?s:.*)KafkaSource"):
             installation.java_jar()
         assert list((tmp_path / "share" / "anabranch" / "java").iterdir()) == []
 
