@@ -13,17 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from anabranch.errors import StackError
 from bench import plots, tables
 from bench.arena import Arena, Stalled
-from bench.models import make_repository
+from bench.models import add_resnet50, make_repository
 from bench.results import AnyRun, Result, machine, today, versions
 from bench.scenarios.base import Scenario
+from bench.scenarios.efficiency import FFNN_ROWS, Efficiency
 from bench.scenarios.latency import Latency
 from bench.scenarios.memory import Memory
 from bench.scenarios.overload import PRIORITIES, Overload
 from bench.scenarios.throughput import Throughput
 from bench.settings import QUICK, Settings
-from bench.workloads import ffnn_rows, magika_files
+from bench.summary import write_summary
+from bench.workloads import ffnn_rows, magika_files, resnet_pictures
 
-SCENARIOS = ("latency", "throughput", "memory", "overload")
+SCENARIOS = ("latency", "throughput", "efficiency", "memory", "overload")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -38,8 +40,7 @@ def main() -> None:
     failed = missed = False
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
-        repository = make_repository(folder / "models")
-        for scenario in _scenarios(options.only, settings, repository):
+        for scenario, repository in _scenarios(options.only, settings, folder):
             # A broker each, so that none pays for what another left on it.
             with Arena(folder / scenario.name, repository) as arena:
                 result = _run(scenario, settings, arena, console)
@@ -51,6 +52,7 @@ def main() -> None:
             failed |= bool(result.failures)
             missed |= not all(target.met for target in result.targets)
     tables.write_readme(out)
+    write_summary(out)
     sys.exit(1 if failed else 2 if missed and not options.quick else 0)
 
 
@@ -93,17 +95,23 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
     )
 
 
-def _scenarios(names: Sequence[str], settings: Settings, repository: Path) -> list[Scenario]:
+def _scenarios(names: Sequence[str], settings: Settings, folder: Path) -> list[tuple[Scenario, Path]]:
+    """The scenarios that were asked for, with the models that their subjects serve."""
+    repository = make_repository(folder / "models")
     ffnn = ffnn_rows(repository)
-    scenarios: list[Scenario] = []
+    scenarios: list[tuple[Scenario, Path]] = []
     if "latency" in names:
-        scenarios.append(Latency(settings, ffnn, magika_files(repository)))
+        scenarios.append((Latency(settings, ffnn, magika_files(repository)), repository))
     if "throughput" in names:
-        scenarios.append(Throughput(settings, ffnn, repository))
+        scenarios.append((Throughput(settings, ffnn, repository), repository))
+    if "efficiency" in names:
+        large = add_resnet50(make_repository(folder / "large-models"))
+        workloads = ffnn_rows(large, FFNN_ROWS), magika_files(large), resnet_pictures(large)
+        scenarios.append((Efficiency(settings, *workloads, large), large))
     if "memory" in names:
-        scenarios.append(Memory(settings, ffnn))
+        scenarios.append((Memory(settings, ffnn), repository))
     if "overload" in names:
-        scenarios.append(Overload(settings, magika_files(repository, PRIORITIES)))
+        scenarios.append((Overload(settings, magika_files(repository, PRIORITIES)), repository))
     return scenarios
 
 

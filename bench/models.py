@@ -1,4 +1,4 @@
-"""The model repository that every subject serves: a small feed-forward network, and Magika's own model."""
+"""The model repositories that every subject serves: a small feed-forward network, Magika's own model, and ResNet-50."""
 
 import shutil
 from itertools import pairwise
@@ -13,6 +13,7 @@ from anabranch.demo.features import MODEL_VERSION as MAGIKA_VERSION
 from anabranch.demo.features import model_path as magika_path
 
 FFNN = "ffnn"
+RESNET = "resnet50"
 #: The network of Crayfish (EDBT 2024), which others can compare with.
 FFNN_WIDTHS = (784, 32, 32, 32, 10)
 
@@ -30,6 +31,42 @@ def make_repository(folder: Path) -> Path:
     onnx.save(make_ffnn(FFNN_WIDTHS), ffnn)
     shutil.copyfile(magika_path(), magika)
     return folder
+
+
+def add_resnet50(repository: Path) -> Path:
+    """Adds ResNet-50 to a repository, and returns that."""
+    path = repository / RESNET / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(make_resnet50(), path)
+    return repository
+
+
+def make_resnet50() -> onnx.ModelProto:
+    """The graph of onnx's own test data, which leaves the weights out, with random ones; any number of pictures."""
+    model = onnx.load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_resnet50.onnx")
+    graph, rng = model.graph, np.random.default_rng(_SEED)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "ConstantOfShape"]:
+        graph.node.remove(node)
+        arrays[node.output[0]] = np.zeros(arrays.pop(node.input[0]), np.float32)
+    for name, array in arrays.items():
+        if name.endswith("_w_0"):
+            fan_in = int(np.prod(array.shape[1:]))
+            arrays[name] = (rng.standard_normal(array.shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+        elif name.endswith(("_bn_riv_0", "_bn_s_0")):
+            # Were every branch at full strength, sixteen additions would leave one class with all of the probability.
+            arrays[name] = np.full(array.shape, 0.2 if name.endswith("branch2c_bn_s_0") else 1, np.float32)
+        elif array.dtype == np.float32:
+            arrays[name] = np.zeros(array.shape, np.float32)
+        else:  # the shape before the classifier
+            arrays[name] = np.array([-1, *array[1:]], array.dtype)
+    del graph.initializer[:], graph.input[1:], graph.value_info[:]
+    used = {name for node in graph.node for name in node.input}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    model.ir_version = _IR_VERSION
+    return model
 
 
 def make_ffnn(widths: tuple[int, ...]) -> onnx.ModelProto:

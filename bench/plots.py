@@ -25,6 +25,7 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size
 def draw(result: Result, folder: Path) -> Path | None:
     """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
     draws = {"latency": _latency, "throughput": _throughput, "memory": _memory, "overload": _overload}
+    draws["efficiency"] = _efficiency
     if not result.rows or result.scenario not in draws:
         return None
     figure = draws[result.scenario](result)
@@ -81,6 +82,30 @@ def _throughput(result: Result) -> Figure:
     costs.set_xlabel("core-milliseconds for 1,000 requests")
     costs.legend(frameon=False, ncols=len(parts), fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     _clean(costs)
+    return figure
+
+
+def _efficiency(result: Result) -> Figure:
+    rows = [row for row in result.rows if "of_attainable" in row.metrics]
+    workloads = list(dict.fromkeys(row.workload for row in rows))
+    figure = Figure(figsize=(8, 1.0 + 0.5 * len(rows) + 0.5 * len(workloads)), layout="constrained")
+    heights = [sum(row.workload == workload for row in rows) for workload in workloads]
+    panels = figure.subplots(len(workloads), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        shown = [row for row in rows if row.workload == workload]
+        for place, row in enumerate(shown):
+            share = row.metrics["of_attainable"]
+            axes.barh(place, 100 * share.median, color=_colour(row), height=0.6)
+            axes.plot([100 * share.low, 100 * share.high], [place, place], color=_INK, linewidth=1.5)
+            label = f"  {row.metrics['rate_per_s'].median:,.4g}/s"
+            axes.text(100 * share.high, place, label, va="center", fontsize=9)
+        for target in result.targets:
+            if target.workload == workload and target.metric == "rate / attainable":
+                axes.axvline(100 * target.limit, color=_TARGET, linewidth=1, linestyle=":")
+        _name_rows(axes, shown)
+        axes.set_xlim(0, 1.25 * max(100 * row.metrics["of_attainable"].high for row in shown))
+        axes.set_title(workload, loc="left", fontsize=11)
+    panels[-1].set_xlabel("% of ONNX Runtime's own rate beside broker and generator (median and range of the rounds)")
     return figure
 
 

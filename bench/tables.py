@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
 from rich.table import Table
 
 from bench.measures import Spread
 from bench.results import Result, Row
+from bench.summary import read_results
 
 _METRIC_NAMES = {
     "p50_ms": "p50 ms",
@@ -15,6 +15,7 @@ _METRIC_NAMES = {
     "p99_ms": "p99 ms",
     "max_ms": "max ms",
     "rate_per_s": "requests/s",
+    "of_attainable": "of attainable",
     "p99_ms_1": "p99 ms, priority 1",
     "p99_ms_5": "priority 5",
     "p99_ms_9": "priority 9",
@@ -58,9 +59,9 @@ def verdicts(result: Result) -> Iterator[str]:
 
 def write_readme(folder: Path) -> None:
     """Writes README.md from every result file of a folder, of this run or of earlier ones."""
-    results = [msgspec.json.decode(path.read_bytes(), type=Result) for path in sorted(folder.glob("*.json"))]
-    lines = ["# Results", "", "Made by `make bench`; every figure is in the JSON files, with all repeats.", ""]
-    for result in results:
+    lines = ["# Results", "", "Made by `make bench`; every figure is in the JSON files, with all repeats,"]
+    lines += ["and every target in [summary.json](summary.json).", ""]
+    for result in read_results(folder):
         lines += _section(result)
     (folder / "README.md").write_text("\n".join(lines))
 

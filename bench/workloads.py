@@ -13,7 +13,7 @@ import onnxruntime
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.demo.features import FeatureReader, ModelFile, open_session
-from bench.models import FFNN, FFNN_WIDTHS
+from bench.models import FFNN, FFNN_WIDTHS, RESNET
 from schemas import codec
 from schemas.messages import InferRequest
 from schemas.tensors import Array, Tensor
@@ -22,6 +22,9 @@ ID_BYTES = 12
 
 _PLACEHOLDER = "@" * ID_BYTES
 _DISTINCT_REQUESTS = 64
+#: Channels, height, width.
+_PICTURE = (3, 224, 224)
+_DISTINCT_PICTURES = 16
 _SEED = 1
 
 
@@ -92,6 +95,13 @@ def magika_files(repository: Path, priorities: Sequence[int] = ()) -> Workload:
     count = _DISTINCT_REQUESTS - _DISTINCT_REQUESTS % max(1, len(priorities))
     tensors = [tokens[np.newaxis] for tokens in islice(_tokens_of_files(), count)]
     return _workload(MAGIKA, MAGIKA, "bytes", tensors, repository, priorities)
+
+
+def resnet_pictures(repository: Path) -> Workload:
+    """Random pictures, one in each request."""
+    rng = np.random.default_rng(_SEED)
+    tensors = [rng.standard_normal((1, *_PICTURE), np.float32) for _ in range(_DISTINCT_PICTURES)]
+    return _workload(RESNET, RESNET, "gpu_0/data_0", tensors, repository)
 
 
 def _tokens_of_files() -> Iterator[Array]:

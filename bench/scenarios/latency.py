@@ -47,7 +47,7 @@ class Latency:
 
     def __init__(self, settings: Settings, ffnn: Workload, magika: Workload) -> None:
         self._settings = settings
-        self._offers = (Offer(ffnn, 200, 800, 8, 40), Offer(magika, 50, 60, 20, 60))
+        self._offers = (Offer(ffnn, 200, 800, 4, 20), Offer(magika, 50, 60, 20, 60))
         modes, tasks = settings.modes, settings.latency_tasks
         self._ours = [anabranch(mode, tasks) for mode in modes]
         self._naive = [naive_map(mode, tasks) for mode in modes]

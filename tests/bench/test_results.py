@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,11 +20,13 @@ from bench.results import (
     target_of,
 )
 from bench.scenarios.base import Scenario
+from bench.scenarios.efficiency import Efficiency
 from bench.scenarios.latency import Latency
 from bench.scenarios.memory import Memory
 from bench.scenarios.overload import Overload
 from bench.scenarios.throughput import Throughput
 from bench.settings import Settings
+from bench.summary import Promise, write_summary
 from bench.workloads import Workload
 
 CLEAN = Tally(requests=10, answered=10, missing=0, wrong=0, repeated=0, deviation=0.0)
@@ -147,8 +150,8 @@ def test_latency_targets(tiny_workload: Workload) -> None:
     )
     found = {(target.metric, target.limit): target.met for target in result.targets}
     assert found == {
-        ("p50_ms", 8): True,
-        ("p99_ms", 40): True,
+        ("p50_ms", 4): False,
+        ("p99_ms", 20): True,
         ("p50_ms", 20): True,
         ("p99_ms", 60): True,
     }
@@ -164,11 +167,43 @@ def test_throughput_beside_the_naive_map(tmp_path: Path, tiny_workload: Workload
             throughput_run("confluent-kafka worker", 0, 240),
         ],
     )
-    assert [(target.value, target.met) for target in result.targets] == [(1.2, True)]
+    assert [(target.value, target.limit, target.met) for target in result.targets] == [
+        (1.2, 1.5, False),
+        (0.5, 0.5, True),
+    ]
     assert {ratio.peer: ratio.ratio.median for ratio in result.ratios} == {
         "naive PyFlink map, thread, 1 task": 1.2,
         "confluent-kafka worker": 0.5,
     }
+
+
+def test_efficiency_without_the_attainable_rate_promises_nothing(tmp_path: Path, tiny_workload: Workload) -> None:
+    scenario = Efficiency(Settings(), tiny_workload, tiny_workload, tiny_workload, tmp_path)
+    result = conclude(scenario, [throughput_run("anabranch, thread, 1 task", 0, 120)])
+    assert result.targets == []
+    assert list(result.rows[0].metrics) == ["rate_per_s"]
+
+
+def test_efficiency_is_the_share_of_what_is_attainable(tmp_path: Path, tiny_workload: Workload) -> None:
+    magika = replace(tiny_workload, name="magika")
+    scenario = Efficiency(Settings(), tiny_workload, magika, tiny_workload, tmp_path)
+    scenario._attainable = {"magika": 150.0}
+    ours = throughput_run("anabranch, thread, 1 task", 0, 135)
+    result = conclude(scenario, [msgspec.structs.replace(ours, workload="magika")])
+    assert [(target.value, target.limit, target.met) for target in result.targets] == [(0.9, 0.8, True)]
+    assert plots.draw(result, tmp_path) == tmp_path / "efficiency.svg"
+
+
+def test_the_summary_has_every_target_of_every_file_and_is_no_result_itself(
+    tmp_path: Path, tiny_workload: Workload
+) -> None:
+    conclude(Memory(Settings(), tiny_workload), [memory_run("anabranch, thread, 1 task", 0.2)]).write(tmp_path)
+    for _ in range(2):
+        (promise,) = msgspec.json.decode(write_summary(tmp_path).read_bytes(), type=list[Promise])
+        assert promise.met
+        assert promise.command == "python -m bench"
+        assert promise.target.startswith("<= ")
+    tables.write_readme(tmp_path)
 
 
 @pytest.mark.parametrize(("slope", "met"), [(0.2, True), (5.0, False)])

@@ -1,0 +1,184 @@
+"""Efficiency: how much of what ONNX Runtime could do on the same cores is left when requests come by Kafka."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from statistics import median
+from threading import Thread
+from time import sleep
+
+from anabranch.demo.features import MODEL_NAME as MAGIKA
+from bench.arena import Arena
+from bench.measures import Spread
+from bench.models import FFNN, RESNET
+from bench.peers.raw_onnx import rows_per_s
+from bench.results import AnyRun, Target, ThroughputRun, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.scenarios.preloaded import Preloaded
+from bench.settings import Settings
+from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
+from bench.workloads import Workload
+from schemas import codec
+
+FFNN_ROWS = 32
+
+_BATCHES = (1, 8, 32)
+_RAW_SECONDS = 3.0
+_POLL_S = 0.02
+#: Of ONNX Runtime's own rate beside broker and generator.
+_LEAST_OF_ATTAINABLE = {MAGIKA: 0.8, RESNET: 0.95}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload, and how many of its requests take about as long as one of the feed-forward network's rounds.
+
+    Attributes:
+        rows: In each request.
+        share: Of the settings' number of requests.
+        peers: Whose rates stand beside ours.
+    """
+
+    workload: Workload
+    rows: int
+    share: float
+    peers: tuple[Subject, ...]
+
+
+class Efficiency:
+    """Workload by workload: ONNX Runtime alone, every subject in turn, ONNX Runtime beside broker and generator.
+
+    Args:
+        ffnn: With `FFNN_ROWS` rows in each request.
+    """
+
+    name = "efficiency"
+    method = (
+        "As in throughput: all requests are in the topic before a subject starts, one task or worker, one thread in "
+        "its session. Alone: ONNX Runtime in a loop on one thread, in the best of the batch sizes 1, 8 and 32. Attainable: "
+        "the same while a generator sends as many requests a second to the broker as our job served (median of its "
+        "rounds), on the same cores. Every answer is compared with a direct run of the model."
+    )
+
+    def __init__(
+        self, settings: Settings, ffnn: Workload, magika: Workload, resnet: Workload, repository: Path
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._ours = anabranch("thread")
+        naive = naive_map("thread")
+        # Magika's scores of a row differ by 3e-3 when it shares a batch: those who batch could not be told right from
+        # wrong.
+        self._cases = (
+            Case(ffnn, FFNN_ROWS, 1 / 50, (naive, CONFLUENT)),
+            Case(magika, 1, 1 / 150, (naive,)),
+            Case(resnet, 1, 1 / 1500, (naive, CONFLUENT)),
+        )
+        self._rates: dict[str, list[float]] = {}
+        self._alone: dict[str, tuple[int, float]] = {}
+        self._attainable: dict[str, float] = {}
+
+    def steps(self) -> Iterator[Step]:
+        """Every workload with all its rounds, then the next."""
+        for case in self._cases:
+            name = f"efficiency, {case.workload.name}"
+            least = len(self._cases)
+            preloaded = Preloaded(
+                case.workload,
+                max(least, ceil(self._settings.throughput_requests * case.share)),
+                max(least, ceil(self._settings.throughput_warm_up * case.share)),
+            )
+            yield Step(f"{name}: ONNX Runtime alone", partial(self._measure_alone, case))
+            for repeat in range(self._settings.repeats):
+                for subject in (self._ours, *case.peers):
+                    label = f"{name}, round {repeat + 1}: {subject.name}"
+                    yield Step(label, partial(self._serve, preloaded, subject, repeat))
+            yield Step(f"{name}: attainable", partial(self._measure_attainable, case, preloaded))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Rates, their shares of what is attainable, and ours over each peer's."""
+        ours = [run for run in runs if isinstance(run, ThroughputRun)]
+        rates = [run.rate_per_s for run in ours]
+        rows_per_request = {case.workload.name: case.rows for case in self._cases}
+        metrics = {"rate_per_s": rates}
+        if all(run.workload in self._attainable for run in ours):
+            metrics["of_attainable"] = [
+                run.rate_per_s * rows_per_request[run.workload] / self._attainable[run.workload] for run in ours
+            ]
+        rows = rows_of(ours, metrics, keys_of(ours))
+        pairs = [
+            ratio_of(ours, rates, self._ours.name, peer.name, case.workload.name, "rate_per_s")
+            for case in self._cases
+            for peer in case.peers
+        ]
+        ratios = [ratio for ratio in pairs if ratio]
+        measured = [
+            (row.workload, "rate / attainable", row.metrics["of_attainable"].median, _LEAST_OF_ATTAINABLE[row.workload])
+            for row in rows
+            if row.subject == self._ours.name
+            and row.workload in _LEAST_OF_ATTAINABLE
+            and "of_attainable" in row.metrics
+        ] + [
+            (ratio.workload, f"rate / {ratio.peer}", ratio.ratio.median, 1.0)
+            for ratio in ratios
+            if ratio.workload.startswith(FFNN) and ratio.peer == CONFLUENT.name
+        ]
+        wrong = {row.workload: row.not_answered_right for row in rows if row.subject == self._ours.name}
+        targets = [
+            Target(
+                workload=workload,
+                subject=self._ours.name,
+                metric=metric,
+                value=value,
+                relation=">=",
+                limit=limit,
+                met=value >= limit and not wrong[workload],
+            )
+            for workload, metric, value, limit in measured
+        ]
+        limits = {
+            f"{name}: ONNX Runtime alone, 1 thread, batch {batch}, rows/s": round(rate, 1)
+            for name, (batch, rate) in self._alone.items()
+        } | {f"{name}: the same beside broker and generator": round(rate, 1) for name, rate in self._attainable.items()}
+        return Conclusion(rows, ratios, targets, limits)
+
+    def _serve(self, preloaded: Preloaded, subject: Subject, repeat: int, arena: Arena) -> list[ThroughputRun]:
+        run = preloaded.serve(subject, repeat, arena)
+        if subject == self._ours:
+            self._rates.setdefault(run.workload, []).append(run.rate_per_s)
+        return [run]
+
+    def _measure_alone(self, case: Case, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+        rates = {batch: self._raw_rate(case.workload, batch) for batch in _BATCHES}
+        best = max(rates, key=lambda batch: rates[batch])
+        self._alone[case.workload.name] = best, rates[best]
+        return []
+
+    def _measure_attainable(self, case: Case, preloaded: Preloaded, arena: Arena) -> list[ThroughputRun]:
+        preloaded.drop(arena)
+        workload = case.workload
+        if workload.name not in self._rates or workload.name not in self._alone:
+            return []
+        batch, _ = self._alone[workload.name]
+        rate = median(self._rates[workload.name])
+        # The generator starts before the loop and should not end before it.
+        seconds = self._settings.repeats * (_RAW_SECONDS + 1) + 1
+        topics = arena.topics()
+        sending = Thread(
+            target=arena.send, args=(topics.requests, workload, max(1, round(rate * seconds)), 0, rate), daemon=True
+        )
+        sending.start()
+        while not sum(arena.end_offsets(topics.requests)) and sending.is_alive():
+            sleep(_POLL_S)
+        rates = [self._raw_rate(workload, batch) for _ in range(self._settings.repeats)]
+        sending.join()
+        arena.drop(topics.requests, topics.responses, topics.errors)
+        self._attainable[workload.name] = Spread.of(rates).median
+        return []
+
+    def _raw_rate(self, workload: Workload, batch: int) -> float:
+        request = codec.decode_request(workload.message(0))
+        model = next((self._repository / request.model_name).glob("*/model.onnx"))
+        return rows_per_s(model, request.inputs[0].to_array()[:1], batch, _RAW_SECONDS)

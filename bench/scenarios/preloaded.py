@@ -1,0 +1,54 @@
+"""Requests that are in a topic before anyone starts to serve them: every subject reads the same records."""
+
+from bench.accounting import core_s_per_1000, other_cores
+from bench.arena import Arena
+from bench.measures import rate_per_s, tally
+from bench.results import ThroughputRun
+from bench.subjects import Subject
+from bench.workloads import Workload
+
+
+class Preloaded:
+    """The records of one workload.
+
+    Args:
+        warm_up: Requests before those that are measured.
+    """
+
+    def __init__(self, workload: Workload, requests: int, warm_up: int) -> None:
+        self.workload = workload
+        self._warm_up = warm_up
+        self._total = warm_up + requests
+        self._topic: str | None = None
+
+    def serve(self, subject: Subject, repeat: int, arena: Arena) -> ThroughputRun:
+        """A subject's turn, from its start to the last answer."""
+        if self._topic is None:
+            topic = arena.topics().requests
+            arena.send(topic, self.workload, self._total, 0, None)
+            self._topic = topic
+        topics = arena.topics(self._topic)
+        with arena.serving(subject, topics) as process:
+            account = arena.account(process)
+            first = arena.await_answers(topics.responses, self._warm_up, process)
+            before = account.look()
+            last = arena.await_answers(topics.responses, self._total, process)
+            after = account.look()
+        answers = arena.read(topics.responses, self.workload, self._total)
+        arena.drop(topics.responses, topics.errors)
+        return ThroughputRun(
+            subject=subject.name,
+            workload=self.workload.name,
+            repeat=repeat,
+            tally=tally(answers, 0, self._total),
+            core_s_per_1000=core_s_per_1000(before, after, last - first),
+            other_cores=other_cores(before, after),
+            warm_up_requests=self._warm_up,
+            rate_per_s=round(rate_per_s(answers.appended_ms, self._warm_up), 1),
+        )
+
+    def drop(self, arena: Arena) -> None:
+        """Deletes the records."""
+        if self._topic is not None:
+            arena.drop(self._topic)
+            self._topic = None
