@@ -58,8 +58,8 @@ class Efficiency:
     method = (
         "As in throughput: all requests are in the topic before a subject starts, one task or worker, one thread in "
         "its session. Alone: ONNX Runtime in a loop on one thread, in the best of the batch sizes 1, 8 and 32. "
-        "Attainable: the same while a generator sends as many requests a second to the broker as our job served (median "
-        "of its rounds), on the same cores. Every answer is compared with a direct run of the model."
+        "Attainable: the same while a generator sends as many requests a second to the broker as our job served "
+        "(median of its rounds), on the same cores. Every answer is compared with a direct run of the model."
     )
 
     def __init__(
@@ -72,7 +72,7 @@ class Efficiency:
         # Magika's scores of a row differ by 3e-3 when it shares a batch: those who batch could not be told right from
         # wrong.
         self._cases = (
-            Case(ffnn, FFNN_ROWS, 1 / 50, (naive, CONFLUENT)),
+            Case(ffnn, FFNN_ROWS, 1 / 10, (naive, CONFLUENT)),
             Case(magika, 1, 1 / 150, (naive,)),
             Case(resnet, 1, 1 / 1500, (naive, CONFLUENT)),
         )
