@@ -1,0 +1,63 @@
+"""Every way in which cutting a model can fail, as one tree. A message is one line that says why, and what to do.
+
+PartitionError
+├── ModelError                       the file is at fault
+│   ├── UnreadableModel              not there, or no ONNX model
+│   ├── InvalidModel                 breaks a rule of ONNX: a tensor that no node makes, nodes in a circle
+│   └── UnsafeModel                  its external data lies outside its folder
+├── CutError                         the model cannot be cut there
+│   ├── NoSuchCut                    not a cut: a stage would be empty, or need what a later one makes
+│   └── UncarriedTensor              what would cross is no tensor that the wire carries
+└── ProofError                       the stages are not shown to equal the model
+    ├── WholeModelFailed             the model itself does not run on the inputs
+    ├── StageFailed                  a stage does not run where the whole model does
+    └── UnequalOutput                they differ by more than the tolerance
+"""
+
+
+class PartitionError(Exception):
+    """Base of all of them."""
+
+
+class ModelError(PartitionError):
+    """The model's file is at fault."""
+
+
+class UnreadableModel(ModelError):
+    """There is no file, or it holds no ONNX model."""
+
+
+class InvalidModel(ModelError):
+    """The model breaks a rule of ONNX."""
+
+
+class UnsafeModel(ModelError):
+    """The model's external data lies outside its folder, or is no plain file."""
+
+
+class CutError(PartitionError):
+    """The model cannot be cut there."""
+
+
+class NoSuchCut(CutError):
+    """A stage would be empty, or need what a later stage makes."""
+
+
+class UncarriedTensor(CutError):
+    """What would cross is no tensor, or of a datatype that the wire does not carry."""
+
+
+class ProofError(PartitionError):
+    """The stages are not shown to equal the model."""
+
+
+class WholeModelFailed(ProofError):
+    """The whole model does not run on these inputs."""
+
+
+class StageFailed(ProofError):
+    """A stage does not run on what the stages before it gave."""
+
+
+class UnequalOutput(ProofError):
+    """The stages and the model give different outputs."""

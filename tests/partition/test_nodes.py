@@ -1,0 +1,58 @@
+"""What breaks a rule of ONNX is named."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from partition.errors import InvalidModel
+from partition.nodes import outer_reads, read_nodes
+from tests.partition.texts import graph_of, model_of
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ("y = Add(x, lost)", "'Add_0' reads 'lost', which no node makes"),
+        ("a = Relu(x)", "the model gives 'y', which no node makes"),
+        ("y = Relu(x) y = Neg(x)", "tensor 'y' is made twice"),
+        ("x = Relu(w) y = Neg(x)", "tensor 'x' is made twice"),
+        ("w = Relu(x) y = Neg(x)", "tensor 'w' is made twice"),
+        ("a = Add(x, b) b = Neg(a) y = Relu(b)", "nodes need one another in a circle, 'Add_0' among them"),
+    ],
+)
+def test_a_model_that_cannot_be_right_is_refused(tmp_path: Path, nodes: str, reason: str) -> None:
+    with pytest.raises(InvalidModel) as refused:
+        graph_of(tmp_path, f"g (float[N] x) => (float[N] y) <float[1] w = {{1}}> {{ {nodes} }}")
+    assert str(refused.value) == reason
+
+
+def test_inputs_that_are_left_out_are_not_read() -> None:
+    assert outer_reads(onnx.helper.make_node("Resize", ["x", "", "scales", "x"], ["y"])) == ["x", "scales"]
+
+
+def test_outputs_that_are_left_out_are_not_made() -> None:
+    model = model_of("g (float[N] x) => (float[N] y) { y = Relu(x) }")
+    model.graph.node[0].output.append("")
+    model.graph.node.append(onnx.helper.make_node("Dropout", ["x"], ["z", ""]))
+    [node], _, _ = read_nodes(model)
+    assert node.makes == ("y",)
+
+
+@pytest.mark.parametrize(
+    ("body", "constants"), [("r = Relu(c)", 2), ("r = RandomNormalLike(c)", 1), ("d = Neg(c) r = Bernoulli(d)", 1)]
+)
+def test_a_function_of_constants_is_constant_unless_it_throws_dice(body: str, constants: int) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+        g (float[N] x) => (float[N] y) {{ c = Constant <value = float {{2}}> () f = own.twice(c) y = Add(x, f) }}
+        <domain: "own", opset_import: ["" : 17]> twice (c) => (r) {{ {body} }}"""
+    )
+    _, found, _ = read_nodes(model)
+    assert len(found) == constants
+
+
+def test_of_an_unknown_operator_nobody_knows_whether_it_gives_the_same() -> None:
+    model = model_of("g (float[N] x) => (float[N] y) { f = foreign.Read() y = Add(x, f) }")
+    nodes, constants, _ = read_nodes(model)
+    assert (len(nodes), len(constants)) == (2, 0)

@@ -1,0 +1,30 @@
+"""Models as text, in ONNX's own notation."""
+
+from pathlib import Path
+
+import onnx
+
+from partition.graph import Graph, load_graph
+
+
+def model_of(text: str, *, ir_version: int = 10, opset: int = 17) -> onnx.ModelProto:
+    """A model of the text `graph (inputs) => (outputs) <initializers> { nodes }`."""
+    return onnx.parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>\n{text}')
+
+
+def graph_of(folder: Path, text: str) -> Graph:
+    """The graph of a model that is saved in a folder first."""
+    path = folder / "model.onnx"
+    onnx.save(model_of(text), path)
+    return load_graph(path)
+
+
+#: The picture in `partition.graph`: two branches that meet again.
+BRANCHES = """
+g (float[N, 4] x) => (float[N, 4] y) {
+    a = Relu(x)
+    b = Neg(a)
+    c = Abs(a)
+    y = Add(b, c)
+}
+"""
