@@ -15,7 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         latency_warm_up_seconds: How long it sends before, at a higher rate, for the JVM to compile what is hot.
         latency_tasks: Parallelism of the Flink subjects in latency runs.
         throughput_requests: Requests that are measured in a throughput run.
-        throughput_warm_up: Requests before these.
+        throughput_warm_up: Requests before these: after so many, the JVM has compiled what is hot.
         memory_requests: Requests over which memory is watched.
         memory_warm_up: Requests before these, as fast as they are taken.
         memory_settle: Requests between the two, as the watched ones are sent: the JVM makes its heap fit the pace.
@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     latency_warm_up_seconds: float = 30.0
     latency_tasks: int = 1
     throughput_requests: int = 200_000
-    throughput_warm_up: int = 100_000
+    throughput_warm_up: int = 600_000
     memory_requests: int = 100_000
     memory_warm_up: int = 100_000
     memory_settle: int = 40_000

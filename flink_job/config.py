@@ -91,7 +91,8 @@ class Scheduling(_Section, frozen=True):
         default_priority: What a request's priority 0 counts as; 1 is the highest.
         window_timeout_ms: How long a request without a deadline may wait for its last shard.
         remember_ms: How long the merge remembers an answered request, to ignore what comes late.
-        work_slice_ms: How long a task runs batches before it looks what else came in, which may be more urgent.
+        work_slice_ms: How long a task runs batches before it looks what else came in, which may be more urgent. It
+            looks earlier where the next batch would not end in time.
         overload: When more comes than can be served, `wait` leaves it in Kafka, and `refuse` answers the least urgent
             with `overloaded`.
         max_waiting_bytes: With so much read and waiting, a task reads no more, or refuses.

@@ -132,9 +132,10 @@ class ServeFunction(KeyedProcessFunction):
         stop_ms = now_ms + self._work_slice_ms
         while (outputs := mirror.next(now_ms)) is not None:
             yield from _emit(outputs)
-            now_ms = time() * 1000
-            # With too much in hand, Kafka has to keep the rest: nothing is read meanwhile.
-            if now_ms >= stop_ms and not mirror.is_full:
+            began_ms, now_ms = now_ms, time() * 1000
+            # Another batch like this one would take longer than the slice. (With too much in hand, Kafka has to keep
+            # the rest: nothing is read meanwhile.)
+            if 2 * now_ms - began_ms >= stop_ms and not mirror.is_full:
                 return
 
     def _chain(self) -> Chain:
