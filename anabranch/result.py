@@ -9,6 +9,7 @@ from schemas.messages import InferResponse, Parameter
 from schemas.tensors import Array
 
 MISSING_ROWS = "missing_rows"
+MISSING_MEMBERS = "missing_members"
 
 
 class Result(Mapping[str, Array]):
@@ -24,6 +25,7 @@ class Result(Mapping[str, Array]):
         parameters: What else the answer carries.
         missing_rows: First and last row, both included, of every range that a partial answer lacks; the outputs hold
             the other rows, in order. Empty for a complete answer.
+        missing_members: The members of an ensemble that the outputs are made without.
         latency_ms: From `submit` until the answer was decoded in this process.
         ledger_ms: Where that time went, by stage (see `schemas.ledger`), if the request's parameters had `explain`;
             "return" is the answer's way back. Empty otherwise.
@@ -34,6 +36,7 @@ class Result(Mapping[str, Array]):
         "id",
         "latency_ms",
         "ledger_ms",
+        "missing_members",
         "missing_rows",
         "model_name",
         "model_version",
@@ -47,6 +50,7 @@ class Result(Mapping[str, Array]):
         self.model_version = response.model_version
         self.parameters: Mapping[str, Parameter] = MappingProxyType(dict(response.parameters))
         self.missing_rows = read_row_ranges(str(response.parameters.get(MISSING_ROWS, "")))
+        self.missing_members = [name for name in str(response.parameters.get(MISSING_MEMBERS, "")).split(",") if name]
         self.latency_ms = latency_ms
         self.ledger_ms = _read_ledger(response.parameters, latency_ms)
 

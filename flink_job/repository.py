@@ -1,10 +1,12 @@
 """Reads a model repository: `NAME/VERSION/model.onnx`, with an optional `NAME/model.toml`.
 
     models/
-    └── magika/
-        ├── model.toml          [batching]  [session]  [validation]; every key optional
-        ├── 1/model.onnx
-        └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
+    ├── magika/
+    │   ├── model.toml          [batching]  [session]  [validation]; every key optional
+    │   ├── 1/model.onnx
+    │   └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
+    └── panel/
+        └── model.toml          [ensemble]: made of other models; see `flink_job.ensembles`
 
 Inputs and outputs are read off the ONNX file, not asked for again.
 """
@@ -16,6 +18,7 @@ from typing import Any
 import msgspec
 
 from flink_job.config import ConfigError, Defaults, check_batching, check_session
+from flink_job.ensembles import EnsembleTable, read_ensemble
 from operators.backends.onnx import read_signature, sha256_of
 from schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
 
@@ -32,6 +35,7 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batching: dict[str, Any] = {}
     session: dict[str, Any] = {}
     validation: _Validation = _Validation()
+    ensemble: EnsembleTable | None = None
 
 
 def read_repository(folder: Path, defaults: Defaults) -> Catalog:
@@ -44,17 +48,25 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
     if not folder.is_dir():
         raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
     models = {}
+    ensembles = {}
     # What starts with a dot is a tool's own: .ipynb_checkpoints, .git.
     for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: _version_order(path.parent.name))
-        if versions:
-            batching, session, validation = _read_model_file(model_folder / "model.toml", defaults)
+        toml = model_folder / "model.toml"
+        file = _read_model_file(toml)
+        if file.ensemble is not None:
+            if versions or file.batching or file.session or file.validation != _Validation():
+                raise ConfigError(f"{toml}: beside [ensemble] there can be no other table, and no version of a model")
+            ensembles[toml] = file.ensemble
+        elif versions:
+            batching, session = _fill_in(toml, file, defaults)
             models[model_folder.name] = {
-                path.parent.name: _read_model(path, batching, session, validation) for path in versions
+                path.parent.name: _read_model(path, batching, session, file.validation) for path in versions
             }
     if not models:
         raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
-    return Catalog(models)
+    made_of_others = [read_ensemble(toml, table, Catalog(models)) for toml, table in ensembles.items()]
+    return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in made_of_others})
 
 
 def _read_model(path: Path, batching: Batching, session: SessionOptions, validation: _Validation) -> ModelSpec:
@@ -95,20 +107,26 @@ def _check_batch_axis(
         raise ConfigError(f"{path}: enabled = true under [batching], but {what}")
 
 
-def _read_model_file(path: Path, defaults: Defaults) -> tuple[Batching, SessionOptions, _Validation]:
+def _read_model_file(path: Path) -> _ModelFile:
     if not path.exists():
-        return defaults.batching, defaults.session, _Validation()
+        return _ModelFile()
     try:
-        file = msgspec.toml.decode(path.read_bytes(), type=_ModelFile)
-        batching = msgspec.convert(msgspec.structs.asdict(defaults.batching) | file.batching, Batching)
-        session = msgspec.convert(msgspec.structs.asdict(defaults.session) | file.session, SessionOptions)
+        return msgspec.toml.decode(path.read_bytes(), type=_ModelFile)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _fill_in(path: Path, file: _ModelFile, defaults: Defaults) -> tuple[Batching, SessionOptions]:
+    try:
+        batching = msgspec.convert(msgspec.structs.asdict(defaults.batching) | file.batching, Batching)
+        session = msgspec.convert(msgspec.structs.asdict(defaults.session) | file.session, SessionOptions)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path}: {error}") from None
     check_batching(batching, f"{path}: batching.")
     check_session(session, f"{path}: session.")
-    return batching, session, file.validation
+    return batching, session
 
 
 def _version_order(version: str) -> list[tuple[int, int, str]]:

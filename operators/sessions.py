@@ -51,14 +51,15 @@ class Sessions:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
-        """Loads and warms up every model.
+        """Loads and warms up every model; an ensemble has none of its own.
 
         Raises:
             ModelLoadFailed: One cannot be loaded.
         """
         for versions in catalog.models.values():
             for model in versions.values():
-                self.session_of(model)
+                if model.ensemble is None:
+                    self.session_of(model)
 
     def session_of(self, model: ModelSpec) -> MeasuredSession:
         """The session of a model."""

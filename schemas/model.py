@@ -1,11 +1,13 @@
 """What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from schemas.errors import UnknownModel, UnknownVersion
+
+Merge: TypeAlias = Literal["mean", "weighted_mean", "vote", "stack", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +62,43 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     calibrate: bool = True
 
 
+class Ensemble(msgspec.Struct, frozen=True, array_like=True):
+    """How a model is made of others: each runs every request, and their outputs become one.
+
+    Attributes:
+        members: Name and version of each.
+        merge: How their outputs become one; see `operators.core.ensembling`.
+        weights: One for each member.
+        needed: How many must have answered; all of them where none may be missing.
+        member_timeout_ms: How long they have from when the request was read; 0 for as long as the request has.
+        batchable: Whether axis 0 of every input and output counts rows.
+    """
+
+    members: tuple[tuple[str, str], ...]
+    merge: Merge
+    weights: tuple[float, ...]
+    needed: int
+    member_timeout_ms: int = 0
+    batchable: bool = True
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What answers call each member: its name, and its version where another has the same name."""
+        names = [name for name, _ in self.members]
+        return tuple(name if names.count(name) == 1 else f"{name}@{version}" for name, version in self.members)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One version of one model.
 
     Attributes:
-        path: The ONNX file, readable at this path on every TaskManager.
+        path: The ONNX file, readable at this path on every TaskManager; empty for an ensemble.
         sha256: Of the file's bytes.
         batchable: Whether axis 0 of every input and output counts rows.
         fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
         require_finite: Whether NaN and infinity in an input are refused.
+        ensemble: What it is made of, where it has no file of its own.
     """
 
     name: str
@@ -83,6 +112,7 @@ class ModelSpec:
     batching: Batching = field(default_factory=Batching)
     session: SessionOptions = field(default_factory=SessionOptions)
     require_finite: bool = False
+    ensemble: Ensemble | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from functools import lru_cache
 import msgspec
 
 from schemas.messages import Form
+from schemas.model import Ensemble
 from schemas.tensors import Buffer
 
 ALIGNMENT_BYTES = 16
@@ -60,6 +61,16 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
     model_version: str
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[str, ...]
+
+
+class OpeningSignature(Signature, frozen=True, array_like=True):
+    """The signature of an OPENING: read as a `Signature`, it is just that.
+
+    Attributes:
+        ensemble: Whose window opens; None for a plain model's.
+    """
+
+    ensemble: Ensemble | None = None
 
 
 class OutputSignature(msgspec.Struct, frozen=True, array_like=True):
@@ -135,7 +146,8 @@ class Record(msgspec.Struct, frozen=True):
         signature: An encoded `Signature`; for a PARTIAL an `OutputSignature`; for a FAILURE a `Failure`.
         partial_allowed: Whether missing rows may be left out of the answer.
         explain: Whether the answer is to say over how many shards and tasks it was spread.
-        first_row: The request's row that is row 0 here.
+        first_row: The request's row that is row 0 here. The members of an ensemble count on: row r of the m-th is
+            m * total_rows + r.
         rows: Rows here (1 for a model without batch axis).
         total_rows: Rows of the whole request.
         original: The Kafka record's value, where it travels along.
@@ -261,6 +273,7 @@ def kind_of(encoded: Buffer) -> Kind:
 
 _encode_struct = msgspec.msgpack.Encoder().encode
 _signatures = msgspec.msgpack.Decoder(Signature)
+_opening_signatures = msgspec.msgpack.Decoder(OpeningSignature)
 _output_signatures = msgspec.msgpack.Decoder(OutputSignature)
 _failures = msgspec.msgpack.Decoder(Failure)
 
@@ -274,6 +287,12 @@ def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
 def decode_signature(encoded: bytes) -> Signature:
     """The signature of a request, SHARD or OPENING."""
     return _signatures.decode(encoded)
+
+
+@lru_cache(maxsize=4096)
+def decode_opening_signature(encoded: bytes) -> OpeningSignature:
+    """The signature of an OPENING, with the ensemble whose window it opens."""
+    return _opening_signatures.decode(encoded)
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from itertools import chain
 
 from schemas.codec import encode_request
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
-from tests.core.models import POISON, expected, tensors_of
+from tests.core.models import ENSEMBLES, MEMBERS, POISON, POISON_OF, expected, expected_of_members, tensors_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Fate:
     """What befell a request on its way.
 
     Attributes:
-        lost: Rows of which a record was lost (perhaps while a copy of it arrived).
+        lost: Rows of which a record was lost (perhaps while a copy of it arrived); as records number them.
         may_be_refused: Whether tasks with too much in hand refuse.
     """
 
@@ -76,6 +76,9 @@ def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, 
     named = (answer.model_name, answer.model_version)
     is_refused = isinstance(answer, ErrorResponse) and named == ("", "")  # admission does not say of which model
     assert is_refused or named == (sent.model, "10" if sent.model == "rows" else "1")
+    if sent.model in ENSEMBLES:
+        _check_ensemble(sent, answer, fate, answered_at_ms)
+        return
     is_late = sent.timeout_ms is not None and answered_at_ms >= sent.timestamp_ms + sent.timeout_ms
     everything = set(range(sent.rows))
     if isinstance(answer, ErrorResponse):
@@ -93,6 +96,46 @@ def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, 
     assert [tensor.name for tensor in answer.outputs] == list(expected(sent.model, ()))
     for tensor in answer.outputs:
         assert tensor.to_array().tolist() == _expected_rows(sent, tensor.name, there), f"rows {there} of {tensor.name}"
+
+
+def _check_ensemble(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, answered_at_ms: float) -> None:
+    ensemble = ENSEMBLES[sent.model]
+    timeouts = [each for each in (sent.timeout_ms, ensemble.member_timeout_ms) if each]
+    is_late = bool(timeouts) and answered_at_ms >= sent.timestamp_ms + min(timeouts)
+    poisoned = {
+        (member, row)
+        for member, (name, _) in enumerate(MEMBERS)
+        for row, value in enumerate(sent.values)
+        if value == POISON_OF[name]
+    }
+    damaged = poisoned | {divmod(row, sent.rows) for row in fate.lost}
+    failing, bad_rows = {member for member, _ in damaged}, {row for _, row in damaged}
+    everything = set(range(sent.rows))
+    if isinstance(answer, ErrorResponse) or answer.parameters.keys() & {"error_code"}:
+        code = answer.code if isinstance(answer, ErrorResponse) else str(answer.parameters["error_code"])
+        assert (code == "inference_failed") <= bool(poisoned)
+        assert (code == "deadline_exceeded") <= is_late
+        assert (code == "incomplete_answer") <= (bool(fate.lost) and not timeouts)
+        assert code in {"inference_failed", "deadline_exceeded", "incomplete_answer"}
+    if isinstance(answer, ErrorResponse):
+        assert is_late or len(MEMBERS) - len(failing) < ensemble.needed, "enough members were there"
+        assert is_late or not sent.partial or bad_rows == everything, "good rows were not answered"
+        return
+    missing_rows = _rows_named(str(answer.parameters.get("missing_rows", "")))
+    names = [name for name in str(answer.parameters.get("missing_members", "")).split(",") if name]
+    members = [member for member, (name, _) in enumerate(MEMBERS) if name not in names]
+    assert len(members) == len(MEMBERS) - len(names) >= ensemble.needed
+    assert not (names and missing_rows), "whole members or rows, not both"
+    assert is_late or set(range(len(MEMBERS))) - set(members) <= failing, "members are missing that nobody lost"
+    there = sorted(everything - missing_rows)
+    assert there
+    assert not {(member, row) for member in members for row in there} & poisoned
+    if missing_rows:
+        assert sent.partial, "rows are missing, and nobody allowed it"
+        assert is_late or missing_rows <= bad_rows, "rows are missing that nobody lost"
+    [tensor] = answer.outputs
+    rows = expected_of_members(sent.model, sent.values, members)
+    assert tensor.to_array().tolist() == [rows[row] for row in there]
 
 
 def _check_code(sent: Sent, code: str, fate: Fate, *, is_late: bool) -> None:

@@ -30,7 +30,7 @@ from schemas.frames import write_requests
 from schemas.messages import Form
 from schemas.model import Batching, Catalog
 from schemas.records import Kind, Record, Source, kind_of
-from tests.core.models import MAX_MESSAGE_BYTES, catalog, session_of
+from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 
 KEYS_BY_GROUP = tuple(range(128))
@@ -334,9 +334,9 @@ def some_requests(random: Random, count: int) -> list[Sent]:
     return [
         Sent(
             request_id=f"{number}",
-            model=random.choice(("rows", "rows", "pairs", "whole")),
+            model=random.choice(("rows", "rows", "rows", "pairs", "pairs", "whole", *ENSEMBLES)),
             values=tuple(
-                -1.0 if random.random() < 0.03 else float(1000 * number + row)
+                random.choice((-1.0, -1.0, -2.0, -3.0)) if random.random() < 0.03 else float(1000 * number + row)
                 for row in range(2 * random.choice((1, 1, 1, 2, 3, 5, 9)))
             ),
             timestamp_ms=number,
@@ -361,7 +361,8 @@ def some_batching(random: Random) -> Batching:
 def simulate(seed: int, count: int = 20, faults: Faults | None = None) -> Simulation:
     """Runs one seed to its end and checks it; a failure names the seed."""
     random = Random(seed)
-    served = catalog(by_model={model: some_batching(random) for model in ("rows", "pairs", "whole")})
+    models = ("rows", "pairs", "whole", "less", "more")
+    served = catalog(by_model={model: some_batching(random) for model in models}, ensembles=True)
     job = Simulation(some_requests(random, count), served, seed, faults or Faults())
     try:
         job.run()

@@ -1,6 +1,6 @@
 """Makes what a person gets: the answer to a request, and the dead letter beside every failure."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from operators.core.merging import Served, format_ranges
 from operators.core.metering import Meter
@@ -39,7 +39,8 @@ class Answering:
         outputs: tuple[Tensor, ...],
         *,
         stage: str,
-        missing: Iterable[tuple[int, int]] = (),
+        missing: Sequence[tuple[int, int]] = (),
+        missing_members: Sequence[str] = (),
         failure: Failure | None = None,
         shards: int = 1,
         tasks: int = 1,
@@ -51,6 +52,7 @@ class Answering:
             request: A request, or the OPENING of one that was split.
             stage: Where an answer that cannot be given fails.
             missing: Row ranges that are not in the outputs.
+            missing_members: Members of an ensemble of which nothing is in the outputs.
             failure: Why they are missing; it is also put into a dead letter.
             ledger: Where the time went.
         """
@@ -61,7 +63,7 @@ class Answering:
             if ledger is not None:
                 parameters |= ledger.to_parameters(self.now_ms())
         if failure is not None:
-            parameters |= _partial_parameters(missing, failure)
+            parameters |= _partial_parameters(missing, missing_members, failure)
         response = InferResponse(signature.model_name, signature.model_version, request.id, outputs, parameters)
         try:
             value = codec.encode_response(response, request.form)
@@ -142,9 +144,12 @@ def _named(request: Request | Record, failure: Failure) -> Failure:
     return Failure(failure.code, failure.message, failure.stage, signature.model_name, signature.model_version)
 
 
-def _partial_parameters(missing: Iterable[tuple[int, int]], failure: Failure) -> Mapping[str, Parameter]:
-    return {
-        "missing_rows": format_ranges(missing),
-        "error_code": failure.code,
-        "error_message": failure.message,
-    }
+def _partial_parameters(
+    missing: Sequence[tuple[int, int]], missing_members: Sequence[str], failure: Failure
+) -> Mapping[str, Parameter]:
+    parameters: dict[str, Parameter] = {"error_code": failure.code, "error_message": failure.message}
+    if missing:
+        parameters["missing_rows"] = format_ranges(missing)
+    if missing_members:
+        parameters["missing_members"] = ",".join(missing_members)
+    return parameters

@@ -45,6 +45,7 @@ class Batch:
         now_ms: The clock.
 
     Attributes:
+        is_by_row: Whether axis 0 of every output counts rows.
         whole: The outputs of all rows together; None where some failed, ran apart, or cannot share a tensor.
         started_ms: When the session was called first.
         ended_ms: When it had run last.
@@ -65,6 +66,7 @@ class Batch:
         self._rows = sum([part.rows for part in parts])
         self._good: list[tuple[int, int, list[Array]]] = []
         self._bad: list[tuple[int, int, str]] = []
+        self.is_by_row = model.batchable
         self.whole: Served | None = None
         self._outcomes: list[Outcome] | None = None
         if model.batchable:

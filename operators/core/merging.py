@@ -60,6 +60,21 @@ class Served:
         return Rows(low - first, rows, tuple(tensors))
 
 
+def select_rows(part: Rows, ranges: Sequence[tuple[int, int]]) -> list[Rows]:
+    """What of a part is in row ranges, (first, last) both included; views."""
+    starts = [row_offsets(each.datatype, each.shape[1:], each.data, part.rows) for each in part.outputs]
+    selected = []
+    for first, last in ranges:
+        begin, end = max(first - part.first_row, 0), min(last + 1 - part.first_row, part.rows)
+        if begin < end:
+            tensors = [
+                Tensor(each.name, each.datatype, (end - begin, *each.shape[1:]), each.data[at[begin] : at[end]])
+                for each, at in zip(part.outputs, starts, strict=True)
+            ]
+            selected.append(Rows(part.first_row + begin, end - begin, tuple(tensors)))
+    return selected
+
+
 def merge_rows(parts: Sequence[Rows]) -> tuple[Tensor, ...]:
     """Concatenates outputs along axis 0, in order of their rows.
 

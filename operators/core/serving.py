@@ -118,7 +118,9 @@ class Serving:
         key = window_key(shard.source)
         parts = []
         for good in outcome.good:
-            outputs = tuple(TensorSignature(t.name, t.datatype, t.shape[1:]) for t in good.outputs)
+            outputs = tuple(
+                TensorSignature(t.name, t.datatype, t.shape[1:] if batch.is_by_row else t.shape) for t in good.outputs
+            )
             partial = replace(
                 shard,
                 kind=Kind.PARTIAL,
@@ -130,7 +132,8 @@ class Serving:
             )
             parts.append(Part(key, partial.encode()))
         for bad in outcome.bad:
-            message = _at_rows(shard.first_row + bad.first_row, bad)
+            # Members of an ensemble count on.
+            message = _at_rows(shard.first_row % shard.total_rows + bad.first_row, bad)
             failure = Failure(InferenceFailed.code, message, STAGE, signature.model_name, signature.model_version)
             parts.append(_failed(shard, bad.first_row, bad.rows, failure))
         return parts

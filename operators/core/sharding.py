@@ -1,7 +1,7 @@
 """Turns the requests of one task into units of work: splits the big, lets the small share a batch.
 
 A request of more rows than `shard_rows` leaves at once, as an OPENING for its window and one SHARD after the other for
-the exchange. Everything else goes through the task's `Lane`.
+the exchange; so does every request for an ensemble. Everything else goes through the task's `Lane`.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from operators.core.batching import LONG_AGO_MS, Departure, Lane, Order
 from operators.core.costs import Costs
+from operators.core.ensembling import member_shards, open_window
 from operators.core.outputs import Part, Shard
 from operators.core.requests import Request
 from operators.core.splitting import opening, shards
 from operators.core.windows import window_key
-from schemas.model import Batching, Catalog, ModelSpec
+from schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from schemas.records import decode_signature
 
 #: Shards of small rows grow rather than become more: a window costs per shard.
@@ -21,6 +22,7 @@ MAX_SHARDS = 1024
 _MAX_POLICIES = 4096
 #: Of a model that has no batch axis.
 _ALONE = Batching(max_rows=1)
+_ALL = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Sharding:
         self._catalog = catalog
         self._costs_of = costs_of
         self._lane = Lane(lambda signature: self._policy_of(signature)[:2], order)
-        self._policies: dict[bytes, tuple[Batching, Costs, bool]] = {}
+        self._policies: dict[bytes, tuple[Batching, Costs, float]] = {}
         self._arrived: list[Request] = []
         self._departed: list[int] = []
 
@@ -58,11 +60,10 @@ class Sharding:
 
     def take_in(self, request: Request, now_ms: float) -> list[Part | Shard]:
         """Takes a request in, and returns what leaves without waiting."""
-        batching, _, batchable = self._policy_of(request.signature)
-        if request.rows > batching.shard_rows and batchable:
+        if request.rows > self._policy_of(request.signature)[2]:
             if request.stored:  # it was small enough before an upgrade
                 self._departed.append(request.number)
-            return self._split(request, batching.shard_rows)
+            return self._split(request)
         self._lane.add(request, now_ms)
         if not request.stored:
             self._arrived.append(request)
@@ -110,26 +111,48 @@ class Sharding:
         self._arrived, self._departed = [], []
         return changes
 
-    def _split(self, request: Request, shard_rows: int) -> list[Part | Shard]:
-        # A shard of a model with a fixed batch size holds whole batches.
-        fixed_rows = self._model_of(request.signature).fixed_rows or 1
-        rows = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-request.rows // MAX_SHARDS))
-        rows += -rows % fixed_rows
+    def _split(self, request: Request) -> list[Part | Shard]:
+        model = self._model_of(request.signature)
+        if model.ensemble is not None:
+            return self._spread(request, model.ensemble)
+        rows = _shard_rows(model, request.rows, MAX_SHARDS)
         return [
             Part(window_key(request.source), opening(request).encode()),
             *[Shard(shard.encode()) for shard in shards(request, rows)],
         ]
 
-    def _policy_of(self, signature: bytes) -> tuple[Batching, Costs, bool]:
+    def _spread(self, request: Request, ensemble: Ensemble) -> list[Part | Shard]:
+        outputs: list[Part | Shard] = [Part(window_key(request.source), open_window(request, ensemble).encode())]
+        for number, (name, version) in enumerate(ensemble.members):
+            model = self._catalog.find(name, version)
+            rows = _shard_rows(model, request.rows, MAX_SHARDS // len(ensemble.members))
+            outputs += [Shard(shard.encode()) for shard in member_shards(request, ensemble, number, model, rows)]
+        return outputs
+
+    def _policy_of(self, signature: bytes) -> tuple[Batching, Costs, float]:
+        """The model's batching, what its batches cost, and the rows of the largest request that is not split."""
         policy = self._policies.get(signature)
         if policy is None:
             if len(self._policies) >= _MAX_POLICIES:  # dynamic shapes make endlessly many signatures
                 self._policies.clear()
             model = self._model_of(signature)
-            batching = model.batching if model.batchable else _ALONE
-            policy = self._policies[signature] = (batching, self._costs_of(model), model.batchable)
+            if model.ensemble is not None:
+                policy = (_ALONE, Costs(), 0)
+            elif model.batchable:
+                policy = (model.batching, self._costs_of(model), model.batching.shard_rows)
+            else:
+                policy = (_ALONE, self._costs_of(model), _ALL)
+            self._policies[signature] = policy
         return policy
 
     def _model_of(self, signature: bytes) -> ModelSpec:
         decoded = decode_signature(signature)
         return self._catalog.find(decoded.model_name, decoded.model_version)
+
+
+def _shard_rows(model: ModelSpec, rows: int, most: int) -> int:
+    """Rows of the shards of a request: so many that there are `most` shards at most."""
+    # A shard of a model with a fixed batch size holds whole batches.
+    fixed_rows, shard_rows = model.fixed_rows or 1, model.batching.shard_rows
+    of_one = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-rows // max(1, most)))
+    return of_one + -of_one % fixed_rows

@@ -4,6 +4,10 @@
     partial ----+--> window of one request --------+--> rows failed: an error, or the rest where the request allows it
     failure ----+    (duplicates change nothing)   +--> deadline: likewise
 
+To a window an ensemble is several times the rows, those of one member behind those of another. The request is answered
+from the members that are complete, if they are enough, and otherwise as if they were one model: from the rows that all
+of them have. A plain model's request is that of an ensemble with one member.
+
 The window itself is small, for it is written to state at every step; the records that the answer is made of are kept
 by the caller. Of rows that come twice the first outcome counts: a shard that ran twice (a replay) may have failed on
 other rows, and then its parts overlap. A closed window is remembered for a while, so that what comes late, or again
@@ -15,12 +19,15 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 import msgspec
+from msgspec.structs import replace
 
 from operators.core.answering import Answering
-from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps
+from operators.core.ensembling import merge_members
+from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps, select_rows
 from operators.core.outputs import Answer, Letter
 from schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
 from schemas.ledger import Ledger
+from schemas.model import Ensemble
 from schemas.records import (
     NO_DEADLINE_MS,
     Failure,
@@ -28,6 +35,7 @@ from schemas.records import (
     Record,
     Source,
     decode_failure,
+    decode_opening_signature,
     decode_output_signature,
     decode_signature,
 )
@@ -37,7 +45,7 @@ STAGE = "aggregate"
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
-    """What a window knows; `total_rows` is 0 until its opening has come."""
+    """What a window knows; `total_rows` is 0 until its opening has come, and `members` is empty for a plain model."""
 
     closes_at_ms: float = 0.0
     closed: bool = False
@@ -48,6 +56,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     failed: list[tuple[int, int]] = []
     failure: Failure | None = None
     opened_at_ms: int = 0
+    members: tuple[str, ...] = ()
+    needed: int = 1
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -66,12 +76,14 @@ class Closing:
     Attributes:
         missing: Row ranges that are not there, (first, last) both included.
         failure: Why; None for a complete answer.
-        is_answerable: Whether the rows that are there become the answer, rather than the failure.
+        is_answerable: Whether what is there becomes the answer, rather than the failure.
+        members: Places of the members that the answer is made of; of a plain model, 0.
     """
 
     missing: list[tuple[int, int]]
     failure: Failure | None
     is_answerable: bool
+    members: list[int]
 
 
 class Window:
@@ -116,6 +128,9 @@ class Window:
             state.total_rows = record.total_rows
             state.partial_allowed = record.partial_allowed
             state.deadline_ms = record.deadline_ms
+            ensemble = decode_opening_signature(record.signature).ensemble
+            if ensemble is not None:
+                state.members, state.needed = ensemble.labels, ensemble.needed
             if record.deadline_ms != NO_DEADLINE_MS:
                 state.closes_at_ms = float(record.deadline_ms)
             return True, self._close_if_done(now_ms)
@@ -134,8 +149,7 @@ class Window:
         state = self._state
         if state.closed or not state.total_rows or now_ms < state.closes_at_ms:
             return None
-        missing = missing_ranges(state.received, state.total_rows)
-        named = f"rows {format_ranges(missing)} of {state.total_rows} are missing"
+        named = self._name_missing()
         if state.deadline_ms != NO_DEADLINE_MS:
             failure = Failure(DeadlineExceeded.code, f"the deadline passed; {named}", STAGE)
         else:
@@ -167,16 +181,56 @@ class Window:
         if not state.total_rows:
             return None  # the opening is on its way, and only it knows whom to answer
         heard = sum(rows for _, rows in state.received) + sum(rows for _, rows in state.failed)
-        if heard < state.total_rows and (not state.failed or state.partial_allowed):
+        if heard < state.total_rows * max(1, len(state.members)) and (not state.failed or self._may_get_better()):
             return None
         return self._close(state.failure, now_ms)
 
+    def _may_get_better(self) -> bool:
+        """Whether what is still to come can change the answer, although rows have failed."""
+        state = self._state
+        complete, gaps = self._find_gaps()
+        failed = {first_row // state.total_rows for first_row, _ in state.failed}
+        waited_for = {member for member, _, _ in gaps} - failed
+        if len(complete) >= state.needed:
+            return bool(waited_for)
+        return state.partial_allowed or len(complete) + len(waited_for) >= state.needed
+
     def _close(self, failure: Failure | None, now_ms: float) -> Closing:
         state = self._state
-        missing = missing_ranges(state.received, state.total_rows)
-        is_answerable = failure is None or (state.partial_allowed and bool(state.received))
+        complete, gaps = self._find_gaps()
+        missing: list[tuple[int, int]] = []
+        members = complete
+        is_answerable = len(complete) >= state.needed
+        if not is_answerable:
+            members = list(range(max(1, len(state.members))))
+            there = missing_ranges([(first, rows) for _, first, rows in gaps], state.total_rows)
+            missing = missing_ranges([(first, last + 1 - first) for first, last in there], state.total_rows)
+            is_answerable = state.partial_allowed and bool(there)
+        if state.members and failure is not None and failure.model_name:
+            failure = Failure(failure.code, f"member {failure.model_name}: {failure.message}", failure.stage)
         self._state = _Snapshot(now_ms + self._remember_ms, closed=True, opened_at_ms=state.opened_at_ms)
-        return Closing(missing, failure, is_answerable)
+        return Closing(missing, failure, is_answerable, members)
+
+    def _find_gaps(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Members that have given all rows; and (member, first row, rows) of all that has not come."""
+        state = self._state
+        members, gaps = range(max(1, len(state.members))), []
+        for first, last in missing_ranges(state.received, state.total_rows * len(members)):
+            for member in range(first // state.total_rows, last // state.total_rows + 1):
+                start = member * state.total_rows
+                begin, end = max(first, start), min(last + 1, start + state.total_rows)
+                gaps.append((member, begin - start, end - begin))
+        incomplete = {member for member, _, _ in gaps}
+        return [member for member in members if member not in incomplete], gaps
+
+    def _name_missing(self) -> str:
+        state = self._state
+        complete, gaps = self._find_gaps()
+        if state.members:
+            late = [name for member, name in enumerate(state.members) if member not in complete]
+            return f"not complete: {', '.join(late)}"
+        missing = [(first_row, first_row + rows - 1) for _, first_row, rows in gaps]
+        return f"rows {format_ranges(missing)} of {state.total_rows} are missing"
 
 
 def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> list[Answer | Letter]:
@@ -200,17 +254,21 @@ def answer_of(closing: Closing, kept: Sequence[bytes], answering: Answering) -> 
 def _serve(
     opening: Record, partials: Sequence[Record], closing: Closing, answering: Answering
 ) -> list[Answer | Letter]:
-    parts = [_rows_of(record) for record in partials]
-    merged = merge_rows([rows for _, rows in parts])
+    ensemble = decode_opening_signature(opening.signature).ensemble
+    if ensemble is None:
+        merged = merge_rows([_rows_of(record) for record in partials])
+    else:
+        merged = merge_members(ensemble, _outputs_by_member(opening, partials, closing, ensemble))
     ledger = _ledger(opening, partials, answering.now_ms())
     outputs = answering.serve(
         opening,
         merged,
         stage=STAGE,
         missing=closing.missing,
+        missing_members=_missing_members(ensemble, closing),
         failure=closing.failure,
-        shards=len(parts),
-        tasks=len({task for task, _ in parts}),
+        shards=len(partials),
+        tasks=len({decode_output_signature(record.signature).task for record in partials}),
         ledger=ledger,
     )
     if closing.failure is None:
@@ -226,10 +284,35 @@ def _ledger(opening: Record, partials: Sequence[Record], merged_ms: float) -> Le
     return Ledger(sent_ms, read_ms, admitted_ms, taken_ms, started_ms, ended_ms, merged_ms)
 
 
-def _rows_of(record: Record) -> tuple[int, Rows]:
-    signature = decode_output_signature(record.signature)
+def _rows_of(record: Record, *, counts_rows: bool = True) -> Rows:
+    """Outputs of a PARTIAL.
+
+    Args:
+        counts_rows: Whether axis 0 counts rows.
+    """
+    rows = (record.rows,) if counts_rows else ()
     outputs = tuple(
-        Tensor(spec.name, spec.datatype, (record.rows, *spec.shape), data)
-        for spec, data in zip(signature.outputs, record.tensors, strict=True)
+        Tensor(spec.name, spec.datatype, rows + spec.shape, data)
+        for spec, data in zip(decode_output_signature(record.signature).outputs, record.tensors, strict=True)
     )
-    return signature.task, Rows(record.first_row, record.rows, outputs)
+    return Rows(record.first_row, record.rows, outputs)
+
+
+def _outputs_by_member(
+    opening: Record, partials: Sequence[Record], closing: Closing, ensemble: Ensemble
+) -> list[tuple[int, tuple[Tensor, ...]]]:
+    """Of each member that the answer is made of: the rows that it is made of."""
+    total_rows = opening.total_rows
+    missing = [(first, last + 1 - first) for first, last in closing.missing]
+    parts: dict[int, list[Rows]] = {member: [] for member in closing.members}
+    for record in partials:
+        member, first_row = divmod(record.first_row, total_rows)
+        if member in parts:
+            rows = _rows_of(replace(record, first_row=first_row), counts_rows=ensemble.batchable)
+            parts[member] += select_rows(rows, missing_ranges(missing, total_rows)) if missing else [rows]
+    return [(member, merge_rows(of_member)) for member, of_member in parts.items()]
+
+
+def _missing_members(ensemble: Ensemble | None, closing: Closing) -> list[str]:
+    labels = () if ensemble is None else ensemble.labels
+    return [label for member, label in enumerate(labels) if member not in closing.members]

@@ -81,6 +81,7 @@ def test_arrays_come_back_as_they_were(client: Client) -> None:
     assert result["texts"].tolist() == [b"an", b"anabranch"]
     assert result["half"].dtype == np.float16
     assert (result.model_name, result.model_version, result.missing_rows) == ("m", "7", [])
+    assert result.missing_members == []
     assert 0 < result.latency_ms < 20_000
     with pytest.raises(KeyError, match="no output 'logits'; the answer has floats"):
         result["logits"]
@@ -148,15 +149,16 @@ def test_a_failure_raises_the_error_of_its_code(client: Client, job: FakeJob) ->
     assert caught.value.code == "of_the_future"
 
 
-def test_partial_answers_name_the_missing_rows(client: Client, job: FakeJob) -> None:
+def test_partial_answers_name_what_is_missing(client: Client, job: FakeJob) -> None:
     def half(request: InferRequest) -> list[InferResponse]:
         tensor = Tensor.from_array("y", np.zeros((2, 1), np.float32))
-        parameters = {"missing_rows": "0-15,32-32", "error_code": "deadline_exceeded"}
+        parameters = {"missing_rows": "0-15,32-32", "missing_members": "a,b@2", "error_code": "deadline_exceeded"}
         return [InferResponse("m", "1", request.id, (tensor,), parameters)]
 
     job.answer = half
     result = client.infer("m", np.zeros((35, 1)), partial=True)
     assert result.missing_rows == [(0, 15), (32, 32)]
+    assert result.missing_members == ["a", "b@2"]
     assert result.parameters["error_code"] == "deadline_exceeded"
 
 

@@ -5,6 +5,12 @@
     whole   x FP32 [any]                ->  y FP32 [any] = running sum                               no batch axis
 
 `rows` and `pairs` fail on a row that starts with `POISON`, whatever its neighbours are; `whole` where one is anywhere.
+
+Where ensembles are asked for, there are two more with the inputs and outputs of `rows`, and three made of all of them:
+
+    less    y = x - 1, label = t              fails on -2        mean     of y; no member may be missing
+    more    y = 4x, label = t reversed        fails on -3        vote     of label; two must be there
+                                                                 stack    of y; one must be there, within 30 ms
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +20,7 @@ import numpy as np
 from operators.backends.fake import FakeSession
 from schemas import codec
 from schemas.messages import Form, InferRequest, Parameter
-from schemas.model import Batching, Catalog, ModelSpec, TensorSpec
+from schemas.model import Batching, Catalog, Ensemble, ModelSpec, TensorSpec
 from schemas.records import Source
 from schemas.tensors import Array, Tensor
 
@@ -22,6 +28,14 @@ POISON = -1.0
 NOW_MS = 1_000_000.0
 SOURCE = Source(0, 0, int(NOW_MS))
 MAX_MESSAGE_BYTES = 1_000_000
+#: On what each member fails.
+POISON_OF = {"rows": POISON, "less": -2.0, "more": -3.0}
+MEMBERS = (("rows", "10"), ("less", "1"), ("more", "1"))
+ENSEMBLES = {
+    "mean": Ensemble(MEMBERS, "mean", (1.0, 1.0, 1.0), needed=3),
+    "vote": Ensemble(MEMBERS, "vote", (1.0, 1.0, 1.0), needed=2),
+    "stack": Ensemble(MEMBERS, "stack", (1.0, 1.0, 1.0), needed=1, member_timeout_ms=30),
+}
 
 
 def now_ms() -> float:
@@ -35,6 +49,7 @@ def catalog(
     by_model: Mapping[str, Batching] | None = None,
     without: Sequence[str] = (),
     require_finite: bool = False,
+    ensembles: bool = False,
 ) -> Catalog:
     """The models above; `rows` in the versions 1, 2 and 10.
 
@@ -46,7 +61,13 @@ def catalog(
     y, label = TensorSpec("y", "FP32", (None, 2)), TensorSpec("label", "BYTES", (None,))
     pair, vector = (2, 2), (None,)
 
-    def model(name: str, version: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ModelSpec:
+    def model(
+        name: str,
+        version: str,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        ensemble: Ensemble | None = None,
+    ) -> ModelSpec:
         return ModelSpec(
             name=name,
             version=version,
@@ -58,6 +79,7 @@ def catalog(
             fixed_rows=2 if name == "pairs" else None,
             batching=(by_model or {}).get(name, batching),
             require_finite=require_finite,
+            ensemble=ensemble,
         )
 
     models = {
@@ -65,7 +87,27 @@ def catalog(
         "pairs": {"1": model("pairs", "1", [TensorSpec("x", "FP32", pair)], [TensorSpec("y", "FP32", pair)])},
         "whole": {"1": model("whole", "1", [TensorSpec("x", "FP32", vector)], [TensorSpec("y", "FP32", vector)])},
     }
+    if ensembles:
+        # The order of inputs is a member's own.
+        models |= {name: {"1": model(name, "1", (t, x), (label, y))} for name in ("less", "more")}
+        stacked = TensorSpec("y", "FP32", (None, None, 2))
+        for name, output in (("mean", y), ("vote", label), ("stack", stacked)):
+            models[name] = {"1": model(name, "1", (x, t), (output,), ENSEMBLES[name])}
     return Catalog({name: versions for name, versions in models.items() if name not in without})
+
+
+def run_less(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What `less` computes."""
+    if (inputs["x"][:, 0] == POISON_OF["less"]).any():
+        raise ValueError("poison")
+    return {"y": inputs["x"] - 1, "label": inputs["t"]}
+
+
+def run_more(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What `more` computes."""
+    if (inputs["x"][:, 0] == POISON_OF["more"]).any():
+        raise ValueError("poison")
+    return {"y": inputs["x"] * 4, "label": np.array([text[::-1] for text in inputs["t"]], dtype=object)}
 
 
 def run_rows(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -88,7 +130,7 @@ def run_whole(inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 def session_of(model: ModelSpec) -> FakeSession:
     """A session of a model above."""
-    return FakeSession(run_whole if model.name == "whole" else run_rows)
+    return FakeSession({"whole": run_whole, "less": run_less, "more": run_more}.get(model.name, run_rows))
 
 
 def tensors_of(model: str, values: Sequence[float]) -> tuple[Tensor, ...]:
@@ -107,6 +149,23 @@ def expected(model: str, values: Sequence[float]) -> dict[str, list[object]]:
     inputs = {tensor.name: tensor.to_array() for tensor in tensors_of(model, values)}
     outputs = run_whole(inputs) if model == "whole" else run_rows(inputs)
     return {name: array.tolist() for name, array in outputs.items()}
+
+
+def expected_of_members(ensemble: str, values: Sequence[float], members: Sequence[int]) -> list[object]:
+    """The rows of the only output that a request for an ensemble must get, made of some members."""
+    rows: list[object] = []
+    for value in values:
+        x = np.array([value, value / 2], np.float32)
+        text = f"row {value}".encode()
+        ys = [(2 * x + 1, x - 1, 4 * x)[member] for member in members]
+        if ensemble == "vote":
+            labels = [(text[::-1], text, text[::-1])[member] for member in members]
+            rows.append(max(labels, key=labels.count))
+        elif ensemble == "stack":
+            rows.append([y.tolist() for y in ys])
+        else:
+            rows.append([float(np.float32(sum(float(y[axis]) for y in ys) / len(ys))) for axis in (0, 1)])
+    return rows
 
 
 def request(

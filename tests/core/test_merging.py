@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps
+from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps, select_rows
 from schemas.errors import InferenceFailed
 from schemas.tensors import Tensor
 
@@ -84,3 +84,18 @@ def test_one_part_is_not_copied() -> None:
 def test_parts_of_different_shape_or_datatype_are_refused_with_a_way_out(other: Tensor) -> None:
     with pytest.raises(InferenceFailed, match=r"'y' .* raise shard_rows"):
         merge_rows([Rows(0, 1, (Tensor("y", "INT8", (1, 2), b"ab"),)), Rows(1, 1, (other,))])
+
+
+@given(st.integers(0, 9), st.integers(1, 9), row_sets)
+def test_rows_are_selected_from_a_part_as_they_stand(first_row: int, count: int, wanted: set[int]) -> None:
+    numbers = np.arange(first_row, first_row + count)
+    outputs = (
+        Tensor.from_array("n", np.stack([numbers, -numbers], axis=1)),
+        Tensor.from_array("s", np.array([b"%d" % n for n in numbers], dtype=object)),
+    )
+    ranges = [(first, first + rows - 1) for first, rows in ranges_of(wanted)]
+    selected = select_rows(Rows(first_row, count, outputs), ranges)
+    there = [row for part in selected for row in range(part.first_row, part.first_row + part.rows)]
+    assert there == sorted(wanted & set(numbers.tolist()))
+    assert [row for part in selected for row in part.outputs[0].to_array()[:, 0].tolist()] == there
+    assert [text for part in selected for text in part.outputs[1].to_array().tolist()] == [b"%d" % n for n in there]

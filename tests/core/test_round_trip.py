@@ -23,13 +23,13 @@ from operators.core.requests import Request
 from schemas import codec
 from schemas.messages import ErrorResponse, Form
 from schemas.model import Batching
-from tests.core.models import POISON, catalog
+from tests.core.models import ENSEMBLES, POISON, POISON_OF, catalog
 from tests.oracle import Sent
 from tests.simulator import Faults, Simulation, check, simulate
 
 NO_FAULTS = Faults(0, 0, 0)
 #: Seeds that found something once, and a spread of others.
-SEEDS = range(250)
+SEEDS = range(400)
 
 
 @st.composite
@@ -37,14 +37,14 @@ def sent(draw: st.DrawFn) -> list[Sent]:
     """Any requests, whose every row has a value of its own."""
     requests = []
     for number in range(draw(st.integers(1, 6))):
-        model = draw(st.sampled_from(["rows", "pairs", "whole"]))
+        model = draw(st.sampled_from(["rows", "pairs", "whole", *ENSEMBLES]))
         rows = draw(st.integers(1, 20)) * (2 if model == "pairs" else 1)
         bad = draw(st.sets(st.integers(0, rows - 1), max_size=2))
         requests.append(
             Sent(
                 request_id=draw(st.sampled_from(["", "ü"])) + f"{number}",
                 model=model,
-                values=tuple(POISON if row in bad else 100.0 * number + row for row in range(rows)),
+                values=tuple(draw(poisons) if row in bad else 100.0 * number + row for row in range(rows)),
                 timestamp_ms=draw(st.integers(0, 20)),
                 form=draw(st.sampled_from(Form)),
                 priority=draw(st.sampled_from([0, 1, 5, 2**31 - 1])),
@@ -55,6 +55,7 @@ def sent(draw: st.DrawFn) -> list[Sent]:
     return requests
 
 
+poisons = st.sampled_from([POISON, *POISON_OF.values()])
 batchings = st.builds(
     Batching,
     shard_rows=st.integers(1, 24),
@@ -66,14 +67,14 @@ batchings = st.builds(
 @settings(max_examples=300)
 @given(
     requests=sent(),
-    by_model=st.fixed_dictionaries(dict.fromkeys(("rows", "pairs", "whole"), batchings)),
+    by_model=st.fixed_dictionaries(dict.fromkeys(("rows", "pairs", "whole", "less", "more"), batchings)),
     faults=st.builds(Faults, *[st.sampled_from([0.0, 0.05, 0.2])] * 2, st.sampled_from([0.0, 0.05])),
     seed=st.integers(0, 2**32),
 )
 def test_any_requests_are_answered_once_and_rightly(
     requests: list[Sent], by_model: dict[str, Batching], faults: Faults, seed: int
 ) -> None:
-    job = Simulation(requests, catalog(by_model=by_model), seed, faults)
+    job = Simulation(requests, catalog(by_model=by_model, ensembles=True), seed, faults)
     job.run()
     check(job)
 
@@ -90,11 +91,15 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
             if isinstance(output, Answer):
                 answer = codec.decode_response(output.value)
                 seen[answer.code if isinstance(answer, ErrorResponse) else f"{min(len(answer.parameters), 1)}"] += 1
+                if not isinstance(answer, ErrorResponse) and answer.model_name in ENSEMBLES:
+                    seen[f"ensembles {sorted(answer.parameters.keys() - {'error_code', 'error_message'})}"] += 1
     # A run in which nothing happens would prove nothing.
     assert seen["crashes"] > len(SEEDS)
     assert seen["restored"] > len(SEEDS)
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
+    for missing in ([], ["missing_members"], ["missing_rows"]):
+        assert seen[f"ensembles {missing}"] > 20, missing
     for kind in ("0", "1", "inference_failed", "deadline_exceeded", "incomplete_answer", "overloaded"):
         assert seen[kind] > 10, kind
 
@@ -127,6 +132,11 @@ def _reopen(window: windows.Window, failure: Any, now_ms: float, close: Any = wi
     return closing
 
 
+def _all_complete(window: windows.Window, find: Any = windows.Window._find_gaps) -> Any:
+    members = window._state.members
+    return (list(range(len(members))), []) if members else find(window)
+
+
 def _forget_failures(window: windows.Window) -> bytes:
     return windows._encoder.encode(replace(window._state, failed=[]))
 
@@ -153,6 +163,8 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
     "a closed window opens again": patch.object(windows.Window, "_close", _reopen),
     "missing rows are not named": patch.object(windows, "missing_ranges", lambda *_: []),
+    "missing members are not named": patch.object(windows, "_missing_members", lambda *_: []),
+    "members that are not complete are merged": patch.object(windows.Window, "_find_gaps", _all_complete),
     "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
     "what waits is not put into state": patch.object(Chain, "settle", _forget_arrivals),
     "what left stays in state": patch.object(Chain, "settle", _forget_departures),

@@ -8,16 +8,19 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from operators.core.answering import Answering
 from operators.core.outputs import Answer
 from operators.core.windows import Closing, Window, answer_of
 from schemas import codec
 from schemas.messages import ErrorResponse, InferResponse
+from schemas.model import Ensemble
 from schemas.records import (
     NO_DEADLINE_MS,
     Failure,
     Kind,
+    OpeningSignature,
     OutputSignature,
     Record,
     Signature,
@@ -31,6 +34,7 @@ ANSWERING = Answering("requests", 1_000_000, now_ms)
 SOURCE = Source(1, 2, 3)
 TIMEOUT_MS, REMEMBER_MS = 100.0, 1_000.0
 SIGNATURE = encode_signature(Signature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",)))
+MEMBERS = (("a", "1"), ("b", "1"), ("b", "2"))
 
 
 def opening(
@@ -48,6 +52,13 @@ def opening(
         original=b"original",
         times_ms=(1.0, 2.0),
     ).encode()
+
+
+def panel_opening(total_rows: int, needed: int, *, partial: bool = False) -> bytes:
+    """Of an ensemble of three."""
+    ensemble = Ensemble(MEMBERS, "max", (1.0, 1.0, 1.0), needed)
+    signature = OpeningSignature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",), ensemble)
+    return replace(Record.decode(opening(total_rows, partial=partial)), signature=encode_signature(signature)).encode()
 
 
 def part(first_row: int, rows: int, task: int = 0, width: int = 1) -> bytes:
@@ -252,6 +263,54 @@ def test_what_a_window_writes_to_state_does_not_grow_with_the_request() -> None:
         desk.put(part(shard * 30, 30))
         assert len(desk.window.snapshot()) < 100
     assert not desk.closings
+
+
+# ---- ensembles: members b@1 and b@2 count on behind a ---------------------------------------------------------------
+
+
+def test_members_that_are_there_answer_once_nobody_else_can_come() -> None:
+    desk = Desk()
+    desk.put(panel_opening(2, needed=1), part(0, 2), fault(2, 1))
+    assert not desk.closings
+    desk.put(part(4, 1), part(5, 1))  # the other row of b@1 could change nothing
+    answer = desk.answer()
+    assert rows_in(answer) == [4, 5]
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters["missing_members"] == "b@1"
+
+
+def test_a_request_fails_as_soon_as_too_few_members_can_come() -> None:
+    desk = Desk()
+    desk.put(panel_opening(2, needed=2), fault(0, 1))
+    assert not desk.closings
+    desk.put(fault(3, 1))
+    answer = desk.answer()
+    assert isinstance(answer, ErrorResponse)
+    assert (answer.code, answer.message) == ("inference_failed", "member m: row 0: poison")
+
+
+def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
+    desk = Desk()
+    desk.put(panel_opening(2, needed=1), part(0, 2), part(2, 1))
+    desk.tick(TIMEOUT_MS)
+    answer = desk.answer()
+    assert rows_in(answer) == [0, 1]
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters == {
+        "missing_members": "b@1,b@2",
+        "error_code": "incomplete_answer",
+        "error_message": "the window closed after 100 ms; not complete: b@1, b@2",
+    }
+
+
+def test_where_too_few_are_complete_a_partial_answer_has_the_rows_of_all() -> None:
+    desk = Desk()
+    desk.put(panel_opening(3, needed=3, partial=True), part(0, 2), part(4, 2), part(6, 3))
+    desk.tick(TIMEOUT_MS)
+    answer = desk.answer()
+    assert rows_in(answer) == [7]  # row 1 of the last member is the largest
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters["missing_rows"] == "0-0,2-2"
 
 
 # ---- everything at once --------------------------------------------------------------------------------------------

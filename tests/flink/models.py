@@ -17,6 +17,11 @@ def write_repository(folder: Path) -> None:
     half:    y = x + x (FP16)                                   text:    s -> s (BYTES)
     pair:    (a, b) -> (a + b, a * b)                           single:  y = 3x, axis 0 fixed at 1
     wide:    y = mean over a dynamic axis 1                     scalar:  y = sum of everything: no batch axis
+    tens:    y = 10i                                            most:    y = the largest of everything: no batch axis
+
+    and ensembles:
+    halfway: mean of both versions of double                    extremes: scalar and most, stacked
+    careful: the larger of lookup and tens, or tens alone       strict:   the same, but both must answer
     """
     _double(folder / "double" / "1", 1.0)
     _double(folder / "double" / "2", 2.0)
@@ -34,7 +39,20 @@ def write_repository(folder: Path) -> None:
     three = numpy_helper.from_array(np.array(3, np.float32), "three")
     _write(folder / "single" / "1", ["Mul x three y"], {"x": (FLOAT, [1, 2])}, {"y": (FLOAT, [1, 2])}, [three])
     _write(folder / "scalar" / "1", ["ReduceSum x y"], {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, [])}, keepdims=0)
+    ten = numpy_helper.from_array(np.array(10, np.float32), "ten")
+    nodes = ["CastLike i ten f", "Mul f ten y"]
+    _write(folder / "tens" / "1", nodes, {"i": (INT64, ["n"])}, {"y": (FLOAT, ["n"])}, [ten])
+    _write(folder / "most" / "1", ["ReduceMax x y"], {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, [])}, keepdims=0)
+    _ensemble(folder / "halfway", 'members = ["double@1", "double"]')
+    _ensemble(folder / "extremes", 'members = ["scalar", "most"]', 'merge = "stack"')
+    _ensemble(folder / "strict", 'members = ["lookup", "tens"]', 'merge = "max"')
+    _ensemble(folder / "careful", 'members = ["lookup", "tens"]', 'merge = "max"', 'on_failure = "rest"')
     (folder / "double" / "model.toml").write_text("[batching]\nshard_rows = 16\nmax_rows = 32\n")
+
+
+def _ensemble(folder: Path, *lines: str) -> None:
+    folder.mkdir()
+    (folder / "model.toml").write_text("\n".join(("[ensemble]", *lines)))
 
 
 def _double(folder: Path, addend: float) -> None:
@@ -61,7 +79,7 @@ def _write(
         [helper.make_tensor_value_info(name, *spec) for name, spec in outputs.items()],
         constants or [],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
     folder.mkdir(parents=True)
     onnx.save(model, str(folder / "model.onnx"))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.errors import UnknownModel, UnknownVersion
-from schemas.model import Catalog, ModelSpec
+from schemas.model import Catalog, Ensemble, ModelSpec
 
 
 def served(**versions: list[str]) -> Catalog:
@@ -31,3 +31,8 @@ def test_what_is_not_served_is_told_with_what_is() -> None:
         served(a=["1", "2"]).find("a", "3")
     with pytest.raises(UnknownModel, match="there is none"):
         served().find("a", "")
+
+
+def test_members_are_called_by_name_and_by_version_where_that_is_not_enough() -> None:
+    members = (("a", "1"), ("b", "1"), ("b", "2"))
+    assert Ensemble(members, "mean", (1.0, 1.0, 1.0), needed=3).labels == ("a", "b@1", "b@2")

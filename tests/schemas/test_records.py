@@ -9,17 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.messages import Form
+from schemas.model import Ensemble
 from schemas.records import (
     ALIGNMENT_BYTES,
     MAX_FAILURE_LENGTH,
     Failure,
     Kind,
+    OpeningSignature,
     OutputSignature,
     Record,
     Signature,
     Source,
     TensorSignature,
     decode_failure,
+    decode_opening_signature,
     decode_output_signature,
     decode_signature,
     encode_signature,
@@ -113,3 +116,13 @@ def test_a_failure_s_message_always_fits_and_can_always_be_sent(message: str) ->
 def test_an_id_of_the_largest_size_fits(size: int) -> None:
     record = Record(Kind.OPENING, Source(0, 0, 0), b"s" * 70_000, "i" * size)
     assert Record.decode(record.encode()) == record
+
+
+def test_an_opening_s_signature_is_read_with_and_without_its_ensemble() -> None:
+    inputs = (TensorSignature("x", "FP32", (4,)),)
+    plain = Signature("m", "1", inputs, ("y",))
+    ensemble = Ensemble((("a", "1"), ("b", "2")), "weighted_mean", (1.0, 0.5), needed=1, member_timeout_ms=20)
+    whole = OpeningSignature("m", "1", inputs, ("y",), ensemble)
+    assert decode_opening_signature(encode_signature(whole)) == whole
+    assert decode_signature(encode_signature(whole)) == plain
+    assert decode_opening_signature(encode_signature(plain)) == OpeningSignature("m", "1", inputs, ("y",))
