@@ -8,10 +8,12 @@ PartitionError
 ├── CutError                         the model cannot be cut there
 │   ├── NoSuchCut                    not a cut: a stage would be empty, or need what a later one makes
 │   └── UncarriedTensor              what would cross is no tensor that the wire carries
-└── ProofError                       the stages are not shown to equal the model
-    ├── WholeModelFailed             the model itself does not run on the inputs
-    ├── StageFailed                  a stage does not run where the whole model does
-    └── UnequalOutput                they differ by more than the tolerance
+├── ProofError                       the stages are not shown to equal the model
+│   ├── UnusableInputs               no file of arrays, or not the model's inputs
+│   ├── WholeModelFailed             the model itself does not run on the inputs
+│   ├── StageFailed                  a stage does not run where the whole model does
+│   └── UnequalOutput                they differ by more than the tolerance
+└── PlanNotWritten                   no room, or no right to write there
 """
 
 
@@ -51,6 +53,10 @@ class ProofError(PartitionError):
     """The stages are not shown to equal the model."""
 
 
+class UnusableInputs(ProofError):
+    """The inputs given are no file of arrays, or not those that the model takes."""
+
+
 class WholeModelFailed(ProofError):
     """The whole model does not run on these inputs."""
 
@@ -61,3 +67,7 @@ class StageFailed(ProofError):
 
 class UnequalOutput(ProofError):
     """The stages and the model give different outputs."""
+
+
+class PlanNotWritten(PartitionError):
+    """The folder cannot be written."""

@@ -20,9 +20,11 @@ from pathlib import Path
 import onnx
 
 from partition.errors import NoSuchCut, UncarriedTensor
+from partition.external_data import check_external_data
 from partition.model_file import read_model
 from partition.nodes import Constant, Node, read_nodes
-from partition.tensor_types import TensorType, infer_types, tensor_type
+from partition.runtime import runtime_types
+from partition.tensor_types import TensorType, infer_types, is_told, tensor_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,12 @@ class Graph:
 
     @cached_property
     def types(self) -> Mapping[str, onnx.TypeProto]:
-        """ONNX's type of every tensor whose type can be inferred without a run."""
-        return infer_types(self.model)
+        """ONNX's type of every tensor, as far as it can be inferred without a run."""
+        types = infer_types(self.model)
+        untold = [name for node in self.nodes for name in node.makes if not is_told(types.get(name))]
+        if untold:  # by an operator that ONNX does not define, and ONNX Runtime may
+            types |= runtime_types(self.model, self.path.parent, untold)
+        return types
 
     def type_of(self, tensor: str) -> TensorType:
         """What the wire carries of a tensor.
@@ -154,12 +160,28 @@ class Graph:
             tensor.name for tensor in self._tensors if tensor.made & part and (tensor.leaves or tensor.readers & rest)
         )
 
-    def parameter_bytes(self, part: int) -> int:
-        """Size of the weights that a stage holds, each once; what is computed of them does not count."""
+    def stage_constants(self, part: int) -> int:
+        """Which of `constants` a stage holds, as a set."""
         needed = 0
         for node in self.members(part):
             needed |= node.constants
-        return sum(self.constants[index].size_bytes for index in indices(needed))
+        return needed
+
+    def parameter_bytes(self, part: int) -> int:
+        """Size of the weights that a stage holds, each once; what is computed of them does not count."""
+        return sum(self.constants[index].size_bytes for index in indices(self.stage_constants(part)))
+
+    def constants_of(self, tensors: Iterable[str]) -> int:
+        """Which of `constants` give these tensors, and what those are computed of; other tensors do not count."""
+        needed = 0
+        for name in tensors:
+            needed |= self._constant_of.get(name, 0)
+        return needed
+
+    @cached_property
+    def constant_outputs(self) -> tuple[str, ...]:
+        """The model's outputs that depend on no input: the last stage gives them, and nothing of them travels."""
+        return tuple(name for name in self.outputs if name in self._constant_of)
 
     # ---- what is worked out once -----------------------------------------------------------------------------------
 
@@ -173,6 +195,10 @@ class Graph:
         made = [(name, 0) for name in self.inputs]
         made += [(name, 1 << index) for index, node in enumerate(self.nodes) for name in node.makes]
         return tuple(_Tensor(name, maker, readers.get(name, 0), name in outputs) for name, maker in made)
+
+    @cached_property
+    def _constant_of(self) -> dict[str, int]:
+        return {name: constant.closure for constant in self.constants for name in constant.makes}
 
     @cached_property
     def _sources(self) -> int:
@@ -206,10 +232,12 @@ def load_graph(path: Path) -> Graph:
     """The graph of the model in a file; weights that lie beside it are not read.
 
     Raises:
-        UnreadableModel: The file is missing, too large, or no ONNX model.
+        UnreadableModel: The file or its external data is missing, too large, or no ONNX model.
+        UnsafeModel: Its external data lies where it must not.
         InvalidModel: It breaks a rule of ONNX.
     """
     model = read_model(path)
+    check_external_data(model, path.parent)
     nodes, constants, inputs = read_nodes(model)
     outputs = tuple(dict.fromkeys(value.name for value in model.graph.output))
     return Graph(path, model, nodes, constants, inputs, outputs)

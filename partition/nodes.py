@@ -41,10 +41,12 @@ class Constant:
     """What does not depend on the model's inputs: an initializer, or a node that gives the same each time.
 
     Attributes:
+        closure: Which constants it is computed of, itself included.
         size_bytes: Of the values in the file; 0 for what is computed.
     """
 
     makes: tuple[str, ...]
+    closure: int
     size_bytes: int
     proto: onnx.TensorProto | onnx.SparseTensorProto | onnx.NodeProto = field(repr=False)
 
@@ -142,7 +144,7 @@ class _Reader:
         self._maker_of = dict.fromkeys(inputs, 0)
         for name, tensor in stored.items():
             self._constant_of[name] = 1 << len(self.constants)
-            self.constants.append(Constant((name,), _stored_bytes(tensor), tensor))
+            self.constants.append(Constant((name,), self._constant_of[name], _stored_bytes(tensor), tensor))
 
     def add(self, position: int) -> None:
         proto = self._model.graph.node[position]
@@ -155,7 +157,7 @@ class _Reader:
         if not data and _gives_the_same(proto, self._functions):
             constants |= 1 << len(self.constants)
             self._constant_of |= dict.fromkeys(makes, constants)
-            self.constants.append(Constant(makes, _value_bytes(proto), proto))
+            self.constants.append(Constant(makes, constants, _value_bytes(proto), proto))
             return
         predecessors = 0
         for name in data:

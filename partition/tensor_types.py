@@ -74,6 +74,11 @@ def tensor_type(name: str, proto: onnx.TypeProto | None) -> TensorType:
     return TensorType(datatype, tuple(_axis(axis) for axis in proto.tensor_type.shape.dim))
 
 
+def is_told(proto: onnx.TypeProto | None) -> bool:
+    """Whether a type says anything."""
+    return proto is not None and proto.WhichOneof("value") is not None
+
+
 def _axis(axis: onnx.TensorShapeProto.Dimension) -> int | str | None:
     match axis.WhichOneof("value"):
         case "dim_value":
@@ -94,11 +99,11 @@ def infer_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
         inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
     except onnx.shape_inference.InferenceError:
         inferred = onnx.GraphProto()
-    types = {tensor.name: _type_of(tensor) for tensor in model.graph.initializer}
+    types = {value.name: value.type for value in (*inferred.value_info, *inferred.output, *model.graph.input)}
+    types |= {tensor.name: _type_of(tensor) for tensor in model.graph.initializer}
     types |= {tensor.values.name: _type_of(tensor) for tensor in model.graph.sparse_initializer}
-    types |= {value.name: value.type for value in (*inferred.value_info, *inferred.output, *model.graph.input)}
     for value in (*model.graph.value_info, *model.graph.output):
-        if value.name not in types or types[value.name].WhichOneof("value") is None:
+        if not is_told(types.get(value.name)):
             types[value.name] = _without_axes(value.type)
     return types
 
@@ -117,11 +122,15 @@ def _without_axes(proto: onnx.TypeProto) -> onnx.TypeProto:
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = {name for node in model.graph.node for name in node.output}
     graph = onnx.GraphProto(
         name=model.graph.name,
         node=model.graph.node,
         input=model.graph.input,
-        output=[onnx.ValueInfoProto(name=value.name, type=_without_axes(value.type)) for value in model.graph.output],
+        output=[
+            onnx.ValueInfoProto(name=value.name, type=_without_axes(value.type)) if value.name in made else value
+            for value in model.graph.output
+        ],
         sparse_initializer=model.graph.sparse_initializer,
     )
     for tensor in model.graph.initializer:

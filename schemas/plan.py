@@ -14,7 +14,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         file: Its model, beside the manifest.
-        sha256: Of that file, in hex; of its external data too, where it has some.
+        sha256: Of that file, in hex. Where it has external data, its metadata hold the SHA-256 of that.
         inputs: Names of the tensors that its model takes: inputs of the whole model, or outputs of earlier stages.
         outputs: Names of the tensors that its model gives.
         nodes: How many of the model's nodes it has.

@@ -1,0 +1,83 @@
+"""A plan is there only when it is proven."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from partition import manifest
+from partition.cut import StageFile, sha256_of, write_stages
+from partition.errors import CutError, PartitionError, PlanNotWritten, ProofError
+from partition.graph import Graph
+from partition.manifest import PLAN_FILE, StageCosts, write_plan
+from partition.prove import Proof
+from schemas.plan import Plan, decode_plan
+from tests.partition.test_prove import tamper
+from tests.partition.texts import BRANCHES, graph_of
+
+WEIGHTED = "g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { a = Neg(x) y = Mul(a, w) }"
+
+
+def plan(graph: Graph, cuts: list[int], folder: Path) -> tuple[Plan, Proof]:
+    costs = [StageCosts(ms=1.5 + i, output_bytes=100 * i, replicas=i + 1) for i in range(len(cuts) + 1)]
+    return write_plan(graph, cuts, folder, rows=8, costs=costs, bottleneck_ms=2.5)
+
+
+def test_a_plan_and_its_stages_are_left_in_the_folder(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, BRANCHES)
+    folder = tmp_path / "new" / "plan"
+    written, proof = plan(graph, [0b1, 0b11], folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        PLAN_FILE, "stage-0.onnx", "stage-1.onnx", "stage-2.onnx"
+    ]  # fmt: skip
+    assert decode_plan((folder / PLAN_FILE).read_bytes()) == written
+    assert (written.model_sha256, written.rows, written.bottleneck_ms) == (sha256_of(graph.path), 8, 2.5)
+    last = written.stages[2]
+    assert (last.inputs, last.outputs, last.nodes, last.parameter_bytes) == (("a", "b"), ("y",), 2, 0)
+    assert (last.ms, last.output_bytes, last.replicas) == (3.5, 200, 3)
+    assert all(sha256_of(folder / stage.file) == stage.sha256 for stage in written.stages)
+    assert proof.batches == 3
+
+
+def test_a_new_plan_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, BRANCHES)
+    plan(graph, [0b1, 0b11], tmp_path / "plan")
+    written, _ = plan(graph, [0b11], tmp_path / "plan")
+    assert len(list((tmp_path / "plan").iterdir())) == 3
+    assert decode_plan((tmp_path / "plan" / PLAN_FILE).read_bytes()) == written
+
+
+def test_a_failed_proof_leaves_no_plan_and_an_earlier_one_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of(tmp_path, WEIGHTED)
+
+    def write_wrong_stages(graph: Graph, downsets: Sequence[int], folder: Path) -> tuple[StageFile, ...]:
+        stages = write_stages(graph, downsets, folder)
+        tamper(stages[1], 9.0)
+        return stages
+
+    plan(graph, [0b1], tmp_path / "earlier")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "earlier").iterdir()}
+    monkeypatch.setattr(manifest, "write_stages", write_wrong_stages)
+    for folder in (tmp_path / "earlier", tmp_path / "none"):
+        with pytest.raises(ProofError):
+            plan(graph, [0b1], folder)
+    assert list((tmp_path / "none").iterdir()) == []
+    assert {path.name: path.read_bytes() for path in (tmp_path / "earlier").iterdir()} == before
+
+
+def test_what_cannot_be_cut_leaves_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(CutError):
+        plan(graph_of(tmp_path, BRANCHES), [0b10], tmp_path / "plan")
+    assert list((tmp_path / "plan").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PlanNotWritten, match=r"cannot write a plan into .*file"):
+        plan(graph_of(tmp_path, BRANCHES), [0b1], tmp_path / "file")
+
+
+def test_every_failure_is_one_of_the_tree() -> None:
+    assert all(issubclass(error, PartitionError) for error in (CutError, ProofError, PlanNotWritten))
