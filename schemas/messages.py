@@ -46,8 +46,8 @@ class InferResponse(msgspec.Struct, frozen=True):
     """The answer to a request that was served.
 
     A partial answer (see `InferRequest.parameters`) has the parameter `missing_rows`, the row ranges that are not in
-    its outputs, as `"first-last,…"` with both ends included, and `error_code` and `error_message`, which say why. So has
-    an ensemble's answer without some of its members, which `missing_members` names: `"name,…"`.
+    its outputs, as `"first-last,…"` with both ends included, and `error_code` and `error_message`, which say why. An
+    ensemble's answer that is made without some of its members names them in `missing_members`: `"name,…"`.
     """
 
     model_name: str
