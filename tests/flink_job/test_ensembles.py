@@ -17,7 +17,7 @@ N: list[str | int] = ["n", 2]
 def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models to make ensembles of, linked into each test's repository."""
     folder = tmp_path_factory.mktemp("members")
-    floats = {"x": (FLOAT, N)}
+    floats: dict[str, tuple[int, list[str | int]]] = {"x": (FLOAT, N)}
     _write(folder / "a" / "1", ["Add x x y"], floats, {"y": (FLOAT, N)})
     _write(folder / "a" / "2", ["Mul x x y"], floats, {"y": (FLOAT, N)})
     _write(folder / "b" / "1", ["Abs x y", "Neg x z"], floats, {"z": (FLOAT, N), "y": (FLOAT, N)})
