@@ -2,6 +2,7 @@
 
 [kafka]  where requests come from and answers go      [job]       how Flink runs it
 [models] what is served                               [defaults]  what a model.toml may change for its model
+[scheduling] what waits for how long                  [exchange]  how large records get from task to task
 """
 
 import math
@@ -18,6 +19,11 @@ _FRAMING_BYTES = 64 * 1024
 
 #: A year: timers count in 64 bits, and nobody waits longer.
 _MAX_WAIT_MS = 365 * 24 * 3_600_000
+
+
+#: Flink's option for checkpoints that do not wait for what is on its way.
+UNALIGNED = "execution.checkpointing.unaligned.enabled"
+_UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 
 
 class ConfigError(Exception):
@@ -112,6 +118,21 @@ class Scheduling(_Section, frozen=True):
     no_deadline_ms: float = 10_000.0
 
 
+class Exchange(_Section, frozen=True):
+    """How large records get from task to task.
+
+    Attributes:
+        transport: `auto` hands records of `claim_from_bytes` and more on through shared memory where all tasks are on
+            one host; `messages` lets Flink carry them, always. Flink's unaligned checkpoints need `messages`, and get
+            them.
+        arena_bytes: Shared memory that a task may use for its records to one operator; beyond it, messages.
+    """
+
+    transport: Literal["auto", "messages"] = "auto"
+    claim_from_bytes: int = 64 * 1024
+    arena_bytes: int = 128 * 1024 * 1024
+
+
 class Models(_Section, frozen=True):
     """What is served.
 
@@ -135,6 +156,7 @@ class Config(_Section, frozen=True):
     kafka: Kafka = Kafka()
     job: Job = Job()
     scheduling: Scheduling = Scheduling()
+    exchange: Exchange = Exchange()
     models: Models = Models()
     defaults: Defaults = Defaults()
 
@@ -189,6 +211,8 @@ def check(config: Config) -> Config:
         ("scheduling.max_backlog_ms", scheduling.max_backlog_ms, 0, _MAX_WAIT_MS),
         ("scheduling.priority_step_ms", scheduling.priority_step_ms, 0, _MAX_WAIT_MS),
         ("scheduling.no_deadline_ms", scheduling.no_deadline_ms, 0, _MAX_WAIT_MS),
+        ("exchange.claim_from_bytes", config.exchange.claim_from_bytes, 1, math.inf),
+        ("exchange.arena_bytes", config.exchange.arena_bytes, 1, 2**40),
     ):
         if not least <= value <= most:
             raise ConfigError(f"{key} is {value}; it must be {_range(least, most)}")
@@ -198,6 +222,15 @@ def check(config: Config) -> Config:
     check_batching(config.defaults.batching, "defaults.batching.")
     check_session(config.defaults.session, "defaults.session.")
     return config
+
+
+def shares_memory(config: Config) -> bool:
+    """Whether records may travel by shared memory.
+
+    An unaligned checkpoint holds what is on its way: a claim to memory that is gone by the time it is restored.
+    """
+    asked = (config.job.flink.get(key, "false") for key in (UNALIGNED, _UNALIGNED_ONCE))
+    return config.exchange.transport == "auto" and not any(value.strip().lower() == "true" for value in asked)
 
 
 def check_batching(batching: Batching, where: str) -> None:

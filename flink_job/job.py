@@ -13,7 +13,7 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
 from flink_job import installation
-from flink_job.config import Config, ConfigError
+from flink_job.config import UNALIGNED, Config, ConfigError, shares_memory
 from flink_job.repository import read_repository
 from flink_job.topology import build
 from operators.backends.base import Backend
@@ -100,6 +100,8 @@ def flink_options(config: Config) -> dict[str, str]:
         "execution.checkpointing.mode": "EXACTLY_ONCE" if exactly_once else "AT_LEAST_ONCE",
         "execution.checkpointing.min-pause": f"{min(500, job.checkpoint_interval_ms)} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER,
+        # Whatever the cluster's own configuration says: see `shares_memory`.
+        **({UNALIGNED: "false"} if shares_memory(config) else {}),
         **({"execution.checkpointing.dir": job.checkpoint_dir} if job.checkpoint_dir else {}),
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": _FOREVER,

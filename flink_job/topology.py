@@ -12,17 +12,20 @@ requests --> [ frame ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack
 serve and aggregate -- dead letters --> errors
 """
 
+from uuid import uuid4
+
 from pyflink.common import Types
 from pyflink.datastream import StreamExecutionEnvironment
 
 from flink_job import java
-from flink_job.config import Config
+from flink_job.config import Config, shares_memory
 from flink_job.kafka import read_requests, write
 from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group
 from operators.aggregate import AggregateFunction
 from operators.backends.base import Backend
 from operators.core.answering import Answering
 from operators.core.batching import Order
+from operators.core.exchange import Options
 from operators.infer import InferFunction
 from operators.rows import KEYED_BYTES, PARTS
 from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction
@@ -35,6 +38,12 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     kafka, scheduling = config.kafka, config.scheduling
     answering = Answering(kafka.requests_topic, kafka.max_message_bytes, now_ms)
     groups = keys_by_group(config.job.max_parallelism)
+    exchange = Options(
+        job=uuid4().hex,
+        shares_memory=shares_memory(config),
+        claim_from_bytes=config.exchange.claim_from_bytes,
+        arena_bytes=config.exchange.arena_bytes,
+    )
 
     requests = read_requests(env, config, groups)
     answers = (
@@ -51,6 +60,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
                 max_waiting_bytes=scheduling.max_waiting_bytes,
                 max_backlog_ms=scheduling.max_backlog_ms if scheduling.overload == "refuse" else None,
                 keys_by_group=groups,
+                exchange=exchange,
             ),
             output_type=VALUE_TYPE,
         )
@@ -59,13 +69,13 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     partials = (
         answers.get_side_output(SHARDS_TAG)
         .rebalance()
-        .process(InferFunction(catalog, backend, answering), output_type=PARTS)
+        .process(InferFunction(catalog, backend, answering, exchange), output_type=PARTS)
         .name("infer")
     )
     merged = (
         exchange_by_key(answers.get_side_output(PARTS_TAG).union(partials), Types.STRING())
         .process(
-            AggregateFunction(answering, scheduling.window_timeout_ms, scheduling.remember_ms),
+            AggregateFunction(answering, scheduling.window_timeout_ms, scheduling.remember_ms, exchange),
             output_type=KEYED_BYTES,
         )
         .name("aggregate")

@@ -9,25 +9,30 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 
 from operators.core.answering import Answering
+from operators.core.exchange import Options
 from operators.core.outputs import Answer
 from operators.core.windows import Closing, Window, answer_of
+from operators.exchange import AGGREGATE, Inbox
 from operators.metrics import Metrics
 from operators.rows import KeyedRow
 from operators.serve import LETTERS_TAG
+from operators.task import task_of
 
 
 class AggregateFunction(KeyedProcessFunction):
     """Row(window, OPENING, PARTIAL or FAILURE) -> answers, and dead letters on the side."""
 
-    def __init__(self, answering: Answering, window_timeout_ms: float, remember_ms: float) -> None:
+    def __init__(self, answering: Answering, window_timeout_ms: float, remember_ms: float, exchange: Options) -> None:
         self._answering = answering
         self._window_timeout_ms = window_timeout_ms
         self._remember_ms = remember_ms
+        self._exchange = exchange
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of windows."""
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
         self._metrics = Metrics(self._answering.meter, runtime_context)
+        self._inbox = Inbox(self._exchange, task_of(runtime_context), AGGREGATE, self._answering.meter)
         self._partials = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
@@ -37,9 +42,10 @@ class AggregateFunction(KeyedProcessFunction):
         if window.is_closed:
             return
         before_ms = window.next_deadline()
-        keep, closing = window.on_record(value, now_ms)
+        record = self._inbox.redeem(value)
+        keep, closing = window.on_record(record, now_ms)
         if keep:
-            self._partials.add(value)
+            self._partials.add(bytes(record))
         self._window.update(window.snapshot())
         if is_new:
             # Fires at the end of a bounded input; see `ServeFunction`.

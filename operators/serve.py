@@ -22,10 +22,12 @@ from operators.core.admission import Admission
 from operators.core.answering import Answering
 from operators.core.batching import Order
 from operators.core.chain import Chain
+from operators.core.exchange import Options
 from operators.core.lanes import lane_of
 from operators.core.outputs import Answer, Letter, Output, Shard
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.exchange import INFER, Outbox
 from operators.metrics import Metrics
 from operators.rows import BYTES, KEYED_BYTES, PARTS, KeyedRow
 from operators.sessions import Sessions
@@ -58,6 +60,7 @@ class ServeFunction(KeyedProcessFunction):
         max_waiting_bytes: int,
         max_backlog_ms: float | None,
         keys_by_group: tuple[int, ...],
+        exchange: Options,
     ) -> None:
         self._catalog = catalog
         self._backend = backend
@@ -69,6 +72,7 @@ class ServeFunction(KeyedProcessFunction):
         self._max_waiting_bytes = max_waiting_bytes
         self._max_backlog_ms = max_backlog_ms
         self._keys_by_group = keys_by_group
+        self._exchange = exchange
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of waiting requests; loads every model and warms it up, before the first request."""
@@ -80,7 +84,9 @@ class ServeFunction(KeyedProcessFunction):
         )
         self._mirror: Chain | None = None
         self._wakes_at_ms: int | None = None
-        self._metrics = Metrics(self._answering.meter, runtime_context)
+        meter = self._answering.meter
+        self._metrics = Metrics(meter, runtime_context)
+        self._outbox = Outbox(self._exchange, task, INFER, task.parallelism, meter)
         self._sessions = sessions = Sessions(self._backend, task.index)
         sessions.load_all(self._catalog)
         self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
@@ -141,7 +147,7 @@ class ServeFunction(KeyedProcessFunction):
     def _chain(self) -> Chain:
         return Chain(
             self._admission,
-            Sharding(self._catalog, self._sessions.costs_of, self._order),
+            Sharding(self._catalog, self._sessions.costs_of, self._order, self._outbox.pack),
             self._serving,
             self._answering,
             max_backlog_ms=self._max_backlog_ms,

@@ -8,10 +8,15 @@ from pyflink.datastream import RuntimeContext
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One parallel instance of an operator."""
+    """One parallel instance of an operator.
+
+    Attributes:
+        attempt: How often Flink has started it before.
+    """
 
     index: int
     parallelism: int
+    attempt: int
 
 
 def now_ms() -> float:
@@ -23,7 +28,9 @@ def task_of(context: RuntimeContext) -> Task:
     """The task of a runtime context, in either execution mode."""
     java_context = getattr(context, "_runtime_context", None)
     if java_context is None:
-        return Task(context.get_index_of_this_subtask(), context.get_number_of_parallel_subtasks())
+        return Task(
+            context.get_index_of_this_subtask(), context.get_number_of_parallel_subtasks(), context.get_attempt_number()
+        )
     # Thread mode: PyFlink 2.3 asks the Java context for methods that moved to its TaskInfo.
     info = java_context.getTaskInfo()
-    return Task(info.getIndexOfThisSubtask(), info.getNumberOfParallelSubtasks())
+    return Task(info.getIndexOfThisSubtask(), info.getNumberOfParallelSubtasks(), info.getAttemptNumber())

@@ -22,6 +22,7 @@
         ├── Overloaded                   overloaded            more urgent requests fill the task; try again later
         ├── IncompleteAnswer             incomplete_answer     some rows never came back
         ├── ResponseTooLarge             response_too_large
+        ├── ExchangeFailed               exchange_failed       a task could not hand a part to another; try again
         └── InternalError                internal_error
 
 Nothing here logs or raises on import; the codes are part of the contract with users and never change meaning.
@@ -167,6 +168,12 @@ class ResponseTooLarge(ServingError):
     """The answer is over the configured message size."""
 
     code = "response_too_large"
+
+
+class ExchangeFailed(ServingError):
+    """A task could not hand a part of the request on to another."""
+
+    code = "exchange_failed"
 
 
 class InternalError(ServingError):

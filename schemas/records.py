@@ -174,6 +174,10 @@ class Record(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The record as bytes."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[Buffer]:
+        """The record as bytes, not joined yet."""
         request_id = self.id.encode()
         source = self.source
         header = _HEADER.pack(
@@ -201,7 +205,7 @@ class Record(msgspec.Struct, frozen=True):
         for tensor in self.tensors:
             parts += (_PADDING[-size_bytes % ALIGNMENT_BYTES], tensor)
             size_bytes += -size_bytes % ALIGNMENT_BYTES + len(tensor)
-        return b"".join(parts)
+        return parts
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "Record":

@@ -37,6 +37,7 @@ from schemas.records import (
     decode_signature,
     encode_signature,
 )
+from schemas.tensors import Buffer
 
 STAGE = "infer"
 
@@ -47,15 +48,22 @@ class Serving:
     Args:
         session_of: Gives the session of a model.
         task: The index of the task, for requests that ask where they ran.
+        pack: What makes the outputs of a shard ready for their way to another task.
     """
 
     def __init__(
-        self, catalog: Catalog, session_of: Callable[[ModelSpec], Session], answering: Answering, task: int
+        self,
+        catalog: Catalog,
+        session_of: Callable[[ModelSpec], Session],
+        answering: Answering,
+        task: int,
+        pack: Callable[[Record], bytes] = Record.encode,
     ) -> None:
         self._catalog = catalog
         self._session_of = session_of
         self._answering = answering
         self._task = task
+        self._pack = pack
 
     def on_batch(self, requests: Sequence[Request], taken_ms: float) -> list[Answer | Letter]:
         """Answers requests of one signature; never raises.
@@ -94,10 +102,11 @@ class Serving:
             return [output for request in requests for output in self.on_batch([request], taken_ms)]
         return outputs
 
-    def on_shard(self, encoded: bytes, now_ms: float) -> list[Part]:
+    def on_shard(self, encoded: Buffer, now_ms: float) -> list[Part]:
         """What an exchange task makes of a SHARD; never raises.
 
-        Nothing if its deadline has passed, or where it is no record of ours: its window answers when its time is over.
+        A FAILURE, which a shard became on its way, is handed on. Nothing is, if its deadline has passed, or where it is
+        no record of ours: its window answers when its time is over.
         """
         try:
             shard = Record.decode(encoded)
@@ -105,6 +114,8 @@ class Serving:
             return []
         if shard.deadline_ms != NO_DEADLINE_MS and shard.deadline_ms <= now_ms:
             return []
+        if shard.kind is Kind.FAILURE:
+            return [Part(window_key(shard.source), bytes(encoded))]
         try:
             return self._run_shard(shard, now_ms)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
@@ -130,7 +141,7 @@ class Serving:
                 tensors=tuple(tensor.data for tensor in good.outputs),
                 times_ms=times_ms,
             )
-            parts.append(Part(key, partial.encode()))
+            parts.append(Part(key, self._pack(partial)))
         for bad in outcome.bad:
             # Members of an ensemble count on.
             message = _at_rows(shard.first_row % shard.total_rows + bad.first_row, bad)

@@ -15,7 +15,7 @@ from operators.core.requests import Request
 from operators.core.splitting import opening, shards
 from operators.core.windows import window_key
 from schemas.model import Batching, Catalog, Ensemble, ModelSpec
-from schemas.records import decode_signature
+from schemas.records import Record, decode_signature
 
 #: Shards of small rows grow rather than become more: a window costs per shard.
 MAX_SHARDS = 1024
@@ -43,11 +43,19 @@ class Sharding:
 
     Args:
         costs_of: What the batches of a model cost.
+        pack: What makes a shard ready for its way to another task.
     """
 
-    def __init__(self, catalog: Catalog, costs_of: Callable[[ModelSpec], Costs], order: Order) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        costs_of: Callable[[ModelSpec], Costs],
+        order: Order,
+        pack: Callable[[Record], bytes] = Record.encode,
+    ) -> None:
         self._catalog = catalog
         self._costs_of = costs_of
+        self._pack = pack
         self._lane = Lane(lambda signature: self._policy_of(signature)[:2], order)
         self._policies: dict[bytes, tuple[Batching, Costs, float]] = {}
         self._arrived: list[Request] = []
@@ -118,7 +126,7 @@ class Sharding:
         rows = _shard_rows(model, request.rows, MAX_SHARDS)
         return [
             Part(window_key(request.source), opening(request).encode()),
-            *[Shard(shard.encode()) for shard in shards(request, rows)],
+            *[Shard(self._pack(shard)) for shard in shards(request, rows)],
         ]
 
     def _spread(self, request: Request, ensemble: Ensemble) -> list[Part | Shard]:
@@ -126,7 +134,7 @@ class Sharding:
         for number, (name, version) in enumerate(ensemble.members):
             model = self._catalog.find(name, version)
             rows = _shard_rows(model, request.rows, MAX_SHARDS // len(ensemble.members))
-            outputs += [Shard(shard.encode()) for shard in member_shards(request, ensemble, number, model, rows)]
+            outputs += [Shard(self._pack(shard)) for shard in member_shards(request, ensemble, number, model, rows)]
         return outputs
 
     def _policy_of(self, signature: bytes) -> tuple[Batching, Costs, float]:

@@ -39,7 +39,7 @@ from schemas.records import (
     decode_output_signature,
     decode_signature,
 )
-from schemas.tensors import Tensor
+from schemas.tensors import Buffer, Tensor
 
 STAGE = "aggregate"
 
@@ -109,7 +109,7 @@ class Window:
         """When the first record of the window came, in Unix milliseconds."""
         return self._state.opened_at_ms
 
-    def on_record(self, encoded: bytes, now_ms: float) -> tuple[bool, Closing | None]:
+    def on_record(self, encoded: Buffer, now_ms: float) -> tuple[bool, Closing | None]:
         """Takes an OPENING, PARTIAL or FAILURE in, in any order and any number of times.
 
         Returns:

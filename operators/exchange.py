@@ -1,0 +1,107 @@
+"""One seam for all records between tasks: what an `Outbox` packs, an `Inbox` at the other end gives back.
+
+    writer: pack(record) --> message, or claim check + arena --> redeem(message): reader
+
+A claim is only used once every reader that Flink may choose is seen on this host. If one turns up that cannot be
+redeemed, nothing is lost:
+
+- Its writer has died, or its attempt of the job is over: the reader's task fails, Flink restarts the job as it must,
+  and what is replayed is computed again. State never holds a claim, and no checkpoint does: barriers are aligned.
+- It comes from another host: its rows become a FAILURE, and their request is answered with an error.
+"""
+
+from time import monotonic
+
+from operators.core.exchange import Options, decode_claim, is_claim, lost
+from operators.core.metering import Meter
+from operators.shared_memory import Arena, Mappings, Presence, host_identity, is_present
+from operators.task import Task
+from schemas.records import Record
+from schemas.tensors import Buffer
+
+#: Operators with an inbox.
+INFER, AGGREGATE = "infer", "aggregate"
+
+_LOOK_AGAIN_S = 1.0
+
+
+class Outbox:
+    """The records of one task for another operator.
+
+    Args:
+        task: The writer's.
+        to: The name of the reading operator's `Inbox`.
+        readers: How many tasks that operator has.
+        meter: Counts claims, and large messages.
+    """
+
+    def __init__(self, options: Options, task: Task, to: str, readers: int, meter: Meter) -> None:
+        self._options = options
+        self._attempt = task.attempt
+        self._meter = meter
+        self._host = host_identity() if options.shares_memory else None
+        self._unseen = [_name(options, to, reader, task.attempt) for reader in range(readers)]
+        self._look_at_s = 0.0
+        self._arena: Arena | None = None
+
+    def pack(self, record: Record) -> bytes:
+        """What travels; `Inbox.redeem` makes a record of it."""
+        parts = record.parts()
+        size_bytes = sum(map(len, parts))
+        if self._host is None or not self._options.is_claimable(record.kind, size_bytes):
+            return b"".join(parts)
+        if self._readers_are_here():
+            if self._arena is None:
+                self._arena = Arena(self._options.arena_bytes, self._host, self._attempt)
+            claim = self._arena.put(parts, size_bytes)
+            if claim is not None:
+                self._meter.note_claim(size_bytes)
+                return claim.encode(record)
+        self._meter.note_large_message()
+        return b"".join(parts)
+
+    def _readers_are_here(self) -> bool:
+        if self._unseen and monotonic() >= self._look_at_s:
+            self._unseen = [name for name in self._unseen if not is_present(name)]
+            self._look_at_s = monotonic() + _LOOK_AGAIN_S
+        return not self._unseen
+
+
+class Inbox:
+    """The records that one task gets; they may come from any number of outboxes.
+
+    Args:
+        task: The reader's.
+        name: Of the reading operator.
+        meter: Counts records that were lost.
+    """
+
+    def __init__(self, options: Options, task: Task, name: str, meter: Meter) -> None:
+        self._attempt = task.attempt
+        self._meter = meter
+        self._host = host_identity() if options.shares_memory else None
+        self._mappings = Mappings()
+        self._presence = Presence(_name(options, name, task.index, task.attempt)) if self._host else None
+
+    def redeem(self, message: bytes) -> Buffer:
+        """The encoded record; a FAILURE, if it cannot be had here.
+
+        Of a claim it is a view: whatever goes into state must be a copy.
+
+        Raises:
+            SegmentGone: The writer is gone, so that the job has to be restarted.
+        """
+        if not is_claim(message):
+            return message
+        claim, head = decode_claim(message)
+        if claim.host == self._host and claim.attempt == self._attempt:
+            try:
+                return self._mappings.read(claim)
+            except OSError:
+                pass  # may not be opened, whatever the reason
+        self._meter.note_lost()
+        return lost(head).encode()
+
+
+def _name(options: Options, operator: str, index: int, attempt: int) -> str:
+    return f"{options.job}-{operator}-{index}-{attempt}"

@@ -1,0 +1,39 @@
+"""Which processes hold arenas of shared memory, as the kernel says."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+_NAME = re.compile(r"memfd:anabranch-([0-9a-f]{32})")
+
+
+def arenas(processes: Iterable[int] | None = None) -> dict[str, set[int]]:
+    """Every arena's name, and who has it open or mapped.
+
+    Args:
+        processes: Where to look; everywhere by default.
+    """
+    folders = (
+        [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        if processes is None
+        else [Path("/proc", str(process)) for process in processes]
+    )
+    found: dict[str, set[int]] = {}
+    for folder in folders:
+        for name in _names(folder):
+            found.setdefault(name, set()).add(int(folder.name))
+    return found
+
+
+def _names(folder: Path) -> set[str]:
+    names: set[str] = set()
+    try:
+        names.update(_NAME.findall((folder / "maps").read_text()))
+        for file in (folder / "fd").iterdir():
+            try:
+                names.update(_NAME.findall(str(file.readlink())))
+            except FileNotFoundError:
+                continue  # closed meanwhile
+    except (PermissionError, FileNotFoundError, ProcessLookupError):
+        pass  # not ours, or gone
+    return names

@@ -1,0 +1,68 @@
+"""How records travel: which may be claims, what a claim says, and what becomes of a record that is lost."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.core.exchange import STAGE, Claim, Options, decode_claim, is_claim, lost
+from schemas.errors import ExchangeFailed
+from schemas.records import (
+    Kind,
+    OutputSignature,
+    Record,
+    Signature,
+    Source,
+    TensorSignature,
+    decode_failure,
+    encode_signature,
+)
+
+SIGNATURE = encode_signature(Signature("m", "7", (TensorSignature("x", "FP32", (4,)),), ("y",)))
+OUTPUTS = encode_signature(OutputSignature(3, (TensorSignature("y", "FP32", (4,)),)))
+SHARD = Record(
+    Kind.SHARD, Source(1, 2, 3), SIGNATURE, "é", first_row=32, rows=16, total_rows=100, tensors=(bytes(16 * 4 * 4),)
+)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_only_what_is_large_and_no_opening_is_claimed(kind: Kind) -> None:
+    options = Options(job="j", shares_memory=True, claim_from_bytes=1000)
+    assert not options.is_claimable(kind, 999)
+    assert options.is_claimable(kind, 1000) == (kind is not Kind.OPENING)
+    assert not Options(job="j", claim_from_bytes=0).is_claimable(kind, 10**9)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+)
+def test_a_claim_comes_back_with_the_head_of_its_record(
+    attempt: int, process: int, name: bytes, sequence: int, offset: int
+) -> None:
+    claim = Claim(attempt, process, 3, name, name[::-1], 4095, sequence, offset, 10**10)
+    message = claim.encode(SHARD)
+    assert is_claim(message)
+    decoded, head = decode_claim(message)
+    assert decoded == claim
+    assert (head.kind, head.source, head.id, head.rows, head.tensors) == (Kind.SHARD, SHARD.source, "é", 16, ())
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_no_message_is_taken_for_a_claim(kind: Kind) -> None:
+    assert not is_claim(Record(kind, Source(0, 0, 0), b"").encode())
+    assert not is_claim(b"")
+
+
+@pytest.mark.parametrize(("kind", "signature", "model"), [(Kind.SHARD, SIGNATURE, "m"), (Kind.PARTIAL, OUTPUTS, "")])
+def test_a_lost_record_fails_its_rows_and_says_what_to_do(kind: Kind, signature: bytes, model: str) -> None:
+    head = Record(kind, Source(1, 2, 3), signature, "a", first_row=32, rows=16, total_rows=100, deadline_ms=9)
+    failed = Record.decode(lost(head).encode())
+    assert (failed.kind, failed.source, failed.id) == (Kind.FAILURE, head.source, "a")
+    assert (failed.first_row, failed.rows, failed.total_rows, failed.deadline_ms) == (32, 16, 100, 9)
+    failure = decode_failure(failed.signature)
+    assert (failure.code, failure.stage, failure.model_name) == (ExchangeFailed.code, STAGE, model)
+    assert "send it again" in failure.message

@@ -1,0 +1,219 @@
+"""Outbox and inbox in one process: what is packed is redeemed, by shared memory or by message."""
+
+import gc
+import os
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators import exchange, shared_memory
+from operators.core.exchange import Options, is_claim
+from operators.core.metering import Meter
+from operators.exchange import Inbox, Outbox
+from operators.shared_memory import SegmentGone
+from operators.task import Task
+from schemas.errors import ExchangeFailed
+from schemas.records import Kind, Record, Signature, Source, decode_failure, encode_signature
+from schemas.tensors import Buffer
+from tests.arenas import arenas
+
+SIGNATURE = encode_signature(Signature("m", "1", (), ()))
+NEVER = Task(0, 1, 0)
+
+
+def options(**changes: Any) -> Options:
+    return Options(
+        **{"job": os.urandom(8).hex(), "shares_memory": True, "claim_from_bytes": 1000, "arena_bytes": 1 << 20}
+        | changes
+    )
+
+
+def shard(*tensors: Buffer, first_row: int = 0, kind: Kind = Kind.SHARD) -> Record:
+    return Record(kind, Source(0, 1, 2), SIGNATURE, "a", first_row=first_row, tensors=tensors)
+
+
+def sent(message: bytes, inbox: Inbox) -> Record:
+    return Record.decode(inbox.redeem(message))
+
+
+def test_a_large_record_is_claimed_and_a_small_one_is_a_message() -> None:
+    meter, chosen = Meter(), options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", meter), Outbox(chosen, NEVER, "infer", 1, meter)
+    for size in (0, 800, 1000, 100_000):
+        record = shard(os.urandom(size), b"tail")
+        message = outbox.pack(record)
+        assert is_claim(message) == (size >= 1000)
+        redeemed = sent(message, inbox)
+        assert [bytes(tensor) for tensor in redeemed.tensors] == list(record.tensors)
+        assert redeemed.source == record.source
+    counted = meter.drain()
+    assert counted.pop(("exchange", "claimed_bytes")) > 101_000
+    assert counted == {("exchange", "claims"): 2}
+
+
+def test_an_opening_is_a_message_however_large() -> None:
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "a", Meter()), Outbox(chosen, NEVER, "a", 1, Meter())
+    record = Record(Kind.OPENING, Source(0, 1, 2), SIGNATURE, "a", original=bytes(100_000))
+    assert not is_claim(outbox.pack(record))
+    assert len(sent(outbox.pack(record), inbox).original) == 100_000
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 300_000), max_size=30), st.integers(0, 2**32))
+def test_records_of_any_size_redeemed_in_any_order_are_what_was_sent(sizes: list[int], seed: int) -> None:
+    chance = Random(seed)
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    under_way: list[tuple[bytes, bytes]] = []
+    held: list[tuple[Sequence[Buffer], bytes]] = []
+    for size in sizes:
+        data = chance.randbytes(size)
+        under_way.append((outbox.pack(shard(data)), data))
+        while under_way and chance.random() < 0.5:
+            message, expected = under_way.pop(chance.randrange(len(under_way)))
+            held.append((sent(message, inbox).tensors, expected))
+        while held and chance.random() < 0.4:
+            tensors, expected = held.pop(chance.randrange(len(held)))
+            assert bytes(tensors[0]) == expected
+    for message, expected in under_way:
+        held.append((sent(message, inbox).tensors, expected))
+    for tensors, expected in held:
+        assert bytes(tensors[0]) == expected
+
+
+def test_bytes_are_used_again_only_when_the_last_view_is_dropped() -> None:
+    chosen = options(arena_bytes=150_000)
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    first = sent(outbox.pack(shard(b"a" * 100_000)), inbox)
+    array = np.frombuffer(first.tensors[0], np.uint8)[::2][5:]
+    del first
+    assert not is_claim(outbox.pack(shard(b"b" * 100_000))), "there is no room while the first is looked at"
+    assert set(array) == {ord("a")}
+    assert not array.flags.writeable
+    del array
+    assert is_claim(outbox.pack(shard(b"b" * 100_000)))
+
+
+def test_a_full_arena_falls_back_to_messages() -> None:
+    meter, chosen = Meter(), options(arena_bytes=250_000)
+    inbox, outbox = Inbox(chosen, NEVER, "infer", meter), Outbox(chosen, NEVER, "infer", 1, meter)
+    messages = [outbox.pack(shard(bytes([number]) * 100_000)) for number in range(4)]
+    assert [is_claim(message) for message in messages] == [True, True, False, False]
+    for number, message in enumerate(messages):
+        assert set(sent(message, inbox).tensors[0]) == {number}
+    assert is_claim(outbox.pack(shard(bytes(100_000))))
+    counted = meter.drain()
+    assert (counted["exchange", "claims"], counted["exchange", "large_messages"]) == (3, 2)
+
+
+def test_more_records_than_slots_fall_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "SLOTS", 3)
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    messages = [outbox.pack(shard(bytes([number]) * 2000)) for number in range(5)]
+    assert [is_claim(message) for message in messages] == [True, True, True, False, False]
+    assert [sent(message, inbox).tensors[0][0] for message in messages] == list(range(5))
+
+
+def test_claims_wait_until_every_reader_is_seen_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_LOOK_AGAIN_S", 0.0)
+    chosen = options()
+    outbox = Outbox(chosen, Task(0, 2, 4), "infer", 2, Meter())
+    assert not is_claim(outbox.pack(shard(bytes(2000))))
+    first = Inbox(chosen, Task(0, 2, 4), "infer", Meter())
+    others = [
+        Inbox(options(), Task(1, 2, 4), "infer", Meter()),  # of another job
+        Inbox(chosen, Task(1, 2, 3), "infer", Meter()),  # of an attempt that failed
+        Inbox(chosen, Task(1, 2, 4), "aggregate", Meter()),  # another operator
+    ]
+    assert not is_claim(outbox.pack(shard(bytes(2000))))
+    second = Inbox(chosen, Task(1, 2, 4), "infer", Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    assert is_claim(message)
+    del first, others
+    assert len(sent(message, second).tensors[0]) == 2000
+
+
+def test_a_reader_that_is_gone_is_not_seen() -> None:
+    chosen = options()
+    inbox = Inbox(chosen, NEVER, "infer", Meter())
+    del inbox
+    assert not is_claim(Outbox(chosen, NEVER, "infer", 1, Meter()).pack(shard(bytes(2000))))
+
+
+@pytest.mark.parametrize("chosen", [options(shares_memory=False), options()], ids=["messages", "no way"])
+def test_without_shared_memory_everything_is_a_message(chosen: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "host_identity", lambda: None)
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    assert not is_claim(message)
+    assert inbox.redeem(message) is message
+
+
+@pytest.mark.parametrize("kind", [Kind.SHARD, Kind.FAILURE])
+def test_a_claim_from_elsewhere_becomes_a_failure(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter, chosen = Meter(), options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", meter), Outbox(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000), first_row=7))
+    monkeypatch.setattr(exchange, "host_identity", lambda: b"another host    ")
+    elsewhere = Inbox(chosen, NEVER, "infer", meter)
+    record = sent(message, elsewhere)
+    assert (record.kind, record.first_row) == (Kind.FAILURE, 7)
+    assert decode_failure(record.signature).code == ExchangeFailed.code
+    assert meter.drain() == {("exchange", "lost"): 1}
+    later = Inbox(chosen, Task(0, 1, 1), "infer", meter)
+    assert sent(message, later).kind is Kind.FAILURE, "a claim of an earlier attempt would fail in each that follows"
+    assert sent(message, inbox).kind is Kind.SHARD
+
+
+def test_an_arena_that_may_not_be_opened_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(shared_memory.os, "open", refuse)
+    assert sent(message, inbox).kind is Kind.FAILURE
+
+
+def test_a_record_whose_writer_is_gone_makes_the_task_fail() -> None:
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    del outbox
+    with pytest.raises(SegmentGone):
+        inbox.redeem(message)
+
+
+def test_a_record_cannot_be_redeemed_twice() -> None:
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    sent(message, inbox)
+    with pytest.raises(SegmentGone):
+        inbox.redeem(message)
+    following = outbox.pack(shard(b"b" * 2000))
+    with pytest.raises(SegmentGone):
+        inbox.redeem(message)
+    assert set(sent(following, inbox).tensors[0]) == {ord("b")}
+
+
+def test_arenas_go_with_the_last_who_holds_them() -> None:
+    gc.collect()
+    before = len(arenas([os.getpid()]))
+    chosen = options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    record = sent(outbox.pack(shard(b"a" * 2000)), inbox)
+    assert len(arenas([os.getpid()])) > before
+    del outbox, inbox
+    assert set(record.tensors[0]) == {ord("a")}, "a mapping outlives its arena"
+    del record
+    assert len(arenas([os.getpid()])) == before
