@@ -22,7 +22,7 @@ from schemas.tensors import Buffer
 #: Operators with an inbox.
 INFER, AGGREGATE = "infer", "aggregate"
 
-_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 0.1
 
 
 class Outbox:

@@ -78,6 +78,18 @@ def test_what_was_drained_is_counted_no_more() -> None:
     assert not meter.has_more
 
 
+def test_what_travels_between_tasks_is_counted() -> None:
+    meter = Meter()
+    for size_bytes in (100, 20):
+        meter.note_claim(size_bytes)
+    meter.note_large_message()
+    meter.note_lost()
+    assert meter.has_more
+    counts = {"claims": 2, "claimed_bytes": 120, "large_messages": 1, "lost": 1}
+    assert meter.drain() == {("exchange", name): count for name, count in counts.items()}
+    assert not meter.has_more
+
+
 @given(st.integers(-5, 2**40))
 def test_a_time_is_in_the_first_bucket_that_it_fits(us: int) -> None:
     bucket = bucket_of(us)

@@ -13,6 +13,7 @@ from operators.core.admission import Admission
 from operators.core.answering import Answering
 from operators.core.batching import Order
 from operators.core.costs import Costs
+from operators.core.exchange import lost
 from operators.core.outputs import Answer, Letter, Output
 from operators.core.requests import Request
 from operators.core.serving import Serving
@@ -190,6 +191,14 @@ def test_rows_at_fault_in_a_shard_become_failures_by_their_row_in_the_request() 
     ]
     failure = decode_failure(parts[-1].signature)
     assert (failure.code, failure.message, failure.model_name) == ("inference_failed", "row 5: poison", "rows")
+
+
+def test_a_shard_that_was_lost_on_its_way_is_a_failure_for_its_window() -> None:
+    _, shard, *_ = shards_of([1.0] * 9)
+    failure = lost(Record.decode(shard)).encode()
+    [part] = serving().on_shard(memoryview(failure), NOW_MS)
+    assert (part.key, part.value) == ("2-7", failure)
+    assert decode_failure(Record.decode(part.value).signature).model_name == "rows"
 
 
 def test_an_expired_shard_is_left_to_its_window() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from flink_job import config as config_module
-from flink_job.config import Config, ConfigError, load
+from flink_job.config import UNALIGNED, Config, ConfigError, load, shares_memory
+from flink_job.job import flink_options
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -99,6 +100,9 @@ def test_changed_keys_are_checked_too() -> None:
         ("[scheduling]\nwork_slice_ms = nan\n", "scheduling.work_slice_ms"),
         ("[scheduling]\nwork_slice_ms = -0.1\n", "scheduling.work_slice_ms"),
         ("[scheduling]\nmax_waiting_bytes = -1\n", "scheduling.max_waiting_bytes"),
+        ("[exchange]\ntransport = 'pipes'\n", "transport"),
+        ("[exchange]\nclaim_from_bytes = 0\n", "exchange.claim_from_bytes"),
+        ("[exchange]\narena_bytes = -1\n", "exchange.arena_bytes"),
         ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows"),
         ("[defaults.batching]\nshard_rows = -1\n", "defaults.batching.shard_rows"),
         ("[defaults.batching]\nmax_delay_ms = -0.1\n", "defaults.batching.max_delay_ms"),
@@ -126,3 +130,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(ConfigError, match="cannot read"):
             load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("", True),
+        ("[exchange]\ntransport = 'messages'\n", False),
+        ("[job.flink]\n'execution.checkpointing.unaligned.enabled' = 'false'\n", True),
+        ("[job.flink]\n'execution.checkpointing.unaligned.enabled' = ' True'\n", False),
+        ("[job.flink]\n'execution.checkpointing.unaligned' = 'true'\n", False),
+    ],
+)
+def test_memory_is_only_shared_where_no_checkpoint_holds_what_is_on_its_way(
+    tmp_path: Path, text: str, shared: bool
+) -> None:
+    config = load(written(tmp_path, text))
+    assert shares_memory(config) == shared
+    # A cluster's own configuration must not decide otherwise.
+    assert (UNALIGNED in flink_options(config)) == (shared or UNALIGNED in text)
+    assert (flink_options(config).get(UNALIGNED) == "false") == shared

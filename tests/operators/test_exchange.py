@@ -4,7 +4,6 @@ import gc
 import os
 from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +25,9 @@ SIGNATURE = encode_signature(Signature("m", "1", (), ()))
 NEVER = Task(0, 1, 0)
 
 
-def options(**changes: Any) -> Options:
-    return Options(
-        **{"job": os.urandom(8).hex(), "shares_memory": True, "claim_from_bytes": 1000, "arena_bytes": 1 << 20}
-        | changes
-    )
+def options(*, shares_memory: bool = True, arena_bytes: int = 1 << 20) -> Options:
+    job = os.urandom(8).hex()
+    return Options(job=job, shares_memory=shares_memory, claim_from_bytes=1000, arena_bytes=arena_bytes)
 
 
 def shard(*tensors: Buffer, first_row: int = 0, kind: Kind = Kind.SHARD) -> Record:
@@ -180,7 +177,7 @@ def test_an_arena_that_may_not_be_opened_is_elsewhere(monkeypatch: pytest.Monkey
     def refuse(*_: object) -> int:
         raise PermissionError
 
-    monkeypatch.setattr(shared_memory.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert sent(message, inbox).kind is Kind.FAILURE
 
 

@@ -35,7 +35,7 @@ def test_the_codes_are_what_they_were() -> None:
         *("unreadable", "malformed_request", "request_too_large", "unknown_model", "unknown_version"),
         *("unknown_input", "missing_input", "unknown_output", "wrong_datatype", "wrong_shape", "wrong_size"),
         *("empty_batch", "non_finite_input", "invalid_parameter", "inference_failed", "deadline_exceeded"),
-        *("incomplete_answer", "response_too_large", "internal_error"),
+        *("incomplete_answer", "response_too_large", "internal_error", "exchange_failed"),
     }
 
 

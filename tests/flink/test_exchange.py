@@ -1,0 +1,173 @@
+"""Large records travel by shared memory between TaskManagers; one is killed; nothing is lost, nothing stays behind."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.stack.broker import Broker
+from anabranch.stack.cluster import Cluster
+from flink_job import job
+from flink_job.config import Config
+from schemas import codec
+from schemas.messages import InferRequest, InferResponse
+from schemas.tensors import Tensor
+from tests.arenas import arenas
+from tests.flink.conftest import MODES
+from tests.flink.service import Topics
+
+KILLS = 3
+Rows = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def config(model_repository: Path, checkpoints: Path, mode: str, delivery: str) -> Config:
+    """Even small shards and their outputs are claims."""
+    return Config().replace(
+        job={
+            "name": f"exchange-{mode}-{delivery}",
+            "execution_mode": mode,
+            "delivery": delivery,
+            "parallelism": 2,
+            "checkpoint_interval_ms": 1000,
+            "checkpoint_dir": checkpoints.as_uri(),
+        },
+        exchange={"claim_from_bytes": 256},
+        models={"repository": str(model_repository)},
+    )
+
+
+def rows_of(number: int) -> Rows:
+    """Every third is a request of 2 MB in shards of 1 MB; the others have 13 shards of 256 bytes."""
+    if number % 3 == 0:
+        return number + np.linspace(0, 1, 64 * 8192, dtype=np.float32).reshape(64, 8192)
+    return number + np.arange(800, dtype=np.float32).reshape(200, 4)
+
+
+def request_of(number: int) -> InferRequest:
+    return InferRequest(
+        "wide" if number % 3 == 0 else "double", (Tensor.from_array("x", rows_of(number)),), str(number)
+    )
+
+
+def check(answers: Iterable[tuple[int, object]]) -> None:
+    for number, answer in answers:
+        assert isinstance(answer, InferResponse), answer
+        x = rows_of(number)
+        expected = x.mean(axis=1, keepdims=True) if number % 3 == 0 else 2 * x + 2
+        assert np.allclose(answer.outputs[0].to_array(), expected, rtol=1e-5)
+
+
+def counts(cluster: Cluster, job_id: str) -> dict[str, float]:
+    """What went by the exchange, over all operators."""
+    sums = cluster.rest.sums(job_id, lambda names: [name for name in names if ".anabranch.exchange." in name])
+    found: dict[str, float] = {}
+    for name, value in sums.items():
+        last = name.rsplit(".", 1)[1]
+        found[last] = found.get(last, 0) + value
+    return found
+
+
+def await_claims(cluster: Cluster, job_id: str) -> dict[str, float]:
+    end = time.monotonic() + 60
+    while not (counted := counts(cluster, job_id)).get("claims"):
+        assert time.monotonic() < end, f"nothing went by shared memory: {counted}"
+        time.sleep(0.5)
+    return counted
+
+
+def await_gone(names: Iterable[str], timeout_s: float = 60) -> None:
+    wanted, end = set(names), time.monotonic() + timeout_s
+    while left := {name: held for name, held in arenas().items() if name in wanted}:
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mode", MODES)
+def test_large_records_go_by_shared_memory_and_a_kill_leaves_nothing(
+    broker: Broker, model_repository: Path, tmp_path: Path, mode: str
+) -> None:
+    others = arenas().keys()
+    topics = Topics(broker, config(model_repository, tmp_path / "checkpoints", mode, "at-least-once"))
+    with Cluster(tmp_path / "cluster", task_managers=2) as cluster:
+        running = job.start(topics.config, cluster.url)
+        check(enumerate(topics.ask(*map(request_of, range(30)), timeout_s=120)))
+        counted = await_claims(cluster, running.job_id)
+        assert counted["claimed_bytes"] > 256 * counted["claims"]
+        assert "lost" not in counted
+        first = arenas().keys() - others
+        assert first
+
+        topics.send(*(codec.encode_request(request_of(number)) for number in range(30, 60)))
+        kill_one(cluster)
+        answers = topics.await_answers(map(str, range(30, 60)), timeout_s=200)
+        check((number, answers[str(number)]) for number in range(30, 60))
+        check(zip(range(60, 90), topics.ask(*map(request_of, range(60, 90)), timeout_s=120), strict=True))
+        assert await_claims(cluster, running.job_id).get("lost", 0) == 0
+        await_gone(first)
+        second = arenas().keys() - others
+        assert second
+        running.cancel()
+    topics.close()
+    await_gone(second)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+def test_kills_under_load_lose_nothing_and_leave_nothing(
+    broker: Broker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
+) -> None:
+    others = arenas().keys()
+    topics = Topics(broker, config(model_repository, tmp_path / "checkpoints", mode, delivery))
+    with Cluster(tmp_path / "cluster", task_managers=2) as cluster:
+        running = job.start(topics.config, cluster.url)
+        check(enumerate(topics.ask(*map(request_of, range(10)), timeout_s=120)))
+        sent, seen = 10, arenas().keys() - others
+        for _ in range(KILLS):
+            following = range(sent, sent + 100)
+            topics.send(*(codec.encode_request(request_of(number)) for number in following))
+            answered = len(topics.answers)
+            while len(topics.answers) < answered + 20:
+                topics.read_answers()
+            kill_one(cluster)
+            answers = topics.await_answers(map(str, following), timeout_s=200)
+            check((number, answers[str(number)]) for number in following)
+            sent += len(following)
+            await_gone(seen)
+            seen = arenas().keys() - others
+        assert cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"] >= KILLS
+        assert await_claims(cluster, running.job_id).get("lost", 0) == 0
+        while topics.read_answers(timeout_ms=3000):
+            pass  # what is still to come: duplicates
+        if delivery == "exactly-once":
+            assert all(len(got) == 1 for got in topics.answers.values())
+        check((int(name), answer) for name, got in topics.answers.items() for answer in got)
+        running.cancel()
+    topics.close()
+    await_gone(seen)
+
+
+def kill_one(cluster: Cluster) -> None:
+    cluster.kill_task_manager(next(iter(cluster.task_managers)))
+    cluster.add_task_manager()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_bounded_input_hands_all_of_it_on_before_it_ends(broker: Broker, model_repository: Path, mode: str) -> None:
+    """The arena of a writer that is done stays until its readers are."""
+    settings = Config().replace(
+        job={"execution_mode": mode, "parallelism": 2, "bounded": True, "checkpoint_interval_ms": 500},
+        exchange={"claim_from_bytes": 256},
+        models={"repository": str(model_repository)},
+    )
+    topics = Topics(broker, settings)
+    topics.send(*(codec.encode_request(request_of(number)) for number in range(60)))
+    job.start(topics.config).wait()
+    answers = topics.await_answers(map(str, range(60)), timeout_s=10)
+    check((number, answers[str(number)]) for number in range(60))
+    topics.close()
