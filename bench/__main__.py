@@ -17,6 +17,7 @@ from bench.models import add_resnet50, make_repository
 from bench.results import AnyRun, Result, machine, today, versions
 from bench.scenarios.base import Scenario
 from bench.scenarios.efficiency import FFNN_ROWS, Efficiency
+from bench.scenarios.exchange import Exchange
 from bench.scenarios.latency import Latency
 from bench.scenarios.memory import Memory
 from bench.scenarios.overload import PRIORITIES, Overload
@@ -25,7 +26,7 @@ from bench.settings import QUICK, Settings
 from bench.summary import write_summary
 from bench.workloads import ffnn_rows, magika_files, resnet_pictures
 
-SCENARIOS = ("latency", "throughput", "efficiency", "memory", "overload")
+SCENARIOS = ("latency", "throughput", "efficiency", "memory", "overload", "exchange")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -112,6 +113,8 @@ def _scenarios(names: Sequence[str], settings: Settings, folder: Path) -> list[t
         scenarios.append((Memory(settings, ffnn), repository))
     if "overload" in names:
         scenarios.append((Overload(settings, magika_files(repository, PRIORITIES)), repository))
+    if "exchange" in names:
+        scenarios.append((Exchange(settings), repository))
     return scenarios
 
 

@@ -217,6 +217,18 @@ class Arena:
             except KafkaException:
                 continue
 
+    def run_to_end(self, name: str, module: str, argument: str) -> None:
+        """Runs a program of the benchmark's own, and returns when it is done.
+
+        Raises:
+            StartFailed: It failed, or took too long.
+        """
+        process = self._start(name, module, argument)
+        try:
+            process.await_success(_LOAD_TIMEOUT_S)
+        finally:
+            process.kill()
+
     def _start(self, name: str, module: str, argument: str) -> LocalProcess:
         number = next(self._numbers)
         logs = self.folder / "logs"

@@ -1,11 +1,15 @@
 """What the processes of a benchmark are told: one JSON argument each."""
 
 import sys
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
 Mode = Literal["thread", "process"]
+#: Ways from task to task.
+MESSAGES: Final = "messages"
+SHARED_MEMORY: Final = "shared memory"
+Transport = Literal["messages", "shared memory"]
 
 
 class _Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,4 +89,50 @@ class ReadOrder(_Order, frozen=True, kw_only=True):
     patience_s: float
     workload_path: str
     ready_path: str
+    out_path: str
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """Records of one size that go one way from task to task.
+
+    Attributes:
+        repeat: Which round; -1 warms up.
+        interval_s: Between two of them; 0 for as fast as they are taken.
+    """
+
+    transport: Transport
+    size_bytes: int
+    repeat: int
+    count: int
+    interval_s: float
+
+
+class Seen(msgspec.Struct, kw_only=True):
+    """What the reader saw of a phase.
+
+    Attributes:
+        at_s: When each record had been read, on the reader's monotonic clock.
+        spent_ms: Of each, from before it was packed until all of it had been read.
+        claims: How many went by shared memory.
+        wrong: How many were not what was sent.
+    """
+
+    at_s: list[float]
+    spent_ms: list[float]
+    claims: int = 0
+    wrong: int = 0
+
+
+class ExchangeOrder(_Order, frozen=True, kw_only=True):
+    """Write all phases, one after the other.
+
+    Attributes:
+        job: See `operators.core.exchange.Options`.
+        out_path: A file for a list of `Seen` in JSON, one for each phase.
+    """
+
+    flink_url: str
+    job: str
+    arena_bytes: int
+    phases: list[Phase]
     out_path: str

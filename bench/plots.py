@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.measures import Spread
-from bench.results import MemoryRun, OverloadRun, Result, Row
+from bench.orders import MESSAGES
+from bench.results import ExchangeRun, MemoryRun, OverloadRun, Result, Row
 
 _OURS, _PEER = "#0b6e99", "#8a8f98"
 _INK, _FAINT = "#222222", "#d8dadd"
@@ -25,7 +26,7 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size
 def draw(result: Result, folder: Path) -> Path | None:
     """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
     draws = {"latency": _latency, "throughput": _throughput, "memory": _memory, "overload": _overload}
-    draws["efficiency"] = _efficiency
+    draws |= {"efficiency": _efficiency, "exchange": _exchange}
     if not result.rows or result.scenario not in draws:
         return None
     figure = draws[result.scenario](result)
@@ -147,6 +148,31 @@ def _overload(result: Result) -> Figure:
     for axes in (rates, tails):
         axes.set_xlabel("offered load, as a multiple of the peak")
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _exchange(result: Result) -> Figure:
+    runs = [run for run in result.runs if isinstance(run, ExchangeRun)]
+    sizes = {run.workload: run.size_bytes for run in runs}
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, metric, label in zip(
+        figure.subplots(1, 2), ("mb_per_s", "p50_ms"), ("MB/s, as fast as taken", "p50 latency, ms"), strict=True
+    ):
+        for subject in dict.fromkeys(row.subject for row in result.rows):
+            rows = sorted((row for row in result.rows if row.subject == subject), key=lambda row: sizes[row.workload])
+            places = [sizes[row.workload] for row in rows]
+            spreads = [row.metrics[metric] for row in rows]
+            colour = _PEER if subject == MESSAGES else _OURS
+            axes.plot(places, [spread.median for spread in spreads], "o-", color=colour, label=subject)
+            axes.vlines(places, [spread.low for spread in spreads], [spread.high for spread in spreads], color=colour)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(list(sizes.values()), list(sizes), rotation=45)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("size of a record")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
     return figure
 
 

@@ -105,7 +105,22 @@ class OverloadRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="ove
     resident_mb: list[float]
 
 
-AnyRun = LatencyRun | ThroughputRun | MemoryRun | OverloadRun
+class ExchangeRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="exchange"):
+    """Records of one size from task to task.
+
+    Attributes:
+        mb_per_s: As fast as they are taken, MiB at the reader.
+        latency: Spaced out, from before a record is packed until all of it has been read.
+        claimed_share: Of the records, those that went by shared memory.
+    """
+
+    size_bytes: int
+    mb_per_s: float
+    latency: Percentiles
+    claimed_share: float
+
+
+AnyRun = LatencyRun | ThroughputRun | MemoryRun | OverloadRun | ExchangeRun
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

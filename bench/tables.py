@@ -10,6 +10,7 @@ from bench.results import Result, Row
 from bench.summary import read_results
 
 _METRIC_NAMES = {
+    "mb_per_s": "MB/s",
     "p50_ms": "p50 ms",
     "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
@@ -21,6 +22,7 @@ _METRIC_NAMES = {
     "p99_ms_9": "priority 9",
     "refused_share": "refused",
     "drain_s": "drain s",
+    "claimed_share": "claimed",
     "idle_mb": "idle MB",
     "warm_mb": "warm MB",
     "peak_mb": "peak MB",

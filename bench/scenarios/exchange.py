@@ -1,0 +1,145 @@
+"""Exchange: tensors from task to task, as messages and by shared memory, by size."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+import msgspec
+import numpy as np
+
+from anabranch.stack.cluster import Cluster
+from bench.accounting import Account, other_cores
+from bench.arena import Arena
+from bench.measures import Percentiles, Tally
+from bench.orders import MESSAGES, SHARED_MEMORY, ExchangeOrder, Phase, Seen, Transport
+from bench.results import AnyRun, ExchangeRun, Ratio, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from flink_job.config import Exchange as Defaults
+
+KB, MB = 1024, 1024 * 1024
+SIZES = (4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 10 * MB, 32 * MB)
+
+_TRANSPORTS: tuple[Transport, ...] = (MESSAGES, SHARED_MEMORY)
+_BURST_BYTES = 192 * MB
+_LEAST, _MOST = 8, 2000
+_PACED = 15
+#: An idle way: many times what a record of so many bytes needs.
+_INTERVAL_S, _INTERVAL_S_PER_BYTE = 0.02, 0.03 / MB
+
+
+class Exchange:
+    """Both ways in turn, size by size, in one job."""
+
+    name = "exchange"
+    method = (
+        "A standalone Flink cluster: a task on one TaskManager writes, one on another reads, and Flink's exchange is "
+        "between them, in thread mode. Each size goes both ways, in turn, in every round: as fast as it is taken "
+        "(MB/s, at the reader), and spaced out (p50, from before a record is packed until all of it has been read). "
+        "The reader adds up all bytes of every record, and compares. Where the arena is full, shared memory means "
+        "messages, too: claimed is the share that was not. "
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def steps(self) -> Iterator[Step]:
+        """One job for everything: its phases are short."""
+        yield Step("exchange: messages, shared memory", self._run)
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Rates and latencies by size, their ratios, and from which size on shared memory is better."""
+        ours = [run for run in runs if isinstance(run, ExchangeRun)]
+        metrics = {
+            "mb_per_s": [run.mb_per_s for run in ours],
+            "p50_ms": [run.latency.p50_ms for run in ours],
+            "claimed_share": [run.claimed_share for run in ours],
+        }
+        rows = rows_of(ours, metrics, keys_of(ours))
+        sizes = {run.workload: run.size_bytes for run in ours}
+        ratios = [
+            ratio
+            for workload, metric in product(sizes, ("mb_per_s", "p50_ms"))
+            if (ratio := ratio_of(ours, metrics[metric], SHARED_MEMORY, MESSAGES, workload, metric))
+        ]
+        found = {
+            "bytes from which on shared memory has the higher rate": crossover(ratios, sizes, "mb_per_s"),
+            "bytes from which on shared memory has the lower latency": crossover(ratios, sizes, "p50_ms"),
+        }
+        return Conclusion(rows, ratios, [], {name: size for name, size in found.items() if size is not None})
+
+    def _run(self, arena: Arena) -> list[ExchangeRun]:
+        phases = phases_of(self._settings.repeats)
+        out = arena.folder / "exchange-seen.json"
+        with Cluster(arena.folder / "exchange-cluster", task_managers=2) as cluster:
+            order = ExchangeOrder(
+                flink_url=cluster.url,
+                job=os.urandom(16).hex(),
+                arena_bytes=Defaults().arena_bytes,
+                phases=phases,
+                out_path=str(out),
+            )
+            account = Account({})
+            before = account.look()
+            arena.run_to_end("exchange", "bench.exchange", order.to_argument())
+            after = account.look()
+        seen = msgspec.json.decode(out.read_bytes(), type=list[Seen])
+        busy = other_cores(before, after)
+        bursts = zip(phases[::2], seen[::2], seen[1::2], strict=True)
+        return [run_of(phase, burst, paced, busy) for phase, burst, paced in bursts if phase.repeat >= 0]
+
+
+def phases_of(repeats: int) -> list[Phase]:
+    """A round to warm up, then the others; for each size and way a burst, and the same spaced out."""
+    phases = []
+    for repeat, size_bytes, transport in product(range(-1, repeats), SIZES, _TRANSPORTS):
+        burst = min(max(_BURST_BYTES // size_bytes, _LEAST), _MOST)
+        pause_s = _INTERVAL_S + _INTERVAL_S_PER_BYTE * size_bytes
+        for count, interval_s in ((burst, 0.0), (_PACED, pause_s)):
+            phases.append(
+                Phase(transport=transport, size_bytes=size_bytes, repeat=repeat, count=count, interval_s=interval_s)
+            )
+    return phases
+
+
+def run_of(phase: Phase, burst: Seen, paced: Seen, busy_cores: float) -> ExchangeRun:
+    """What a size gave by one way, in one round."""
+    wanted, came = phase.count + _PACED, len(burst.at_s) + len(paced.at_s)
+    span_s = burst.at_s[-1] - burst.at_s[0]
+    return ExchangeRun(
+        subject=phase.transport,
+        workload=label_of(phase.size_bytes),
+        repeat=phase.repeat,
+        tally=Tally(
+            requests=wanted,
+            answered=came,
+            missing=wanted - came,
+            wrong=burst.wrong + paced.wrong,
+            repeated=0,
+            deviation=0.0,
+        ),
+        core_s_per_1000={},
+        other_cores=busy_cores,
+        size_bytes=phase.size_bytes,
+        mb_per_s=round((len(burst.at_s) - 1) * phase.size_bytes / MB / max(span_s, 1e-9), 1),
+        latency=Percentiles.of(np.array(paced.spent_ms)),
+        claimed_share=round((burst.claims + paced.claims) / max(came, 1), 4),
+    )
+
+
+def label_of(size_bytes: int) -> str:
+    """A size as people write it."""
+    return f"{size_bytes // MB} MB" if size_bytes >= MB else f"{size_bytes // KB} KB"
+
+
+def crossover(ratios: Sequence[Ratio], sizes: Mapping[str, int], metric: str) -> int | None:
+    """The size from which on shared memory is better in the median; None if it is not at the largest.
+
+    Args:
+        sizes: In bytes, by workload.
+    """
+    found = None
+    for ratio in sorted((each for each in ratios if each.metric == metric), key=lambda each: sizes[each.workload]):
+        better = ratio.ratio.median > 1 if metric == "mb_per_s" else ratio.ratio.median < 1
+        found = (found or sizes[ratio.workload]) if better else None
+    return found
