@@ -38,11 +38,12 @@ class AggregateFunction(KeyedProcessFunction):
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
         """Takes one part of a request's answer in."""
         now_ms = time() * 1000
+        # What comes too late, too: its writer waits to use the memory again.
+        record = self._inbox.redeem(value)
         window, is_new = self._load()
         if window.is_closed:
             return
         before_ms = window.next_deadline()
-        record = self._inbox.redeem(value)
         keep, closing = window.on_record(record, now_ms)
         if keep:
             self._partials.add(bytes(record))

@@ -1,0 +1,38 @@
+"""The aggregate operator gives the memory of every part back, of those that come too late, too."""
+
+import os
+from typing import Any
+
+from operators.aggregate import AggregateFunction
+from operators.core.answering import Answering
+from operators.core.exchange import Options, is_claim
+from operators.core.metering import Meter
+from operators.core.windows import Window
+from operators.exchange import AGGREGATE, Inbox, Outbox
+from operators.task import Task
+from schemas.records import Kind, Record, Signature, Source, encode_signature
+
+ALONE = Task(0, 1, 0)
+
+
+class ClosedWindow:
+    """State of a window that has been closed."""
+
+    def value(self) -> bytes:
+        window, source = Window(1000, 1000), Source(0, 0, 0)
+        signature = encode_signature(Signature("m", "1", (), ()))
+        window.on_record(Record(Kind.OPENING, source, signature, total_rows=1, deadline_ms=1).encode(), 0)
+        assert window.on_timer(2) is not None
+        return window.snapshot()
+
+
+def test_a_part_that_comes_too_late_is_redeemed_and_dropped() -> None:
+    options = Options(job=os.urandom(8).hex(), shares_memory=True, claim_from_bytes=1000, arena_bytes=3000)
+    operator: Any = AggregateFunction(Answering("requests", 1000, lambda: 0.0), 1000, 1000, options)
+    operator._inbox = Inbox(options, ALONE, AGGREGATE, Meter())
+    operator._window = ClosedWindow()
+    outbox = Outbox(options, ALONE, AGGREGATE, 1, Meter())
+    for _ in range(5):
+        message = outbox.pack(Record(Kind.PARTIAL, Source(0, 0, 0), b"", tensors=(bytes(2000),)))
+        assert is_claim(message), "the arena has room for one"
+        assert list(operator.process_element(message, None)) == []
