@@ -22,10 +22,10 @@ export UV_SYSTEM_CERTS := 1
 export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
 endif
 
-.PHONY: help setup java demo test lint format bench chaos clean lock
+.PHONY: help setup java demo test frameworks lint format bench chaos clean lock
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.packages $(JARS)/.complete java ## Bring all that is needed; safe and quick to run again
 	@$(BIN)/python -m flink_job.installation
@@ -35,6 +35,9 @@ demo: setup ## Stream real files through a real model, on a local broker and Fli
 
 test: lint ## Lint, check types, run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+frameworks: setup ## Import models of PyTorch and TensorFlow, which this brings (7 GB)
+	@$(BIN)/python -m pytest -m frameworks $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check .

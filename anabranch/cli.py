@@ -14,18 +14,20 @@ from rich.console import Console
 from anabranch.client_errors import ClientError
 from anabranch.commands import stack
 from anabranch.commands.demo import demo
+from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
 from anabranch.commands.node import node
 from anabranch.commands.run import run
 from anabranch.commands.top import top
 from anabranch.errors import StackError
+from anabranch.importing.errors import ImportFailed
 from flink_job.config import ConfigError
 from flink_job.installation import InstallationError
 from operators.backends.base import ModelLoadFailed
 from schemas.errors import AnabranchError
 
 # What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
-_EXPECTED = (StackError, InstallationError, ConfigError, ModelLoadFailed, ClientError, AnabranchError)
+_EXPECTED = (StackError, InstallationError, ConfigError, ModelLoadFailed, ClientError, AnabranchError, ImportFailed)
 
 app = typer.Typer(
     help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
@@ -39,6 +41,7 @@ app.command()(stack.status)
 app.command()(run)
 app.command()(infer)
 app.command()(top)
+app.command("import")(import_model)
 app.command()(demo)
 app.command()(node)
 

@@ -17,12 +17,12 @@ def make(*arguments: str) -> str:
 
 def test_help_is_what_make_says_by_itself() -> None:
     said = make()
-    for target in ("help", "setup", "demo", "test", "lint", "format", "bench", "chaos", "clean", "lock"):
+    for target in ("help", "setup", "demo", "test", "frameworks", "lint", "format", "bench", "chaos", "clean", "lock"):
         assert re.search(rf"^  make {target}\s+\S", said, re.MULTILINE)
 
 
 def test_every_target_can_be_planned() -> None:
-    for target in ("setup", "demo", "test", "bench", "chaos", "clean", "lock"):
+    for target in ("setup", "demo", "test", "frameworks", "bench", "chaos", "clean", "lock"):
         make("--dry-run", target)
 
 

@@ -1,0 +1,115 @@
+"""`import`: puts a model of another framework into the repository."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from anabranch.importing.errors import VersionThere
+from schemas.model import ModelSpec, TensorSpec
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A .pt2 of torch.export.save, MODULE:NAME of a torch.nn.Module (or of a function that gives one), "
+            "a SavedModel's folder, or a .keras file."
+        ),
+    ],
+    name: Annotated[str, typer.Option("--name", help="What the repository calls it.")],
+    version: Annotated[str, typer.Option(help="Its version; by default the next number.")] = "",
+    model_repository: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Where it goes; made where it is not there.")
+    ] = Path("models"),
+    sample: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", exists=True, dir_okay=False, help="Inputs to compare on, an array for each by its name."
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=DTYPE[AXES]", help='Of a module, without a sample: "x=float32[2,3,224,224]".'
+        ),
+    ] = None,
+    python: Annotated[
+        str, typer.Option(metavar="PYTHON", help="The interpreter that has the framework. Default: this one.")
+    ] = sys.executable,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="What floats may differ by, absolutely and relatively.")
+    ] = 1e-4,
+) -> None:
+    """Put a PyTorch, TensorFlow or Keras model into the repository, as ONNX.
+
+    The framework's own exporter converts it, in an interpreter that has the framework; then ONNX Runtime must give
+    here what the framework gave there, on your sample or on generated inputs, before the model goes in.
+    """
+    if not _NAME.fullmatch(name) or (version and not _NAME.fullmatch(version)):
+        raise typer.BadParameter("--name and --version are names of folders: letters, digits, '.', '_' and '-'")
+    folder = model_repository / name
+    version = version or _next_version(folder)
+    if (folder / version).exists():
+        raise VersionThere(f"{folder / version} is there already: leave --version out for the next number")
+
+    from anabranch.importing.convert import CASES, MODEL, convert, framework_of  # noqa: PLC0415 - --help need not pay
+    from anabranch.importing.parity import largest_difference, read_cases  # noqa: PLC0415 - likewise
+    from operators.backends.onnx import OnnxBackend, read_signature, sha256_of  # noqa: PLC0415 - likewise
+
+    console = Console(stderr=True)
+    framework = framework_of(source)
+    with tempfile.TemporaryDirectory(prefix="anabranch-import-") as scratch:
+        out = Path(scratch)
+        with console.status(f"Converting with {framework.name}"):
+            convert(framework, source, out, python, sample=sample, inputs=inputs or ())
+        with console.status("Comparing ONNX Runtime with it"):
+            path = out / MODEL
+            taken, given = read_signature(path)
+            spec = ModelSpec(name, version, str(path), sha256_of(path), taken, given)
+            cases = read_cases(sorted(out.glob(CASES)))
+            difference = largest_difference(OnnxBackend().load(spec), cases, tolerance)
+        _put(path, folder / version / MODEL)
+    Console().print(_picture(taken, given))
+    Console().print(
+        f"{folder / version / MODEL}: equal to {framework.name} in {len(cases)} runs, within {difference:.2g}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if all(spec.shape and spec.shape[0] is not None for spec in taken):
+        console.print(f"Axis 0 has a fixed size: a request must have {taken[0].shape[0]} rows, or a multiple of it.")
+
+
+def _next_version(folder: Path) -> str:
+    numbers = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
+    return str(max(numbers, default=0) + 1)
+
+
+def _put(path: Path, target: Path) -> None:
+    """All of it or nothing: a job that starts meanwhile must not see half a model."""
+    target.parent.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=target.parent.parent) as folder:
+        version = Path(folder) / "version"
+        version.mkdir()
+        shutil.copyfile(path, version / target.name)
+        version.rename(target.parent)
+
+
+def _picture(taken: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> Table:
+    table = Table("tensor", "datatype", "shape")
+    for side, specs in (("in", taken), ("out", given)):
+        for spec in specs:
+            shape = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
+            table.add_row(f"{side}  {spec.name}", spec.datatype, f"[{shape}]".replace("[", r"\["))
+    return table

@@ -1,0 +1,83 @@
+"""`anabranch import` around a converter, which is a script of the test's here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def write_doubling_model(path: Path, batch: str | int = "batch") -> None:
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", tensors[:1], tensors[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+class Import:
+    """The command in a folder of its own, with a converter that copies what is given here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.converted = folder / "converted"
+        self.converted.mkdir()
+        (folder / "net.pt2").touch()
+        write_doubling_model(self.converted / "model.onnx")
+        self.framework_gives(ROWS * 2)
+        python = folder / "python"
+        # converter.py, framework, source, folder for what comes out
+        python.write_text(f"#!/bin/sh\ncp {self.converted}/* $4\n")
+        python.chmod(0o755)
+
+    def framework_gives(self, outputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+        np.savez(self.converted / "case-0.npz", **{"in/x": ROWS, "out/y": outputs})
+
+    def __call__(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [ANABRANCH, "import", "net.pt2", "--python", str(self.folder / "python"), *options]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def run_import(tmp_path: Path) -> Import:
+    return Import(tmp_path)
+
+
+def test_a_model_that_answers_alike_goes_into_the_repository(run_import: Import) -> None:
+    done = run_import("--name", "net")
+    assert done.returncode == 0, done.stderr
+    assert (run_import.folder / "models" / "net" / "1" / "model.onnx").is_file()
+    assert "[any, 3]" in done.stdout
+    assert "equal to PyTorch in 1 runs, within 0" in done.stdout
+
+
+def test_versions_count_on_and_are_never_replaced(run_import: Import) -> None:
+    for version in ("1", "2"):
+        assert f"models/net/{version}/model.onnx" in run_import("--name", "net").stdout
+    done = run_import("--name", "net", "--version", "2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("VersionThere: models/net/2 is there already")
+
+
+def test_a_model_that_answers_otherwise_leaves_nothing_behind(run_import: Import) -> None:
+    run_import.framework_gives(ROWS * 3)
+    done = run_import("--name", "net")
+    assert done.returncode == 1
+    assert "NotEqual: output 'y' differs" in done.stderr
+    assert not (run_import.folder / "models").exists()
+
+
+def test_fixed_rows_are_said(run_import: Import) -> None:
+    write_doubling_model(run_import.converted / "model.onnx", batch=2)
+    assert "2 rows, or a multiple" in run_import("--name", "net").stderr
+
+
+@pytest.mark.parametrize("options", [["--name", "../net"], ["--name", "net", "--version", "a/b"]])
+def test_names_are_names_of_folders(run_import: Import, options: list[str]) -> None:
+    done = run_import(*options)
+    assert done.returncode == 2
+    assert not (run_import.folder / "models").exists()
