@@ -13,7 +13,8 @@ def test_taken_extents_are_aligned_disjoint_and_inside(data: st.DataObject) -> N
     extents = Extents(START, STOP, ALIGNMENT)
     taken: dict[int, int] = {}
     for size in data.draw(st.lists(st.integers(0, 1500), max_size=60)):
-        if taken and data.draw(st.booleans()):
+        gives_back: bool = data.draw(st.booleans())
+        if taken and gives_back:
             offset = data.draw(st.sampled_from(sorted(taken)))
             extents.give_back(offset, taken.pop(offset))
         free_bytes = extents.free_bytes

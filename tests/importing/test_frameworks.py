@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +40,12 @@ class Frame:
 
 
 @pytest.fixture(scope="module")
-def pytorch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frame]:
+def pytorch(tmp_path_factory: pytest.TempPathFactory) -> Frame:
     return Frame("pytorch", tmp_path_factory.mktemp("pytorch"))
 
 
 @pytest.fixture(scope="module")
-def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frame]:
+def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Frame:
     return Frame("tensorflow", tmp_path_factory.mktemp("tensorflow"))
 
 
