@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
-from pyflink.common import Configuration
+from pyflink.common import Configuration, WatermarkStrategy
 from pyflink.datastream import ProcessFunction, RuntimeContext, StreamExecutionEnvironment
+from pyflink.datastream.connectors.number_seq import NumberSequenceSource
 from pyflink.java_gateway import get_gateway
 
 from bench.orders import MESSAGES, SHARED_MEMORY, ExchangeOrder, Seen
@@ -107,7 +108,8 @@ def run(order: ExchangeOrder) -> None:
         )
     )
     env.set_parallelism(1)
-    started = env.from_sequence(0, 0).slot_sharing_group("write")
+    once = env.from_source(NumberSequenceSource(0, 0), WatermarkStrategy.no_watermarks(), "start")
+    started = once.slot_sharing_group("write")
     written = started.process(Write(order), BYTES).slot_sharing_group("write")
     written.rebalance().process(Read(order), BYTES).slot_sharing_group("read")
     env.execute("exchange")
