@@ -111,14 +111,16 @@ class Seen(msgspec.Struct, kw_only=True):
     """What the reader saw of a phase.
 
     Attributes:
-        at_s: When each record had been read, on the reader's monotonic clock.
+        started_ms: Before the first record was packed, in Unix time.
+        ended_ms: When all of the last had been read.
         spent_ms: Of each, from before it was packed until all of it had been read.
         claims: How many went by shared memory.
         wrong: How many were not what was sent.
     """
 
-    at_s: list[float]
-    spent_ms: list[float]
+    started_ms: float = 0.0
+    ended_ms: float = 0.0
+    spent_ms: list[float] = []
     claims: int = 0
     wrong: int = 0
 

@@ -109,7 +109,7 @@ class ExchangeRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="exc
     """Records of one size from task to task.
 
     Attributes:
-        mb_per_s: As fast as they are taken, MiB at the reader.
+        mb_per_s: As fast as they are taken, in MiB.
         latency: Spaced out, from before a record is packed until all of it has been read.
         claimed_share: Of the records, those that went by shared memory.
     """

@@ -7,7 +7,7 @@ The cluster has two TaskManagers with one slot each; the two operators share non
 
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import sleep, time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,7 +71,7 @@ class Read(ProcessFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the way in."""
         self._inbox = Inbox(_options(self._order), task_of(runtime_context), _READER, Meter())
-        self._seen = [Seen(at_s=[], spent_ms=[]) for _ in self._order.phases]
+        self._seen = [Seen() for _ in self._order.phases]
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[bytes]:  # noqa: ARG002 - Flink's
         """Reads one."""
@@ -80,8 +80,10 @@ class Read(ProcessFunction):
         phase, seen = self._order.phases[number], self._seen[number]
         words = phase.size_bytes // 8
         total = int(np.frombuffer(record.tensors[0], np.uint64).sum())
-        seen.spent_ms.append(time() * 1000 - record.times_ms[0])
-        seen.at_s.append(monotonic())
+        at_ms, (sent_ms,) = time() * 1000, record.times_ms
+        seen.started_ms = seen.started_ms or sent_ms
+        seen.ended_ms = at_ms
+        seen.spent_ms.append(at_ms - sent_ms)
         seen.wrong += total != words * (words - 1) // 2 + index
         seen.claims += is_claim(value)
         if number == len(self._order.phases) - 1 and index == phase.count - 1:

@@ -21,7 +21,7 @@ KB, MB = 1024, 1024 * 1024
 SIZES = (4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 10 * MB, 32 * MB)
 
 _TRANSPORTS: tuple[Transport, ...] = (MESSAGES, SHARED_MEMORY)
-_BURST_BYTES = 192 * MB
+_BURST_BYTES = 512 * MB
 _LEAST, _MOST = 8, 2000
 _PACED = 15
 #: An idle way: many times what a record of so many bytes needs.
@@ -35,9 +35,9 @@ class Exchange:
     method = (
         "A standalone Flink cluster: a task on one TaskManager writes, one on another reads, and Flink's exchange is "
         "between them, in thread mode. Each size goes both ways, in turn, in every round: as fast as it is taken "
-        "(MB/s, at the reader), and spaced out (p50, from before a record is packed until all of it has been read). "
+        "(MB/s, from before the first is packed until the last has been read), and spaced out (p50, likewise of each). "
         "The reader adds up all bytes of every record, and compares. Where the arena is full, shared memory means "
-        "messages, too: claimed is the share that was not. "
+        "messages, too: claimed is the share that was not. Core-seconds are not split by size. "
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -104,8 +104,8 @@ def phases_of(repeats: int) -> list[Phase]:
 
 def run_of(phase: Phase, burst: Seen, paced: Seen, busy_cores: float) -> ExchangeRun:
     """What a size gave by one way, in one round."""
-    wanted, came = phase.count + _PACED, len(burst.at_s) + len(paced.at_s)
-    span_s = burst.at_s[-1] - burst.at_s[0]
+    wanted, came = phase.count + _PACED, len(burst.spent_ms) + len(paced.spent_ms)
+    span_s = (burst.ended_ms - burst.started_ms) / 1000
     return ExchangeRun(
         subject=phase.transport,
         workload=label_of(phase.size_bytes),
@@ -121,7 +121,7 @@ def run_of(phase: Phase, burst: Seen, paced: Seen, busy_cores: float) -> Exchang
         core_s_per_1000={},
         other_cores=busy_cores,
         size_bytes=phase.size_bytes,
-        mb_per_s=round((len(burst.at_s) - 1) * phase.size_bytes / MB / max(span_s, 1e-9), 1),
+        mb_per_s=round(len(burst.spent_ms) * phase.size_bytes / MB / max(span_s, 1e-9), 1),
         latency=Percentiles.of(np.array(paced.spent_ms)),
         claimed_share=round((burst.claims + paced.claims) / max(came, 1), 4),
     )

@@ -25,8 +25,8 @@ def test_every_size_goes_both_ways_in_every_round_and_once_before() -> None:
 
 def test_a_run_is_the_rate_of_its_burst_and_the_latency_of_the_rest() -> None:
     [phase, *_] = [phase for phase in phases_of(1) if phase.size_bytes == MB and phase.transport == SHARED_MEMORY]
-    burst = Seen(at_s=[10.0, 10.5, 11.0], spent_ms=[900.0, 1000.0, 1100.0], claims=2)
-    paced = Seen(at_s=[20.0, 21.0], spent_ms=[1.0, 3.0], claims=2, wrong=1)
+    burst = Seen(started_ms=10_000.0, ended_ms=11_500.0, spent_ms=[900.0, 1000.0, 1100.0], claims=2)
+    paced = Seen(spent_ms=[1.0, 3.0], claims=2, wrong=1)
     run = run_of(phase, burst, paced, 0.5)
     assert (run.workload, run.mb_per_s, run.latency.p50_ms, run.claimed_share) == ("1 MB", 2.0, 2.0, 0.8)
     assert (run.tally.answered, run.tally.wrong, run.tally.missing) == (5, 1, phase.count + 15 - 5)
