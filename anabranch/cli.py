@@ -17,6 +17,7 @@ from anabranch.commands.demo import demo
 from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
 from anabranch.commands.node import node
+from anabranch.commands.plan import plan
 from anabranch.commands.run import run
 from anabranch.commands.top import top
 from anabranch.errors import StackError
@@ -24,10 +25,20 @@ from anabranch.importing.errors import ImportFailed
 from flink_job.config import ConfigError
 from flink_job.installation import InstallationError
 from operators.backends.base import ModelLoadFailed
+from partition.errors import PartitionError
 from schemas.errors import AnabranchError
 
 # What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
-_EXPECTED = (StackError, InstallationError, ConfigError, ModelLoadFailed, ClientError, AnabranchError, ImportFailed)
+_EXPECTED = (
+    StackError,
+    InstallationError,
+    ConfigError,
+    ModelLoadFailed,
+    PartitionError,
+    ClientError,
+    AnabranchError,
+    ImportFailed,
+)
 
 app = typer.Typer(
     help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
@@ -40,6 +51,7 @@ app.command()(stack.down)
 app.command()(stack.status)
 app.command()(run)
 app.command()(infer)
+app.command()(plan)
 app.command()(top)
 app.command("import")(import_model)
 app.command()(demo)

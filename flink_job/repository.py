@@ -51,7 +51,7 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
     ensembles = {}
     # What starts with a dot is a tool's own: .ipynb_checkpoints, .git.
     for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
-        versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: _version_order(path.parent.name))
+        versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
         toml = model_folder / "model.toml"
         file = _read_model_file(toml)
         if file.ensemble is not None:
@@ -129,6 +129,6 @@ def _fill_in(path: Path, file: _ModelFile, defaults: Defaults) -> tuple[Batching
     return batching, session
 
 
-def _version_order(version: str) -> list[tuple[int, int, str]]:
+def version_order(version: str) -> list[tuple[int, int, str]]:
     """Numbers as numbers: 2 < 10, 1.9 < 1.10."""
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]

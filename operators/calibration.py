@@ -1,22 +1,14 @@
-"""Measures what batches of a model cost on this machine, once: the result is kept with the model's hash.
+"""Measures what batches of a model cost on this machine, once: the result is kept with the model's hash."""
 
-Tasks that start together on one machine would disturb each other's clocks, so one measures and the others read.
-"""
-
-import fcntl
-import hashlib
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 
 from operators.backends.base import Session, zeros
 from operators.core.costs import Measurement
+from schemas.kept import kept
 from schemas.model import ModelSpec
 
 #: For one model in all, and for one size of batch.
@@ -35,12 +27,16 @@ def calibrate(session: Session, model: ModelSpec) -> tuple[Measurement, ...]:
         return ()
     sizes = _sizes(model)
     try:
-        with _kept(model, sizes) as kept:
-            if kept.measured is None:
-                kept.measured = tuple(_measure(session, model, sizes))
-            return kept.measured
+        with kept("calibration", _depends_on(model, sizes), tuple[Measurement, ...], os.environ) as known:
+            if known.measured is None:
+                known.measured = tuple(_measure(session, model, sizes))
+            return known.measured
     except (OSError, RuntimeError):  # nowhere to keep it: a read-only disk, or a user without a home
         return tuple(_measure(session, model, sizes))
+
+
+def _depends_on(model: ModelSpec, sizes: Sequence[int]) -> tuple[object, ...]:
+    return model.sha256, msgspec.json.encode(model.session).decode(), list(sizes), os.cpu_count()
 
 
 def _sizes(model: ModelSpec) -> list[int]:
@@ -68,50 +64,3 @@ def _measure(session: Session, model: ModelSpec, sizes: Sequence[int]) -> Iterat
         yield Measurement(rows, min(times_s) * 1000)
         if time.perf_counter() > end_s:
             return
-
-
-class _Kept(msgspec.Struct):
-    """What is known, and what is to be kept."""
-
-    measured: tuple[Measurement, ...] | None = None
-
-
-@contextmanager
-def _kept(model: ModelSpec, sizes: Sequence[int]) -> Iterator[_Kept]:
-    """Reads what was kept; keeps what is there at the end. Whoever else asks for the same waits meanwhile."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anabranch" / "calibration"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{_key(model, sizes)}.json").open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        try:
-            kept = msgspec.json.decode(file.read(), type=_Kept)
-        except msgspec.DecodeError:
-            kept = _Kept()
-        was_known = kept.measured is not None
-        yield kept
-        if not was_known:
-            file.truncate(0)
-            file.write(msgspec.json.encode(kept))
-
-
-def _key(model: ModelSpec, sizes: Sequence[int]) -> str:
-    """Of all that the figures depend on."""
-    known = (
-        model.sha256,
-        msgspec.json.encode(model.session).decode(),
-        list(sizes),
-        version("onnxruntime"),
-        platform.machine(),
-        _processor(),
-        os.cpu_count(),
-    )
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:32]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.processor())

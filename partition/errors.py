@@ -8,6 +8,9 @@ PartitionError
 ├── CutError                         the model cannot be cut there
 │   ├── NoSuchCut                    not a cut: a stage would be empty, or need what a later one makes
 │   └── UncarriedTensor              what would cross is no tensor that the wire carries
+├── PlanningError                    no plan can be made
+│   ├── NoPlan                       no way to cut the model suits these nodes
+│   └── UnusableNodes                the file that describes the nodes cannot be used
 ├── ProofError                       the stages are not shown to equal the model
 │   ├── UnusableInputs               no file of arrays, or not the model's inputs
 │   ├── WholeModelFailed             the model itself does not run on the inputs
@@ -47,6 +50,18 @@ class NoSuchCut(CutError):
 
 class UncarriedTensor(CutError):
     """What would cross is no tensor, or of a datatype that the wire does not carry."""
+
+
+class PlanningError(PartitionError):
+    """No plan can be made."""
+
+
+class NoPlan(PlanningError):
+    """No way to cut the model suits these nodes."""
+
+
+class UnusableNodes(PlanningError):
+    """The file that describes the nodes cannot be used."""
 
 
 class ProofError(PartitionError):

@@ -1,0 +1,169 @@
+"""`plan`: cuts a model into stages for several nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flink_job.repository import version_order
+from partition.errors import PlanNotWritten, UnreadableModel
+
+if TYPE_CHECKING:
+    from partition.placement import Machine, Placement
+    from partition.profile import Profile
+    from partition.profile import Progress as Report
+
+
+def plan(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="An ONNX file, or a model of a repository: its folder, or a version's."),
+    ],
+    stages: Annotated[
+        int | None,
+        typer.Option("--stages", metavar="K", min=1, help="So many stages. Without --nodes: on K nodes like this one."),
+    ] = None,
+    nodes: Annotated[
+        Path | None,
+        typer.Option("--nodes", metavar="FILE", help="The nodes: speed, memory, link, count; see examples/nodes.toml."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch; a model with a fixed number has that.")] = 1,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the plan there.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="For stages and plan.json. Default: MODEL-stages beside it."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="FILE.npz", help="A batch to time and prove the stages on. Default: random."),
+    ] = None,
+) -> None:
+    """Cut a model into stages that run as a pipeline on several nodes, and prove that they equal it.
+
+    The model is run here to see what each of its nodes costs (once: it is kept), then cut so that the slowest stage or
+    transfer is as quick as it can be. A stage that would hold the others up gets replicas, where there are nodes left;
+    where the whole model fits on every node, no cut is often the best plan: more replicas of it. A model too big for
+    every node is cut so that each stage fits.
+
+      anabranch plan model.onnx --stages 3 --svg plan.svg
+
+      anabranch plan models/my-model --nodes nodes.toml --rows 8
+    """
+    if stages is None and nodes is None:
+        raise typer.BadParameter("give --stages K, or --nodes FILE, or both")
+    # Not at the top: `--help` should not wait for ONNX.
+    from partition.drawing import draw  # noqa: PLC0415
+    from partition.graph import load_graph  # noqa: PLC0415
+    from partition.inputs import read_inputs  # noqa: PLC0415
+    from partition.manifest import StageCosts, write_plan  # noqa: PLC0415
+    from partition.nodes_file import read_nodes_file  # noqa: PLC0415
+    from partition.placement import Machine  # noqa: PLC0415
+    from partition.planner import plan as make_plan  # noqa: PLC0415
+    from partition.profile import costs_of, profile, rows_of  # noqa: PLC0415
+
+    console, errors = Console(), Console(stderr=True)
+    machines = read_nodes_file(nodes) if nodes else (Machine(name="node", count=stages or 1),)
+    path = _file_of(model)
+    with errors.status("Reading the model"):
+        graph = load_graph(path)
+        batch = read_inputs(inputs, graph) if inputs else None
+    with _bar(errors) as progress:
+        known = profile(graph, rows_of(graph, rows, batch), progress, batch)
+    with errors.status("Choosing cuts and nodes"):
+        costs = costs_of(graph, known)
+        placement = make_plan(costs, machines, stages)
+    title = path.name if path == model else f"{model.resolve().name}, {path.parent.name}"
+    folder = out or path.with_name(f"{path.stem}-stages")
+    with errors.status("Writing the stages, and proving that they equal the model"):
+        _, proof = write_plan(
+            graph,
+            placement.downsets,
+            folder,
+            rows=known.rows,
+            costs=[
+                StageCosts(
+                    ms=round(stage.ms, 4),
+                    output_bytes=stage.output_bytes or sum(known.tensor_bytes.get(name, 0) for name in graph.outputs),
+                    replicas=len(stage.replicas),
+                )
+                for stage in placement.stages
+            ],
+            bottleneck_ms=round(placement.bottleneck_ms, 4),
+            batches=[batch] if batch else [],
+        )
+    console.print(_table(placement, title))
+    for line in _verdict(placement, known, machines):
+        console.print(line, highlight=False, soft_wrap=True)
+    if svg:
+        try:
+            svg.write_text(draw(graph, costs, placement, title=title))
+        except OSError as error:
+            raise PlanNotWritten(f"cannot write {svg}: {error.strerror}") from None
+        console.print(f"Drawn: {svg}", highlight=False, markup=False, soft_wrap=True)
+    difference = f", which differ by {proof.largest_difference:.2g} at most" if proof.largest_difference else ""
+    done = f"Written and proven on {proof.batches} batches{difference}: {folder}"
+    console.print(done, highlight=False, markup=False, soft_wrap=True)
+
+
+def _file_of(model: Path) -> Path:
+    """The file of a model that may be given as a folder of a repository; of several versions the newest."""
+    if not model.is_dir():
+        return model
+    versions = sorted(model.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
+    found = [*versions, *model.glob("model.onnx")]
+    if not found:
+        raise UnreadableModel(f"there is no model in {model}: give an ONNX file, or a folder of VERSION/model.onnx")
+    return found[-1]
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Report]:
+    columns = (SpinnerColumn(), TextColumn("Profiling: {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done, following: bar.update(task, completed=done, description=following)
+
+
+def _table(placement: Placement, title: str) -> Table:
+    from partition.drawing import crew_of, size_of  # noqa: PLC0415 - as above
+
+    table = Table(title=title, title_justify="left")
+    for name in ("stage", "nodes", "ms", "weights", "sends", "replicas", "every"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("on")
+    for number, stage in enumerate(placement.stages):
+        table.add_row(
+            str(number),
+            str(len(stage.nodes)),
+            f"{stage.ms:.2f}",
+            size_of(stage.parameter_bytes),
+            size_of(stage.output_bytes) if number < len(placement.stages) - 1 else "answers",
+            str(len(stage.replicas)),
+            f"{stage.period_ms:.2f} ms",
+            crew_of(stage),
+            style="bold" if stage.period_ms == placement.bottleneck_ms else None,
+        )
+    return table
+
+
+def _verdict(placement: Placement, known: Profile, machines: tuple[Machine, ...]) -> Iterator[str]:
+    period_ms, spare = placement.bottleneck_ms, sum(machine.count for machine in machines) - placement.node_count
+    used = f"{placement.node_count} nodes" + (f" ({spare} left over)" if spare else "")
+    yield (
+        f"Predicted on {used}: {1000 * known.rows / period_ms if period_ms else 0:,.1f} rows/s, a batch of "
+        f"{known.rows} every {period_ms:.2f} ms, each after {placement.latency_ms:.2f} ms. "
+        f"The whole model on this machine: {1000 * known.rows / known.run_ms:,.1f} rows/s, {known.run_ms:.2f} ms."
+    )
+    slowest = max(placement.stages, key=lambda stage: stage.period_ms)
+    yield f"The bottleneck is stage {placement.stages.index(slowest)}: {slowest.held_up_by}."
+    if len(placement.stages) == 1 and placement.node_count > 1:
+        yield "The model fits on every node, so replicas of the whole model are best: nothing has to travel."
+    if not placement.exact:
+        yield "There were more plans than could be looked at: a better one may exist."

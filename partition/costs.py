@@ -1,0 +1,227 @@
+"""A model as a planner sees it: what its nodes cost, what its tensors weigh, and where it may be cut.
+
+    downset    nodes that hold, with each of them, all that it depends on: what runs before a cut
+    stage      what one downset has more than the one before it
+
+Every chain of downsets from none of the nodes to all of them is a way to cut the model, and there is no other.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from operator import or_
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+#: With more downsets than this, only those along a few orders of the nodes are looked at.
+MOST_DOWNSETS = 2_500
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCost:
+    """A tensor that may have to travel.
+
+    Attributes:
+        size_bytes: For the batch that is planned for.
+        producer: The node that makes it; None for an input of the model.
+        users: The nodes that read it.
+        is_output: Whether the model gives it: once made, it travels to the end.
+        may_cross: Whether the wire can carry it.
+    """
+
+    size_bytes: int
+    producer: int | None
+    users: tuple[int, ...]
+    is_output: bool = False
+    may_cross: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCost:
+    """Weights; every stage that has one of the users holds them."""
+
+    size_bytes: int
+    users: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CostGraph:
+    """A model's nodes, by their number in an order in which each comes after what it depends on.
+
+    Attributes:
+        ms: What each takes on a node of speed 1.
+    """
+
+    ms: tuple[float, ...]
+    tensors: tuple[TensorCost, ...]
+    parameters: tuple[ParameterCost, ...] = ()
+
+    @cached_property
+    def edges(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """For each node, those that it depends on, and those that depend on it."""
+        before: list[set[int]] = [set() for _ in self.ms]
+        after: list[set[int]] = [set() for _ in self.ms]
+        for tensor in self.tensors:
+            for user in tensor.users if tensor.producer is not None else ():
+                before[user].add(tensor.producer)  # type: ignore[arg-type]  # the condition above
+                after[tensor.producer].add(user)  # type: ignore[index]  # likewise
+        return tuple(tuple(sorted(each)) for each in before), tuple(tuple(sorted(each)) for each in after)
+
+    def parameter_bytes(self, nodes: Sequence[int]) -> int:
+        """What a stage of these nodes has to hold."""
+        there = set(nodes)
+        return sum(each.size_bytes for each in self.parameters if not there.isdisjoint(each.users))
+
+
+class Cuts:
+    """The downsets to choose from, smaller ones first, and what follows from choosing two of them as a stage's ends.
+
+    Attributes:
+        members: By downset and node.
+        ms: What runs before each.
+        crossing_bytes: What travels over each; none into the first stage nor out of the last.
+        complete: Whether every legal downset is there.
+    """
+
+    def __init__(self, graph: CostGraph) -> None:
+        self._graph = graph
+        found = _downsets(graph, MOST_DOWNSETS)
+        self.complete = found is not None
+        rows = found if found is not None else _along_orders(graph)
+        members = _members(rows, len(graph.ms))
+        crossing, legal = _crossing(graph, members)
+        legal[[0, -1]] = True
+        self.members = members[legal]
+        self.crossing_bytes = crossing[legal]
+        self.crossing_bytes[[0, -1]] = 0
+        self.ms: Floats = self.members.astype(np.float64) @ np.array(graph.ms, np.float64)
+
+    def __len__(self) -> int:
+        """How many there are, none and all of the nodes included."""
+        return len(self.members)
+
+    def stage(self, start: int, end: int) -> tuple[int, ...]:
+        """The nodes between two downsets."""
+        return tuple(np.flatnonzero(self.members[end] & ~self.members[start]).tolist())
+
+    @cached_property
+    def follows(self) -> Flags:
+        """By two downsets, whether the second has all of the first and more."""
+        members = self.members.astype(np.float32)
+        sizes = members.sum(axis=1)
+        follows: Flags = (members @ members.T == sizes[:, None]) & (sizes[:, None] < sizes[None, :])
+        return follows
+
+    @cached_property
+    def stage_ms(self) -> Floats:
+        """By two downsets, what the stage between them takes; infinite where they do not follow each other."""
+        return np.where(self.follows, np.maximum(self.ms[None, :] - self.ms[:, None], 0), np.inf)
+
+    @cached_property
+    def stage_bytes(self) -> Floats:
+        """By two downsets, what crosses the wider end of the stage."""
+        return np.maximum(self.crossing_bytes[:, None], self.crossing_bytes[None, :])
+
+    @cached_property
+    def memory_bytes(self) -> Floats:
+        """By two downsets, what the stage has to hold: its weights, what comes in and what goes out."""
+        held = np.add.outer(self.crossing_bytes, self.crossing_bytes)
+        alone = np.zeros(len(self._graph.ms))
+        shared: dict[tuple[int, ...], int] = {}
+        for each in self._graph.parameters:
+            users = tuple(sorted(set(each.users)))
+            if len(users) == 1:
+                alone[users[0]] += each.size_bytes
+            elif users:
+                shared[users] = shared.get(users, 0) + each.size_bytes
+        before = self.members @ alone
+        held += before[None, :] - before[:, None]
+        for users, size_bytes in shared.items():
+            count = self.members[:, users].sum(axis=1)
+            held += size_bytes * (count[None, :] > count[:, None])
+        return held
+
+
+def _crossing(graph: CostGraph, members: Flags) -> tuple[Floats, Flags]:
+    """What travels over each downset's end, and whether it can."""
+    crossing, legal = np.zeros(len(members)), np.ones(len(members), np.bool_)
+    for tensor in graph.tensors:
+        made = members[:, tensor.producer] if tensor.producer is not None else np.ones(len(members), np.bool_)
+        crosses = made & (~members[:, tensor.users].all(axis=1) | tensor.is_output)
+        crossing += tensor.size_bytes * crosses
+        legal &= tensor.may_cross | ~crosses
+    return crossing, legal
+
+
+def _downsets(graph: CostGraph, most: int) -> list[int] | None:
+    """Every downset as a set of bits, smaller ones first; None if there are more than `most`."""
+    before, after = graph.edges
+    needs = [sum(1 << node for node in nodes) for nodes in before]
+    level = {0: [node for node, nodes in enumerate(before) if not nodes]}
+    found: list[int] = []
+    while level:
+        found += level
+        if len(found) > most:
+            return None
+        following: dict[int, list[int]] = {}
+        for downset, ready in level.items():
+            for node in ready:
+                larger = downset | 1 << node
+                if larger not in following:
+                    following[larger] = [each for each in ready if each != node]
+                    following[larger] += [each for each in after[node] if needs[each] & ~larger == 0]
+        level = following
+    return found
+
+
+def _members(downsets: Sequence[int], nodes: int) -> Flags:
+    """By downset and node, whether it is in it."""
+    width = (nodes + 7) // 8
+    packed = np.frombuffer(b"".join(downset.to_bytes(width, "little") for downset in downsets), np.uint8)
+    return np.unpackbits(packed.reshape(-1, width), axis=1, count=nodes, bitorder="little").astype(np.bool_)
+
+
+def _along_orders(graph: CostGraph) -> list[int]:
+    """The downsets along an order that keeps little alive, and along the nodes' own where those are not too many."""
+    found: set[int] = set()
+    for order in (_narrow_order(graph), range(len(graph.ms))):
+        downsets = set(accumulate((1 << node for node in order), or_, initial=0))
+        if len(found | downsets) <= MOST_DOWNSETS or not found:
+            found |= downsets
+    return sorted(found, key=lambda downset: (downset.bit_count(), downset))
+
+
+def _narrow_order(graph: CostGraph) -> Iterator[int]:
+    """The nodes in an order that takes next, of those that can run, whichever leaves the fewest bytes alive."""
+    before, after = graph.edges
+    made: list[int] = [0] * len(graph.ms)
+    reads: list[list[int]] = [[] for _ in graph.ms]
+    for number, tensor in enumerate(graph.tensors):
+        if tensor.producer is not None:
+            made[tensor.producer] += tensor.size_bytes
+        for user in set(tensor.users):
+            reads[user].append(number)
+    left = [len(set(tensor.users)) for tensor in graph.tensors]
+    missing = [len(nodes) for nodes in before]
+    ready = {node for node, count in enumerate(missing) if not count}
+    while ready:
+        node = min(
+            ready,
+            key=lambda node: (
+                made[node] - sum(graph.tensors[number].size_bytes for number in reads[node] if left[number] == 1),
+                node,
+            ),
+        )
+        ready.remove(node)
+        yield node
+        for number in reads[node]:
+            left[number] -= 1
+        for following in after[node]:
+            missing[following] -= 1
+            if not missing[following]:
+                ready.add(following)

@@ -1,0 +1,114 @@
+"""`anabranch plan`, from a model's file to stages that are proven."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner, Result
+
+from anabranch import cli
+from anabranch.demo.features import model_path
+from partition import profile
+from schemas.plan import decode_plan
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_squeezenet.onnx"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "_BUDGET_S", 0.1)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(cli.app, ["plan", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(("model", "stages"), [(LIGHT, 2), (LIGHT, 3), (model_path(), 2), (model_path(), 3)])
+def test_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path) -> None:
+    result = run(model, "--stages", stages, "--out", tmp_path / "out", "--svg", tmp_path / "plan.svg")
+    assert result.exit_code == 0, result.output
+    plan = decode_plan((tmp_path / "out" / "plan.json").read_bytes())
+    assert len(plan.stages) == stages
+    assert plan.rows == 1
+    assert max(stage.ms for stage in plan.stages) <= plan.bottleneck_ms
+    for stage in plan.stages:
+        onnx.checker.check_model(tmp_path / "out" / stage.file)
+    assert f"Predicted on {stages} nodes: " in result.stdout
+    assert "Written and proven on " in result.stdout
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+
+
+def test_nodes_that_differ_and_a_model_of_a_repository(tmp_path: Path) -> None:
+    for version in ("9", "10"):
+        (tmp_path / "models" / "m" / version).mkdir(parents=True)
+        shutil.copyfile(model_path(), tmp_path / "models" / "m" / version / "model.onnx")
+    nodes = tmp_path / "nodes.toml"
+    nodes.write_text('[[nodes]]\nname = "slow"\nspeed = 0.5\ncount = 2\n[[nodes]]\nname = "fast"\n')
+    result = run(tmp_path / "models" / "m", "--nodes", nodes, "--rows", 2)
+    assert result.exit_code == 0, result.output
+    plan = decode_plan((tmp_path / "models" / "m" / "10" / "model-stages" / "plan.json").read_bytes())
+    assert plan.rows == 2
+    assert [stage.replicas for stage in plan.stages] == [3]
+    for expected in ("m, 10", "2 x slow, 1 x fast", "replicas of the whole model are best"):
+        assert expected in result.stdout
+
+
+def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes.toml"
+    nodes.write_text('[[nodes]]\nname = "small"\nmemory_bytes = "3 MB"\ncount = 3\n')
+    result = run(model_path(), "--nodes", nodes, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    stages = decode_plan((tmp_path / "out" / "plan.json").read_bytes()).stages
+    assert len(stages) > 1
+    assert all(stage.parameter_bytes <= 3_000_000 for stage in stages)
+
+
+def test_a_batch_of_ones_own(tmp_path: Path) -> None:
+    np.savez(tmp_path / "batch.npz", bytes=np.zeros((3, 2048), np.int32))
+    result = run(model_path(), "--stages", 2, "--inputs", tmp_path / "batch.npz", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert decode_plan((tmp_path / "out" / "plan.json").read_bytes()).rows == 3
+    assert "a batch of 3 every" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nothing.onnx", "--stages", "2"], "UnreadableModel: cannot read the model nothing.onnx: No such file"),
+        (["text.onnx", "--stages", "2"], "UnreadableModel: text.onnx is no ONNX model"),
+        (["empty", "--stages", "2"], "UnreadableModel: there is no model in empty"),
+        ([str(LIGHT), "--stages", "999"], "NoPlan: 999 stages are more than the model can be cut into: "),
+        ([str(LIGHT), "--nodes", "tiny.toml"], "NoPlan: a stage of "),
+        ([str(LIGHT), "--nodes", "text.onnx"], "UnusableNodes: text.onnx: "),
+        (["sequences.onnx", "--stages", "2"], "NoPlan: 2 stages are more than the model can be cut into: 1 at most"),
+    ],
+)
+def test_a_failure_is_one_line(
+    arguments: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("text.onnx").write_text("no model")
+    Path("tiny.toml").write_text('[[nodes]]\nname = "tiny"\nmemory_bytes = 1000\n')
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (int64 y) { a = SequenceConstruct(x)  y = SequenceLength(a) }"""
+    onnx.save(onnx.parser.parse_model(text), "sequences.onnx")
+    monkeypatch.setattr(sys, "argv", ["anabranch", "plan", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(line)
+    assert not list(tmp_path.glob("**/plan.json"))
+
+
+def test_how_many_stages_must_be_said() -> None:
+    result = run(LIGHT)
+    assert result.exit_code == 2
+    assert "--stages K, or --nodes FILE" in result.stderr

@@ -1,0 +1,224 @@
+"""Plans: as good as the best of all that there are."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise, product
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partition import unequal
+from partition.costs import CostGraph, Cuts, ParameterCost, TensorCost
+from partition.errors import NoPlan
+from partition.placement import Machine, Placement
+from partition.planner import plan
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> CostGraph:
+    size = draw(st.integers(1, 6))
+    tensors = [TensorCost(draw(st.integers(0, 9)), None, tuple(draw(st.sets(st.integers(0, size - 1)))))]
+    for node in range(size):
+        users = draw(st.sets(st.integers(node + 1, size - 1))) if node + 1 < size else set()
+        is_output, may_cross = not users or draw(st.booleans()), draw(st.sampled_from([True, True, True, False]))
+        tensors.append(TensorCost(draw(st.integers(0, 9)), node, tuple(sorted(users)), is_output, may_cross))
+    parameters = [
+        ParameterCost(draw(st.integers(1, 9)), tuple(sorted(draw(st.sets(st.integers(0, size - 1), min_size=1)))))
+        for _ in range(draw(st.integers(0, 4)))
+    ]
+    ms = draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
+    return CostGraph(tuple(map(float, ms)), tuple(tensors), tuple(parameters))
+
+
+def node(name: str = "a", **fields: Any) -> Machine:
+    return Machine(name=name, **({"bandwidth_bytes_per_s": 1000.0, "latency_ms": 0.5} | fields))
+
+
+NODES = st.builds(
+    node,
+    speed=st.sampled_from([0.5, 1.0, 2.0]),
+    memory_bytes=st.sampled_from([None, 10, 20, 40]),
+    bandwidth_bytes_per_s=st.sampled_from([1000.0, 3000.0]),
+)
+
+
+def chains(graph: CostGraph) -> Iterator[list[set[int]]]:
+    """Every way to cut a graph, straight from what a cut is."""
+    size = len(graph.ms)
+    makers = {user: {each.producer for each in graph.tensors if user in each.users} - {None} for user in range(size)}
+    downsets = [
+        set(chosen)
+        for count in range(size + 1)
+        for chosen in combinations(range(size), count)
+        if all(makers[each] <= set(chosen) for each in chosen)
+        if count in (0, size) or all(each.may_cross for each in crossing(graph, set(chosen)))
+    ]
+
+    def extend(chain: list[set[int]]) -> Iterator[list[set[int]]]:
+        if len(chain[-1]) == size:
+            yield chain
+        for downset in downsets:
+            if downset > chain[-1]:
+                yield from extend([*chain, downset])
+
+    return extend([set()])
+
+
+def crossing(graph: CostGraph, downset: set[int]) -> list[TensorCost]:
+    return [
+        each
+        for each in graph.tensors
+        if (each.producer is None or each.producer in downset) and (each.is_output or set(each.users) - downset)
+    ]
+
+
+def cost(graph: CostGraph, chain: Sequence[set[int]], crews: Sequence[Sequence[Machine]]) -> tuple[float, float, int]:
+    """Bottleneck, latency and machines, as the planner's module has it; infinite where it does not fit."""
+    moved = [sum(each.size_bytes for each in crossing(graph, downset)) for downset in chain]
+    moved[0] = moved[-1] = 0
+    bottleneck = latency = 0.0
+    last = len(crews) - 1
+    for number, ((before, after), crew) in enumerate(zip(pairwise(chain), crews, strict=True)):
+        stage = after - before
+        ms, speed = sum(graph.ms[each] for each in stage), sum(each.speed for each in crew)
+        held = sum(each.size_bytes for each in graph.parameters if stage & set(each.users))
+        held += moved[number] + moved[number + 1]
+        if any(each.memory_bytes is not None and each.memory_bytes < held for each in crew):
+            return float("inf"), float("inf"), 0
+        for each in crew:
+            share = each.speed / speed
+            links = [moved[number + side] * 1000 / each.bandwidth_bytes_per_s * share for side in (0, 1)]
+            bottleneck = max(bottleneck, ms / speed, *links)
+        latency += max(
+            ms / each.speed
+            + (moved[number] + moved[number + 1]) * 1000 / each.bandwidth_bytes_per_s
+            + ((number > 0) + (number < last)) * each.latency_ms
+            for each in crew
+        )
+    return bottleneck, latency, sum(map(len, crews))
+
+
+def best(found: Iterator[tuple[float, float, int]]) -> tuple[float, float, int]:
+    return min(found, key=lambda each: (round(each[0], 6), round(each[1], 6), each[2]), default=(float("inf"), 0.0, 0))
+
+
+def figures(placement: Placement) -> tuple[float, float, int]:
+    return placement.bottleneck_ms, placement.latency_ms, placement.node_count
+
+
+@settings(deadline=None, max_examples=100)
+@given(graphs(), NODES, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
+def test_equal_nodes_are_used_as_well_as_can_be(
+    graph: CostGraph, machine: Machine, count: int, stages: int | None
+) -> None:
+    expected = best(
+        cost(graph, chain, [[machine] * replicas for replicas in crews])
+        for chain in chains(graph)
+        if len(chain) - 1 == (stages or len(chain) - 1) and len(chain) - 1 <= count
+        for crews in product(range(1, count + 1), repeat=len(chain) - 1)
+        if sum(crews) <= count
+    )
+    try:
+        placement = plan(graph, [msgspec.structs.replace(machine, count=count)], stages)
+    except NoPlan:
+        assert expected[0] == float("inf")
+        return
+    assert placement.exact
+    assert figures(placement) == pytest.approx(expected)
+    check(graph, placement)
+
+
+@settings(deadline=None, max_examples=100)
+@given(graphs(), st.lists(NODES, min_size=2, max_size=3), st.sampled_from([None, 1, 2]))
+def test_unequal_nodes_have_the_lowest_bottleneck(
+    graph: CostGraph, machines: list[Machine], stages: int | None
+) -> None:
+    machines = [msgspec.structs.replace(each, name=str(number)) for number, each in enumerate(machines)]
+    expected = best(
+        cost(graph, chain, [[one for one, place in zip(machines, places, strict=True) if place == stage]
+                            for stage in range(len(chain) - 1)])
+        for chain in chains(graph)
+        if len(chain) - 1 == (stages or len(chain) - 1)
+        for places in product(range(-1, len(chain) - 1), repeat=len(machines))
+        if set(range(len(chain) - 1)) <= set(places)
+    )  # fmt: skip
+    try:
+        placement = plan(graph, machines, stages)
+    except NoPlan:
+        assert expected[0] == float("inf")
+        return
+    assert placement.exact
+    assert placement.bottleneck_ms == pytest.approx(expected[0])
+    check(graph, placement)
+    names = [each.name for stage in placement.stages for each in stage.replicas]
+    assert len(set(names)) == len(names)
+
+
+def check(graph: CostGraph, placement: Placement) -> None:
+    """A placement is a chain of downsets, and costs what it says."""
+    chain: list[set[int]] = [set()]
+    for stage in placement.stages:
+        chain.append(chain[-1] | set(stage.nodes))
+    assert sum(len(stage.nodes) for stage in placement.stages) == len(chain[-1]) == len(graph.ms)
+    assert figures(placement) == pytest.approx(cost(graph, chain, [stage.replicas for stage in placement.stages]))
+
+
+def line(*ms: float, size_bytes: int = 0, parameter_bytes: int = 0) -> CostGraph:
+    """Nodes in a row."""
+    tensors = [TensorCost(size_bytes, each, (each + 1,)) for each in range(len(ms) - 1)]
+    parameters = [ParameterCost(parameter_bytes, (each,)) for each in range(len(ms))]
+    return CostGraph(ms, (*tensors, TensorCost(0, len(ms) - 1, (), is_output=True)), tuple(parameters))
+
+
+def test_a_model_too_big_for_every_node_is_cut_so_that_each_stage_fits() -> None:
+    placement = plan(line(1, 1, 1, 1, parameter_bytes=10), [node(memory_bytes=25, count=4)])
+    assert [(stage.parameter_bytes, len(stage.replicas)) for stage in placement.stages] == [(20, 2), (20, 2)]
+    assert placement.bottleneck_ms == 1
+
+
+@pytest.mark.parametrize(
+    ("graph", "nodes", "stages", "why"),
+    [
+        (line(1, 1), [node(count=9)], 3, "3 stages are more than the model can be cut into: 2 at most"),
+        (line(1, 1, 1), [node(count=2)], 3, "3 stages need a node each, and there are 2"),
+        (line(1, 1, parameter_bytes=30), [node(memory_bytes=29)], None, "a stage of 30 bytes cannot be cut further"),
+        (line(1, 1, parameter_bytes=30), [node(memory_bytes=30)], None, "the model needs 2 nodes of the largest"),
+        (line(1, 1, parameter_bytes=30), [node(memory_bytes=40, count=2)], 1, "does not fit the memory of the nodes"),
+        (line(1, 1, parameter_bytes=30), [node(memory_bytes=40), node("b", memory_bytes=9)], None, "does not fit"),
+        (CostGraph((), ()), [node()], None, "the model has no nodes"),
+    ],
+)
+def test_why_there_is_no_plan(graph: CostGraph, nodes: list[Machine], stages: int | None, why: str) -> None:
+    with pytest.raises(NoPlan, match=why):
+        plan(graph, nodes, stages)
+
+
+def test_a_cut_where_much_would_travel_is_avoided() -> None:
+    tensors = (TensorCost(5_000, 0, (1,)), TensorCost(1, 1, (2,)), TensorCost(0, 2, (), is_output=True))
+    placement = plan(CostGraph((4.0, 1.0, 2.0), tensors), [node(count=2)], 2)
+    assert [stage.nodes for stage in placement.stages] == [(0, 1), (2,)]
+
+
+def test_a_graph_of_too_many_downsets_is_cut_along_good_orders() -> None:
+    wide = 16  # 2 ** 16 downsets in its midst
+    tensors = [TensorCost(1, 0, tuple(range(1, wide + 1)))]
+    tensors += [TensorCost(1, each, (wide + 1,)) for each in range(1, wide + 1)]
+    graph = CostGraph((1.0,) * (wide + 2), (*tensors, TensorCost(1, wide + 1, (), is_output=True)))
+    cuts = Cuts(graph)
+    assert not cuts.complete
+    placement = plan(graph, [node(count=3, bandwidth_bytes_per_s=1e9)], 3)
+    assert not placement.exact
+    assert placement.bottleneck_ms == 6
+    assert [len(stage.nodes) for stage in placement.stages] == [6, 6, 6]
+
+
+def test_many_unequal_nodes_are_planned_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = line(*[1.0] * 40, parameter_bytes=1)
+    nodes = [node(str(number), speed=1 + number / 10, memory_bytes=8) for number in range(9)]
+    monkeypatch.setattr(unequal, "_MOST_CUTS", 20)
+    placement = plan(graph, nodes)
+    assert not placement.exact
+    check(graph, placement)
+    assert placement.bottleneck_ms <= 1.25 * sum(graph.ms) / sum(each.speed for each in nodes)

@@ -1,0 +1,117 @@
+"""Profiles of small models; times themselves are nobody's promise."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from partition import profile as module
+from partition.errors import WholeModelFailed
+from partition.graph import Graph, load_graph
+from partition.profile import costs_of, profile, rows_of
+from tests.partition.texts import BRANCHES, graph_of
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+WEIGHTS = ", ".join(["0.01"] * 4096)
+#: ONNX Runtime makes one kernel of the Gemm and the Relu, and none of the Identity.
+MERGED = f"""
+g (float[N, 64] x) => (float[N, 64] y) <float[64, 64] w = {{{WEIGHTS}}}> {{
+    a = Gemm(x, w)
+    b = Relu(a)
+    c = Identity(b)
+    d = Softmax(c)
+    y = MatMul(d, w)
+}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_BUDGET_S", 0.02)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Graph:
+    return graph_of(tmp_path, MERGED)
+
+
+def test_the_nodes_times_add_up_to_the_models(merged: Graph) -> None:
+    known = profile(merged, 64)
+    assert sum(known.node_ms) == pytest.approx(known.run_ms)
+    assert len(known.node_ms) == len(merged.nodes) == 5
+    assert known.node_ms[0] > 0
+    assert known.node_ms[4] > 0
+    assert known.tensor_bytes == dict.fromkeys("xabcdy", 64 * 64 * 4)
+
+
+def test_names_are_as_they_were(merged: Graph) -> None:
+    before = merged.model.SerializeToString()
+    profile(merged, 1)
+    assert merged.model.SerializeToString() == before
+
+
+def test_a_profile_is_kept_for_the_file_and_the_rows(merged: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    first = profile(merged, 2, lambda done, _: told.append(done))
+    assert told == sorted(told)
+    assert told[-1] == 1
+    monkeypatch.setattr(module, "_measure", None)
+    assert profile(merged, 2) == first
+    with pytest.raises(TypeError):
+        profile(merged, 3)
+
+
+def test_a_model_as_the_planner_sees_it(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, BRANCHES)
+    costs = costs_of(graph, profile(graph, 2))
+    assert [(each.producer, each.users, each.size_bytes, each.is_output) for each in costs.tensors] == [
+        (None, (0,), 32, False),
+        (0, (1, 2), 32, False),
+        (1, (3,), 32, False),
+        (2, (3,), 32, False),
+        (3, (), 32, True),
+    ]
+    assert not costs.parameters
+
+
+def test_weights_that_two_nodes_share_are_one(merged: Graph) -> None:
+    (weights,) = costs_of(merged, profile(merged, 1)).parameters
+    assert (weights.size_bytes, weights.users) == (64 * 64 * 4, (0, 4))
+
+
+def test_what_cannot_travel_is_known_and_what_has_no_shape_is_looked_at(tmp_path: Path) -> None:
+    text = """
+    g (float[N, 4] x) => (int64[M, 2] y) {
+        a = SequenceConstruct(x)
+        zero = Constant<value = int64 {0}>()
+        b = SequenceAt(a, zero)
+        c = NonZero(b)
+        y = Transpose<perm = [1, 0]>(c)
+    }
+    """
+    graph = graph_of(tmp_path, text)
+    batch = {"x": np.eye(3, 4, dtype=np.float32)}
+    assert rows_of(graph, 1, batch) == 3
+    known = profile(graph, 3, batch=batch)
+    assert "a" not in known.tensor_bytes
+    assert known.tensor_bytes["c"] == 2 * 3 * 8
+    may_cross = {each.producer: each.may_cross for each in costs_of(graph, known).tensors}
+    assert may_cross == {None: True, 0: False, 1: True, 2: True, 3: True}
+
+
+def test_a_fixed_number_of_rows_is_the_models() -> None:
+    graph = load_graph(LIGHT / "light_squeezenet.onnx")
+    assert rows_of(graph, 8) == 1
+    known = profile(graph, 1)
+    # All time is some node's, and convolutions have most of it.
+    convolutions = sum(ms for node, ms in zip(graph.nodes, known.node_ms, strict=True) if node.op_type == "Conv")
+    assert convolutions > known.run_ms / 2
+
+
+def test_a_model_that_runs_on_nothing_is_told(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, "g (float[N, 4] x) => (float[N, 4] y) { y = NoSuchOperator(x) }")
+    with pytest.raises(WholeModelFailed, match="does not load"):
+        profile(graph, 1)
