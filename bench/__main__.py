@@ -21,12 +21,13 @@ from bench.scenarios.exchange import Exchange
 from bench.scenarios.latency import Latency
 from bench.scenarios.memory import Memory
 from bench.scenarios.overload import PRIORITIES, Overload
+from bench.scenarios.scaling import Scaling
 from bench.scenarios.throughput import Throughput
 from bench.settings import QUICK, Settings
 from bench.summary import write_summary
 from bench.workloads import ffnn_rows, magika_files, resnet_pictures
 
-SCENARIOS = ("latency", "throughput", "efficiency", "memory", "overload", "exchange")
+SCENARIOS = ("latency", "throughput", "efficiency", "memory", "overload", "exchange", "scaling")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -115,6 +116,9 @@ def _scenarios(names: Sequence[str], settings: Settings, folder: Path) -> list[t
         scenarios.append((Overload(settings, magika_files(repository, PRIORITIES)), repository))
     if "exchange" in names:
         scenarios.append((Exchange(settings), repository))
+    if "scaling" in names:
+        large = add_resnet50(make_repository(folder / "scaled-models"))
+        scenarios.append((Scaling(large), large))
     return scenarios
 
 

@@ -14,6 +14,8 @@ from anabranch.demo.features import model_path as magika_path
 
 FFNN = "ffnn"
 RESNET = "resnet50"
+#: onnx's own test data: the graphs of well-known models without their weights.
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 #: The network of Crayfish (EDBT 2024), which others can compare with.
 FFNN_WIDTHS = (784, 32, 32, 32, 10)
 
@@ -43,7 +45,7 @@ def add_resnet50(repository: Path) -> Path:
 
 def make_resnet50() -> onnx.ModelProto:
     """The graph of onnx's own test data, which leaves the weights out, with random ones; any number of pictures."""
-    model = onnx.load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_resnet50.onnx")
+    model = onnx.load(LIGHT / "light_resnet50.onnx")
     graph, rng = model.graph, np.random.default_rng(_SEED)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in [node for node in graph.node if node.op_type == "ConstantOfShape"]:

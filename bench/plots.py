@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from bench.measures import Spread
 from bench.orders import MESSAGES
-from bench.results import ExchangeRun, MemoryRun, OverloadRun, Result, Row
+from bench.results import ExchangeRun, MemoryRun, OverloadRun, Result, Row, ScalingRun
 
 _OURS, _PEER = "#0b6e99", "#8a8f98"
 _INK, _FAINT = "#222222", "#d8dadd"
@@ -26,7 +26,7 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size
 def draw(result: Result, folder: Path) -> Path | None:
     """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
     draws = {"latency": _latency, "throughput": _throughput, "memory": _memory, "overload": _overload}
-    draws |= {"efficiency": _efficiency, "exchange": _exchange}
+    draws |= {"efficiency": _efficiency, "exchange": _exchange, "scaling": _scaling}
     if not result.rows or result.scenario not in draws:
         return None
     figure = draws[result.scenario](result)
@@ -173,6 +173,35 @@ def _exchange(result: Result) -> Figure:
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+    return figure
+
+
+def _scaling(result: Result) -> Figure:
+    runs = [run for run in result.runs if isinstance(run, ScalingRun)]
+    workloads = list(dict.fromkeys(run.workload for run in runs))
+    figure = Figure(figsize=(4 * len(workloads), 4), layout="constrained")
+    panels = figure.subplots(1, len(workloads), squeeze=False)[0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        first = min((run for run in runs if run.workload == workload), key=lambda run: run.nodes)
+        ends = np.array([1, max(run.nodes for run in runs)])
+        axes.plot(ends, ends * first.rate_per_s / first.nodes, color=_FAINT, linewidth=1.5, label="linear")
+        for number, subject in enumerate(dict.fromkeys(run.subject for run in runs)):
+            taken = [run for run in runs if (run.workload, run.subject) == (workload, subject)]
+            nodes, rates = [run.nodes for run in taken], [run.rate_per_s for run in taken]
+            axes.plot(nodes, rates, "o-", color=_PARTS[1:][number], markersize=4, label=subject)
+            if taken:
+                reason = (nodes[-1], rates[-1])
+                place = (0, 5 if number != 1 else -12)
+                axes.annotate(taken[-1].held_up_by, reason, place, textcoords="offset points", ha="right", fontsize=8)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.set_title(workload, loc="left", fontsize=11)
+        axes.set_xlabel("nodes")
+        _clean(axes)
+    panels[0].set_ylabel("rows/s, simulated")
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center")
     return figure
 
 

@@ -120,7 +120,25 @@ class ExchangeRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="exc
     claimed_share: float
 
 
-AnyRun = LatencyRun | ThroughputRun | MemoryRun | OverloadRun | ExchangeRun
+class ScalingRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="scaling"):
+    """A plan for so many nodes, simulated.
+
+    Attributes:
+        used: Nodes that the plan uses.
+        rate_per_s: Batches of one row that came out, in the simulation.
+        predicted_per_s: What the plan and the feed say, without chance.
+        held_up_by: What is slowest.
+    """
+
+    nodes: int
+    used: int
+    stages: int
+    rate_per_s: float
+    predicted_per_s: float
+    held_up_by: str
+
+
+AnyRun = LatencyRun | ThroughputRun | MemoryRun | OverloadRun | ExchangeRun | ScalingRun
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,10 @@ _METRIC_NAMES = {
     "idle_mb": "idle MB",
     "warm_mb": "warm MB",
     "peak_mb": "peak MB",
+    "stops_at_nodes": "stops at, nodes",
+    "speed_up_at_stop": "speed-up there",
+    "speed_up_at_1024": "at 1,024",
+    "simulated_to_predicted": "simulated / predicted",
     "mb_per_10000_requests": "MB per 10,000 requests",
 }
 

@@ -147,7 +147,7 @@ def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
     for end in range(1, len(cuts)):
         reached[end] = (reached[:end] & fits[:end, end]).any()
     if not reached[-1]:
-        smallest = _smallest_piece(cuts)
+        smallest = smallest_piece(cuts)
         return f"a stage of {smallest:,.0f} bytes cannot be cut further, and the largest node holds {largest:,.0f}"
     fewest = _fewest(np.where(fits.T, 1, _NEVER).astype(np.int32), _NEVER - 1, None)
     if fewest is not None and len(fewest) - 1 > len(machines):
@@ -164,7 +164,7 @@ def _longest(follows: npt.NDArray[np.bool_]) -> int:
     return int(length[-1])
 
 
-def _smallest_piece(cuts: Cuts) -> float:
+def smallest_piece(cuts: Cuts) -> float:
     """The least that the largest stage of any plan has to hold."""
     least = np.full(len(cuts), np.inf)
     least[0] = 0

@@ -1,0 +1,185 @@
+"""From one node to 1,024, by simulation from measured profiles: where more nodes stop to help, and why."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from anabranch.demo.features import model_path as magika_path
+from bench.arena import Arena
+from bench.measures import Spread, Tally
+from bench.models import LIGHT, RESNET
+from bench.results import AnyRun, Row, ScalingRun
+from bench.scenarios.base import Conclusion, Step
+from bench.simulation import Feed, simulate
+from partition.costs import CostGraph, Cuts
+from partition.equal import smallest_piece
+from partition.errors import NoPlan
+from partition.graph import load_graph
+from partition.placement import Machine, Placement, PlannedStage
+from partition.planner import plan
+from partition.profile import Profile, costs_of, profile
+
+NODES = tuple(2**power for power in range(11))
+_BANDWIDTH_BYTES_PER_S = 1.25e9
+_LATENCY_MS = 0.1
+_VARIATION = 0.1
+_PIPELINE, _REPLICAS, _SMALL = "a stage a node", "as planned", "as planned, a third of the weights a node"
+#: Doubling the nodes brings less than this.
+_WORTH_IT = 1.5
+#: Beyond this no model here gains: its largest node, or what a link carries, is all that counts.
+_MOST_STAGES = 32
+_NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that is profiled when it is first asked for."""
+
+    name: str
+    path: Path
+    has_weights: bool = True
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What a batch of one row costs."""
+        return profile(load_graph(self.path), 1)
+
+    @cached_property
+    def costs(self) -> CostGraph:
+        """As the planner sees it."""
+        return costs_of(load_graph(self.path), self.profile)
+
+    @cached_property
+    def feed(self) -> Feed:
+        """What comes in and goes out."""
+        sizes, graph = self.profile.tensor_bytes, load_graph(self.path)
+        into, out_of = (sum(sizes[name] for name in names) for names in (graph.inputs, graph.outputs))
+        return Feed(into, out_of, _BANDWIDTH_BYTES_PER_S)
+
+
+class Scaling:
+    """Three ways to use nodes, and three models."""
+
+    name = "scaling"
+    method = (
+        "Simulation, batch by batch, from profiles measured on this machine (one thread, batches of one row): equal "
+        "nodes as fast as one core here, links of 10 Gbit/s and 0.1 ms, computing times that vary by 10 % (gamma), and "
+        "one broker that feeds and drains everything over one such link. `a stage a node`: one replica of each of as "
+        "many stages as there are nodes, 32 at most. `as planned`: the planner's choice of cuts and replicas. `a third "
+        "of the weights a node`: the same, where no node can hold more than that, or than the largest part that cannot "
+        "be cut. Stops at: the number of nodes from which on doubling them brings less than 1.5 times as much; then "
+        "what is slowest."
+    )
+
+    def __init__(self, repository: Path) -> None:
+        self._models = (
+            _Model("resnet50", repository / RESNET / "1" / "model.onnx"),
+            _Model("magika", magika_path()),
+            _Model("densenet121", LIGHT / "light_densenet121.onnx", has_weights=False),
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Every model, way and number of nodes."""
+        for model in self._models:
+            for subject in (_PIPELINE, _REPLICAS, _SMALL):
+                if subject == _SMALL and not model.has_weights:
+                    continue
+                for nodes in NODES:
+                    yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, subject, nodes))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """How far each way goes."""
+        ours = [run for run in runs if isinstance(run, ScalingRun)]
+        rows = []
+        for model in self._models:
+            for subject in (_PIPELINE, _REPLICAS, _SMALL):
+                taken = [run for run in ours if (run.workload, run.subject) == (model.name, subject)]
+                if taken:
+                    rows.append(_row(taken))
+        return Conclusion(rows, [], [], {})
+
+    def _run(self, model: _Model, subject: str, nodes: int, _: Arena) -> list[ScalingRun]:
+        placement = _placement(model.costs, subject, nodes)
+        if placement is None:
+            return []
+        batches = max(4_000, 10 * nodes)
+        rate_per_s = simulate(placement.stages, model.feed, batches=batches, variation=_VARIATION, seed=nodes)
+        fed_ms = max(model.feed.input_bytes, model.feed.output_bytes) * 1000 / _BANDWIDTH_BYTES_PER_S
+        slowest = max(placement.stages, key=lambda stage: stage.period_ms)
+        return [
+            ScalingRun(
+                subject=subject,
+                workload=model.name,
+                repeat=0,
+                tally=Tally(requests=batches, answered=batches, missing=0, wrong=0, repeated=0, deviation=0.0),
+                core_s_per_1000={},
+                other_cores=0.0,
+                nodes=nodes,
+                used=placement.node_count,
+                stages=len(placement.stages),
+                rate_per_s=rate_per_s,
+                predicted_per_s=1000 / max(placement.bottleneck_ms, fed_ms),
+                held_up_by="feeding" if fed_ms > placement.bottleneck_ms else _reason(model.costs, slowest),
+            )
+        ]
+
+
+def _placement(costs: CostGraph, subject: str, nodes: int) -> Placement | None:
+    """The plan; None where the model needs more nodes."""
+    machine = Machine(name="node", count=nodes, bandwidth_bytes_per_s=_BANDWIDTH_BYTES_PER_S, latency_ms=_LATENCY_MS)
+    if subject == _REPLICAS:
+        return plan(costs, [machine])
+    if subject == _SMALL:
+        try:
+            return plan(costs, [msgspec.structs.replace(machine, memory_bytes=_third(costs))])
+        except NoPlan:
+            return None
+    best: Placement | None = None
+    for stages in (2**power for power in range(nodes.bit_length()) if 2**power <= _MOST_STAGES):
+        try:
+            found = plan(costs, [msgspec.structs.replace(machine, count=stages)], stages)
+        except NoPlan:
+            break
+        best = found if best is None or found.bottleneck_ms < best.bottleneck_ms else best
+    return best
+
+
+def _third(costs: CostGraph) -> int:
+    """Memory of a node that holds a third of the model, or what cannot be cut further."""
+    least = smallest_piece(Cuts(costs))
+    return int(max(sum(each.size_bytes for each in costs.parameters) / 3, least))
+
+
+def _reason(costs: CostGraph, slowest: PlannedStage) -> str:
+    """What holds a pipeline up."""
+    largest_ms = max(costs.ms[node] for node in slowest.nodes)
+    one = slowest.held_up_by == "computing" and len(slowest.replicas) == 1 and largest_ms > _NEARLY_ALL * slowest.ms
+    return "computing one operator" if one else slowest.held_up_by
+
+
+def _row(taken: Sequence[ScalingRun]) -> Row:
+    by_nodes = {run.nodes: run for run in taken}
+    rates = {run.nodes: run.rate_per_s for run in taken}
+    first = min(rates)
+    stops = next(
+        (nodes for nodes, more in pairwise(sorted(rates)) if rates[more] < _WORTH_IT * rates[nodes]), max(rates)
+    )
+    figures = {
+        "rate_per_s": max(rates.values()),
+        "stops_at_nodes": float(stops),
+        "speed_up_at_stop": rates[stops] / rates[first],
+        "speed_up_at_1024": rates[max(rates)] / rates[first],
+        "simulated_to_predicted": min(run.rate_per_s / run.predicted_per_s for run in taken),
+    }
+    return Row(
+        subject=f"{taken[0].subject}: then {by_nodes[max(rates)].held_up_by}",
+        workload=taken[0].workload,
+        metrics={name: Spread.of([value]) for name, value in figures.items()},
+        core_s_per_1000={},
+        not_answered_right=0,
+        other_cores=0.0,
+    )
