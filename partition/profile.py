@@ -61,7 +61,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     tensor_bytes: dict[str, int]
 
 
-def profile(graph: Graph, rows: int, progress: Progress | None = None, batch: Batch | None = None) -> Profile:
+def profile(
+    graph: Graph, rows: int, progress: Progress | None = None, batch: Batch | None = None, *, again: bool = False
+) -> Profile:
     """What is known of a model on this machine; what is not is measured, and kept.
 
     Args:
@@ -69,6 +71,7 @@ def profile(graph: Graph, rows: int, progress: Progress | None = None, batch: Ba
         rows: Size of axis 0, where it is open.
         progress: Told how far it is.
         batch: What to run it on, of so many rows; without, a random batch on which it runs.
+        again: Whether to measure although it is known: something else may have kept the machine busy.
 
     Raises:
         WholeModelFailed: The model does not run on any batch that was tried.
@@ -79,7 +82,7 @@ def profile(graph: Graph, rows: int, progress: Progress | None = None, batch: Ba
     try:
         depends_on = (sha256_of(graph.path), rows, shapes, os.cpu_count())
         with kept("profiles", depends_on, Profile, os.environ) as known:
-            if known.measured is None:
+            if known.measured is None or again:
                 known.measured = _measure(graph, rows, batch, progress)
             return known.measured
     except (OSError, RuntimeError):  # nowhere to keep it

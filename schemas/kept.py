@@ -45,11 +45,12 @@ def kept(kind: str, depends_on: Sequence[object], of: type[T], environ: Mapping[
             found = msgspec.json.decode(file.read(), type=Kept[of])  # type: ignore[valid-type]  # a type at run time
         except msgspec.DecodeError:
             found = Kept()
-        was_known = found.measured is not None
+        before = msgspec.json.encode(found)
         yield found
-        if not was_known:
+        after = msgspec.json.encode(found)
+        if after != before:
             file.truncate(0)
-            file.write(msgspec.json.encode(found))
+            file.write(after)
 
 
 def _key(depends_on: Sequence[object]) -> str:

@@ -44,13 +44,16 @@ def plan(
         Path | None,
         typer.Option("--inputs", metavar="FILE.npz", help="A batch to time and prove the stages on. Default: random."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Profile the model again: this machine was busy, or has changed.")
+    ] = False,
 ) -> None:
     """Cut a model into stages that run as a pipeline on several nodes, and prove that they equal it.
 
-    The model is run here to see what each of its nodes costs (once: it is kept), then cut so that the slowest stage or
-    transfer is as quick as it can be. A stage that would hold the others up gets replicas, where there are nodes left;
-    where the whole model fits on every node, no cut is often the best plan: more replicas of it. A model too big for
-    every node is cut so that each stage fits.
+    The model is run here to see what each of its nodes costs (once: it is kept, see --fresh), then cut so that the
+    slowest stage or transfer is as quick as it can be. A stage that would hold the others up gets replicas, where there
+    are nodes left; where the whole model fits on every node, no cut is often the best plan: more replicas of it. A
+    model too big for every node is cut so that each stage fits.
 
       anabranch plan model.onnx --stages 3 --svg plan.svg
 
@@ -75,7 +78,7 @@ def plan(
         graph = load_graph(path)
         batch = read_inputs(inputs, graph) if inputs else None
     with _bar(errors) as progress:
-        known = profile(graph, rows_of(graph, rows, batch), progress, batch)
+        known = profile(graph, rows_of(graph, rows, batch), progress, batch, again=fresh)
     with errors.status("Choosing cuts and nodes"):
         costs = costs_of(graph, known)
         placement = make_plan(costs, machines, stages)

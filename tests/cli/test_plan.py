@@ -68,7 +68,7 @@ def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
 
 def test_a_batch_of_ones_own(tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", bytes=np.zeros((3, 2048), np.int32))
-    result = run(model_path(), "--stages", 2, "--inputs", tmp_path / "batch.npz", "--out", tmp_path / "out")
+    result = run(model_path(), "--stages", 2, "--inputs", tmp_path / "batch.npz", "--fresh", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert decode_plan((tmp_path / "out" / "plan.json").read_bytes()).rows == 3
     assert "a batch of 3 every" in result.stdout

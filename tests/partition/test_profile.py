@@ -60,8 +60,9 @@ def test_a_profile_is_kept_for_the_file_and_the_rows(merged: Graph, monkeypatch:
     assert told[-1] == 1
     monkeypatch.setattr(module, "_measure", None)
     assert profile(merged, 2) == first
-    with pytest.raises(TypeError):
-        profile(merged, 3)
+    for rows, again in ((3, False), (2, True)):
+        with pytest.raises(TypeError):
+            profile(merged, rows, again=again)
 
 
 def test_a_model_as_the_planner_sees_it(tmp_path: Path) -> None:

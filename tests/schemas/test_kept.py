@@ -23,6 +23,13 @@ def test_figures_are_kept_for_what_they_depend_on(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in (tmp_path / "anabranch").iterdir()) == ["a", "b"]
 
 
+def test_newer_figures_replace_older_ones(tmp_path: Path) -> None:
+    assert ask(tmp_path, "a", "model") is None
+    with kept("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}) as known:
+        known.measured = [7, 7]
+    assert ask(tmp_path, "a", "model") == [7, 7]
+
+
 def test_figures_of_another_type_are_measured_anew(tmp_path: Path) -> None:
     with kept("a", ["model"], str, {"XDG_CACHE_HOME": str(tmp_path)}) as known:
         known.measured = "text"
