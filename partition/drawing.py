@@ -14,7 +14,7 @@ from partition.placement import Placement, PlannedStage
 _WIDTH, _MARGIN = 1080, 20
 _COLUMNS, _ROWS = 8, 4
 _BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 82, 44, 12, 8
-_NAME_WIDTH = 118
+_NAME_WIDTH = 124
 _GRAPH_LEFT = _MARGIN + _NAME_WIDTH
 _BARS_LEFT = _GRAPH_LEFT + _COLUMNS * (_BOX_WIDTH + _GAP_X) + 14
 _BARS_WIDTH = _WIDTH - _MARGIN - _BARS_LEFT - 62
@@ -109,10 +109,12 @@ def _band(number: int, stage: PlannedStage, top: float, height: float) -> Iterat
     yield f'<rect x="{_MARGIN}" y="{top}" width="5" height="{height}" rx="2" fill="{hue}"/>'
     middle = top + height / 2
     crew = crew_of(stage)
-    yield _text(_MARGIN + 14, middle - 22, f"stage {number}", "strong")
-    yield _text(_MARGIN + 14, middle - 4, f"{len(stage.nodes)} nodes, {stage.ms:.2f} ms", "small")
-    yield _text(_MARGIN + 14, middle + 11, f"{size_of(stage.parameter_bytes)} of weights", "small")
-    yield _text(_MARGIN + 14, middle + 26, crew if len(crew) < 20 else f"{crew[:18]}…", "small")
+    operators = "1 operator" if len(stage.nodes) == 1 else f"{len(stage.nodes)} operators"
+    yield _text(_MARGIN + 14, middle - 25, f"stage {number}", "strong")
+    yield _text(_MARGIN + 14, middle - 8, operators, "small")
+    yield _text(_MARGIN + 14, middle + 6, f"{stage.ms:.2f} ms at speed 1", "small")
+    yield _text(_MARGIN + 14, middle + 20, f"{size_of(stage.parameter_bytes)} of weights", "small")
+    yield _text(_MARGIN + 14, middle + 34, crew if len(crew) < 20 else f"{crew[:18]}…", "small")
 
 
 def _graph(graph: Graph, costs: CostGraph, boxes: Sequence[Box], top: float, height: float, hue: str) -> Iterator[str]:
@@ -142,7 +144,7 @@ def _graph(graph: Graph, costs: CostGraph, boxes: Sequence[Box], top: float, hei
         x, y = place(box)
         yield (f'<rect class="box" x="{x}" y="{y}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="4" stroke="{hue}"/>')
         for line, text in enumerate(box.label(op_types)):
-            shown = text if len(text) <= 13 else f"{text[:12]}…"
+            shown = text if len(text) <= 12 else f"{text[:11]}…"
             yield _text(x + 5, y + 13 + 12 * line, shown, "small")
         yield _text(x + 5, y + 38, f"{sum(costs.ms[node] for node in box.nodes):.2f} ms", "small faint")
 

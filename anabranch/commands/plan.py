@@ -50,9 +50,10 @@ def plan(
 ) -> None:
     """Cut a model into stages that run as a pipeline on several nodes, and prove that they equal it.
 
-    The model is run here to see what each of its nodes costs (once: it is kept, see --fresh), then cut so that the
-    slowest stage or transfer is as quick as it can be. A stage that would hold the others up gets replicas, where there
-    are nodes left; where the whole model fits on every node, no cut is often the best plan: more replicas of it. A
+    The model is run here to see what each operator costs (once: it is kept, see
+    --fresh), then cut so that the slowest stage or transfer is as quick as it can
+    be. A stage that would hold the others up gets replicas, where nodes are left.
+    While the whole model fits on every node, replicas of it are often best. A
     model too big for every node is cut so that each stage fits.
 
       anabranch plan model.onnx --stages 3 --svg plan.svg
@@ -111,7 +112,8 @@ def plan(
             raise PlanNotWritten(f"cannot write {svg}: {error.strerror}") from None
         console.print(f"Drawn: {svg}", highlight=False, markup=False, soft_wrap=True)
     difference = f", which differ by {proof.largest_difference:.2g} at most" if proof.largest_difference else ""
-    done = f"Written and proven on {proof.batches} batches{difference}: {folder}"
+    batches = "1 batch" if proof.batches == 1 else f"{proof.batches} batches"
+    done = f"Written and proven on {batches}{difference}: {folder}"
     console.print(done, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -138,9 +140,9 @@ def _table(placement: Placement, title: str) -> Table:
     from partition.drawing import crew_of, size_of  # noqa: PLC0415 - as above
 
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "nodes", "ms", "weights", "sends", "replicas", "every"):
+    for name in ("stage", "operators", "ms", "weights", "sends", "every"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("on")
+    table.add_column("replicas")
     for number, stage in enumerate(placement.stages):
         table.add_row(
             str(number),
@@ -148,7 +150,6 @@ def _table(placement: Placement, title: str) -> Table:
             f"{stage.ms:.2f}",
             size_of(stage.parameter_bytes),
             size_of(stage.output_bytes) if number < len(placement.stages) - 1 else "answers",
-            str(len(stage.replicas)),
             f"{stage.period_ms:.2f} ms",
             crew_of(stage),
             style="bold" if stage.period_ms == placement.bottleneck_ms else None,
