@@ -14,6 +14,8 @@ from anabranch.errors import StackError
 from bench import plots, tables
 from bench.arena import Arena, Stalled
 from bench.models import add_resnet50, make_repository
+from bench.peers.beam import BeamFailed
+from bench.peers.needs import PeerMissing
 from bench.results import AnyRun, Result, machine, today, versions
 from bench.scenarios.base import Scenario
 from bench.scenarios.efficiency import FFNN_ROWS, Efficiency
@@ -61,6 +63,7 @@ def main() -> None:
 def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console) -> Result:
     runs: list[AnyRun] = []
     failures: list[str] = []
+    skipped: list[str] = []
     steps = list(scenario.steps())
     columns = (
         SpinnerColumn(),
@@ -75,7 +78,10 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
             progress.update(task, description=step.label)
             try:
                 runs += step.take(arena)
-            except (Stalled, StackError) as error:
+            except PeerMissing as error:
+                skipped.append(f"{step.label}: {error}")
+                console.print(skipped[-1], style="yellow", highlight=False, markup=False)
+            except (Stalled, StackError, BeamFailed) as error:
                 failures.append(f"{step.label}: {error}")
                 console.print(failures[-1], style="red", highlight=False, markup=False)
             progress.advance(task)
@@ -94,6 +100,7 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
         limits=conclusion.limits,
         failures=[failure.replace(str(arena.folder), "…") for failure in failures],
         runs=runs,
+        skipped=[line.replace(str(arena.folder), "…") for line in skipped],
     )
 
 

@@ -16,9 +16,11 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from google.protobuf.message import DecodeError
 
 from bench.orders import ReadOrder
+from bench.peers import crayfish
 from bench.workloads import Workload
 from schemas.errors import Overloaded
 from schemas.open_inference_pb2 import ModelInferResponse
+from schemas.tensors import Array
 
 #: What batches of other sizes may change in a float32 result.
 TOLERANCE = 1e-5
@@ -112,18 +114,30 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Answers:
     refused = np.zeros(count, bool)
     for index, (_, message) in enumerate(received):
         try:
-            answer = ModelInferResponse.FromString(message.value() or b"")
-            ids[index] = int(answer.id)
+            ids[index], refused[index], values = _read(message.value() or b"")
         except (DecodeError, ValueError):
             continue
-        refused[index] = answer.parameters["error_code"].string_param == Overloaded.code
         expected = workload.answer(int(ids[index]))
-        if len(answer.raw_output_contents) == 1 and len(answer.raw_output_contents[0]) == expected.nbytes:
-            values = np.frombuffer(answer.raw_output_contents[0], np.float32)
+        if len(values) == len(expected):
             deviation[index] = np.abs(values - expected).max()
     received_ns = np.array([time for time, _ in received], np.int64)
     appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
     return Answers(ids, received_ns, appended_ms, deviation, refused)
+
+
+def _read(message: bytes) -> tuple[int, bool, Array]:
+    """An answer's request, whether it is refused, and its scores: float32 [values], none where there are none.
+
+    Raises:
+        DecodeError, ValueError: It is no answer to a request of ours.
+    """
+    if crayfish.is_answer(message):
+        number, scores = crayfish.read_answer(message)
+        return number, False, scores
+    answer = ModelInferResponse.FromString(message)
+    raw = answer.raw_output_contents[0] if len(answer.raw_output_contents) == 1 else b""
+    refused = answer.parameters["error_code"].string_param == Overloaded.code
+    return int(answer.id), refused, np.frombuffer(raw, np.float32)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from anabranch.stack.processes import LocalProcess
 from bench.accounting import Account
 from bench.answers import Answers
 from bench.orders import LoadOrder, ReadOrder, SubjectOrder
+from bench.peers.needs import interpreter_of
 from bench.subjects import Subject
 from bench.workloads import Workload
 
@@ -97,7 +98,12 @@ class Arena:
 
     @contextmanager
     def serving(self, subject: Subject, topics: Topics, flink_url: str | None = None) -> Iterator[LocalProcess]:
-        """A subject's process, stopped at the end of the block; it may not be ready yet."""
+        """A subject's process, stopped at the end of the block; it may not be ready yet.
+
+        Raises:
+            PeerMissing: What it needs cannot be had on this machine.
+        """
+        python = interpreter_of(subject.kind)
         order = SubjectOrder(
             kind=subject.kind,
             bootstrap_servers=self.bootstrap_servers,
@@ -111,7 +117,7 @@ class Arena:
             flink_url=flink_url,
             overload=subject.overload,
         )
-        process = self._start("subject", "bench.peers", order.to_argument())
+        process = self._start("subject", "bench.peers", order.to_argument(), python)
         try:
             yield process
         finally:
@@ -229,12 +235,12 @@ class Arena:
         finally:
             process.kill()
 
-    def _start(self, name: str, module: str, argument: str) -> LocalProcess:
+    def _start(self, name: str, module: str, argument: str, python: Path = Path(sys.executable)) -> LocalProcess:
         number = next(self._numbers)
         logs = self.folder / "logs"
         return LocalProcess.start(
             f"{name}-{number}",
-            [sys.executable, "-m", module, argument],
+            [str(python), "-m", module, argument],
             environment={
                 "FLINK_LOG_DIR": str(logs / f"{name}-{number}"),
                 "PYTHONPATH": str(Path(__file__).resolve().parent.parent),

@@ -175,7 +175,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One scenario's file."""
+    """One scenario's file.
+
+    Attributes:
+        skipped: Turns of peers that cannot be set up on this machine, and why.
+    """
 
     scenario: str
     command: str
@@ -190,6 +194,7 @@ class Result(msgspec.Struct, kw_only=True):
     limits: dict[str, float]
     failures: list[str]
     runs: list[AnyRun]
+    skipped: list[str] = []
 
     def write(self, folder: Path) -> Path:
         """Writes it as JSON, and returns where."""

@@ -11,7 +11,15 @@ MODULES = {
     "naive PyFlink map": "bench.peers.naive_flink",
     "kafka-python worker": "bench.peers.kafka_python_worker",
     "confluent-kafka worker": "bench.peers.confluent_worker",
+    "Java Flink map": "bench.peers.java_flink",
+    "Java Flink map on Crayfish's JSON": "bench.peers.java_flink",
+    "Ray Serve": "bench.peers.ray_serve",
+    "MLServer": "bench.peers.mlserver_bridge",
 }
+#: Kinds whose packages clash with PyFlink's, and the environment of each: `bench/peers/NAME.lock` says what is in it.
+ENVIRONMENTS = {"Ray Serve": "ray", "MLServer": "mlserver"}
+#: Kinds that need the jars of `bench/peers/jars.lock`.
+JAVA_KINDS = frozenset({"Java Flink map", "Java Flink map on Crayfish's JSON"})
 
 
 @dataclass(frozen=True)
@@ -20,8 +28,8 @@ class Subject:
 
     Attributes:
         kind: A key of `MODULES`.
-        parallelism: Flink tasks; a worker has one.
-        mode: PyFlink's execution mode; None for a worker.
+        parallelism: Flink tasks; a worker or a server has one.
+        mode: PyFlink's execution mode; None where there is no PyFlink.
         overload: What this project does with more than it can serve.
     """
 
@@ -51,3 +59,9 @@ def naive_map(mode: Mode, parallelism: int = 1) -> Subject:
 
 KAFKA_PYTHON = Subject("kafka-python worker")
 CONFLUENT = Subject("confluent-kafka worker")
+#: Per record, as in Crayfish, on the wire that all subjects share.
+JAVA = Subject("Java Flink map")
+#: On Crayfish's own wire: its requests are those of `bench.peers.crayfish.as_crayfish`.
+CRAYFISH = Subject("Java Flink map on Crayfish's JSON")
+RAY_SERVE = Subject("Ray Serve")
+MLSERVER = Subject("MLServer")

@@ -46,7 +46,7 @@ def table_of(result: Result) -> Table:
 
 
 def verdicts(result: Result) -> Iterator[str]:
-    """Targets, ratios, limits and failures, a line each."""
+    """Targets, ratios, limits, what was skipped and what failed, a line each."""
     for target in result.targets:
         verdict = "met" if target.met else "MISSED"
         limit = f"{target.relation} {target.limit:g}"
@@ -59,6 +59,8 @@ def verdicts(result: Result) -> Iterator[str]:
         )
     for name, value in result.limits.items():
         yield f"{name}: {value:,.0f}"
+    for missing in result.skipped:
+        yield f"SKIPPED: {missing}"
     for failure in result.failures:
         yield f"FAILED: {failure}"
 

@@ -19,8 +19,9 @@ from schemas.messages import InferRequest
 from schemas.tensors import Array, Tensor
 
 ID_BYTES = 12
+#: Where the id goes.
+PLACEHOLDER = "@" * ID_BYTES
 
-_PLACEHOLDER = "@" * ID_BYTES
 _DISTINCT_REQUESTS = 64
 #: Channels, height, width.
 _PICTURE = (3, 224, 224)
@@ -119,9 +120,9 @@ def _workload(
     messages = []
     for number, array in enumerate(tensors):
         parameters = {"priority": priorities[number % len(priorities)]} if priorities else {}
-        request = InferRequest(model, (Tensor.from_array(input_name, array),), id=_PLACEHOLDER, parameters=parameters)
+        request = InferRequest(model, (Tensor.from_array(input_name, array),), id=PLACEHOLDER, parameters=parameters)
         messages.append(codec.encode_request(request))
-    (id_at,) = {message.index(_PLACEHOLDER.encode()) for message in messages}
+    (id_at,) = {message.index(PLACEHOLDER.encode()) for message in messages}
     session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
     answers = [session.run(None, {input_name: array})[0].ravel() for array in tensors]
     requests = np.stack([np.frombuffer(message, np.uint8) for message in messages])

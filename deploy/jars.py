@@ -2,6 +2,7 @@
 
 `jars.lock`, beside this file, has one line per jar: SHA-256, folder, Maven coordinates. `fetch` downloads what is
 missing and checks every byte; it resolves nothing, so it cannot drift. `lock` resolves again and rewrites the file.
+Another lock file of the same form (the benchmark has one) is written by `pin`, which takes jars by their names alone.
 
 It runs in an environment of its own that holds only jgo, a Maven resolver in Python: neither Maven nor Java is needed.
 """
@@ -126,7 +127,7 @@ def _download(jar: LockedJar, target: Path, cache: Path) -> None:
     found = sha256_of(path)
     if found != jar.sha256:
         raise JarsError(
-            f"{jar.coordinates} has SHA-256 {found}, but {LOCK.name} says {jar.sha256}: do not use it; "
+            f"{jar.coordinates} has SHA-256 {found}, but its lock file says {jar.sha256}: do not use it; "
             "if the change is meant, run `make lock`"
         )
     shutil.move(path, target / jar.folder / jar.file_name)
@@ -151,18 +152,39 @@ def lock(path: Path = LOCK) -> int:
     return len(lines) - 1
 
 
+def pin(path: Path, folder: str, coordinates: list[str]) -> int:
+    """Writes a lock file of these jars, without what they depend on, and returns how many there are."""
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
+    lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
+    with tempfile.TemporaryDirectory() as cache:
+        context = MavenContext(repo_cache=Path(cache), local_repos=[])
+        digests = [sha256_of(context.create_dependency(name).artifact.resolve()) for name in coordinates]
+    lines += [f"{digest}  {folder}  {name}" for digest, name in zip(digests, coordinates, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return len(coordinates)
+
+
 def main() -> None:
-    """Runs `fetch --to FOLDER` or `lock`; what goes wrong is one line on stderr and exit code 1."""
+    """Runs `fetch`, `lock` or `pin`; what goes wrong is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="resolve again and rewrite jars.lock")
-    commands.add_parser("fetch", help="bring the locked jars").add_argument("--to", type=Path, required=True)
+    fetching = commands.add_parser("fetch", help="bring the locked jars")
+    fetching.add_argument("--to", type=Path, required=True)
+    fetching.add_argument("--lock", type=Path, default=LOCK)
+    pinning = commands.add_parser("pin", help="write another lock file, of just these jars")
+    pinning.add_argument("--lock", type=Path, required=True)
+    pinning.add_argument("--folder", required=True)
+    pinning.add_argument("coordinates", nargs="+")
     arguments = parser.parse_args()
     try:
         if arguments.command == "lock":
             print(f"  jars: {lock()} locked")
+        elif arguments.command == "pin":
+            print(f"  jars: {pin(arguments.lock, arguments.folder, arguments.coordinates)} locked")
         else:
-            locked = read_lock()
+            locked = read_lock(arguments.lock)
             print(f"  jars: {fetch(locked, arguments.to)} downloaded, {len(locked)} checked")
     except (JarsError, OSError) as error:
         sys.exit(f"setup: {error}")

@@ -1,7 +1,7 @@
 """Where things live on this machine: Java, Flink, the jars, libpython.
 
-Pure look-ups, but for `java_jar` and `flink_lib_dir`, which make what is missing. The module's own imports
-are the standard library's, so that `make setup` can ask it before anything else is installed.
+Pure look-ups, but for `compile_java`, `java_jar` and `flink_lib_dir`, which make what is missing. The module's own
+imports are the standard library's, so that `make setup` can ask it before anything else is installed.
 
 Errors::
 
@@ -172,23 +172,37 @@ def kafka_class_path() -> str:
 def java_jar() -> Path:
     """Returns the jar of our own Java (`flink_job/java`), compiled when it is missing.
 
+    Raises:
+        InstallationError: as for `compile_java`.
+    """
+    return compile_java("anabranch", Path(__file__).parent / "java", [connector_jar()])
+
+
+def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
+    """Returns the jar of a folder of Java sources, compiled when it is missing.
+
     Its name is made of what it is made of. Safe to call from several processes at once.
+
+    Args:
+        name: what the jar's name starts with.
+        folder: holds the sources.
+        libraries: jars that they need beside Flink.
 
     Raises:
         FlinkNotFound: no Flink distribution.
-        JarsMissing: no connector jar, or no compiler.
+        JarsMissing: no compiler.
         JavaNotFound: none to run the compiler.
         CompilationFailed: it cannot be compiled.
     """
-    sources = sorted((Path(__file__).parent / "java").glob("*.java"))
+    sources = sorted(folder.glob("*.java"))
     compiler = _jars("compiler", "ecj-*.jar")[-1]
-    class_path = [*sorted((flink_home() / "lib").glob("flink-dist-*.jar")), connector_jar()]
+    class_path = [*sorted((flink_home() / "lib").glob("flink-dist-*.jar")), *libraries]
     made_of = "\n".join([*(jar.name for jar in (compiler, *class_path)), *(source.read_text() for source in sources)])
-    jar = share_dir() / "java" / f"anabranch-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.jar"
+    jar = share_dir() / "java" / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.jar"
     if not jar.is_file():
         jar.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=jar.parent) as folder:
-            classes = Path(folder) / "classes"
+        with tempfile.TemporaryDirectory(dir=jar.parent) as scratch:
+            classes = Path(scratch) / "classes"
             options = ["-17", "-proc:none", "-classpath", os.pathsep.join(map(str, class_path)), "-d", str(classes)]
             done = subprocess.run(
                 [str(find_java() / "bin" / "java"), "-jar", str(compiler), *options, *map(str, sources)],
@@ -198,7 +212,7 @@ def java_jar() -> Path:
             )
             if done.returncode:
                 raise CompilationFailed(f"our Java cannot be compiled: {(done.stderr or done.stdout).strip()}")
-            archive = Path(shutil.make_archive(str(Path(folder) / "archive"), "zip", classes))
+            archive = Path(shutil.make_archive(str(Path(scratch) / "archive"), "zip", classes))
             archive.replace(jar)
     return jar
 

@@ -38,7 +38,7 @@ class Metrics:
     def flush(self) -> float:
         """Hands over what there is if it is time; else says in how many seconds it is, 0 if nothing is left."""
         if self._by_beam and self._container is None:
-            self._container = MetricsEnvironment.current_container()  # type: ignore[no-untyped-call]
+            self._container = MetricsEnvironment.current_container()
             if self._container is None:
                 return 0.0  # A timer, and no element so far.
         left_s = self._next_s - monotonic()

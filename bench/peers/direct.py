@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from anabranch.demo.features import open_session
+from bench.peers.session import open_session
 from schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from schemas.tensors import Array
 

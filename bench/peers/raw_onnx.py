@@ -5,7 +5,7 @@ from time import perf_counter
 
 import numpy as np
 
-from anabranch.demo.features import open_session
+from bench.peers.session import open_session
 from schemas.tensors import Array
 
 

@@ -2,26 +2,50 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from bench.arena import Arena
 from bench.measures import Spread
 from bench.models import FFNN, FFNN_WIDTHS
+from bench.peers import beam
+from bench.peers.crayfish import as_crayfish
 from bench.peers.raw_onnx import rows_per_s
 from bench.results import AnyRun, Ratio, Target, ThroughputRun, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
-from bench.subjects import CONFLUENT, KAFKA_PYTHON, Subject, anabranch, naive_map
+from bench.subjects import (
+    CONFLUENT,
+    CRAYFISH,
+    JAVA,
+    KAFKA_PYTHON,
+    MLSERVER,
+    RAY_SERVE,
+    Subject,
+    anabranch,
+    naive_map,
+)
 from bench.workloads import Workload
 
 _METRIC = "rate_per_s"
 _RAW_BATCHES = (1, 64)
 _RAW_SECONDS = 2.0
+_PEERS = (KAFKA_PYTHON, CONFLUENT, JAVA, CRAYFISH, RAY_SERVE, MLSERVER)
+#: Of the settings' numbers of requests, for those who would take minutes for all of them.
+_SHARES = {CRAYFISH: 1 / 10, RAY_SERVE: 1 / 20, MLSERVER: 1 / 20}
 #: Of these peers' rates, by their kind; the others are for comparison.
-_LEAST = {"naive PyFlink map": 1.5, CONFLUENT.name: 0.5}
+_LEAST = {
+    "naive PyFlink map": 1.5,
+    CONFLUENT.name: 0.5,
+    JAVA.name: 0.5,
+    CRAYFISH.name: 5.0,
+    RAY_SERVE.name: 10.0,
+    MLSERVER.name: 10.0,
+}
 
 
 class Throughput:
@@ -29,10 +53,11 @@ class Throughput:
 
     name = "throughput"
     method = (
-        "All requests are in the topic before the first subject starts, and every subject reads the same records. "
-        "Rate = answers after warm-up / time between their first and last LogAppendTime; no generator runs meanwhile, "
-        "and answers are read and compared with a direct run of the model afterwards. Median of the rounds, subjects "
-        "in turn; ratios are taken round by round."
+        "All requests are in the topic before the first subject starts, and every subject reads the same records; the "
+        "slow ones a tenth (Java on Crayfish's JSON) or a twentieth (Ray Serve, MLServer) as many, and on Crayfish's "
+        "JSON the same rows as text. Rate = answers after warm-up / time between their first and last LogAppendTime; "
+        "no generator runs meanwhile, and answers are read and compared with a direct run of the model afterwards. "
+        "Median of the rounds, subjects in turn; ratios are taken round by round. Beam runs in memory, without broker."
     )
 
     def __init__(self, settings: Settings, ffnn: Workload, repository: Path) -> None:
@@ -40,16 +65,17 @@ class Throughput:
         self._workload = ffnn
         self._repository = repository
         self._pairs = [(anabranch(mode, tasks), naive_map(mode, tasks)) for tasks in (1, 2) for mode in settings.modes]
-        self._preloaded = Preloaded(ffnn, settings.throughput_requests, settings.throughput_warm_up)
+        self._preloaded: dict[tuple[str, float], Preloaded] = {}
         self._limits: dict[str, float] = {}
 
     def steps(self) -> Iterator[Step]:
-        """The limit; then each round: ours, naive, the workers, ours and naive with two tasks."""
+        """The limits; then each round: ours, naive, the other peers, ours and naive with two tasks."""
         yield Step("throughput: ONNX Runtime alone", self._measure_limit)
+        yield Step("throughput: Beam in memory", self._measure_beam)
         one_task = [subject for pair in self._pairs if pair[0].parallelism == 1 for subject in pair]
         two_tasks = [subject for pair in self._pairs if pair[0].parallelism == 2 for subject in pair]
         for repeat in range(self._settings.repeats):
-            for subject in (*one_task, KAFKA_PYTHON, CONFLUENT, *two_tasks):
+            for subject in (*one_task, *_PEERS, *two_tasks):
                 yield Step(f"throughput, round {repeat + 1}: {subject.name}", partial(self._run, subject, repeat))
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
@@ -58,11 +84,11 @@ class Throughput:
         rates = [run.rate_per_s for run in ours]
         rows = rows_of(ours, {_METRIC: rates}, keys_of(ours))
         beside_naive = [self._ratio(ours, rates, subject, naive) for subject, naive in self._pairs]
-        beside_workers = [
-            self._ratio(ours, rates, subject, worker)
+        beside_peers = [
+            self._ratio(ours, rates, subject, peer)
             for subject, _ in self._pairs
             if subject.parallelism == 1
-            for worker in (KAFKA_PYTHON, CONFLUENT)
+            for peer in _PEERS
         ]
         speed_up = [
             self._ratio(ours, rates, two, one)
@@ -82,23 +108,44 @@ class Throughput:
                 limit=limit,
                 met=ratio.ratio.median >= limit and not wrong[ratio.subject],
             )
-            for ratio in (*beside_naive, *beside_workers)
+            for ratio in (*beside_naive, *beside_peers)
             if ratio and (limit := _LEAST.get(ratio.peer.split(",")[0])) is not None
         ]
-        ratios = [ratio for ratio in (*beside_naive, *beside_workers, *speed_up) if ratio]
+        ratios = [ratio for ratio in (*beside_naive, *beside_peers, *speed_up) if ratio]
         return Conclusion(rows, ratios, targets, self._limits)
 
     def _ratio(self, runs: Sequence[AnyRun], rates: list[float], subject: Subject, peer: Subject) -> Ratio | None:
         return ratio_of(runs, rates, subject.name, peer.name, self._workload.name, _METRIC)
 
     def _measure_limit(self, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
-        model = self._repository / FFNN / "1" / "model.onnx"
         row = np.random.default_rng(0).random((1, FFNN_WIDTHS[0]), np.float32)
         for batch in _RAW_BATCHES:
-            rates = [rows_per_s(model, row, batch, _RAW_SECONDS) for _ in range(self._settings.repeats)]
+            rates = [rows_per_s(self._model, row, batch, _RAW_SECONDS) for _ in range(self._settings.repeats)]
             name = f"ONNX Runtime alone, 1 thread, batch {batch}: rows/s"
             self._limits[name] = round(Spread.of(rates).median)
         return []
 
+    def _measure_beam(self, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+        count = self._settings.throughput_requests
+        rates = [beam.rows_per_s(self._model, count) for _ in range(self._settings.repeats)]
+        self._limits["Beam RunInference in memory, 1 thread, batch 64: rows/s"] = round(Spread.of(rates).median)
+        return []
+
+    @property
+    def _model(self) -> Path:
+        return self._repository / FFNN / "1" / "model.onnx"
+
     def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[ThroughputRun]:
-        return [self._preloaded.serve(subject, repeat, arena)]
+        workload = as_crayfish(self._workload) if subject == CRAYFISH else self._workload
+        share = _SHARES.get(subject, 1.0)
+        # Those with one workload and one share read the same records.
+        key = workload.name, share
+        if key not in self._preloaded:
+            self._preloaded[key] = self._preload(workload, share)
+        run = self._preloaded[key].serve(subject, repeat, arena)
+        # The same rows, and so the same workload, whatever the wire.
+        return [msgspec.structs.replace(run, workload=self._workload.name)]
+
+    def _preload(self, workload: Workload, share: float) -> Preloaded:
+        requests, warm_up = self._settings.throughput_requests, self._settings.throughput_warm_up
+        return Preloaded(workload, ceil(requests * share), ceil(warm_up * share))

@@ -8,7 +8,8 @@ from deploy.jars import LockedJar, read_lock, sha256_of
 from flink_job.installation import jars_dir
 
 ROOT = Path(__file__).parents[2]
-LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "deploy").glob("*.lock"))]
+PEERS = ROOT / "bench" / "peers"
+LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "deploy").glob("*.lock")), *sorted(PEERS.glob("*.lock"))]
 
 
 def make(*arguments: str) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy as np
 import tritonclient.grpc as over_grpc  # type: ignore[import-not-found]
 import tritonclient.http as over_http  # type: ignore[import-not-found]

@@ -1,0 +1,62 @@
+"""A peer that cannot be had on a machine is left out with a clear line, and never silently."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench import __main__ as main
+from bench.arena import Arena
+from bench.peers import java_flink, needs
+from bench.peers.needs import PeerMissing
+from bench.results import Result
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import QUICK
+from bench.subjects import ENVIRONMENTS, JAVA, JAVA_KINDS, MODULES, RAY_SERVE
+from bench.tables import verdicts
+from deploy import environments
+
+
+def test_kinds_that_need_more_are_kinds() -> None:
+    assert set(ENVIRONMENTS) | JAVA_KINDS <= set(MODULES)
+    for name in ENVIRONMENTS.values():
+        assert Path(needs.__file__).with_name(f"{name}.lock").is_file()
+
+
+def test_a_worker_runs_on_this_python() -> None:
+    assert needs.interpreter_of("confluent-kafka worker") == Path(sys.executable)
+
+
+def test_a_package_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PeerMissing, match=r"Ray Serve cannot be set up on this machine: .* needs uv"):
+        needs.interpreter_of(RAY_SERVE.kind)
+
+
+def test_jars_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java_flink, "_TOOLS", tmp_path)
+    with pytest.raises(PeerMissing, match=r"Java Flink map cannot be set up on this machine: .*`make setup`"):
+        needs.interpreter_of(JAVA.kind)
+
+
+def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(arena: Arena) -> list[object]:
+        raise PeerMissing("no such package")
+
+    class OneStep:
+        name = "throughput"
+        method = ""
+
+        def steps(self) -> list[Step]:
+            return [Step("round 1: Ray Serve", refuse)]  # type: ignore[arg-type]
+
+        def conclude(self, runs: object) -> Conclusion:
+            return Conclusion([], [], [], {})
+
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    result: Result = main._run(OneStep(), QUICK, Arena(tmp_path, tmp_path), Console(quiet=True))
+    assert result.skipped == ["round 1: Ray Serve: no such package"]
+    assert result.failures == []
+    assert list(verdicts(result)) == ["SKIPPED: round 1: Ray Serve: no such package"]
