@@ -14,10 +14,12 @@ from pyflink.java_gateway import get_gateway
 
 from flink_job import installation
 from flink_job.config import UNALIGNED, Config, ConfigError, shares_memory
+from flink_job.placement import slots_needed
 from flink_job.repository import read_repository
 from flink_job.topology import build
 from operators.backends.base import Backend
 from operators.backends.onnx import OnnxBackend
+from schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
 
@@ -63,25 +65,42 @@ class RunningJob:
         self._client.get_job_execution_result().result()
 
 
-def start(config: Config, flink_url: str | None = None, backend: Backend | None = None) -> RunningJob:
+def read_models(config: Config) -> Catalog:
+    """What a job of this configuration serves.
+
+    Raises:
+        ConfigError: The model repository cannot be used.
+        ModelLoadFailed: A model cannot be read.
+    """
+    return read_repository(Path(config.models.repository), config.defaults)
+
+
+def start(
+    config: Config, flink_url: str | None = None, backend: Backend | None = None, catalog: Catalog | None = None
+) -> RunningJob:
     """Builds and submits the job; the models are read here once, before anything is started.
 
     Args:
         flink_url: REST address of a running cluster; None starts a MiniCluster in this process.
         backend: What loads the models; ONNX Runtime by default.
+        catalog: What `read_models` gave, if it was asked before.
 
     Raises:
         ConfigError: The configuration or the model repository cannot be used.
         ModelLoadFailed: A model cannot be read.
     """
-    catalog = read_repository(Path(config.models.repository), config.defaults)
+    catalog = catalog or read_models(config)
     installation.activate()
     # The workers of process mode would be threads of this process otherwise, whatever the mode's name says.
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 - PyFlink's own spelling
     options = flink_options(config)
-    env = _mini_cluster(options, config) if flink_url is None else _remote(options, flink_url)
+    slots = slots_needed(catalog, config.job.parallelism)
+    env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)
     env.set_parallelism(config.job.parallelism)
     env.set_max_parallelism(config.job.max_parallelism)
+    # For whoever looks at the job: which models a task that serves holds.
+    whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
+    env.get_config().set_global_job_parameters({"anabranch.models": whole})
     build(env, config, catalog, backend or OnnxBackend())
     return RunningJob(env.execute_async(config.job.name))
 
@@ -114,7 +133,7 @@ def flink_options(config: Config) -> dict[str, str]:
     }
 
 
-def _mini_cluster(options: dict[str, str], config: Config) -> StreamExecutionEnvironment:
+def _mini_cluster(options: dict[str, str], slots: int) -> StreamExecutionEnvironment:
     settings = Configuration()
     checkpoints = Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-"))
     # The MiniCluster does not outlive this process, and its checkpoints are of no use without it.
@@ -122,7 +141,7 @@ def _mini_cluster(options: dict[str, str], config: Config) -> StreamExecutionEnv
     defaults = {
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
-        "taskmanager.numberOfTaskSlots": str(config.job.parallelism),
+        "taskmanager.numberOfTaskSlots": str(slots),
         # A checkpoint in the JobManager's memory holds 5 MB at most: less than one large request.
         "execution.checkpointing.dir": checkpoints.as_uri(),
     }

@@ -2,7 +2,7 @@
 
     models/
     ├── magika/
-    │   ├── model.toml          [batching]  [session]  [validation]; every key optional
+    │   ├── model.toml          stages, replicas, [batching]  [session]  [validation]; every key optional
     │   ├── 1/model.onnx
     │   └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
     └── panel/
@@ -19,6 +19,7 @@ import msgspec
 
 from flink_job.config import ConfigError, Defaults, check_batching, check_session
 from flink_job.ensembles import EnsembleTable, read_ensemble
+from flink_job.stages import read_stages
 from operators.backends.onnx import read_signature, sha256_of
 from schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
 
@@ -30,8 +31,15 @@ class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `model.toml`."""
+    """A `model.toml`.
 
+    Attributes:
+        stages: See `flink_job.stages`; 0 for a model that runs as a whole wherever requests are read.
+        replicas: How many tasks each stage has; empty for as many as the plan says.
+    """
+
+    stages: int | str = 0
+    replicas: tuple[int, ...] = ()
     batching: dict[str, Any] = {}
     session: dict[str, Any] = {}
     validation: _Validation = _Validation()
@@ -55,13 +63,13 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
         toml = model_folder / "model.toml"
         file = _read_model_file(toml)
         if file.ensemble is not None:
-            if versions or file.batching or file.session or file.validation != _Validation():
+            if versions or file != _ModelFile(ensemble=file.ensemble):
                 raise ConfigError(f"{toml}: beside [ensemble] there can be no other table, and no version of a model")
             ensembles[toml] = file.ensemble
         elif versions:
             batching, session = _fill_in(toml, file, defaults)
             models[model_folder.name] = {
-                path.parent.name: _read_model(path, batching, session, file.validation) for path in versions
+                path.parent.name: _read_model(path, file, batching, session) for path in versions
             }
     if not models:
         raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
@@ -69,13 +77,13 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
     return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in made_of_others})
 
 
-def _read_model(path: Path, batching: Batching, session: SessionOptions, validation: _Validation) -> ModelSpec:
+def _read_model(path: Path, file: _ModelFile, batching: Batching, session: SessionOptions) -> ModelSpec:
     inputs, outputs = read_signature(path)
     fixed_rows = _fixed_rows(inputs, outputs)
     batchable = fixed_rows is not None or all(spec.shape and spec.shape[0] is None for spec in inputs + outputs)
     if batching.enabled:
         _check_batch_axis(path, inputs, outputs, fixed_rows)
-    return ModelSpec(
+    model = ModelSpec(
         name=path.parent.parent.name,
         version=path.parent.name,
         path=str(path.resolve()),
@@ -86,8 +94,9 @@ def _read_model(path: Path, batching: Batching, session: SessionOptions, validat
         fixed_rows=fixed_rows,
         batching=batching,
         session=session,
-        require_finite=validation.require_finite,
+        require_finite=file.validation.require_finite,
     )
+    return read_stages(model, file.stages, file.replicas) if file.stages else model
 
 
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
@@ -126,6 +135,8 @@ def _fill_in(path: Path, file: _ModelFile, defaults: Defaults) -> tuple[Batching
         raise ConfigError(f"{path}: {error}") from None
     check_batching(batching, f"{path}: batching.")
     check_session(session, f"{path}: session.")
+    if file.replicas and not file.stages:
+        raise ConfigError(f"{path}: replicas are of stages, and there are no stages")
     return batching, session
 
 

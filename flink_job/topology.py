@@ -2,12 +2,14 @@
 
               one chain in every task: no network in it, and frames of many requests on the way
 requests --> [ frame ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack ] -- answers --> responses
-                              |   |
-                              |   +-- openings --+
-                              +-- shards         v
-                                    |   key_by(request) --> [ aggregate ] --> responses
-                                    v            ^
-                                rebalance --> [ infer ]
+                              |   |   |
+                              |   |   +-- openings --+
+                              |   +-- shards         v
+                              |         |   key_by(request) --> [ aggregate ] --> responses
+                              |         v            ^    ^
+                              |     rebalance --> [ infer ]
+                              |                           |
+                              +-- units of a model in stages: rebalance --> [ stage 1 ] --> rebalance --> [ stage 2 ]
 
 serve and aggregate -- dead letters --> errors
 """
@@ -15,22 +17,25 @@ serve and aggregate -- dead letters --> errors
 from uuid import uuid4
 
 from pyflink.common import Types
-from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from flink_job import java
 from flink_job.config import Config, shares_memory
 from flink_job.kafka import read_requests, write
 from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group
+from flink_job.placement import DEFAULT_GROUP, group_of
 from operators.aggregate import AggregateFunction
 from operators.backends.base import Backend
 from operators.core.answering import Answering
 from operators.core.batching import Order
 from operators.core.exchange import Options
+from operators.core.staging import stage_name
 from operators.infer import InferFunction
-from operators.rows import KEYED_BYTES, PARTS
-from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction
+from operators.rows import BYTES, KEYED_BYTES, PARTS
+from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction, units_tag
+from operators.stage import FAILURES_TAG, StageFunction
 from operators.task import now_ms
-from schemas.model import Catalog
+from schemas.model import Catalog, ModelSpec
 
 
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
@@ -66,22 +71,49 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
         )
         .name("serve")
     )
-    partials = (
+    partials = [
         answers.get_side_output(SHARDS_TAG)
         .rebalance()
         .process(InferFunction(catalog, backend, answering, exchange), output_type=PARTS)
         .name("infer")
-    )
+    ]
+    for model in catalog.in_stages():
+        units = answers.get_side_output(units_tag((model.name, model.version)))
+        partials += _through_stages(units, model, backend, answering, exchange, windows=config.job.parallelism)
     merged = (
-        exchange_by_key(answers.get_side_output(PARTS_TAG).union(partials), Types.STRING())
+        exchange_by_key(answers.get_side_output(PARTS_TAG).union(*partials), Types.STRING())
         .process(
             AggregateFunction(answering, scheduling.window_timeout_ms, scheduling.remember_ms, exchange),
             output_type=KEYED_BYTES,
         )
         .name("aggregate")
+        # Its inputs come out of many groups; then Flink's rule would be no rule.
+        .slot_sharing_group(DEFAULT_GROUP)
     )
 
     write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
     write(merged, config, kafka.responses_topic, "merged-responses")
     letters = answers.get_side_output(LETTERS_TAG).union(merged.get_side_output(LETTERS_TAG))
     write(letters, config, kafka.errors_topic, "errors")
+
+
+def _through_stages(
+    units: DataStream, model: ModelSpec, backend: Backend, answering: Answering, exchange: Options, *, windows: int
+) -> list[DataStream]:
+    """What comes out of a model in stages for the windows: outputs, and the rows on which a stage failed."""
+    parts = []
+    last = len(model.stages) - 1
+    for index, stage in enumerate(model.stages):
+        tasks = (
+            units.rebalance()
+            .process(
+                StageFunction(model, index, backend, answering, exchange, windows),
+                output_type=PARTS if index == last else BYTES,
+            )
+            .name(stage_name(model, index))
+            .set_parallelism(stage.replicas)
+            .slot_sharing_group(group_of(model, index))
+        )
+        parts.append(tasks if index == last else tasks.get_side_output(FAILURES_TAG))
+        units = tasks
+    return parts

@@ -10,17 +10,25 @@ redeemed, nothing is lost:
 - It comes from another host: its rows become a FAILURE, and their request is answered with an error.
 """
 
+import hashlib
 from time import monotonic
 
 from operators.core.exchange import Options, decode_claim, is_claim, lost
 from operators.core.metering import Meter
 from operators.shared_memory import Arena, Mappings, Presence, host_identity, is_present
 from operators.task import Task
+from schemas.model import ModelSpec
 from schemas.records import Record
 from schemas.tensors import Buffer
 
 #: Operators with an inbox.
 INFER, AGGREGATE = "infer", "aggregate"
+
+
+def stage_inbox(model: ModelSpec, index: int) -> str:
+    """The inbox of one stage of a model."""
+    return f"stage-{index}-{hashlib.sha256(f'{model.name}/{model.version}'.encode()).hexdigest()[:16]}"
+
 
 _LOOK_AGAIN_S = 0.1
 

@@ -10,6 +10,7 @@ touches it.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from math import ceil
 from time import time
 
@@ -24,20 +25,28 @@ from operators.core.batching import Order
 from operators.core.chain import Chain
 from operators.core.exchange import Options
 from operators.core.lanes import lane_of
-from operators.core.outputs import Answer, Letter, Output, Shard
+from operators.core.outputs import Answer, Letter, Output, Shard, Unit
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
-from operators.exchange import INFER, Outbox
+from operators.exchange import INFER, Outbox, stage_inbox
 from operators.metrics import Metrics
 from operators.rows import BYTES, KEYED_BYTES, PARTS, KeyedRow
 from operators.sessions import Sessions
 from operators.task import task_of
 from schemas.frames import write_answers
-from schemas.model import Catalog
+from schemas.model import Catalog, ModelSpec
+from schemas.records import Record
 
 LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
 SHARDS_TAG = OutputTag("shards", BYTES)
 PARTS_TAG = OutputTag("parts", PARTS)
+
+
+@cache
+def units_tag(model: tuple[str, str]) -> OutputTag:
+    """Where units leave for the first stage of a model: name and version."""
+    return OutputTag("units {}/{}".format(*model), BYTES)
+
 
 _NEVER = float("inf")
 #: Java has no array of 2 GiB, and large answers gain nothing from company.
@@ -45,7 +54,7 @@ _FRAME_BYTES = 4 * 1024 * 1024
 
 
 class ServeFunction(KeyedProcessFunction):
-    """Row(lane, frame of Kafka records) -> frames of answers, and on the side dead letters, shards and window parts."""
+    """Row(lane, frame of Kafka records) -> frames of answers; on the side dead letters, shards, units, window parts."""
 
     def __init__(
         self,
@@ -87,6 +96,12 @@ class ServeFunction(KeyedProcessFunction):
         meter = self._answering.meter
         self._metrics = Metrics(meter, runtime_context)
         self._outbox = Outbox(self._exchange, task, INFER, task.parallelism, meter)
+        self._unit_outboxes = {
+            (model.name, model.version): Outbox(
+                self._exchange, task, stage_inbox(model, 0), model.stages[0].replicas, meter
+            )
+            for model in self._catalog.in_stages()
+        }
         self._sessions = sessions = Sessions(self._backend, task.index)
         sessions.load_all(self._catalog)
         self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
@@ -147,12 +162,15 @@ class ServeFunction(KeyedProcessFunction):
     def _chain(self) -> Chain:
         return Chain(
             self._admission,
-            Sharding(self._catalog, self._sessions.costs_of, self._order, self._outbox.pack),
+            Sharding(self._catalog, self._sessions.costs_of, self._order, self._outbox.pack, self._pack_unit),
             self._serving,
             self._answering,
             max_backlog_ms=self._max_backlog_ms,
             max_waiting_bytes=self._max_waiting_bytes,
         )
+
+    def _pack_unit(self, model: ModelSpec, unit: Record) -> bytes:
+        return self._unit_outboxes[model.name, model.version].pack(unit)
 
     def _held(self) -> Iterator[tuple[int, bytes]]:
         return ((number, bytes(frame)) for number, frame in self._waiting.items())
@@ -191,6 +209,8 @@ def _emit(outputs: Iterable[Output]) -> Iterator[object]:
             yield LETTERS_TAG, KeyedRow(output.key, output.value)
         elif isinstance(output, Shard):
             yield SHARDS_TAG, output.value
+        elif isinstance(output, Unit):
+            yield units_tag(output.model), output.value
         else:
             yield PARTS_TAG, KeyedRow(output.key, output.value)
     if answers:

@@ -51,15 +51,13 @@ class Sessions:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
-        """Loads and warms up every model; an ensemble has none of its own.
+        """Loads and warms up every model that runs as a whole; a stage is loaded where it runs.
 
         Raises:
             ModelLoadFailed: One cannot be loaded.
         """
-        for versions in catalog.models.values():
-            for model in versions.values():
-                if model.ensemble is None:
-                    self.session_of(model)
+        for model in catalog.whole():
+            self.session_of(model)
 
     def session_of(self, model: ModelSpec) -> MeasuredSession:
         """The session of a model."""

@@ -19,11 +19,10 @@ from partition.errors import UncarriedTensor
 from partition.external_data import is_external, load_inline, locate, tensors_in_nodes
 from partition.graph import Graph, indices
 from partition.model_file import size_bytes
+from schemas.plan import DATA_SHA256
 
 #: A stage with more weights than this keeps them in a file of their own; protobuf's limit is twice as much.
 MAX_INLINE_BYTES = 1 << 30
-#: The key of a stage's metadata that holds the SHA-256 of its `.data`.
-DATA_SHA256 = "anabranch.data_sha256"
 #: Smaller weights stay in the model, where shape inference reads them.
 _MIN_EXTERNAL_BYTES = 1 << 10
 #: ONNX Runtime maps what begins at a page instead of copying it.

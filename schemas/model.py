@@ -1,6 +1,6 @@
 """What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -89,6 +89,25 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One stage of a model that was cut: named tensors in, named tensors out.
+
+    Attributes:
+        path: What the back-end loads, readable at this path on every TaskManager.
+        sha256: Of the file's bytes.
+        inputs: Inputs of the whole model, or outputs of earlier stages.
+        outputs: What later stages take, or outputs of the whole model.
+        replicas: How many tasks share its work.
+    """
+
+    path: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One version of one model.
 
@@ -99,6 +118,7 @@ class ModelSpec:
         fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
         require_finite: Whether NaN and infinity in an input are refused.
         ensemble: What it is made of, where it has no file of its own.
+        stages: In the order of their data, each an operator of its own; empty for a model that runs as a whole.
     """
 
     name: str
@@ -113,6 +133,21 @@ class ModelSpec:
     session: SessionOptions = field(default_factory=SessionOptions)
     require_finite: bool = False
     ensemble: Ensemble | None = None
+    stages: tuple[StageSpec, ...] = ()
+
+    def stage(self, index: int) -> "ModelSpec":
+        """One of its stages, as the model that a back-end loads."""
+        stage = self.stages[index]
+        return replace(
+            self,
+            path=stage.path,
+            sha256=stage.sha256,
+            inputs=stage.inputs,
+            outputs=stage.outputs,
+            # Nobody asks what a stage costs: the batches of a model in stages fill up where they wait for it.
+            session=msgspec.structs.replace(self.session, calibrate=False),
+            stages=(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +177,12 @@ class Catalog:
             served = ", ".join(sorted(versions))
             raise UnknownVersion(f"model {name!r} is not served in version {version!r}; there is {served}")
         return model
+
+    def in_stages(self) -> list[ModelSpec]:
+        """The models that are cut, in the order of their names and versions."""
+        return [model for versions in self.models.values() for model in versions.values() if model.stages]
+
+    def whole(self) -> list[ModelSpec]:
+        """The models that are neither cut nor made of others."""
+        models = [model for versions in self.models.values() for model in versions.values()]
+        return [model for model in models if not model.stages and model.ensemble is None]

@@ -8,6 +8,9 @@ its neighbour (a skip connection, an input of the whole model) travels past the 
 
 import msgspec
 
+#: The key of a stage's metadata that holds the SHA-256 of its external data, which lies in `FILE.data`.
+DATA_SHA256 = "anabranch.data_sha256"
+
 
 class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One stage.

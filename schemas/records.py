@@ -10,6 +10,7 @@ The same layout serves every kind (see `Kind`); the golden files of `tests/schem
 """
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
 
@@ -35,6 +36,8 @@ class Kind(IntEnum):
     PARTIAL = 3
     #: infer -> aggregate: rows of a shard on which the model failed.
     FAILURE = 4
+    #: serve -> stage -> stage: rows of one or more requests on their way through a model that is cut.
+    UNIT = 5
 
 
 class TensorSignature(msgspec.Struct, frozen=True, array_like=True):
@@ -120,6 +123,25 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
 
 
+class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Some rows of one request in a UNIT, whose rows follow those of the member before.
+
+    Attributes:
+        partition: With the next two, the request's `Source`.
+        deadline_ms: Unix time, or `NO_DEADLINE_MS`.
+        first_row: The request's row that is the member's row 0.
+    """
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    id: str
+    deadline_ms: int
+    first_row: int
+    rows: int
+    total_rows: int
+
+
 # Calling an enum class costs ten times a look-up.
 _KINDS = {kind.value: kind for kind in Kind}
 _FORMS = {form.value: form for form in Form}
@@ -132,28 +154,31 @@ _TIMES = tuple(struct.Struct(f"<{count}d") for count in range(4))
 _PADDING = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
 _FLAG_PARTIAL_ALLOWED = 1
 _FLAG_EXPLAIN = 2
+_FLAG_WHOLE = 4
 
 
 class Record(msgspec.Struct, frozen=True):
     """One record between two tasks; see `Kind` for which.
 
     Attributes:
-        source: The request's place in Kafka.
+        source: The request's place in Kafka; of a UNIT, its first member's.
         id: The request's id.
         form: The form to answer in.
-        deadline_ms: Unix time, or `NO_DEADLINE_MS`.
+        deadline_ms: Unix time, or `NO_DEADLINE_MS`; of a UNIT, when the last of its members does not wait any more.
         rank: The request's place in line: 1 is first.
-        signature: An encoded `Signature`; for a PARTIAL an `OutputSignature`; for a FAILURE a `Failure`.
+        signature: An encoded `Signature`; for a PARTIAL an `OutputSignature`; for a FAILURE a `Failure`. The inputs of
+            a UNIT's are what travels: all that later stages need, and outputs that are there already.
         partial_allowed: Whether missing rows may be left out of the answer.
         explain: Whether the answer is to say over how many shards and tasks it was spread.
         first_row: The request's row that is row 0 here. The members of an ensemble count on: row r of the m-th is
             m * total_rows + r.
         rows: Rows here (1 for a model without batch axis).
         total_rows: Rows of the whole request.
-        original: The Kafka record's value, where it travels along.
+        original: The Kafka record's value, where it travels along; of a UNIT, its encoded members.
         tensors: Raw bytes of each input (or output), in the signature's order.
         times_ms: Unix time (see `schemas.ledger`): of an OPENING when it was read and admitted, of a PARTIAL when its
-            shard was taken, started and ended. At most three.
+            shard was taken, started and ended, of a UNIT when it was taken; and how long it ran. At most three.
+        is_whole: Whether the model has no batch axis, so that the signature of a PARTIAL or UNIT has all axes.
     """
 
     kind: Kind
@@ -171,6 +196,7 @@ class Record(msgspec.Struct, frozen=True):
     original: Buffer = b""
     tensors: tuple[Buffer, ...] = ()
     times_ms: tuple[float, ...] = ()
+    is_whole: bool = False
 
     def encode(self) -> bytes:
         """The record as bytes."""
@@ -183,7 +209,7 @@ class Record(msgspec.Struct, frozen=True):
         header = _HEADER.pack(
             self.kind,
             self.form,
-            self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN,
+            self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN | self.is_whole * _FLAG_WHOLE,
             len(self.times_ms),
             len(request_id),
             len(self.tensors),
@@ -267,6 +293,7 @@ class Record(msgspec.Struct, frozen=True):
             original,
             tuple(tensors),
             times_ms,
+            bool(flags & _FLAG_WHOLE),
         )
 
 
@@ -280,6 +307,7 @@ _signatures = msgspec.msgpack.Decoder(Signature)
 _opening_signatures = msgspec.msgpack.Decoder(OpeningSignature)
 _output_signatures = msgspec.msgpack.Decoder(OutputSignature)
 _failures = msgspec.msgpack.Decoder(Failure)
+_members = msgspec.msgpack.Decoder(tuple[Member, ...])
 
 
 def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
@@ -308,3 +336,13 @@ def decode_output_signature(encoded: bytes) -> OutputSignature:
 def decode_failure(encoded: bytes) -> Failure:
     """The signature of a FAILURE."""
     return _failures.decode(encoded)
+
+
+def encode_members(members: Sequence[Member]) -> bytes:
+    """What goes into the `Record.original` of a UNIT."""
+    return _encode_struct(members)
+
+
+def decode_members(encoded: Buffer) -> tuple[Member, ...]:
+    """The members of a UNIT, in the order of their rows."""
+    return _members.decode(encoded)

@@ -3,6 +3,7 @@
     frames --> [ chain ] x tasks -- answers, letters
                   |   |
           waiting +   +--> in flight (any order, doubled, lost) --> [ serving ] --> in flight --> [ window ]
+                                                     +--> [ stage ] --> in flight --> [ stage ] --^
 
 Everything in `State` is what the shells put into Flink state (and the exchange, as an unaligned checkpoint holds it);
 everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
@@ -20,16 +21,17 @@ from operators.core.batching import Order
 from operators.core.chain import Chain
 from operators.core.costs import Costs
 from operators.core.lanes import lane_of
-from operators.core.outputs import Answer, Letter, Output, Part, Shard
+from operators.core.outputs import Answer, Letter, Output, Part, Shard, Unit
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.core.staging import Stage
 from operators.core.windows import Closing, Window, answer_of
 from schemas import codec
 from schemas.dead_letters import decode_letter
 from schemas.frames import write_requests
 from schemas.messages import Form
 from schemas.model import Batching, Catalog
-from schemas.records import Kind, Record, Source, kind_of
+from schemas.records import Kind, Record, Source, decode_members, decode_signature, kind_of
 from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 
@@ -58,7 +60,7 @@ class State:
     offset: int = 0
     waiting: dict[int, dict[int, bytes]] = field(default_factory=dict)
     lane_timers: set[tuple[int, int]] = field(default_factory=set)
-    flying: list[Shard | Part] = field(default_factory=list)
+    flying: list[Shard | Unit | Part] = field(default_factory=list)
     windows: dict[str, bytes] = field(default_factory=dict)
     kept: dict[str, list[bytes]] = field(default_factory=dict)
     window_timers: set[tuple[int, str]] = field(default_factory=set)
@@ -84,6 +86,14 @@ class Task:
         yield from self._work(mirror)
         self._save(self.lane, mirror)
         self._wake(mirror)
+
+    def on_unit(self, unit: Unit) -> Sequence[Unit | Part]:
+        """`operators.stage.StageFunction`: the next of the stages that have to see what travels."""
+        model = self._job.catalog.find(*unit.model)
+        live = {spec.name for spec in decode_signature(Record.decode(unit.value).signature).inputs}
+        index = 0 if "h" not in live else 1 if "label" not in live else 2
+        stage = Stage(model, index, session_of(model.stage(index)), self._job.answering.now_ms, task=0)
+        return stage.on_unit(unit.value, self._job.now_ms)
 
     def on_timer(self, lane: int) -> Iterator[Output]:
         own = lane == self.lane
@@ -215,8 +225,10 @@ class Simulation:
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
         if kind_of(record.value) is not Kind.OPENING and self._random.random() < self._faults.lose:
-            lost = Record.decode(record.value)
-            self.fates[lost.id].lost |= set(range(lost.first_row, lost.first_row + lost.rows))
+            for name, first_row, rows in _rows_in(Record.decode(record.value)):
+                self.fates[name].lost |= set(range(first_row, first_row + rows))
+        elif isinstance(record, Unit):
+            self.state.flying += self._random.choice(self._tasks).on_unit(record)
         elif isinstance(record, Shard):
             self.state.flying += self._random.choice(self._tasks).serving.on_shard(record.value, self.now_ms)
         else:
@@ -297,6 +309,13 @@ class Simulation:
                 self._emit(output)
 
 
+def _rows_in(record: Record) -> list[tuple[str, int, int]]:
+    """Id, first row and rows of every request that a record is about."""
+    if record.kind is Kind.UNIT:
+        return [(member.id, member.first_row, member.rows) for member in decode_members(record.original)]
+    return [(record.id, record.first_row, record.rows)]
+
+
 def check(job: Simulation) -> None:
     """Whether a run that has ended kept every promise.
 
@@ -334,7 +353,7 @@ def some_requests(random: Random, count: int) -> list[Sent]:
     return [
         Sent(
             request_id=f"{number}",
-            model=random.choice(("rows", "rows", "rows", "pairs", "pairs", "whole", *ENSEMBLES)),
+            model=random.choice(("rows", "rows", "pairs", "pairs", "whole", "cut", "cut", *ENSEMBLES)),
             values=tuple(
                 random.choice((-1.0, -1.0, -2.0, -3.0)) if random.random() < 0.03 else float(1000 * number + row)
                 for row in range(2 * random.choice((1, 1, 1, 2, 3, 5, 9)))
@@ -361,7 +380,7 @@ def some_batching(random: Random) -> Batching:
 def simulate(seed: int, count: int = 20, faults: Faults | None = None) -> Simulation:
     """Runs one seed to its end and checks it; a failure names the seed."""
     random = Random(seed)
-    models = ("rows", "pairs", "whole", "less", "more")
+    models = ("rows", "pairs", "whole", "cut", "less", "more")
     served = catalog(by_model={model: some_batching(random) for model in models}, ensembles=True)
     job = Simulation(some_requests(random, count), served, seed, faults or Faults())
     try:

@@ -15,6 +15,7 @@ from anabranch.errors import StackError
 from anabranch.stack import stack
 from anabranch.stack.flink_rest import FlinkRest
 from flink_job.config import Config, load
+from flink_job.placement import stage_slots
 
 if TYPE_CHECKING:
     from flink_job.job import RunningJob
@@ -50,24 +51,37 @@ def run(
     console = Console(stderr=True)
     if mini_cluster and (flink_url or detach):
         raise typer.BadParameter("--mini-cluster runs in this process: it goes with neither --flink-url nor --detach")
-    config, flink_url = _configure(
-        config_path, stack.data_dir(data_dir), flink_url, mini_cluster=mini_cluster, servers=bootstrap_servers
-    )
-    if model_repository:
-        config = config.replace(models={"repository": str(model_repository.resolve())})
-    if flink_url:
-        _check_slots(flink_url, config.job.parallelism)
+
+    def configure(slots: int) -> tuple[Config, str | None]:
+        config, url = _configure(
+            config_path,
+            stack.data_dir(data_dir),
+            flink_url,
+            mini_cluster=mini_cluster,
+            servers=bootstrap_servers,
+            stage_slots=slots,
+        )
+        if model_repository:
+            config = config.replace(models={"repository": str(model_repository.resolve())})
+        return config, url
+
+    config, cluster_url = configure(0)
 
     from anabranch.topics import make_topics  # noqa: PLC0415 - a second, which --help need not pay
     from flink_job import job  # noqa: PLC0415 - likewise
 
     with console.status("Reading the models and submitting the job"):
+        catalog = job.read_models(config)
+        if catalog.in_stages():
+            config, cluster_url = configure(stage_slots(catalog))
+        if cluster_url:
+            _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog))
         make_topics(config.kafka)
-        running = job.start(config, flink_url)
+        running = job.start(config, cluster_url, catalog=catalog)
     try:
         with console.status("Loading the models"):
-            _await_serving(running, flink_url)
-        where = f" at {flink_url}/#/job/running/{running.job_id}" if flink_url else " in this process"
+            _await_serving(running, cluster_url)
+        where = f" at {cluster_url}/#/job/running/{running.job_id}" if cluster_url else " in this process"
         Console().print(f"Job {running.job_id} serves{where}", soft_wrap=True, highlight=False)
         Console().print(
             f"{config.kafka.requests_topic} -> {config.kafka.responses_topic} on {config.kafka.bootstrap_servers}",
@@ -99,7 +113,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _configure(
-    path: Path | None, folder: Path, flink_url: str | None, *, mini_cluster: bool, servers: str | None
+    path: Path | None,
+    folder: Path,
+    flink_url: str | None,
+    *,
+    mini_cluster: bool,
+    servers: str | None,
+    stage_slots: int,
 ) -> tuple[Config, str | None]:
     """The configuration, completed with what the local stack knows, and the cluster to submit to."""
     kafka: dict[str, Any] = {}
@@ -110,7 +130,7 @@ def _configure(
         flink_url = found.flink_url
     if found.running:
         kafka = {"bootstrap_servers": found.bootstrap_servers}
-        job = {"parallelism": max(1, len(found.task_manager_pids))}
+        job = {"parallelism": max(1, len(found.task_manager_pids) - stage_slots)}
         if flink_url == found.flink_url:
             job["checkpoint_dir"] = (folder / "checkpoints").resolve().as_uri()
     config = load(path, kafka=kafka, job=job)
@@ -119,11 +139,13 @@ def _configure(
     return config, flink_url
 
 
-def _check_slots(flink_url: str, parallelism: int) -> None:
-    free = FlinkRest(flink_url).get("/overview")["slots-available"]
-    if free < parallelism:
+def _check_slots(flink_url: str, parallelism: int, stage_slots: int) -> None:
+    """Refuses what Flink would wait for without a word."""
+    free, wanted = FlinkRest(flink_url).get("/overview")["slots-available"], parallelism + stage_slots
+    if free < wanted:
+        stages = f" ({parallelism} that serve, {stage_slots} for stages of models)" if stage_slots else ""
         raise StackError(
-            f"the cluster at {flink_url} has {free} free slots, and the job wants {parallelism}: "
+            f"the cluster at {flink_url} has {free} free slots, and the job wants {wanted}{stages}: "
             "cancel another job, add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
         )
 

@@ -9,6 +9,8 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
 from anabranch.errors import NotRunning
 from anabranch.stack import stack
@@ -19,6 +21,8 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Where the stack keeps all it has. Default: $ANABRANCH_DATA_DIR, else .anabranch"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+_BAR_WIDTH = 10
 
 
 def up(
@@ -72,7 +76,7 @@ def down(data_dir: DataDir = None) -> None:
 
 
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show what runs: addresses, processes, jobs. Exit code 3 when the stack is not running."""
+    """Show what runs: addresses, processes, jobs, and who does what. Exit code 3 when the stack is not running."""
     found = stack.status(stack.data_dir(data_dir))
     if as_json:
         _print_json(found)
@@ -102,4 +106,37 @@ def _print_table(found: stack.StackStatus) -> None:
     for job in found.jobs:
         table.add_row("Job", f"{job.name}  {job.state}  {job.job_id}")
     table.add_row("Data", found.data_dir)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if found.workers:
+        console.print(picture(found))
+
+
+def picture(found: stack.StackStatus) -> Tree:
+    """The master, its workers, and what each of them runs."""
+    tree = Tree(Text.assemble(("JobManager", "bold"), f"  the master, process {found.job_manager_pid}"))
+    several = len({task.job for worker in found.workers for task in worker.tasks}) > 1
+    for worker in found.workers:
+        used = worker.slots - worker.free_slots
+        branch = tree.add(Text.assemble((worker.name, "bold"), f"  {used} of {worker.slots} slots taken"))
+        tasks = Table(show_header=False, box=None, pad_edge=False)
+        tasks.add_column(overflow="fold")
+        tasks.add_column(justify="right", no_wrap=True)
+        tasks.add_column(no_wrap=True)
+        tasks.add_column(overflow="fold", style="dim")
+        for task in worker.tasks:
+            name = f"{task.job}: {task.operator}" if several else task.operator
+            number = f"task {task.task} of {task.tasks}" if task.tasks > 1 else ""
+            holds = f"whole models: {', '.join(task.models)}" if task.models else ""
+            tasks.add_row(name, number, _busy(task.busy), holds)
+        if worker.tasks:
+            branch.add(tasks)
+    return tree
+
+
+def _busy(part: float | None) -> Text:
+    if part is None:
+        return Text("")
+    filled = round(part * _BAR_WIDTH)
+    colour = "red" if part > 0.9 else "yellow" if part > 0.6 else "green"
+    return Text.assemble(("█" * filled, colour), ("░" * (_BAR_WIDTH - filled), "dim"), f" {part:4.0%} busy")

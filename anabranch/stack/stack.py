@@ -26,6 +26,7 @@ from anabranch.stack.broker import HEAP_MB, Broker
 from anabranch.stack.cluster import JOB_MANAGER_MEMORY_MB, TASK_MANAGER_MEMORY_MB, Cluster
 from anabranch.stack.flink_rest import FlinkRest, Job
 from anabranch.stack.processes import ProcessRecord, stop_all
+from anabranch.stack.workers import Worker, workers
 
 DEFAULT_DATA_DIR = Path(".anabranch")
 DEFAULT_KAFKA_PORT = 9092
@@ -68,6 +69,7 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
         task_manager_pids: Process ids of the TaskManagers that run.
         gone: Names of processes that were started and have ended by themselves.
         jobs: Flink's jobs, the newest first.
+        workers: Flink's TaskManagers, and what each of them runs.
     """
 
     running: bool
@@ -79,6 +81,7 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
     task_manager_pids: list[int] = []
     gone: list[str] = []
     jobs: list[Job] = []
+    workers: list[Worker] = []
 
 
 def data_dir(chosen: Path | None = None) -> Path:
@@ -228,9 +231,12 @@ def _status_of(folder: Path, record: StackRecord) -> StackStatus:
     alive = {process.name: process.pid for process in record.processes if process.find()}
     running = {"broker", "job-manager"} <= alive.keys()
     jobs: list[Job] = []
+    placed: list[Worker] = []
     if "job-manager" in alive:
         try:
-            jobs = FlinkRest(record.flink_url).jobs()
+            rest = FlinkRest(record.flink_url)
+            jobs = rest.jobs()
+            placed = workers(rest, jobs)
         except StackError:
             # It runs but does not serve yet, or no more.
             running = False
@@ -244,6 +250,7 @@ def _status_of(folder: Path, record: StackRecord) -> StackStatus:
         task_manager_pids=[pid for name, pid in alive.items() if name.startswith("task-manager-")],
         gone=[process.name for process in record.processes if process.name not in alive],
         jobs=jobs,
+        workers=placed,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from operators.backends.base import ModelLoadFailed, zeros
 from schemas.model import ModelSpec, SessionOptions, TensorSpec
+from schemas.plan import DATA_SHA256
 from schemas.tensors import BYTES, Array
 
 _DATATYPES = {
@@ -69,7 +70,9 @@ class OnnxBackend:
         path = Path(model.path)
         if sha256_of(path) != model.sha256:
             raise ModelLoadFailed(f"{path} is not the file that the job was started with: restart the job")
-        session = OnnxSession(_open(path, model.session))
+        opened = _open(path, model.session)
+        _check_data(path, opened)
+        session = OnnxSession(opened)
         if model.session.warm_up_rows:
             _warm_up(session, model)
         return session
@@ -141,6 +144,14 @@ def _open(path: Path, options: SessionOptions) -> Any:
         return runtime.InferenceSession(str(path), settings, providers=list(options.providers))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has a class for every cause, and none for all
         raise ModelLoadFailed(f"cannot load the model {path}: {str(error).splitlines()[0]}") from None
+
+
+def _check_data(path: Path, opened: Any) -> None:
+    """Refuses external data that is not what the model was written with, where the model tells."""
+    expected = opened.get_modelmeta().custom_metadata_map.get(DATA_SHA256)
+    data = path.with_name(f"{path.name}.data")
+    if expected is not None and sha256_of(data) != expected:
+        raise ModelLoadFailed(f"{data} is not the file that {path.name} was written with: cut the model again")
 
 
 def _warm_up(session: OnnxSession, model: ModelSpec) -> None:

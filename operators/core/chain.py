@@ -3,13 +3,13 @@
     frame --> [ admit ] --> [ shard ] --> lane --> the most urgent batch that is due --> [ infer ] --> answers
                   |              |
                   v              +--> OPENING to the request's window, SHARDs to the exchange
-              refused: error, dead letter
+              refused: error, dead letter        (for a model in stages: UNITs to its first stage)
 
 A call takes a frame in, or works on one batch. What still waits when the task turns to something else is handed to
 Flink's state as it came from Kafka, and admitted again if it must be restored: state does not know what a request is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from operators.core.admission import Admission
@@ -109,8 +109,15 @@ class Chain:
         for request in departure.expired:
             outputs += self._answering.fail(request, _late(request, now_ms))
         if departure.unit:
-            outputs += self._serving.on_batch(departure.unit, now_ms)
+            outputs += self._enter(departure.unit) or self._serving.on_batch(departure.unit, now_ms)
         return outputs
+
+    def _enter(self, unit: Sequence[Request]) -> Sequence[Output] | None:
+        try:
+            return self._sharding.enter(unit)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+            failure = _failure(InternalError, f"{type(error).__name__}: {error}")
+            return [output for request in unit for output in self._answering.fail(request, failure)]
 
     def next_deadline(self) -> float | None:
         """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""

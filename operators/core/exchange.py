@@ -69,7 +69,9 @@ class Claim(NamedTuple):
 
     def encode(self, record: Record) -> bytes:
         """What travels instead of the record."""
-        return _CLAIM.pack(_MARK, *self) + replace(record, tensors=(), original=b"").encode()
+        # Without its members, nobody could be told of a UNIT that is lost.
+        original = record.original if record.kind is Kind.UNIT else b""
+        return _CLAIM.pack(_MARK, *self) + replace(record, tensors=(), original=original).encode()
 
 
 def is_claim(message: bytes) -> bool:
@@ -90,7 +92,7 @@ def decode_claim(message: bytes) -> tuple[Claim, Record]:
 def lost(head: Record) -> Record:
     """The FAILURE of a record that cannot be had: its request is answered, and may be sent again."""
     names = ("", "")
-    if head.kind is Kind.SHARD:
+    if head.kind in (Kind.SHARD, Kind.UNIT):
         signature = decode_signature(head.signature)
         names = (signature.model_name, signature.model_version)
     message = "a part of the request lies in the memory of another host; send it again, or set exchange.transport"

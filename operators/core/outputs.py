@@ -23,6 +23,13 @@ class Shard(NamedTuple):
     value: bytes
 
 
+class Unit(NamedTuple):
+    """A UNIT record for the next stage of a model: name and version."""
+
+    model: tuple[str, str]
+    value: bytes
+
+
 class Part(NamedTuple):
     """An OPENING, PARTIAL or FAILURE for the window of its request, whose name is the key."""
 
@@ -30,4 +37,4 @@ class Part(NamedTuple):
     value: bytes
 
 
-Output: TypeAlias = Answer | Letter | Shard | Part
+Output: TypeAlias = Answer | Letter | Shard | Unit | Part

@@ -1,18 +1,21 @@
 """Turns the requests of one task into units of work: splits the big, lets the small share a batch.
 
 A request of more rows than `shard_rows` leaves at once, as an OPENING for its window and one SHARD after the other for
-the exchange; so does every request for an ensemble. Everything else goes through the task's `Lane`.
+the exchange; so does every request for an ensemble. Everything else goes through the task's `Lane`. What is for a model
+in stages leaves for its first stage, with an OPENING for every request: whole where it is small, in company where
+others wait.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from operators.core.batching import LONG_AGO_MS, Departure, Lane, Order
 from operators.core.costs import Costs
 from operators.core.ensembling import member_shards, open_window
-from operators.core.outputs import Part, Shard
+from operators.core.outputs import Part, Shard, Unit
 from operators.core.requests import Request
 from operators.core.splitting import opening, shards
+from operators.core.staging import enter
 from operators.core.windows import window_key
 from schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from schemas.records import Record, decode_signature
@@ -23,6 +26,21 @@ _MAX_POLICIES = 4096
 #: Of a model that has no batch axis.
 _ALONE = Batching(max_rows=1)
 _ALL = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """What is done with the requests of one signature.
+
+    Attributes:
+        costs: What the batches of its model cost.
+        unsplit_rows: The rows of the largest request that is not split.
+    """
+
+    model: ModelSpec
+    batching: Batching
+    costs: Costs
+    unsplit_rows: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +60,9 @@ class Sharding:
     """The requests of one task, or of one lane that a failure left behind.
 
     Args:
-        costs_of: What the batches of a model cost.
+        costs_of: What the batches of a model cost; it is not asked of models in stages.
         pack: What makes a shard ready for its way to another task.
+        pack_unit: The same for a unit on its way to the first stage of a model.
     """
 
     def __init__(
@@ -52,12 +71,14 @@ class Sharding:
         costs_of: Callable[[ModelSpec], Costs],
         order: Order,
         pack: Callable[[Record], bytes] = Record.encode,
+        pack_unit: Callable[[ModelSpec, Record], bytes] = lambda _, unit: unit.encode(),
     ) -> None:
         self._catalog = catalog
         self._costs_of = costs_of
         self._pack = pack
-        self._lane = Lane(lambda signature: self._policy_of(signature)[:2], order)
-        self._policies: dict[bytes, tuple[Batching, Costs, float]] = {}
+        self._pack_unit = pack_unit
+        self._lane = Lane(self._batching_of, order)
+        self._policies: dict[bytes, _Policy] = {}
         self._arrived: list[Request] = []
         self._departed: list[int] = []
 
@@ -66,18 +87,19 @@ class Sharding:
         """How much waits."""
         return self._lane.size_bytes
 
-    def take_in(self, request: Request, now_ms: float) -> list[Part | Shard]:
+    def take_in(self, request: Request, now_ms: float) -> list[Part | Shard | Unit]:
         """Takes a request in, and returns what leaves without waiting."""
-        if request.rows > self._policy_of(request.signature)[2]:
+        policy = self._policy_of(request.signature)
+        if request.rows > policy.unsplit_rows:
             if request.stored:  # it was small enough before an upgrade
                 self._departed.append(request.number)
-            return self._split(request)
+            return self._split(request, policy.model)
         self._lane.add(request, now_ms)
         if not request.stored:
             self._arrived.append(request)
         return []
 
-    def restore(self, number: int, request: Request) -> list[Part | Shard]:
+    def restore(self, number: int, request: Request) -> list[Part | Shard | Unit]:
         """Takes in, in order of their numbers, what state held; all of it is due at once."""
         request.number, request.stored = number, True
         return self.take_in(request, LONG_AGO_MS)
@@ -101,6 +123,14 @@ class Sharding:
         self._departed += [request.number for request in departure.expired if request.stored]
         return departure
 
+    def enter(self, unit: Sequence[Request]) -> list[Part | Unit] | None:
+        """What leaves for a model in stages; None where these are for a model that runs here."""
+        model = self._policy_of(unit[0].signature).model
+        if not model.stages:
+            return None
+        openings = [Part(window_key(request.source), opening(request).encode()) for request in unit]
+        return [*openings, self._enter(unit, model)]
+
     def shed(self, max_backlog_ms: float, max_size_bytes: int) -> list[Request]:
         """The least urgent requests, where more waits than that: to be refused."""
         shed = self._lane.shed(max_backlog_ms, max_size_bytes)
@@ -119,43 +149,49 @@ class Sharding:
         self._arrived, self._departed = [], []
         return changes
 
-    def _split(self, request: Request) -> list[Part | Shard]:
-        model = self._model_of(request.signature)
+    def _split(self, request: Request, model: ModelSpec) -> list[Part | Shard | Unit]:
         if model.ensemble is not None:
             return self._spread(request, model.ensemble)
         rows = _shard_rows(model, request.rows, MAX_SHARDS)
         return [
             Part(window_key(request.source), opening(request).encode()),
-            *[Shard(self._pack(shard)) for shard in shards(request, rows)],
+            *[self._leave(shard, model) for shard in shards(request, rows)],
         ]
 
-    def _spread(self, request: Request, ensemble: Ensemble) -> list[Part | Shard]:
-        outputs: list[Part | Shard] = [Part(window_key(request.source), open_window(request, ensemble).encode())]
+    def _spread(self, request: Request, ensemble: Ensemble) -> list[Part | Shard | Unit]:
+        outputs: list[Part | Shard | Unit] = [Part(window_key(request.source), open_window(request, ensemble).encode())]
         for number, (name, version) in enumerate(ensemble.members):
             model = self._catalog.find(name, version)
             rows = _shard_rows(model, request.rows, MAX_SHARDS // len(ensemble.members))
-            outputs += [Shard(self._pack(shard)) for shard in member_shards(request, ensemble, number, model, rows)]
+            outputs += [self._leave(shard, model) for shard in member_shards(request, ensemble, number, model, rows)]
         return outputs
 
-    def _policy_of(self, signature: bytes) -> tuple[Batching, Costs, float]:
-        """The model's batching, what its batches cost, and the rows of the largest request that is not split."""
+    def _leave(self, shard: Record, model: ModelSpec) -> Shard | Unit:
+        return self._enter([shard], model) if model.stages else Shard(self._pack(shard))
+
+    def _enter(self, parts: Sequence[Request | Record], model: ModelSpec) -> Unit:
+        return Unit((model.name, model.version), self._pack_unit(model, enter(parts, model)))
+
+    def _batching_of(self, signature: bytes) -> tuple[Batching, Costs]:
+        policy = self._policy_of(signature)
+        return policy.batching, policy.costs
+
+    def _policy_of(self, signature: bytes) -> _Policy:
         policy = self._policies.get(signature)
         if policy is None:
             if len(self._policies) >= _MAX_POLICIES:  # dynamic shapes make endlessly many signatures
                 self._policies.clear()
-            model = self._model_of(signature)
+            decoded = decode_signature(signature)
+            model = self._catalog.find(decoded.model_name, decoded.model_version)
+            costs = Costs() if model.stages or model.ensemble is not None else self._costs_of(model)
             if model.ensemble is not None:
-                policy = (_ALONE, Costs(), 0)
+                policy = _Policy(model, _ALONE, costs, 0)
             elif model.batchable:
-                policy = (model.batching, self._costs_of(model), model.batching.shard_rows)
+                policy = _Policy(model, model.batching, costs, model.batching.shard_rows)
             else:
-                policy = (_ALONE, self._costs_of(model), _ALL)
+                policy = _Policy(model, _ALONE, costs, _ALL)
             self._policies[signature] = policy
         return policy
-
-    def _model_of(self, signature: bytes) -> ModelSpec:
-        decoded = decode_signature(signature)
-        return self._catalog.find(decoded.model_name, decoded.model_version)
 
 
 def _shard_rows(model: ModelSpec, rows: int, most: int) -> int:

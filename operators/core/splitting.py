@@ -30,8 +30,16 @@ def opening(request: Request) -> Record:
         rows=request.rows,
         total_rows=request.rows,
         original=request.original,
-        times_ms=(request.arrived_ms, request.ledger.admitted_ms if request.ledger else request.arrived_ms),
+        times_ms=_read_and_admitted(request),
     )
+
+
+def _read_and_admitted(request: Request) -> tuple[float, float]:
+    if request.ledger is not None:
+        return request.ledger.read_ms, request.ledger.admitted_ms
+    # What was restored after a failure is said to have come long ago.
+    read_ms = max(request.arrived_ms, request.source.timestamp_ms)
+    return read_ms, read_ms
 
 
 def shards(request: Request, shard_rows: int) -> Iterator[Record]:

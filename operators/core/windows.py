@@ -290,7 +290,7 @@ def _rows_of(record: Record, *, counts_rows: bool = True) -> Rows:
     Args:
         counts_rows: Whether axis 0 counts rows.
     """
-    rows = (record.rows,) if counts_rows else ()
+    rows = (record.rows,) if counts_rows and not record.is_whole else ()
     outputs = tuple(
         Tensor(spec.name, spec.datatype, rows + spec.shape, data)
         for spec, data in zip(decode_output_signature(record.signature).outputs, record.tensors, strict=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from flink_job.config import Defaults
 from flink_job.repository import read_repository
@@ -14,8 +15,10 @@ from operators.backends import base
 from operators.backends import onnx as backend
 from operators.backends.base import ModelLoadFailed
 from operators.backends.onnx import OnnxBackend, read_signature, sha256_of
+from partition.cut import data_path, write_stages
+from partition.graph import load_graph
 from schemas.model import Catalog, SessionOptions
-from tests.flink.models import write_repository
+from tests.flink.models import FLOAT, INT64, _write, write_repository
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,18 @@ def test_every_kind_of_model_loads_and_warms_up(catalog: Catalog, name: str, mon
     assert len(warm_up["outputs"]) == len(model.outputs)
     OnnxBackend().load(replace(model, session=SessionOptions(warm_up_rows=0)))
     assert len(runs) == 1
+
+
+def test_external_data_that_is_not_a_stage_s_own_is_refused(tmp_path: Path) -> None:
+    table = numpy_helper.from_array(np.arange(4096, dtype=np.float32).reshape(1024, 4), "table")
+    _write(tmp_path / "m" / "1", ["Gather table i y"], {"i": (INT64, ["n"])}, {"y": (FLOAT, ["n", 4])}, [table])
+    [stage] = write_stages(load_graph(tmp_path / "m" / "1" / "model.onnx"), [], tmp_path, max_inline_bytes=0)
+    model = replace(read_repository(tmp_path, Defaults()).find("m", ""), path=str(stage.path), sha256=stage.sha256)
+    assert OnnxBackend().load(model).run(["y"], {"i": np.array([3])})[0].tolist() == [[12.0, 13.0, 14.0, 15.0]]
+    data = data_path(stage.path)
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    with pytest.raises(ModelLoadFailed, match=rf"{data.name} is not the file"):
+        OnnxBackend().load(model)
 
 
 def test_a_warm_up_that_the_model_refuses_is_no_reason_not_to_serve(

@@ -3,6 +3,7 @@
     rows    x FP32 [n, 2], t BYTES [n]  ->  y FP32 [n, 2] = 2x + 1, label BYTES [n] = t reversed     any rows at once
     pairs   x FP32 [2, 2]               ->  y FP32 [2, 2] = 2x + 1                                   two rows at a time
     whole   x FP32 [any]                ->  y FP32 [any] = running sum                               no batch axis
+    cut     `rows`, in stages (below)                                                                any rows at once
 
 `rows` and `pairs` fail on a row that starts with `POISON`, whatever its neighbours are; `whole` where one is anywhere.
 
@@ -11,16 +12,19 @@ Where ensembles are asked for, there are two more with the inputs and outputs of
     less    y = x - 1, label = t              fails on -2        mean     of y; no member may be missing
     more    y = 4x, label = t reversed        fails on -3        vote     of label; two must be there
                                                                  stack    of y; one must be there, within 30 ms
+
+    x, t --> [ 1: h = 2x ] -- x, t, h --> [ 2: label = t reversed, or poison ] -- h, label --> [ 3: y = h + 1 ]
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from operators.backends.fake import FakeSession
 from schemas import codec
 from schemas.messages import Form, InferRequest, Parameter
-from schemas.model import Batching, Catalog, Ensemble, ModelSpec, TensorSpec
+from schemas.model import Batching, Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
 from schemas.records import Source
 from schemas.tensors import Array, Tensor
 
@@ -93,6 +97,16 @@ def catalog(
         stacked = TensorSpec("y", "FP32", (None, None, 2))
         for name, output in (("mean", y), ("vote", label), ("stack", stacked)):
             models[name] = {"1": model(name, "1", (x, t), (output,), ENSEMBLES[name])}
+    h = TensorSpec("h", "FP32", (None, 2))
+    cut = replace(
+        model("cut", "1", (x, t), (y, label)),
+        stages=(
+            StageSpec("cut/1", "", (x,), (h,)),
+            StageSpec("cut/2", "", (t, x), (label,)),
+            StageSpec("cut/3", "", (h,), (y,)),
+        ),
+    )
+    models["cut"] = {"1": cut}
     return Catalog({name: versions for name, versions in models.items() if name not in without})
 
 
@@ -128,9 +142,25 @@ def run_whole(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": np.cumsum(inputs["x"], dtype=np.float32)}
 
 
+def _run_first(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"h": 2 * inputs["x"]}
+
+
+def _run_second(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"label": run_rows(inputs)["label"]}
+
+
+def _run_third(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"y": inputs["h"] + 1}
+
+
+_STAGES = {"cut/1": _run_first, "cut/2": _run_second, "cut/3": _run_third}
+
+
 def session_of(model: ModelSpec) -> FakeSession:
-    """A session of a model above."""
-    return FakeSession({"whole": run_whole, "less": run_less, "more": run_more}.get(model.name, run_rows))
+    """A session of a model above, or of a stage."""
+    by_name = {"whole": run_whole, "less": run_less, "more": run_more}
+    return FakeSession(_STAGES.get(model.path) or by_name.get(model.name, run_rows))
 
 
 def tensors_of(model: str, values: Sequence[float]) -> tuple[Tensor, ...]:

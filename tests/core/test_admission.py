@@ -75,7 +75,7 @@ def test_the_newest_version_is_the_default(version: str, served: str) -> None:
 def test_the_only_model_and_the_only_input_need_no_name() -> None:
     [x] = tensors_of("whole", [1.0, 2.0, 3.0])
     nameless = codec.encode_request(InferRequest("", (Tensor("", x.datatype, x.shape, x.data),)))
-    record = admit(nameless, without=["rows", "pairs"])
+    record = admit(nameless, without=["rows", "pairs", "cut"])
     assert decode_signature(record.signature).model_name == "whole"
     assert decode_signature(record.signature).inputs[0].name == "x"
     assert code_of(judge(nameless)) == "unknown_model"  # of several models none is meant

@@ -3,17 +3,20 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from operators.core.exchange import STAGE, Claim, Options, decode_claim, is_claim, lost
 from schemas.errors import ExchangeFailed
 from schemas.records import (
     Kind,
+    Member,
     OutputSignature,
     Record,
     Signature,
     Source,
     TensorSignature,
     decode_failure,
+    encode_members,
     encode_signature,
 )
 
@@ -49,6 +52,16 @@ def test_a_claim_comes_back_with_the_head_of_its_record(
     assert decoded == claim
     assert (head.kind, head.source, head.id, head.rows, head.tensors) == (Kind.SHARD, SHARD.source, "é", 16, ())
     assert len(message) < 300
+
+
+def test_a_claim_of_a_unit_knows_its_members() -> None:
+    members = encode_members([Member(1, 2, 3, "é", 0, 32, 16, 100)])
+    claim = Claim(0, 1, 3, bytes(16), bytes(16), 0, 0, 0, 10)
+    _, head = decode_claim(claim.encode(replace(SHARD, kind=Kind.UNIT, original=members)))
+    assert (bytes(head.original), head.tensors) == (members, ())
+    failed = lost(head)
+    assert (failed.kind, bytes(failed.original)) == (Kind.FAILURE, members)
+    assert decode_failure(failed.signature).model_name == "m"
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operators.core import merging, windows
+from operators.core import merging, staging, windows
 from operators.core.batching import Lane
 from operators.core.chain import Chain, Changes
 from operators.core.outputs import Answer
@@ -37,7 +37,7 @@ def sent(draw: st.DrawFn) -> list[Sent]:
     """Any requests, whose every row has a value of its own."""
     requests = []
     for number in range(draw(st.integers(1, 6))):
-        model = draw(st.sampled_from(["rows", "pairs", "whole", *ENSEMBLES]))
+        model = draw(st.sampled_from(["rows", "pairs", "whole", "cut", *ENSEMBLES]))
         rows = draw(st.integers(1, 20)) * (2 if model == "pairs" else 1)
         bad = draw(st.sets(st.integers(0, rows - 1), max_size=2))
         requests.append(
@@ -67,7 +67,7 @@ batchings = st.builds(
 @settings(max_examples=300)
 @given(
     requests=sent(),
-    by_model=st.fixed_dictionaries(dict.fromkeys(("rows", "pairs", "whole", "less", "more"), batchings)),
+    by_model=st.fixed_dictionaries(dict.fromkeys(("rows", "pairs", "whole", "cut", "less", "more"), batchings)),
     faults=st.builds(Faults, *[st.sampled_from([0.0, 0.05, 0.2])] * 2, st.sampled_from([0.0, 0.05])),
     seed=st.integers(0, 2**32),
 )
@@ -158,6 +158,11 @@ def _lose_the_late(lane: Lane, now_ms: float, expire: Any = Lane._expire) -> lis
     return []
 
 
+def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging._within) -> Any:
+    """A unit of which some rows failed goes on as if none had."""
+    return within(members, 0, first_row + rows)
+
+
 PLANTED: dict[str, AbstractContextManager[Any]] = {
     "duplicates are merged twice": patch.object(windows, "overlaps", lambda *_: False),
     "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
@@ -171,6 +176,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "what waited is not restored": patch.object(Chain, "restore", _restore_nothing),
     "a newcomer takes the place in state of what was restored": patch.object(Lane, "number_after", _keep_nothing),
     "nobody wakes the task for what its slice left": patch.object(Chain, "next_deadline", _keep_nothing),
+    "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
     "what expires is not answered": patch.object(Lane, "_expire", _lose_the_late),
 }
 

@@ -1,13 +1,19 @@
 """Small ONNX models, each with one trait that the job has to cope with."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from operators.backends.onnx import sha256_of
+from schemas.plan import Plan, StagePlan, encode_plan
+
 FLOAT, INT64, FLOAT16, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.STRING
+
+#: Element type and shape by name.
+Tensors: TypeAlias = dict[str, tuple[int, list[str | int]]]
 
 
 def write_repository(folder: Path) -> None:
@@ -55,6 +61,54 @@ def _ensemble(folder: Path, *lines: str) -> None:
     (folder / "model.toml").write_text("\n".join(("[ensemble]", *lines)))
 
 
+def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n") -> None:
+    """`steps/1`: a model, the plan that cuts it into three stages, and their models.
+
+    x, i --> [ 1: twice = 2x ] -- twice, i --> [ 2: found = table[i] ] -- twice, found --> [ 3: y = twice + found ]
+
+    Stage 2 fails on a row with i >= 8. `found` is an output of the whole model, too.
+
+    Args:
+        toml: What `model.toml` says beside the plan.
+        between_rows: What stages say of axis 0 of `twice`.
+    """
+    version = folder / "steps" / "1"
+    x: Tensors = {"x": (FLOAT, ["n", 4])}
+    i: Tensors = {"i": (INT64, ["n"])}
+    found: Tensors = {"found": (FLOAT, ["n", 4])}
+    y: Tensors = {"y": (FLOAT, ["n", 4])}
+    twice: Tensors = {"twice": (FLOAT, [between_rows, 4])}
+    two = numpy_helper.from_array(np.array(2, np.float32), "two")
+    table = numpy_helper.from_array(np.arange(32, dtype=np.float32).reshape(8, 4) * 10, "table")
+    nodes = ["Mul x two twice", "Gather table i found", "Add twice found y"]
+    _write(version, nodes, x | i, y | found, [two, table])
+    _write(version, nodes[:1], x, twice, [two], file="stage-0.onnx")
+    _write(version, nodes[1:2], i, found, [table], file="stage-1.onnx")
+    _write(version, nodes[2:], twice | found, y, file="stage-2.onnx")
+    write_plan(version, [(["x"], ["twice"], 1), (["i"], ["found"], 2), (["twice", "found"], ["y"], 1)])
+    (folder / "steps" / "model.toml").write_text(f'stages = "plan.json"\n{toml}')
+
+
+def write_plan(version: Path, stages: list[tuple[list[str], list[str], int]]) -> None:
+    """Writes `plan.json` beside `model.onnx` and `stage-N.onnx`: inputs, outputs and replicas of each."""
+    planned = [
+        StagePlan(
+            file=(file := f"stage-{number}.onnx"),
+            sha256=sha256_of(version / file),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            nodes=1,
+            parameter_bytes=0,
+            ms=1.0,
+            output_bytes=0,
+            replicas=replicas,
+        )
+        for number, (inputs, outputs, replicas) in enumerate(stages)
+    ]
+    plan = Plan(model_sha256=sha256_of(version / "model.onnx"), rows=1, bottleneck_ms=1.0, stages=tuple(planned))
+    (version / "plan.json").write_bytes(encode_plan(plan))
+
+
 def _double(folder: Path, addend: float) -> None:
     constants = [
         numpy_helper.from_array(np.array(2, np.float32), "two"),
@@ -67,9 +121,10 @@ def _double(folder: Path, addend: float) -> None:
 def _write(
     folder: Path,
     nodes: list[str],
-    inputs: dict[str, tuple[int, list[str | int]]],
-    outputs: dict[str, tuple[int, list[str | int]]],
+    inputs: Tensors,
+    outputs: Tensors,
     constants: list[onnx.TensorProto] | None = None,
+    file: str = "model.onnx",
     **attributes: Any,
 ) -> None:
     graph = helper.make_graph(
@@ -80,8 +135,8 @@ def _write(
         constants or [],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
-    folder.mkdir(parents=True)
-    onnx.save(model, str(folder / "model.onnx"))
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(folder / file))
 
 
 def _node(line: str, attributes: dict[str, Any]) -> onnx.NodeProto:

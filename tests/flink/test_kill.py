@@ -60,7 +60,7 @@ def test_a_killed_task_manager_loses_and_changes_nothing(
         for start in range(0, REQUESTS, 1000):
             _send(topics, range(start, start + 1000))
             if start == 4000:
-                _await_checkpoint(cluster, running.job_id)
+                await_checkpoint(cluster, running.job_id)
                 answered = topics.read_answers() + len(topics.answers)
                 assert answered < REQUESTS
                 assert cluster.rest.last_failure(running.job_id) == ""
@@ -97,7 +97,7 @@ def _send(topics: Topics, numbers: range) -> None:
     topics.send(*(codec.encode_request(_request(str(number), rows_of(number))) for number in numbers))
 
 
-def _await_checkpoint(cluster: Cluster, job_id: str) -> None:
+def await_checkpoint(cluster: Cluster, job_id: str) -> None:
     """Waits for a checkpoint that began after this call: the kill then has something to restore."""
     completed = cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"]
     end = time.monotonic() + 60

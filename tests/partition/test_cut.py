@@ -9,10 +9,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from partition.cut import DATA_SHA256, StageFile, data_path, sha256_of, write_stages
+from partition.cut import StageFile, data_path, sha256_of, write_stages
 from partition.errors import NoSuchCut, UncarriedTensor
 from partition.graph import Graph, load_graph
 from partition.prove import prove
+from schemas.plan import DATA_SHA256
 from schemas.tensors import Array
 from tests.partition.texts import BRANCHES, graph_of, model_of
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from schemas import codec
 from schemas.dead_letters import encode_letter
@@ -16,13 +17,16 @@ from schemas.frames import write_answers, write_requests
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
 from schemas.open_inference_pb2 import ModelInferRequest
 from schemas.records import (
+    NO_DEADLINE_MS,
     Failure,
     Kind,
+    Member,
     OutputSignature,
     Record,
     Signature,
     Source,
     TensorSignature,
+    encode_members,
     encode_signature,
 )
 from schemas.tensors import Tensor
@@ -62,6 +66,11 @@ OUTPUT_SIGNATURE = encode_signature(
     OutputSignature(1, (TensorSignature("scores", "FP64", (2,)), TensorSignature("labels", "INT64", ())))
 )
 
+MEMBERS = (
+    Member(3, 9_000_000_000, 1_767_225_600_000, "id-ü-1", 1_767_225_601_500, 32, 1, 64),
+    Member(0, 7, -1, "", NO_DEADLINE_MS, 0, 1, 1),
+)
+
 
 def _typed_request() -> bytes:
     message = ModelInferRequest(model_name="magika", id="id-ü-1")
@@ -98,6 +107,9 @@ def records() -> dict[str, Record]:
         "record_opening.bin": _record(Kind.OPENING, SIGNATURE, (), b'{"original": 1}'),
         "record_partial.bin": _record(Kind.PARTIAL, OUTPUT_SIGNATURE, OUTPUTS),
         "record_failure.bin": _record(Kind.FAILURE, encode_signature(FAILURE)),
+        "record_unit.bin": replace(
+            _record(Kind.UNIT, SIGNATURE, INPUTS, encode_members(MEMBERS)), times_ms=(1.5, 0.25), is_whole=True
+        ),
     }
 
 

@@ -9,7 +9,7 @@ from schemas import codec
 from schemas.dead_letters import LetterSource, decode_letter
 from schemas.frames import read_answers, read_requests
 from schemas.messages import InferRequest
-from schemas.records import Kind, Record, Source, decode_output_signature, decode_signature
+from schemas.records import Kind, Record, Source, decode_members, decode_output_signature, decode_signature
 from tests.schemas import golden_samples as golden
 
 SAMPLES = golden.samples()
@@ -59,6 +59,7 @@ def test_today_s_code_reads_the_signatures() -> None:
     shard, partial = Record.decode(stored("record_shard.bin")), Record.decode(stored("record_partial.bin"))
     assert [spec.name for spec in decode_signature(shard.signature).inputs] == ["numbers", "texts"]
     assert decode_output_signature(partial.signature).task == 1
+    assert decode_members(Record.decode(stored("record_unit.bin")).original) == golden.MEMBERS
 
 
 def test_the_layout_is_the_one_that_the_drawing_describes() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.errors import UnknownModel, UnknownVersion
-from schemas.model import Catalog, Ensemble, ModelSpec
+from schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
 
 
 def served(**versions: list[str]) -> Catalog:
@@ -36,3 +36,19 @@ def test_what_is_not_served_is_told_with_what_is() -> None:
 def test_members_are_called_by_name_and_by_version_where_that_is_not_enough() -> None:
     members = (("a", "1"), ("b", "1"), ("b", "2"))
     assert Ensemble(members, "mean", (1.0, 1.0, 1.0), needed=3).labels == ("a", "b@1", "b@2")
+
+
+def test_a_stage_is_loaded_as_a_model_of_its_own() -> None:
+    x, h, y = (TensorSpec(name, "FP32", (None, 2)) for name in "xhy")
+    stages = (StageSpec("0.onnx", "00", (x,), (h,)), StageSpec("1.onnx", "11", (h,), (y,), replicas=3))
+    model = ModelSpec("a", "1", "model.onnx", "ff", (x,), (y,), fixed_rows=2, stages=stages)
+    stage = model.stage(1)
+    assert (stage.path, stage.sha256, stage.inputs, stage.outputs, stage.stages) == ("1.onnx", "11", (h,), (y,), ())
+    assert (stage.name, stage.version, stage.fixed_rows, stage.session.calibrate) == ("a", "1", 2, False)
+
+
+def test_a_catalog_tells_what_is_cut_from_what_runs_whole() -> None:
+    catalog = served(a=["1"], b=["1"])
+    catalog.models["a"]["2"] = cut = ModelSpec("a", "2", "", "", (), (), stages=(StageSpec("", "", (), ()),) * 2)
+    assert catalog.in_stages() == [cut]
+    assert [(model.name, model.version) for model in catalog.whole()] == [("a", "1"), ("b", "1")]

@@ -15,6 +15,7 @@ from schemas.records import (
     MAX_FAILURE_LENGTH,
     Failure,
     Kind,
+    Member,
     OpeningSignature,
     OutputSignature,
     Record,
@@ -22,9 +23,11 @@ from schemas.records import (
     Source,
     TensorSignature,
     decode_failure,
+    decode_members,
     decode_opening_signature,
     decode_output_signature,
     decode_signature,
+    encode_members,
     encode_signature,
     kind_of,
 )
@@ -51,6 +54,7 @@ def records() -> st.SearchStrategy[Record]:
         original=st.binary(max_size=50),
         tensors=st.lists(st.binary(max_size=40), max_size=3).map(tuple),
         times_ms=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+        is_whole=st.booleans(),
     )
 
 
@@ -126,3 +130,8 @@ def test_an_opening_s_signature_is_read_with_and_without_its_ensemble() -> None:
     assert decode_opening_signature(encode_signature(whole)) == whole
     assert decode_signature(encode_signature(whole)) == plain
     assert decode_opening_signature(encode_signature(plain)) == OpeningSignature("m", "1", inputs, ("y",))
+
+
+@given(st.lists(st.builds(Member, _i32, _i64, _i64, texts, _i64, _u32, _u32, _u32), max_size=4).map(tuple))
+def test_any_members_come_back_equal(members: tuple[Member, ...]) -> None:
+    assert decode_members(memoryview(encode_members(members))) == members

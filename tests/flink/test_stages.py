@@ -1,0 +1,121 @@
+"""Models in stages and whole models in one job on a MiniCluster, in both execution modes."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.stack.broker import Broker
+from flink_job import job
+from flink_job.config import Config
+from schemas.ledger import STAGES
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
+from schemas.tensors import Tensor
+from tests.flink.conftest import MODES
+from tests.flink.models import write_cut_model, write_repository
+from tests.flink.service import Topics
+
+TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
+
+
+@pytest.fixture(scope="module", params=MODES)
+def service(
+    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Topics]:
+    """A job that serves `steps` in three stages, the second in two tasks, and other models as a whole."""
+    repository = tmp_path_factory.mktemp("repository")
+    write_repository(repository)
+    write_cut_model(repository, "[batching]\nshard_rows = 16\n")
+    config = Config().replace(
+        job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
+        models={"repository": str(repository)},
+    )
+    topics = Topics(broker, config)
+    running = job.start(topics.config)
+    topics.ask(steps(1), timeout_s=110)
+    yield topics
+    assert running.status() == "RUNNING"
+    running.cancel()
+    topics.close()
+
+
+def inputs_of(rows: int) -> tuple[Any, Any]:
+    return np.arange(4 * rows, dtype=np.float32).reshape(rows, 4), np.arange(rows) * 3 % 8
+
+
+def steps(
+    rows: int, bad: tuple[int, ...] = (), form: Form = Form.PROTOBUF, outputs: tuple[str, ...] = (), **said: Parameter
+) -> InferRequest:
+    x, i = inputs_of(rows)
+    i[list(bad)] = 99
+    tensors = Tensor.from_array("x", x), Tensor.from_array("i", i)
+    return InferRequest("steps", tensors, uuid.uuid4().hex, "", said, outputs, form)
+
+
+def check(answer: InferResponse | ErrorResponse, rows: int, without: tuple[int, ...] = ()) -> None:
+    assert isinstance(answer, InferResponse), answer
+    x, i = (np.delete(array, without, axis=0) for array in inputs_of(rows))
+    values = {tensor.name: tensor.to_array() for tensor in answer.outputs}
+    assert np.array_equal(values["y"], 2 * x + TABLE[i])
+    assert np.array_equal(values["found"], TABLE[i])
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_requests_of_all_sizes_and_models_are_answered_once_each(service: Topics, form: Form) -> None:
+    sizes = [1, 7, 16, 17, 100, 1, 333] * 10
+    cut = [steps(rows, form=form) for rows in sizes]
+    x = np.ones((3, 4), np.float32)
+    whole = [InferRequest("double", (Tensor.from_array("x", x),), uuid.uuid4().hex, form=form) for _ in range(30)]
+    answers = service.ask(*cut, *whole)
+    for rows, answer in zip(sizes, answers, strict=False):
+        check(answer, rows)
+    for answer in answers[len(cut) :]:
+        assert isinstance(answer, InferResponse), answer
+        assert np.array_equal(answer.outputs[0].to_array(), 2 * x + 2)
+    service.read_answers(timeout_ms=500)
+    assert all(len(service.answers[sent.id]) == 1 for sent in (*cut, *whole))
+
+
+def test_one_output_of_an_inner_stage_can_be_asked_for(service: Topics) -> None:
+    [answer] = service.ask(steps(20, outputs=("found",)))
+    assert isinstance(answer, InferResponse), answer
+    [found] = answer.outputs
+    assert found.name == "found"
+    assert np.array_equal(found.to_array(), TABLE[inputs_of(20)[1]])
+
+
+@pytest.mark.parametrize("rows", [10, 100])
+def test_rows_that_fail_in_a_stage_fail_alone(service: Topics, rows: int) -> None:
+    """10 rows travel in one unit, perhaps with others; 100 as shards of 16."""
+    bad = (3, 4, rows - 1)
+    letters_before = len(service.letters)
+    failing, partial, *good = service.ask(
+        steps(rows, bad), steps(rows, bad, partial=True), *[steps(rows) for _ in range(5)]
+    )
+    for answer in good:
+        check(answer, rows)
+    check(partial, rows, bad)
+    assert partial.parameters["missing_rows"] == f"3-4,{rows - 1}-{rows - 1}"  # type: ignore[union-attr]
+    assert isinstance(failing, ErrorResponse), failing
+    assert failing.code == "inference_failed"
+    letters = service.await_letters(letters_before + 2)[letters_before:]
+    [letter] = [letter for letter in letters if letter.id == failing.id]
+    assert letter.stage == "stage 2"
+    assert letter.original is not None
+
+
+def test_a_deadline_holds_in_a_pipeline(service: Topics) -> None:
+    late, early = service.ask(steps(100, timeout=1), steps(100, timeout=60_000_000))
+    assert isinstance(late, ErrorResponse), late
+    assert late.code == "deadline_exceeded"
+    check(early, 100)
+
+
+def test_an_answer_says_over_what_it_was_spread_and_where_its_time_went(service: Topics) -> None:
+    [answer] = service.ask(steps(100, explain=True))
+    check(answer, 100)
+    assert answer.parameters["shards"] == 7  # type: ignore[union-attr]
+    assert all(int(answer.parameters[f"{stage}_us"]) >= 0 for stage in STAGES)  # type: ignore[union-attr]
+    assert int(answer.parameters["session_us"]) > 0  # type: ignore[union-attr]
