@@ -13,23 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from anabranch.errors import StackError
 from bench import plots, tables
 from bench.arena import Arena, Stalled
-from bench.models import add_resnet50, make_repository
 from bench.peers.beam import BeamFailed
 from bench.peers.needs import PeerMissing
+from bench.program import SCENARIOS, Models
 from bench.results import AnyRun, Result, machine, today, versions
 from bench.scenarios.base import Scenario
-from bench.scenarios.efficiency import FFNN_ROWS, Efficiency
-from bench.scenarios.exchange import Exchange
-from bench.scenarios.latency import Latency
-from bench.scenarios.memory import Memory
-from bench.scenarios.overload import PRIORITIES, Overload
-from bench.scenarios.scaling import Scaling
-from bench.scenarios.throughput import Throughput
 from bench.settings import QUICK, Settings
-from bench.summary import write_summary
-from bench.workloads import ffnn_rows, magika_files, resnet_pictures
+from bench.summary import read_notes, write_summary
 
-SCENARIOS = ("latency", "throughput", "efficiency", "memory", "overload", "exchange", "scaling")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -41,23 +32,33 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    notes = read_notes()
     failed = missed = False
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
-        for scenario, repository in _scenarios(options.only, settings, folder):
+        models = Models(folder)
+        made = [SCENARIOS[name](settings, models) for name in options.only]
+        _estimate(console, [scenario for scenario, _ in made])
+        for scenario, repository in made:
             # A broker each, so that none pays for what another left on it.
             with Arena(folder / scenario.name, repository) as arena:
                 result = _run(scenario, settings, arena, console)
             result.write(out)
             plots.draw(result, out)
             console.print(tables.table_of(result))
-            for line in tables.verdicts(result):
+            for line in tables.verdicts(result, notes):
                 console.print(line, highlight=False, markup=False)
             failed |= bool(result.failures)
             missed |= not all(target.met for target in result.targets)
-    tables.write_readme(out)
-    write_summary(out)
+    tables.write_readme(out, notes)
+    write_summary(out, notes)
     sys.exit(1 if failed else 2 if missed and not options.quick else 0)
+
+
+def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
+    minutes = {scenario.name: sum(step.seconds for step in scenario.steps()) / 60 for scenario in scenarios}
+    parts = ", ".join(f"{name} {time:.0f}" for name, time in minutes.items())
+    console.print(f"This takes about {sum(minutes.values()):.0f} minutes: {parts}.", highlight=False)
 
 
 def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console) -> Result:
@@ -104,42 +105,18 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
     )
 
 
-def _scenarios(names: Sequence[str], settings: Settings, folder: Path) -> list[tuple[Scenario, Path]]:
-    """The scenarios that were asked for, with the models that their subjects serve."""
-    repository = make_repository(folder / "models")
-    ffnn = ffnn_rows(repository)
-    scenarios: list[tuple[Scenario, Path]] = []
-    if "latency" in names:
-        scenarios.append((Latency(settings, ffnn, magika_files(repository)), repository))
-    if "throughput" in names:
-        scenarios.append((Throughput(settings, ffnn, repository), repository))
-    if "efficiency" in names:
-        large = add_resnet50(make_repository(folder / "large-models"))
-        workloads = ffnn_rows(large, FFNN_ROWS), magika_files(large), resnet_pictures(large)
-        scenarios.append((Efficiency(settings, *workloads, large), large))
-    if "memory" in names:
-        scenarios.append((Memory(settings, ffnn), repository))
-    if "overload" in names:
-        scenarios.append((Overload(settings, magika_files(repository, PRIORITIES)), repository))
-    if "exchange" in names:
-        scenarios.append((Exchange(settings), repository))
-    if "scaling" in names:
-        large = add_resnet50(make_repository(folder / "scaled-models"))
-        scenarios.append((Scaling(large), large))
-    return scenarios
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="show that all of it works; the figures mean nothing")
-    parser.add_argument("--only", type=_names, default=SCENARIOS, metavar="NAMES", help=", ".join(SCENARIOS))
+    parser.add_argument("--only", type=_names, default=tuple(SCENARIOS), metavar="NAMES", help=", ".join(SCENARIOS))
     parser.add_argument("--repeats", type=int, help="rounds; in each, every subject has its turn")
     parser.add_argument("--modes", type=_modes, metavar="MODES", help="thread, process, or thread,process")
     parser.add_argument("--seconds", type=float, help="how long each latency run sends")
+    parser.add_argument("--workloads", type=_workloads, metavar="NAMES", help="of efficiency, sustainable and ledger")
     parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
     parser.add_argument("--tasks", type=int, help="parallelism of the Flink subjects in latency runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default: bench/results)")
-    parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 2 GB")
+    parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 10 GB")
     return parser.parse_args()
 
 
@@ -150,6 +127,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "latency_seconds": options.seconds,
         "throughput_requests": options.requests,
         "latency_tasks": options.tasks,
+        "workloads": options.workloads,
     }
     base = QUICK if options.quick else Settings()
     return msgspec.structs.replace(base, **{name: value for name, value in chosen.items() if value is not None})
@@ -169,6 +147,10 @@ def _names(text: str) -> tuple[str, ...]:
     if unknown := set(names) - set(SCENARIOS):
         raise argparse.ArgumentTypeError(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     return names
+
+
+def _workloads(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _modes(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
 While answers come it does nothing but take the time; decoding and comparing wait until the last is there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time_ns
@@ -18,13 +19,13 @@ from google.protobuf.message import DecodeError
 from bench.orders import ReadOrder
 from bench.peers import crayfish
 from bench.workloads import Workload
-from schemas.errors import Overloaded
-from schemas.open_inference_pb2 import ModelInferResponse
+from schemas.errors import DeadlineExceeded, Overloaded
+from schemas.ledger import STAGES, SUFFIX
+from schemas.open_inference_pb2 import InferParameter, ModelInferResponse
 from schemas.tensors import Array
 
-#: What batches of other sizes may change in a float32 result.
-TOLERANCE = 1e-5
-
+#: What an answer says that was asked to explain itself.
+_EXPLAINED = STAGES[0] + SUFFIX
 _AFTER_THE_LAST_S = 0.5
 _POLL_S = 0.1
 
@@ -39,6 +40,8 @@ class Answers:
         appended_ms: When the broker wrote it (LogAppendTime): Unix time, milliseconds.
         deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
         refused: Whether it says `overloaded`.
+        expired: Whether it says `deadline_exceeded`.
+        stages_us: [answers, stages of `schemas.ledger`]: where its time went; NaN where the answer does not say.
     """
 
     ids: npt.NDArray[np.int64]
@@ -46,6 +49,8 @@ class Answers:
     appended_ms: npt.NDArray[np.int64]
     deviation: npt.NDArray[np.float64]
     refused: npt.NDArray[np.bool_]
+    expired: npt.NDArray[np.bool_]
+    stages_us: npt.NDArray[np.float64]
 
     def save(self, path: Path) -> None:
         """Writes them where another process can read them."""
@@ -56,13 +61,15 @@ class Answers:
             appended_ms=self.appended_ms,
             deviation=self.deviation,
             refused=self.refused,
+            expired=self.expired,
+            stages_us=self.stages_us,
         )
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads what `save` wrote."""
         with np.load(path) as file:
-            return cls(file["ids"], file["received_ns"], file["appended_ms"], file["deviation"], file["refused"])
+            return cls(**file)
 
 
 def main() -> None:
@@ -111,33 +118,37 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Answers:
     count = len(received)
     ids = np.full(count, -1, np.int64)
     deviation = np.full(count, np.nan)
-    refused = np.zeros(count, bool)
+    refused, expired = np.zeros(count, bool), np.zeros(count, bool)
+    stages_us = np.full((count, len(STAGES)), np.nan)
     for index, (_, message) in enumerate(received):
         try:
-            ids[index], refused[index], values = _read(message.value() or b"")
+            ids[index], values, said = _read(message.value() or b"")
         except (DecodeError, ValueError):
             continue
+        if said is not None:
+            code = said["error_code"].string_param
+            refused[index], expired[index] = code == Overloaded.code, code == DeadlineExceeded.code
+            if _EXPLAINED in said:
+                stages_us[index] = [said[stage + SUFFIX].int64_param for stage in STAGES]
         expected = workload.answer(int(ids[index]))
         if len(values) == len(expected):
             deviation[index] = np.abs(values - expected).max()
     received_ns = np.array([time for time, _ in received], np.int64)
     appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
-    return Answers(ids, received_ns, appended_ms, deviation, refused)
+    return Answers(ids, received_ns, appended_ms, deviation, refused, expired, stages_us)
 
 
-def _read(message: bytes) -> tuple[int, bool, Array]:
-    """An answer's request, whether it is refused, and its scores: float32 [values], none where there are none.
+def _read(message: bytes) -> tuple[int, Array, Mapping[str, InferParameter] | None]:
+    """An answer's request, its scores (float32 [values], none where there are none), and its parameters if it has any.
 
     Raises:
         DecodeError, ValueError: It is no answer to a request of ours.
     """
     if crayfish.is_answer(message):
-        number, scores = crayfish.read_answer(message)
-        return number, False, scores
+        return *crayfish.read_answer(message), None
     answer = ModelInferResponse.FromString(message)
     raw = answer.raw_output_contents[0] if len(answer.raw_output_contents) == 1 else b""
-    refused = answer.parameters["error_code"].string_param == Overloaded.code
-    return int(answer.id), refused, np.frombuffer(raw, np.float32)
+    return int(answer.id), np.frombuffer(raw, np.float32), answer.parameters
 
 
 if __name__ == "__main__":

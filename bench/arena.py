@@ -20,6 +20,7 @@ from bench.accounting import Account
 from bench.answers import Answers
 from bench.orders import LoadOrder, ReadOrder, SubjectOrder
 from bench.peers.needs import interpreter_of
+from bench.schedule import poisson_offsets_ns
 from bench.subjects import Subject
 from bench.workloads import Workload
 
@@ -31,6 +32,8 @@ _READ_PATIENCE_S = 20.0
 _LOAD_TIMEOUT_S = 900.0
 _POLL_S = 0.02
 _OFFSETS_TIMEOUT_S = 30.0
+#: Of syslog: an admin client that is done says, a level below, what it throws away.
+_NOTICE = 5
 
 
 class Stalled(Exception):
@@ -126,8 +129,25 @@ class Arena:
     def send(
         self, topic: str, workload: Workload, count: int, first_id: int, rate_per_s: float | None, seed: int = 0
     ) -> npt.NDArray[np.int64]:
-        """Sends from a process of its own, and returns when each request was scheduled: Unix time, nanoseconds."""
-        out = self._new_file("load.npz")
+        """Sends by a Poisson schedule, or at once; returns when each was scheduled: Unix time, nanoseconds."""
+        offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
+        return self.send_by(offsets_ns, topic, workload, count, first_id)[0]
+
+    def send_by(
+        self, offsets_ns: npt.NDArray[np.int64] | None, topic: str, workload: Workload, count: int, first_id: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Sends from a process of its own.
+
+        Args:
+            offsets_ns: When, after the first could be sent; None sends as fast as the broker takes it.
+
+        Returns:
+            When each request was scheduled, and when it was sent: Unix time, nanoseconds.
+        """
+        out, offsets_path = self._new_file("load.npz"), None
+        if offsets_ns is not None:
+            offsets_path = str(self._new_file("offsets.npy"))
+            np.save(offsets_path, offsets_ns)
         order = LoadOrder(
             bootstrap_servers=self.bootstrap_servers,
             topic=topic,
@@ -135,8 +155,7 @@ class Arena:
             workload_path=str(self._path_of(workload)),
             first_id=first_id,
             count=count,
-            rate_per_s=rate_per_s,
-            seed=seed,
+            offsets_path=offsets_path,
             out_path=str(out),
         )
         process = self._start("load", "bench.load", order.to_argument())
@@ -145,8 +164,7 @@ class Arena:
         finally:
             process.kill()
         with np.load(out) as file:
-            scheduled_ns: npt.NDArray[np.int64] = file["scheduled_ns"]
-        return scheduled_ns
+            return file["scheduled_ns"], file["sent_ns"]
 
     @contextmanager
     def reading(
@@ -216,7 +234,7 @@ class Arena:
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only here
 
         # Without a name of its own it would be gone before its answers are there.
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": _NOTICE})
         for future in admin.delete_topics(list(topics)).values():
             try:
                 future.result()

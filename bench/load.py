@@ -14,7 +14,6 @@ import numpy.typing as npt
 from confluent_kafka import Producer
 
 from bench.orders import LoadOrder
-from bench.schedule import poisson_offsets_ns
 from bench.workloads import Workload, id_of
 
 _LEAD_NS = 100_000_000
@@ -30,29 +29,38 @@ def main() -> None:
     """Sends what the order says, then writes `scheduled_ns` and `sent_ns`."""
     order = LoadOrder.from_arguments()
     workload = Workload.load(Path(order.workload_path))
-    if order.rate_per_s is None:
+    if order.offsets_path is None:
         scheduled_ns = sent_ns = send_at_once(order, workload)
     else:
-        scheduled_ns, sent_ns = send_by_schedule(order, workload, order.rate_per_s)
+        scheduled_ns, sent_ns = send_by_schedule(order, workload, np.load(order.offsets_path))
     np.savez(order.out_path, scheduled_ns=scheduled_ns, sent_ns=sent_ns)
 
 
 def send_by_schedule(
-    order: LoadOrder, workload: Workload, rate_per_s: float
+    order: LoadOrder, workload: Workload, offsets_ns: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sends each request at its time, whatever became of those before; returns when it should have been, and was."""
-    numbers = range(order.first_id, order.first_id + order.count)
-    messages = [(id_of(number), workload.message(number), number % order.partitions) for number in numbers]
+    """Sends each request at its time, whatever became of those before; returns when it should have been, and was.
+
+    A record bears the very time that is noted, which Kafka cuts to milliseconds.
+    """
     sent_ns = np.zeros(order.count, np.int64)
     producer = _producer(order, {"linger.ms": 0})
     producer.list_topics(order.topic, timeout=_FLUSH_TIMEOUT_S)
-    scheduled_ns = time_ns() + _LEAD_NS + poisson_offsets_ns(rate_per_s, order.count, order.seed)
-    for index, (due_ns, (key, value, partition)) in enumerate(zip(scheduled_ns.tolist(), messages, strict=True)):
+    scheduled_ns = time_ns() + _LEAD_NS + offsets_ns
+    for index, due_ns in enumerate(scheduled_ns.tolist()):
+        number = order.first_id + index
+        key, value = id_of(number), workload.message(number)
         wait_ns = due_ns - time_ns()
         if wait_ns > 0:
             sleep(wait_ns / 1e9)
-        producer.produce(order.topic, value, key, partition)
-        sent_ns[index] = time_ns()
+        while True:
+            now_ns = time_ns()
+            try:
+                producer.produce(order.topic, value, key, number % order.partitions, timestamp=now_ns // 1_000_000)
+                break
+            except BufferError:
+                producer.poll(_RETRY_S)
+        sent_ns[index] = now_ns
         producer.poll(0)  # what was delivered takes room in the queue until then
     _flush(producer)
     return scheduled_ns, sent_ns

@@ -6,9 +6,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bench.answers import TOLERANCE, Answers
+from bench.answers import Answers
+from bench.workloads import TOLERANCE
 
 Floats = npt.NDArray[np.float64]
+
+_WINDOW_S = 0.5
+_CALM_AGAIN = 2.0
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ class Tally(msgspec.Struct, frozen=True):
     Attributes:
         answered: Requests with at least one answer.
         missing: Requests without any.
-        refused: First answers that say `overloaded`.
+        refused: First answers that say `overloaded`; `expired` those that say `deadline_exceeded`.
         wrong: First answers that are another error, or differ from a direct run of the model by more than the
             tolerance.
         repeated: Answers after the first to a request.
@@ -50,10 +54,11 @@ class Tally(msgspec.Struct, frozen=True):
     repeated: int
     deviation: float
     refused: int = 0
+    expired: int = 0
 
     @property
     def is_clean(self) -> bool:
-        """Whether every request got one right answer, or was refused."""
+        """Whether every request got one answer: the right one, or that it was refused or had passed its deadline."""
         return not (self.missing or self.wrong or self.repeated)
 
 
@@ -97,19 +102,20 @@ def first_answers(answers: Answers, first_id: int, count: int) -> npt.NDArray[np
     return firsts
 
 
-def tally(answers: Answers, first_id: int, count: int) -> Tally:
+def tally(answers: Answers, first_id: int, count: int, tolerance: float = TOLERANCE) -> Tally:
     """What became of the requests `first_id` and on."""
     firsts = first_answers(answers, first_id, count)
     deviation = answers.deviation[firsts[firsts >= 0]]
-    refused = answers.refused[firsts[firsts >= 0]]
-    right = deviation <= TOLERANCE
+    refused, expired = (said[firsts[firsts >= 0]] for said in (answers.refused, answers.expired))
+    right = deviation <= tolerance
     answered = len(deviation)
     return Tally(
         requests=count,
         answered=answered,
         missing=count - answered,
-        wrong=int((~right & ~refused).sum()),
+        wrong=int((~right & ~refused & ~expired).sum()),
         refused=int(refused.sum()),
+        expired=int(expired.sum()),
         repeated=len(answers.ids) - answered,
         deviation=float(deviation[right].max(initial=0.0)),
     )
@@ -154,3 +160,22 @@ def fit_line(x: Floats, y: Floats) -> Line:
     residuals = y - y_mean - slope * (x - x_mean)
     error = np.sqrt((residuals**2).sum() / (len(x) - 2) / variance)
     return Line(float(y_mean - slope * x_mean), float(slope), float(error))
+
+
+def recovery_s(after_s: Floats, spent_ms: Floats, calm_ms: Floats) -> float:
+    """How long after a burst latency is what it was before.
+
+    Args:
+        after_s: When each request was scheduled, after the end of the burst, and `spent_ms` its latency.
+        calm_ms: Latencies before the burst.
+
+    Returns:
+        The start of the first half second whose median is at most twice theirs; where there is none, the end of what
+        was seen.
+    """
+    limit_ms = _CALM_AGAIN * float(np.median(calm_ms)) if len(calm_ms) else 0.0
+    windows = (after_s / _WINDOW_S).astype(np.int64)
+    for window in np.unique(windows):
+        if np.median(spent_ms[windows == window]) <= limit_ms:
+            return round(float(window) * _WINDOW_S, 1)
+    return round(float(after_s.max(initial=0.0)), 1)

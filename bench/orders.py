@@ -56,7 +56,8 @@ class LoadOrder(_Order, frozen=True, kw_only=True):
     Attributes:
         workload_path: What to send, as `bench.workloads.Workload.save` wrote it.
         first_id: The first request's id; the others count on.
-        rate_per_s: Mean rate of a Poisson process; None sends as fast as the broker takes it.
+        offsets_path: When to send each request, in nanoseconds after the first could be (`numpy.save`); None sends as
+            fast as the broker takes it.
         out_path: Where the scheduled and the actual send times go.
     """
 
@@ -66,8 +67,7 @@ class LoadOrder(_Order, frozen=True, kw_only=True):
     workload_path: str
     first_id: int
     count: int
-    rate_per_s: float | None
-    seed: int
+    offsets_path: str | None
     out_path: str
 
 

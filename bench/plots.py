@@ -11,27 +11,45 @@ from matplotlib.ticker import FuncFormatter
 
 from bench.measures import Spread
 from bench.orders import MESSAGES
-from bench.results import ExchangeRun, MemoryRun, OverloadRun, Result, Row, ScalingRun
+from bench.results import CostRun, ExchangeRun, MemoryRun, OverloadRun, RateRun, Result, Row, ScalingRun
+from bench.scenarios.sustainable import SHARES
+from bench.stages import ALL_STAGES
 
 _OURS, _PEER = "#0b6e99", "#8a8f98"
-_INK, _FAINT = "#222222", "#d8dadd"
-_PARTS = ("#c9ced6", "#0b6e99", "#e08e45", "#7a9e7e")
-_TARGET = "#b3261e"
+#: Greys that can be read on white and on black: pictures have no background of their own.
+_INK, _FAINT = "#76818d", "#76818d55"
+_PARTS = ("#9aa4b0", "#0b6e99", "#e08e45", "#7a9e7e")
+_STAGES = ("#9aa4b0", "#c2a14d", "#6d8b74", "#b0695a", "#8a6fa8", "#0b6e99", "#5aa7a7", "#d08c60", "#7f8a96")
+_SUBJECTS = ("#0b6e99", "#e08e45", "#7a9e7e", "#b0695a", "#8a6fa8", "#c2a14d", "#5aa7a7")
+_TARGET = "#d9483b"
 _MARKS = {"p50_ms": "o", "p95_ms": "D", "p99_ms": "s"}
 
 # Text stays text, and the same data makes the same file.
-mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 10, "text.color": _INK})
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 10})
+for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"):
+    mpl.rcParams[_part] = _INK
 
 
 def draw(result: Result, folder: Path) -> Path | None:
     """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
-    draws = {"latency": _latency, "throughput": _throughput, "memory": _memory, "overload": _overload}
-    draws |= {"efficiency": _efficiency, "exchange": _exchange, "scaling": _scaling}
+    draws = {
+        "latency": _latency,
+        "throughput": _throughput,
+        "efficiency": _efficiency,
+        "sustainable": _sustainable,
+        "ledger": _ledger,
+        "cost": _cost,
+        "burst": _burst,
+        "memory": _memory,
+        "overload": _overload,
+        "exchange": _exchange,
+        "scaling": _scaling,
+    }
     if not result.rows or result.scenario not in draws:
         return None
     figure = draws[result.scenario](result)
     path = folder / f"{result.scenario}.svg"
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, transparent=True)
     return path
 
 
@@ -110,6 +128,114 @@ def _efficiency(result: Result) -> Figure:
     return figure
 
 
+def _sustainable(result: Result) -> Figure:
+    runs = [run for run in result.runs if isinstance(run, RateRun)]
+    workloads = list(dict.fromkeys(run.workload for run in runs))
+    columns = min(2, len(workloads))
+    lines = -(-len(workloads) // columns)
+    figure = Figure(figsize=(4.6 * columns, 0.9 + 2.2 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    panels, spare = grid[: len(workloads)], grid[len(workloads) :]
+    for axes in spare:
+        axes.set_axis_off()
+    subjects = list(dict.fromkeys(run.subject for run in runs))
+    for axes, workload in zip(panels, workloads, strict=True):
+        for number, subject in enumerate(subjects):
+            points = []
+            for load in SHARES:
+                chosen = [run for run in runs if (run.workload, run.subject, run.load) == (workload, subject, load)]
+                if chosen:
+                    values = [(run.rate_per_s, run.latency.p50_ms, run.latency.p99_ms) for run in chosen]
+                    points.append(np.median(values, axis=0))
+            if points:
+                rates, middle, tail = np.array(points).T
+                axes.plot(rates, tail, "o-", color=_SUBJECTS[number % len(_SUBJECTS)], markersize=4, label=subject)
+                axes.plot(rates, middle, "o:", color=_SUBJECTS[number % len(_SUBJECTS)], markersize=3)
+        for scale in (axes.set_xscale, axes.set_yscale):
+            scale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter("")
+        axes.set_ylabel("ms")
+        axes.set_title(workload, loc="left", fontsize=11)
+        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+        _clean(axes)
+    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, frameon=False, fontsize=8, ncols=3, loc="outside upper left")
+    figure.supxlabel(
+        "requests/s, at 5, 25, 50, 75 and 90 % of each one's sustainable rate; p99, dotted: p50", fontsize=9
+    )
+    return figure
+
+
+def _ledger(result: Result) -> Figure:
+    figure = Figure(figsize=(8, 1.3 + 0.5 * len(result.rows)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(result.rows))
+    for stage, colour in zip(ALL_STAGES, _STAGES, strict=True):
+        sums = [sum(row.metrics[f"{name}_ms"].median for name in ALL_STAGES) for row in result.rows]
+        widths = np.array([row.metrics[f"{stage}_ms"].median for row in result.rows]) / np.array(sums) * 100
+        axes.barh(range(len(result.rows)), widths, left=left, height=0.6, color=colour, label=stage)
+        left += widths
+    names = [f"{row.workload}\n{row.metrics['mean_ms'].median:.3g} ms" for row in result.rows]
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the mean latency")
+    axes.legend(frameon=False, ncols=len(ALL_STAGES), fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    _clean(axes)
+    return figure
+
+
+def _cost(result: Result) -> Figure:
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    runs = [run for run in result.runs if isinstance(run, CostRun)]
+    panels = figure.subplots(1, 2)
+    one_row = sorted({run.rate_per_s for run in runs if run.rows == 1})
+    rows = sorted({run.rows for run in runs})
+    slowest = {run.rate_per_s for run in runs if run.rows == rows[-1]}
+    by_rate = [[run for run in runs if run.rows == 1 and run.rate_per_s == rate] for rate in one_row]
+    by_rows = [[run for run in runs if run.rows == count and run.rate_per_s in slowest] for count in rows]
+    for axes, places, groups, label in (
+        (panels[0], one_row, by_rate, "requests of one row a second"),
+        (panels[1], rows, by_rows, f"rows in each of {min(slowest):g} requests a second"),
+    ):
+        spreads = [Spread.of([1000 * run.core_s_per_1000_rows for run in group]) for group in groups]
+        axes.plot(places, [spread.median for spread in spreads], "o-", color=_OURS, markersize=4)
+        axes.fill_between(
+            places, [spread.low for spread in spreads], [spread.high for spread in spreads], color=_OURS, alpha=0.25
+        )
+        for place, spread in zip(places, spreads, strict=True):
+            axes.annotate(
+                f"{spread.median:.3g}", (place, spread.median), (3, 5), textcoords="offset points", fontsize=8
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter("")
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+        _clean(axes)
+    panels[0].set_ylabel("core-ms for 1,000 rows")
+    return figure
+
+
+def _burst(result: Result) -> Figure:
+    metrics = [name for name in result.rows[0].metrics if name.startswith("hit_share_")]
+    figure = Figure(figsize=(8, 1.2 + 0.7 * len(result.rows)), layout="constrained")
+    axes = figure.subplots()
+    for number, metric in enumerate(metrics):
+        places = np.arange(len(result.rows)) + (number - 1) * 0.25
+        shares = [100 * row.metrics[metric].median for row in result.rows]
+        axes.barh(places, shares, height=0.22, color=_PARTS[1:][number], label=metric.removeprefix("hit_share_"))
+    _name_rows(axes, result.rows)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the requests answered before their deadline (median of the rounds)")
+    axes.legend(frameon=False, title="priority", fontsize=8, loc="lower left", bbox_to_anchor=(1, 0))
+    return figure
+
+
 def _memory(result: Result) -> Figure:
     runs = [run for run in result.runs if isinstance(run, MemoryRun)]
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -131,16 +257,22 @@ def _memory(result: Result) -> Figure:
 
 def _overload(result: Result) -> Figure:
     runs = [run for run in result.runs if isinstance(run, OverloadRun)]
+    by_load = [[run for run in runs if run.load == load] for load in sorted({run.load for run in runs})]
+    names = [f"{same[0].load:g} x" for same in by_load]
+    offered, served = (
+        [float(np.median([getattr(run, name) for run in same])) for same in by_load]
+        for name in ("offered_per_s", "goodput_per_s")
+    )
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     rates, tails = figure.subplots(1, 2)
-    names = [f"{run.load:g} x" for run in runs]
-    rates.bar(names, [run.offered_per_s for run in runs], color=_FAINT, label="offered")
-    rates.bar(names, [run.goodput_per_s for run in runs], color=_OURS, width=0.5, label="served")
+    rates.bar(names, offered, color=_FAINT, label="offered")
+    rates.bar(names, served, color=_OURS, width=0.5, label="served")
     rates.axhline(runs[0].peak_per_s, color=_TARGET, linewidth=1, linestyle=":", label="peak")
     rates.set_ylabel("requests/s")
     rates.legend(frameon=False)
     for number, priority in enumerate(runs[0].p99_ms):
-        tails.plot(names, [run.p99_ms[priority] for run in runs], "o-", color=_PARTS[1:][number], label=priority)
+        medians = [np.median([run.p99_ms[priority] for run in same]) for same in by_load]
+        tails.plot(names, medians, "o-", color=_PARTS[1:][number], label=priority)
     tails.set_yscale("log")
     tails.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     tails.set_ylabel("p99 latency of what was served, ms")

@@ -13,6 +13,7 @@ import msgspec
 import psutil
 
 from bench.measures import Line, Percentiles, Spread, Tally
+from bench.search import Probe
 from bench.settings import Settings
 from flink_job.installation import connector_jar, find_java
 
@@ -83,7 +84,7 @@ class OverloadRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="ove
     Attributes:
         load: Multiple of the peak.
         peak_per_s: What can be served.
-        goodput_per_s: What was served while the load lasted.
+        goodput_per_s: What was served while the load lasted, and `goodput_by_fifth_per_s` in each fifth of it.
         refused: Requests that were answered with `overloaded`.
         served_share: By priority, of its requests.
         p50_ms: By priority, of what was served; likewise `p99_ms`.
@@ -96,6 +97,7 @@ class OverloadRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="ove
     offered_per_s: float
     peak_per_s: float
     goodput_per_s: float
+    goodput_by_fifth_per_s: list[float]
     refused: int
     served_share: dict[str, float]
     p50_ms: dict[str, float]
@@ -138,7 +140,77 @@ class ScalingRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="scal
     held_up_by: str
 
 
-AnyRun = LatencyRun | ThroughputRun | MemoryRun | OverloadRun | ExchangeRun | ScalingRun
+class RateRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="rate"):
+    """A rate that was offered in search of the sustainable one, or a share of it.
+
+    Attributes:
+        load: `sustainable`, or which share.
+        latency: As in `LatencyRun`.
+        lag: Seconds by which latency grew in every second.
+        generator_p99_ms: By how much the generator was late.
+        probes: The search; where none was needed, empty.
+    """
+
+    load: str
+    rate_per_s: float
+    latency: Percentiles
+    lag: float
+    generator_p99_ms: float
+    probes: list[Probe]
+
+
+class LedgerRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="ledger"):
+    """Where requests' time went.
+
+    Attributes:
+        latency: As in `LatencyRun`.
+        stages_ms: Mean time by stage, from the scheduled send time until the reader had the answer.
+    """
+
+    rate_per_s: float
+    latency: Percentiles
+    stages_ms: dict[str, float]
+
+
+class CostRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="cost"):
+    """What a load costs.
+
+    Attributes:
+        rows: In each request.
+        core_s_per_1000_rows: Core-seconds of the subject, without the broker's.
+    """
+
+    rate_per_s: float
+    rows: int
+    core_s_per_1000_rows: float
+
+
+class BurstRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="burst"):
+    """A burst of more than a subject can keep up with.
+
+    Attributes:
+        capacity_per_s: What it can keep up with.
+        hit_share: By priority, of its requests: those with the right answer before their deadline.
+        recovery_s: From the end of the burst until latency is what it was before.
+    """
+
+    capacity_per_s: float
+    hit_share: dict[str, float]
+    recovery_s: float
+
+
+AnyRun = (
+    LatencyRun
+    | ThroughputRun
+    | MemoryRun
+    | OverloadRun
+    | RateRun
+    | LedgerRun
+    | CostRun
+    | BurstRun
+    | ExchangeRun
+    | ScalingRun
+)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

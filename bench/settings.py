@@ -16,27 +16,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         latency_tasks: Parallelism of the Flink subjects in latency runs.
         throughput_requests: Requests that are measured in a throughput run.
         throughput_warm_up: Requests before these: after so many, the JVM has compiled what is hot.
+        workloads: Those of the scenarios efficiency, sustainable and ledger, by name; empty for all.
+        burst_share: Of the requests with which it finds out what is too much.
+        search_probes: How often the range of a sustainable rate is halved.
+        search_seconds: How long each of these probes sends.
+        load_seconds: How long the rate that was found is confirmed, and each share of it sends.
+        calm_seconds: How long a load lasts that a subject can keep up with, before the burst and after it.
+        burst_seconds: How long the burst lasts.
         memory_requests: Requests over which memory is watched.
         memory_warm_up: Requests before these, as fast as they are taken.
         memory_settle: Requests between the two, as the watched ones are sent: the JVM makes its heap fit the pace.
         memory_rate_per_s: How fast the watched ones are sent.
         overload_peak_requests: Requests over which the peak is measured.
-        overload_seconds: How long each load lasts, and a fifth of how long the last one does.
+        overload_seconds: How long each load lasts.
+        overload_long_seconds: How long the last one does.
     """
 
-    repeats: int = 3
+    repeats: int = 5
     modes: tuple[Mode, ...] = ("thread",)
     latency_seconds: float = 30.0
     latency_warm_up_seconds: float = 30.0
     latency_tasks: int = 1
     throughput_requests: int = 200_000
     throughput_warm_up: int = 600_000
+    workloads: tuple[str, ...] = ()
+    burst_share: float = 1.0
+    search_probes: int = 4
+    search_seconds: float = 4.0
+    load_seconds: float = 6.0
+    calm_seconds: float = 15.0
+    burst_seconds: float = 10.0
     memory_requests: int = 100_000
     memory_warm_up: int = 100_000
     memory_settle: int = 40_000
     memory_rate_per_s: float = 1_000.0
     overload_peak_requests: int = 4_000
-    overload_seconds: float = 60.0
+    overload_seconds: float = 30.0
+    overload_long_seconds: float = 300.0
+
+    def wants(self, workload: str) -> bool:
+        """Whether a workload is among those to measure."""
+        return not self.workloads or workload in self.workloads
 
 
 #: Shows that all of it works, in a few minutes; its figures mean nothing.
@@ -46,10 +66,18 @@ QUICK = Settings(
     latency_warm_up_seconds=2.0,
     throughput_requests=6_000,
     throughput_warm_up=3_000,
+    workloads=("ffnn 1", "recognizer"),
+    burst_share=0.1,
+    search_probes=1,
+    search_seconds=1.0,
+    load_seconds=1.0,
+    calm_seconds=2.0,
+    burst_seconds=2.0,
     memory_requests=3_000,
     memory_warm_up=3_000,
     memory_settle=1_000,
     memory_rate_per_s=500.0,
     overload_peak_requests=200,
     overload_seconds=3.0,
+    overload_long_seconds=5.0,
 )

@@ -1,19 +1,27 @@
 """All promises of all result files in one: `summary.json`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from bench.results import Result
+from bench.results import Result, Target
+from bench.stages import ALL_STAGES
 
 SUMMARY = "summary.json"
+NOTES = Path(__file__).with_name("notes.toml")
+
+#: What was written by hand of missed targets: by workload, by metric.
+Notes = Mapping[str, Mapping[str, str]]
 
 
-class Promise(msgspec.Struct, frozen=True, kw_only=True):
+class Promise(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A target, what was measured for it, and how to measure it again.
 
     Attributes:
         target: The relation and the limit, such as `>= 0.8`.
+        ledger: Of a missed target, how many milliseconds a request of its workload spends in each stage.
+        note: Of a missed target, what was tried and what would close it.
     """
 
     workload: str
@@ -24,6 +32,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     command: str
     versions: dict[str, str]
+    ledger: dict[str, float] = {}
+    note: str = ""
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -32,8 +42,30 @@ def read_results(folder: Path) -> list[Result]:
     return [msgspec.json.decode(path.read_bytes(), type=Result) for path in paths]
 
 
-def write_summary(folder: Path) -> Path:
+def read_notes(path: Path = NOTES) -> Notes:
+    """What was written by hand."""
+    return msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, str]])
+
+
+def note_of(target: Target, notes: Notes) -> str:
+    """What was written of a target; empty if nothing was."""
+    return notes.get(target.workload, {}).get(target.metric, "")
+
+
+def ledgers_of(results: list[Result]) -> dict[str, dict[str, float]]:
+    """By workload, the stages of the ledger scenario, in milliseconds."""
+    return {
+        row.workload: {stage: row.metrics[f"{stage}_ms"].median for stage in ALL_STAGES}
+        for result in results
+        if result.scenario == "ledger"
+        for row in result.rows
+    }
+
+
+def write_summary(folder: Path, notes: Notes) -> Path:
     """Writes the summary of the result files that are there, and returns where; what was not measured is not in it."""
+    results = read_results(folder)
+    ledgers = ledgers_of(results)
     promises = [
         Promise(
             workload=target.workload,
@@ -44,8 +76,11 @@ def write_summary(folder: Path) -> Path:
             subject=target.subject,
             command=result.command,
             versions=result.versions,
+            # The same requests in several priorities go the same way.
+            ledger={} if target.met else ledgers.get(target.workload.split(",")[0], {}),
+            note="" if target.met else note_of(target, notes),
         )
-        for result in read_results(folder)
+        for result in results
         for target in result.targets
     ]
     path = folder / SUMMARY

@@ -7,15 +7,17 @@ from rich.table import Table
 
 from bench.measures import Spread
 from bench.results import Result, Row
-from bench.summary import read_results
+from bench.stages import ALL_STAGES
+from bench.summary import Notes, note_of, read_results
 
 _METRIC_NAMES = {
     "mb_per_s": "MB/s",
+    "rate_per_s": "requests/s",
     "p50_ms": "p50 ms",
     "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
     "max_ms": "max ms",
-    "rate_per_s": "requests/s",
+    "generator_p99_ms": "generator late, p99 ms",
     "of_attainable": "of attainable",
     "p99_ms_1": "p99 ms, priority 1",
     "p99_ms_5": "priority 5",
@@ -31,6 +33,11 @@ _METRIC_NAMES = {
     "speed_up_at_1024": "at 1,024",
     "simulated_to_predicted": "simulated / predicted",
     "mb_per_10000_requests": "MB per 10,000 requests",
+    "mean_ms": "mean ms",
+    "core_s_per_1000_rows": "core-s per 1,000 rows",
+    **{f"hit_share_{priority}": f"deadline kept, priority {priority}" for priority in (1, 5, 9)},
+    "recovery_s": "recovery s",
+    **{f"{stage}_ms": f"{stage} ms" for stage in ALL_STAGES},
 }
 
 
@@ -45,12 +52,13 @@ def table_of(result: Result) -> Table:
     return table
 
 
-def verdicts(result: Result) -> Iterator[str]:
-    """Targets, ratios, limits, what was skipped and what failed, a line each."""
+def verdicts(result: Result, notes: Notes) -> Iterator[str]:
+    """Targets, ratios, limits, what was skipped and what failed, a line each; a missed target with its note."""
     for target in result.targets:
         verdict = "met" if target.met else "MISSED"
         limit = f"{target.relation} {target.limit:g}"
-        yield f"{verdict}: {target.workload}, {target.subject}: {target.metric} {target.value:.3g} ({limit})"
+        note = "" if target.met else f". {note_of(target, notes) or 'No note says why.'}"
+        yield f"{verdict}: {target.workload}, {target.subject}: {target.metric} {target.value:.3g} ({limit}){note}"
     for ratio in result.ratios:
         spread = ratio.ratio
         yield (
@@ -65,16 +73,16 @@ def verdicts(result: Result) -> Iterator[str]:
         yield f"FAILED: {failure}"
 
 
-def write_readme(folder: Path) -> None:
+def write_readme(folder: Path, notes: Notes) -> None:
     """Writes README.md from every result file of a folder, of this run or of earlier ones."""
     lines = ["# Results", "", "Made by `make bench`; every figure is in the JSON files, with all repeats,"]
     lines += ["and every target in [summary.json](summary.json).", ""]
     for result in read_results(folder):
-        lines += _section(result)
+        lines += _section(result, notes)
     (folder / "README.md").write_text("\n".join(lines))
 
 
-def _section(result: Result) -> list[str]:
+def _section(result: Result, notes: Notes) -> list[str]:
     header, *lines = _cells(result, with_ranges=True)
     machine = f"{result.machine['cpu']}, {result.machine['cores']} cores, {result.machine['memory_gb']} GB"
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
@@ -87,7 +95,7 @@ def _section(result: Result) -> list[str]:
         _markdown(["---", "---"] + ["---:"] * (len(header) - 2)),
         *(_markdown(line) for line in lines),
         "",
-        *(f"- {line}" for line in verdicts(result)),
+        *(f"- {line}" for line in verdicts(result, notes)),
         "",
         result.method,
         "Columns: core-seconds for each 1,000 requests, by the subject and by the broker; requests of all rounds that "
@@ -99,7 +107,8 @@ def _section(result: Result) -> list[str]:
 
 
 def _cells(result: Result, *, with_ranges: bool) -> list[list[str]]:
-    metrics = [name for name in _METRIC_NAMES if result.rows and name in result.rows[0].metrics]
+    measured = {name for row in result.rows for name in row.metrics}
+    metrics = [name for name in _METRIC_NAMES if name in measured]
     header = ["workload", "subject", *(_METRIC_NAMES[name] for name in metrics)]
     header += ["core-s per 1,000", "broker's", "bad", "other cores"]
     return [header, *(_line(row, metrics, with_ranges=with_ranges) for row in result.rows)]
@@ -111,7 +120,7 @@ def _line(row: Row, metrics: Sequence[str], *, with_ranges: bool) -> list[str]:
     return [
         row.workload,
         row.subject,
-        *(_spread(row.metrics[name], with_range=with_ranges) for name in metrics),
+        *(_spread(row.metrics.get(name), with_range=with_ranges) for name in metrics),
         f"{subject:.3f}",
         f"{broker:.3f}",
         str(row.not_answered_right),
@@ -119,7 +128,9 @@ def _line(row: Row, metrics: Sequence[str], *, with_ranges: bool) -> list[str]:
     ]
 
 
-def _spread(spread: Spread, *, with_range: bool) -> str:
+def _spread(spread: Spread | None, *, with_range: bool) -> str:
+    if spread is None:
+        return ""
     median = _number(spread.median)
     return f"{median} ({_number(spread.low)}-{_number(spread.high)})" if with_range else median
 

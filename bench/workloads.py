@@ -1,7 +1,8 @@
 """What is sent: requests that are made once and differ only in their id, and the answers that they must get."""
 
+import dataclasses
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,12 +22,19 @@ from schemas.tensors import Array, Tensor
 ID_BYTES = 12
 #: Where the id goes.
 PLACEHOLDER = "@" * ID_BYTES
+#: What batches of other sizes may change in a float32 result.
+TOLERANCE = 1e-5
+
+#: A request's `priority`, `timeout`, `explain`.
+Parameters = Mapping[str, int | bool]
 
 _DISTINCT_REQUESTS = 64
 #: Channels, height, width.
 _PICTURE = (3, 224, 224)
 _DISTINCT_PICTURES = 16
 _SEED = 1
+#: Its scores of a row differ by 3e-3 when the row shares a batch.
+_MAGIKA_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,16 @@ class Workload:
         requests: uint8, [requests, bytes]: whole messages, with a placeholder where the id goes.
         id_at: Where in every message that is.
         answers: float32, [requests, values]: what a direct run of the model gives for each.
+        rows: In each request.
+        tolerance: How far a right answer may be from these.
     """
 
     name: str
     requests: Array
     id_at: int
     answers: Array
+    rows: int = 1
+    tolerance: float = TOLERANCE
 
     def message(self, number: int) -> bytes:
         """The message of the request with this number; its id is the number too."""
@@ -66,13 +78,15 @@ class Workload:
 
     def save(self, path: Path) -> None:
         """Writes it where another process can read it."""
-        np.savez(path, name=self.name, requests=self.requests, id_at=self.id_at, answers=self.answers)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        np.savez(path, **fields)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads what `save` wrote."""
         with np.load(path) as file:
-            return cls(str(file["name"]), file["requests"], int(file["id_at"]), file["answers"])
+            scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance")}
+            return cls(requests=file["requests"], answers=file["answers"], **scalars)
 
 
 def id_of(number: int) -> bytes:
@@ -80,29 +94,34 @@ def id_of(number: int) -> bytes:
     return b"%0*d" % (ID_BYTES, number)
 
 
-def ffnn_rows(repository: Path, rows: int = 1) -> Workload:
+def ffnn_rows(repository: Path, rows: int = 1, *, explain: bool = False) -> Workload:
     """Random vectors for the feed-forward network, `rows` in each request."""
     rng = np.random.default_rng(_SEED)
     tensors = [rng.random((rows, FFNN_WIDTHS[0]), np.float32) for _ in range(_DISTINCT_REQUESTS)]
-    return _workload(f"{FFNN} {rows}", FFNN, "x", tensors, repository)
+    return workload_of(f"{FFNN} {rows}", FFNN, "x", tensors, repository, asking(explain=explain))
 
 
-def magika_files(repository: Path, priorities: Sequence[int] = ()) -> Workload:
+def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({},)) -> Workload:
     """Real files of the running Python's library, as Magika's own code turns them into tokens.
 
     Args:
-        priorities: Of the requests, in turn: request n has priority n modulo their number.
+        parameters_in_turn: Of the requests: request n has those of n modulo their number.
     """
-    count = _DISTINCT_REQUESTS - _DISTINCT_REQUESTS % max(1, len(priorities))
+    count = _DISTINCT_REQUESTS - _DISTINCT_REQUESTS % len(parameters_in_turn)
     tensors = [tokens[np.newaxis] for tokens in islice(_tokens_of_files(), count)]
-    return _workload(MAGIKA, MAGIKA, "bytes", tensors, repository, priorities)
+    return workload_of(MAGIKA, MAGIKA, "bytes", tensors, repository, parameters_in_turn, tolerance=_MAGIKA_TOLERANCE)
 
 
-def resnet_pictures(repository: Path) -> Workload:
+def resnet_pictures(repository: Path, *, explain: bool = False) -> Workload:
     """Random pictures, one in each request."""
     rng = np.random.default_rng(_SEED)
     tensors = [rng.standard_normal((1, *_PICTURE), np.float32) for _ in range(_DISTINCT_PICTURES)]
-    return _workload(RESNET, RESNET, "gpu_0/data_0", tensors, repository)
+    return workload_of(RESNET, RESNET, "gpu_0/data_0", tensors, repository, asking(explain=explain))
+
+
+def asking(*, explain: bool) -> Sequence[Parameters]:
+    """Parameters for all requests: that their answers shall say where the time went, or none."""
+    return ({"explain": True},) if explain else ({},)
 
 
 def _tokens_of_files() -> Iterator[Array]:
@@ -114,16 +133,25 @@ def _tokens_of_files() -> Iterator[Array]:
             yield np.ascontiguousarray(file.tokens, np.int32)
 
 
-def _workload(
-    name: str, model: str, input_name: str, tensors: list[Array], repository: Path, priorities: Sequence[int] = ()
+def workload_of(
+    name: str,
+    model: str,
+    input_name: str,
+    tensors: list[Array],
+    repository: Path,
+    parameters_in_turn: Sequence[Parameters] = ({},),
+    *,
+    tolerance: float = TOLERANCE,
 ) -> Workload:
+    """One request for each tensor, to a model with one input and one output, and what a direct run answers."""
     messages = []
     for number, array in enumerate(tensors):
-        parameters = {"priority": priorities[number % len(priorities)]} if priorities else {}
+        parameters = {**parameters_in_turn[number % len(parameters_in_turn)]}
         request = InferRequest(model, (Tensor.from_array(input_name, array),), id=PLACEHOLDER, parameters=parameters)
         messages.append(codec.encode_request(request))
     (id_at,) = {message.index(PLACEHOLDER.encode()) for message in messages}
     session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
     answers = [session.run(None, {input_name: array})[0].ravel() for array in tensors]
     requests = np.stack([np.frombuffer(message, np.uint8) for message in messages])
-    return Workload(name, requests, id_at, np.stack(answers).astype(np.float32))
+    values = np.stack(answers).astype(np.float32)
+    return Workload(name, requests, id_at, values, rows=tensors[0].shape[0], tolerance=tolerance)

@@ -6,7 +6,11 @@ from time import perf_counter
 import numpy as np
 
 from bench.peers.session import open_session
+from bench.workloads import Workload
+from schemas import codec
 from schemas.tensors import Array
+
+_MODEL_SECONDS = 1.0
 
 
 def rows_per_s(model: Path, row: Array, batch_rows: int, seconds: float) -> float:
@@ -21,3 +25,15 @@ def rows_per_s(model: Path, row: Array, batch_rows: int, seconds: float) -> floa
         session.run(None, {name: batch})
         runs += 1
     return runs * batch_rows / spent_s
+
+
+def workload_rows_per_s(workload: Workload, repository: Path, batch_rows: int, seconds: float) -> float:
+    """The same with a workload's model, and a row of its first request."""
+    request = codec.decode_request(workload.message(0))
+    model = next((repository / request.model_name).glob("*/model.onnx"))
+    return rows_per_s(model, request.inputs[0].to_array()[:1], batch_rows, seconds)
+
+
+def model_ms(workload: Workload, repository: Path) -> float:
+    """What a workload's model takes for one request."""
+    return workload.rows * 1000 / workload_rows_per_s(workload, repository, workload.rows, _MODEL_SECONDS)

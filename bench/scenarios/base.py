@@ -14,10 +14,12 @@ class Step:
 
     Attributes:
         label: What the progress display says meanwhile.
+        seconds: About how long it takes.
     """
 
     label: str
     take: Callable[[Arena], Sequence[AnyRun]]
+    seconds: float = 30.0
 
 
 @dataclass(frozen=True)

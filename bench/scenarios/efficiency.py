@@ -13,22 +13,24 @@ from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.arena import Arena
 from bench.measures import Spread
 from bench.models import FFNN, RESNET
-from bench.peers.raw_onnx import rows_per_s
+from bench.peers.raw_onnx import workload_rows_per_s
 from bench.results import AnyRun, Target, ThroughputRun, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
 from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
+from bench.text_lines import RECOGNIZER
 from bench.workloads import Workload
-from schemas import codec
 
 FFNN_ROWS = 32
 
 _BATCHES = (1, 8, 32)
 _RAW_SECONDS = 3.0
 _POLL_S = 0.02
+#: What a start takes, and for each of the settings' requests the share of a case.
+_START_S, _REQUEST_S = 15.0, 1e-4
 #: Of ONNX Runtime's own rate beside broker and generator.
-_LEAST_OF_ATTAINABLE = {MAGIKA: 0.8, RESNET: 0.95}
+_LEAST_OF_ATTAINABLE = {MAGIKA: 0.8, RESNET: 0.95, RECOGNIZER: 0.95}
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Case:
     Attributes:
         rows: In each request.
         share: Of the settings' number of requests.
+        warm_up: Requests before these, as a multiple of them: what takes a model's time is compiled already.
         peers: Whose rates stand beside ours.
     """
 
     workload: Workload
     rows: int
     share: float
+    warm_up: float
     peers: tuple[Subject, ...]
 
 
@@ -63,38 +67,43 @@ class Efficiency:
     )
 
     def __init__(
-        self, settings: Settings, ffnn: Workload, magika: Workload, resnet: Workload, repository: Path
+        self,
+        settings: Settings,
+        ffnn: Workload,
+        magika: Workload,
+        resnet: Workload,
+        recognizer: Workload,
+        repository: Path,
     ) -> None:
         self._settings = settings
         self._repository = repository
         self._ours = anabranch("thread")
         naive = naive_map("thread")
-        # Magika's scores of a row differ by 3e-3 when it shares a batch: those who batch could not be told right from
-        # wrong.
-        self._cases = (
-            Case(ffnn, FFNN_ROWS, 1 / 10, (naive, CONFLUENT)),
-            Case(magika, 1, 1 / 150, (naive,)),
-            Case(resnet, 1, 1 / 1500, (naive, CONFLUENT)),
+        self._two = anabranch("thread", 2)
+        cases = (
+            Case(ffnn, FFNN_ROWS, 1 / 10, 3, (naive, CONFLUENT)),
+            Case(magika, 1, 1 / 150, 1 / 4, (naive, CONFLUENT, self._two)),
+            Case(resnet, 1, 1 / 1500, 1 / 4, (naive, CONFLUENT, self._two)),
+            Case(recognizer, 1, 1 / 250, 1 / 4, (naive, CONFLUENT, self._two)),
         )
+        self._cases = [case for case in cases if settings.wants(case.workload.name)]
         self._rates: dict[str, list[float]] = {}
         self._alone: dict[str, tuple[int, float]] = {}
         self._attainable: dict[str, float] = {}
 
     def steps(self) -> Iterator[Step]:
         """Every workload with all its rounds, then the next."""
+        turn_s = _START_S + _REQUEST_S * self._settings.throughput_requests
         for case in self._cases:
             name = f"efficiency, {case.workload.name}"
             least = len(self._cases)
-            preloaded = Preloaded(
-                case.workload,
-                max(least, ceil(self._settings.throughput_requests * case.share)),
-                max(least, ceil(self._settings.throughput_warm_up * case.share)),
-            )
+            requests = max(least, ceil(self._settings.throughput_requests * case.share))
+            preloaded = Preloaded(case.workload, requests, max(least, ceil(requests * case.warm_up)))
             yield Step(f"{name}: ONNX Runtime alone", partial(self._measure_alone, case))
             for repeat in range(self._settings.repeats):
                 for subject in (self._ours, *case.peers):
                     label = f"{name}, round {repeat + 1}: {subject.name}"
-                    yield Step(label, partial(self._serve, preloaded, subject, repeat))
+                    yield Step(label, partial(self._serve, preloaded, subject, repeat), turn_s)
             yield Step(f"{name}: attainable", partial(self._measure_attainable, case, preloaded))
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
@@ -112,6 +121,10 @@ class Efficiency:
             ratio_of(ours, rates, self._ours.name, peer.name, case.workload.name, "rate_per_s")
             for case in self._cases
             for peer in case.peers
+            if peer != self._two
+        ] + [
+            ratio_of(ours, rates, self._two.name, self._ours.name, case.workload.name, "rate_per_s")
+            for case in self._cases
         ]
         ratios = [ratio for ratio in pairs if ratio]
         measured = [
@@ -179,6 +192,4 @@ class Efficiency:
         return []
 
     def _raw_rate(self, workload: Workload, batch: int) -> float:
-        request = codec.decode_request(workload.message(0))
-        model = next((self._repository / request.model_name).glob("*/model.onnx"))
-        return rows_per_s(model, request.inputs[0].to_array()[:1], batch, _RAW_SECONDS)
+        return workload_rows_per_s(workload, self._repository, batch, _RAW_SECONDS)

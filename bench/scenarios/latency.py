@@ -54,9 +54,12 @@ class Latency:
 
     def steps(self) -> Iterator[Step]:
         """Each round: ours, naive, the confluent-kafka worker."""
-        for repeat in range(self._settings.repeats):
+        settings = self._settings
+        seconds = 15 + len(self._offers) * (settings.latency_warm_up_seconds + settings.latency_seconds + 6)
+        for repeat in range(settings.repeats):
             for subject in (*_zip(self._ours, self._naive), CONFLUENT):
-                yield Step(f"latency, round {repeat + 1}: {subject.name}", partial(self._run, subject, repeat))
+                label = f"latency, round {repeat + 1}: {subject.name}"
+                yield Step(label, partial(self._run, subject, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Percentiles beside the peers', and whether ours keep to their limits."""
@@ -122,7 +125,7 @@ class Latency:
             subject=subject,
             workload=offer.workload.name,
             repeat=repeat,
-            tally=tally(answers, first_id, count),
+            tally=tally(answers, first_id, count, offer.workload.tolerance),
             core_s_per_1000=core_s_per_1000(before, after, count),
             other_cores=other_cores(before, after),
             rate_per_s=offer.rate_per_s,

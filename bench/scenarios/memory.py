@@ -41,7 +41,9 @@ class Memory:
     def steps(self) -> Iterator[Step]:
         """One round: memory differs little from run to run, and each takes long."""
         for subject in (subject for pair in self._pairs for subject in pair):
-            yield Step(f"memory: {subject.name}", partial(self._run, subject))
+            watched = self._settings.memory_requests + self._settings.memory_settle
+            seconds = 40 + watched / self._settings.memory_rate_per_s
+            yield Step(f"memory: {subject.name}", partial(self._run, subject), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """How much, and how much more with every request."""

@@ -40,7 +40,7 @@ class Preloaded:
             subject=subject.name,
             workload=self.workload.name,
             repeat=repeat,
-            tally=tally(answers, 0, self._total),
+            tally=tally(answers, 0, self._total, self.workload.tolerance),
             core_s_per_1000=core_s_per_1000(before, after, last - first),
             other_cores=other_cores(before, after),
             warm_up_requests=self._warm_up,

@@ -12,21 +12,26 @@ from bench.measures import (
     fit_line,
     latencies_ms,
     rate_per_s,
+    recovery_s,
     tally,
 )
+from schemas.ledger import STAGES
 
 MS = 1_000_000
-#: As a deviation: the answer says `overloaded`.
-REFUSED = -1.0
+#: As a deviation: the answer says `overloaded`, or `deadline_exceeded`.
+REFUSED, EXPIRED = -1.0, -2.0
 
 
 def answers(*records: tuple[int, int, float]) -> Answers:
     """Answers of (id, received at ms, deviation)."""
     ids, times_ms, deviations = zip(*records, strict=True)
     received_ns = np.array(times_ms, np.int64) * MS
-    refused = np.array([deviation == REFUSED for deviation in deviations])
-    deviation = np.array([np.nan if deviation == REFUSED else deviation for deviation in deviations])
-    return Answers(np.array(ids, np.int64), received_ns, np.array(times_ms, np.int64), deviation, refused)
+    values = np.array(deviations)
+    deviation = np.where(values < 0, np.nan, values)
+    stages_us = np.full((len(ids), len(STAGES)), np.nan)
+    appended_ms = np.array(times_ms, np.int64)
+    refused, expired = values == REFUSED, values == EXPIRED
+    return Answers(np.array(ids, np.int64), received_ns, appended_ms, deviation, refused, expired, stages_us)
 
 
 def test_percentiles_are_those_of_the_values() -> None:
@@ -61,6 +66,17 @@ def test_a_refusal_is_counted_and_is_no_wrong_answer() -> None:
     found = tally(answers((0, 1, 0), (1, 2, REFUSED), (2, 3, REFUSED)), first_id=0, count=3)
     assert (found.answered, found.refused, found.wrong) == (3, 2, 0)
     assert found.is_clean
+
+
+def test_what_came_too_late_is_counted_and_is_no_wrong_answer() -> None:
+    found = tally(answers((0, 1, 0), (1, 2, EXPIRED)), first_id=0, count=2)
+    assert (found.answered, found.expired, found.wrong) == (2, 1, 0)
+
+
+def test_how_far_a_right_answer_may_be_is_for_the_workload_to_say() -> None:
+    seen = answers((0, 1, 3e-3), (1, 2, 3e-2))
+    assert tally(seen, first_id=0, count=2).wrong == 2
+    assert tally(seen, first_id=0, count=2, tolerance=1e-2).wrong == 1
 
 
 def test_a_run_in_which_all_is_right_is_clean() -> None:
@@ -103,3 +119,17 @@ def test_slope_error_tells_of_noise() -> None:
 def test_no_line_without_enough_points(x: list[float]) -> None:
     with pytest.raises(ValueError, match="no line"):
         fit_line(np.array(x), np.array(x))
+
+
+@pytest.mark.parametrize(("backlog_s", "expected_s"), [(0.0, 0.0), (3.0, 3.0), (100.0, 9.9)])
+def test_recovery_is_when_latency_is_what_it_was(backlog_s: float, expected_s: float) -> None:
+    after_s = np.arange(0, 10, 0.1)
+    spent_ms = np.where(after_s < backlog_s, 500.0, 12.0)
+    assert recovery_s(after_s, spent_ms, calm_ms=np.array([10.0])) == pytest.approx(expected_s, abs=0.1)
+
+
+def test_one_quick_answer_is_no_recovery() -> None:
+    after_s = np.arange(0, 10, 0.1)
+    spent_ms = np.where(after_s < 5, 500.0, 12.0)
+    spent_ms[3] = 1
+    assert recovery_s(after_s, spent_ms, calm_ms=np.array([10.0])) == 5

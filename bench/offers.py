@@ -1,0 +1,127 @@
+"""A subject in service, and one load after the other that is offered to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anabranch.stack.processes import LocalProcess
+from bench.accounting import Moment, core_s_per_1000, other_cores
+from bench.answers import Answers
+from bench.arena import Arena, Stalled, Topics
+from bench.measures import Floats, Tally, first_answers, tally
+from bench.schedule import poisson_offsets_ns
+from bench.subjects import Subject
+from bench.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What became of one load.
+
+    Attributes:
+        scheduled_ns: When each request should have been sent, and `sent_ns` when it was: Unix time.
+        after: What was used once the last answer was there.
+    """
+
+    workload: Workload
+    first_id: int
+    scheduled_ns: npt.NDArray[np.int64]
+    sent_ns: npt.NDArray[np.int64]
+    answers: Answers
+    before: Moment
+    after: Moment
+
+    @property
+    def count(self) -> int:
+        """How many requests it had."""
+        return len(self.scheduled_ns)
+
+    @property
+    def tally(self) -> Tally:
+        """What became of them."""
+        return tally(self.answers, self.first_id, self.count, self.workload.tolerance)
+
+    @property
+    def firsts(self) -> npt.NDArray[np.int64]:
+        """The place of each request's first answer, or -1."""
+        return first_answers(self.answers, self.first_id, self.count)
+
+    def spent_ms(self) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """The latency of every request that was answered, and when each was scheduled."""
+        there = self.firsts >= 0
+        at_ns = self.scheduled_ns[there]
+        return (self.answers.received_ns[self.firsts[there]] - at_ns) / 1e6, at_ns
+
+    @property
+    def core_s_per_1000(self) -> dict[str, float]:
+        """Core-seconds for each 1,000 requests, by part."""
+        return core_s_per_1000(self.before, self.after, self.count)
+
+    @property
+    def other_cores(self) -> float:
+        """Cores that something outside the benchmark kept busy."""
+        return other_cores(self.before, self.after)
+
+    @property
+    def generator_p99_ms(self) -> float:
+        """By how much the generator was late; that is part of latency, for no request asked for it."""
+        return round(float(np.percentile(self.sent_ns - self.scheduled_ns, 99)) / 1e6, 3)
+
+
+class Service:
+    """A subject that answers.
+
+    Args:
+        sent: How many requests it has had.
+    """
+
+    def __init__(self, arena: Arena, topics: Topics, process: LocalProcess, sent: int) -> None:
+        self._arena = arena
+        self._topics = topics
+        self._process = process
+        self._sent = sent
+
+    def offer(self, workload: Workload, rate_per_s: float, seconds: float, seed: int) -> Offered:
+        """A Poisson load."""
+        count = max(1, round(rate_per_s * seconds))
+        return self.offer_by(workload, poisson_offsets_ns(rate_per_s, count, seed))
+
+    def burst(self, workload: Workload, count: int) -> float:
+        """As many requests as the broker takes at once; returns how many a second were answered, from the first on."""
+        offered = self._offer(workload, count, None)
+        spent_ms = int(offered.answers.appended_ms.max()) - int(offered.sent_ns[0]) // 1_000_000
+        return count * 1000 / max(spent_ms, 1)
+
+    def offer_by(self, workload: Workload, offsets_ns: npt.NDArray[np.int64]) -> Offered:
+        """A load by a schedule."""
+        return self._offer(workload, len(offsets_ns), offsets_ns)
+
+    def _offer(self, workload: Workload, count: int, offsets_ns: npt.NDArray[np.int64] | None) -> Offered:
+        arena, topics, first_id = self._arena, self._topics, self._sent
+        account = arena.account(self._process)
+        with arena.reading(topics.responses, workload, count, arena.end_offsets(topics.responses)) as reader:
+            before = account.look()
+            scheduled_ns, sent_ns = arena.send_by(offsets_ns, topics.requests, workload, count, first_id)
+            self._sent += count
+            arena.await_answers(topics.responses, self._sent, self._process)
+            after = account.look()
+            answers = reader.finish()
+        if not len(answers.ids):
+            raise Stalled(f"none of {count} requests was answered")
+        return Offered(workload, first_id, scheduled_ns, sent_ns, answers, before, after)
+
+
+@contextmanager
+def in_service(arena: Arena, subject: Subject, workload: Workload) -> Iterator[Service]:
+    """A subject that has answered its first request; its topics are gone after the block."""
+    topics = arena.topics()
+    try:
+        with arena.serving(subject, topics) as process:
+            arena.send(topics.requests, workload, 1, 0, None)
+            arena.await_answers(topics.responses, 1, process)
+            yield Service(arena, topics, process, 1)
+    finally:
+        arena.drop(topics.requests, topics.responses, topics.errors)

@@ -1,0 +1,135 @@
+"""What is measured with what: every scenario with its workloads, models and peers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from bench.models import add_resnet50, make_repository
+from bench.scenarios.base import Scenario
+from bench.scenarios.burst import DEADLINES_MS, Burst
+from bench.scenarios.cost import ROWS, Cost
+from bench.scenarios.efficiency import FFNN_ROWS, Efficiency
+from bench.scenarios.exchange import Exchange
+from bench.scenarios.latency import Latency
+from bench.scenarios.ledger import Account, Ledger
+from bench.scenarios.memory import Memory
+from bench.scenarios.overload import PRIORITIES, Overload
+from bench.scenarios.scaling import Scaling
+from bench.scenarios.sustainable import Case, Sustainable
+from bench.scenarios.throughput import Throughput
+from bench.settings import Settings
+from bench.subjects import CONFLUENT, anabranch, naive_map
+from bench.text_lines import add_recognizer, text_lines
+from bench.workloads import Workload, ffnn_rows, magika_files, resnet_pictures
+
+
+class Models:
+    """Two repositories, made when they are asked for: a subject loads every model of its own.
+
+    Args:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def small(self) -> Path:
+        """The feed-forward network and Magika."""
+        return make_repository(self._folder / "models")
+
+    @cached_property
+    def large(self) -> Path:
+        """These, ResNet-50 and a text recognizer."""
+        return add_recognizer(add_resnet50(make_repository(self._folder / "large-models")))
+
+    @cached_property
+    def ffnn(self) -> Workload:
+        """One row in each request."""
+        return ffnn_rows(self.small)
+
+
+Made = tuple[Scenario, Path]
+
+
+def _latency(settings: Settings, models: Models) -> Made:
+    return Latency(settings, models.ffnn, magika_files(models.small)), models.small
+
+
+def _throughput(settings: Settings, models: Models) -> Made:
+    return Throughput(settings, models.ffnn, models.small), models.small
+
+
+def _efficiency(settings: Settings, models: Models) -> Made:
+    large = models.large
+    workloads = ffnn_rows(large, FFNN_ROWS), magika_files(large), resnet_pictures(large), text_lines(large)
+    return Efficiency(settings, *workloads, large), large
+
+
+def _sustainable(settings: Settings, models: Models) -> Made:
+    large, ours, naive = models.large, anabranch("thread"), naive_map("thread")
+    cases = (
+        Case(models.ffnn, 100_000, 200, (ours, naive, CONFLUENT)),
+        Case(magika_files(large), 250, 25, (ours, naive, CONFLUENT)),
+        Case(ffnn_rows(large, FFNN_ROWS), 6_000, 100, (ours, CONFLUENT)),
+        Case(resnet_pictures(large), 40, 3, (ours, CONFLUENT)),
+        Case(text_lines(large), 200, 15, (ours, CONFLUENT)),
+    )
+    return Sustainable(settings, cases, large), large
+
+
+def _ledger(settings: Settings, models: Models) -> Made:
+    large = models.large
+    accounts = (
+        Account(ffnn_rows(large, explain=True), 200, 200_000),
+        Account(ffnn_rows(large, FFNN_ROWS, explain=True), 100, 3_000),
+        Account(magika_files(large, [{"explain": True}]), 25, 100),
+        Account(resnet_pictures(large, explain=True), 3, 10),
+        Account(text_lines(large, explain=True), 15, 60),
+    )
+    return Ledger(settings, accounts), large
+
+
+def _cost(settings: Settings, models: Models) -> Made:
+    return Cost(settings, {rows: ffnn_rows(models.small, rows) for rows in ROWS}), models.small
+
+
+def _burst(settings: Settings, models: Models) -> Made:
+    small = models.small
+    classes = [{"priority": priority, "timeout": limit_ms * 1000} for priority, limit_ms in DEADLINES_MS.items()]
+    urgent = replace(magika_files(small, classes), name="magika, 3 classes")
+    return Burst(settings, magika_files(small), urgent, small), small
+
+
+def _memory(settings: Settings, models: Models) -> Made:
+    return Memory(settings, models.ffnn), models.small
+
+
+def _overload(settings: Settings, models: Models) -> Made:
+    magika = magika_files(models.small, [{"priority": priority} for priority in PRIORITIES])
+    return Overload(settings, magika), models.small
+
+
+def _exchange(settings: Settings, models: Models) -> Made:
+    return Exchange(settings), models.small
+
+
+def _scaling(settings: Settings, models: Models) -> Made:  # noqa: ARG001 - like the others
+    return Scaling(models.large), models.large
+
+
+#: By name, in the order in which they run.
+SCENARIOS: dict[str, Callable[[Settings, Models], Made]] = {
+    "latency": _latency,
+    "throughput": _throughput,
+    "efficiency": _efficiency,
+    "sustainable": _sustainable,
+    "ledger": _ledger,
+    "cost": _cost,
+    "burst": _burst,
+    "memory": _memory,
+    "overload": _overload,
+    "exchange": _exchange,
+    "scaling": _scaling,
+}

@@ -1,0 +1,110 @@
+"""Bursts: now and then more comes than can be served, in three classes with a deadline each."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bench.arena import Arena, Stalled
+from bench.measures import recovery_s
+from bench.offers import Offered, in_service
+from bench.peers.raw_onnx import model_ms
+from bench.results import AnyRun, BurstRun, keys_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.schedule import phases_offsets_ns
+from bench.settings import Settings
+from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
+from bench.sustaining import bound_of, find
+from bench.workloads import Workload
+
+#: Priority, and milliseconds from when the request should have been sent.
+DEADLINES_MS = {1: 100, 5: 500, 9: 2_000}
+CALM, BURST = 0.7, 1.1
+
+_CAPACITY_REQUESTS = 250
+
+
+class Burst:
+    """Every subject in turn, each at shares of what it can keep up with itself.
+
+    Args:
+        plain: Requests with neither priority nor deadline, for the search of the sustainable rate.
+        urgent: The same in three classes, in turn: the keys of `DEADLINES_MS` as priority, its values as timeout.
+    """
+
+    name = "burst"
+    method = (
+        "Magika on real files, a third of the requests in each of the priorities 1, 5 and 9, with deadlines of 100, "
+        f"500 and 2,000 ms. A Poisson load of {CALM} of what the subject can keep up with, then of {BURST}, then of "
+        f"{CALM} again (the pattern of Crayfish's bursts). Hit: the right answer within the deadline of the scheduled "
+        "send time. Recovery: from the end of the burst until the median latency of half a second is at most twice "
+        "what it was before the burst. The peers know neither priorities nor deadlines."
+    )
+
+    def __init__(self, settings: Settings, plain: Workload, urgent: Workload, repository: Path) -> None:
+        self._settings = settings
+        self._plain, self._urgent = plain, urgent
+        self._repository = repository
+        self._subjects = anabranch("thread"), naive_map("thread"), CONFLUENT
+        self._found: dict[str, float] = {}
+
+    def steps(self) -> Iterator[Step]:
+        """Round by round; the first finds out what each subject can keep up with."""
+        settings = self._settings
+        search_s = (settings.search_probes + 1) * (settings.search_seconds + 5)
+        pattern_s = settings.burst_seconds + 2 * settings.calm_seconds
+        for repeat in range(settings.repeats):
+            for subject in self._subjects:
+                seconds = 30 + pattern_s + (0 if repeat else search_s)
+                label = f"burst, round {repeat + 1}: {subject.name}"
+                yield Step(label, partial(self._run, subject, repeat), seconds)
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Who kept which deadlines."""
+        ours = [run for run in runs if isinstance(run, BurstRun)]
+        metrics = {"rate_per_s": [run.capacity_per_s for run in ours]}
+        for priority in DEADLINES_MS:
+            metrics[f"hit_share_{priority}"] = [run.hit_share[f"{priority}"] for run in ours]
+        metrics["recovery_s"] = [run.recovery_s for run in ours]
+        return Conclusion(rows_of(ours, metrics, keys_of(ours)), [], [], {})
+
+    def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[BurstRun]:
+        settings = self._settings
+        with in_service(arena, subject, self._plain) as service:
+            if subject.name in self._found:
+                service.burst(self._plain, max(8, round(_CAPACITY_REQUESTS * settings.burst_share)))
+            else:
+                bound_ms = bound_of(model_ms(self._plain, self._repository))
+                found = find(service, self._plain, _CAPACITY_REQUESTS, bound_ms, settings)
+                if not found.rate_per_s:
+                    raise Stalled(f"no rate that it keeps up with, of {[probe.rate_per_s for probe in found.probes]}")
+                self._found[subject.name] = found.rate_per_s
+            capacity_per_s = self._found[subject.name]
+            calm = CALM * capacity_per_s, settings.calm_seconds
+            phases = calm, (BURST * capacity_per_s, settings.burst_seconds), calm
+            offered = service.offer_by(self._urgent, phases_offsets_ns(phases, seed=400 + 10 * repeat))
+        return [self._note(offered, subject, repeat, capacity_per_s)]
+
+    def _note(self, offered: Offered, subject: Subject, repeat: int, capacity_per_s: float) -> BurstRun:
+        settings, firsts = self._settings, offered.firsts
+        spent_ms = (offered.answers.received_ns[firsts] - offered.scheduled_ns) / 1e6
+        right = (firsts >= 0) & (offered.answers.deviation[firsts] <= offered.workload.tolerance)
+        priorities = np.array([*DEADLINES_MS])[(offered.first_id + np.arange(offered.count)) % len(DEADLINES_MS)]
+        at_s = (offered.scheduled_ns - offered.scheduled_ns[0]) / 1e9
+        over_s = settings.calm_seconds + settings.burst_seconds
+        calm, later = right & (at_s < settings.calm_seconds), right & (at_s >= over_s)
+        return BurstRun(
+            subject=subject.name,
+            workload=self._urgent.name,
+            repeat=repeat,
+            tally=offered.tally,
+            core_s_per_1000=offered.core_s_per_1000,
+            other_cores=offered.other_cores,
+            capacity_per_s=capacity_per_s,
+            hit_share={
+                f"{priority}": round(float((right & (spent_ms <= limit_ms))[priorities == priority].mean()), 4)
+                for priority, limit_ms in DEADLINES_MS.items()
+            },
+            recovery_s=recovery_s(at_s[later] - over_s, spent_ms[later], spent_ms[calm]),
+        )

@@ -1,0 +1,118 @@
+"""What a request costs when more of them come, and what a row costs when more of them come together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+from bench.arena import Arena
+from bench.offers import Service, in_service
+from bench.results import AnyRun, CostRun, Ratio, Target, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from bench.subjects import anabranch
+from bench.workloads import Workload
+
+RATES_PER_S = (250, 500, 1_000, 2_000, 4_000)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+_RATE_OF_ROWS_PER_S = 100
+_WARM_UP = 200_000
+_MOST = 1.05
+_METRIC = "cost per doubling of load, at most"
+_TURN_S = 3.0
+
+
+class Cost:
+    """This project's job alone, kept running through all loads of a round.
+
+    Args:
+        by_rows: The feed-forward network's requests, by how many rows each has: all of `ROWS`.
+    """
+
+    name = "cost"
+    method = (
+        "Core-seconds of the job's processes, without the broker's, for each 1,000 rows: from the first request until "
+        "the last answer, Poisson loads. Requests of one row at rates that double; then "
+        f"{_RATE_OF_ROWS_PER_S} requests a second of rows that double. Cost per doubling: what a row costs at twice "
+        "the load over what it costs at once, round by round, 1 being linear; the target is for the largest."
+    )
+
+    def __init__(self, settings: Settings, by_rows: Mapping[int, Workload]) -> None:
+        self._settings = settings
+        self._by_rows = dict(by_rows)
+        self._ours = anabranch("thread")
+
+    def steps(self) -> Iterator[Step]:
+        """Each round a new job."""
+        loads = len(RATES_PER_S) + len(ROWS)
+        seconds = 25 + loads * (self._settings.load_seconds + _TURN_S)
+        for repeat in range(self._settings.repeats):
+            yield Step(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds)
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Costs, and what each doubling makes of them."""
+        ours = [run for run in runs if isinstance(run, CostRun)]
+        rows = rows_of(ours, {"core_s_per_1000_rows": [run.core_s_per_1000_rows for run in ours]}, keys_of(ours))
+        by_load = _doublings(ours, [self._at(rate) for rate in RATES_PER_S])
+        by_rows = _doublings(ours, [self._of(rows) for rows in ROWS])
+        targets = []
+        if by_load:
+            value = max(ratio.ratio.median for ratio in by_load)
+            targets = [
+                Target(
+                    workload=self._by_rows[1].name,
+                    subject=self._ours.name,
+                    metric=_METRIC,
+                    value=value,
+                    relation="<=",
+                    limit=_MOST,
+                    met=value <= _MOST and all(run.tally.is_clean for run in ours),
+                )
+            ]
+        return Conclusion(rows, [*by_load, *by_rows], targets, {})
+
+    def _run(self, repeat: int, arena: Arena) -> list[CostRun]:
+        single, seed = self._by_rows[1], 300 + repeat
+        with in_service(arena, self._ours, single) as service:
+            service.burst(single, max(8, round(_WARM_UP * self._settings.burst_share)))
+            by_load = [self._offer(service, single, rate, self._at(rate), repeat, seed) for rate in RATES_PER_S]
+            by_rows = [
+                self._offer(service, self._by_rows[rows], _RATE_OF_ROWS_PER_S, self._of(rows), repeat, seed)
+                for rows in ROWS
+            ]
+        return by_load + by_rows
+
+    def _offer(
+        self, service: Service, workload: Workload, rate_per_s: float, subject: str, repeat: int, seed: int
+    ) -> CostRun:
+        offered = service.offer(workload, rate_per_s, self._settings.load_seconds, seed)
+        own = sum(spent for part, spent in offered.core_s_per_1000.items() if part.startswith("subject"))
+        return CostRun(
+            subject=subject,
+            # All of them are the same network's, so that they can be compared.
+            workload=self._by_rows[1].name,
+            repeat=repeat,
+            tally=offered.tally,
+            core_s_per_1000=offered.core_s_per_1000,
+            other_cores=offered.other_cores,
+            rate_per_s=rate_per_s,
+            rows=workload.rows,
+            core_s_per_1000_rows=own / workload.rows,
+        )
+
+    def _at(self, rate_per_s: float) -> str:
+        return f"{self._ours.name}, {rate_per_s:g}/s"
+
+    def _of(self, rows: int) -> str:
+        return f"{self._ours.name}, {_RATE_OF_ROWS_PER_S}/s of {rows} row{'s' * (rows > 1)}"
+
+
+def _doublings(runs: Sequence[CostRun], subjects: Sequence[str]) -> list[Ratio]:
+    costs = [run.core_s_per_1000_rows for run in runs]
+    workloads = {run.workload for run in runs}
+    ratios = [
+        ratio_of(runs, costs, two, one, workload, "core-s per 1,000 rows")
+        for workload in workloads
+        for one, two in pairwise(subjects)
+    ]
+    return [ratio for ratio in ratios if ratio]

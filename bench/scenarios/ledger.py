@@ -1,0 +1,83 @@
+"""The ledger: where a request's time goes, by stage."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from bench.arena import Arena
+from bench.measures import Percentiles
+from bench.offers import in_service
+from bench.results import AnyRun, LedgerRun, keys_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from bench.stages import ALL_STAGES, stages_ms
+from bench.subjects import anabranch
+from bench.workloads import Workload
+
+_OFF = "|sum of stages / latency - 1|"
+_MOST_OFF = 0.05
+
+
+@dataclass(frozen=True)
+class Account:
+    """A workload whose requests ask to `explain`, and a rate that our job can keep up with."""
+
+    workload: Workload
+    rate_per_s: float
+    warm_up: int
+
+
+class Ledger:
+    """This project alone: nobody else's answers say where the time went."""
+
+    name = "ledger"
+    method = (
+        "Open loop, Poisson. Requests ask to `explain`: their answers say how long each stage took. Before these lies "
+        "the time by which the generator was late (send), behind them that from the written answer until the reader "
+        "had it (answer). Means over all requests; the check is that the stages sum to the latency."
+    )
+
+    def __init__(self, settings: Settings, accounts: Sequence[Account]) -> None:
+        self._settings = settings
+        self._accounts = [account for account in accounts if settings.wants(account.workload.name)]
+        self._ours = anabranch("thread")
+
+    def steps(self) -> Iterator[Step]:
+        """Each round a new job, for all workloads."""
+        seconds = 20 + len(self._accounts) * (self._settings.load_seconds + 10)
+        for repeat in range(self._settings.repeats):
+            yield Step(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """The stages' means, and whether they sum to the latency."""
+        ours = [run for run in runs if isinstance(run, LedgerRun)]
+        metrics = {"mean_ms": [run.latency.mean_ms for run in ours]}
+        for stage in ALL_STAGES:
+            metrics[f"{stage}_ms"] = [run.stages_ms[stage] for run in ours]
+        rows = rows_of(ours, metrics, keys_of(ours))
+        off = {_OFF: [abs(sum(run.stages_ms.values()) / run.latency.mean_ms - 1) for run in ours]}
+        targets = [target_of(row, _OFF, "<=", _MOST_OFF) for row in rows_of(ours, off, keys_of(ours))]
+        return Conclusion(rows, [], targets, {})
+
+    def _run(self, repeat: int, arena: Arena) -> list[LedgerRun]:
+        runs = []
+        with in_service(arena, self._ours, self._accounts[0].workload) as service:
+            for account in self._accounts:
+                service.burst(account.workload, max(8, round(account.warm_up * self._settings.burst_share)))
+                offered = service.offer(
+                    account.workload, account.rate_per_s, self._settings.load_seconds, seed=200 + repeat
+                )
+                runs.append(
+                    LedgerRun(
+                        subject=self._ours.name,
+                        workload=account.workload.name,
+                        repeat=repeat,
+                        tally=offered.tally,
+                        core_s_per_1000=offered.core_s_per_1000,
+                        other_cores=offered.other_cores,
+                        rate_per_s=account.rate_per_s,
+                        latency=Percentiles.of(offered.spent_ms()[0]),
+                        stages_ms=stages_ms(offered),
+                    )
+                )
+        return runs

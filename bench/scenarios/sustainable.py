@@ -1,0 +1,197 @@
+"""The highest rate that each subject can keep up with, and its latency at shares of it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from bench.arena import Arena
+from bench.measures import Percentiles, Spread
+from bench.offers import Offered, Service, in_service
+from bench.peers.raw_onnx import model_ms
+from bench.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.search import Probe
+from bench.settings import Settings
+from bench.subjects import Subject, anabranch
+from bench.sustaining import bound_of, find, offer
+from bench.workloads import Workload
+
+SUSTAINABLE, NO_QUEUE, COMMON = "sustainable", "no queue", "common rate"
+#: Shares of a subject's own sustainable rate. At a twentieth there is no queue.
+SHARES = {NO_QUEUE: 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "90 %": 0.9}
+OVER_NO_QUEUE = "p99 at 50 % / p50 with no queue"
+
+_MOST_OVER_NO_QUEUE = 3.0
+_TURN_S = 3.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload, and who serves it.
+
+    Attributes:
+        burst: Requests that all subjects answer within some seconds.
+        common_per_s: A rate that all of them can keep up with.
+        subjects: This project first.
+    """
+
+    workload: Workload
+    burst: int
+    common_per_s: float
+    subjects: tuple[Subject, ...]
+
+
+class Sustainable:
+    """Every subject in turn, with all of its workloads in one go.
+
+    Args:
+        repository: Where the models of all workloads are.
+    """
+
+    name = "sustainable"
+    method = (
+        "Open loop, by Poisson schedules, generator and reader in processes of their own, all on the same cores. "
+        "Sustainable: the highest rate, by bisection, at which every request gets its one right answer, p99 is at most "
+        "100 ms (or five times what the model takes for a request, if that is more), and latency does not grow by more "
+        "than a hundredth of a second in a second (least-squares slope over scheduled time, less twice its error); "
+        "then confirmed in a longer run. Latency, from the scheduled send time, at shares of each subject's own "
+        "sustainable rate, and at a rate that all share. No queue: a twentieth of it. Subjects in turn, each with one "
+        "start for all its workloads and rates."
+    )
+
+    def __init__(self, settings: Settings, cases: Sequence[Case], repository: Path) -> None:
+        self._settings = settings
+        self._cases = [case for case in cases if settings.wants(case.workload.name)]
+        self._repository = repository
+        self._ours = anabranch("thread")
+        self._bounds_ms: dict[str, float] = {}
+        self._found: dict[tuple[str, str], float] = {}
+
+    def steps(self) -> Iterator[Step]:
+        """The models' own times; then every subject's turn, round by round."""
+        yield Step("sustainable: the models' own times", self._measure_models, 2.0 * len(self._cases))
+        subjects = list(dict.fromkeys(subject for case in self._cases for subject in case.subjects))
+        settings = self._settings
+        probes = (settings.search_probes - 1) * (settings.search_seconds + _TURN_S)
+        loads = (len(SHARES) + 2) * (settings.load_seconds + _TURN_S)
+        for repeat in range(settings.repeats):
+            for subject in subjects:
+                cases = [case for case in self._cases if subject in case.subjects]
+                label = f"sustainable, round {repeat + 1}: {subject.name}"
+                yield Step(label, partial(self._run, subject, cases, repeat), 20 + len(cases) * (15 + probes + loads))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Rates and percentiles by load; ours over each peer's."""
+        ours = [run for run in runs if isinstance(run, RateRun)]
+        by_load = {
+            load: [run for run in ours if run.load == load]
+            for load in sorted({run.load for run in ours}, key=[SUSTAINABLE, *SHARES, COMMON].index)
+        }
+        rows = [row for load, chosen in by_load.items() for row in _rows(chosen, load)]
+        workloads = list(dict.fromkeys(run.workload for run in ours))
+        subjects = list(dict.fromkeys(run.subject for run in ours))
+        rows.sort(key=lambda row: (workloads.index(row.workload), subjects.index(row.subject.rsplit(", ", 1)[0])))
+        return Conclusion(rows, list(self._ratios(by_load)), self._targets(by_load), dict(self._limits()))
+
+    def _ratios(self, by_load: dict[str, list[RateRun]]) -> Iterator[Ratio]:
+        best, common = by_load.get(SUSTAINABLE, []), by_load.get(COMMON, [])
+        for case in self._cases:
+            for peer in case.subjects:
+                pair = self._ours.name, peer.name, case.workload.name
+                if peer == self._ours:
+                    continue
+                beside = ratio_of(best, [run.rate_per_s for run in best], *pair, "sustainable rate")
+                tails = ratio_of(common, [run.latency.p99_ms for run in common], *pair, "p99 at the common rate")
+                yield from (ratio for ratio in (beside, tails) if ratio)
+
+    def _targets(self, by_load: dict[str, list[RateRun]]) -> list[Target]:
+        targets = []
+        calm = {(run.workload, run.repeat): run for run in by_load.get(NO_QUEUE, []) if run.subject == self._ours.name}
+        half = {(run.workload, run.repeat): run for run in by_load.get("50 %", []) if run.subject == self._ours.name}
+        for case in self._cases:
+            pairs = [(half[key], calm[key]) for key in half if key in calm and key[0] == case.workload.name]
+            if not pairs:
+                continue
+            value = Spread.of([loaded.latency.p99_ms / alone.latency.p50_ms for loaded, alone in pairs]).median
+            targets.append(
+                Target(
+                    workload=case.workload.name,
+                    subject=self._ours.name,
+                    metric=OVER_NO_QUEUE,
+                    value=value,
+                    relation="<=",
+                    limit=_MOST_OVER_NO_QUEUE,
+                    met=value <= _MOST_OVER_NO_QUEUE and all(run.tally.is_clean for pair in pairs for run in pair),
+                )
+            )
+        return targets
+
+    def _limits(self) -> Iterator[tuple[str, float]]:
+        for workload, bound_ms in self._bounds_ms.items():
+            yield f"{workload}: p99 must be at most, ms", round(bound_ms, 1)
+
+    def _measure_models(self, arena: Arena) -> list[RateRun]:  # noqa: ARG002 - a step's
+        for case in self._cases:
+            spent_ms = model_ms(case.workload, self._repository)
+            self._bounds_ms[case.workload.name] = bound_of(spent_ms)
+        return []
+
+    def _run(self, subject: Subject, cases: Sequence[Case], repeat: int, arena: Arena) -> list[RateRun]:
+        runs: list[RateRun] = []
+        with in_service(arena, subject, cases[0].workload) as service:
+            for case in cases:
+                runs += self._serve(service, subject, case, repeat)
+        return runs
+
+    def _serve(self, service: Service, subject: Subject, case: Case, repeat: int) -> Iterator[RateRun]:
+        key, settings = (subject.name, case.workload.name), self._settings
+        bound_ms = self._bounds_ms[case.workload.name]
+        found = find(
+            service,
+            case.workload,
+            case.burst,
+            bound_ms,
+            settings,
+            before_per_s=self._found.get(key),
+            seed=1_000 * (repeat + 1),
+        )
+        # Of a subject that keeps up with nothing, the probes say why.
+        best = msgspec.structs.replace(found.probes[-1], rate_per_s=found.rate_per_s)
+        yield self._note(found.offered, best, subject, SUSTAINABLE, repeat, found.probes)
+        if not found.rate_per_s:
+            return
+        self._found[key] = found.rate_per_s
+        rates = {load: share * found.rate_per_s for load, share in SHARES.items()} | {COMMON: case.common_per_s}
+        for load, rate in rates.items():
+            offered, probe = offer(service, case.workload, rate, settings.load_seconds, bound_ms, seed=100 + repeat)
+            yield self._note(offered, probe, subject, load, repeat, [])
+
+    def _note(
+        self, offered: Offered, probe: Probe, subject: Subject, load: str, repeat: int, probes: list[Probe]
+    ) -> RateRun:
+        return RateRun(
+            subject=subject.name,
+            workload=offered.workload.name,
+            repeat=repeat,
+            tally=offered.tally,
+            core_s_per_1000=offered.core_s_per_1000,
+            other_cores=offered.other_cores,
+            load=load,
+            rate_per_s=probe.rate_per_s,
+            latency=Percentiles.of(offered.spent_ms()[0]),
+            lag=probe.lag,
+            generator_p99_ms=offered.generator_p99_ms,
+            probes=probes,
+        )
+
+
+def _rows(runs: Sequence[RateRun], load: str) -> list[Row]:
+    metrics = {"rate_per_s": [run.rate_per_s for run in runs]}
+    for name in ("p50_ms", "p95_ms", "p99_ms"):
+        metrics[name] = [float(getattr(run.latency, name)) for run in runs]
+    metrics["generator_p99_ms"] = [run.generator_p99_ms for run in runs]
+    rows = rows_of(runs, metrics, keys_of(runs))
+    return [msgspec.structs.replace(row, subject=f"{row.subject}, {load}") for row in rows]

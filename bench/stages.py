@@ -1,0 +1,41 @@
+"""Where the time of requests went: what the job says of them, with what lies before and after it.
+
+scheduled -send- sent -broker- read -admit- -queue- -batch- -session- -merge- -encode- written -answer- received
+"""
+
+import numpy as np
+
+from bench.measures import Floats
+from bench.offers import Offered
+from schemas.ledger import STAGES
+
+ALL_STAGES = ("send", *STAGES, "answer")
+
+_BROKER = STAGES.index("broker")
+
+
+def stages_ms(offered: Offered) -> dict[str, float]:
+    """The mean time of each stage, in milliseconds, over all requests whose answers say where theirs went.
+
+    A record's timestamp, where the job starts to count, has whole milliseconds: what that cuts off the time of sending
+    is no time that the broker took. No stage takes less than nothing, so that clocks or stages that overlap show as a
+    sum that is more than the latency.
+    """
+    table = _table(offered)
+    return {
+        stage: round(float(mean), 4) for stage, mean in zip(ALL_STAGES, table.clip(min=0).mean(axis=0), strict=True)
+    }
+
+
+def _table(offered: Offered) -> Floats:
+    """Milliseconds, [requests, stages]."""
+    said = offered.firsts >= 0
+    said[said] = ~np.isnan(offered.answers.stages_us[offered.firsts[said]]).any(axis=1)
+    firsts = offered.firsts[said]
+    inside_ms = offered.answers.stages_us[firsts] / 1000
+    scheduled_ns, sent_ns = offered.scheduled_ns[said], offered.sent_ns[said]
+    stamped_ns = sent_ns - sent_ns % 1_000_000
+    written_ns = stamped_ns + inside_ms.sum(axis=1) * 1e6
+    inside_ms[:, _BROKER] -= (sent_ns - stamped_ns) / 1e6
+    answer_ms = (offered.answers.received_ns[firsts] - written_ns) / 1e6
+    return np.column_stack([(sent_ns - scheduled_ns) / 1e6, inside_ms, answer_ms])

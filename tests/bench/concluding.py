@@ -1,0 +1,27 @@
+"""What a scenario makes of runs that a test made up."""
+
+from collections.abc import Sequence
+
+from bench.results import AnyRun, Result
+from bench.scenarios.base import Scenario
+from bench.settings import Settings
+
+
+def conclude(scenario: Scenario, runs: Sequence[AnyRun]) -> Result:
+    """The result file's content."""
+    conclusion = scenario.conclude(runs)
+    return Result(
+        scenario=scenario.name,
+        command="python -m bench",
+        date="2026-01-01T00:00:00+00:00",
+        versions={"python": "3.11"},
+        machine={"cpu": "a", "cores": "2", "memory_gb": "8", "system": "b"},
+        settings=Settings(),
+        method=scenario.method,
+        targets=conclusion.targets,
+        ratios=conclusion.ratios,
+        rows=conclusion.rows,
+        limits=conclusion.limits,
+        failures=[],
+        runs=[*runs],
+    )

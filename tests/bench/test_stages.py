@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from bench.accounting import Moment
+from bench.answers import Answers
+from bench.offers import Offered
+from bench.stages import ALL_STAGES, stages_ms
+from bench.workloads import Workload
+from schemas.ledger import STAGES
+
+MS = 1_000_000
+#: The first request was sent 0.25 ms after a whole millisecond, which is what its record says.
+SCHEDULED_NS = np.array([1_000 * MS, 1_010 * MS], np.int64)
+SENT_NS = SCHEDULED_NS + np.array([MS // 4, 0], np.int64)
+
+
+def offered(workload: Workload, inside_us: list[list[float]], spent_ms: list[float]) -> Offered:
+    nothing = np.zeros(2, bool)
+    received_ns = SCHEDULED_NS + (np.array(spent_ms) * MS).astype(np.int64)
+    answers = Answers(
+        ids=np.arange(2),
+        received_ns=received_ns,
+        appended_ms=received_ns // MS,
+        deviation=np.zeros(2),
+        refused=nothing,
+        expired=nothing,
+        stages_us=np.array(inside_us, np.float64),
+    )
+    moment = Moment(0.0, {}, 0.0, 0.0)
+    return Offered(workload, 0, SCHEDULED_NS, SENT_NS, answers, moment, moment)
+
+
+def test_stages_sum_to_the_latency(tiny_workload: Workload) -> None:
+    found = stages_ms(offered(tiny_workload, [[1250, 100, 0, 0, 500, 0, 50], [1000, 100, 0, 0, 500, 0, 50]], [4, 4]))
+    assert list(found) == list(ALL_STAGES)
+    assert sum(found.values()) == pytest.approx(4, abs=1e-3)
+    assert (found["send"], found["broker"], found["session"]) == (0.125, 1.0, 0.5)
+    assert found["answer"] == pytest.approx((2.1 + 2.35) / 2, abs=1e-3)
+
+
+def test_an_answer_before_it_was_written_makes_the_sum_too_much(tiny_workload: Workload) -> None:
+    found = stages_ms(offered(tiny_workload, [[5000, 0, 0, 0, 0, 0, 0]] * 2, [4, 4]))
+    assert found["answer"] == 0
+    assert sum(found.values()) > 4.5
+
+
+def test_answers_that_say_nothing_are_left_out(tiny_workload: Workload) -> None:
+    found = stages_ms(offered(tiny_workload, [[np.nan] * len(STAGES), [1000, 0, 0, 0, 0, 0, 0]], [4, 3]))
+    assert (found["send"], found["broker"], found["answer"]) == (0, 1, 2)
