@@ -59,4 +59,4 @@ def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytes
     result: Result = main._run(OneStep(), QUICK, Arena(tmp_path, tmp_path), Console(quiet=True))
     assert result.skipped == ["round 1: Ray Serve: no such package"]
     assert result.failures == []
-    assert list(verdicts(result)) == ["SKIPPED: round 1: Ray Serve: no such package"]
+    assert list(verdicts(result, {})) == ["SKIPPED: round 1: Ray Serve: no such package"]
