@@ -1,0 +1,91 @@
+"""Whatever the model, and wherever it is cut: the chain is the whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from partition.cut import write_stages
+from partition.graph import Graph, load_graph
+from partition.prove import Tolerance, prove
+from tests.partition.random_models import batch, models
+
+EXACTLY = {"float32": Tolerance(0.0, 0.0)}
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@contextmanager
+def saved(model: onnx.ModelProto) -> Iterator[Graph]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        yield load_graph(path)
+
+
+def draw_order(data: st.DataObject, graph: Graph) -> list[int]:
+    """The downsets of a random order in which the nodes can run."""
+    downsets, downset = [], 0
+    while downset != graph.everything:
+        free = [
+            index
+            for index, node in enumerate(graph.nodes)
+            if not downset >> index & 1 and not node.predecessors & ~downset
+        ]
+        downset |= 1 << data.draw(st.sampled_from(free))
+        downsets.append(downset)
+    return downsets[:-1]
+
+
+@settings(relaxed, max_examples=150)
+@given(model=models(), data=st.data())
+def test_the_chain_equals_the_whole(model: onnx.ModelProto, data: st.DataObject) -> None:
+    with saved(model) as graph:
+        legal = [downset for downset in draw_order(data, graph) if graph.obstacle(downset) is None]
+        count = min(len(legal), data.draw(st.integers(1, 4)))
+        cuts = sorted(data.draw(st.permutations(legal))[:count], key=int.bit_count)
+        event(f"{len(cuts) + 1} stages")
+        limit = data.draw(st.sampled_from([0, 1 << 30]))
+        batches = [batch(rows, flag, rows) for rows in (1, 3) for flag in (False, True)]
+        with TemporaryDirectory() as folder:
+            stages = write_stages(graph, cuts, Path(folder), max_inline_bytes=limit)
+            assert prove(graph, stages, batches, tolerances=EXACTLY).largest_difference == 0.0
+        assert sum(stage.nodes for stage in stages) == len(graph.nodes)
+
+
+@settings(relaxed, max_examples=60)
+@given(model=models(max_steps=6))
+def test_every_cut_is_found_and_nothing_else(model: onnx.ModelProto) -> None:
+    with saved(model) as graph:
+        if len(graph.nodes) > 12:
+            return
+        found = list(graph.downsets())
+        assert sorted(found) == [nodes for nodes in range(1, graph.everything) if graph.is_downset(nodes)]
+        assert [downset.bit_count() for downset in found] == sorted(downset.bit_count() for downset in found)
+
+
+@settings(relaxed, max_examples=60)
+@given(model=models(), data=st.data())
+def test_what_crosses_is_what_is_there_and_needed(model: onnx.ModelProto, data: st.DataObject) -> None:
+    with saved(model) as graph:
+        for downset in draw_order(data, graph):
+            before, after = list(graph.members(downset)), list(graph.members(graph.everything & ~downset))
+            there = {*graph.inputs, *(name for node in before for name in node.makes)}
+            needed = {*graph.outputs, *(name for node in after for name in node.reads)}
+            assert sorted(graph.crossing(downset)) == sorted(there & needed)
+
+
+@settings(relaxed, max_examples=60)
+@given(model=models(), data=st.data())
+def test_no_stage_lacks_what_it_needs(model: onnx.ModelProto, data: st.DataObject) -> None:
+    with saved(model) as graph:
+        cuts = sorted(data.draw(st.sets(st.sampled_from([0, *draw_order(data, graph)]))) - {0})
+        living = set(graph.inputs)
+        for part in graph.parts(cuts):
+            assert set(graph.stage_inputs(part)) <= living
+            assert graph.stage_outputs(part)
+            living |= set(graph.stage_outputs(part))
+        assert set(graph.outputs) <= living | set(graph.constant_outputs)
