@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
 endif
 
-.PHONY: help setup java demo test frameworks lint format bench chaos clean lock
+.PHONY: help setup java demo test frameworks zoo lint format bench chaos clean lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: lint ## Lint, check types, run all tests
 
 frameworks: setup ## Import models of PyTorch and TensorFlow, which this brings (7 GB)
 	@$(BIN)/python -m pytest -m frameworks $(ARGS)
+
+zoo: setup ## Cut large models into stages, one of more than 2 GB among them
+	@$(BIN)/python -m pytest -m zoo $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check .

@@ -27,7 +27,11 @@ ROWS = (1, 2, 5)
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two floats may be apart: `absolute + relative * |whole|`."""
+    """How far two floats may be apart: `absolute`, and `relative` times the float itself or a usual one of its output.
+
+    What is near zero is often the difference of large numbers: their noise is in it. So the root mean square of the
+    output counts where the float is smaller.
+    """
 
     relative: float
     absolute: float
@@ -152,12 +156,15 @@ def _compare(who: str, whole: Array, chained: Array, tolerances: Mapping[str, To
         return 0.0
     tolerance = tolerances[whole.dtype.name]
     wide: Any = np.float64
+    exact = whole.astype(wide)
     with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(whole.astype(wide) - chained.astype(wide)))
-        allowed = tolerance.absolute + tolerance.relative * np.abs(whole.astype(wide))
-    if not (apart <= np.where(np.isfinite(whole), allowed, 0.0)).all():
+        apart = np.where(same, 0.0, np.abs(exact - chained.astype(wide)))
+    finite = np.isfinite(exact)
+    usual = float(np.sqrt(np.mean(np.square(exact[finite])))) if finite.any() else 0.0
+    allowed = tolerance.absolute + tolerance.relative * np.maximum(np.abs(exact), usual)
+    if not (apart <= np.where(finite, allowed, 0.0)).all():
         raise UnequalOutput(
             f"{who} differs by up to {apart.max():.3g}, over the tolerance of {tolerance.absolute:g} + "
-            f"{tolerance.relative:g} * |value|"
+            f"{tolerance.relative:g} * the larger of |value| and {usual:.3g}"
         )
     return float(apart.max())

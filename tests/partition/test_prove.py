@@ -64,6 +64,16 @@ def test_a_difference_within_the_tolerance_is_measured(tmp_path: Path) -> None:
     assert proof.output == "y"
 
 
+def test_noise_near_zero_is_measured_against_the_whole_output(tmp_path: Path) -> None:
+    graph, stages = two_stages(tmp_path, WEIGHTED)
+    tamper(stages[1], 1.5)
+    noisy = {"x": np.array([[-1, 1000, 1000, 1000]], np.float32)}
+    assert prove(graph, stages, [noisy]).largest_difference == 0.5
+    small = {"x": np.array([[-1, 1, 1, 1]], np.float32)}
+    with pytest.raises(UnequalOutput):
+        prove(graph, stages, [small])
+
+
 @pytest.mark.parametrize(
     ("value", "x"), [(np.nan, 1.0), (np.inf, 1.0), (-np.inf, 1.0), (-np.inf, np.inf), (np.nan, np.inf)]
 )
