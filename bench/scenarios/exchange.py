@@ -25,7 +25,7 @@ _BURST_BYTES = 512 * MB
 _LEAST, _MOST = 8, 2000
 _PACED = 15
 #: An idle way: many times what a record of so many bytes needs.
-_INTERVAL_S, _INTERVAL_S_PER_BYTE = 0.02, 0.03 / MB
+_INTERVAL_S, _INTERVAL_S_PER_BYTE = 0.02, 0.012 / MB
 
 
 class Exchange:
