@@ -21,7 +21,7 @@ KB, MB = 1024, 1024 * 1024
 SIZES = (4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 10 * MB, 32 * MB)
 
 _TRANSPORTS: tuple[Transport, ...] = (MESSAGES, SHARED_MEMORY)
-_BURST_BYTES = 512 * MB
+_BURST_BYTES = 256 * MB
 _LEAST, _MOST = 8, 2000
 _PACED = 15
 #: An idle way: many times what a record of so many bytes needs.
