@@ -8,10 +8,15 @@ redeemed, nothing is lost:
 - Its writer has died, or its attempt of the job is over: the reader's task fails, Flink restarts the job as it must,
   and what is replayed is computed again. State never holds a claim, and no checkpoint does: barriers are aligned.
 - It comes from another host: its rows become a FAILURE, and their request is answered with an error.
+
+In thread mode PyFlink may hold an operator of a failed attempt for long: the tasks of the next attempt, in the same
+process, let go of what the earlier ones held.
 """
 
 import hashlib
+import threading
 from time import monotonic
+from weakref import WeakSet
 
 from operators.core.exchange import Options, decode_claim, is_claim, lost
 from operators.core.metering import Meter
@@ -24,13 +29,15 @@ from schemas.tensors import Buffer
 #: Operators with an inbox.
 INFER, AGGREGATE = "infer", "aggregate"
 
+_LOOK_AGAIN_S = 0.1
+
+_lock = threading.Lock()
+_opened: "WeakSet[Outbox | Inbox]" = WeakSet()
+
 
 def stage_inbox(model: ModelSpec, index: int) -> str:
     """The inbox of one stage of a model."""
     return f"stage-{index}-{hashlib.sha256(f'{model.name}/{model.version}'.encode()).hexdigest()[:16]}"
-
-
-_LOOK_AGAIN_S = 0.1
 
 
 class Outbox:
@@ -45,12 +52,17 @@ class Outbox:
 
     def __init__(self, options: Options, task: Task, to: str, readers: int, meter: Meter) -> None:
         self._options = options
-        self._attempt = task.attempt
         self._meter = meter
         self._host = host_identity() if options.shares_memory else None
         self._unseen = [_name(options, to, reader, task.attempt) for reader in range(readers)]
         self._look_at_s = 0.0
         self._arena: Arena | None = None
+        self.job, self.attempt = options.job, task.attempt
+        _replace_earlier(self)
+
+    def let_go(self) -> None:
+        """Drops the arena: no task of this attempt runs any more."""
+        self._arena = None
 
     def pack(self, record: Record) -> bytes:
         """What travels; `Inbox.redeem` makes a record of it."""
@@ -60,7 +72,7 @@ class Outbox:
             return b"".join(parts)
         if self._readers_are_here():
             if self._arena is None:
-                self._arena = Arena(self._options.arena_bytes, self._host, self._attempt)
+                self._arena = Arena(self._options.arena_bytes, self._host, self.attempt)
             claim = self._arena.put(parts, size_bytes)
             if claim is not None:
                 self._meter.note_claim(size_bytes)
@@ -85,11 +97,16 @@ class Inbox:
     """
 
     def __init__(self, options: Options, task: Task, name: str, meter: Meter) -> None:
-        self._attempt = task.attempt
         self._meter = meter
         self._host = host_identity() if options.shares_memory else None
         self._mappings = Mappings()
         self._presence = Presence(_name(options, name, task.index, task.attempt)) if self._host else None
+        self.job, self.attempt = options.job, task.attempt
+        _replace_earlier(self)
+
+    def let_go(self) -> None:
+        """Drops all mappings, and is seen no more: no task of this attempt runs any more."""
+        self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
         """The encoded record; a FAILURE, if it cannot be had here.
@@ -102,13 +119,21 @@ class Inbox:
         if not is_claim(message):
             return message
         claim, head = decode_claim(message)
-        if claim.host == self._host and claim.attempt == self._attempt:
+        if claim.host == self._host and claim.attempt == self.attempt:
             try:
                 return self._mappings.read(claim)
             except OSError:
                 pass  # may not be opened, whatever the reason
         self._meter.note_lost()
         return lost(head).encode()
+
+
+def _replace_earlier(opened: Outbox | Inbox) -> None:
+    with _lock:
+        for other in list(_opened):
+            if other.job == opened.job and other.attempt < opened.attempt:
+                other.let_go()
+        _opened.add(opened)
 
 
 def _name(options: Options, operator: str, index: int, attempt: int) -> str:

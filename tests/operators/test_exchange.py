@@ -164,9 +164,9 @@ def test_a_claim_from_elsewhere_becomes_a_failure(kind: Kind, monkeypatch: pytes
     assert (record.kind, record.first_row) == (Kind.FAILURE, 7)
     assert decode_failure(record.signature).code == ExchangeFailed.code
     assert meter.drain() == {("exchange", "lost"): 1}
+    assert sent(message, inbox).kind is Kind.SHARD
     later = Inbox(chosen, Task(0, 1, 1), "infer", meter)
     assert sent(message, later).kind is Kind.FAILURE, "a claim of an earlier attempt would fail in each that follows"
-    assert sent(message, inbox).kind is Kind.SHARD
 
 
 def test_an_arena_that_may_not_be_opened_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,3 +214,21 @@ def test_arenas_go_with_the_last_who_holds_them() -> None:
     assert set(record.tensors[0]) == {ord("a")}, "a mapping outlives its arena"
     del record
     assert len(arenas([os.getpid()])) == before
+
+
+def test_the_next_attempt_lets_go_of_what_the_last_one_held() -> None:
+    gc.collect()
+    before = arenas([os.getpid()]).keys()
+    chosen, other = options(), options()
+    held = [
+        (Inbox(job, Task(0, 1, attempt), "infer", Meter()), Outbox(job, Task(0, 1, attempt), "infer", 1, Meter()))
+        for job, attempt in ((chosen, 0), (other, 0))
+    ]
+    views = [sent(outbox.pack(shard(b"a" * 2000)), inbox) for inbox, outbox in held]
+    assert len(arenas([os.getpid()]).keys() - before) == 2
+    following = Inbox(chosen, Task(0, 1, 1), "infer", Meter())
+    assert set(views[0].tensors[0]) == {ord("a")}, "what is looked at stays"
+    views.clear()
+    assert len(arenas([os.getpid()]).keys() - before) == 1, "another job's stays"
+    outbox = Outbox(chosen, Task(0, 1, 1), "infer", 1, Meter())
+    assert len(sent(outbox.pack(shard(bytes(2000))), following).tensors[0]) == 2000
