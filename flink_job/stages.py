@@ -1,4 +1,4 @@
-"""The stages of a model, as `model.toml` names them: the manifest of a plan, whose stages' files lie beside it.
+"""The stages of a model, as `model.toml` asks for them: so many, or those of a plan, whose files lie beside it.
 
 my-model/
 ├── model.toml          stages = "plan.json"
@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from flink_job.config import ConfigError
+from flink_job.cutting import cut
 from operators.backends.onnx import read_signature, sha256_of
 from schemas.model import ModelSpec, StageSpec, TensorSpec
 from schemas.plan import Plan, StagePlan, decode_plan
@@ -22,18 +23,21 @@ def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) 
     """A model with its stages.
 
     Args:
-        chosen: The file of a plan, in the folder of the model's version; 1 for a model that is one stage as a whole.
+        chosen: The file of a plan, in the folder of the model's version; or how many stages to cut the model into,
+            where 1 leaves it whole.
         replicas: For each stage, where the plan shall not decide.
 
     Raises:
-        ConfigError: There is no such plan, or it does not fit the model or its own files.
+        ConfigError: There is no such plan, or it does not fit the model or its own files; the model cannot be cut so.
         ModelLoadFailed: A stage cannot be read.
     """
     where = f"the stages of {model.name}/{model.version}"
     if chosen == 1:
         stages: tuple[StageSpec, ...] = (StageSpec(model.path, model.sha256, model.inputs, model.outputs),)
     elif isinstance(chosen, int):
-        raise ConfigError(f"{where}: stages = {chosen}; cut the model with `anabranch plan`, and name its manifest")
+        if chosen < 1:
+            raise ConfigError(f"{where}: stages = {chosen}; it must be at least 1")
+        stages = _planned(model, cut(Path(model.path), model.sha256, chosen))
     else:
         stages = _planned(model, Path(model.path).parent / chosen)
     if replicas:

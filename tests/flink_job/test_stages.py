@@ -13,7 +13,7 @@ from operators.backends.base import ModelLoadFailed
 from operators.backends.onnx import sha256_of
 from schemas.model import ModelSpec
 from schemas.plan import Plan, StagePlan, decode_plan, encode_plan
-from tests.flink.models import write_cut_model, write_plan
+from tests.flink.models import FLOAT, _write, write_cut_model, write_plan
 
 
 @pytest.fixture
@@ -65,6 +65,27 @@ def test_one_stage_is_the_model_itself(folder: Path) -> None:
     assert (stage.path, stage.sha256, stage.replicas) == (model.path, model.sha256, 2)
 
 
+def test_a_number_cuts_the_model_once_and_again_where_it_has_changed(folder: Path) -> None:
+    toml(folder, "stages = 2\n")
+    first, second = read(folder).stages
+    assert {spec.name for spec in first.inputs + second.inputs} >= {"x", "i"}
+    assert {spec.name for spec in second.outputs} >= {"y"}
+    assert Path(first.path).parent == (folder / "steps" / "1" / "stages-2").resolve()
+    written = Path(first.path).stat().st_mtime_ns
+    assert read(folder).stages == (first, second)
+    assert Path(first.path).stat().st_mtime_ns == written
+    _write(folder / "steps" / "1", ["Neg x h", "Abs h y"], {"x": (FLOAT, ["n", 4])}, {"y": (FLOAT, ["n", 4])})
+    first, second = read(folder).stages
+    assert [spec.name for spec in first.inputs] == ["x"]
+
+
+def test_where_stages_cannot_be_written_it_is_said(folder: Path) -> None:
+    toml(folder, "stages = 2\n")
+    (folder / "steps" / "1" / "stages-2").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"cannot be cut into 2 stages: cannot write"):
+        read(folder)
+
+
 def test_without_stages_a_plan_is_just_a_file(folder: Path) -> None:
     toml(folder, "")
     assert read(folder).stages == ()
@@ -74,7 +95,8 @@ def test_without_stages_a_plan_is_just_a_file(folder: Path) -> None:
     ("text", "said"),
     [
         ('stages = "other.json"', r"cannot read the plan .*other\.json.*anabranch plan"),
-        ("stages = -1", "stages = -1"),
+        ("stages = -1", "stages = -1; it must be at least 1"),
+        ("stages = 9", "cannot be cut into 9 stages"),
         ("stages = 1.5", r"model\.toml"),
         ("replicas = [1]", "there are no stages"),
         ('stages = "plan.json"\nreplicas = [1, 1]', "3 numbers from 1"),

@@ -1,0 +1,62 @@
+"""Cuts a model into so many stages when a job starts, as `anabranch plan --stages K` does for nodes that are alike.
+
+The stages lie beside the model, in `stages-K/`, where every TaskManager can read them; they are cut once, and again
+only if the model has become another file.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from flink_job.config import ConfigError
+from schemas.plan import decode_plan
+
+
+def cut(path: Path, sha256: str, stages: int) -> Path:
+    """The manifest of a model's stages; they are made and proven if they are not there.
+
+    Args:
+        path: The model's file.
+        sha256: Of it.
+
+    Raises:
+        ConfigError: The model cannot be cut into so many stages, or there is no place for them.
+    """
+    # Planning brings ONNX, which a job without such a model does not need.
+    from partition.errors import PartitionError  # noqa: PLC0415
+    from partition.graph import load_graph  # noqa: PLC0415
+    from partition.manifest import PLAN_FILE, StageCosts, write_plan  # noqa: PLC0415
+    from partition.placement import Machine  # noqa: PLC0415
+    from partition.planner import plan  # noqa: PLC0415
+    from partition.profile import costs_of, profile, rows_of  # noqa: PLC0415
+
+    folder = path.parent / f"stages-{stages}"
+    manifest = folder / PLAN_FILE
+    if _is_of(manifest, sha256):
+        return manifest
+    try:
+        graph = load_graph(path)
+        known = profile(graph, rows_of(graph, 1))
+        placement = plan(costs_of(graph, known), [Machine(name="node", count=stages)], stages)
+        costs = [
+            StageCosts(ms=round(stage.ms, 4), output_bytes=stage.output_bytes, replicas=len(stage.replicas))
+            for stage in placement.stages
+        ]
+        write_plan(
+            graph,
+            placement.downsets,
+            folder,
+            rows=known.rows,
+            costs=costs,
+            bottleneck_ms=round(placement.bottleneck_ms, 4),
+        )
+    except PartitionError as error:
+        raise ConfigError(f"{path} cannot be cut into {stages} stages: {error}") from None
+    return manifest
+
+
+def _is_of(manifest: Path, sha256: str) -> bool:
+    try:
+        return decode_plan(manifest.read_bytes()).model_sha256 == sha256
+    except (OSError, msgspec.MsgspecError):
+        return False
