@@ -11,6 +11,8 @@ from bench.workloads import TOLERANCE
 
 Floats = npt.NDArray[np.float64]
 
+#: The largest batch of any subject; its answers follow each other this closely.
+_BATCH, _TOGETHER_MS = 64, 5
 _WINDOW_S = 0.5
 _CALM_AGAIN = 2.0
 
@@ -138,12 +140,20 @@ def append_latencies_ms(answers: Answers, scheduled_ns: npt.NDArray[np.int64], f
 
 
 def rate_per_s(appended_ms: npt.NDArray[np.int64], skip: int) -> float:
-    """Answers a second, from the answer after the first `skip` to the last."""
+    """Answers a second, from about the answer after the first `skip` to the last.
+
+    Answers of one batch come together: those that came with the first one were computed before it, and do not count.
+    """
     times_ms = np.sort(appended_ms)
     if len(times_ms) <= skip + 1:
         return float("nan")
-    span_ms = int(times_ms[-1] - times_ms[skip])
-    return (len(times_ms) - skip - 1) / max(span_ms, 1) * 1000
+    start, latest = skip, min(skip + _BATCH, len(times_ms)) - 1
+    while start < latest and times_ms[start + 1] - times_ms[start] <= _TOGETHER_MS:
+        start += 1
+    if start == len(times_ms) - 1:
+        start = skip
+    span_ms = int(times_ms[-1] - times_ms[start])
+    return (len(times_ms) - start - 1) / max(span_ms, 1) * 1000
 
 
 def fit_line(x: Floats, y: Floats) -> Line:

@@ -96,6 +96,15 @@ def test_rate_leaves_the_warm_up_out() -> None:
     assert rate_per_s(times_ms, skip=2) == pytest.approx(100)
 
 
+def test_rate_does_not_count_what_the_first_batch_had_computed_before() -> None:
+    batches_ms = np.repeat(np.arange(0, 5000, 500, dtype=np.int64), 50)
+    assert rate_per_s(batches_ms, skip=60) == pytest.approx(100)
+
+
+def test_rate_of_a_single_batch_is_a_number() -> None:
+    assert rate_per_s(np.array([7, 7, 7, 8], np.int64), skip=1) == 2000
+
+
 def test_rate_of_too_few_answers_is_no_number() -> None:
     assert math.isnan(rate_per_s(np.array([1, 2], np.int64), skip=2))
 
