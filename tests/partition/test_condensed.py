@@ -1,6 +1,6 @@
 """Nodes as boxes."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition.condensed import condense
@@ -12,6 +12,7 @@ def graphs(draw: st.DrawFn) -> dict[int, set[int]]:
     return {node: draw(st.sets(st.integers(node + 1, size), max_size=3)) - {size} for node in range(size)}
 
 
+@settings(deadline=None)
 @given(graphs(), st.integers(1, 6), st.integers(1, 4))
 def test_every_node_is_in_one_box_and_arrows_point_right(after: dict[int, set[int]], columns: int, rows: int) -> None:
     boxes = condense(list(after), after, columns, rows)
