@@ -36,7 +36,6 @@ def check(arena: Arena, subject: Subject, workload: Workload) -> None:
     assert run.tally.is_clean
     assert run.tally.answered == REQUESTS + WARM_UP
     assert run.rate_per_s > 0
-    assert any(part.startswith("subject") for part in run.core_s_per_1000)
     assert subjects_left(arena) == []
 
 
