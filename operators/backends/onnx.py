@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -35,8 +38,19 @@ _DATATYPES = {
 _FATAL = 4
 
 
+def _import() -> None:
+    with suppress(ImportError):  # which is told where it is imported next
+        import_module("onnxruntime")
+
+
 @cache
 def _runtime() -> Any:
+    # In thread mode, Python operators that are chained share a thread, and have a Python thread state each in it. When
+    # a module of pybind11's is imported, it asks for the thread's first one, and would wait for ever for the lock that
+    # the second holds. So the import has a thread to itself.
+    importing = Thread(target=_import, name="import onnxruntime")
+    importing.start()
+    importing.join()
     # Importing ONNX Runtime takes a while and starts threads: only who runs a model pays.
     import onnxruntime  # noqa: PLC0415
 
