@@ -4,7 +4,7 @@ Rates on a machine that others use too say little; core-seconds for each 1,000 r
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -34,17 +34,17 @@ class Account:
     """The processor time of some process trees.
 
     Args:
-        roots: A name for each tree, and the process id at its root.
+        roots: A name for each, and the process ids at their roots.
     """
 
-    def __init__(self, roots: Mapping[str, int]) -> None:
+    def __init__(self, roots: Mapping[str, Sequence[int]]) -> None:
         self._roots = dict(roots)
 
     def look(self) -> Moment:
         """What has been used up to now."""
         core_s: dict[str, float] = {}
-        for name, pid in self._roots.items():
-            for process in _tree(pid):
+        for name, pids in self._roots.items():
+            for process in [process for pid in pids for process in _tree(pid)]:
                 with suppress(psutil.Error):
                     times = process.cpu_times()
                     part = f"{name} {_program(process)}"

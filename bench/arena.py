@@ -83,9 +83,9 @@ class Arena:
         """The broker's address."""
         return self._broker.bootstrap_servers
 
-    def account(self, subject: LocalProcess) -> Account:
-        """The processor time of the broker and a subject."""
-        return Account({"broker": self._broker.process.pid, "subject": subject.pid})
+    def account(self, *subject: LocalProcess) -> Account:
+        """The processor time of the broker and of a subject's processes."""
+        return Account({"broker": [self._broker.process.pid], "subject": [process.pid for process in subject]})
 
     def topics(self, requests: str | None = None) -> Topics:
         """New topics for a run; `requests` may be those of an earlier one, to be read again."""
@@ -119,6 +119,9 @@ class Arena:
             mode=subject.mode or "thread",
             flink_url=flink_url,
             overload=subject.overload,
+            balance=subject.balance,
+            busy_folder=subject.busy_folder,
+            slowdown=subject.slowdown,
         )
         process = self._start("subject", "bench.peers", order.to_argument(), python)
         try:
@@ -127,19 +130,33 @@ class Arena:
             process.stop(_STOP_GRACE_S)
 
     def send(
-        self, topic: str, workload: Workload, count: int, first_id: int, rate_per_s: float | None, seed: int = 0
+        self,
+        topic: str,
+        workload: Workload,
+        count: int,
+        first_id: int,
+        rate_per_s: float | None,
+        seed: int = 0,
+        partitions: int = PARTITIONS,
     ) -> npt.NDArray[np.int64]:
         """Sends by a Poisson schedule, or at once; returns when each was scheduled: Unix time, nanoseconds."""
         offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
-        return self.send_by(offsets_ns, topic, workload, count, first_id)[0]
+        return self.send_by(offsets_ns, topic, workload, count, first_id, partitions)[0]
 
     def send_by(
-        self, offsets_ns: npt.NDArray[np.int64] | None, topic: str, workload: Workload, count: int, first_id: int
+        self,
+        offsets_ns: npt.NDArray[np.int64] | None,
+        topic: str,
+        workload: Workload,
+        count: int,
+        first_id: int,
+        partitions: int = PARTITIONS,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Sends from a process of its own.
 
         Args:
             offsets_ns: When, after the first could be sent; None sends as fast as the broker takes it.
+            partitions: The first so many of the topic get them, in turn.
 
         Returns:
             When each request was scheduled, and when it was sent: Unix time, nanoseconds.
@@ -151,7 +168,7 @@ class Arena:
         order = LoadOrder(
             bootstrap_servers=self.bootstrap_servers,
             topic=topic,
-            partitions=PARTITIONS,
+            partitions=partitions,
             workload_path=str(self._path_of(workload)),
             first_id=first_id,
             count=count,

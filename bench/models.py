@@ -16,6 +16,9 @@ FFNN = "ffnn"
 RESNET = "resnet50"
 #: onnx's own test data: the graphs of well-known models without their weights.
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+#: Takes what `FFNN` takes, and 100 times as long; its name is as long, and so are its requests.
+HEAVY = "fnnn"
+_HEAVY_WIDTHS = (784, 4096, 4096, 10)
 #: The network of Crayfish (EDBT 2024), which others can compare with.
 FFNN_WIDTHS = (784, 32, 32, 32, 10)
 
@@ -40,6 +43,14 @@ def add_resnet50(repository: Path) -> Path:
     path = repository / RESNET / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(make_resnet50(), path)
+    return repository
+
+
+def add_heavy(repository: Path) -> Path:
+    """Adds the heavy network to a repository, and returns that."""
+    path = repository / HEAVY / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(make_ffnn(_HEAVY_WIDTHS), path)
     return repository
 
 

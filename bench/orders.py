@@ -35,6 +35,9 @@ class SubjectOrder(_Order, frozen=True, kw_only=True):
         mode: PyFlink's execution mode.
         flink_url: A running cluster; None starts a MiniCluster in the subject's own process.
         overload: What this project does with more than it can serve.
+        balance: Whether its tasks hand batches to each other.
+        busy_folder: Where its processes note how long their sessions ran; empty for nowhere.
+        slowdown: How often one of these processes runs every batch.
     """
 
     kind: str
@@ -48,6 +51,9 @@ class SubjectOrder(_Order, frozen=True, kw_only=True):
     mode: Mode = "thread"
     flink_url: str | None = None
     overload: Literal["wait", "refuse"] = "wait"
+    balance: Literal["offload", "off"] = "offload"
+    busy_folder: str = ""
+    slowdown: int = 1
 
 
 class LoadOrder(_Order, frozen=True, kw_only=True):

@@ -44,6 +44,7 @@ def draw(result: Result, folder: Path) -> Path | None:
         "overload": _overload,
         "exchange": _exchange,
         "scaling": _scaling,
+        "balance": _balance,
     }
     if not result.rows or result.scenario not in draws:
         return None
@@ -280,6 +281,20 @@ def _overload(result: Result) -> Figure:
     for axes in (rates, tails):
         axes.set_xlabel("offered load, as a multiple of the peak")
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _balance(result: Result) -> Figure:
+    figure = Figure(figsize=(8, 1.0 + 0.4 * len(result.rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(result.rows):
+        skew = row.metrics["busiest_over_mean"]
+        axes.barh(place, skew.median, color=_PEER if "no balance" in row.subject else _OURS, height=0.6)
+        axes.plot([skew.low, skew.high], [place, place], color=_INK, linewidth=1.5)
+    axes.axvline(result.targets[0].limit if result.targets else 1, color=_TARGET, linewidth=1, linestyle=":")
+    _name_rows(axes, result.rows)
+    axes.set_yticks(range(len(result.rows)), [f"{row.workload}: {row.subject}" for row in result.rows])
+    axes.set_xlabel("busy time of the busiest task over the mean (1: both as busy; 2: one did everything)")
     return figure
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from bench.models import add_resnet50, make_repository
+from bench.models import add_heavy, add_resnet50, make_repository
+from bench.scenarios.balance import Balance
 from bench.scenarios.base import Scenario
 from bench.scenarios.burst import DEADLINES_MS, Burst
 from bench.scenarios.cost import ROWS, Cost
@@ -21,11 +22,11 @@ from bench.scenarios.throughput import Throughput
 from bench.settings import Settings
 from bench.subjects import CONFLUENT, anabranch, naive_map
 from bench.text_lines import add_recognizer, text_lines
-from bench.workloads import Workload, ffnn_rows, magika_files, resnet_pictures
+from bench.workloads import Workload, ffnn_rows, heavy_and_light, magika_files, resnet_pictures
 
 
 class Models:
-    """Two repositories, made when they are asked for: a subject loads every model of its own.
+    """Repositories, made when they are asked for: a subject loads every model of its own.
 
     Args:
         folder: Where they go.
@@ -43,6 +44,11 @@ class Models:
     def large(self) -> Path:
         """These, ResNet-50 and a text recognizer."""
         return add_recognizer(add_resnet50(make_repository(self._folder / "large-models")))
+
+    @cached_property
+    def unequal(self) -> Path:
+        """The small ones, and a heavy network that takes what the light one takes."""
+        return add_heavy(make_repository(self._folder / "unequal-models"))
 
     @cached_property
     def ffnn(self) -> Workload:
@@ -119,6 +125,11 @@ def _scaling(settings: Settings, models: Models) -> Made:  # noqa: ARG001 - like
     return Scaling(models.large), models.large
 
 
+def _balance(settings: Settings, models: Models) -> Made:
+    unequal = models.unequal
+    return Balance(settings, magika_files(unequal), heavy_and_light(unequal)), unequal
+
+
 #: By name, in the order in which they run.
 SCENARIOS: dict[str, Callable[[Settings, Models], Made]] = {
     "latency": _latency,
@@ -132,4 +143,5 @@ SCENARIOS: dict[str, Callable[[Settings, Models], Made]] = {
     "overload": _overload,
     "exchange": _exchange,
     "scaling": _scaling,
+    "balance": _balance,
 }

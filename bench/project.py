@@ -1,5 +1,6 @@
 """This project's job as a subject."""
 
+from bench.busy import BusyBackend
 from bench.orders import SubjectOrder
 from flink_job.config import Config
 from flink_job.job import start
@@ -17,10 +18,11 @@ def config_of(order: SubjectOrder) -> Config:
         },
         job={"parallelism": order.parallelism, "execution_mode": order.mode},
         models={"repository": order.repository},
-        scheduling={"overload": order.overload},
+        scheduling={"overload": order.overload, "balance": order.balance},
     )
 
 
 def run(order: SubjectOrder) -> None:
     """Runs the job until this process is stopped."""
-    start(config_of(order), order.flink_url).wait()
+    backend = BusyBackend(order.busy_folder, order.slowdown) if order.busy_folder else None
+    start(config_of(order), order.flink_url, backend).wait()

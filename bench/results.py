@@ -107,6 +107,17 @@ class OverloadRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="ove
     resident_mb: list[float]
 
 
+class BalanceRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="balance"):
+    """Unequal work, tasks or models.
+
+    Attributes:
+        busy_s: How long the sessions of each task ran, the idlest first.
+    """
+
+    rate_per_s: float
+    busy_s: list[float]
+
+
 class ExchangeRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="exchange"):
     """Records of one size from task to task.
 
@@ -210,6 +221,7 @@ AnyRun = (
     | BurstRun
     | ExchangeRun
     | ScalingRun
+    | BalanceRun
 )
 
 

@@ -31,12 +31,17 @@ class Subject:
         parallelism: Flink tasks; a worker or a server has one.
         mode: PyFlink's execution mode; None where there is no PyFlink.
         overload: What this project does with more than it can serve.
+        balance: Whether its tasks hand batches to each other.
+        busy_folder, slowdown: See `bench.busy`.
     """
 
     kind: str
     parallelism: int = 1
     mode: Mode | None = None
     overload: Literal["wait", "refuse"] = "wait"
+    balance: Literal["offload", "off"] = "offload"
+    busy_folder: str = ""
+    slowdown: int = 1
 
     @property
     def name(self) -> str:
@@ -44,7 +49,7 @@ class Subject:
         if self.mode is None:
             return self.kind
         tasks = "1 task" if self.parallelism == 1 else f"{self.parallelism} tasks"
-        return f"{self.kind}, {self.mode}, {tasks}"
+        return f"{self.kind}, {self.mode}, {tasks}" + (", no balance" if self.balance == "off" else "")
 
 
 def anabranch(mode: Mode, parallelism: int = 1) -> Subject:

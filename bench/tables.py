@@ -22,6 +22,7 @@ _METRIC_NAMES = {
     "p99_ms_1": "p99 ms, priority 1",
     "p99_ms_5": "priority 5",
     "p99_ms_9": "priority 9",
+    "busiest_over_mean": "busiest / mean",
     "refused_share": "refused",
     "drain_s": "drain s",
     "claimed_share": "claimed",

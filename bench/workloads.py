@@ -14,7 +14,7 @@ import onnxruntime
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.demo.features import FeatureReader, ModelFile, open_session
-from bench.models import FFNN, FFNN_WIDTHS, RESNET
+from bench.models import FFNN, FFNN_WIDTHS, HEAVY, RESNET
 from schemas import codec
 from schemas.messages import InferRequest
 from schemas.tensors import Array, Tensor
@@ -99,6 +99,16 @@ def ffnn_rows(repository: Path, rows: int = 1, *, explain: bool = False) -> Work
     rng = np.random.default_rng(_SEED)
     tensors = [rng.random((rows, FFNN_WIDTHS[0]), np.float32) for _ in range(_DISTINCT_REQUESTS)]
     return workload_of(f"{FFNN} {rows}", FFNN, "x", tensors, repository, asking(explain=explain))
+
+
+def heavy_and_light(repository: Path) -> Workload:
+    """One row in each request, for the heavy and for the light network in turn."""
+    rng = np.random.default_rng(_SEED)
+    tensors = [rng.random((1, FFNN_WIDTHS[0]), np.float32) for _ in range(_DISTINCT_REQUESTS)]
+    heavy, light = (workload_of(model, model, "x", tensors, repository) for model in (HEAVY, FFNN))
+    requests, answers = heavy.requests.copy(), heavy.answers.copy()
+    requests[1::2], answers[1::2] = light.requests[1::2], light.answers[1::2]
+    return Workload(f"{HEAVY} and {FFNN}", requests, heavy.id_at, answers)
 
 
 def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({},)) -> Workload:

@@ -103,6 +103,9 @@ class Scheduling(_Section, frozen=True):
             with `overloaded`.
         max_waiting_bytes: With so much read and waiting, a task reads no more, or refuses.
         max_backlog_ms: With so much work in hand, a task refuses.
+        balance: With `offload`, a task that has fallen behind hands batches to others that have time; `off` runs every
+            request in the task that read it.
+        offload_backlog_ms: With more work than this in hand, a task has fallen behind.
         priority_step_ms: How much longer a request waits for each step of lower priority, when there is a queue.
         no_deadline_ms: A request without a deadline has the place in line of one with so much time.
     """
@@ -114,6 +117,8 @@ class Scheduling(_Section, frozen=True):
     overload: Literal["wait", "refuse"] = "wait"
     max_waiting_bytes: int = 64 * 1024 * 1024
     max_backlog_ms: float = 2_000.0
+    balance: Literal["offload", "off"] = "offload"
+    offload_backlog_ms: float = 100.0
     priority_step_ms: float = 5_000.0
     no_deadline_ms: float = 10_000.0
 
@@ -209,6 +214,7 @@ def check(config: Config) -> Config:
         ("scheduling.work_slice_ms", scheduling.work_slice_ms, 0, _MAX_WAIT_MS),
         ("scheduling.max_waiting_bytes", scheduling.max_waiting_bytes, 0, math.inf),
         ("scheduling.max_backlog_ms", scheduling.max_backlog_ms, 0, _MAX_WAIT_MS),
+        ("scheduling.offload_backlog_ms", scheduling.offload_backlog_ms, 0, _MAX_WAIT_MS),
         ("scheduling.priority_step_ms", scheduling.priority_step_ms, 0, _MAX_WAIT_MS),
         ("scheduling.no_deadline_ms", scheduling.no_deadline_ms, 0, _MAX_WAIT_MS),
         ("exchange.claim_from_bytes", config.exchange.claim_from_bytes, 1, math.inf),

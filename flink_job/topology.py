@@ -4,14 +4,14 @@
 requests --> [ frame ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack ] -- answers --> responses
                               |   |   |
                               |   |   +-- openings --+
-                              |   +-- shards         v
-                              |         |   key_by(request) --> [ aggregate ] --> responses
+                              |   +-- shards,        v
+                              |       batches   key_by(request) --> [ aggregate ] --------------------> responses
                               |         v            ^    ^
-                              |     rebalance --> [ infer ]
+                              |     rebalance --> [ infer ] --> [ unpack ] -- answers to batches -----> responses
                               |                           |
                               +-- units of a model in stages: rebalance --> [ stage 1 ] --> rebalance --> [ stage 2 ]
 
-serve and aggregate -- dead letters --> errors
+serve, infer and aggregate -- dead letters --> errors
 """
 
 from uuid import uuid4
@@ -30,9 +30,10 @@ from operators.core.answering import Answering
 from operators.core.batching import Order
 from operators.core.exchange import Options
 from operators.core.staging import stage_name
+from operators.emission import LETTERS_TAG, PARTS_TAG, WORK_TAG, units_tag
 from operators.infer import InferFunction
 from operators.rows import BYTES, KEYED_BYTES, PARTS
-from operators.serve import LETTERS_TAG, PARTS_TAG, SHARDS_TAG, ServeFunction, units_tag
+from operators.serve import ServeFunction
 from operators.stage import FAILURES_TAG, StageFunction
 from operators.task import now_ms
 from schemas.model import Catalog, ModelSpec
@@ -66,22 +67,24 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
                 max_backlog_ms=scheduling.max_backlog_ms if scheduling.overload == "refuse" else None,
                 keys_by_group=groups,
                 exchange=exchange,
+                offload_backlog_ms=scheduling.offload_backlog_ms if scheduling.balance == "offload" else None,
             ),
             output_type=VALUE_TYPE,
         )
         .name("serve")
     )
-    partials = [
-        answers.get_side_output(SHARDS_TAG)
+    exchanged = (
+        answers.get_side_output(WORK_TAG)
         .rebalance()
-        .process(InferFunction(catalog, backend, answering, exchange), output_type=PARTS)
+        .process(InferFunction(catalog, backend, answering, exchange), output_type=VALUE_TYPE)
         .name("infer")
-    ]
+    )
+    parts = [answers.get_side_output(PARTS_TAG), exchanged.get_side_output(PARTS_TAG)]
     for model in catalog.in_stages():
         units = answers.get_side_output(units_tag((model.name, model.version)))
-        partials += _through_stages(units, model, backend, answering, exchange, windows=config.job.parallelism)
+        parts += _through_stages(units, model, backend, answering, exchange, windows=config.job.parallelism)
     merged = (
-        exchange_by_key(answers.get_side_output(PARTS_TAG).union(*partials), Types.STRING())
+        exchange_by_key(parts[0].union(*parts[1:]), Types.STRING())
         .process(
             AggregateFunction(answering, scheduling.window_timeout_ms, scheduling.remember_ms, exchange),
             output_type=KEYED_BYTES,
@@ -91,10 +94,12 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
         .slot_sharing_group(DEFAULT_GROUP)
     )
 
+    # A sink each: behind a union it would be a task of its own, and a hop away.
     write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
+    write(java.unpack_answers(exchanged, KEYED_BYTES), config, kafka.responses_topic, "exchanged-responses")
     write(merged, config, kafka.responses_topic, "merged-responses")
-    letters = answers.get_side_output(LETTERS_TAG).union(merged.get_side_output(LETTERS_TAG))
-    write(letters, config, kafka.errors_topic, "errors")
+    letters = [each.get_side_output(LETTERS_TAG) for each in (answers, exchanged, merged)]
+    write(letters[0].union(*letters[1:]), config, kafka.errors_topic, "errors")
 
 
 def _through_stages(

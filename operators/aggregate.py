@@ -12,10 +12,10 @@ from operators.core.answering import Answering
 from operators.core.exchange import Options
 from operators.core.outputs import Answer
 from operators.core.windows import Closing, Window, answer_of
+from operators.emission import LETTERS_TAG
 from operators.exchange import AGGREGATE, Inbox
 from operators.metrics import Metrics
 from operators.rows import KeyedRow
-from operators.serve import LETTERS_TAG
 from operators.task import task_of
 
 

@@ -9,13 +9,12 @@ may be more urgent, and takes part in checkpoints. State is told only of what st
 touches it.
 """
 
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from math import ceil
 from time import time
 
 from pyflink.common import Row, Types
-from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext, TimeDomain
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import MapStateDescriptor
 
 from operators.backends.base import Backend
@@ -25,36 +24,24 @@ from operators.core.batching import Order
 from operators.core.chain import Chain
 from operators.core.exchange import Options
 from operators.core.lanes import lane_of
-from operators.core.outputs import Answer, Letter, Output, Shard, Unit
+from operators.core.offloading import Offloading
+from operators.core.outputs import Offload, Output
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.emission import emit
 from operators.exchange import INFER, Outbox, stage_inbox
 from operators.metrics import Metrics
-from operators.rows import BYTES, KEYED_BYTES, PARTS, KeyedRow
 from operators.sessions import Sessions
 from operators.task import task_of
-from schemas.frames import write_answers
+from operators.turns import turn_of
 from schemas.model import Catalog, ModelSpec
 from schemas.records import Record
 
-LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
-SHARDS_TAG = OutputTag("shards", BYTES)
-PARTS_TAG = OutputTag("parts", PARTS)
-
-
-@cache
-def units_tag(model: tuple[str, str]) -> OutputTag:
-    """Where units leave for the first stage of a model: name and version."""
-    return OutputTag("units {}/{}".format(*model), BYTES)
-
-
 _NEVER = float("inf")
-#: Java has no array of 2 GiB, and large answers gain nothing from company.
-_FRAME_BYTES = 4 * 1024 * 1024
 
 
 class ServeFunction(KeyedProcessFunction):
-    """Row(lane, frame of Kafka records) -> frames of answers; on the side dead letters, shards, units, window parts."""
+    """Row(lane, frame of Kafka records) -> frames of answers; on the side letters, parts, work for other tasks."""
 
     def __init__(
         self,
@@ -70,6 +57,7 @@ class ServeFunction(KeyedProcessFunction):
         max_backlog_ms: float | None,
         keys_by_group: tuple[int, ...],
         exchange: Options,
+        offload_backlog_ms: float | None,
     ) -> None:
         self._catalog = catalog
         self._backend = backend
@@ -82,6 +70,7 @@ class ServeFunction(KeyedProcessFunction):
         self._max_backlog_ms = max_backlog_ms
         self._keys_by_group = keys_by_group
         self._exchange = exchange
+        self._offload_backlog_ms = offload_backlog_ms
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of waiting requests; loads every model and warms it up, before the first request."""
@@ -93,6 +82,9 @@ class ServeFunction(KeyedProcessFunction):
         )
         self._mirror: Chain | None = None
         self._wakes_at_ms: int | None = None
+        self._turn = turn_of(self._exchange.job, task.index)
+        self._turn.lane_is_busy = False
+        self._task = task
         meter = self._answering.meter
         self._metrics = Metrics(meter, runtime_context)
         self._outbox = Outbox(self._exchange, task, INFER, task.parallelism, meter)
@@ -113,11 +105,11 @@ class ServeFunction(KeyedProcessFunction):
         mirror = self._mirror
         if mirror is None:
             mirror = self._mirror = self._chain()
-            yield from _emit(mirror.restore(self._held(), now_ms))
+            yield from emit(mirror.restore(self._held(), now_ms))
             # A bounded input ends with timers of the wall clock still pending. Its only watermark, the last, fires this
             # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
             ctx.timer_service().register_event_time_timer(int(now_ms))
-        yield from _emit(mirror.on_frame(value, now_ms))
+        yield from emit(mirror.on_frame(value, now_ms))
         # Where a timer is due, it works on once the source has had its turn: then all that came in is there to choose
         # from.
         if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or mirror.is_full:
@@ -136,7 +128,7 @@ class ServeFunction(KeyedProcessFunction):
         mirror = self._mirror if own else None
         if mirror is None:
             mirror = self._chain()
-            yield from _emit(mirror.restore(self._held(), time() * 1000))
+            yield from emit(mirror.restore(self._held(), time() * 1000))
             if own:
                 self._mirror = mirror
         if own and ctx.time_domain() == TimeDomain.PROCESSING_TIME:
@@ -145,19 +137,35 @@ class ServeFunction(KeyedProcessFunction):
             self._wake(mirror, ctx)
         else:
             while (outputs := mirror.next(time() * 1000, all_is_due=True)) is not None:
-                yield from _emit(outputs)
+                yield from emit(outputs)
             self._save(mirror)
 
     def _work(self, mirror: Chain) -> Iterator[object]:
         now_ms = time() * 1000
         stop_ms = now_ms + self._work_slice_ms
+        self._turn.lane_is_busy = True
         while (outputs := mirror.next(now_ms)) is not None:
-            yield from _emit(outputs)
+            if outputs and isinstance(outputs[0], Offload):
+                yield from self._give(outputs, mirror)
+            else:
+                yield from emit(outputs)
             began_ms, now_ms = now_ms, time() * 1000
             # Another batch like this one would take longer than the slice. (With too much in hand, Kafka has to keep
             # the rest: nothing is read meanwhile.)
             if 2 * now_ms - began_ms >= stop_ms and not mirror.is_full:
-                return
+                break
+        self._turn.lane_is_busy = mirror.next_deadline() == 0
+
+    def _give(self, outputs: list[Output], mirror: Chain) -> Iterator[object]:
+        # Where the exchange is full this waits, and the requests of others have their turn. (In process mode what
+        # leaves waits outside of Python, and nothing is learned.)
+        self._turn.lane_is_busy = False
+        began_ms = time() * 1000
+        yield from emit(outputs)
+        if self._task.in_jvm:
+            now_ms = time() * 1000
+            mirror.note_wait(now_ms - began_ms, now_ms)
+        self._turn.lane_is_busy = True
 
     def _chain(self) -> Chain:
         return Chain(
@@ -167,10 +175,16 @@ class ServeFunction(KeyedProcessFunction):
             self._answering,
             max_backlog_ms=self._max_backlog_ms,
             max_waiting_bytes=self._max_waiting_bytes,
+            offloading=self._offloading(),
         )
 
     def _pack_unit(self, model: ModelSpec, unit: Record) -> bytes:
         return self._unit_outboxes[model.name, model.version].pack(unit)
+
+    def _offloading(self) -> Offloading | None:
+        if self._offload_backlog_ms is None or self._task.parallelism == 1:
+            return None
+        return Offloading(self._task.parallelism, self._offload_backlog_ms, learns=self._task.in_jvm)
 
     def _held(self) -> Iterator[tuple[int, bytes]]:
         return ((number, bytes(frame)) for number, frame in self._waiting.items())
@@ -193,28 +207,6 @@ class ServeFunction(KeyedProcessFunction):
         if self._wakes_at_ms is None or wake_at_ms < self._wakes_at_ms:
             self._wakes_at_ms = wake_at_ms
             ctx.timer_service().register_processing_time_timer(wake_at_ms)
-
-
-def _emit(outputs: Iterable[Output]) -> Iterator[object]:
-    answers: list[Answer] = []
-    size_bytes = 0
-    for output in outputs:
-        if isinstance(output, Answer):
-            answers.append(output)
-            size_bytes += len(output.value)
-            if size_bytes >= _FRAME_BYTES:
-                yield write_answers(answers)
-                answers, size_bytes = [], 0
-        elif isinstance(output, Letter):
-            yield LETTERS_TAG, KeyedRow(output.key, output.value)
-        elif isinstance(output, Shard):
-            yield SHARDS_TAG, output.value
-        elif isinstance(output, Unit):
-            yield units_tag(output.model), output.value
-        else:
-            yield PARTS_TAG, KeyedRow(output.key, output.value)
-    if answers:
-        yield write_answers(answers)
 
 
 def _key(key: object) -> object:

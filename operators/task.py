@@ -12,11 +12,13 @@ class Task:
 
     Attributes:
         attempt: How often Flink has started it before.
+        in_jvm: Whether it runs in a thread of the JVM, so that what it emits has left when it goes on.
     """
 
     index: int
     parallelism: int
     attempt: int
+    in_jvm: bool = True
 
 
 def now_ms() -> float:
@@ -29,7 +31,10 @@ def task_of(context: RuntimeContext) -> Task:
     java_context = getattr(context, "_runtime_context", None)
     if java_context is None:
         return Task(
-            context.get_index_of_this_subtask(), context.get_number_of_parallel_subtasks(), context.get_attempt_number()
+            context.get_index_of_this_subtask(),
+            context.get_number_of_parallel_subtasks(),
+            context.get_attempt_number(),
+            in_jvm=False,
         )
     # Thread mode: PyFlink 2.3 asks the Java context for methods that moved to its TaskInfo.
     info = java_context.getTaskInfo()

@@ -42,9 +42,9 @@ def read_requests(frame: bytes) -> list[tuple[bytes | None, Source]]:
     return requests
 
 
-def write_requests(records: Sequence[tuple[bytes | None, Source]]) -> bytes:
+def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
     """The frame of Kafka records; what `FrameSource.java` does."""
-    parts = [_COUNT.pack(len(records))]
+    parts: list[Buffer] = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)
         parts.append(_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms))

@@ -6,7 +6,8 @@
 
 The padding puts every tensor on a 16-byte boundary, where numpy and ONNX Runtime use it in place.
 
-The same layout serves every kind (see `Kind`); the golden files of `tests/schemas` hold it byte for byte.
+The same layout serves every kind (see `Kind`) but the BATCH (`schemas.batches`); the golden files of `tests/schemas`
+hold it byte for byte.
 """
 
 import struct
@@ -38,6 +39,8 @@ class Kind(IntEnum):
     FAILURE = 4
     #: serve -> stage -> stage: rows of one or more requests on their way through a model that is cut.
     UNIT = 5
+    #: serve -> infer: requests that share a batch, whole; see `schemas.batches`.
+    BATCH = 6
 
 
 class TensorSignature(msgspec.Struct, frozen=True, array_like=True):

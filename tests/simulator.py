@@ -4,6 +4,8 @@
                   |   |
           waiting +   +--> in flight (any order, doubled, lost) --> [ serving ] --> in flight --> [ window ]
                                                      +--> [ stage ] --> in flight --> [ stage ] --^
+                                                                       |
+                      batches (neither doubled nor lost: Flink does not)  +-- answers, letters
 
 Everything in `State` is what the shells put into Flink state (and the exchange, as an unaligned checkpoint holds it);
 everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
@@ -19,9 +21,10 @@ from operators.core.admission import Admission
 from operators.core.answering import Answering
 from operators.core.batching import Order
 from operators.core.chain import Chain
-from operators.core.costs import Costs
+from operators.core.costs import Costs, Measurement
 from operators.core.lanes import lane_of
-from operators.core.outputs import Answer, Letter, Output, Part, Shard, Unit
+from operators.core.offloading import Offloading
+from operators.core.outputs import Answer, Letter, Offload, Output, Part, Shard, Unit
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
 from operators.core.staging import Stage
@@ -41,6 +44,9 @@ WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000.0, 1_000_000.0
 #: A few requests: now and then a task has too much in hand to read on.
 MAX_WAITING_BYTES, FEW_WAITING_BYTES = 3_000, 500
 NO_LIMIT_MS = 1e9
+#: With these, whatever waits beside a batch is a task too far behind, and every batch is worth its way.
+COSTS = (Measurement(1, 3.0), Measurement(8, 20.0))
+BACKLOG_MS = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class State:
     offset: int = 0
     waiting: dict[int, dict[int, bytes]] = field(default_factory=dict)
     lane_timers: set[tuple[int, int]] = field(default_factory=set)
-    flying: list[Shard | Unit | Part] = field(default_factory=list)
+    flying: list[Shard | Unit | Offload | Part] = field(default_factory=list)
     windows: dict[str, bytes] = field(default_factory=dict)
     kept: dict[str, list[bytes]] = field(default_factory=dict)
     window_timers: set[tuple[int, str]] = field(default_factory=set)
@@ -72,6 +78,7 @@ class Task:
     def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
         self._job = job
         self.lane = lane_of(task, tasks, KEYS_BY_GROUP)
+        self._tasks = tasks
         self._mirror: Chain | None = None
         self._wakes_at_ms: int | None = None
         self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, default_priority=5)
@@ -116,17 +123,20 @@ class Task:
     def _work(self, mirror: Chain) -> Iterator[Output]:
         while (outputs := mirror.next(self._job.now_ms)) is not None:
             yield from outputs
+            if outputs and isinstance(outputs[0], Offload):
+                mirror.note_wait(self._job.exchange_wait_ms(), self._job.now_ms)
             if self._job.slice_is_over() and not mirror.is_full:
                 return
 
     def _chain(self) -> Chain:
         return Chain(
             self._admission,
-            Sharding(self._job.catalog, lambda _: Costs(), Order()),
+            Sharding(self._job.catalog, lambda _: Costs(COSTS if self._job.offloads else ()), Order()),
             self.serving,
             self._job.answering,
             max_backlog_ms=NO_LIMIT_MS if self._job.refuses else None,
             max_waiting_bytes=FEW_WAITING_BYTES if self._job.refuses else MAX_WAITING_BYTES,
+            offloading=Offloading(self._tasks, BACKLOG_MS) if self._job.offloads else None,
         )
 
     def _held(self, lane: int) -> Iterable[tuple[int, bytes]]:
@@ -163,6 +173,8 @@ class Simulation:
         self.sent = sent
         self._random = Random(seed)
         self.refuses = self._random.random() < 0.3
+        self.offloads = self._random.random() < 0.7
+        self.offloaded = 0  # batches that were run
         self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
         self.state = State()
@@ -185,6 +197,10 @@ class Simulation:
             if not self._has_work():  # nothing happens before the next timer
                 timers = [*self.state.lane_timers, *self.state.window_timers]
                 self.now_ms = max(self.now_ms, min((at_ms for at_ms, _ in timers), default=0))
+
+    def exchange_wait_ms(self) -> float:
+        """How long the exchange keeps a task that gives it a batch."""
+        return self._random.choice((0.0, 0.0, 100.0))
 
     def slice_is_over(self) -> bool:
         """Whether a task that has run a batch is to look what else came in; running it took time."""
@@ -222,6 +238,10 @@ class Simulation:
         if not self.state.flying:
             return
         record = self.state.flying.pop(self._random.randrange(len(self.state.flying)))
+        if isinstance(record, Offload):
+            self.offloaded += 1
+            self._take(self._random.choice(self._tasks).serving.on_exchange(record.value, self.now_ms))
+            return
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
         if kind_of(record.value) is not Kind.OPENING and self._random.random() < self._faults.lose:
@@ -230,7 +250,7 @@ class Simulation:
         elif isinstance(record, Unit):
             self.state.flying += self._random.choice(self._tasks).on_unit(record)
         elif isinstance(record, Shard):
-            self.state.flying += self._random.choice(self._tasks).serving.on_shard(record.value, self.now_ms)
+            self._take(self._random.choice(self._tasks).serving.on_exchange(record.value, self.now_ms))
         else:
             self._window_process(record.key, record.value)
 

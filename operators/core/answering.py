@@ -44,6 +44,7 @@ class Answering:
         failure: Failure | None = None,
         shards: int = 1,
         tasks: int = 1,
+        task: int | None = None,
         ledger: Ledger | None = None,
     ) -> list[Answer | Letter]:
         """The answer to a request that was served, or served in part.
@@ -54,12 +55,15 @@ class Answering:
             missing: Row ranges that are not in the outputs.
             missing_members: Members of an ensemble of which nothing is in the outputs.
             failure: Why they are missing; it is also put into a dead letter.
+            task: The index of the one task that ran all of it.
             ledger: Where the time went.
         """
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
         if request.explain:
             parameters |= {"shards": shards, "tasks": tasks}
+            if task is not None:
+                parameters["task"] = task
             if ledger is not None:
                 parameters |= ledger.to_parameters(self.now_ms())
         if failure is not None:
@@ -78,7 +82,7 @@ class Answering:
         return answers
 
     def serve_batch(
-        self, requests: Sequence[Request], signature: Signature, served: Served, *, stage: str
+        self, requests: Sequence[Request], signature: Signature, served: Served, *, stage: str, task: int
     ) -> list[Answer | Letter]:
         """The answers to all requests of a batch that ran as a whole.
 
@@ -87,6 +91,7 @@ class Answering:
             signature: Of all of them.
             served: What came out.
             stage: Where an answer that cannot be given fails.
+            task: The index of the task that ran it.
         """
         frames: dict[int, protobuf_wire.ResponseFrame] = {}
         answers: list[Answer | Letter] = []
@@ -106,7 +111,7 @@ class Answering:
                     start = stop
                     continue
             outputs = served.rows_between(start, stop).outputs
-            answers += self.serve(request, outputs, stage=stage, ledger=request.ledger)
+            answers += self.serve(request, outputs, stage=stage, task=task, ledger=request.ledger)
             start = stop
         return answers
 

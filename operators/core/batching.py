@@ -14,7 +14,7 @@ any more is not run.
 """
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from operator import itemgetter
@@ -153,6 +153,28 @@ class _Group:
         self.size_bytes -= size_bytes
         return unit
 
+    def least_urgent(self) -> Urgency:
+        """Of all requests here; there is one."""
+        line = self._line
+        while line[-1][1].gone:
+            line.pop()
+            self._gone -= 1
+        return line[-1][0]
+
+    def last(self) -> list[Request]:
+        """The least urgent requests, as many as share a unit, the most urgent of them first; they stay."""
+        unit: list[Request] = []
+        rows = size_bytes = 0
+        for _, request in reversed(self._line):
+            if request.gone:
+                continue
+            rows += request.rows
+            size_bytes += request.size_bytes
+            if unit and (rows > self.max_rows or size_bytes > MAX_UNIT_BYTES):
+                break
+            unit.append(request)
+        return unit[::-1]
+
 
 class Lane:
     """The requests that wait in one task.
@@ -222,6 +244,19 @@ class Lane:
         self._note(signature, group)
         self._forget_gone()
         return Departure(unit, expired)
+
+    def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
+        """The least urgent unit that is due and wanted; empty where there is none."""
+        due = [group for group in self._groups.values() if group.due is not None]
+        for group in sorted(due, key=_Group.least_urgent, reverse=True):
+            unit = group.last()
+            if is_wanted(unit):
+                for request in unit:
+                    request.gone = True
+                self._drop(unit)
+                self._forget_gone()
+                return unit
+        return []
 
     def next_deadline(self) -> float | None:
         """When `take` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""

@@ -1,9 +1,10 @@
 """What one task does with the requests that it reads, from their bytes to their answers.
 
     frame --> [ admit ] --> [ shard ] --> lane --> the most urgent batch that is due --> [ infer ] --> answers
-                  |              |
-                  v              +--> OPENING to the request's window, SHARDs to the exchange
-              refused: error, dead letter        (for a model in stages: UNITs to its first stage)
+                  |              |                                  |
+                  v              |                                  +--> a task that is behind: BATCH to the exchange
+              refused            +--> OPENING to the request's window, SHARDs to the exchange
+                                      (for a model in stages: UNITs to its first stage)
 
 A call takes a frame in, or works on one batch. What still waits when the task turns to something else is handed to
 Flink's state as it came from Kafka, and admitted again if it must be restored: state does not know what a request is.
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 from operators.core.admission import Admission
 from operators.core.answering import Answering
-from operators.core.outputs import Output
+from operators.core.offloading import Offloading
+from operators.core.outputs import Offload, Output
 from operators.core.requests import Refused, Request
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.core.travelling import pack
 from schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
 from schemas.frames import read_requests, write_requests
 from schemas.records import Failure
@@ -43,6 +46,7 @@ class Chain:
     Args:
         max_backlog_ms: With more work than this in hand, the least urgent requests are refused; None refuses nobody.
         max_waiting_bytes: The same for memory.
+        offloading: Which batches leave for other tasks; None where none does.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Chain:
         *,
         max_backlog_ms: float | None,
         max_waiting_bytes: int,
+        offloading: Offloading | None = None,
     ) -> None:
         self._admission = admission
         self._sharding = sharding
@@ -61,6 +66,7 @@ class Chain:
         self._answering = answering
         self._max_backlog_ms = max_backlog_ms
         self._max_waiting_bytes = max_waiting_bytes
+        self._offloading = offloading
 
     @property
     def is_full(self) -> bool:
@@ -98,10 +104,19 @@ class Chain:
     def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Output] | None:
         """Works on the most urgent batch that is due, and answers what has expired; None if there is neither.
 
+        Where the task is behind, it may be an `Offload` instead: the least urgent batch.
+
         Args:
             now_ms: Unix time.
-            all_is_due: Whether delays do not count: the input has ended.
+            all_is_due: Whether delays do not count: the input has ended, and nothing leaves.
         """
+        offloading = None if all_is_due else self._offloading
+        backlog_ms = self._sharding.backlog_ms
+        if offloading is not None and offloading.is_due(backlog_ms, now_ms):
+            given = self._sharding.take_last(lambda unit: offloading.is_worth(unit, backlog_ms, now_ms))
+            offloading.note_given(given, now_ms)
+            if given:
+                return [Offload(pack(given).encode())]
         departure = self._sharding.next(now_ms, all_is_due=all_is_due)
         if departure is None:
             return None
@@ -109,8 +124,15 @@ class Chain:
         for request in departure.expired:
             outputs += self._answering.fail(request, _late(request, now_ms))
         if departure.unit:
+            if offloading is not None:
+                offloading.note_run()
             outputs += self._enter(departure.unit) or self._serving.on_batch(departure.unit, now_ms)
         return outputs
+
+    def note_wait(self, waited_ms: float, now_ms: float) -> None:
+        """Learns how long the exchange kept the task that gave it a batch."""
+        if self._offloading is not None:
+            self._offloading.note_wait(waited_ms, now_ms)
 
     def _enter(self, unit: Sequence[Request]) -> Sequence[Output] | None:
         try:

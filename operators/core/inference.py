@@ -15,7 +15,7 @@ from operators.core.merging import Rows, Served
 from operators.core.requests import Request
 from schemas.model import ModelSpec
 from schemas.records import Record, Signature
-from schemas.tensors import Array, Tensor, array_from_raw
+from schemas.tensors import Array, Buffer, Tensor, array_from_raw
 
 #: What a batch is made of: requests, or shards.
 Member: TypeAlias = Request | Record
@@ -43,6 +43,7 @@ class Batch:
 
     Args:
         now_ms: The clock.
+        joined: The tensors of all parts, where they are together already.
 
     Attributes:
         is_by_row: Whether axis 0 of every output counts rows.
@@ -58,6 +59,7 @@ class Batch:
         model: ModelSpec,
         session: Session,
         now_ms: Callable[[], float],
+        joined: Sequence[Buffer] = (),
     ) -> None:
         self._parts = parts
         self._signature = signature
@@ -70,7 +72,7 @@ class Batch:
         self.whole: Served | None = None
         self._outcomes: list[Outcome] | None = None
         if model.batchable:
-            self._inputs = _gather(parts, signature, self._rows)
+            self._inputs = _gather(parts, signature, self._rows, joined)
         self.started_ms = now_ms()
         if model.batchable:
             self._run_rows()
@@ -176,11 +178,14 @@ def _run_whole(part: Member, signature: Signature, session: Session) -> Outcome:
     return Outcome([Rows(0, 1, tuple(tensors))], [])
 
 
-def _gather(parts: Sequence[Member], signature: Signature, rows: int) -> dict[str, Array]:
+def _gather(parts: Sequence[Member], signature: Signature, rows: int, joined: Sequence[Buffer]) -> dict[str, Array]:
     inputs = {}
     for index, spec in enumerate(signature.inputs):
-        tensors = [part.tensors[index] for part in parts]
-        data = tensors[0] if len(tensors) == 1 else b"".join(tensors)
+        if joined:
+            data = joined[index]
+        else:
+            tensors = [part.tensors[index] for part in parts]
+            data = tensors[0] if len(tensors) == 1 else b"".join(tensors)
         inputs[spec.name] = _aligned(array_from_raw(spec.datatype, (rows, *spec.shape), data))
     return inputs
 

@@ -30,6 +30,12 @@ class Unit(NamedTuple):
     value: bytes
 
 
+class Offload(NamedTuple):
+    """A BATCH for the exchange: requests that the task which runs them answers."""
+
+    value: bytes
+
+
 class Part(NamedTuple):
     """An OPENING, PARTIAL or FAILURE for the window of its request, whose name is the key."""
 
@@ -37,4 +43,4 @@ class Part(NamedTuple):
     value: bytes
 
 
-Output: TypeAlias = Answer | Letter | Shard | Unit | Part
+Output: TypeAlias = Answer | Letter | Shard | Unit | Offload | Part

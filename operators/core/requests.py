@@ -49,7 +49,7 @@ class Request(msgspec.Struct, gc=False):
     form: Form = Form.PROTOBUF
     partial_allowed: bool = False
     explain: bool = False
-    original: bytes = b""
+    original: Buffer = b""
     tensors: tuple[Buffer, ...] = ()
     ledger: Ledger | None = None
 

@@ -1,6 +1,7 @@
 """What an inference task does: runs a batch, and answers, or hands rows on to the window of their request.
 
     batch of requests  --> an answer for each request (an error + dead letter where its rows failed)
+    BATCH              --> the same, for requests that another task read
     SHARD              --> PARTIAL and FAILURE to the request's window
 
 Nothing here raises: a defect of ours, or a model that an upgrade took out of the catalog, is the answer to the requests
@@ -17,8 +18,11 @@ from operators.core.inference import Bad, Batch, Outcome
 from operators.core.merging import merge_rows, missing_ranges
 from operators.core.outputs import Answer, Letter, Part
 from operators.core.requests import Request
+from operators.core.travelling import unpack
 from operators.core.windows import window_key
+from schemas.batches import BatchRecord
 from schemas.errors import (
+    DeadlineExceeded,
     InferenceFailed,
     InternalError,
     ServingError,
@@ -40,6 +44,7 @@ from schemas.records import (
 from schemas.tensors import Buffer
 
 STAGE = "infer"
+_BATCH = bytes([Kind.BATCH])
 
 
 class Serving:
@@ -65,16 +70,19 @@ class Serving:
         self._task = task
         self._pack = pack
 
-    def on_batch(self, requests: Sequence[Request], taken_ms: float) -> list[Answer | Letter]:
+    def on_batch(
+        self, requests: Sequence[Request], taken_ms: float, joined: Sequence[Buffer] = ()
+    ) -> list[Answer | Letter]:
         """Answers requests of one signature; never raises.
 
         Args:
             requests: Not expired.
             taken_ms: Now, in Unix time.
+            joined: The tensors of all of them, where they are together already.
         """
         try:
             signature = decode_signature(requests[0].signature)
-            batch = self._run(requests, signature)
+            batch = self._run(requests, signature, joined)
             for request in requests:
                 if request.ledger is not None:
                     ledger = request.ledger
@@ -83,7 +91,7 @@ class Serving:
             outputs: list[Answer | Letter] = []
             served = requests
             if batch.whole is not None:
-                outputs = self._answering.serve_batch(requests, signature, batch.whole, stage=STAGE)
+                outputs = self._answering.serve_batch(requests, signature, batch.whole, stage=STAGE, task=self._task)
             else:
                 for request, outcome in zip(requests, batch.outcomes(), strict=True):
                     outputs += self._answer(request, outcome)
@@ -101,6 +109,33 @@ class Serving:
                 return self._answering.fail(requests[0], _failure_of(error))
             return [output for request in requests for output in self.on_batch([request], taken_ms)]
         return outputs
+
+    def on_exchange(self, encoded: Buffer, now_ms: float) -> list[Answer | Letter | Part]:
+        """What an exchange task makes of a SHARD or a BATCH; never raises.
+
+        Args:
+            encoded: Where it is no record of ours, nothing comes of it.
+            now_ms: Unix time.
+        """
+        is_batch = encoded[:1] == _BATCH
+        return [*(self.on_travelled(encoded, now_ms) if is_batch else self.on_shard(encoded, now_ms))]
+
+    def on_travelled(self, encoded: Buffer, now_ms: float) -> list[Answer | Letter]:
+        """Answers the requests of a BATCH, and runs what has not expired on its way; never raises."""
+        try:
+            batch = BatchRecord.decode(encoded)
+            requests = unpack(batch)
+        except Exception:  # noqa: BLE001 - no record, whatever else it is
+            return []
+        alive = [each for each in requests if each.deadline_ms == NO_DEADLINE_MS or each.deadline_ms > now_ms]
+        if len(alive) == len(requests):
+            return self.on_batch(requests, now_ms, batch.tensors)
+        late = Failure(DeadlineExceeded.code, "the deadline passed on the way to another task", STAGE)
+        outputs: list[Answer | Letter] = []
+        for request in requests:
+            if request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= now_ms:
+                outputs += self._answering.fail(request, late)
+        return outputs + self.on_batch(alive, now_ms) if alive else outputs
 
     def on_shard(self, encoded: Buffer, now_ms: float) -> list[Part]:
         """What an exchange task makes of a SHARD; never raises.
@@ -149,9 +184,9 @@ class Serving:
             parts.append(_failed(shard, bad.first_row, bad.rows, failure))
         return parts
 
-    def _run(self, parts: Sequence[Request | Record], signature: Signature) -> Batch:
+    def _run(self, parts: Sequence[Request | Record], signature: Signature, joined: Sequence[Buffer] = ()) -> Batch:
         model = self._catalog.find(signature.model_name, signature.model_version)
-        return Batch(parts, signature, model, self._session_of(model), self._answering.now_ms)
+        return Batch(parts, signature, model, self._session_of(model), self._answering.now_ms, joined)
 
     def _answer(self, request: Request, outcome: Outcome) -> list[Answer | Letter]:
         if not outcome.bad:
@@ -168,10 +203,16 @@ class Serving:
         except InferenceFailed as error:
             return self._answering.fail(request, _failure_of(error))
         if failure is None:
-            return self._answering.serve(request, merged, stage=STAGE, ledger=request.ledger)
+            return self._answering.serve(request, merged, stage=STAGE, task=self._task, ledger=request.ledger)
         missing = missing_ranges(((part.first_row, part.rows) for part in outcome.good), request.rows)
         return self._answering.serve(
-            request, merged, stage=STAGE, missing=missing, failure=failure, ledger=request.ledger
+            request,
+            merged,
+            stage=STAGE,
+            missing=missing,
+            failure=failure,
+            task=self._task,
+            ledger=request.ledger,
         )
 
 

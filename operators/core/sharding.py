@@ -83,6 +83,11 @@ class Sharding:
         self._departed: list[int] = []
 
     @property
+    def backlog_ms(self) -> float:
+        """How long the task will work for what waits."""
+        return self._lane.backlog_ms
+
+    @property
     def waiting_size_bytes(self) -> int:
         """How much waits."""
         return self._lane.size_bytes
@@ -130,6 +135,12 @@ class Sharding:
             return None
         openings = [Part(window_key(request.source), opening(request).encode()) for request in unit]
         return [*openings, self._enter(unit, model)]
+
+    def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
+        """The least urgent unit that is due and wanted; empty where there is none."""
+        unit = self._lane.take_last(is_wanted)
+        self._departed += [request.number for request in unit if request.stored]
+        return unit
 
     def shed(self, max_backlog_ms: float, max_size_bytes: int) -> list[Request]:
         """The least urgent requests, where more waits than that: to be refused."""

@@ -164,7 +164,7 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
     y = np.arange(18, dtype=np.float32).reshape(9, 2)
     label = np.array([f"{n}" * n for n in range(9)], dtype=object)
     served = Served(0, 9, ("y", "label"), [y, label])
-    together = ANSWERING.serve_batch(requests, decode_signature(requests[0].signature), served, stage="infer")
+    together = ANSWERING.serve_batch(requests, decode_signature(requests[0].signature), served, stage="infer", task=0)
     alone: list[Answer | Letter] = []
     first = 0
     for each in requests:
@@ -172,7 +172,7 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
             Tensor.from_array("y", y[first : first + each.rows]),
             Tensor.from_array("label", label[first : first + each.rows]),
         )
-        alone += serve(each, outputs, stage="infer")
+        alone += serve(each, outputs, stage="infer", task=0)
         first += each.rows
     assert together == alone
     assert [output.key.decode() for output in together] == ids
@@ -182,7 +182,7 @@ def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -
     requests = [replace(admitted(values=[1.0] * rows), id=f"{rows}") for rows in (1, 200, 2)]
     y = np.ones((203, 2), np.float32)
     outputs = Answering("requests", 1_000, now_ms).serve_batch(
-        requests, decode_signature(requests[0].signature), Served(0, 203, ("y",), [y]), stage="infer"
+        requests, decode_signature(requests[0].signature), Served(0, 203, ("y",), [y]), stage="infer", task=0
     )
     answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
     assert [(answer.id, isinstance(answer, ErrorResponse)) for answer in answers] == [

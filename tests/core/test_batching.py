@@ -472,6 +472,22 @@ def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> Non
     assert (names(departure.unit), names(departure.expired)) == (["a"], ["b"])
 
 
+# ---- what leaves for another task ----------------------------------------------------------------------------------
+
+
+def test_the_least_urgent_unit_leaves_for_another_task_and_the_order_of_the_others_stays() -> None:
+    made = filled(*[waiting(f"{n}", rank=1 + n % 3) for n in range(9)], max_rows=2)
+    assert names(made.take_last(lambda _: True)) == ["5", "8"]
+    assert units(made) == [["0", "3"], ["6", "1"], ["4", "7"], ["2"]]
+
+
+def test_a_unit_that_is_not_wanted_makes_room_for_one_of_another_model() -> None:
+    made = filled(waiting("light", of=b"l"), waiting("heavy", of=b"h"), waiting("light too", of=b"l"))
+    assert names(made.take_last(lambda unit: unit[0].signature == b"h")) == ["heavy"]
+    assert made.take_last(lambda unit: unit[0].signature == b"h") == []
+    assert units(made) == [["light", "light too"]]
+
+
 # ---- whatever happens ----------------------------------------------------------------------------------------------
 
 MAX_ROWS, MAX_BYTES = 4, 12
@@ -539,6 +555,21 @@ class LaneMachine(RuleBasedStateMachine):
         assert longer == taken or rows_of(longer) > MAX_ROWS or bytes_of(longer) > MAX_BYTES
         at_once = [r for r in self.inside if self.is_due(r.signature)]
         assert all(urgency(taken[0]) <= urgency(request) for request in at_once)
+
+    @rule(is_wanted=st.booleans())
+    def take_last(self, is_wanted: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batching, "MAX_UNIT_BYTES", MAX_BYTES)
+            taken = self.lane.take_last(lambda unit: is_wanted and DELAYS_MS[unit[0].signature] == 0)
+        due = sorted((r for r in self.inside if DELAYS_MS[r.signature] == 0), key=urgency)
+        assert bool(taken) == (is_wanted and bool(due))
+        if taken:
+            group = [request for request in due if request.signature == due[-1].signature]
+            assert taken == group[-len(taken) :]
+            assert len(taken) == 1 or (rows_of(taken) <= MAX_ROWS and bytes_of(taken) <= MAX_BYTES)
+            longer = group[-len(taken) - 1 :]
+            assert longer == taken or rows_of(longer) > MAX_ROWS or bytes_of(longer) > MAX_BYTES
+            self.inside = [request for request in self.inside if request not in taken]
 
     @rule(max_size_bytes=st.integers(0, 40))
     def shed(self, max_size_bytes: int) -> None:

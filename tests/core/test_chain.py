@@ -12,7 +12,8 @@ from operators.core.answering import Answering
 from operators.core.batching import Order
 from operators.core.chain import Chain, Changes
 from operators.core.costs import Costs, Measurement
-from operators.core.outputs import Answer, Letter, Output, Part, Shard
+from operators.core.offloading import Offloading
+from operators.core.outputs import Answer, Letter, Offload, Output, Part, Shard
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
 from operators.core.windows import Window, answer_of
@@ -35,6 +36,7 @@ def chain(
     max_backlog_ms: float | None = None,
     max_waiting_bytes: int = 10**6,
     clock: Callable[[], float] = now_ms,
+    offloading: Offloading | None = None,
 ) -> Chain:
     answering = Answering("requests", MAX_MESSAGE_BYTES, clock)
     return Chain(
@@ -44,6 +46,7 @@ def chain(
         answering,
         max_backlog_ms=max_backlog_ms,
         max_waiting_bytes=max_waiting_bytes,
+        offloading=offloading,
     )
 
 
@@ -293,3 +296,50 @@ def test_at_the_end_of_the_input_nobody_is_patient() -> None:
     assert work(task) == []
     [answer] = work(task, all_is_due=True)
     assert isinstance(codec.decode_response(answer.value), InferResponse)
+
+
+# ---- a task that has fallen behind ---------------------------------------------------------------------------------
+
+
+def behind(served: Catalog = SERVED) -> Chain:
+    """A task with five batches in hand, each of four rows."""
+    of = chain(served, offloading=Offloading(2, backlog_ms=8.0))
+    of.on_frame(frame(*[named(f"{n}", rows=4, parameters={"priority": n % 9 + 1}) for n in range(5)]), NOW_MS)
+    return of
+
+
+ONE_EACH = catalog(Batching(shard_rows=4, max_rows=4))
+
+
+def test_the_least_urgent_batches_leave_and_whoever_runs_them_answers_as_here() -> None:
+    outputs = work(behind(ONE_EACH))
+    assert [type(output) for output in outputs] == [Offload, Answer, Offload, Answer, Answer]  # then it is not behind
+    elsewhere = Serving(ONE_EACH, session_of, Answering("requests", MAX_MESSAGE_BYTES, now_ms), task=1)
+    there = [elsewhere.on_exchange(output.value, NOW_MS) for output in outputs if isinstance(output, Offload)]
+    assert list(answers(outputs)) == ["0", "1", "2"]
+    assert [answers([*each]) for each in there] == [{"4": ""}, {"3": ""}]
+
+
+def test_what_left_is_no_longer_this_task_s() -> None:
+    of = behind(ONE_EACH)
+    assert len(of.settle().arrived) == 5
+    assert [type(output) for output in of.next(NOW_MS) or []] == [Offload]
+    of.next(NOW_MS)
+    assert of.settle() == Changes([], [4, 0])
+
+
+def test_what_leaves_before_state_knew_of_it_never_gets_there() -> None:
+    of = behind(ONE_EACH)
+    of.next(NOW_MS)
+    assert [number for number, _ in of.settle().arrived] == [0, 1, 2, 3]
+
+
+def test_nothing_leaves_at_the_end_of_the_input() -> None:
+    assert len(answers(work(behind(ONE_EACH), all_is_due=True))) == 5
+
+
+def test_an_exchange_that_was_full_gets_less() -> None:
+    of = behind(ONE_EACH)
+    of.next(NOW_MS)
+    of.note_wait(100.0, NOW_MS)
+    assert not any(isinstance(output, Offload) for output in work(of))

@@ -5,7 +5,7 @@ values in the right order, or names what is missing and why.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operators.core import merging, staging, windows
+from operators.core import chain as chain_module
+from operators.core import merging, staging, travelling, windows
 from operators.core.batching import Lane
 from operators.core.chain import Chain, Changes
 from operators.core.outputs import Answer
@@ -85,6 +86,7 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
         job = simulate(seed)
         seen["crashes"] += job.crashes
         seen["restored"] += job.restored
+        seen["offloaded"] += job.offloaded
         seen["answers that only a crash repeats"] += len(job.seen) - len(job.visible)
         seen["lost"] += sum(bool(fate.lost) for fate in job.fates.values())
         for _, output in job.visible:
@@ -96,6 +98,7 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
     # A run in which nothing happens would prove nothing.
     assert seen["crashes"] > len(SEEDS)
     assert seen["restored"] > len(SEEDS)
+    assert seen["offloaded"] > 50
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
     for missing in ([], ["missing_members"], ["missing_rows"]):
@@ -153,6 +156,10 @@ def _restore_nothing(*_: Any) -> list[Any]:
     return []
 
 
+def _pack_twice(requests: Sequence[Request], pack: Any = travelling.pack) -> Any:
+    return pack([*requests, requests[-1]])
+
+
 def _lose_the_late(lane: Lane, now_ms: float, expire: Any = Lane._expire) -> list[Request]:
     expire(lane, now_ms)
     return []
@@ -177,6 +184,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "a newcomer takes the place in state of what was restored": patch.object(Lane, "number_after", _keep_nothing),
     "nobody wakes the task for what its slice left": patch.object(Chain, "next_deadline", _keep_nothing),
     "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
+    "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
     "what expires is not answered": patch.object(Lane, "_expire", _lose_the_late),
 }
 

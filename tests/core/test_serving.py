@@ -18,6 +18,7 @@ from operators.core.outputs import Answer, Letter, Output
 from operators.core.requests import Request
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
+from operators.core.travelling import pack
 from operators.core.windows import window_key
 from schemas import codec
 from schemas.dead_letters import decode_letter
@@ -34,6 +35,7 @@ from tests.core.models import (
     now_ms,
     request,
     run_rows,
+    run_whole,
     session_of,
 )
 
@@ -165,6 +167,60 @@ def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
 @pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
 def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
     assert serving().on_shard(unknown, NOW_MS) == []
+
+
+# ---- batches of other tasks -----------------------------------------------------------------------------------------
+
+
+def travelled(*requests: Request) -> bytes:
+    return pack(requests).encode()
+
+
+def test_requests_of_a_batch_are_answered_as_in_the_task_that_read_them() -> None:
+    requests = [admitted("a", [1.0]), admitted("b", [2.0, POISON]), admitted("ü", [3.0], form=Form.JSON)]
+    there, here = serving().on_exchange(travelled(*requests), NOW_MS), serving().on_batch(requests, NOW_MS)
+    assert there == here
+    found = answers(there)
+    assert values_of(found["ü"]) == expected("rows", [3.0])
+    assert code_of(found["b"]) == "inference_failed"
+
+
+@pytest.mark.parametrize("model", ["rows", "pairs", "whole"])
+def test_the_session_gets_the_tensors_of_a_batch_as_they_lie_in_it(model: str) -> None:
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        seen.append(inputs["x"])
+        return run_whole(inputs) if model == "whole" else run_rows(inputs)
+
+    seen: list[Array] = []
+    requests = [admitted("a", [1.0, 2.0], model)] + ([] if model == "whole" else [admitted("b", [3.0, 4.0], model)])
+    encoded = travelled(*requests)
+    assert len(answers(serving(session=lambda _: FakeSession(run)).on_exchange(encoded, NOW_MS))) == len(requests)
+    assert all(np.shares_memory(array, np.frombuffer(encoded, np.uint8)) for array in seen)
+
+
+def test_what_expired_on_its_way_is_answered_and_not_run() -> None:
+    session = session_of(SERVED.find("rows", ""))
+    requests = [admitted("a", [1.0], parameters={"timeout": 5_000}), admitted("b", [2.0])]
+    found = answers(serving(session=lambda _: session).on_exchange(travelled(*requests), NOW_MS + 5))
+    assert code_of(found["a"]) == "deadline_exceeded"
+    assert values_of(found["b"]) == expected("rows", [2.0])
+    assert answers(serving(session=lambda _: session).on_exchange(travelled(requests[0]), NOW_MS + 5)).keys() == {"a"}
+    assert session.batches == [1]
+
+
+def test_an_answer_that_is_to_explain_names_the_task_that_ran_it() -> None:
+    explained = admitted("a", [1.0], parameters={"explain": True})
+    for outputs in (
+        serving(task=3).on_exchange(travelled(explained), NOW_MS),
+        serving(task=3).on_batch([explained], 0),
+    ):
+        [answer] = answers(outputs).values()
+        assert answer.parameters["task"] == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x06", b"\x06" * 80])
+def test_what_is_no_batch_kills_nothing(broken: bytes) -> None:
+    assert serving().on_exchange(broken, NOW_MS) == []
 
 
 # ---- shards --------------------------------------------------------------------------------------------------------

@@ -50,11 +50,11 @@ class Topics:
         self.answers: dict[str, list[InferResponse | ErrorResponse]] = {}
         self.letters: list[DeadLetter] = []
 
-    def send(self, *values: bytes | None) -> None:
-        """Sends records, and returns when the broker has them."""
+    def send(self, *values: bytes | None, partition: int | None = None) -> None:
+        """Sends records, and returns when the broker has them; they go to all partitions, or to one."""
         kafka = self.config.kafka
         for number, value in enumerate(values):
-            self._producer.send(kafka.requests_topic, key=b"%d" % number, value=value)
+            self._producer.send(kafka.requests_topic, key=b"%d" % number, value=value, partition=partition)
         self._producer.flush()
 
     def ask(self, *requests: InferRequest, timeout_s: float = 60) -> list[InferResponse | ErrorResponse]:

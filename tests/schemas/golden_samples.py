@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from schemas import codec
+from schemas.batches import BatchMember, BatchRecord
 from schemas.dead_letters import encode_letter
 from schemas.frames import write_answers, write_requests
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
@@ -113,6 +114,16 @@ def records() -> dict[str, Record]:
     }
 
 
+BATCH = BatchRecord(
+    SIGNATURE,
+    [
+        BatchMember(SOURCE, "id-ü-1", Form.JSON, 1_767_225_601_500, 2, True, True, 1, b"one", 1.5, 2.5),
+        BatchMember(Source(0, 1, -1), original=b"\xff", read_ms=3.0),
+    ],
+    [tensor.data for tensor in INPUTS],
+)
+
+
 def samples() -> dict[str, bytes]:
     """File name -> the bytes that today's code writes."""
     return {
@@ -127,6 +138,7 @@ def samples() -> dict[str, bytes]:
         "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
         "answers.frame": write_answers([(b"id-1", b"answer"), (b"", b"")]),
         **{name: record.encode() for name, record in records().items()},
+        "batch.bin": BATCH.encode(),
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas import codec
+from schemas.batches import BatchRecord
 from schemas.dead_letters import LetterSource, decode_letter
 from schemas.frames import read_answers, read_requests
 from schemas.messages import InferRequest
@@ -53,6 +54,10 @@ def test_today_s_code_reads_the_frames() -> None:
     requests = [(b"value", golden.SOURCE), (None, Source(0, 1, -1)), (b"", golden.SOURCE)]
     assert read_requests(stored("requests.frame")) == requests
     assert list(read_answers(stored("answers.frame"))) == [(b"id-1", b"answer"), (b"", b"")]
+
+
+def test_today_s_code_reads_the_batch() -> None:
+    assert BatchRecord.decode(stored("batch.bin")) == golden.BATCH
 
 
 def test_today_s_code_reads_the_signatures() -> None:

@@ -1,0 +1,121 @@
+"""Load balance: work that comes in unequal, tasks that are unequal, models that are unequal; offloading on and off."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from anabranch.stack.cluster import Cluster
+from bench.accounting import core_s_per_1000, other_cores
+from bench.arena import Arena
+from bench.busy import read_busy_s
+from bench.measures import rate_per_s, tally
+from bench.results import AnyRun, BalanceRun, Ratio, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Step
+from bench.settings import Settings
+from bench.subjects import Subject, anabranch
+from bench.workloads import Workload
+
+TASKS = 2
+_SLOWDOWN = 4
+_LIMIT = 1.2
+_SKEW, _RATE = "busiest_over_mean", "rate_per_s"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One way to be unequal.
+
+    Attributes:
+        partitions: Those of the topic that get the load.
+        slowdown: How often one of the tasks runs each batch.
+        requests: As a multiple of the settings': what makes many batches.
+    """
+
+    name: str
+    workload: Workload
+    partitions: int
+    slowdown: int = 1
+    requests: int = 1
+
+
+class Balance:
+    """This project alone, on a cluster of one TaskManager process for each task."""
+
+    name = "balance"
+    method = (
+        "Two tasks, each a TaskManager of its own. All requests are in the topic before the job starts. Four cases: "
+        "every request in one partition, so that one task reads them all; one task that runs every batch four times; a "
+        "heavy and a light model, the heavy one's requests all in the partitions of one task; and nothing unequal, "
+        "where offloading should change nothing. Busy: how long a task's sessions ran, from the first request to the "
+        "last answer. Busiest over mean is 1 where both were as busy, and 2 where one did everything. Each case with "
+        "offloading and without, in turn."
+    )
+
+    def __init__(self, settings: Settings, magika: Workload, two_models: Workload) -> None:
+        self._settings = settings
+        self._cases = (
+            _Case("one partition", magika, 1),
+            _Case("one task 4x slower", magika, 4, _SLOWDOWN),
+            _Case("a heavy and a light model", two_models, 4, requests=6),
+            _Case("all equal", magika, 4),
+        )
+        self._subjects = [
+            replace(anabranch(mode, TASKS), balance=balance)
+            for mode in settings.modes
+            for balance in ("offload", "off")
+        ]
+
+    def steps(self) -> Iterator[Step]:
+        """Every case with and without, then again for the next round."""
+        for repeat in range(self._settings.repeats):
+            for case in self._cases:
+                for subject in self._subjects:
+                    label = f"balance, round {repeat + 1}: {case.name}, {subject.name}"
+                    yield Step(label, partial(self._run, case, subject, repeat))
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """How unequal, and how fast."""
+        ours = [run for run in runs if isinstance(run, BalanceRun)]
+        metrics = {
+            _RATE: [run.rate_per_s for run in ours],
+            _SKEW: [max(run.busy_s) * len(run.busy_s) / sum(run.busy_s) for run in ours],
+        }
+        rows = rows_of(ours, metrics, keys_of(ours))
+        offloading = {subject.name for subject in self._subjects if subject.balance == "offload"}
+        targets = [target_of(row, _SKEW, "<=", _LIMIT) for row in rows if row.subject in offloading]
+        ratios: list[Ratio] = []
+        for on, off in zip(self._subjects[::2], self._subjects[1::2], strict=True):
+            for case in self._cases:
+                ratio = ratio_of(ours, metrics[_RATE], on.name, off.name, case.name, _RATE)
+                ratios += [ratio] if ratio else []
+        return Conclusion(rows, ratios, targets, {})
+
+    def _run(self, case: _Case, subject: Subject, repeat: int, arena: Arena) -> list[BalanceRun]:
+        count = self._settings.balance_requests * case.requests
+        topics = arena.topics()
+        arena.send(topics.requests, case.workload, count, 0, None, partitions=case.partitions)
+        folder = arena.folder / f"balance-{topics.responses}"
+        busy = folder / "busy"
+        busy.mkdir(parents=True)
+        slowed = replace(subject, busy_folder=str(busy), slowdown=case.slowdown)
+        with Cluster(folder, task_managers=TASKS) as cluster, arena.serving(slowed, topics, cluster.url) as process:
+            account = arena.account(*cluster.task_managers.values())
+            arena.await_answers(topics.responses, 1, process)
+            before = account.look()
+            arena.await_answers(topics.responses, count, process)
+            after = account.look()
+            busy_s = read_busy_s(busy)
+        answers = arena.read(topics.responses, case.workload, count)
+        arena.drop(topics.requests, topics.responses, topics.errors)
+        return [
+            BalanceRun(
+                subject=subject.name,
+                workload=case.name,
+                repeat=repeat,
+                tally=tally(answers, 0, count),
+                core_s_per_1000=core_s_per_1000(before, after, count),
+                other_cores=other_cores(before, after),
+                rate_per_s=round(rate_per_s(answers.appended_ms, count // 10), 1),
+                busy_s=[round(seconds, 3) for seconds in busy_s],
+            )
+        ]

@@ -1,0 +1,29 @@
+"""A back-end whose sessions sleep, for tests; TaskManagers import this module, so it imports little."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from operators.backends.base import Session
+from operators.backends.onnx import OnnxBackend
+from schemas.model import ModelSpec
+from schemas.tensors import Array
+
+BATCH_S = 0.02
+
+
+@dataclass(frozen=True)
+class SlowBackend:
+    """ONNX models that take a while, and no processor meanwhile: so tasks are as quick as each other anywhere."""
+
+    def load(self, model: ModelSpec) -> Session:
+        return SlowSession(OnnxBackend().load(model))
+
+
+class SlowSession:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        time.sleep(BATCH_S)
+        return self._session.run(outputs, inputs)

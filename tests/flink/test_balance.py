@@ -1,0 +1,70 @@
+"""All requests in one partition, so that one of two tasks reads them all: both run them, unless that is turned off.
+
+requests --> partition 0 --> [ task A ] -- units --> [ task B ] --> responses
+                                 |                                      ^
+                                 +--------------------------------------+
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from anabranch.stack.broker import Broker
+from flink_job import job
+from flink_job.config import Config
+from schemas import codec
+from schemas.messages import InferRequest, InferResponse
+from schemas.model import Batching, SessionOptions
+from schemas.tensors import Tensor
+from tests.flink.conftest import MODES
+from tests.flink.service import Topics
+from tests.flink.slow_backend import SlowBackend
+
+REQUESTS = 200
+
+
+def request(number: int) -> InferRequest:
+    x = Tensor.from_array("x", np.full((1, 4), number, np.float16))
+    return InferRequest("half", (x,), f"{time.time_ns()}-{number}", parameters={"explain": True})
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("balance", ["offload", "off"])
+def test_a_task_that_is_behind_is_helped_by_one_that_is_idle(
+    broker: Broker, model_repository: Path, mode: str, balance: Literal["offload", "off"]
+) -> None:
+    config = Config().replace(
+        job={"name": f"{balance}-{mode}", "execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 1000},
+        models={"repository": str(model_repository)},
+        scheduling={"balance": balance},
+        # What batches of other sessions cost is not what these cost: the calibration is kept by these options.
+        defaults={"batching": Batching(max_rows=1), "session": SessionOptions(warm_up_rows=2)},
+    )
+    topics = Topics(broker, config)
+    running = job.start(topics.config, backend=SlowBackend())
+    topics.ask(request(0), timeout_s=150)
+
+    sent = [request(number) for number in range(1, REQUESTS + 1)]
+    topics.send(*(codec.encode_request(each) for each in sent), partition=0)
+    answers = topics.await_answers((each.id for each in sent), timeout_s=100)
+    ran: Counter[object] = Counter()
+    for number, each in enumerate(sent, start=1):
+        answer = answers[each.id]
+        assert isinstance(answer, InferResponse), answer
+        assert np.array_equal(answer.outputs[0].to_array(), np.full((1, 4), 2 * number, np.float16))
+        ran[answer.parameters["task"]] += 1
+    if balance == "off":
+        assert len(ran) == 1
+    else:
+        assert ran.keys() == {0, 1}
+        assert min(ran.values()) > REQUESTS / 4, ran
+    topics.read_answers(timeout_ms=500)
+    assert all(len(topics.answers[each.id]) == 1 for each in sent)
+    assert running.status() == "RUNNING"
+    running.cancel()
+    topics.close()
