@@ -54,6 +54,26 @@ def add_heavy(repository: Path) -> Path:
     return repository
 
 
+def add_copies_in_stages(repository: Path, plan: str) -> Path:
+    """Adds a copy of Magika and of ResNet-50 that is served in stages, and returns the repository.
+
+    Args:
+        plan: Of the stages, beside each copy; it is written later, and before a job is started.
+    """
+    for name in (MAGIKA, RESNET):
+        [original] = (repository / name).glob("*/model.onnx")
+        copy = repository / in_stages(name) / "1" / original.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original, copy)
+        (copy.parent.parent / "model.toml").write_text(f'stages = "{plan}"\n')
+    return repository
+
+
+def in_stages(name: str) -> str:
+    """The name of a model's copy that is served in stages."""
+    return f"{name}-in-stages"
+
+
 def make_resnet50() -> onnx.ModelProto:
     """The graph of onnx's own test data, which leaves the weights out, with random ones; any number of pictures."""
     model = onnx.load(LIGHT / "light_resnet50.onnx")

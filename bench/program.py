@@ -1,11 +1,14 @@
 """What is measured with what: every scenario with its workloads, models and peers."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from bench.models import add_heavy, add_resnet50, make_repository
+from anabranch.demo.features import MODEL_NAME as MAGIKA
+from bench.cutting import PLAN, first_batch, generated
+from bench.models import LIGHT, RESNET, add_copies_in_stages, add_heavy, add_resnet50, in_stages, make_repository
 from bench.scenarios.balance import Balance
 from bench.scenarios.base import Scenario
 from bench.scenarios.burst import DEADLINES_MS, Burst
@@ -16,6 +19,8 @@ from bench.scenarios.latency import Latency
 from bench.scenarios.ledger import Account, Ledger
 from bench.scenarios.memory import Memory
 from bench.scenarios.overload import PRIORITIES, Overload
+from bench.scenarios.pipeline import Case as Piped
+from bench.scenarios.pipeline import Pipeline
 from bench.scenarios.scaling import Scaling
 from bench.scenarios.sustainable import Case, Sustainable
 from bench.scenarios.throughput import Throughput
@@ -49,6 +54,17 @@ class Models:
     def unequal(self) -> Path:
         """The small ones, and a heavy network that takes what the light one takes."""
         return add_heavy(make_repository(self._folder / "unequal-models"))
+
+    def in_stages(self) -> Path:
+        """Magika and ResNet-50, each whole and as a copy that is served in stages."""
+        return add_copies_in_stages(add_resnet50(make_repository(self._folder / "models-in-stages")), PLAN)
+
+    @cached_property
+    def squeezenet(self) -> Path:
+        """The graph of SqueezeNet, to be cut."""
+        folder = self._folder / "squeezenet"
+        folder.mkdir()
+        return Path(shutil.copy(LIGHT / "light_squeezenet.onnx", folder / "model.onnx"))
 
     @cached_property
     def ffnn(self) -> Workload:
@@ -130,6 +146,20 @@ def _balance(settings: Settings, models: Models) -> Made:
     return Balance(settings, magika_files(unequal), heavy_and_light(unequal)), unequal
 
 
+def _pipeline(settings: Settings, models: Models) -> Made:
+    folder = models.in_stages
+    pictures, files = (
+        (make(folder, model=name), make(folder, model=in_stages(name)))
+        for make, name in ((resnet_pictures, RESNET), (magika_files, MAGIKA))
+    )
+    cases = [
+        Piped(name, folder / in_stages(name) / "1" / "model.onnx", first_batch(both[0]), *both, requests=requests)
+        for name, both, requests in ((RESNET, pictures, 240), (MAGIKA, files, 2_400))
+    ]
+    squeezenet = Piped("squeezenet", models.squeezenet, generated(models.squeezenet, (1, 3, 224, 224)))
+    return Pipeline(settings, [*cases, squeezenet]), folder
+
+
 #: By name, in the order in which they run.
 SCENARIOS: dict[str, Callable[[Settings, Models], Made]] = {
     "latency": _latency,
@@ -142,6 +172,7 @@ SCENARIOS: dict[str, Callable[[Settings, Models], Made]] = {
     "memory": _memory,
     "overload": _overload,
     "exchange": _exchange,
+    "pipeline": _pipeline,
     "scaling": _scaling,
     "balance": _balance,
 }

@@ -23,6 +23,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         load_seconds: How long the rate that was found is confirmed, and each share of it sends.
         calm_seconds: How long a load lasts that a subject can keep up with, before the burst and after it.
         burst_seconds: How long the burst lasts.
+        pipeline_share: Of the requests that a model in stages is measured with.
         memory_requests: Requests over which memory is watched.
         memory_warm_up: Requests before these, as fast as they are taken.
         memory_settle: Requests between the two, as the watched ones are sent: the JVM makes its heap fit the pace.
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 6.0
     calm_seconds: float = 15.0
     burst_seconds: float = 10.0
+    pipeline_share: float = 1.0
     memory_requests: int = 100_000
     memory_warm_up: int = 100_000
     memory_settle: int = 40_000
@@ -75,6 +77,7 @@ QUICK = Settings(
     load_seconds=1.0,
     calm_seconds=2.0,
     burst_seconds=2.0,
+    pipeline_share=0.05,
     memory_requests=3_000,
     memory_warm_up=3_000,
     memory_settle=1_000,

@@ -111,22 +111,23 @@ def heavy_and_light(repository: Path) -> Workload:
     return Workload(f"{HEAVY} and {FFNN}", requests, heavy.id_at, answers)
 
 
-def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({},)) -> Workload:
+def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({},), model: str = MAGIKA) -> Workload:
     """Real files of the running Python's library, as Magika's own code turns them into tokens.
 
     Args:
         parameters_in_turn: Of the requests: request n has those of n modulo their number.
+        model: Magika, or a copy of it.
     """
     count = _DISTINCT_REQUESTS - _DISTINCT_REQUESTS % len(parameters_in_turn)
     tensors = [tokens[np.newaxis] for tokens in islice(_tokens_of_files(), count)]
-    return workload_of(MAGIKA, MAGIKA, "bytes", tensors, repository, parameters_in_turn, tolerance=_MAGIKA_TOLERANCE)
+    return workload_of(model, model, "bytes", tensors, repository, parameters_in_turn, tolerance=_MAGIKA_TOLERANCE)
 
 
-def resnet_pictures(repository: Path, *, explain: bool = False) -> Workload:
-    """Random pictures, one in each request."""
+def resnet_pictures(repository: Path, *, explain: bool = False, model: str = RESNET) -> Workload:
+    """Random pictures, one in each request, for ResNet-50 or a copy of it."""
     rng = np.random.default_rng(_SEED)
     tensors = [rng.standard_normal((1, *_PICTURE), np.float32) for _ in range(_DISTINCT_PICTURES)]
-    return workload_of(RESNET, RESNET, "gpu_0/data_0", tensors, repository, asking(explain=explain))
+    return workload_of(model, model, "gpu_0/data_0", tensors, repository, asking(explain=explain))
 
 
 def asking(*, explain: bool) -> Sequence[Parameters]:

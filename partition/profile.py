@@ -17,12 +17,13 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 
 from partition.costs import CostGraph, ParameterCost, TensorCost
@@ -37,6 +38,10 @@ from schemas.kept import kept
 #: For each of the three sessions that are timed; a slow model runs `_FEWEST_RUNS` times all the same.
 _BUDGET_S = 2.0
 _FEWEST_RUNS, _MOST_RUNS = 4, 200
+#: Of the two runs that tell whether a tensor's axis 0 counts rows.
+_ROWS = (2, 3)
+#: Part of the name under which profiles are kept: what they say has another meaning since.
+_MEANING = 2
 _MARK = "anabranch_node_"
 _MARKED = re.compile(rf"{_MARK}(\d+)_")
 _KERNEL = "_kernel_time"
@@ -52,7 +57,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         rows: Size of axis 0, where it is open.
         run_ms: Of the whole model, fully optimized, on one thread.
         node_ms: Of each of the graph's nodes; `run_ms` in all.
-        tensor_bytes: Of every tensor that a node makes or the model takes, if the wire can carry it.
+        tensor_bytes: Of every tensor that a node makes or the model takes, if it may cross a cut: the wire can carry
+            it, and where axis 0 of all inputs and outputs counts rows, so does its own.
     """
 
     rows: int
@@ -80,7 +86,7 @@ def profile(
     progress = progress or (lambda *_: None)
     shapes = sorted((name, array.shape) for name, array in (batch or {}).items())
     try:
-        depends_on = (sha256_of(graph.path), rows, shapes, os.cpu_count())
+        depends_on = (_MEANING, sha256_of(graph.path), rows, shapes, os.cpu_count())
         with kept("profiles", depends_on, Profile, os.environ) as known:
             if known.measured is None or again:
                 known.measured = _measure(graph, rows, batch, progress)
@@ -146,6 +152,8 @@ def _measure(graph: Graph, rows: int, batch: Batch | None, progress: Progress) -
         optimized = onnx.load(path, load_external_data=False).graph
     progress(0.9, "weighing its tensors")
     sizes = _tensor_bytes(graph, batch, rows)
+    for name in _not_by_rows(graph, batch, sizes):
+        del sizes[name]
     unmerged = [alone.get(f"{_MARK}{index}_", 0.0) for index in range(len(graph.nodes))]
     shares = _shared_out(graph, unmerged, _owners(graph, optimized.node, merged))
     total = sum(shares)
@@ -262,6 +270,29 @@ def _tensor_bytes(graph: Graph, batch: Batch, rows: int) -> dict[str, int]:
     if untold:
         sizes |= {name: seen.size_bytes for name, seen in observe(graph, batch, untold).items()}
     return sizes
+
+
+def _not_by_rows(graph: Graph, batch: Batch, tensors: Iterable[str]) -> list[str]:
+    """Tensors whose axis 0 does not count rows, of a model that has rows: its requests share batches, and are split.
+
+    A shape that says so proves nothing: an axis of any size may be rows times words. So they are looked at in two runs.
+    """
+    types = [graph.type_of(name) for name in (*graph.inputs, *graph.outputs)]
+    if not types or not all(each.shape for each in types):
+        return []
+    sizes = {each.shape[0] if each.shape else None for each in types}
+    rows_of_runs: Sequence[int] = _ROWS
+    if all(not isinstance(size, int) for size in sizes):
+        batches = [{name: np.concatenate([array] * rows)[:rows] for name, array in batch.items()} for rows in _ROWS]
+    elif len(sizes) == 1:
+        rows_of_runs, batches = (len(next(iter(batch.values()))),), [dict(batch)]
+    else:
+        return []
+    odd: dict[str, None] = {}
+    for rows, each in zip(rows_of_runs, batches, strict=True):
+        seen = observe(graph, each, tensors)
+        odd |= dict.fromkeys(name for name, tensor in seen.items() if tensor.shape[:1] != (rows,))
+    return [name for name in odd if name in set(tensors)]
 
 
 # ---- whose time is whose -------------------------------------------------------------------------------------------

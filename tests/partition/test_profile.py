@@ -85,7 +85,7 @@ def test_weights_that_two_nodes_share_are_one(merged: Graph) -> None:
 
 def test_what_cannot_travel_is_known_and_what_has_no_shape_is_looked_at(tmp_path: Path) -> None:
     text = """
-    g (float[N, 4] x) => (int64[M, 2] y) {
+    g (float[N, 4] x) => (int64[3, 2] y) {
         a = SequenceConstruct(x)
         zero = Constant<value = int64 {0}>()
         b = SequenceAt(a, zero)
@@ -116,3 +116,33 @@ def test_a_model_that_runs_on_nothing_is_told(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, "g (float[N, 4] x) => (float[N, 4] y) { y = NoSuchOperator(x) }")
     with pytest.raises(WholeModelFailed, match="does not load"):
         profile(graph, 1)
+
+
+#: Words become rows, and sentences again at the end.
+WORDS = """
+g (float[N, 4, 8] x) => (float[N, 4, 8] y) <int64[2] flat = {-1, 8}, int64[3] deep = {-1, 4, 8}> {
+    a = Relu(x)
+    b = Reshape(a, flat)
+    c = Relu(b)
+    d = Reshape(c, deep)
+    y = Relu(d)
+}
+"""
+
+
+def test_a_tensor_whose_first_axis_does_not_count_rows_may_not_cross(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, WORDS)
+    known = profile(graph, 1)
+    assert set(known.tensor_bytes) == set("xady")
+    crosses = {tensor.producer: tensor.may_cross for tensor in costs_of(graph, known).tensors}
+    assert crosses == {None: True, 0: True, 1: False, 2: False, 3: True, 4: True}
+
+
+def test_rows_of_a_fixed_number_are_counted_too(tmp_path: Path) -> None:
+    assert set(profile(graph_of(tmp_path, WORDS.replace("N", "2")), 2).tensor_bytes) == set("xady")
+
+
+def test_a_model_without_rows_may_be_cut_anywhere(tmp_path: Path) -> None:
+    text = WORDS.replace("(float[N, 4, 8] y)", "(float[M, 8] c)").replace("d = Reshape(c, deep)\n    y = Relu(d)\n", "")
+    text = text.replace("N", "2").replace("M", "8").replace(", int64[3] deep = {-1, 4, 8}", "")
+    assert set(profile(graph_of(tmp_path, text), 2).tensor_bytes) == set("xabc")

@@ -1,0 +1,129 @@
+"""Models cut in two for the benchmark, and how long stages take, each alone on one thread."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from bench.peers.session import open_session
+from bench.workloads import Workload
+from partition.costs import Cuts
+from partition.cut import write_stages
+from partition.graph import Graph, load_graph
+from partition.manifest import StageCosts, write_plan
+from partition.placement import Machine
+from partition.planner import plan
+from partition.profile import costs_of, profile
+from schemas import codec
+from schemas.tensors import Array
+
+STAGES = 2
+PLAN = f"stages-{STAGES}/plan.json"
+_BEST = 5
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the planner chose.
+
+    Attributes:
+        cut: The nodes of the first stage, as a bit for each.
+        predicted_ms: Of the slower stage.
+        folder: Where the stages' models are.
+    """
+
+    cut: int
+    predicted_ms: float
+    folder: Path
+
+
+def cut_in_two(model: Path) -> Chosen:
+    """Profiles a model afresh, cuts it, and writes stages and plan beside it, where a job looks for `PLAN`."""
+    graph = load_graph(model)
+    known = profile(graph, 1, again=True)
+    placement = plan(costs_of(graph, known), [Machine(name="node", count=STAGES)], STAGES)
+    folder = model.parent / Path(PLAN).parent
+    costs = [StageCosts(ms=stage.ms, output_bytes=stage.output_bytes, replicas=1) for stage in placement.stages]
+    write_plan(graph, placement.downsets, folder, rows=known.rows, costs=costs, bottleneck_ms=placement.bottleneck_ms)
+    return Chosen(placement.downsets[0], placement.bottleneck_ms, folder)
+
+
+class Chain:
+    """The stages of one cut, loaded, with what each takes for one batch.
+
+    Args:
+        folder: Of `stage-0.onnx` and so on.
+        batch: The whole model's inputs.
+    """
+
+    def __init__(self, folder: Path, batch: Mapping[str, Array]) -> None:
+        self._stages: list[tuple[Any, list[str], dict[str, Array]]] = []
+        living = dict(batch)
+        for number in range(STAGES):
+            session = open_session(folder / f"stage-{number}.onnx")
+            inputs = {tensor.name: living[tensor.name] for tensor in session.get_inputs()}
+            names = [tensor.name for tensor in session.get_outputs()]
+            living.update(zip(names, session.run(names, inputs), strict=True))
+            self._stages.append((session, names, inputs))
+
+    def run_ms(self, number: int) -> float:
+        """One run of a stage."""
+        session, names, inputs = self._stages[number]
+        start_s = perf_counter()
+        session.run(names, inputs)
+        return (perf_counter() - start_s) * 1000
+
+    def bottleneck_ms(self, runs: int) -> float:
+        """The slower stage's median, the stages in turn."""
+        times = [[self.run_ms(number) for number in range(STAGES)] for _ in range(runs)]
+        return max(median(of_run[number] for of_run in times) for number in range(STAGES))
+
+
+def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rounds: int) -> tuple[float, float, int]:
+    """Measures every single cut, and the best of them again, in turn with the planner's.
+
+    Returns:
+        The least bottleneck of all single cuts and the planner's, in milliseconds; and how many cuts there are.
+    """
+    graph = load_graph(model)
+    with tempfile.TemporaryDirectory(prefix="bench-cuts-") as folder:
+        found = [(_written(graph, cut, Path(folder), batch).bottleneck_ms(2), cut) for cut in _cuts(graph)]
+        best = [cut for _, cut in sorted(found)[:_BEST]]
+        chains: list[Chain] = []
+        for cut in (chosen.cut, *best):
+            place = Path(folder) / f"{len(chains)}"
+            place.mkdir()
+            chains.append(_written(graph, cut, place, batch))
+        times: list[list[float]] = [[] for _ in chains]
+        for _ in range(rounds):
+            for chain, of_chain in zip(chains, times, strict=True):
+                of_chain.append(chain.bottleneck_ms(1))
+    ours, *others = map(median, times)
+    return min(ours, *others), ours, len(found)
+
+
+def _cuts(graph: Graph) -> Iterator[int]:
+    """The nodes of the first stage of every cut that the planner knows of."""
+    for members in Cuts(costs_of(graph, profile(graph, 1))).members[1:-1]:
+        yield sum(1 << int(node) for node in np.flatnonzero(members))
+
+
+def _written(graph: Graph, cut: int, folder: Path, batch: Mapping[str, Array]) -> Chain:
+    write_stages(graph, [cut], folder)
+    return Chain(folder, batch)
+
+
+def first_batch(workload: Workload) -> dict[str, Array]:
+    """The inputs of a workload's first request."""
+    return {tensor.name: tensor.to_array() for tensor in codec.decode_request(workload.message(0)).inputs}
+
+
+def generated(model: Path, shape: Sequence[int]) -> dict[str, Array]:
+    """One random batch for a model with one input of floats."""
+    [name] = load_graph(model).inputs
+    return {name: np.random.default_rng(1).standard_normal(shape, np.float32)}

@@ -1,0 +1,180 @@
+"""A model in two stages on two tasks: how much more it does than whole on one, and whether it was cut well."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import ceil
+from pathlib import Path
+from statistics import median
+from threading import Thread
+
+import msgspec
+
+from bench.arena import Arena
+from bench.cutting import STAGES, Chain, Chosen, best_single_cut, cut_in_two
+from bench.results import AnyRun, Target, ThroughputRun, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Step
+from bench.scenarios.preloaded import Preloaded
+from bench.settings import Settings
+from bench.subjects import anabranch
+from bench.workloads import Workload
+from schemas.tensors import Array
+
+WHOLE, CUT = "whole, 1 task", f"{STAGES} stages, {STAGES} tasks"
+_OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both stages at once"
+_SPEED_UP = f"rate / {WHOLE}"
+_PREDICTED, _BEST = "predicted / measured bottleneck, off by", "best single cut's bottleneck / the planner's"
+_STAGE_RUNS = 9
+#: How often a cut and its rivals are timed in turn: a difference of 3 % is within what this machine varies by.
+_CUT_ROUNDS, _LEAST_OF_BEST = 15, 0.97
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to cut.
+
+    Attributes:
+        model: Its file.
+        batch: One request's inputs.
+        whole: Requests for the model as it is; None for a model that is only cut and timed, not served.
+        cut: The same requests, for a copy that is served in stages.
+        requests: How many are measured.
+    """
+
+    name: str
+    model: Path
+    batch: Mapping[str, Array]
+    whole: Workload | None = None
+    cut: Workload | None = None
+    requests: int = 0
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """Where the planner cuts it."""
+        return cut_in_two(self.model)
+
+
+class Pipeline:
+    """Whole and in stages in turn; then where else the models might be cut."""
+
+    name = "pipeline"
+    method = (
+        "As in throughput: all requests are in the topic before a subject starts; one thread in each session. Whole: "
+        "one task. In stages: a job with one task for each of two stages, which the planner cut from a profile taken "
+        "just before. Bound: one request each time the slower stage has run, timed alone on one thread right before "
+        "each round; or both stages timed while they run at once, as they do in the job, on cores that broker and job "
+        "share with them. Single cuts: the sessions of both stages of every cut are timed (twice; the best five and "
+        f"the planner's choice again, {_CUT_ROUNDS} times in turn); the slower one counts."
+    )
+
+    def __init__(self, settings: Settings, cases: Sequence[Case]) -> None:
+        self._settings = settings
+        self._cases = cases
+        self._subject = anabranch(settings.modes[0])
+        self._alone_ms: dict[tuple[str, int], float] = {}
+        self._together_ms: dict[tuple[str, int], float] = {}
+        self._cuts: dict[str, tuple[float, float, int]] = {}
+
+    def steps(self) -> Iterator[Step]:
+        """Round by round; then the cuts."""
+        served = [(case, *self._loads(case)) for case in self._cases if case.whole and case.cut]
+        for repeat in range(self._settings.repeats):
+            for case, whole, cut in served:
+                label = f"pipeline, round {repeat + 1}: {case.name}"
+                yield Step(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), 60)
+                yield Step(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), 60)
+        for case in self._cases:
+            yield Step(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), 150)
+
+    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+        """Rates beside their bounds, and cuts beside others."""
+        ours = [run for run in runs if isinstance(run, ThroughputRun)]
+        rates = [run.rate_per_s for run in ours]
+        shares = {
+            name: [self._share(run, times) for run in ours]
+            for name, times in (("of_bound", self._alone_ms), ("of_bound_together", self._together_ms))
+        }
+        rows = rows_of(ours, {"rate_per_s": rates} | shares, keys_of(ours))
+        pairs = [ratio_of(ours, rates, CUT, WHOLE, case.name, "rate_per_s") for case in self._cases]
+        ratios = [ratio for ratio in pairs if ratio]
+        wrong = {(row.subject, row.workload): row.not_answered_right for row in rows}
+        targets = []
+        for row in rows:
+            if row.subject == CUT:
+                for metric, key in ((_OF_BOUND, "of_bound"), (_OF_BOTH, "of_bound_together")):
+                    targets.append(_target(row.workload, metric, row.metrics[key].median, ">=", 0.85))
+        targets += [_target(each.workload, _SPEED_UP, each.ratio.median, ">=", 1.6) for each in ratios[:1]]
+        targets = [
+            msgspec.structs.replace(target, met=target.met and not wrong[CUT, target.workload]) for target in targets
+        ]
+        limits = {}
+        for case in self._cases:
+            if case.name in self._cuts:
+                least_ms, ours_ms, count = self._cuts[case.name]
+                limits[f"{case.name}: least bottleneck of {count} single cuts, ms"] = round(least_ms, 3)
+                limits[f"{case.name}: bottleneck of the planner's cut, ms"] = round(ours_ms, 3)
+                limits[f"{case.name}: the same as predicted, ms"] = round(case.chosen.predicted_ms, 3)
+                targets.append(_target(case.name, _BEST, least_ms / ours_ms, ">=", _LEAST_OF_BEST))
+        for case in self._cases:
+            if off := self._off(case):
+                targets.append(_target(case.name, _PREDICTED, median(off), "<=", 0.2))
+        return Conclusion(rows, ratios, targets, limits)
+
+    def _off(self, case: Case) -> list[float]:
+        measured = [ms for (name, _), ms in self._alone_ms.items() if name == case.name]
+        return [abs(case.chosen.predicted_ms / ms - 1) for ms in measured]
+
+    def _share(self, run: ThroughputRun, times_ms: Mapping[tuple[str, int], float]) -> float:
+        """Of the bound of its stages; of a model that is whole, of the same bound."""
+        ms = times_ms.get((run.workload, run.repeat))
+        return run.rate_per_s * ms / 1000 if ms else float("nan")
+
+    def _loads(self, case: Case) -> tuple[Preloaded, Preloaded]:
+        count = max(4, ceil(case.requests * self._settings.pipeline_share))
+        assert case.whole is not None  # noqa: S101 - a case that is served has both
+        assert case.cut is not None  # noqa: S101 - as above
+        return Preloaded(case.whole, count, ceil(count / 3)), Preloaded(case.cut, count, ceil(count / 3))
+
+    def _serve(self, case: Case, load: Preloaded, subject: str, repeat: int, arena: Arena) -> list[ThroughputRun]:
+        for each in self._cases:
+            _ = each.chosen  # a job reads the plans of all its models
+        if (case.name, repeat) not in self._alone_ms:
+            self._alone_ms[case.name, repeat], self._together_ms[case.name, repeat] = _stage_times_ms(case)
+        run = load.serve(self._subject, repeat, arena)
+        return [msgspec.structs.replace(run, subject=subject, workload=case.name)]
+
+    def _try_cuts(self, case: Case, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+        self._cuts[case.name] = best_single_cut(case.model, case.chosen, case.batch, _CUT_ROUNDS)
+        return []
+
+
+def _stage_times_ms(case: Case) -> tuple[float, float]:
+    """The slower stage's time: alone, and while the other one runs too."""
+    chain = Chain(case.chosen.folder, case.batch)
+    alone_ms = chain.bottleneck_ms(_STAGE_RUNS)
+    times: dict[int, list[float]] = {number: [] for number in range(STAGES)}
+
+    def run(number: int) -> None:
+        # The one that is done first goes on, so that the other is never alone.
+        while min(map(len, times.values())) < _STAGE_RUNS:
+            times[number].append(chain.run_ms(number))
+
+    threads = [Thread(target=run, args=(number,)) for number in times]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return alone_ms, max(median(each) for each in times.values())
+
+
+def _target(workload: str, metric: str, value: float, relation: str, limit: float) -> Target:
+    met = value >= limit if relation == ">=" else value <= limit
+    return Target(
+        workload=workload,
+        subject=CUT,
+        metric=metric,
+        value=round(value, 3),
+        relation=">=" if relation == ">=" else "<=",
+        limit=limit,
+        met=met,
+    )
