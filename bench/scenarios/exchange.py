@@ -45,7 +45,8 @@ class Exchange:
 
     def steps(self) -> Iterator[Step]:
         """One job for everything: its phases are short."""
-        yield Step("exchange: messages, shared memory", self._run)
+        seconds = 30 + 25 * (1 + self._settings.repeats)
+        yield Step("exchange: messages, shared memory", self._run, seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Rates and latencies by size, their ratios, and from which size on shared memory is better."""

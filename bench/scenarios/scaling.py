@@ -89,7 +89,7 @@ class Scaling:
                 if subject == _SMALL and not model.has_weights:
                     continue
                 for nodes in NODES:
-                    yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, subject, nodes))
+                    yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, subject, nodes), 2)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """How far each way goes."""

@@ -72,11 +72,14 @@ class Throughput:
         """The limits; then each round: ours, naive, the other peers, ours and naive with two tasks."""
         yield Step("throughput: ONNX Runtime alone", self._measure_limit)
         yield Step("throughput: Beam in memory", self._measure_beam)
+        # The quickest of them take a third of it, the slowest twice as long.
+        seconds = 20 + (self._settings.throughput_warm_up + self._settings.throughput_requests) / 20_000
         one_task = [subject for pair in self._pairs if pair[0].parallelism == 1 for subject in pair]
         two_tasks = [subject for pair in self._pairs if pair[0].parallelism == 2 for subject in pair]
         for repeat in range(self._settings.repeats):
             for subject in (*one_task, *_PEERS, *two_tasks):
-                yield Step(f"throughput, round {repeat + 1}: {subject.name}", partial(self._run, subject, repeat))
+                label = f"throughput, round {repeat + 1}: {subject.name}"
+                yield Step(label, partial(self._run, subject, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Rates, and ours over each peer's."""
