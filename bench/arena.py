@@ -219,10 +219,10 @@ class Arena:
         while True:
             try:
                 return int(self._offsets.get_watermark_offsets(place, _OFFSETS_TIMEOUT_S)[1])
-            except KafkaException:
+            except KafkaException as error:
                 # A topic that has just been made may have no leader yet.
                 if monotonic() > give_up_at:
-                    raise
+                    raise Stalled(f"the broker does not tell the end of {place.topic}: {error}") from error
                 sleep(_POLL_S)
 
     def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
