@@ -55,6 +55,7 @@ class Models:
         """The small ones, and a heavy network that takes what the light one takes."""
         return add_heavy(make_repository(self._folder / "unequal-models"))
 
+    @cached_property
     def in_stages(self) -> Path:
         """Magika and ResNet-50, each whole and as a copy that is served in stages."""
         return add_copies_in_stages(add_resnet50(make_repository(self._folder / "models-in-stages")), PLAN)
