@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -140,12 +140,20 @@ def _placement(costs: CostGraph, subject: str, nodes: int) -> Placement | None:
             return None
     best: Placement | None = None
     for stages in (2**power for power in range(nodes.bit_length()) if 2**power <= _MOST_STAGES):
-        try:
-            found = plan(costs, [msgspec.structs.replace(machine, count=stages)], stages)
-        except NoPlan:
+        found = _pipeline(costs, msgspec.structs.replace(machine, count=stages))
+        if found is None:
             break
         best = found if best is None or found.bottleneck_ms < best.bottleneck_ms else best
     return best
+
+
+@cache
+def _pipeline(costs: CostGraph, machines: Machine) -> Placement | None:
+    """A stage for each machine; None where the model cannot be cut so often."""
+    try:
+        return plan(costs, [machines], machines.count)
+    except NoPlan:
+        return None
 
 
 def _third(costs: CostGraph) -> int:
