@@ -36,11 +36,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     repeats: int = 5
     modes: tuple[Mode, ...] = ("thread",)
-    latency_seconds: float = 30.0
-    latency_warm_up_seconds: float = 30.0
+    latency_seconds: float = 20.0
+    latency_warm_up_seconds: float = 20.0
     latency_tasks: int = 1
     throughput_requests: int = 200_000
-    throughput_warm_up: int = 600_000
+    throughput_warm_up: int = 500_000
     workloads: tuple[str, ...] = ()
     burst_share: float = 1.0
     search_probes: int = 4
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_rate_per_s: float = 1_000.0
     balance_requests: int = 3_000
     overload_peak_requests: int = 4_000
-    overload_seconds: float = 30.0
+    overload_seconds: float = 20.0
     overload_long_seconds: float = 300.0
 
     def wants(self, workload: str) -> bool:

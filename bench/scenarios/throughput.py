@@ -36,7 +36,7 @@ _RAW_BATCHES = (1, 64)
 _RAW_SECONDS = 2.0
 _PEERS = (KAFKA_PYTHON, CONFLUENT, JAVA, CRAYFISH, RAY_SERVE, MLSERVER)
 #: Of the settings' numbers of requests, for those who would take minutes for all of them.
-_SHARES = {CRAYFISH: 1 / 10, RAY_SERVE: 1 / 20, MLSERVER: 1 / 20}
+_SHARES = {KAFKA_PYTHON: 1 / 10, CRAYFISH: 1 / 20, RAY_SERVE: 1 / 40, MLSERVER: 1 / 40}
 #: Of these peers' rates, by their kind; the others are for comparison.
 _LEAST = {
     "naive PyFlink map": 1.5,
@@ -54,8 +54,8 @@ class Throughput:
     name = "throughput"
     method = (
         "All requests are in the topic before the first subject starts, and every subject reads the same records; the "
-        "slow ones a tenth (Java on Crayfish's JSON) or a twentieth (Ray Serve, MLServer) as many, and on Crayfish's "
-        "JSON the same rows as text. Rate = answers after warm-up / time between their first and last LogAppendTime; "
+        "slow ones fewer (kafka-python a tenth, Java on Crayfish's JSON a twentieth, Ray Serve and MLServer a fortieth), "
+        "and on Crayfish's JSON the same rows as text. Rate = answers after warm-up / time between their first and last LogAppendTime; "
         "no generator runs meanwhile, and answers are read and compared with a direct run of the model afterwards. "
         "Median of the rounds, subjects in turn; ratios are taken round by round. Beam runs in memory, without broker."
     )
