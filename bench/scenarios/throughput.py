@@ -56,9 +56,9 @@ class Throughput:
         "All requests are in the topic before the first subject starts, and every subject reads the same records; the "
         "slow ones fewer (kafka-python a tenth, Java on Crayfish's JSON a twentieth, Ray Serve and MLServer a "
         "fortieth), and on Crayfish's JSON the same rows as text. Rate = answers after warm-up / time between their "
-        "first and last LogAppendTime; no generator runs meanwhile, and answers are read and compared with a direct run "
-        "of the model afterwards. Median of the rounds, subjects in turn; ratios are taken round by round. Beam runs in "
-        "memory, without broker."
+        "first and last LogAppendTime; no generator runs meanwhile, and answers are read and compared with a direct "
+        "run of the model afterwards. Median of the rounds, subjects in turn; ratios are taken round by round. Beam "
+        "runs in memory, without broker."
     )
 
     def __init__(self, settings: Settings, ffnn: Workload, repository: Path) -> None:
