@@ -36,7 +36,7 @@ setup: .venv/.packages $(JARS)/.complete java ## Bring all that is needed; safe 
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
 	@$(BIN)/anabranch demo $(ARGS)
 
-test: lint ## Lint, check types, run all tests
+test: lint ## Lint, check types, run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 frameworks: setup ## Import models of PyTorch and TensorFlow, which this brings (7 GB)
@@ -60,7 +60,7 @@ bench: setup ## Measure this project and its peers on this machine; hours, or mi
 chaos: setup ## Kill task managers under load; count what was lost or doubled
 	@$(BIN)/python -m pytest -m chaos $(ARGS)
 
-clean: ## Stop the local stack and remove all that setup, tests and runs made
+clean: ## Stop the local stack and remove what setup, tests and runs made in this folder
 	@if [ -x $(BIN)/anabranch ]; then $(BIN)/anabranch down || true; fi
 	@rm -rf .venv .tools .anabranch build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
