@@ -53,8 +53,12 @@ def plan(
     The model is run here to see what each operator costs (once: it is kept, see
     --fresh), then cut so that the slowest stage or transfer is as quick as it can
     be. A stage that would hold the others up gets replicas, where nodes are left.
-    While the whole model fits on every node, replicas of it are often best. A
-    model too big for every node is cut so that each stage fits.
+    While the whole model fits on every node, replicas of all of it are best: ask
+    for --stages to cut it all the same. A model too big for every node is cut so
+    that each stage fits.
+
+    At the end it says by which line of its model.toml a model of a repository is
+    served so: stages = "model-stages/plan.json".
 
       anabranch plan model.onnx --stages 3 --svg plan.svg
 
@@ -66,7 +70,7 @@ def plan(
     from partition.drawing import draw  # noqa: PLC0415
     from partition.graph import load_graph  # noqa: PLC0415
     from partition.inputs import read_inputs  # noqa: PLC0415
-    from partition.manifest import StageCosts, write_plan  # noqa: PLC0415
+    from partition.manifest import PLAN_FILE, StageCosts, write_plan  # noqa: PLC0415
     from partition.nodes_file import read_nodes_file  # noqa: PLC0415
     from partition.placement import Machine  # noqa: PLC0415
     from partition.planner import plan as make_plan  # noqa: PLC0415
@@ -115,6 +119,9 @@ def plan(
     batches = "1 batch" if proof.batches == 1 else f"{proof.batches} batches"
     done = f"Written and proven on {batches}{difference}: {folder}"
     console.print(done, highlight=False, markup=False, soft_wrap=True)
+    if path != model:
+        served = f"Served so by: {_line_of(path, folder / PLAN_FILE)}"
+        console.print(served, highlight=False, markup=False, soft_wrap=True)
 
 
 def _file_of(model: Path) -> Path:
@@ -126,6 +133,13 @@ def _file_of(model: Path) -> Path:
     if not found:
         raise UnreadableModel(f"there is no model in {model}: give an ONNX file, or a folder of VERSION/model.onnx")
     return found[-1]
+
+
+def _line_of(path: Path, manifest: Path) -> str:
+    """What a model's `model.toml` says so that it is served in these stages, and where that file is."""
+    version, manifest = path.resolve().parent, manifest.resolve()
+    chosen = manifest.relative_to(version) if manifest.is_relative_to(version) else manifest
+    return f'stages = "{chosen}" in {version.parent / "model.toml"}'
 
 
 @contextmanager
@@ -147,10 +161,10 @@ def _table(placement: Placement, title: str) -> Table:
         table.add_row(
             str(number),
             str(len(stage.nodes)),
-            f"{stage.ms:.2f}",
+            _ms(stage.ms),
             size_of(stage.parameter_bytes),
             size_of(stage.output_bytes) if number < len(placement.stages) - 1 else "answers",
-            f"{stage.period_ms:.2f} ms",
+            f"{_ms(stage.period_ms)} ms",
             crew_of(stage),
             style="bold" if stage.period_ms == placement.bottleneck_ms else None,
         )
@@ -159,15 +173,26 @@ def _table(placement: Placement, title: str) -> Table:
 
 def _verdict(placement: Placement, known: Profile, machines: tuple[Machine, ...]) -> Iterator[str]:
     period_ms, spare = placement.bottleneck_ms, sum(machine.count for machine in machines) - placement.node_count
-    used = f"{placement.node_count} nodes" + (f" ({spare} left over)" if spare else "")
+    used = "1 node" if placement.node_count == 1 else f"{placement.node_count} nodes"
+    used += f" ({spare} left over)" if spare else ""
     yield (
-        f"Predicted on {used}: {1000 * known.rows / period_ms if period_ms else 0:,.1f} rows/s, a batch of "
-        f"{known.rows} every {period_ms:.2f} ms, each after {placement.latency_ms:.2f} ms. "
-        f"The whole model on this machine: {1000 * known.rows / known.run_ms:,.1f} rows/s, {known.run_ms:.2f} ms."
+        f"Predicted on {used}: {_rate(known.rows, period_ms)} rows/s, a batch of {known.rows} every "
+        f"{_ms(period_ms)} ms, each after {_ms(placement.latency_ms)} ms. "
+        f"The whole model on this machine: {_rate(known.rows, known.run_ms)} rows/s, {_ms(known.run_ms)} ms."
     )
     slowest = max(placement.stages, key=lambda stage: stage.period_ms)
     yield f"The bottleneck is stage {placement.stages.index(slowest)}: {slowest.held_up_by}."
     if len(placement.stages) == 1 and placement.node_count > 1:
-        yield "The model fits on every node, so replicas of the whole model are best: nothing has to travel."
+        where = "on these" if spare else "on every node"
+        yield f"The model fits {where}, so replicas of the whole model are best: nothing has to travel."
     if not placement.exact:
         yield "There were more plans than could be looked at: a better one may exist."
+
+
+def _ms(ms: float) -> str:
+    """A time as people read it, however short."""
+    return f"{ms:.2f}" if ms >= 1 or not ms else f"{ms:.3g}"
+
+
+def _rate(rows: int, period_ms: float) -> str:
+    return f"{1000 * rows / period_ms:,.1f}" if period_ms else "any number of"

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
 from typer.testing import CliRunner, Result
 
 from anabranch import cli
@@ -52,18 +55,42 @@ def test_nodes_that_differ_and_a_model_of_a_repository(tmp_path: Path) -> None:
     plan = decode_plan((tmp_path / "models" / "m" / "10" / "model-stages" / "plan.json").read_bytes())
     assert plan.rows == 2
     assert [stage.replicas for stage in plan.stages] == [3]
-    for expected in ("m, 10", "2 x slow, 1 x fast", "replicas of the whole model are best"):
+    served = f'stages = "model-stages/plan.json" in {tmp_path / "models" / "m" / "model.toml"}'
+    for expected in ("m, 10", "2 x slow, 1 x fast", "replicas of the whole model are best", served):
         assert expected in result.stdout
 
 
-def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
+def test_a_small_model_takes_some_time_and_fits_where_it_fits(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { y = Add(x, w) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
     nodes = tmp_path / "nodes.toml"
-    nodes.write_text('[[nodes]]\nname = "small"\nmemory_bytes = "3 MB"\ncount = 3\n')
-    result = run(model_path(), "--nodes", nodes, "--out", tmp_path / "out")
+    nodes.write_text('[[nodes]]\nname = "tiny"\nmemory_bytes = 1\n[[nodes]]\nname = "large"\ncount = 2\n')
+    result = run(tmp_path / "small.onnx", "--nodes", nodes)
+    assert result.exit_code == 0, result.output
+    assert "Predicted on 2 nodes (1 left over): " in result.stdout
+    assert "fits on these" in result.stdout
+    assert "0.00 ms" not in result.stdout
+    assert "model.toml" not in result.stdout
+    result = run(tmp_path / "small.onnx", "--stages", 1)
+    assert "Predicted on 1 node: " in result.stdout
+
+
+def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
+    side = 256
+    weights = [from_array(np.eye(side, dtype=np.float32), f"w{layer}") for layer in range(3)]
+    layers = [make_node("MatMul", [f"t{layer}", f"w{layer}"], [f"t{layer + 1}"]) for layer in range(3)]
+    ends = [[make_tensor_value_info(name, TensorProto.FLOAT, ["N", side])] for name in ("t0", "t3")]
+    model = make_model(make_graph(layers, "g", *ends, weights), opset_imports=[make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "large.onnx")
+    nodes = tmp_path / "nodes.toml"
+    nodes.write_text('[[nodes]]\nname = "small"\nmemory_bytes = "600 kB"\ncount = 3\n')
+    result = run(tmp_path / "large.onnx", "--nodes", nodes, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     stages = decode_plan((tmp_path / "out" / "plan.json").read_bytes()).stages
     assert len(stages) > 1
-    assert all(stage.parameter_bytes <= 3_000_000 for stage in stages)
+    assert sum(stage.parameter_bytes for stage in stages) == 3 * side * side * 4
+    assert all(stage.parameter_bytes <= 600_000 for stage in stages)
 
 
 def test_a_batch_of_ones_own(tmp_path: Path) -> None:
