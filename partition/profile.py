@@ -165,15 +165,19 @@ def _measure(graph: Graph, rows: int, batch: Batch | None, progress: Progress) -
 def _batch(graph: Graph, content: bytes, rows: int, given: Batch | None) -> Batch:
     """The first batch that the model runs on."""
     session = _session(content, graph.path.parent)
-    failure = "it has no inputs that could be made up"
+    failure = ""
     for batch in [given] if given is not None else generate(graph, rows):
         try:
             session.run(None, dict(batch))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime has a class for every cause, and none for all
-            failure = first_line(error)
+            failure = _MARKED.sub(lambda mark: graph.nodes[int(mark[1])].proto.name, first_line(error))
         else:
             return batch
-    raise WholeModelFailed(f"{graph.path} does not run on {rows} rows: {failure}")
+    if given is not None:
+        raise WholeModelFailed(f"{graph.path} does not run on the inputs that were given: {failure}")
+    raise WholeModelFailed(
+        f"no random inputs suit {graph.path}, so give real ones (`anabranch plan --inputs FILE.npz`): {failure}"
+    )
 
 
 def _runs(session: Any, batch: Batch) -> Iterator[float]:
@@ -278,7 +282,7 @@ def _not_by_rows(graph: Graph, batch: Batch, tensors: Iterable[str]) -> list[str
     A shape that says so proves nothing: an axis of any size may be rows times words. So they are looked at in two runs.
     """
     types = [graph.type_of(name) for name in (*graph.inputs, *graph.outputs)]
-    if not types or not all(each.shape for each in types):
+    if not graph.inputs or not all(each.shape for each in types):
         return []
     sizes = {each.shape[0] if each.shape else None for each in types}
     rows_of_runs: Sequence[int] = _ROWS

@@ -76,7 +76,8 @@ def prove(
         tolerances: How far floats may be apart, by numpy's name of their dtype.
 
     Raises:
-        WholeModelFailed: The model itself does not run on the batches, or on none of those that were generated.
+        WholeModelFailed: The model itself does not run on the batches, or gives no finite values on any of those that
+            were generated.
         StageFailed: A stage does not load or run.
         UnequalOutput: An output differs.
     """
@@ -101,18 +102,26 @@ def prove(
 def _generated(graph: Graph, whole: Session) -> list[dict[str, Array]]:
     found = []
     for rows in ROWS if has_rows(graph) else ROWS[:1]:
-        failed = None
+        failed = ""
         for batch in generate(graph, rows):
             try:
-                _run_whole(whole, batch)
+                outputs = _run_whole(whole, batch)
             except WholeModelFailed as error:
-                failed = error
-            else:
-                found.append(batch)
-                break
+                failed = str(error)
+                continue
+            if silent := [name for name, array in outputs.items() if not _tells(array)]:
+                failed = f"all of output {silent[0]!r} is NaN or infinite, which any stages could give"
+                continue
+            found.append(batch)
+            break
         else:
             raise WholeModelFailed(f"no random inputs suit the model, so give real ones (an .npz file): {failed}")
     return found
+
+
+def _tells(output: Array) -> bool:
+    """Whether there is a value by which the stages can be told from others."""
+    return output.dtype.kind != "f" or not output.size or bool(np.isfinite(output).any())
 
 
 def _run_whole(whole: Session, batch: Batch) -> dict[str, Array]:
