@@ -25,7 +25,7 @@ def import_model(
         str,
         typer.Argument(
             help="A .pt2 of torch.export.save, MODULE:NAME of a torch.nn.Module (or of a function that gives one), "
-            "a SavedModel's folder, or a .keras file."
+            "a SavedModel's folder, or a .keras or .h5 file."
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="What the repository calls it.")],
@@ -46,7 +46,10 @@ def import_model(
         ),
     ] = None,
     python: Annotated[
-        str, typer.Option(metavar="PYTHON", help="The interpreter that has the framework. Default: this one.")
+        str,
+        typer.Option(
+            metavar="PYTHON", show_default=False, help="The interpreter that has the framework. Default: this one."
+        ),
     ] = sys.executable,
     tolerance: Annotated[
         float, typer.Option(min=0, help="What floats may differ by, absolutely and relatively.")
@@ -54,8 +57,18 @@ def import_model(
 ) -> None:
     """Put a PyTorch, TensorFlow or Keras model into the repository, as ONNX.
 
-    The framework's own exporter converts it, in an interpreter that has the framework; then ONNX Runtime must give
-    here what the framework gave there, on your sample or on generated inputs, before the model goes in.
+    The framework's own exporter converts it, in an interpreter that has the
+    framework; then ONNX Runtime must give here what the framework gave there, on
+    your sample or on generated inputs, before the model goes in.
+
+      anabranch import net.pt2 --name net --python TORCH/bin/python
+
+      anabranch import package:Net --name net --input "x=float32[2,3,224,224]"
+
+      anabranch import saved_model/ --name net --python TENSORFLOW/bin/python
+
+    TORCH and TENSORFLOW are environments with torch and onnxscript, or with
+    tensorflow-cpu and tf2onnx: PyFlink cannot live with what they need.
     """
     if not _NAME.fullmatch(name) or (version and not _NAME.fullmatch(version)):
         raise typer.BadParameter("--name and --version are names of folders: letters, digits, '.', '_' and '-'")
@@ -82,13 +95,15 @@ def import_model(
             difference = largest_difference(OnnxBackend().load(spec), cases, tolerance)
         _put(path, folder / version / MODEL)
     Console().print(_picture(taken, given))
+    runs = "1 run" if len(cases) == 1 else f"{len(cases)} runs"
     Console().print(
-        f"{folder / version / MODEL}: equal to {framework.name} in {len(cases)} runs, within {difference:.2g}",
+        f"{folder / version / MODEL}: equal to {framework.name} in {runs}, within {difference:.2g}",
         soft_wrap=True,
         highlight=False,
     )
-    if all(spec.shape and spec.shape[0] is not None for spec in taken):
-        console.print(f"Axis 0 has a fixed size: a request must have {taken[0].shape[0]} rows, or a multiple of it.")
+    match list({spec.shape[0] if spec.shape else None for spec in (*taken, *given)}):
+        case [int(rows)]:
+            console.print(f"Axis 0 has a fixed size: a request must have {rows} rows, or a multiple of it.")
 
 
 def _next_version(folder: Path) -> str:

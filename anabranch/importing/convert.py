@@ -82,8 +82,8 @@ def convert(
         done = subprocess.run(
             [python, converter.__file__, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
-    except FileNotFoundError:
-        raise FrameworkMissing(f"there is no interpreter {python}: name one with --python") from None
+    except OSError as error:
+        raise FrameworkMissing(f"{python} is no interpreter ({error.strerror}): name one with --python") from None
     except subprocess.TimeoutExpired:
         raise NotConverted(f"{framework.name} did not end within {_TIMEOUT_S / 60:.0f} minutes") from None
     if done.returncode == 0:

@@ -52,7 +52,7 @@ def test_a_model_that_answers_alike_goes_into_the_repository(run_import: Import)
     assert done.returncode == 0, done.stderr
     assert (run_import.folder / "models" / "net" / "1" / "model.onnx").is_file()
     assert "[any, 3]" in done.stdout
-    assert "equal to PyTorch in 1 runs, within 0" in done.stdout
+    assert "equal to PyTorch in 1 run, within 0" in done.stdout
 
 
 def test_versions_count_on_and_are_never_replaced(run_import: Import) -> None:
