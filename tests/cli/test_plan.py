@@ -80,9 +80,9 @@ def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
     side = 256
     weights = [from_array(np.eye(side, dtype=np.float32), f"w{layer}") for layer in range(3)]
     layers = [make_node("MatMul", [f"t{layer}", f"w{layer}"], [f"t{layer + 1}"]) for layer in range(3)]
-    ends = [[make_tensor_value_info(name, TensorProto.FLOAT, ["N", side])] for name in ("t0", "t3")]
-    model = make_model(make_graph(layers, "g", *ends, weights), opset_imports=[make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "large.onnx")
+    start, end = ([make_tensor_value_info(name, TensorProto.FLOAT, ["N", side])] for name in ("t0", "t3"))
+    graph = make_graph(layers, "g", start, end, weights)
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), tmp_path / "large.onnx")
     nodes = tmp_path / "nodes.toml"
     nodes.write_text('[[nodes]]\nname = "small"\nmemory_bytes = "600 kB"\ncount = 3\n')
     result = run(tmp_path / "large.onnx", "--nodes", nodes, "--out", tmp_path / "out")
