@@ -5,8 +5,12 @@
     │   ├── model.toml          stages, replicas, [batching]  [session]  [validation]; every key optional
     │   ├── 1/model.onnx
     │   └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
-    └── panel/
-        └── model.toml          [ensemble]: made of other models; see `flink_job.ensembles`
+    ├── panel/
+    │   └── model.toml          [ensemble]: made of other models; see `flink_job.ensembles`
+    └── ocr/
+        ├── model.toml          [chain]: one model's output feeds the next; see `flink_job.chains`
+        ├── detect.onnx …       what its steps run
+        └── steps.py            their functions
 
 Inputs and outputs are read off the ONNX file, not asked for again.
 """
@@ -17,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from flink_job.chains import ChainTable, read_chain
 from flink_job.config import ConfigError, Defaults, check_batching, check_session
 from flink_job.ensembles import EnsembleTable, read_ensemble
 from flink_job.stages import read_stages
@@ -44,6 +49,7 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     session: dict[str, Any] = {}
     validation: _Validation = _Validation()
     ensemble: EnsembleTable | None = None
+    chain: ChainTable | None = None
 
 
 def read_repository(folder: Path, defaults: Defaults) -> Catalog:
@@ -57,6 +63,7 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
         raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
     models = {}
     ensembles = {}
+    chains = {}
     # What starts with a dot is a tool's own: .ipynb_checkpoints, .git.
     for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
@@ -66,15 +73,21 @@ def read_repository(folder: Path, defaults: Defaults) -> Catalog:
             if versions or file != _ModelFile(ensemble=file.ensemble):
                 raise ConfigError(f"{toml}: beside [ensemble] there can be no other table, and no version of a model")
             ensembles[toml] = file.ensemble
+        elif file.chain is not None:
+            if versions or file != _ModelFile(chain=file.chain, session=file.session):
+                raise ConfigError(f"{toml}: beside [chain] there can be [session], and no version of a model")
+            chains[toml] = (file.chain, _fill_in(toml, file, defaults)[1])
         elif versions:
             batching, session = _fill_in(toml, file, defaults)
             models[model_folder.name] = {
                 path.parent.name: _read_model(path, file, batching, session) for path in versions
             }
-    if not models:
+    if not models and not chains:
         raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
-    made_of_others = [read_ensemble(toml, table, Catalog(models)) for toml, table in ensembles.items()]
-    return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in made_of_others})
+    read_chains = [read_chain(toml, table, session, Catalog(models)) for toml, (table, session) in chains.items()]
+    models |= {chain.name: {chain.version: chain} for chain in read_chains}
+    read_ensembles = [read_ensemble(toml, table, Catalog(models)) for toml, table in ensembles.items()]
+    return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in read_ensembles})
 
 
 def _read_model(path: Path, file: _ModelFile, batching: Batching, session: SessionOptions) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""Flink shell of `core.staging`: one stage of a model that is cut."""
+"""Flink shell of `core.staging` and `core.chaining`: one stage of a model that is cut, or one step of a chain."""
 
 from collections.abc import Iterator
 from time import time
@@ -7,10 +7,12 @@ from pyflink.datastream import OutputTag, ProcessFunction, RuntimeContext
 
 from operators.backends.base import Backend
 from operators.core.answering import Answering
+from operators.core.chaining import Step
 from operators.core.exchange import Options
 from operators.core.outputs import Unit
 from operators.core.staging import Stage
 from operators.exchange import AGGREGATE, Inbox, Outbox, stage_inbox
+from operators.functions import load_function
 from operators.metrics import Metrics
 from operators.rows import PARTS, KeyedRow
 from operators.sessions import Sessions
@@ -49,7 +51,14 @@ class StageFunction(ProcessFunction):
         if not self._is_last:
             to, readers = stage_inbox(model, index + 1), model.stages[index + 1].replicas
         outbox = Outbox(self._exchange, task, to, readers, meter)
-        self._stage = Stage(model, index, session, self._answering.now_ms, task.index, outbox.pack)
+        arguments = (model, index, session, self._answering.now_ms, task.index, outbox.pack)
+        stage = model.stages[index]
+        if model.is_chain:
+            before = None if stage.before is None else load_function(stage.before)
+            after = None if stage.after is None else load_function(stage.after)
+            self._stage: Stage = Step(*arguments, before=before, after=after)
+        else:
+            self._stage = Stage(*arguments)
         self._inbox = Inbox(self._exchange, task, stage_inbox(model, index), meter)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:

@@ -89,8 +89,23 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """A Python function of the operator of the job, who trusts it as much as the models.
+
+    Attributes:
+        path: Its file, readable at this path on every TaskManager.
+        sha256: Of the file's bytes.
+        name: What it is called there.
+    """
+
+    path: str
+    sha256: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One stage of a model that was cut: named tensors in, named tensors out.
+    """One stage of a model that was cut, or one step of a chain: named tensors in, named tensors out.
 
     Attributes:
         path: What the back-end loads, readable at this path on every TaskManager.
@@ -98,6 +113,9 @@ class StageSpec:
         inputs: Inputs of the whole model, or outputs of earlier stages.
         outputs: What later stages take, or outputs of the whole model.
         replicas: How many tasks share its work.
+        name: Of a step: what a person calls it.
+        before: Of a step: what makes inputs of what comes; None where they come as they are.
+        after: Of a step: what makes of outputs what goes on; None where they go on as they are.
     """
 
     path: str
@@ -105,6 +123,9 @@ class StageSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     replicas: int = 1
+    name: str = ""
+    before: FunctionSpec | None = None
+    after: FunctionSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +133,14 @@ class ModelSpec:
     """One version of one model.
 
     Attributes:
-        path: The ONNX file, readable at this path on every TaskManager; empty for an ensemble.
+        path: The ONNX file, readable at this path on every TaskManager; empty for an ensemble and a chain.
         sha256: Of the file's bytes.
         batchable: Whether axis 0 of every input and output counts rows.
         fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
         require_finite: Whether NaN and infinity in an input are refused.
         ensemble: What it is made of, where it has no file of its own.
         stages: In the order of their data, each an operator of its own; empty for a model that runs as a whole.
+        is_chain: Whether the stages are steps: models of their own, each between Python functions.
     """
 
     name: str
@@ -134,6 +156,7 @@ class ModelSpec:
     require_finite: bool = False
     ensemble: Ensemble | None = None
     stages: tuple[StageSpec, ...] = ()
+    is_chain: bool = False
 
     def stage(self, index: int) -> "ModelSpec":
         """One of its stages, as the model that a back-end loads."""

@@ -51,7 +51,8 @@ def stage_name(model: ModelSpec, index: int) -> str:
 def enter(parts: Sequence[Request | Record], model: ModelSpec) -> Record:
     """Requests or SHARDs of one signature, as one UNIT for the first stage."""
     signature = decode_signature(parts[0].signature)
-    needed = _needed_after(model, -1, signature)
+    # What a step's functions take, only they know.
+    needed = {spec.name for spec in model.inputs} if model.is_chain else _needed_after(model, -1, signature)
     tensors, live = [], []
     for index, spec in enumerate(signature.inputs):
         if spec.name in needed:
