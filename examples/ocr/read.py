@@ -1,0 +1,27 @@
+"""Reads pictures with the chain `ocr` of a running job: `python -m examples.ocr.read [--server HOST:PORT] PICTURE…`."""
+
+import argparse
+
+import cv2
+
+from anabranch import Client
+
+
+def main() -> None:
+    """Prints every line of text that is in the pictures, and how sure it is."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--server", default="127.0.0.1:9092", help="a broker of the job")
+    parser.add_argument("pictures", nargs="+")
+    arguments = parser.parse_args()
+    with Client(arguments.server) as client:
+        for path in arguments.pictures:
+            picture = cv2.imread(path)
+            if picture is None:
+                parser.error(f"{path} is no picture")
+            answer = client.infer("ocr", {"picture": picture})
+            for text, score in zip(answer["text"], answer["score"], strict=True):
+                print(f"{score:.2f}  {text.decode()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Chains in the job, in both execution modes: rapidocr's three models as one, and steps that fail."""
+
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from rapidocr import RapidOCR
+
+from anabranch.stack.broker import Broker
+from examples.ocr.make_repository import make_repository
+from examples.ocr.pictures import pictures
+from flink_job import job
+from flink_job.config import Config
+from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
+from schemas.tensors import Array, Tensor
+from tests.flink.conftest import MODES
+from tests.flink.models import FLOAT, _write
+from tests.flink.service import Topics
+
+PICTURES = pictures()
+#: Splits a text into words, doubles the length of each in one run for each, and puts all into one answer.
+CHAIN = """
+[chain]
+steps = [{ model = "twice.onnx", before = "steps.py:words", after = "steps.py:lengths" }, { model = "twice.onnx" }]
+inputs.text = { datatype = "BYTES", shape = [1] }
+outputs.word = { datatype = "BYTES", shape = [-1] }
+outputs.y = { datatype = "FP32", shape = [-1] }
+"""
+FUNCTIONS = """
+import numpy as np
+
+def words(tensors):
+    text = tensors["text"][0].decode()
+    return [{"x": np.full(1, len(word), np.float32), "word": np.array(word)} for word in text.split()]
+
+def lengths(tensors, runs):
+    lengths = np.array([run["y"][0] for run in runs], np.float32)
+    if lengths.max() > 20:
+        raise ValueError("too long a word")
+    return {"x": lengths, "word": np.array([run["word"].item() for run in runs], dtype=object)}
+"""
+
+
+@pytest.fixture(scope="module", params=MODES)
+def service(
+    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Topics]:
+    """A job that serves `ocr` and `words`, every step of which is an operator of its own."""
+    repository = tmp_path_factory.mktemp("repository")
+    make_repository(repository)
+    _write(repository / "words", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
+    (repository / "words" / "model.onnx").rename(repository / "words" / "twice.onnx")
+    (repository / "words" / "model.toml").write_text(CHAIN)
+    (repository / "words" / "steps.py").write_text(FUNCTIONS)
+    config = Config().replace(
+        job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
+        models={"repository": str(repository)},
+    )
+    topics = Topics(broker, config)
+    running = job.start(topics.config)
+    topics.ask(words("warm"), timeout_s=110)
+    yield topics
+    assert running.status() == "RUNNING"
+    running.cancel()
+    topics.close()
+
+
+@pytest.fixture(scope="module")
+def read_directly() -> dict[str, tuple[list[str], list[float]]]:
+    """What rapidocr itself reads: text and scores of each picture."""
+    ocr = RapidOCR(params={"Global.log_level": "critical"})
+    found = {name: ocr(picture) for name, picture in PICTURES.items()}
+    return {name: (list(each.txts or ()), list(each.scores or ())) for name, each in found.items()}
+
+
+def words(text: str, form: Form = Form.PROTOBUF) -> InferRequest:
+    tensors = (Tensor.from_array("text", np.array([text], dtype=object)),)
+    return InferRequest("words", tensors, uuid.uuid4().hex, form=form)
+
+
+def ocr(picture: Array) -> InferRequest:
+    return InferRequest("ocr", (Tensor.from_array("picture", picture),), uuid.uuid4().hex, parameters={"explain": True})
+
+
+def test_the_text_of_pictures_is_what_rapidocr_reads_itself(
+    service: Topics, read_directly: dict[str, tuple[list[str], list[float]]]
+) -> None:
+    answers = service.ask(*(ocr(picture) for picture in PICTURES.values()), timeout_s=110)
+    for name, answer in zip(PICTURES, answers, strict=True):
+        assert isinstance(answer, InferResponse), answer
+        values = {tensor.name: tensor.to_array() for tensor in answer.outputs}
+        text, scores = read_directly[name]
+        assert [line.decode() for line in values["text"]] == text, name
+        np.testing.assert_allclose(values["score"], scores, atol=1e-4, err_msg=name)
+        assert values["box"].shape == (len(text), 4, 2)
+        assert answer.parameters["shards"] == 1
+    # Without the step that turns what stands on its head, this would not be the same text.
+    assert sorted(read_directly["upside down"][0]) == sorted(read_directly["invoice"][0])
+    assert len(read_directly["invoice"][0]) == 4
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_requests_become_as_many_runs_as_a_step_wants(service: Topics, form: Form) -> None:
+    texts = ["an anabranch", "a", "leaves the stream and joins it again"] * 20
+    for text, answer in zip(texts, service.ask(*(words(text, form) for text in texts)), strict=True):
+        assert isinstance(answer, InferResponse), answer
+        values = {tensor.name: tensor.to_array().tolist() for tensor in answer.outputs}
+        assert values["y"] == [4 * len(word) for word in text.split()]
+        assert values["word"] == [word.encode() for word in text.split()]
+
+
+def test_what_a_function_raises_is_the_answer_to_its_request_alone(service: Topics) -> None:
+    *answers, failed = service.ask(words("joins"), words("again"), words("incomprehensibilities"))
+    assert all(isinstance(answer, InferResponse) for answer in answers)
+    assert isinstance(failed, ErrorResponse)
+    assert (failed.code, failed.model_name) == ("inference_failed", "words")
+    assert failed.message == "step 1 (twice): after: ValueError: too long a word"

@@ -1,0 +1,126 @@
+"""Chains in the model repository: what their steps need is there, or the job does not start."""
+
+from pathlib import Path
+
+import pytest
+
+from flink_job.config import ConfigError, Defaults
+from flink_job.repository import read_repository
+from operators.backends.base import ModelLoadFailed
+from operators.backends.onnx import sha256_of
+from schemas.model import FunctionSpec, ModelSpec, TensorSpec
+from tests.flink.models import FLOAT, _write
+
+STEPS = 'steps = [{ model = "m@1", before = "steps.py:first", after = "steps.py:last", replicas = 2 }, { model = "m" }]'
+ENDS = (
+    'inputs.text = { datatype = "BYTES", shape = [1] }\n'
+    'outputs.y = { datatype = "FP32", shape = [-1, 2] }\noutputs.n = { datatype = "INT64", shape = [] }\n'
+)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for version in ("1", "2"):
+        _write(tmp_path / "m" / version, ["Abs x y"], {"x": (FLOAT, ["n", 2])}, {"y": (FLOAT, ["n", 2])})
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "chain" / "own.onnx").write_bytes((tmp_path / "m" / "1" / "model.onnx").read_bytes())
+    (tmp_path / "chain" / "steps.py").write_text(
+        "def first(t): ...\ndef last(t, r): ...\nthird = 3\nraise SystemExit\n"
+    )
+    return tmp_path
+
+
+def read(repository: Path, table: str, beside: str = "") -> ModelSpec:
+    (repository / "chain" / "model.toml").write_text(f"{beside}\n[chain]\n{table}")
+    return read_repository(repository, Defaults()).find("chain", "")
+
+
+def test_a_chain_has_the_inputs_and_outputs_that_it_declares_and_a_stage_for_each_step(repository: Path) -> None:
+    chain = read(repository, f"{STEPS}\n{ENDS}", "[session]\nintra_op_threads = 3\n")
+    assert chain.inputs == (TensorSpec("text", "BYTES", (1,)),)
+    assert chain.outputs == (TensorSpec("y", "FP32", (None, 2)), TensorSpec("n", "INT64", ()))
+    assert (chain.version, chain.path, chain.batchable, chain.is_chain) == ("1", "", False, True)
+    assert chain.session.intra_op_threads == 3
+    first, second = chain.stages
+    steps = repository / "chain" / "steps.py"
+    assert first.before == FunctionSpec(str(steps.resolve()), sha256_of(steps), "first")
+    assert first.after == FunctionSpec(str(steps.resolve()), sha256_of(steps), "last")
+    assert (first.name, first.replicas) == ("m@1", 2)
+    assert first.path.endswith("m/1/model.onnx")
+    assert second.path.endswith("m/2/model.onnx")
+    assert (second.before, second.after, second.replicas) == (None, None, 1)
+    assert [spec.name for spec in (*second.inputs, *second.outputs)] == ["x", "y"]
+
+
+def test_a_model_of_its_own_lies_beside_it_and_is_not_served_alone(repository: Path) -> None:
+    chain = read(repository, f'steps = [{{ model = "own.onnx" }}]\n{ENDS}')
+    [stage] = chain.stages
+    assert (stage.name, stage.path) == ("own", str((repository / "chain" / "own.onnx").resolve()))
+    assert set(read_repository(repository, Defaults()).models) == {"chain", "m"}
+
+
+def test_a_repository_may_hold_a_chain_alone(repository: Path, tmp_path: Path) -> None:
+    read(repository, f'steps = [{{ model = "own.onnx" }}]\n{ENDS}')
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "chain").symlink_to(repository / "chain")
+    assert read_repository(alone, Defaults()).find("", "").name == "chain"
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ("steps = []", "at least one step"),
+        ('steps = [{ model = "other" }]', r"steps\[0\]: no model 'other'"),
+        ('steps = [{ model = "m@7" }]', "'7'"),
+        ('steps = [{ model = "" }]', "a step needs a model"),
+        (
+            'steps = [{ model = "m" }, { model = "../m/1/model.onnx" }]',
+            r"steps\[1\]: model names .* beside model\.toml",
+        ),
+        ('steps = [{ model = "m", replicas = 0 }]', "replicas is 0"),
+        ('steps = [{ model = "m", before = "first" }]', "write it as file.py:function"),
+        ('steps = [{ model = "m", before = "steps.py:" }]', "write it as file.py:function"),
+        ('steps = [{ model = "m", before = "../steps.py:first" }]', r"before names '\.\./steps\.py'"),
+        ('steps = [{ model = "m", before = "none.py:first" }]', r"before: cannot read .*none\.py"),
+        ('steps = [{ model = "m", after = "steps.py:none" }]', r"after: .*steps\.py has no function 'none'"),
+        ('steps = [{ model = "m", after = "steps.py:third" }]', "has no function 'third'"),
+        ('steps = [{ model = "m", after = "broken.py:first" }]', r"broken\.py is no Python"),
+        ('steps = [{ model = "m", during = "steps.py:first" }]', "during"),
+    ],
+)
+def test_what_a_step_cannot_do_is_refused_with_the_reason(repository: Path, steps: str, reason: str) -> None:
+    (repository / "chain" / "broken.py").write_text("def first(\n")
+    with pytest.raises(ConfigError, match=reason) as refused:
+        read(repository, f"{steps}\n{ENDS}")
+    assert "chain/model.toml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        ('inputs.x = { datatype = "FLOAT", shape = [] }\noutputs = {}', "at least one"),
+        ('inputs = {}\noutputs.y = { datatype = "FP32", shape = [] }', "at least one"),
+        (ENDS.replace("INT64", "int64"), r"outputs\.n: datatype is 'int64'; there is BOOL, BYTES"),
+        (ENDS.replace("-1", "-2"), r"outputs\.y: shape is \[-2, 2\]"),
+    ],
+)
+def test_ends_that_make_no_sense_are_refused(repository: Path, ends: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        read(repository, f"{STEPS}\n{ends}")
+
+
+def test_a_model_that_cannot_be_read_is_named(repository: Path) -> None:
+    (repository / "chain" / "own.onnx").write_bytes(b"no model")
+    for name in ("own.onnx", "missing.onnx"):
+        with pytest.raises(ModelLoadFailed, match=name):
+            read(repository, f'steps = [{{ model = "{name}" }}]\n{ENDS}')
+
+
+def test_beside_a_chain_there_is_its_session_and_nothing_else(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=r"beside \[chain\]"):
+        read(repository, f"{STEPS}\n{ENDS}", "[batching]\nmax_rows = 3\n")
+    (repository / "chain" / "1").symlink_to(repository / "m" / "1")
+    with pytest.raises(ConfigError, match=r"beside \[chain\]"):
+        read(repository, f"{STEPS}\n{ENDS}")
