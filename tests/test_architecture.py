@@ -1,7 +1,7 @@
 """What may import what, and that importing starts nothing.
 
 anabranch -> flink_job -> operators -> schemas          operators.core: plain logic, so nothing but data libraries
-                 \\-> partition -> schemas               tests and bench: imported by nobody
+                 \\-> partition -> schemas               tests, bench, examples: imported by nobody
 """
 
 import ast
@@ -61,7 +61,7 @@ def violations(module: str, imported: str) -> Iterator[str]:
     rule = max((name for name in RULES if is_within(module, {name})), key=len)
     ours, foreign = RULES[rule]
     top = imported.partition(".")[0]
-    if top in {*PACKAGES, "bench", "deploy", "tests"}:
+    if top in {*PACKAGES, "bench", "deploy", "examples", "tests"}:
         if not is_within(imported, ours):
             yield f"{module} imports {imported}: the wrong direction"
     elif top not in sys.stdlib_module_names and foreign is not None and top not in foreign:
