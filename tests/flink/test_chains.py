@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def service(
 def read_directly() -> dict[str, tuple[list[str], list[float]]]:
     """What rapidocr itself reads: text and scores of each picture."""
     ocr = RapidOCR(params={"Global.log_level": "critical"})
-    found = {name: ocr(picture) for name, picture in PICTURES.items()}
+    found: dict[str, Any] = {name: ocr(picture) for name, picture in PICTURES.items()}
     return {name: (list(each.txts or ()), list(each.scores or ())) for name, each in found.items()}
 
 
