@@ -1,8 +1,8 @@
 """Loads the Python functions of a chain's steps: once for each file and process."""
 
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +12,8 @@ from operators.backends.base import ModelLoadFailed
 from operators.backends.onnx import sha256_of
 from schemas.model import FunctionSpec
 
-_lock = threading.Lock()
+#: One for all, so that a file is run once.
+_worker = ThreadPoolExecutor(1, "load steps")
 
 
 def load_function(function: FunctionSpec) -> Callable[..., Any]:
@@ -21,13 +22,14 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     Raises:
         ModelLoadFailed: The file is not the one that the job was started with, cannot be run, or has no such function.
     """
-    with _lock:
-        module = _load(function)
+    module = _worker.submit(_load, function).result()
     found = getattr(module, function.name, None)
     if not callable(found):
         raise ModelLoadFailed(f"{function.path} has no function {function.name!r}")
-    loaded: Callable[..., Any] = found
-    return loaded
+    # What extensions ask of the interpreter's lock is not safe in the threads that Flink lends us (see
+    # `operators.backends.onnx`): functions run in a Python thread.
+    worker = ThreadPoolExecutor(1, "steps")
+    return lambda *arguments: worker.submit(found, *arguments).result()
 
 
 def _load(function: FunctionSpec) -> ModuleType:
