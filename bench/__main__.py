@@ -10,17 +10,23 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.errors import StackError
 from bench import plots, tables
 from bench.arena import Arena, Stalled
+from bench.models import FFNN, RESNET
 from bench.peers.beam import BeamFailed
 from bench.peers.needs import PeerMissing
 from bench.program import SCENARIOS, Models
 from bench.results import AnyRun, Result, machine, today, versions
 from bench.scenarios.base import Scenario
+from bench.scenarios.efficiency import FFNN_ROWS
 from bench.settings import QUICK, Settings
 from bench.summary import read_notes, write_summary
+from bench.text_lines import RECOGNIZER
 
+WORKLOADS = (f"{FFNN} 1", f"{FFNN} {FFNN_ROWS}", MAGIKA, RESNET, RECOGNIZER)
+_WORKLOADS_HELP = f"of efficiency, sustainable and ledger: {', '.join(WORKLOADS)}"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -112,7 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="rounds; in each, every subject has its turn")
     parser.add_argument("--modes", type=_modes, metavar="MODES", help="thread, process, or thread,process")
     parser.add_argument("--seconds", type=float, help="how long each latency run sends")
-    parser.add_argument("--workloads", type=_workloads, metavar="NAMES", help="of efficiency, sustainable and ledger")
+    parser.add_argument("--workloads", type=_workloads, metavar="NAMES", help=_WORKLOADS_HELP)
     parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
     parser.add_argument("--tasks", type=int, help="parallelism of the Flink subjects in latency runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default: bench/results)")
@@ -143,21 +149,22 @@ def _said() -> list[str]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := set(names) - set(SCENARIOS):
-        raise argparse.ArgumentTypeError(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
-    return names
+    return _chosen(text, tuple(SCENARIOS))
 
 
 def _workloads(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+    return _chosen(text, WORKLOADS)
 
 
 def _modes(text: str) -> tuple[str, ...]:
-    modes = tuple(text.split(","))
-    if set(modes) - {"thread", "process"}:
-        raise argparse.ArgumentTypeError("modes are thread and process")
-    return modes
+    return _chosen(text, ("thread", "process"))
+
+
+def _chosen(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return names
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.answers import Answers
-from bench.workloads import TOLERANCE
 
 Floats = npt.NDArray[np.float64]
 
@@ -104,7 +103,7 @@ def first_answers(answers: Answers, first_id: int, count: int) -> npt.NDArray[np
     return firsts
 
 
-def tally(answers: Answers, first_id: int, count: int, tolerance: float = TOLERANCE) -> Tally:
+def tally(answers: Answers, first_id: int, count: int, tolerance: float) -> Tally:
     """What became of the requests `first_id` and on."""
     firsts = first_answers(answers, first_id, count)
     deviation = answers.deviation[firsts[firsts >= 0]]

@@ -23,6 +23,7 @@ _METRIC_NAMES = {
     "p99_ms_5": "priority 5",
     "p99_ms_9": "priority 9",
     "busiest_over_mean": "busiest / mean",
+    "served_share_1": "served, priority 1",
     "refused_share": "refused",
     "drain_s": "drain s",
     "claimed_share": "claimed",
@@ -67,7 +68,7 @@ def verdicts(result: Result, notes: Notes) -> Iterator[str]:
             f"({spread.low:.2f}-{spread.high:.2f})"
         )
     for name, value in result.limits.items():
-        yield f"{name}: {value:,.0f}"
+        yield f"{name}: {_number(value)}"
     for missing in result.skipped:
         yield f"SKIPPED: {missing}"
     for failure in result.failures:

@@ -1,4 +1,4 @@
-"""A peer, and the strongest: a plain worker on confluent-kafka; what is there runs as one batch of at most 64 rows."""
+"""A peer, and the strongest: a worker on confluent-kafka; what is there runs as one batch, of 64 requests at most."""
 
 from pathlib import Path
 from time import monotonic
@@ -7,7 +7,7 @@ from bench.orders import SubjectOrder
 from bench.peers.direct import DirectModels
 from bench.peers.kafka_ends import COMMIT_INTERVAL_S, KafkaEnds
 
-_MAX_ROWS = 64
+_MOST_REQUESTS = 64
 
 
 def run(order: SubjectOrder) -> None:
@@ -16,7 +16,7 @@ def run(order: SubjectOrder) -> None:
     kafka = KafkaEnds(order)
     commit_at = monotonic() + COMMIT_INTERVAL_S
     while True:
-        records = kafka.take(_MAX_ROWS)
+        records = kafka.take(_MOST_REQUESTS)
         if records:
             for key, answer in models.answer_batch([record.value() or b"" for record in records]):
                 kafka.give(key, answer)

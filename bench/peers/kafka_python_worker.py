@@ -1,4 +1,4 @@
-"""A peer: a plain worker on kafka-python (with crc32c); what one poll brings runs as one batch of at most 64 rows."""
+"""A peer: a worker on kafka-python (with crc32c); what one poll brings, 64 requests at most, runs as one batch."""
 
 from pathlib import Path
 from time import monotonic
@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from bench.orders import SubjectOrder
 from bench.peers.direct import DirectModels
 
-_MAX_ROWS = 64
+_MOST_REQUESTS = 64
 _POLL_MS = 100
 #: As often as our job makes a checkpoint.
 _COMMIT_INTERVAL_S = 10.0
@@ -27,7 +27,7 @@ def run(order: SubjectOrder) -> None:
     producer = KafkaProducer(bootstrap_servers=order.bootstrap_servers, linger_ms=0)
     commit_at = monotonic() + _COMMIT_INTERVAL_S
     while True:
-        batches = consumer.poll(_POLL_MS, _MAX_ROWS)
+        batches = consumer.poll(_POLL_MS, _MOST_REQUESTS)
         messages = [record.value for records in batches.values() for record in records]
         if messages:
             for key, answer in models.answer_batch(messages):

@@ -112,7 +112,7 @@ class Balance:
                 subject=subject.name,
                 workload=case.name,
                 repeat=repeat,
-                tally=tally(answers, 0, count),
+                tally=tally(answers, 0, count, case.workload.tolerance),
                 core_s_per_1000=core_s_per_1000(before, after, count),
                 other_cores=other_cores(before, after),
                 rate_per_s=round(rate_per_s(answers.appended_ms, count // 10), 1),

@@ -61,9 +61,11 @@ class Efficiency:
     name = "efficiency"
     method = (
         "As in throughput: all requests are in the topic before a subject starts, one task or worker, one thread in "
-        "its session. Alone: ONNX Runtime in a loop on one thread, in the best of the batch sizes 1, 8 and 32. "
+        "its session; a worker runs what is there as one batch, of 64 requests at most, whatever the model. Alone: "
+        "ONNX Runtime in a loop on one thread, in the best of the batch sizes 1, 8 and 32. "
         "Attainable: the same while a generator sends as many requests a second to the broker as our job served "
-        "(median of its rounds), on the same cores. Every answer is compared with a direct run of the model."
+        "(median of its rounds), on the same cores; none sends while ours is measured. Every answer is compared with a "
+        "direct run of the model."
     )
 
     def __init__(

@@ -91,7 +91,7 @@ class Memory:
                 subject=subject.name,
                 workload=self._workload.name,
                 repeat=0,
-                tally=tally(answers, 0, warm_up + count),
+                tally=tally(answers, 0, warm_up + count, self._workload.tolerance),
                 core_s_per_1000=core_s_per_1000(before, after, count),
                 other_cores=other_cores(before, after),
                 idle_mb=round(idle_mb, 1),

@@ -34,6 +34,7 @@ _TAIL = "p99 of priority 1 / unloaded"
 _GOODPUT, _DRAIN = "goodput / peak", "drain after the load, s"
 _GROWTH = "most memory in the last fifth / in the second"
 _MOST_DRAIN_S = 5.0
+_NOBODY = 1e6
 _FIFTHS = 5
 
 
@@ -74,6 +75,7 @@ class Overload:
         metrics = {
             "rate_per_s": [run.goodput_per_s for run in ours],
             **{f"p99_ms_{priority}": [run.p99_ms.get(f"{priority}", 0.0) for run in ours] for priority in SHARES},
+            "served_share_1": [run.served_share["1"] for run in ours],
             "refused_share": [run.refused / run.tally.requests for run in ours],
             "drain_s": [run.drain_s for run in ours],
             "peak_mb": [run.peak_mb for run in ours],
@@ -84,7 +86,7 @@ class Overload:
         calm = {run.repeat: run for run in runs if run.load == CALM}
         pairs = [(run, calm[run.repeat]) for run in runs if run.load == DOUBLE and run.repeat in calm]
         if pairs:
-            value = median(loaded.p99_ms["1"] / alone.p99_ms["1"] for loaded, alone in pairs)
+            value = median(_tail(loaded, alone) for loaded, alone in pairs)
             yield _target([run for pair in pairs for run in pair], _TAIL, value, "<=", 2.0)
         for run in runs:
             if run.load == TRIPLE:
@@ -174,6 +176,13 @@ class Overload:
             peak_mb=round(max(sampler.resident_mb), 1),
             resident_mb=[round(value, 1) for value in sampler.resident_mb],
         )
+
+
+def _tail(loaded: OverloadRun, alone: OverloadRun) -> float:
+    """The p99 of the urgent over theirs without load; where none of them was served, no limit lets it pass."""
+    if not (loaded.served_share["1"] and alone.served_share["1"]):
+        return _NOBODY
+    return loaded.p99_ms["1"] / alone.p99_ms["1"]
 
 
 def _percentile(values_ms: Floats, percentile: float) -> float:

@@ -57,7 +57,8 @@ class Sustainable:
         "Sustainable: the highest rate, by bisection, at which every request gets its one right answer, p99 is at most "
         "100 ms (or five times what the model takes for a request, if that is more), and latency does not grow by more "
         "than a hundredth of a second in a second (least-squares slope over scheduled time, less twice its error); "
-        "then confirmed in a longer run. Latency, from the scheduled send time, at shares of each subject's own "
+        "then confirmed in a longer run. What the generator is late by is in the latency, and so a limit of quick "
+        "subjects' rates. Latency, from the scheduled send time, at shares of each subject's own "
         "sustainable rate, and at a rate that all share. No queue: a twentieth of it. Subjects in turn, each with one "
         "start for all its workloads and rates."
     )

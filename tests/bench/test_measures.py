@@ -15,6 +15,7 @@ from bench.measures import (
     recovery_s,
     tally,
 )
+from bench.workloads import TOLERANCE
 from schemas.ledger import STAGES
 
 MS = 1_000_000
@@ -56,31 +57,31 @@ def test_each_request_has_its_first_answer() -> None:
 def test_tally_counts_what_is_missing_wrong_and_repeated() -> None:
     #               right       its copy    wrong value   an error        of nobody
     seen = answers((0, 1, 1e-7), (0, 2, 0), (1, 3, 0.5), (2, 4, np.nan), (-1, 5, np.nan))
-    found = tally(seen, first_id=0, count=4)
+    found = tally(seen, first_id=0, count=4, tolerance=TOLERANCE)
     assert (found.answered, found.missing, found.wrong, found.repeated) == (3, 1, 2, 2)
     assert found.deviation == pytest.approx(1e-7)
     assert not found.is_clean
 
 
 def test_a_refusal_is_counted_and_is_no_wrong_answer() -> None:
-    found = tally(answers((0, 1, 0), (1, 2, REFUSED), (2, 3, REFUSED)), first_id=0, count=3)
+    found = tally(answers((0, 1, 0), (1, 2, REFUSED), (2, 3, REFUSED)), first_id=0, count=3, tolerance=TOLERANCE)
     assert (found.answered, found.refused, found.wrong) == (3, 2, 0)
     assert found.is_clean
 
 
 def test_what_came_too_late_is_counted_and_is_no_wrong_answer() -> None:
-    found = tally(answers((0, 1, 0), (1, 2, EXPIRED)), first_id=0, count=2)
+    found = tally(answers((0, 1, 0), (1, 2, EXPIRED)), first_id=0, count=2, tolerance=TOLERANCE)
     assert (found.answered, found.expired, found.wrong) == (2, 1, 0)
 
 
 def test_how_far_a_right_answer_may_be_is_for_the_workload_to_say() -> None:
     seen = answers((0, 1, 3e-3), (1, 2, 3e-2))
-    assert tally(seen, first_id=0, count=2).wrong == 2
+    assert tally(seen, first_id=0, count=2, tolerance=TOLERANCE).wrong == 2
     assert tally(seen, first_id=0, count=2, tolerance=1e-2).wrong == 1
 
 
 def test_a_run_in_which_all_is_right_is_clean() -> None:
-    assert tally(answers((5, 1, 0), (6, 2, 0)), first_id=5, count=2).is_clean
+    assert tally(answers((5, 1, 0), (6, 2, 0)), first_id=5, count=2, tolerance=TOLERANCE).is_clean
 
 
 def test_latency_runs_from_the_scheduled_time() -> None:

@@ -309,6 +309,14 @@ def test_overload_costs_neither_goodput_nor_the_urgent(
     assert [target.met for target in result.targets] == met
 
 
+def test_the_urgent_must_be_served_to_be_quick(tiny_workload: Workload) -> None:
+    refused = msgspec.structs.replace(
+        overload_run(2, 95, 0.0), served_share={"1": 0.0, "5": 0.5, "9": 0.9}, p99_ms={"1": 0.0, "5": 60.0, "9": 70.0}
+    )
+    result = conclude(Overload(Settings(), tiny_workload), [overload_run(0.25, 25, 10), refused])
+    assert [target.met for target in result.targets] == [False]
+
+
 def test_memory_that_grows_under_overload_shows() -> None:
     assert growth_of([100, 300, 500, 500, 500, 500, 505, 505, 505, 510]) == pytest.approx(1.02)
     assert growth_of([100, 300, 500, 500, 600, 700, 800, 900, 1000, 1000]) == pytest.approx(2)
