@@ -25,6 +25,8 @@ _FIRST_POWER, _BUCKETS = 6, 20
 LIMITS_US: tuple[int | None, ...] = (*[1 << (_FIRST_POWER + bucket) for bucket in range(_BUCKETS)], None)
 #: Beside the stages: from the record's timestamp to the written answer.
 TOTAL = "total"
+#: A sender's clock may say anything, and a counter of Flink's has 63 bits for the sum of many requests.
+_MOST_US = 1 << 40
 
 
 class _Histogram:
@@ -37,6 +39,8 @@ class _Histogram:
         self.counts = [0] * len(LIMITS_US)
 
     def add(self, us: int, requests: int = 1) -> None:
+        if not 0 <= us <= _MOST_US:
+            us = 0 if us < 0 else _MOST_US
         self.us += us * requests
         self.counts[bucket_of(us)] += requests
 
@@ -91,9 +95,13 @@ class Meter:
         broker, queue, total = spent["broker"], spent["queue"], spent[TOTAL]
         for request in requests:
             counts.rows += request.rows
-            sent_ms = request.source.timestamp_ms
-            queue.add(int((taken_ms - request.arrived_ms) * 1000))
-            broker.add(int((request.arrived_ms - sent_ms) * 1000))
+            sent_ms, read_ms = request.source.timestamp_ms, request.arrived_ms
+            if read_ms < 0:  # what was restored after a failure is said to have come long ago
+                read_ms = sent_ms
+            elif sent_ms < 0:  # a record without a timestamp
+                sent_ms = int(read_ms)
+            queue.add(int((taken_ms - read_ms) * 1000))
+            broker.add(int((read_ms - sent_ms) * 1000))
             total.add(int((written_ms - sent_ms) * 1000))
 
     def note_split(self, signature: Signature, rows: int, ledger: Ledger, written_ms: float) -> None:

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.core.batching import LONG_AGO_MS
 from operators.core.metering import LIMITS_US, TOTAL, Meter, bucket_of, percentile_us
 from operators.core.requests import Request
 from schemas.ledger import STAGES, Ledger
 from schemas.records import Signature, Source
 
 SIGNATURE = Signature("m", "1", (), ())
+NOW_MS = 1_800_000_000_000
 
 
 def request(rows: int, sent_ms: int, arrived_ms: float) -> Request:
@@ -76,6 +78,35 @@ def test_what_was_drained_is_counted_no_more() -> None:
     assert meter.drain()[("error", "overloaded", "requests")] == 3
     assert meter.drain() == {}
     assert not meter.has_more
+
+
+@pytest.mark.parametrize(
+    ("sent_ms", "arrived_ms", "spent_us"),
+    [
+        (NOW_MS, LONG_AGO_MS, (0, 10_000, 30_000)),  # restored after a failure
+        (-1, NOW_MS, (0, 10_000, 30_000)),  # a record without a timestamp
+        (NOW_MS + 5, NOW_MS, (0, 10_000, 25_000)),  # the sender's clock is ahead
+        (2**63 - 1, NOW_MS, (0, 10_000, 0)),
+        (0, NOW_MS, (2**40, 10_000, 2**40)),  # or says 1970
+        (-1, LONG_AGO_MS, (0, 2**40, 2**40)),
+    ],
+)
+def test_no_clock_makes_a_count_that_flink_cannot_hold(
+    sent_ms: int, arrived_ms: float, spent_us: tuple[int, int, int]
+) -> None:
+    meter, requests = Meter(), 100_000
+    meter.note_batch(
+        SIGNATURE,
+        [request(1, sent_ms, arrived_ms)] * requests,
+        taken_ms=NOW_MS + 10,
+        started_ms=NOW_MS + 10,
+        ended_ms=NOW_MS + 30,
+        written_ms=NOW_MS + 30,
+    )
+    drained = meter.drain()
+    spent = tuple(drained.get(("model", "m-1", stage, "us"), 0) for stage in ("broker", "queue", TOTAL))
+    assert spent == tuple(us * requests for us in spent_us)
+    assert max(drained.values()) < 2**63
 
 
 def test_what_travels_between_tasks_is_counted() -> None:
