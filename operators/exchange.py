@@ -9,16 +9,19 @@ redeemed, nothing is lost:
   and what is replayed is computed again. State never holds a claim, and no checkpoint does: barriers are aligned.
 - It comes from another host: its rows become a FAILURE, and their request is answered with an error.
 
+So do the rows of a record that is too large for a message. Where a process gets no memory to share, it sends messages.
+
 In thread mode PyFlink may hold an operator of a failed attempt for long: the tasks of the next attempt, in the same
 process, let go of what the earlier ones held.
 """
 
 import hashlib
 import threading
+from contextlib import suppress
 from time import monotonic
 from weakref import WeakSet
 
-from operators.core.exchange import Options, decode_claim, is_claim, lost
+from operators.core.exchange import MAX_MESSAGE_BYTES, Options, decode_claim, is_claim, lost, too_large
 from operators.core.metering import Meter
 from operators.shared_memory import Arena, Mappings, Presence, host_identity, is_present
 from operators.task import Task
@@ -65,20 +68,25 @@ class Outbox:
         self._arena = None
 
     def pack(self, record: Record) -> bytes:
-        """What travels; `Inbox.redeem` makes a record of it."""
+        """What travels; `Inbox.redeem` makes a record of it, or a FAILURE, if it is too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
-        if self._host is None or not self._options.is_claimable(record.kind, size_bytes):
-            return b"".join(parts)
-        if self._readers_are_here():
-            if self._arena is None:
-                self._arena = Arena(self._options.arena_bytes, self._host, self.attempt)
-            claim = self._arena.put(parts, size_bytes)
+        if self._host is not None and self._options.is_claimable(record.kind, size_bytes):
+            arena = self._open_arena(self._host) if self._readers_are_here() else None
+            claim = arena.put(parts, size_bytes) if arena is not None else None
             if claim is not None:
                 self._meter.note_claim(size_bytes)
                 return claim.encode(record)
-        self._meter.note_large_message()
+            self._meter.note_large_message()
+        if size_bytes > MAX_MESSAGE_BYTES:
+            return too_large(record, size_bytes).encode()
         return b"".join(parts)
+
+    def _open_arena(self, host: bytes) -> Arena | None:
+        if self._arena is None:
+            with suppress(OSError):  # no descriptor, no memory, or the container forbids it
+                self._arena = Arena(self._options.arena_bytes, host, self.attempt)
+        return self._arena
 
     def _readers_are_here(self) -> bool:
         if self._unseen and monotonic() >= self._look_at_s:

@@ -18,6 +18,9 @@ from schemas.records import Failure, Kind, Record, decode_signature, encode_sign
 
 STAGE = "exchange"
 
+#: Java has no array of 2 GiB: a larger message would take its TaskManager along.
+MAX_MESSAGE_BYTES = 1 << 30
+
 _MARK = 255
 _MARK_BYTE = bytes((_MARK,))
 # mark, attempt, process, file, host, arena, slot, sequence, offset, size
@@ -91,10 +94,21 @@ def decode_claim(message: bytes) -> tuple[Claim, Record]:
 
 def lost(head: Record) -> Record:
     """The FAILURE of a record that cannot be had: its request is answered, and may be sent again."""
+    message = "a part of the request lies in the memory of another host; send it again, or set exchange.transport"
+    return _failed(head, f"{message} to 'messages'")
+
+
+def too_large(record: Record, size_bytes: int) -> Record:
+    """The FAILURE of a record that is more than `MAX_MESSAGE_BYTES`, and has no room in shared memory."""
+    message = f"a part of the request has {size_bytes} bytes on its way to another task"
+    message += f"; the most is {MAX_MESSAGE_BYTES}: send fewer rows at a time"
+    return _failed(replace(record, tensors=()), message)
+
+
+def _failed(head: Record, message: str) -> Record:
     names = ("", "")
     if head.kind in (Kind.SHARD, Kind.UNIT):
         signature = decode_signature(head.signature)
         names = (signature.model_name, signature.model_version)
-    message = "a part of the request lies in the memory of another host; send it again, or set exchange.transport"
-    failure = Failure(ExchangeFailed.code, f"{message} to 'messages'", STAGE, *names)
+    failure = Failure(ExchangeFailed.code, message, STAGE, *names)
     return replace(head, kind=Kind.FAILURE, signature=encode_signature(failure), times_ms=())

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operators.core.exchange import STAGE, Claim, Options, decode_claim, is_claim, lost
+from operators.core.exchange import STAGE, Claim, Options, decode_claim, is_claim, lost, too_large
 from schemas.errors import ExchangeFailed
 from schemas.records import (
     Kind,
@@ -62,6 +62,15 @@ def test_a_claim_of_a_unit_knows_its_members() -> None:
     failed = lost(head)
     assert (failed.kind, bytes(failed.original)) == (Kind.FAILURE, members)
     assert decode_failure(failed.signature).model_name == "m"
+
+
+def test_a_unit_that_is_too_large_fails_all_its_members() -> None:
+    members = encode_members([Member(1, 2, 3, "é", 0, 32, 16, 100)])
+    failed = Record.decode(too_large(replace(SHARD, kind=Kind.UNIT, original=members), 10**10).encode())
+    assert (failed.kind, bytes(failed.original), failed.tensors) == (Kind.FAILURE, members, ())
+    failure = decode_failure(failed.signature)
+    assert (failure.code, failure.stage, failure.model_name) == (ExchangeFailed.code, STAGE, "m")
+    assert "10000000000 bytes" in failure.message
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -109,6 +109,33 @@ def test_a_full_arena_falls_back_to_messages() -> None:
     assert (counted["exchange", "claims"], counted["exchange", "large_messages"]) == (3, 2)
 
 
+def test_where_no_memory_can_be_shared_everything_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    meter, chosen = Meter(), options()
+    inbox, outbox = Inbox(chosen, NEVER, "infer", meter), Outbox(chosen, NEVER, "infer", 1, meter)
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(os, "memfd_create", refuse)
+        message = outbox.pack(shard(bytes(2000)))
+        assert not is_claim(message)
+    assert len(sent(message, inbox).tensors[0]) == 2000
+    assert is_claim(outbox.pack(shard(bytes(2000)))), "it is tried again"
+    assert meter.drain()["exchange", "large_messages"] == 1
+
+
+@pytest.mark.parametrize("shares_memory", [False, True])
+def test_what_no_message_can_hold_fails_its_rows(shares_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "MAX_MESSAGE_BYTES", 50_000)
+    chosen = options(shares_memory=shares_memory, arena_bytes=100_000)
+    inbox, outbox = Inbox(chosen, NEVER, "infer", Meter()), Outbox(chosen, NEVER, "infer", 1, Meter())
+    record = sent(outbox.pack(shard(bytes(60_000), first_row=7)), inbox)
+    assert record.kind is (Kind.SHARD if shares_memory else Kind.FAILURE), "memory that is shared may hold it"
+    failed = sent(outbox.pack(shard(bytes(200_000), first_row=7)), inbox)
+    assert (failed.kind, failed.first_row, failed.tensors) == (Kind.FAILURE, 7, ())
+    assert decode_failure(failed.signature).code == ExchangeFailed.code
+
+
 def test_more_records_than_slots_fall_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "SLOTS", 3)
     chosen = options()
