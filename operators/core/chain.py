@@ -93,7 +93,7 @@ class Chain:
             try:
                 outputs += take_in(request, now_ms)
             except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-                outputs += self._answering.fail(request, _failure(InternalError, f"{type(error).__name__}: {error}"))
+                outputs += self._answering.fail(request, _defect(error))
         if requests:
             self._answering.meter.note_admission(len(requests), self._answering.now_ms() - now_ms)
         if self._max_backlog_ms is not None:
@@ -138,8 +138,7 @@ class Chain:
         try:
             return self._sharding.enter(unit)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            failure = _failure(InternalError, f"{type(error).__name__}: {error}")
-            return [output for request in unit for output in self._answering.fail(request, failure)]
+            return [output for request in unit for output in self._answering.fail(request, _defect(error))]
 
     def next_deadline(self) -> float | None:
         """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
@@ -165,7 +164,11 @@ class Chain:
                 else:
                     if request.ledger is not None:
                         request.ledger.admitted_ms = self._answering.now_ms()
-                    outputs += self._sharding.restore(number, request)
+                    try:
+                        outputs += self._sharding.restore(number, request)
+                    except Exception as error:  # noqa: BLE001 - it would kill the job again after each restart
+                        self._sharding.forget(number)
+                        outputs += self._answering.fail(request, _defect(error))
         return outputs
 
 
@@ -176,6 +179,10 @@ def _late(request: Request, now_ms: float) -> Failure:
     return _failure(
         DeadlineExceeded, f"the model needs more than the {left_ms:.1f} ms that are left until the deadline"
     )
+
+
+def _defect(error: Exception) -> Failure:
+    return _failure(InternalError, f"{type(error).__name__}: {error}")
 
 
 def _failure(error: type[AnabranchError], message: str) -> Failure:

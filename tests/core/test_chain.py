@@ -154,6 +154,22 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypat
     assert answers(work(task)) == {"a": "", "c": ""}
 
 
+def test_a_defect_of_ours_fails_what_is_restored_and_does_not_kill_the_job_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = chain(catalog(Batching(shard_rows=16)))
+    before.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(sharding_module, "shards", fail)
+    after = chain(catalog(Batching(shard_rows=4)))
+    assert answers(after.restore(before.settle().arrived, NOW_MS)) == {"b": "internal_error"}
+    assert set(after.settle().departed) == {1}
+    assert answers(work(after)) == {"a": "", "c": ""}
+
+
 # ---- where the time goes -------------------------------------------------------------------------------------------
 
 
