@@ -139,6 +139,8 @@ class ServeFunction(KeyedProcessFunction):
             while (outputs := mirror.next(time() * 1000, all_is_due=True)) is not None:
                 yield from emit(outputs)
             self._save(mirror)
+            if own:
+                self._turn.lane_is_busy = False
 
     def _work(self, mirror: Chain) -> Iterator[object]:
         now_ms = time() * 1000
