@@ -110,7 +110,7 @@ class Serving:
             return [output for request in requests for output in self.on_batch([request], taken_ms)]
         return outputs
 
-    def on_exchange(self, encoded: Buffer, now_ms: float) -> list[Answer | Letter | Part]:
+    def on_exchange(self, encoded: Buffer, now_ms: float) -> Sequence[Answer | Letter | Part]:
         """What an exchange task makes of a SHARD or a BATCH; never raises.
 
         Args:
@@ -118,7 +118,7 @@ class Serving:
             now_ms: Unix time.
         """
         is_batch = encoded[:1] == _BATCH
-        return [*(self.on_travelled(encoded, now_ms) if is_batch else self.on_shard(encoded, now_ms))]
+        return self.on_travelled(encoded, now_ms) if is_batch else self.on_shard(encoded, now_ms)
 
     def on_travelled(self, encoded: Buffer, now_ms: float) -> list[Answer | Letter]:
         """Answers the requests of a BATCH, and runs what has not expired on its way; never raises."""
@@ -175,6 +175,7 @@ class Serving:
                 rows=good.rows,
                 tensors=tuple(tensor.data for tensor in good.outputs),
                 times_ms=times_ms,
+                is_whole=not batch.is_by_row,
             )
             parts.append(Part(key, self._pack(partial)))
         for bad in outcome.bad:

@@ -258,7 +258,7 @@ def _serve(
     if ensemble is None:
         merged = merge_rows([_rows_of(record) for record in partials])
     else:
-        merged = merge_members(ensemble, _outputs_by_member(opening, partials, closing, ensemble))
+        merged = merge_members(ensemble, _outputs_by_member(opening, partials, closing))
     ledger = _ledger(opening, partials, answering.now_ms())
     outputs = answering.serve(
         opening,
@@ -284,13 +284,9 @@ def _ledger(opening: Record, partials: Sequence[Record], merged_ms: float) -> Le
     return Ledger(sent_ms, read_ms, admitted_ms, taken_ms, started_ms, ended_ms, merged_ms)
 
 
-def _rows_of(record: Record, *, counts_rows: bool = True) -> Rows:
-    """Outputs of a PARTIAL.
-
-    Args:
-        counts_rows: Whether axis 0 counts rows.
-    """
-    rows = (record.rows,) if counts_rows and not record.is_whole else ()
+def _rows_of(record: Record) -> Rows:
+    """Outputs of a PARTIAL."""
+    rows = () if record.is_whole else (record.rows,)
     outputs = tuple(
         Tensor(spec.name, spec.datatype, rows + spec.shape, data)
         for spec, data in zip(decode_output_signature(record.signature).outputs, record.tensors, strict=True)
@@ -299,7 +295,7 @@ def _rows_of(record: Record, *, counts_rows: bool = True) -> Rows:
 
 
 def _outputs_by_member(
-    opening: Record, partials: Sequence[Record], closing: Closing, ensemble: Ensemble
+    opening: Record, partials: Sequence[Record], closing: Closing
 ) -> list[tuple[int, tuple[Tensor, ...]]]:
     """Of each member that the answer is made of: the rows that it is made of."""
     total_rows = opening.total_rows
@@ -308,7 +304,7 @@ def _outputs_by_member(
     for record in partials:
         member, first_row = divmod(record.first_row, total_rows)
         if member in parts:
-            rows = _rows_of(replace(record, first_row=first_row), counts_rows=ensemble.batchable)
+            rows = _rows_of(replace(record, first_row=first_row))
             parts[member] += select_rows(rows, missing_ranges(missing, total_rows)) if missing else [rows]
     return [(member, merge_rows(of_member)) for member, of_member in parts.items()]
 
