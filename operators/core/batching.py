@@ -29,7 +29,8 @@ MAX_UNIT_BYTES = 16 * 1024 * 1024
 #: When what was restored after a failure is said to have come: it is due at once, and goes before what comes now.
 LONG_AGO_MS = -1e12
 _NEVER = float("inf")
-_SLACK = 64
+#: Beside twice as many as wait, a heap keeps so many entries of what has gone: each holds a request with all its bytes.
+_SLACK = 8
 
 #: Place and number: whoever has the least leaves first, and no two requests of a lane have the same.
 Urgency = tuple[float, int]
@@ -323,6 +324,7 @@ class Lane:
             self.backlog_ms -= request.cost_ms
         if not self._waiting:
             self.backlog_ms = 0.0  # what is left of it is rounding
+            self._deadlines.clear()
 
     def _note(self, signature: bytes, group: _Group) -> None:
         """Notes that a group has another most urgent request now, or none."""

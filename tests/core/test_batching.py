@@ -397,6 +397,17 @@ def test_a_starving_request_with_an_early_deadline_keeps_nobody_in_memory_that_h
     assert held(busy) < 200
 
 
+def test_what_has_left_before_a_late_deadline_is_not_kept_in_memory() -> None:
+    of = filled(*[waiting(f"{number}", 4, deadline_ms=10**6, of=b"x") for number in range(3)])
+    for number in range(100):
+        assert len(unit(of.take(number))) == 1
+        assert len(of._deadlines) <= 2 * 2 + 9
+        of.add(waiting("a", 4, deadline_ms=10**6, of=b"x"), number)
+    for _ in range(3):
+        of.take(100)
+    assert of._deadlines == []
+
+
 @pytest.mark.parametrize("starving", [b"y", b"slow"])
 def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(starving: bytes) -> None:
     busy = filled(waiting("starving", rank=9, of=starving), patient_ms=PATIENT)
