@@ -33,9 +33,9 @@ class Kind(IntEnum):
     SHARD = 1
     #: shard -> aggregate: a big request's window opens.
     OPENING = 2
-    #: infer -> aggregate: the outputs of a shard.
+    #: infer, last stage -> aggregate: the outputs of some rows.
     PARTIAL = 3
-    #: infer -> aggregate: rows of a shard on which the model failed.
+    #: infer, stage -> aggregate: rows that failed. Also what a SHARD, UNIT or PARTIAL becomes that could not be handed on.
     FAILURE = 4
     #: serve -> stage -> stage: rows of one or more requests on their way through a model that is cut.
     UNIT = 5
