@@ -35,7 +35,7 @@ class Kind(IntEnum):
     OPENING = 2
     #: infer, last stage -> aggregate: the outputs of some rows.
     PARTIAL = 3
-    #: infer, stage -> aggregate: rows that failed. Also what a SHARD, UNIT or PARTIAL becomes that could not be handed on.
+    #: infer, stage -> aggregate: rows that failed. Also what any but an OPENING becomes if it cannot be handed on.
     FAILURE = 4
     #: serve -> stage -> stage: rows of one or more requests on their way through a model that is cut.
     UNIT = 5
