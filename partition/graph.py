@@ -89,23 +89,6 @@ class Graph:
         """The cuts of the graph as a line: the first node, the first two, ... all but the last."""
         return ((1 << count) - 1 for count in range(1, len(self.nodes)))
 
-    def downsets(self) -> Iterator[int]:
-        """Every cut, each once, smaller ones first; neither the empty one nor all.
-
-        There are as many as nodes in a chain, but a product of lengths where branches run side by side: take what you
-        need.
-        """
-        level = {0: self._sources}
-        for _ in range(len(self.nodes) - 1):
-            following: dict[int, int] = {}
-            for downset, free in level.items():
-                for index in indices(free):
-                    larger = downset | 1 << index
-                    if larger not in following:
-                        following[larger] = self._free_after(larger, free, index)
-            level = following
-            yield from level
-
     def crossing(self, downset: int) -> tuple[str, ...]:
         """The tensors that are there before a cut and needed after it, as inputs or as outputs of the model.
 
@@ -199,25 +182,6 @@ class Graph:
     @cached_property
     def _constant_of(self) -> dict[str, int]:
         return {name: constant.closure for constant in self.constants for name in constant.makes}
-
-    @cached_property
-    def _sources(self) -> int:
-        return sum(1 << index for index, node in enumerate(self.nodes) if not node.predecessors)
-
-    @cached_property
-    def _successors(self) -> list[int]:
-        successors = [0] * len(self.nodes)
-        for index, node in enumerate(self.nodes):
-            for before in indices(node.predecessors):
-                successors[before] |= 1 << index
-        return successors
-
-    def _free_after(self, downset: int, free: int, taken: int) -> int:
-        free &= ~(1 << taken)
-        for index in indices(self._successors[taken]):
-            if not self.nodes[index].predecessors & ~downset:
-                free |= 1 << index
-        return free
 
 
 def indices(nodes: int) -> Iterator[int]:

@@ -63,7 +63,7 @@ def tensor_type(name: str, proto: onnx.TypeProto | None) -> TensorType:
         raise UncarriedTensor(f"{name!r} has a type that cannot be told without running the model")
     if kind != "tensor_type":
         raise UncarriedTensor(
-            f"{name!r} is a {kind.removesuffix('_type').replace('_', ' ')}, and only tensors can travel"
+            f"{name!r} is of type {kind.removesuffix('_type').replace('_', ' ')}, and only tensors can travel"
         )
     datatype = DATATYPES.get(proto.tensor_type.elem_type)
     if datatype is None:

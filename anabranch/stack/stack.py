@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -236,10 +236,13 @@ def _status_of(folder: Path, record: StackRecord) -> StackStatus:
         try:
             rest = FlinkRest(record.flink_url)
             jobs = rest.jobs()
-            placed = workers(rest, jobs)
         except StackError:
             # It runs but does not serve yet, or no more.
             running = False
+        else:
+            # A job may end between two questions.
+            with suppress(StackError):
+                placed = workers(rest, jobs)
     return StackStatus(
         running=running,
         data_dir=str(folder),

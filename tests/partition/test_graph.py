@@ -1,6 +1,5 @@
 """Cuts of a graph, and what crosses them."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ def crossings(graph: Graph) -> list[tuple[str, ...]]:
     return [graph.crossing(downset) for downset in graph.prefixes()]
 
 
-def test_every_cut_of_two_branches_is_found_once(tmp_path: Path) -> None:
+def test_two_branches_have_four_cuts(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     assert [node.op_type for node in graph.nodes] == ["Relu", "Neg", "Abs", "Add"]
-    assert list(graph.downsets()) == [0b1, 0b11, 0b101, 0b111]
+    assert [nodes for nodes in range(1, graph.everything) if graph.obstacle(nodes) is None] == [0b1, 0b11, 0b101, 0b111]
     assert list(graph.prefixes()) == [0b1, 0b11, 0b111]
-    assert all(graph.obstacle(downset) is None for downset in graph.downsets())
 
 
 def test_several_tensors_cross_and_so_does_what_only_travels_past(tmp_path: Path) -> None:
@@ -114,9 +112,9 @@ def test_what_no_output_needs_is_left_out(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("g (float[N] x) => (float[N] y) { s = SequenceConstruct(x, x) y = ConcatFromSequence <axis = 0> (s) }",
-         "'s' is a sequence, and only tensors can travel"),
+         "'s' is of type sequence, and only tensors can travel"),
         ("g (float[N] x) => (float[N] y) { s = Optional(x) y = OptionalGetElement(s) }",
-         "'s' is a optional, and only tensors can travel"),
+         "'s' is of type optional, and only tensors can travel"),
         ("g (float[N] x) => (float[N] y) { s = Cast <to = 16> (x) y = Cast <to = 1> (s) }",
          "'s' is a tensor of BFLOAT16, which the protocol cannot carry"),
     ],
@@ -157,15 +155,6 @@ def test_two_thousand_nodes_have_their_cuts(tmp_path: Path) -> None:
     assert len(graph.nodes) == 2000
     assert sum(graph.obstacle(downset) is None for downset in graph.prefixes()) == 1999
     assert graph.crossing((1 << 1000) - 1) == ("a997", "a998", "a999")
-
-
-def test_branches_side_by_side_have_a_product_of_cuts(tmp_path: Path) -> None:
-    branches = " ".join(
-        f"b{b}_0 = Relu(x) " + " ".join(f"b{b}_{i} = Neg(b{b}_{i - 1})" for i in range(1, 4)) for b in range(3)
-    )
-    graph = graph_of(tmp_path, f"g (float[N] x) => (float[N] y) {{ {branches} y = Sum(b0_3, b1_3, b2_3) }}")
-    assert len(list(graph.downsets())) == len(set(graph.downsets())) == 5**3 - 1
-    assert len(list(islice(graph.downsets(), 10))) == 10
 
 
 def test_initializers_that_are_inputs_by_name_are_no_inputs(tmp_path: Path) -> None:

@@ -201,6 +201,15 @@ def test_a_cut_where_much_would_travel_is_avoided() -> None:
     assert [stage.nodes for stage in placement.stages] == [(0, 1), (2,)]
 
 
+def test_branches_side_by_side_have_a_product_of_cuts() -> None:
+    chains = [range(4 * branch, 4 * branch + 4) for branch in range(3)]
+    tensors = [TensorCost(1, node, (node + 1,)) for chain in chains for node in chain[:-1]]
+    tensors += [TensorCost(1, chain[-1], (12,)) for chain in chains]
+    cuts = Cuts(CostGraph((1.0,) * 13, tuple(tensors)))
+    assert cuts.complete
+    assert len(cuts) == len({tuple(members) for members in cuts.members}) == 5**3 + 1
+
+
 def test_a_graph_of_too_many_downsets_is_cut_along_good_orders() -> None:
     wide = 16  # 2 ** 16 downsets in its midst
     tensors = [TensorCost(1, 0, tuple(range(1, wide + 1)))]

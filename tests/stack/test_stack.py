@@ -6,6 +6,7 @@ import pytest
 from anabranch.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack import stack
 from anabranch.stack.cluster import Cluster
+from anabranch.stack.flink_rest import FlinkRest
 from anabranch.stack.processes import ProcessRecord
 
 
@@ -40,6 +41,25 @@ def test_a_record_of_dead_processes_is_no_running_stack(tmp_path: Path) -> None:
     assert found.gone == ["broker"]
     stack.down(tmp_path)
     assert stack.status(tmp_path).flink_url is None
+
+
+def test_a_job_that_ends_while_it_is_asked_for_is_no_stack_that_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise StackError("404")
+
+    monkeypatch.setattr(ProcessRecord, "find", lambda _: psutil.Process())
+    monkeypatch.setattr(FlinkRest, "jobs", lambda _: [])
+    monkeypatch.setattr(stack, "workers", gone)
+    records = [ProcessRecord(name=name, pid=1, started_at=1.0, marker="none") for name in ("broker", "job-manager")]
+    url = "http://127.0.0.1:9"
+    stack._write(tmp_path, stack.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url=url, processes=records))
+    found = stack.status(tmp_path)
+    assert found.running
+    assert found.workers == []
+    monkeypatch.setattr(FlinkRest, "jobs", gone)
+    assert not stack.status(tmp_path).running
 
 
 def test_a_broken_record_is_one_clear_line(tmp_path: Path) -> None:
