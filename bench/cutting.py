@@ -15,7 +15,7 @@ from bench.workloads import Workload
 from partition.costs import Cuts
 from partition.cut import write_stages
 from partition.graph import Graph, load_graph
-from partition.manifest import StageCosts, write_plan
+from partition.manifest import write_placement
 from partition.placement import Machine
 from partition.planner import plan
 from partition.profile import costs_of, profile
@@ -48,8 +48,7 @@ def cut_in_two(model: Path) -> Chosen:
     known = profile(graph, 1, again=True)
     placement = plan(costs_of(graph, known), [Machine(name="node", count=STAGES)], STAGES)
     folder = model.parent / Path(PLAN).parent
-    costs = [StageCosts(ms=stage.ms, output_bytes=stage.output_bytes, replicas=1) for stage in placement.stages]
-    write_plan(graph, placement.downsets, folder, rows=known.rows, costs=costs, bottleneck_ms=placement.bottleneck_ms)
+    write_placement(graph, placement, folder, rows=known.rows)
     return Chosen(placement.downsets[0], placement.bottleneck_ms, folder)
 
 

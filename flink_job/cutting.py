@@ -25,7 +25,7 @@ def cut(path: Path, sha256: str, stages: int) -> Path:
     # Planning brings ONNX, which a job without such a model does not need.
     from partition.errors import PartitionError  # noqa: PLC0415
     from partition.graph import load_graph  # noqa: PLC0415
-    from partition.manifest import PLAN_FILE, StageCosts, write_plan  # noqa: PLC0415
+    from partition.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
     from partition.placement import Machine  # noqa: PLC0415
     from partition.planner import plan  # noqa: PLC0415
     from partition.profile import costs_of, profile, rows_of  # noqa: PLC0415
@@ -38,18 +38,7 @@ def cut(path: Path, sha256: str, stages: int) -> Path:
         graph = load_graph(path)
         known = profile(graph, rows_of(graph, 1))
         placement = plan(costs_of(graph, known), [Machine(name="node", count=stages)], stages)
-        costs = [
-            StageCosts(ms=round(stage.ms, 4), output_bytes=stage.output_bytes, replicas=len(stage.replicas))
-            for stage in placement.stages
-        ]
-        write_plan(
-            graph,
-            placement.downsets,
-            folder,
-            rows=known.rows,
-            costs=costs,
-            bottleneck_ms=round(placement.bottleneck_ms, 4),
-        )
+        write_placement(graph, placement, folder, rows=known.rows)
     except PartitionError as error:
         raise ConfigError(f"{path} cannot be cut into {stages} stages: {error}") from None
     return manifest

@@ -9,6 +9,7 @@ from partition.cut import StageFile, data_path, sha256_of, write_stages
 from partition.errors import PlanNotWritten
 from partition.graph import Graph
 from partition.inputs import Batch
+from partition.placement import Placement
 from partition.prove import Proof, prove
 from schemas.plan import Plan, StagePlan, encode_plan
 
@@ -22,6 +23,20 @@ class StageCosts:
     ms: float
     output_bytes: int
     replicas: int = 1
+
+
+def write_placement(
+    graph: Graph, placement: Placement, folder: Path, *, rows: int, batches: Sequence[Batch] = ()
+) -> tuple[Plan, Proof]:
+    """Cuts a model as a planner chose; see `write_plan`."""
+    costs = [
+        StageCosts(ms=round(stage.ms, 4), output_bytes=stage.output_bytes, replicas=len(stage.replicas))
+        for stage in placement.stages
+    ]
+    bottleneck_ms = round(placement.bottleneck_ms, 4)
+    return write_plan(
+        graph, placement.downsets, folder, rows=rows, costs=costs, bottleneck_ms=bottleneck_ms, batches=batches
+    )
 
 
 def write_plan(
@@ -67,7 +82,9 @@ def write_plan(
             )
             _publish(stages, plan, folder)
     except OSError as error:
-        raise PlanNotWritten(f"cannot write a plan into {folder}: {error.strerror}") from None
+        raise PlanNotWritten(
+            f"cannot write a plan into {folder}: {error.strerror}; make it with `anabranch plan` where that can be done"
+        ) from None
     return plan, proof
 
 

@@ -23,7 +23,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
         nodes: How many of the model's nodes it has.
         parameter_bytes: Size of its weights.
         ms: What a batch of the plan's rows took, by profile.
-        output_bytes: What a batch of the plan's rows sends on to the next stage, what only travels past it included.
+        output_bytes: What a batch of the plan's rows sends on to the next stage, what only travels past it included;
+            0 for the last.
         replicas: How many tasks share its work.
     """
 

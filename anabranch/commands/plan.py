@@ -70,7 +70,7 @@ def plan(
     from partition.drawing import draw  # noqa: PLC0415
     from partition.graph import load_graph  # noqa: PLC0415
     from partition.inputs import read_inputs  # noqa: PLC0415
-    from partition.manifest import PLAN_FILE, StageCosts, write_plan  # noqa: PLC0415
+    from partition.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
     from partition.nodes_file import read_nodes_file  # noqa: PLC0415
     from partition.placement import Machine  # noqa: PLC0415
     from partition.planner import plan as make_plan  # noqa: PLC0415
@@ -90,22 +90,8 @@ def plan(
     title = path.name if path == model else f"{model.resolve().name}, {path.parent.name}"
     folder = out or path.with_name(f"{path.stem}-stages")
     with errors.status("Writing the stages, and proving that they equal the model"):
-        _, proof = write_plan(
-            graph,
-            placement.downsets,
-            folder,
-            rows=known.rows,
-            costs=[
-                StageCosts(
-                    ms=round(stage.ms, 4),
-                    output_bytes=stage.output_bytes or sum(known.tensor_bytes.get(name, 0) for name in graph.outputs),
-                    replicas=len(stage.replicas),
-                )
-                for stage in placement.stages
-            ],
-            bottleneck_ms=round(placement.bottleneck_ms, 4),
-            batches=[batch] if batch else [],
-        )
+        batches = [batch] if batch else []
+        _, proof = write_placement(graph, placement, folder, rows=known.rows, batches=batches)
     console.print(_table(placement, title))
     for line in _verdict(placement, known, machines):
         console.print(line, highlight=False, soft_wrap=True)
@@ -116,8 +102,8 @@ def plan(
             raise PlanNotWritten(f"cannot write {svg}: {error.strerror}") from None
         console.print(f"Drawn: {svg}", highlight=False, markup=False, soft_wrap=True)
     difference = f", which differ by {proof.largest_difference:.2g} at most" if proof.largest_difference else ""
-    batches = "1 batch" if proof.batches == 1 else f"{proof.batches} batches"
-    done = f"Written and proven on {batches}{difference}: {folder}"
+    count = "1 batch" if proof.batches == 1 else f"{proof.batches} batches"
+    done = f"Written and proven on {count}{difference}: {folder}"
     console.print(done, highlight=False, markup=False, soft_wrap=True)
     if path != model:
         served = f"Served so by: {_line_of(path, folder / PLAN_FILE)}"
