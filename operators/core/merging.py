@@ -104,6 +104,19 @@ def overlaps(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> bo
     return after > 0 and sum(ranges[after - 1]) > first_row
 
 
+def not_covered(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> list[tuple[int, int]]:
+    """The (first row, rows) of some rows that sorted, disjoint ranges do not have."""
+    if not overlaps(ranges, first_row, rows):
+        return [(first_row, rows)]
+    stop = first_row + rows
+    had = [
+        (max(first - first_row, 0), min(first + count, stop) - max(first, first_row))
+        for first, count in ranges
+        if first_row - count < first < stop
+    ]
+    return [(first_row + first, last + 1 - first) for first, last in missing_ranges(had, rows)]
+
+
 def insert(ranges: list[tuple[int, int]], first_row: int, rows: int) -> None:
     """Adds rows to sorted, disjoint ranges, of which neighbours become one."""
     at = bisect_left(ranges, (first_row, 0))

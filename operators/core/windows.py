@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from operators.core.answering import Answering
 from operators.core.ensembling import merge_members
-from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps, select_rows
+from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, not_covered, select_rows
 from operators.core.outputs import Answer, Letter
 from schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
 from schemas.ledger import Ledger
@@ -134,15 +134,16 @@ class Window:
             if record.deadline_ms != NO_DEADLINE_MS:
                 state.closes_at_ms = float(record.deadline_ms)
             return True, self._close_if_done(now_ms)
-        rows = (record.first_row, record.rows)
-        if overlaps(state.received, *rows) or overlaps(state.failed, *rows):
+        not_received = not_covered(state.received, record.first_row, record.rows)
+        new = [rows for some in not_received for rows in not_covered(state.failed, *some)]
+        if not new:
             return False, None
-        if record.kind is Kind.PARTIAL:
-            insert(state.received, *rows)
-            return True, self._close_if_done(now_ms)
-        insert(state.failed, *rows)
-        state.failure = state.failure or decode_failure(record.signature)
-        return False, self._close_if_done(now_ms)
+        is_good = record.kind is Kind.PARTIAL
+        for rows in new:
+            insert(state.received if is_good else state.failed, *rows)
+        if not is_good:
+            state.failure = state.failure or decode_failure(record.signature)
+        return is_good, self._close_if_done(now_ms)
 
     def on_timer(self, now_ms: float) -> Closing | None:
         """Closes a window whose time is over."""
@@ -256,7 +257,7 @@ def _serve(
 ) -> list[Answer | Letter]:
     ensemble = decode_opening_signature(opening.signature).ensemble
     if ensemble is None:
-        merged = merge_rows([_rows_of(record) for record in partials])
+        merged = merge_rows(_rows_once([_rows_of(record) for record in partials], closing.missing))
     else:
         merged = merge_members(ensemble, _outputs_by_member(opening, partials, closing))
     ledger = _ledger(opening, partials, answering.now_ms())
@@ -294,19 +295,32 @@ def _rows_of(record: Record) -> Rows:
     return Rows(record.first_row, record.rows, outputs)
 
 
+def _rows_once(parts: Sequence[Rows], missing: Sequence[tuple[int, int]]) -> list[Rows]:
+    """Of every row what came first, but for rows that are missing: (first, last) both included."""
+    taken = [(first, last + 1 - first) for first, last in missing]
+    once: list[Rows] = []
+    for part in parts:
+        new = not_covered(taken, part.first_row, part.rows)
+        if new == [(part.first_row, part.rows)]:
+            once.append(part)
+        elif new:
+            once += select_rows(part, [(first, first + rows - 1) for first, rows in new])
+        for rows in new:
+            insert(taken, *rows)
+    return once
+
+
 def _outputs_by_member(
     opening: Record, partials: Sequence[Record], closing: Closing
 ) -> list[tuple[int, tuple[Tensor, ...]]]:
     """Of each member that the answer is made of: the rows that it is made of."""
     total_rows = opening.total_rows
-    missing = [(first, last + 1 - first) for first, last in closing.missing]
     parts: dict[int, list[Rows]] = {member: [] for member in closing.members}
     for record in partials:
         member, first_row = divmod(record.first_row, total_rows)
         if member in parts:
-            rows = _rows_of(replace(record, first_row=first_row))
-            parts[member] += select_rows(rows, missing_ranges(missing, total_rows)) if missing else [rows]
-    return [(member, merge_rows(of_member)) for member, of_member in parts.items()]
+            parts[member].append(_rows_of(replace(record, first_row=first_row)))
+    return [(member, merge_rows(_rows_once(rows, closing.missing))) for member, rows in parts.items()]
 
 
 def _missing_members(ensemble: Ensemble | None, closing: Closing) -> list[str]:

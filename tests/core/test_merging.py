@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.core.merging import Rows, format_ranges, insert, merge_rows, missing_ranges, overlaps, select_rows
+from operators.core.merging import (
+    Rows,
+    format_ranges,
+    insert,
+    merge_rows,
+    missing_ranges,
+    not_covered,
+    overlaps,
+    select_rows,
+)
 from schemas.errors import InferenceFailed
 from schemas.tensors import Tensor
 
@@ -28,6 +37,8 @@ def test_ranges_know_their_rows_and_grow_by_others(rows: set[int], first_row: in
     ranges = ranges_of(rows)
     new = set(range(first_row, first_row + count))
     assert overlaps(ranges, first_row, count) == bool(rows & new)
+    left = not_covered(ranges, first_row, count)
+    assert sorted(row for first, some in left for row in range(first, first + some)) == sorted(new - rows)
     if not rows & new:
         insert(ranges, first_row, count)
         assert ranges == ranges_of(rows | new)

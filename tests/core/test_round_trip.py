@@ -171,7 +171,7 @@ def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging._
 
 
 PLANTED: dict[str, AbstractContextManager[Any]] = {
-    "duplicates are merged twice": patch.object(windows, "overlaps", lambda *_: False),
+    "duplicates are merged twice": patch.object(windows, "not_covered", lambda _, *rows: [rows]),
     "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
     "a closed window opens again": patch.object(windows.Window, "_close", _reopen),
     "missing rows are not named": patch.object(windows, "missing_ranges", lambda *_: []),
