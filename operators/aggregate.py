@@ -65,7 +65,8 @@ class AggregateFunction(KeyedProcessFunction):
         window, is_new = self._load()
         if is_new:
             return
-        now_ms = window.next_deadline() if ended else time() * 1000
+        # A clock that was set back meanwhile must not keep a window open: no other timer would close it.
+        now_ms = window.next_deadline() if ended else max(time() * 1000, timestamp)
         if window.is_forgotten(now_ms):
             self._window.clear()
             self._partials.clear()

@@ -1,8 +1,13 @@
-"""The aggregate operator gives the memory of every part back, of those that come too late, too."""
+"""The aggregate operator gives the memory of every part back, and closes a window when its timer says so."""
 
 import os
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
+from pyflink.datastream import TimeDomain
+
+from operators import aggregate
 from operators.aggregate import AggregateFunction
 from operators.core.answering import Answering
 from operators.core.exchange import Options, is_claim
@@ -36,3 +41,19 @@ def test_a_part_that_comes_too_late_is_redeemed_and_dropped() -> None:
         message = outbox.pack(Record(Kind.PARTIAL, Source(0, 0, 0), b"", tensors=(bytes(2000),)))
         assert is_claim(message), "the arena has room for one"
         assert list(operator.process_element(message, None)) == []
+
+
+def test_a_clock_that_was_set_back_keeps_no_window_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = Record(
+        Kind.OPENING, Source(0, 0, 0), encode_signature(Signature("m", "1", (), ())), total_rows=1, deadline_ms=2000
+    ).encode()
+    window = Window(1000, 1000)
+    window.on_record(opening, 1500)
+    operator: Any = AggregateFunction(Answering("requests", 1000, lambda: 0.0), 1000, 1000, Options())
+    operator._window = Mock(**{"value.return_value": window.snapshot()})
+    operator._partials = Mock(**{"get.return_value": [opening]})
+    operator._metrics = Mock(**{"flush.return_value": 0.0})
+    ctx: Any = Mock(**{"time_domain.return_value": TimeDomain.PROCESSING_TIME})
+    monkeypatch.setattr(aggregate, "time", lambda: 1.0)
+    assert list(operator.on_timer(1999, ctx)) == [], "it was for something else"
+    assert len(list(operator.on_timer(2000, ctx))) == 2, "an error, and its letter"
