@@ -115,7 +115,9 @@ def _generated(graph: Graph, whole: Session) -> list[dict[str, Array]]:
             found.append(batch)
             break
         else:
-            raise WholeModelFailed(f"no random inputs suit the model, so give real ones (an .npz file): {failed}")
+            raise WholeModelFailed(
+                f"no random inputs suit the model, so give real ones (`anabranch plan --inputs FILE.npz`): {failed}"
+            )
     return found
 
 

@@ -32,4 +32,6 @@ def make_repository(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("name the folder of the repository: python -m examples.ocr.make_repository FOLDER")
     make_repository(Path(sys.argv[1]))
