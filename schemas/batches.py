@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from schemas.messages import Form
-from schemas.records import ALIGNMENT_BYTES, NO_DEADLINE_MS, Kind, Source
+from schemas.records import NO_DEADLINE_MS, Kind, Source, append_tensors, read_tensors
 from schemas.tensors import Buffer
 
 _FORMS = {form.value: form for form in Form}
@@ -23,8 +23,6 @@ _FORMS = {form.value: form for form in Form}
 _HEADER = struct.Struct("<BxHII")
 # form, flags, id's size, rows, original's size, partition, rank, offset, timestamp, deadline, read, admitted
 _MEMBER = struct.Struct("<BBHIIiiqqqdd")
-_SIZE = struct.Struct("<I")
-_PADDING = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
 _FLAG_PARTIAL_ALLOWED = 1
 _FLAG_EXPLAIN = 2
 
@@ -81,12 +79,8 @@ class BatchRecord(msgspec.Struct, frozen=True):
             *[_packed(member, len(name)) for member, name in zip(self.members, ids, strict=True)],
             *ids,
             *[member.original for member in self.members],
-            *[_SIZE.pack(len(tensor)) for tensor in self.tensors],
         ]
-        size_bytes = sum(map(len, parts))
-        for tensor in self.tensors:
-            parts += (_PADDING[-size_bytes % ALIGNMENT_BYTES], tensor)
-            size_bytes += -size_bytes % ALIGNMENT_BYTES + len(tensor)
+        append_tensors(parts, self.tensors)
         return b"".join(parts)
 
     @classmethod
@@ -124,17 +118,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
             )
             ids_at += id_size
             at += size
-        sizes_at = at
-        at += _SIZE.size * tensor_count
-        tensors = []
-        for index in range(tensor_count):
-            at += -at % ALIGNMENT_BYTES
-            (size,) = _SIZE.unpack_from(view, sizes_at + _SIZE.size * index)
-            tensors.append(view[at : at + size])
-            at += size
-        if at != len(view):
-            raise ValueError(f"a batch of {at} bytes in {len(view)}")
-        return cls(bytes(view[_HEADER.size : members_at]), members, tensors)
+        return cls(bytes(view[_HEADER.size : members_at]), members, read_tensors(view, at, tensor_count))
 
 
 def _packed(member: BatchMember, id_size: int) -> bytes:

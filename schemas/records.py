@@ -227,13 +227,9 @@ class Record(msgspec.Struct, frozen=True):
             self.deadline_ms,
             len(self.original),
         )
-        sizes = b"".join([_SIZE.pack(len(tensor)) for tensor in self.tensors])
         times = _TIMES[len(self.times_ms)].pack(*self.times_ms)
-        parts: list[Buffer] = [header, request_id, self.signature, times, self.original, sizes]
-        size_bytes = sum(map(len, parts))
-        for tensor in self.tensors:
-            parts += (_PADDING[-size_bytes % ALIGNMENT_BYTES], tensor)
-            size_bytes += -size_bytes % ALIGNMENT_BYTES + len(tensor)
+        parts: list[Buffer] = [header, request_id, self.signature, times, self.original]
+        append_tensors(parts, self.tensors)
         return parts
 
     @classmethod
@@ -270,16 +266,7 @@ class Record(msgspec.Struct, frozen=True):
         times_ms = _TIMES[time_count].unpack_from(view, at)
         at += _TIMES[time_count].size
         original = view[at : at + original_size]
-        sizes_at = at + original_size
-        at = sizes_at + _SIZE.size * tensor_count
-        tensors = []
-        for index in range(tensor_count):
-            at += -at % ALIGNMENT_BYTES
-            (size,) = _SIZE.unpack_from(view, sizes_at + _SIZE.size * index)
-            tensors.append(view[at : at + size])
-            at += size
-        if at != len(view):
-            raise ValueError(f"a record of {at} bytes in {len(view)}")
+        tensors = read_tensors(view, at + original_size, tensor_count)
         return cls(
             _KINDS[kind],
             Source(partition, offset, timestamp_ms),
@@ -298,6 +285,38 @@ class Record(msgspec.Struct, frozen=True):
             times_ms,
             bool(flags & _FLAG_WHOLE),
         )
+
+
+def append_tensors(parts: list[Buffer], tensors: Sequence[Buffer]) -> None:
+    """Ends the parts of a record with its tensors: their sizes, then each on a 16-byte boundary of the record."""
+    parts.append(b"".join([_SIZE.pack(len(tensor)) for tensor in tensors]))
+    size_bytes = sum(map(len, parts))
+    for tensor in tensors:
+        padding = -size_bytes % ALIGNMENT_BYTES
+        parts += (_PADDING[padding], tensor)
+        size_bytes += padding + len(tensor)
+
+
+def read_tensors(view: memoryview, at: int, count: int) -> list[memoryview]:
+    """The tensors that `append_tensors` wrote, as views.
+
+    Args:
+        view: The whole record.
+        at: Where the first size is.
+
+    Raises:
+        struct.error, ValueError: They do not end where the record does.
+    """
+    tensors, sizes_at = [], at
+    at += _SIZE.size * count
+    for index in range(count):
+        at += -at % ALIGNMENT_BYTES
+        (size,) = _SIZE.unpack_from(view, sizes_at + _SIZE.size * index)
+        tensors.append(view[at : at + size])
+        at += size
+    if at != len(view):
+        raise ValueError(f"a record of {at} bytes in {len(view)}")
+    return tensors
 
 
 def kind_of(encoded: Buffer) -> Kind:
