@@ -57,7 +57,7 @@ format: setup ## Rewrite the code in the house style
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-bench: setup ## Measure this project and its peers on this machine; hours, or minutes with ARGS=--quick
+bench: setup ## Measure this project and its peers on this machine; hours, or much less with ARGS=--quick
 	@$(BIN)/python -m bench $(ARGS)
 
 chaos: setup ## Kill task managers under load; count what was lost or doubled

@@ -63,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return not self.workloads or workload in self.workloads
 
 
-#: Shows that all of it works, in a few minutes; its figures mean nothing.
+#: Shows that all of it works, in a small part of the time; its figures mean nothing.
 QUICK = Settings(
     repeats=1,
     latency_seconds=3.0,
