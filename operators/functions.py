@@ -29,7 +29,15 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     # What extensions ask of the interpreter's lock is not safe in the threads that Flink lends us (see
     # `operators.backends.onnx`): functions run in a Python thread.
     worker = ThreadPoolExecutor(1, "steps")
-    return lambda *arguments: worker.submit(found, *arguments).result()
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return worker.submit(found, *arguments).result()
+        except SystemExit as error:
+            # It would end the TaskManager, and not the request.
+            raise RuntimeError(f"{function.name} called sys.exit({error.code!r})") from error
+
+    return run
 
 
 def _load(function: FunctionSpec) -> ModuleType:

@@ -52,3 +52,10 @@ def test_a_file_that_changed_since_the_job_was_started_is_refused(tmp_path: Path
     Path(function.path).write_text("def double(x):\n    return 2 * x\n")
     with pytest.raises(ModelLoadFailed, match="restart the job"):
         load_function(function)
+
+
+def test_a_function_that_exits_fails_its_request_only(tmp_path: Path) -> None:
+    leave = load_function(written(tmp_path, "import sys\ndef double():\n    sys.exit(3)\n"))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"double called sys\.exit\(3\)"):
+            leave()
