@@ -138,8 +138,8 @@ def test_the_type_of_an_operator_that_onnx_does_not_define_comes_from_the_runtim
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("g (float[N] x) => (int64 y) { s = SequenceConstruct(x) y = SequenceLength(s) }", "'s' is a sequence"),
-        ("g (float[N] x) => (seq(float[N]) s) { a = Relu(x) s = SequenceConstruct(a) }", "'s' is a sequence"),
+        ("g (float[N] x) => (int64 y) { s = SequenceConstruct(x) y = SequenceLength(s) }", "'s' is of type sequence"),
+        ("g (float[N] x) => (seq(float[N]) s) { a = Relu(x) s = SequenceConstruct(a) }", "'s' is of type sequence"),
         ("g (bfloat16[N] x) => (float[N] y) { a = Cast <to = 1> (x) y = Relu(a) }", "'x' is a tensor of BFLOAT16"),
     ],
 )  # fmt: skip
