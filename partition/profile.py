@@ -292,11 +292,11 @@ def _not_by_rows(graph: Graph, batch: Batch, tensors: Iterable[str]) -> list[str
         rows_of_runs, batches = (len(next(iter(batch.values()))),), [dict(batch)]
     else:
         return []
-    odd: dict[str, None] = {}
+    odd: set[str] = set()
     for rows, each in zip(rows_of_runs, batches, strict=True):
         seen = observe(graph, each, tensors)
-        odd |= dict.fromkeys(name for name, tensor in seen.items() if tensor.shape[:1] != (rows,))
-    return [name for name in odd if name in set(tensors)]
+        odd.update(name for name, tensor in seen.items() if tensor.shape[:1] != (rows,))
+    return [name for name in tensors if name in odd]
 
 
 # ---- whose time is whose -------------------------------------------------------------------------------------------
