@@ -91,6 +91,16 @@ class Topics:
                 count += 1
         return count
 
+    def check_repeated(self, delivery: str) -> None:
+        """Reads what is still to come: no second answer where delivery is exactly-once, and none that differs."""
+        while self.read_answers(timeout_ms=3000):
+            pass
+        repeated = [name for name, seen in self.answers.items() if len(seen) > 1]
+        if delivery == "exactly-once":
+            assert not repeated
+        for name in repeated:
+            assert all(answer == self.answers[name][0] for answer in self.answers[name])
+
     def close(self) -> None:
         """Closes the connections."""
         self._producer.close()
