@@ -1,13 +1,14 @@
-"""Keys a stream of `Row(key, value)` without an operator of its own, and without a network where the key stays put.
+"""Ways from operator to operator that PyFlink would put a Python operator of its own in.
 
-PyFlink's `key_by` puts a Python operator in front of the exchange to compute the key. Our operators emit the key
-themselves, so Flink can read it off the row; PyFlink has no call for that, so these go through its Java gateway.
+Its `key_by` computes the key in one, and its `get_side_output` has one that hands on what it gets. Our operators emit
+the key themselves, so Flink can read it off the row, and what they emit on the side has its type already. PyFlink has
+no calls for that, so these go through its Java gateway.
 """
 
 from typing import Any
 
 from pyflink.common import TypeInformation, Types
-from pyflink.datastream import DataStream, KeyedStream
+from pyflink.datastream import DataStream, KeyedStream, OutputTag
 from pyflink.java_gateway import get_gateway
 
 VALUE_TYPE = Types.PRIMITIVE_ARRAY(Types.BYTE())
@@ -29,6 +30,11 @@ def keep_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
         stream._j_data_stream, gateway.jvm.KeyByKeySelector(), java_key_type
     )
     return KeyedStream(java_stream, VALUE_TYPE, stream)
+
+
+def side_output(stream: DataStream, tag: OutputTag) -> DataStream:
+    """What an operator emits with a tag."""
+    return DataStream(stream._j_data_stream.getSideOutput(tag.get_java_output_tag()))
 
 
 def keys_by_group(max_parallelism: int) -> tuple[int, ...]:

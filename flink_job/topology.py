@@ -22,7 +22,7 @@ from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from flink_job import java
 from flink_job.config import Config, shares_memory
 from flink_job.kafka import read_requests, write
-from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group
+from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group, side_output
 from flink_job.placement import DEFAULT_GROUP, group_of
 from operators.aggregate import AggregateFunction
 from operators.backends.base import Backend
@@ -74,14 +74,14 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
         .name("serve")
     )
     exchanged = (
-        answers.get_side_output(WORK_TAG)
+        side_output(answers, WORK_TAG)
         .rebalance()
         .process(InferFunction(catalog, backend, answering, exchange), output_type=VALUE_TYPE)
         .name("infer")
     )
-    parts = [answers.get_side_output(PARTS_TAG), exchanged.get_side_output(PARTS_TAG)]
+    parts = [side_output(answers, PARTS_TAG), side_output(exchanged, PARTS_TAG)]
     for model in catalog.in_stages():
-        units = answers.get_side_output(units_tag((model.name, model.version)))
+        units = side_output(answers, units_tag((model.name, model.version)))
         parts += _through_stages(units, model, backend, answering, exchange, windows=config.job.parallelism)
     merged = (
         exchange_by_key(parts[0].union(*parts[1:]), Types.STRING())
@@ -98,7 +98,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
     write(java.unpack_answers(exchanged, KEYED_BYTES), config, kafka.responses_topic, "exchanged-responses")
     write(merged, config, kafka.responses_topic, "merged-responses")
-    letters = [each.get_side_output(LETTERS_TAG) for each in (answers, exchanged, merged)]
+    letters = [side_output(each, LETTERS_TAG) for each in (answers, exchanged, merged)]
     write(letters[0].union(*letters[1:]), config, kafka.errors_topic, "errors")
 
 
@@ -119,6 +119,6 @@ def _through_stages(
             .set_parallelism(stage.replicas)
             .slot_sharing_group(group_of(model, index))
         )
-        parts.append(tasks if index == last else tasks.get_side_output(FAILURES_TAG))
+        parts.append(tasks if index == last else side_output(tasks, FAILURES_TAG))
         units = tasks
     return parts
