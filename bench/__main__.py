@@ -122,7 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
     parser.add_argument("--tasks", type=int, help="parallelism of the Flink subjects in latency runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default: bench/results)")
-    parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 10 GB")
+    parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 20 GB")
     return parser.parse_args()
 
 

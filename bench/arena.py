@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -141,9 +141,11 @@ class Arena:
     ) -> npt.NDArray[np.int64]:
         """Sends by a Poisson schedule, or at once; returns when each was scheduled: Unix time, nanoseconds."""
         offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
-        return self.send_by(offsets_ns, topic, workload, count, first_id, partitions)[0]
+        with self.generating(offsets_ns, topic, workload, count, first_id, partitions) as generator:
+            return generator.send()[0]
 
-    def send_by(
+    @contextmanager
+    def generating(
         self,
         offsets_ns: npt.NDArray[np.int64] | None,
         topic: str,
@@ -151,15 +153,12 @@ class Arena:
         count: int,
         first_id: int,
         partitions: int = PARTITIONS,
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Sends from a process of its own.
+    ) -> Iterator["Generator"]:
+        """A generator's process that has yet to be told to begin; at the end of the block it sends no more.
 
         Args:
-            offsets_ns: When, after the first could be sent; None sends as fast as the broker takes it.
-            partitions: The first so many of the topic get them, in turn.
-
-        Returns:
-            When each request was scheduled, and when it was sent: Unix time, nanoseconds.
+            offsets_ns: When to send, after the first could be; None sends as fast as the broker takes it.
+            partitions: The first so many of the topic get the requests, in turn.
         """
         out, offsets_path = self._new_file("load.npz"), None
         if offsets_ns is not None:
@@ -173,15 +172,37 @@ class Arena:
             first_id=first_id,
             count=count,
             offsets_path=offsets_path,
+            go_path=str(self._new_file("go")),
             out_path=str(out),
         )
         process = self._start("load", "bench.load", order.to_argument())
         try:
-            process.await_success(_LOAD_TIMEOUT_S)
+            yield Generator(process, Path(order.go_path), out)
         finally:
             process.kill()
-        with np.load(out) as file:
-            return file["scheduled_ns"], file["sent_ns"]
+
+    @contextmanager
+    def generating_beside(self, workload: Workload, rate_per_s: float, seconds: float) -> Iterator[Callable[[], None]]:
+        """A generator that loads the broker and the machine with what nobody reads; its topic is gone after the block.
+
+        Args:
+            seconds: How long it sends at most; it should last longer than what is measured beside it.
+
+        Yields:
+            What lets it begin, and returns once it sends.
+        """
+        topics, count = self.topics(), max(1, round(rate_per_s * seconds))
+        offsets_ns = poisson_offsets_ns(rate_per_s, count, seed=0)
+        try:
+            with self.generating(offsets_ns, topics.requests, workload, count, 0) as generator:
+
+                def begin() -> None:
+                    generator.begin()
+                    self.await_answers(topics.requests, 1, generator.process)
+
+                yield begin
+        finally:
+            self.drop(topics.requests, topics.responses, topics.errors)
 
     @contextmanager
     def reading(
@@ -295,6 +316,26 @@ class Arena:
 
     def _new_file(self, name: str) -> Path:
         return self.folder / f"{next(self._numbers)}-{name}"
+
+
+class Generator:
+    """A process that sends requests once it is told to."""
+
+    def __init__(self, process: LocalProcess, go_path: Path, out_path: Path) -> None:
+        self.process = process
+        self._go_path = go_path
+        self._out_path = out_path
+
+    def begin(self) -> None:
+        """Lets it send, and does not wait."""
+        self._go_path.touch()
+
+    def send(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Lets it send everything; returns when each request was scheduled, and when it was sent: nanoseconds."""
+        self.begin()
+        self.process.await_success(_LOAD_TIMEOUT_S)
+        with np.load(self._out_path) as file:
+            return file["scheduled_ns"], file["sent_ns"]
 
 
 class Reader:

@@ -17,6 +17,7 @@ from bench.orders import LoadOrder
 from bench.workloads import Workload, id_of
 
 _LEAD_NS = 100_000_000
+_GO_POLL_S = 0.005
 _FLUSH_TIMEOUT_S = 120.0
 _RETRY_S = 0.01
 
@@ -46,6 +47,7 @@ def send_by_schedule(
     sent_ns = np.zeros(order.count, np.int64)
     producer = _producer(order, {"linger.ms": 0})
     producer.list_topics(order.topic, timeout=_FLUSH_TIMEOUT_S)
+    _await_go(order)
     scheduled_ns = time_ns() + _LEAD_NS + offsets_ns
     for index, due_ns in enumerate(scheduled_ns.tolist()):
         number = order.first_id + index
@@ -69,6 +71,7 @@ def send_by_schedule(
 def send_at_once(order: LoadOrder, workload: Workload) -> npt.NDArray[np.int64]:
     """Sends all requests as fast as the broker takes them; returns when each was handed over."""
     producer = _producer(order, {"linger.ms": 5, "batch.size": 1_000_000})
+    _await_go(order)
     sent_ns = np.zeros(order.count, np.int64)
     for index in range(order.count):
         number = order.first_id + index
@@ -81,6 +84,11 @@ def send_at_once(order: LoadOrder, workload: Workload) -> npt.NDArray[np.int64]:
         sent_ns[index] = time_ns()
     _flush(producer)
     return sent_ns
+
+
+def _await_go(order: LoadOrder) -> None:
+    while not Path(order.go_path).exists():
+        sleep(_GO_POLL_S)
 
 
 def _producer(order: LoadOrder, settings: dict[str, object]) -> Producer:

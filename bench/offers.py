@@ -102,9 +102,14 @@ class Service:
     def _offer(self, workload: Workload, count: int, offsets_ns: npt.NDArray[np.int64] | None) -> Offered:
         arena, topics, first_id = self._arena, self._topics, self._sent
         account = arena.account(self._process)
-        with arena.reading(topics.responses, workload, count, arena.end_offsets(topics.responses)) as reader:
+        start = arena.end_offsets(topics.responses)
+        # Both processes start at once: neither does anything yet.
+        with (
+            arena.generating(offsets_ns, topics.requests, workload, count, first_id) as generator,
+            arena.reading(topics.responses, workload, count, start) as reader,
+        ):
             before = account.look()
-            scheduled_ns, sent_ns = arena.send_by(offsets_ns, topics.requests, workload, count, first_id)
+            scheduled_ns, sent_ns = generator.send()
             self._sent += count
             arena.await_answers(topics.responses, self._sent, self._process)
             after = account.look()

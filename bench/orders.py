@@ -64,6 +64,7 @@ class LoadOrder(_Order, frozen=True, kw_only=True):
         first_id: The first request's id; the others count on.
         offsets_path: When to send each request, in nanoseconds after the first could be (`numpy.save`); None sends as
             fast as the broker takes it.
+        go_path: A file that is there once it shall begin.
         out_path: Where the scheduled and the actual send times go.
     """
 
@@ -74,6 +75,7 @@ class LoadOrder(_Order, frozen=True, kw_only=True):
     first_id: int
     count: int
     offsets_path: str | None
+    go_path: str
     out_path: str
 
 

@@ -94,7 +94,7 @@ def _sustainable(settings: Settings, models: Models) -> Made:
     large, ours, naive = models.large, anabranch("thread"), naive_map("thread")
     cases = (
         Case(models.ffnn, 100_000, 200, (ours, naive, CONFLUENT)),
-        Case(magika_files(large), 250, 25, (ours, naive, CONFLUENT)),
+        Case(magika_files(large), 250, 25, (ours, CONFLUENT)),
         Case(ffnn_rows(large, FFNN_ROWS), 6_000, 100, (ours, CONFLUENT)),
         Case(resnet_pictures(large), 40, 3, (ours, CONFLUENT)),
         Case(text_lines(large), 200, 15, (ours, CONFLUENT)),

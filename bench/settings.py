@@ -18,7 +18,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         throughput_warm_up: Requests before these: after so many, the JVM has compiled what is hot.
         workloads: Those of the scenarios efficiency, sustainable and ledger, by name; empty for all.
         burst_share: Of the requests with which it finds out what is too much.
-        search_probes: How often the range of a sustainable rate is halved.
+        search_probes: How often the range of a sustainable rate is halved in the first round; later, once.
         search_seconds: How long each of these probes sends.
         load_seconds: How long the rate that was found is confirmed, and each share of it sends.
         calm_seconds: How long a load lasts that a subject can keep up with, before the burst and after it.
@@ -36,18 +36,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     repeats: int = 5
     modes: tuple[Mode, ...] = ("thread",)
-    latency_seconds: float = 20.0
-    latency_warm_up_seconds: float = 20.0
+    latency_seconds: float = 15.0
+    latency_warm_up_seconds: float = 15.0
     latency_tasks: int = 1
     throughput_requests: int = 200_000
     throughput_warm_up: int = 500_000
     workloads: tuple[str, ...] = ()
     burst_share: float = 1.0
     search_probes: int = 4
-    search_seconds: float = 4.0
-    load_seconds: float = 6.0
-    calm_seconds: float = 15.0
-    burst_seconds: float = 10.0
+    search_seconds: float = 3.0
+    load_seconds: float = 5.0
+    calm_seconds: float = 10.0
+    burst_seconds: float = 8.0
     pipeline_share: float = 1.0
     memory_requests: int = 100_000
     memory_warm_up: int = 100_000

@@ -13,8 +13,8 @@ _BOUND_OF_MODEL = 5
 _LEAST_REQUESTS, _MOST_TIMES = 60, 3
 #: Of the rate at which requests that were there before are answered.
 _LOW, _HIGH = 0.05, 1.3
-#: Around what was found before.
-_AROUND = 0.25
+#: Of what was found before: one probe tells whether more can be kept up with now, or whether to go down.
+_BEFORE_LOW, _BEFORE_HIGH = 0.95, 1.25
 _CONFIRMATIONS = 6
 
 
@@ -52,14 +52,15 @@ def find(
 
     Args:
         burst: Requests for both.
-        before_per_s: What an earlier round found.
+        before_per_s: What an earlier round found: then one probe is enough.
     """
     burst = max(8, round(burst * settings.burst_share))
     service.burst(workload, burst)  # the JVM compiles what is hot
-    peak_per_s = service.burst(workload, burst)
-    low, high, halvings = peak_per_s * _LOW, peak_per_s * _HIGH, settings.search_probes
     if before_per_s:
-        low, high, halvings = before_per_s * (1 - _AROUND), before_per_s * (1 + _AROUND), max(1, halvings - 1)
+        low, high, halvings = before_per_s * _BEFORE_LOW, before_per_s * _BEFORE_HIGH, 1
+    else:
+        peak_per_s = service.burst(workload, burst)
+        low, high, halvings = peak_per_s * _LOW, peak_per_s * _HIGH, settings.search_probes
     search = Search(low, high, halvings)
     probes: list[Probe] = []
     while True:

@@ -1,11 +1,16 @@
 """Requests that are in a topic before anyone starts to serve them: every subject reads the same records."""
 
+from contextlib import ExitStack
+
 from bench.accounting import core_s_per_1000, other_cores
 from bench.arena import Arena
 from bench.measures import rate_per_s, tally
 from bench.results import ThroughputRun
 from bench.subjects import Subject
 from bench.workloads import Workload
+
+#: A generator beside a subject lasts as long as the turn of one that is so many times slower, and starts.
+_TIMES_SLOWER, _START_S = 4, 5.0
 
 
 class Preloaded:
@@ -21,16 +26,27 @@ class Preloaded:
         self._total = warm_up + requests
         self._topic: str | None = None
 
-    def serve(self, subject: Subject, repeat: int, arena: Arena) -> ThroughputRun:
-        """A subject's turn, from its start to the last answer."""
+    def serve(self, subject: Subject, repeat: int, arena: Arena, beside_per_s: float | None = None) -> ThroughputRun:
+        """A subject's turn, from its start to the last answer.
+
+        Args:
+            beside_per_s: How many of the same requests a generator sends meanwhile, where nobody reads them.
+        """
         if self._topic is None:
             topic = arena.topics().requests
             arena.send(topic, self.workload, self._total, 0, None)
             self._topic = topic
         topics = arena.topics(self._topic)
-        with arena.serving(subject, topics) as process:
+        skipped = self._warm_up
+        with arena.serving(subject, topics) as process, ExitStack() as load:
             account = arena.account(process)
+            if beside_per_s:
+                seconds = _START_S + _TIMES_SLOWER * self._total / beside_per_s
+                begin = load.enter_context(arena.generating_beside(self.workload, beside_per_s, seconds))
             first = arena.await_answers(topics.responses, self._warm_up, process)
+            if beside_per_s:
+                begin()
+                skipped = first = sum(arena.end_offsets(topics.responses))
             before = account.look()
             last = arena.await_answers(topics.responses, self._total, process)
             after = account.look()
@@ -43,8 +59,8 @@ class Preloaded:
             tally=tally(answers, 0, self._total, self.workload.tolerance),
             core_s_per_1000=core_s_per_1000(before, after, last - first),
             other_cores=other_cores(before, after),
-            warm_up_requests=self._warm_up,
-            rate_per_s=round(rate_per_s(answers.appended_ms, self._warm_up), 1),
+            warm_up_requests=skipped,
+            rate_per_s=round(rate_per_s(answers.appended_ms, skipped), 1),
         )
 
     def drop(self, arena: Arena) -> None:

@@ -25,7 +25,8 @@ SHARES = {NO_QUEUE: 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "90 %": 0.9}
 OVER_NO_QUEUE = "p99 at 50 % / p50 with no queue"
 
 _MOST_OVER_NO_QUEUE = 3.0
-_TURN_S = 3.0
+#: What a load takes beside its seconds, and a workload's bursts.
+_TURN_S, _BURST_S = 2.0, 7.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Sustainable:
     name = "sustainable"
     method = (
         "Open loop, by Poisson schedules, generator and reader in processes of their own, all on the same cores. "
-        "Sustainable: the highest rate, by bisection, at which every request gets its one right answer, p99 is at most "
+        "Sustainable: the highest rate, by bisection (after the first round by one step from what the round before "
+        "found), at which every request gets its one right answer, p99 is at most "
         "100 ms (or five times what the model takes for a request, if that is more), and latency does not grow by more "
         "than a hundredth of a second in a second (least-squares slope over scheduled time, less twice its error); "
         "then confirmed in a longer run. What the generator is late by is in the latency, and so a limit of quick "
@@ -76,13 +78,15 @@ class Sustainable:
         yield Step("sustainable: the models' own times", self._measure_models, 2.0 * len(self._cases))
         subjects = list(dict.fromkeys(subject for case in self._cases for subject in case.subjects))
         settings = self._settings
-        probes = (settings.search_probes - 1) * (settings.search_seconds + _TURN_S)
+        probe_s = settings.search_seconds + _TURN_S
+        first_s, later_s = 2 * _BURST_S + settings.search_probes * probe_s, _BURST_S + probe_s
         loads = (len(SHARES) + 2) * (settings.load_seconds + _TURN_S)
         for repeat in range(settings.repeats):
             for subject in subjects:
                 cases = [case for case in self._cases if subject in case.subjects]
                 label = f"sustainable, round {repeat + 1}: {subject.name}"
-                yield Step(label, partial(self._run, subject, cases, repeat), 20 + len(cases) * (15 + probes + loads))
+                seconds = 20 + len(cases) * ((later_s if repeat else first_s) + loads)
+                yield Step(label, partial(self._run, subject, cases, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Rates and percentiles by load; ours over each peer's."""
