@@ -77,7 +77,7 @@ Made = tuple[Scenario, Path]
 
 
 def _latency(settings: Settings, models: Models) -> Made:
-    return Latency(settings, models.ffnn, magika_files(models.small)), models.small
+    return Latency(settings, models.ffnn, magika_files(models.small), models.small), models.small
 
 
 def _throughput(settings: Settings, models: Models) -> Made:
