@@ -31,6 +31,8 @@ COMMON_SETTINGS = {
     # A lost TaskManager is noticed in seconds; a busy machine still has time to answer.
     "heartbeat.interval": "2 s",
     "heartbeat.timeout": "10 s",
+    # By default 10 s, which several JVMs that start at once on few cores may need.
+    "pekko.startup-timeout": "60 s",
     # Whoever reaches the port could otherwise run a jar of theirs.
     "web.submit.enable": "false",
 }

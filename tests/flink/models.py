@@ -89,6 +89,18 @@ def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n")
     (folder / "steps" / "model.toml").write_text(f'stages = "plan.json"\n{toml}')
 
 
+def write_ensembles_with_stages(folder: Path) -> None:
+    """Ensembles of `steps`, as `write_cut_model` wrote it, and `idle`: (x, i) -> y = 0, found = x, which never fails.
+
+    either: the mean of both, or idle alone                     both:    the mean; both must answer
+    """
+    inputs: Tensors = {"x": (FLOAT, ["n", 4]), "i": (INT64, ["n"])}
+    outputs: Tensors = {"y": (FLOAT, ["n", 4]), "found": (FLOAT, ["n", 4])}
+    _write(folder / "idle" / "1", ["Sub x x y", "Identity x found"], inputs, outputs)
+    _ensemble(folder / "either", 'members = ["steps", "idle"]', 'on_failure = "rest"')
+    _ensemble(folder / "both", 'members = ["steps", "idle"]')
+
+
 def write_plan(version: Path, stages: list[tuple[list[str], list[str], int]]) -> None:
     """Writes `plan.json` beside `model.onnx` and `stage-N.onnx`: inputs, outputs and replicas of each."""
     planned = [

@@ -14,7 +14,7 @@ from schemas.ledger import STAGES
 from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
 from schemas.tensors import Tensor
 from tests.flink.conftest import MODES
-from tests.flink.models import write_cut_model, write_repository
+from tests.flink.models import write_cut_model, write_ensembles_with_stages, write_repository
 from tests.flink.service import Topics
 
 TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
@@ -24,10 +24,11 @@ TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 def service(
     request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Topics]:
-    """A job that serves `steps` in three stages, the second in two tasks, and other models as a whole."""
+    """A job that serves `steps` in three stages, the second in two tasks, ensembles of it, and models as a whole."""
     repository = tmp_path_factory.mktemp("repository")
     write_repository(repository)
     write_cut_model(repository, "[batching]\nshard_rows = 16\n")
+    write_ensembles_with_stages(repository)
     config = Config().replace(
         job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
         models={"repository": str(repository)},
@@ -46,12 +47,17 @@ def inputs_of(rows: int) -> tuple[Any, Any]:
 
 
 def steps(
-    rows: int, bad: tuple[int, ...] = (), form: Form = Form.PROTOBUF, outputs: tuple[str, ...] = (), **said: Parameter
+    rows: int,
+    bad: tuple[int, ...] = (),
+    form: Form = Form.PROTOBUF,
+    outputs: tuple[str, ...] = (),
+    model: str = "steps",
+    **said: Parameter,
 ) -> InferRequest:
     x, i = inputs_of(rows)
     i[list(bad)] = 99
     tensors = Tensor.from_array("x", x), Tensor.from_array("i", i)
-    return InferRequest("steps", tensors, uuid.uuid4().hex, "", said, outputs, form)
+    return InferRequest(model, tensors, uuid.uuid4().hex, "", said, outputs, form)
 
 
 def check(answer: InferResponse | ErrorResponse, rows: int, without: tuple[int, ...] = ()) -> None:
@@ -104,6 +110,33 @@ def test_rows_that_fail_in_a_stage_fail_alone(service: Topics, rows: int) -> Non
     [letter] = [letter for letter in letters if letter.id == failing.id]
     assert letter.stage == "stage 2"
     assert letter.original is not None
+
+
+@pytest.mark.parametrize("rows", [1, 10, 100])
+def test_a_member_of_an_ensemble_may_be_in_stages(service: Topics, rows: int) -> None:
+    """Of `steps` and `idle`, whose y is 0 and whose `found` is x."""
+    sent = [steps(rows, model="both") for _ in range(5)]
+    x, i = inputs_of(rows)
+    for answer in service.ask(*sent):
+        assert isinstance(answer, InferResponse), answer
+        values = {tensor.name: tensor.to_array() for tensor in answer.outputs}
+        assert np.array_equal(values["y"], (2 * x + TABLE[i]) / 2)
+        assert np.array_equal(values["found"], (x + TABLE[i]) / 2)
+    service.read_answers(timeout_ms=500)
+    assert all(len(service.answers[request.id]) == 1 for request in sent)
+
+
+@pytest.mark.parametrize("rows", [10, 100])
+def test_a_member_whose_stage_fails_is_handled_as_configured(service: Topics, rows: int) -> None:
+    alone, failing = service.ask(steps(rows, (rows - 1,), model="either"), steps(rows, (rows - 1,), model="both"))
+    assert isinstance(alone, InferResponse), alone
+    values = {tensor.name: tensor.to_array() for tensor in alone.outputs}
+    assert not values["y"].any()
+    assert np.array_equal(values["found"], inputs_of(rows)[0])
+    assert (alone.parameters["missing_members"], alone.parameters["error_code"]) == ("steps", "inference_failed")
+    assert isinstance(failing, ErrorResponse), failing
+    assert failing.code == "inference_failed"
+    assert f"member steps: row {rows - 1}" in failing.message
 
 
 def test_a_deadline_holds_in_a_pipeline(service: Topics) -> None:
