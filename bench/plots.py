@@ -19,7 +19,7 @@ _OURS, _PEER = "#0b6e99", "#8a8f98"
 #: Greys that can be read on white and on black: pictures have no background of their own.
 _INK, _FAINT = "#76818d", "#76818d55"
 _PARTS = ("#9aa4b0", "#0b6e99", "#e08e45", "#7a9e7e")
-_STAGES = ("#9aa4b0", "#c2a14d", "#6d8b74", "#b0695a", "#8a6fa8", "#0b6e99", "#5aa7a7", "#d08c60", "#7f8a96")
+_STAGES = ("#9aa4b0", "#c2a14d", "#6d8b74", "#b0695a", "#8a6fa8", "#0b6e99", "#5aa7a7", "#d08c60", "#7f8a96", "#a9b4bf")
 _SUBJECTS = ("#0b6e99", "#e08e45", "#7a9e7e", "#b0695a", "#8a6fa8", "#c2a14d", "#5aa7a7")
 _TARGET = "#d9483b"
 _MARKS = {"p50_ms": "o", "p95_ms": "D", "p99_ms": "s"}

@@ -1,6 +1,7 @@
 """Where the time of requests went: what the job says of them, with what lies before and after it.
 
-scheduled -send- sent -broker- read -admit- -queue- -batch- -session- -merge- -encode- written -answer- received
+scheduled -send- sent -broker- read -admit- -queue- -batch- -session- -merge- -encode- written -write- appended
+-read- received
 """
 
 import numpy as np
@@ -9,22 +10,22 @@ from bench.measures import Floats
 from bench.offers import Offered
 from schemas.ledger import STAGES
 
-ALL_STAGES = ("send", *STAGES, "answer")
+ALL_STAGES = ("send", *STAGES, "write", "read")
 
 _BROKER = STAGES.index("broker")
+#: A broker's stamp has whole milliseconds, rounded down: on the average it cuts off half of one.
+_CUT_OFF_MS = 0.5
 
 
 def stages_ms(offered: Offered) -> dict[str, float]:
     """The mean time of each stage, in milliseconds, over all requests whose answers say where theirs went.
 
     A record's timestamp, where the job starts to count, has whole milliseconds: what that cuts off the time of sending
-    is no time that the broker took. No stage takes less than nothing, so that clocks or stages that overlap show as a
-    sum that is more than the latency.
+    is no time that the broker took. Each time between is by another clock or process, so that the first and the last
+    two stages are less than nothing where what the job says overlaps or is too much.
     """
-    table = _table(offered)
-    return {
-        stage: round(float(mean), 4) for stage, mean in zip(ALL_STAGES, table.clip(min=0).mean(axis=0), strict=True)
-    }
+    means = _table(offered).mean(axis=0)
+    return {stage: round(float(mean), 4) for stage, mean in zip(ALL_STAGES, means, strict=True)}
 
 
 def _table(offered: Offered) -> Floats:
@@ -37,5 +38,6 @@ def _table(offered: Offered) -> Floats:
     stamped_ns = sent_ns - sent_ns % 1_000_000
     written_ns = stamped_ns + inside_ms.sum(axis=1) * 1e6
     inside_ms[:, _BROKER] -= (sent_ns - stamped_ns) / 1e6
-    answer_ms = (offered.answers.received_ns[firsts] - written_ns) / 1e6
-    return np.column_stack([(sent_ns - scheduled_ns) / 1e6, inside_ms, answer_ms])
+    appended_ns = (offered.answers.appended_ms[firsts] + _CUT_OFF_MS) * 1e6
+    write_ms, read_ms = (appended_ns - written_ns) / 1e6, (offered.answers.received_ns[firsts] - appended_ns) / 1e6
+    return np.column_stack([(sent_ns - scheduled_ns) / 1e6, inside_ms, write_ms, read_ms])

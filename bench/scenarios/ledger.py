@@ -13,9 +13,9 @@ from bench.settings import Settings
 from bench.stages import ALL_STAGES, stages_ms
 from bench.subjects import anabranch
 from bench.workloads import Workload
+from schemas.ledger import STAGES
 
-_OFF = "|sum of stages / latency - 1|"
-_MOST_OFF = 0.05
+_LEAST, _LEAST_MS = "shortest stage, ms", -1.0
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,14 @@ class Ledger:
 
     name = "ledger"
     method = (
-        "Open loop, Poisson. Requests ask to `explain`: their answers say how long each stage took. Before these lies "
-        "the time by which the generator was late (send), behind them that from the written answer until the reader "
-        "had it (answer). Means over all requests; the check is that the stages sum to the latency."
+        "Open loop, Poisson. Requests ask to `explain`: their answers say how long each stage took, up to the written "
+        "answer. Before these lies the time by which the generator was late (send), behind them that until the broker "
+        "stamped the answer (write: LogAppendTime, and half of the millisecond that it cuts off) and that until the "
+        "reader had it (read). Means over all requests. Write and read are what is left between stamps of the job, the "
+        "broker and the reader: no other clock measures them, and so all stages sum to the latency by themselves. What "
+        "can fail: did the job's stages overlap or count too much, the answer would be stamped before it was written. "
+        "The check is that no stage's mean is below -1 ms. Explained: the share of the latency that send and what the "
+        "answer itself says make up; what the job does not see is missing there."
     )
 
     def __init__(self, settings: Settings, accounts: Sequence[Account]) -> None:
@@ -49,14 +54,15 @@ class Ledger:
             yield Step(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
-        """The stages' means, and whether they sum to the latency."""
+        """The stages' means, and whether none is less than nothing."""
         ours = [run for run in runs if isinstance(run, LedgerRun)]
         metrics = {"mean_ms": [run.latency.mean_ms for run in ours]}
         for stage in ALL_STAGES:
             metrics[f"{stage}_ms"] = [run.stages_ms[stage] for run in ours]
+        metrics["explained"] = [_explained(run) for run in ours]
         rows = rows_of(ours, metrics, keys_of(ours))
-        off = {_OFF: [abs(sum(run.stages_ms.values()) / run.latency.mean_ms - 1) for run in ours]}
-        targets = [target_of(row, _OFF, "<=", _MOST_OFF) for row in rows_of(ours, off, keys_of(ours))]
+        least = {_LEAST: [min(run.stages_ms.values()) for run in ours]}
+        targets = [target_of(row, _LEAST, ">=", _LEAST_MS) for row in rows_of(ours, least, keys_of(ours))]
         return Conclusion(rows, [], targets, {})
 
     def _run(self, repeat: int, arena: Arena) -> list[LedgerRun]:
@@ -81,3 +87,7 @@ class Ledger:
                     )
                 )
         return runs
+
+
+def _explained(run: LedgerRun) -> float:
+    return sum(run.stages_ms[stage] for stage in ("send", *STAGES)) / run.latency.mean_ms
