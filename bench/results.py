@@ -17,6 +17,8 @@ from bench.search import Probe
 from bench.settings import Settings
 from flink_job.installation import connector_jar, find_java
 
+Relation = Literal["<=", ">="]
+
 _PACKAGES = ("apache-flink", "onnxruntime", "numpy", "kafka-python", "crc32c", "confluent-kafka", "protobuf", "magika")
 
 
@@ -253,7 +255,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     metric: str
     value: float
-    relation: Literal["<=", ">="]
+    relation: Relation
     limit: float
     met: bool
 
@@ -340,18 +342,25 @@ def ratio_of(
     return Ratio(subject=subject, peer=peer, workload=workload, metric=metric, ratio=Spread.of(ratios))
 
 
-def target_of(row: Row, metric: str, relation: Literal["<=", ">="], limit: float) -> Target:
+def target_of(row: Row, metric: str, relation: Relation, limit: float) -> Target:
     """Whether the median of a row keeps a promise."""
-    value = row.metrics[metric].median
-    met = value <= limit if relation == "<=" else value >= limit
+    value, clean = row.metrics[metric].median, not row.not_answered_right
+    return make_target(row.workload, row.subject, metric, value, relation, limit, clean=clean)
+
+
+def make_target(
+    workload: str, subject: str, metric: str, value: float, relation: Relation, limit: float, *, clean: bool
+) -> Target:
+    """Whether a value keeps a promise, which takes runs whose requests were all answered once and right."""
+    kept = value <= limit if relation == "<=" else value >= limit
     return Target(
-        workload=row.workload,
-        subject=row.subject,
+        workload=workload,
+        subject=subject,
         metric=metric,
-        value=value,
+        value=round(value, 4),
         relation=relation,
         limit=limit,
-        met=met and not row.not_answered_right,
+        met=kept and clean,
     )
 
 

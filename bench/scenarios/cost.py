@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from bench.arena import Arena
 from bench.offers import Service, in_service
-from bench.results import AnyRun, CostRun, Ratio, Target, keys_of, ratio_of, rows_of
+from bench.results import AnyRun, CostRun, Ratio, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.settings import Settings
 from bench.subjects import anabranch
@@ -58,17 +58,9 @@ class Cost:
         targets = []
         if by_load:
             value = max(ratio.ratio.median for ratio in by_load)
-            targets = [
-                Target(
-                    workload=self._by_rows[1].name,
-                    subject=self._ours.name,
-                    metric=_METRIC,
-                    value=value,
-                    relation="<=",
-                    limit=_MOST,
-                    met=value <= _MOST and all(run.tally.is_clean for run in ours),
-                )
-            ]
+            clean = all(run.tally.is_clean for run in ours)
+            about = self._by_rows[1].name, self._ours.name, _METRIC
+            targets = [make_target(*about, value, "<=", _MOST, clean=clean)]
         return Conclusion(rows, [*by_load, *by_rows], targets, {})
 
     def _run(self, repeat: int, arena: Arena) -> list[CostRun]:

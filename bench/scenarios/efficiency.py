@@ -11,7 +11,7 @@ from bench.arena import Arena, Stalled
 from bench.measures import Spread
 from bench.models import FFNN, RESNET
 from bench.peers.raw_onnx import workload_rows_per_s
-from bench.results import AnyRun, Target, ThroughputRun, keys_of, ratio_of, rows_of
+from bench.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
@@ -138,17 +138,9 @@ class Efficiency:
             for ratio in ratios
             if ratio.workload.startswith(FFNN) and ratio.peer == CONFLUENT.name
         ]
-        wrong = {row.workload: row.not_answered_right for row in rows if row.subject == self._ours.name}
+        clean = {row.workload: not row.not_answered_right for row in rows if row.subject == self._ours.name}
         targets = [
-            Target(
-                workload=workload,
-                subject=self._ours.name,
-                metric=metric,
-                value=value,
-                relation=">=",
-                limit=limit,
-                met=value >= limit and not wrong[workload],
-            )
+            make_target(workload, self._ours.name, metric, value, ">=", limit, clean=clean[workload])
             for workload, metric, value, limit in measured
         ]
         limits = {

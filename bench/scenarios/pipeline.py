@@ -12,7 +12,7 @@ import msgspec
 
 from bench.arena import Arena
 from bench.cutting import STAGES, Chain, Chosen, best_single_cut, cut_in_two
-from bench.results import AnyRun, Target, ThroughputRun, keys_of, ratio_of, rows_of
+from bench.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
@@ -98,16 +98,18 @@ class Pipeline:
         rows = rows_of(ours, {"rate_per_s": rates} | shares, keys_of(ours))
         pairs = [ratio_of(ours, rates, CUT, WHOLE, case.name, "rate_per_s") for case in self._cases]
         ratios = [ratio for ratio in pairs if ratio]
-        wrong = {(row.subject, row.workload): row.not_answered_right for row in rows}
-        targets = []
-        for row in rows:
-            if row.subject == CUT:
-                for metric, key in ((_OF_BOUND, "of_bound"), (_OF_BOTH, "of_bound_together")):
-                    targets.append(_target(row.workload, metric, row.metrics[key].median, ">=", 0.85))
+        clean = {row.workload: not row.not_answered_right for row in rows if row.subject == CUT}
+        served = [
+            (row.workload, metric, row.metrics[key].median, 0.85)
+            for row in rows
+            if row.subject == CUT
+            for metric, key in ((_OF_BOUND, "of_bound"), (_OF_BOTH, "of_bound_together"))
+        ]
         large = [each for each in ratios if each.workload == self._cases[0].name]
-        targets += [_target(each.workload, _SPEED_UP, each.ratio.median, ">=", 1.6) for each in large]
+        served += [(each.workload, _SPEED_UP, each.ratio.median, 1.6) for each in large]
         targets = [
-            msgspec.structs.replace(target, met=target.met and not wrong[CUT, target.workload]) for target in targets
+            make_target(workload, CUT, metric, value, ">=", limit, clean=clean[workload])
+            for workload, metric, value, limit in served
         ]
         limits = {}
         for case in self._cases:
@@ -116,10 +118,12 @@ class Pipeline:
                 limits[f"{case.name}: least bottleneck of {count} single cuts, ms"] = round(least_ms, 3)
                 limits[f"{case.name}: bottleneck of the planner's cut, ms"] = round(ours_ms, 3)
                 limits[f"{case.name}: the same as predicted, ms"] = round(case.chosen.predicted_ms, 3)
-                targets.append(_target(case.name, _BEST, least_ms / ours_ms, ">=", _LEAST_OF_BEST))
-        for case in self._cases:
-            if off := self._off(case):
-                targets.append(_target(case.name, _PREDICTED, median(off), "<=", 0.2))
+                targets.append(make_target(case.name, CUT, _BEST, least_ms / ours_ms, ">=", _LEAST_OF_BEST, clean=True))
+        targets += [
+            make_target(case.name, CUT, _PREDICTED, median(off), "<=", 0.2, clean=True)
+            for case in self._cases
+            if (off := self._off(case))
+        ]
         return Conclusion(rows, ratios, targets, limits)
 
     def _off(self, case: Case) -> list[float]:
@@ -167,16 +171,3 @@ def _stage_times_ms(case: Case) -> tuple[float, float]:
     for thread in threads:
         thread.join()
     return alone_ms, max(median(each) for each in times.values())
-
-
-def _target(workload: str, metric: str, value: float, relation: str, limit: float) -> Target:
-    met = value >= limit if relation == ">=" else value <= limit
-    return Target(
-        workload=workload,
-        subject=CUT,
-        metric=metric,
-        value=round(value, 3),
-        relation=">=" if relation == ">=" else "<=",
-        limit=limit,
-        met=met,
-    )

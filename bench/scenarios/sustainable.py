@@ -11,7 +11,7 @@ from bench.arena import Arena
 from bench.measures import Percentiles, Spread
 from bench.offers import Offered, Service, in_service
 from bench.peers.raw_onnx import model_ms
-from bench.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, ratio_of, rows_of
+from bench.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.search import Probe
 from bench.settings import Settings
@@ -121,17 +121,9 @@ class Sustainable:
             if not pairs:
                 continue
             value = Spread.of([loaded.latency.p99_ms / alone.latency.p50_ms for loaded, alone in pairs]).median
-            targets.append(
-                Target(
-                    workload=case.workload.name,
-                    subject=self._ours.name,
-                    metric=OVER_NO_QUEUE,
-                    value=value,
-                    relation="<=",
-                    limit=_MOST_OVER_NO_QUEUE,
-                    met=value <= _MOST_OVER_NO_QUEUE and all(run.tally.is_clean for pair in pairs for run in pair),
-                )
-            )
+            clean = all(run.tally.is_clean for pair in pairs for run in pair)
+            about = case.workload.name, self._ours.name, OVER_NO_QUEUE
+            targets.append(make_target(*about, value, "<=", _MOST_OVER_NO_QUEUE, clean=clean))
         return targets
 
     def _limits(self) -> Iterator[tuple[str, float]]:

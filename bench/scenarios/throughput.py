@@ -14,7 +14,7 @@ from bench.models import FFNN, FFNN_WIDTHS
 from bench.peers import beam
 from bench.peers.crayfish import as_crayfish
 from bench.peers.raw_onnx import rows_per_s
-from bench.results import AnyRun, Ratio, Target, ThroughputRun, keys_of, ratio_of, rows_of
+from bench.results import AnyRun, Ratio, ThroughputRun, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
@@ -103,14 +103,14 @@ class Throughput:
         ]
         wrong = {row.subject: row.not_answered_right for row in rows}
         targets = [
-            Target(
-                workload=ratio.workload,
-                subject=ratio.subject,
-                metric=f"rate / {ratio.peer}",
-                value=ratio.ratio.median,
-                relation=">=",
-                limit=limit,
-                met=ratio.ratio.median >= limit and not wrong[ratio.subject],
+            make_target(
+                ratio.workload,
+                ratio.subject,
+                f"rate / {ratio.peer}",
+                ratio.ratio.median,
+                ">=",
+                limit,
+                clean=not wrong[ratio.subject],
             )
             for ratio in (*beside_naive, *beside_peers)
             if ratio and (limit := _LEAST.get(ratio.peer.split(",")[0])) is not None
