@@ -25,6 +25,8 @@ _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both s
 _SPEED_UP = f"rate / {WHOLE}"
 _PREDICTED, _BEST = "predicted / measured bottleneck, off by", "best single cut's bottleneck / the planner's"
 _STAGE_RUNS = 9
+#: What a turn takes: its start, the stages' own times, and some 7 s of requests.
+_TURN_S, _CUTS_S = 30.0, 150.0
 #: How often a cut and its rivals are timed in turn: a difference of 3 % is within what this machine varies by.
 _CUT_ROUNDS, _LEAST_OF_BEST = 15, 0.97
 
@@ -82,10 +84,10 @@ class Pipeline:
         for repeat in range(self._settings.repeats):
             for case, whole, cut in served:
                 label = f"pipeline, round {repeat + 1}: {case.name}"
-                yield Step(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), 60)
-                yield Step(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), 60)
+                yield Step(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), _TURN_S)
+                yield Step(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), _TURN_S)
         for case in self._cases:
-            yield Step(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), 150)
+            yield Step(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), _CUTS_S)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Rates beside their bounds, and cuts beside others."""
