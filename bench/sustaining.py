@@ -38,6 +38,11 @@ def bound_of(model_ms: float) -> float:
     return max(_LEAST_BOUND_MS, _BOUND_OF_MODEL * model_ms)
 
 
+def seconds_of(rate_per_s: float, seconds: float) -> float:
+    """How long a load of this rate lasts where so many seconds were asked for."""
+    return min(max(seconds, _LEAST_REQUESTS / rate_per_s), seconds * _MOST_TIMES)
+
+
 def find(
     service: Service,
     workload: Workload,
@@ -76,7 +81,6 @@ def offer(
     service: Service, workload: Workload, rate_per_s: float, seconds: float, bound_ms: float, seed: int
 ) -> tuple[Offered, Probe]:
     """One load, longer than asked for where it would be of too few requests, and whether the subject kept up."""
-    seconds = min(max(seconds, _LEAST_REQUESTS / rate_per_s), seconds * _MOST_TIMES)
-    offered = service.offer(workload, rate_per_s, seconds, seed)
+    offered = service.offer(workload, rate_per_s, seconds_of(rate_per_s, seconds), seed)
     spent_ms, at_ns = offered.spent_ms()
     return offered, judge(rate_per_s, offered.tally, spent_ms, at_ns, bound_ms)

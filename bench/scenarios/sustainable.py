@@ -16,7 +16,7 @@ from bench.scenarios.base import Conclusion, Step
 from bench.search import Probe
 from bench.settings import Settings
 from bench.subjects import Subject, anabranch
-from bench.sustaining import bound_of, find, offer
+from bench.sustaining import bound_of, find, offer, seconds_of
 from bench.workloads import Workload
 
 SUSTAINABLE, NO_QUEUE, COMMON = "sustainable", "no queue", "common rate"
@@ -27,6 +27,8 @@ OVER_NO_QUEUE = "p99 at 50 % / p50 with no queue"
 _MOST_OVER_NO_QUEUE = 3.0
 #: What a load takes beside its seconds, and a workload's bursts.
 _TURN_S, _BURST_S = 2.0, 7.0
+#: The sustainable rate is about so many times the common one.
+_ABOUT = 6.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,12 @@ class Sustainable:
         settings = self._settings
         probe_s = settings.search_seconds + _TURN_S
         first_s, later_s = 2 * _BURST_S + settings.search_probes * probe_s, _BURST_S + probe_s
-        loads = (len(SHARES) + 2) * (settings.load_seconds + _TURN_S)
         for repeat in range(settings.repeats):
             for subject in subjects:
                 cases = [case for case in self._cases if subject in case.subjects]
                 label = f"sustainable, round {repeat + 1}: {subject.name}"
-                seconds = 20 + len(cases) * ((later_s if repeat else first_s) + loads)
+                search_s = (later_s if repeat else first_s) + settings.load_seconds + _TURN_S
+                seconds = 20 + sum(search_s + self._loads_s(case) for case in cases)
                 yield Step(label, partial(self._run, subject, cases, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
@@ -100,6 +102,10 @@ class Sustainable:
         subjects = list(dict.fromkeys(run.subject for run in ours))
         rows.sort(key=lambda row: (workloads.index(row.workload), subjects.index(row.subject.rsplit(", ", 1)[0])))
         return Conclusion(rows, list(self._ratios(by_load)), self._targets(by_load), dict(self._limits()))
+
+    def _loads_s(self, case: Case) -> float:
+        rates = [share * _ABOUT * case.common_per_s for share in SHARES.values()] + [case.common_per_s]
+        return sum(seconds_of(rate, self._settings.load_seconds) + _TURN_S for rate in rates)
 
     def _ratios(self, by_load: dict[str, list[RateRun]]) -> Iterator[Ratio]:
         best, common = by_load.get(SUSTAINABLE, []), by_load.get(COMMON, [])
