@@ -40,7 +40,7 @@ _METRIC_NAMES = {
     **{f"hit_share_{priority}": f"deadline kept, priority {priority}" for priority in (1, 5, 9)},
     "recovery_s": "recovery s",
     **{f"{stage}_ms": f"{stage} ms" for stage in ALL_STAGES},
-    "explained": "explained by send and the answer's own",
+    "explained": "explained",
 }
 
 
