@@ -19,7 +19,7 @@ from bench.workloads import Workload
 #: What the project promises beside the time that the model takes.
 _P50_MS, _P99_MS = 4.0, 20.0
 _MAGIKA_P99_MS = 60.0
-_MODEL_STEP_S = 3.0
+_MODEL_TIMES, _MODEL_STEP_S = 3, 8.0
 _METRICS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
 
 
@@ -52,8 +52,8 @@ class Latency:
         "ends at the answer's LogAppendTime instead. All clocks are the machine's wall clock. Each answer is compared "
         "with a direct run of the model. Median of the rounds, subjects in turn. Limits: for p50 "
         f"{_P50_MS:g} ms, for p99 {_P99_MS:g} ms, both beside what ONNX Runtime alone takes for a request on one "
-        f"thread; but {_MAGIKA_P99_MS:g} ms, all in all, for Magika's p99: at its rate requests now and then wait for "
-        "those before them, each for as long as the model takes."
+        f"thread, the quickest of {_MODEL_TIMES} seconds; but {_MAGIKA_P99_MS:g} ms, all in all, for Magika's p99: at "
+        "its rate requests now and then wait for those before them, each for as long as the model takes."
     )
 
     def __init__(self, settings: Settings, ffnn: Workload, magika: Workload, repository: Path) -> None:
@@ -104,7 +104,9 @@ class Latency:
 
     def _measure_models(self, arena: Arena) -> list[LatencyRun]:  # noqa: ARG002 - a step's
         for offer in self._offers:
-            self._model_ms[offer.workload.name] = round(model_ms(offer.workload, self._repository), 3)
+            # The quickest: what else the machine does shall not make a promise easier to keep.
+            spent_ms = min(model_ms(offer.workload, self._repository) for _ in range(_MODEL_TIMES))
+            self._model_ms[offer.workload.name] = round(spent_ms, 3)
         return []
 
     def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[LatencyRun]:
