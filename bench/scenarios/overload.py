@@ -29,7 +29,8 @@ PRIORITIES = tuple(
     .tolist()
 )
 CALM, DOUBLE, TRIPLE = 0.25, 2.0, 3.0
-_WARM_UP = 0.9
+#: Before a job's loads it serves so many times what makes it warm for the peak: some of it is refused.
+_WARM_UPS = 2
 #: What a start takes, and about how many requests a second are answered.
 _START_S, _ABOUT_PER_S = 16.0, 150.0
 _TAIL = "p99 of priority 1 / unloaded"
@@ -47,11 +48,11 @@ class Overload:
     method = (
         "Magika on real files; of 60 requests 6 have priority 1, 18 have 5 and 36 have 9 (ADR 0008 says what other "
         "mixes allow). Peak: requests that were there before, answered as fast as possible, after as many as make the "
-        'JVM warm; anew in each round. Then, with `overload = "refuse"`, an open-loop Poisson load of a quarter and of '
-        "twice that peak; and once, for long, of three times the median of the peaks. Goodput: right answers a second "
-        "while the load lasts, median of its five fifths. Every request must get its right answer or the error "
-        "`overloaded`, once. Drain: from the last request to the last answer. Latency as in the latency scenario, of "
-        "what was served."
+        'JVM warm; anew in each round. Then, with `overload = "refuse"`, and warmed up by twice that peak, an open-loop '
+        "Poisson load of a quarter and of twice the peak; and once, for long, of three times the median of the peaks. "
+        "Goodput: right answers a second while the load lasts, median of its five fifths. Every request must get its "
+        "right answer or the error `overloaded`, once. Drain: from the last request to the last answer. Latency as in "
+        "the latency scenario, of what was served."
     )
 
     def __init__(self, settings: Settings, magika: Workload) -> None:
@@ -64,8 +65,8 @@ class Overload:
     def steps(self) -> Iterator[Step]:
         """The rounds, each with its peak; then the long load."""
         settings = self._settings
-        warm_s = _START_S + settings.overload_warm_up / _ABOUT_PER_S
-        peak_s = warm_s + settings.overload_peak_requests / _ABOUT_PER_S
+        warm_s = _START_S + _WARM_UPS * settings.overload_warm_up / _ABOUT_PER_S
+        peak_s = _START_S + (settings.overload_warm_up + settings.overload_peak_requests) / _ABOUT_PER_S
         for repeat in range(settings.repeats):
             seconds = peak_s + warm_s + 2 * (settings.overload_seconds + 4)
             label = f"overload, round {repeat + 1}: the peak, a quarter and twice of it"
@@ -112,7 +113,8 @@ class Overload:
         self, loads: Sequence[float], seconds: float, repeat: int, peak_per_s: float, arena: Arena
     ) -> list[OverloadRun]:
         topics, runs, sent = arena.topics(), [], 1
-        warm_up = _WARM_UP, self._settings.overload_warm_up / (_WARM_UP * peak_per_s)
+        # What is refused takes a way of its own, which has to be warm too.
+        warm_up = DOUBLE, _WARM_UPS * self._settings.overload_warm_up / peak_per_s
         with arena.serving(self._refusing, topics) as process:
             arena.send(topics.requests, self._workload, 1, 0, None)
             arena.await_answers(topics.responses, 1, process)

@@ -14,9 +14,9 @@ any more is not run.
 """
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, merge
 from operator import itemgetter
 
 from operators.core.costs import Costs
@@ -124,13 +124,16 @@ class _Group:
             self.size_bytes -= request.size_bytes
         self._gone += len(requests)
         line = self._line
-        if line[0][1].gone or self._gone > len(line) // 2:
+        while line and line[-1][1].gone:
+            line.pop()
+            self._gone -= 1
+        if line and (line[0][1].gone or self._gone > len(line) // 2):
             self._line = [entry for entry in line if not entry[1].gone]
             self._gone = 0
 
-    def waiting(self) -> list[tuple[Urgency, Request]]:
-        """All of them, in order."""
-        return [entry for entry in self._line if not entry[1].gone]
+    def from_last(self) -> Iterator[tuple[Urgency, Request]]:
+        """All of them, the least urgent first."""
+        return (entry for entry in reversed(self._line) if not entry[1].gone)
 
     def take(self) -> list[Request]:
         """The most urgent requests, as many as share a unit; at least one."""
@@ -271,16 +274,16 @@ class Lane:
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
     def shed(self, max_backlog_ms: float, max_size_bytes: int) -> list[Request]:
-        """Drops the least urgent requests where more waits than that.
+        """Drops the least urgent requests where more waits than that, and a hundredth more.
 
-        A tenth more than needed, so that it need not be done for every frame.
+        Few at a time: while they are refused, nothing else is done.
         """
         if self.backlog_ms <= max_backlog_ms and self.size_bytes <= max_size_bytes:
             return []
         shed: list[Request] = []
-        backlog_ms, size_bytes = self.backlog_ms - 0.9 * max_backlog_ms, self.size_bytes - 0.9 * max_size_bytes
-        lines = [entry for group in self._groups.values() for entry in group.waiting()]
-        for _, request in sorted(lines, key=itemgetter(0), reverse=True):
+        backlog_ms, size_bytes = self.backlog_ms - 0.99 * max_backlog_ms, self.size_bytes - 0.99 * max_size_bytes
+        lines = [group.from_last() for group in self._groups.values()]
+        for _, request in merge(*lines, key=itemgetter(0), reverse=True):
             if backlog_ms <= 0 and size_bytes <= 0:
                 break
             backlog_ms -= request.cost_ms

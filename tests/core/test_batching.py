@@ -362,14 +362,14 @@ def test_the_work_in_hand_is_known() -> None:
     assert several.backlog_ms == 0
 
 
-def test_under_overload_the_least_urgent_are_shed_and_a_tenth_more() -> None:
+def test_under_overload_the_least_urgent_are_shed_and_a_hundredth_more() -> None:
     several = lane(costs={b"m": costs((1, 1.0))}, max_rows=1)
     for number in range(200):
         several.add(waiting(f"{number}", rank=1 + number % 2, of=b"m"), number / 1000)
     assert several.shed(200.0, 10**6) == []
     shed = several.shed(150.0, 10**6)
-    assert names(shed) == [f"{number}" for number in range(199, 0, -2)][:65]  # down to 135 ms, the last first
-    assert several.backlog_ms == pytest.approx(135.0)
+    assert names(shed) == [f"{number}" for number in range(199, 0, -2)][:52]  # down to 148.5 ms, the last first
+    assert several.backlog_ms == pytest.approx(148.0)
     assert several.shed(150.0, 10**6) == []
     assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in shed})
 
@@ -589,7 +589,7 @@ class LaneMachine(RuleBasedStateMachine):
         ordered = sorted(self.inside, key=urgency, reverse=True)
         assert shed == ordered[: len(shed)]
         self.inside = [request for request in self.inside if request not in shed]
-        assert bytes_of(self.inside) <= 0.9 * max_size_bytes or not shed
+        assert bytes_of(self.inside) <= 0.99 * max_size_bytes or not shed
 
     @precondition(lambda self: self.inside)
     @rule()
