@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         memory_settle: Requests between the two, as the watched ones are sent: the JVM makes its heap fit the pace.
         memory_rate_per_s: How fast the watched ones are sent.
         balance_requests: Requests of each balance run.
-        overload_warm_up: Requests before the peak is measured, and before each job's loads.
+        overload_warm_up: Requests that are answered before the peak is measured, and before each job's loads.
         overload_peak_requests: Requests over which the peak is measured.
         overload_seconds: How long each load lasts.
         overload_long_seconds: How long the last one does.
@@ -55,8 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_settle: int = 40_000
     memory_rate_per_s: float = 1_000.0
     balance_requests: int = 3_000
-    overload_warm_up: int = 2_000
-    overload_peak_requests: int = 1_500
+    overload_warm_up: int = 12_000
+    overload_peak_requests: int = 4_000
     overload_seconds: float = 20.0
     overload_long_seconds: float = 300.0
 

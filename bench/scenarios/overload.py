@@ -29,8 +29,6 @@ PRIORITIES = tuple(
     .tolist()
 )
 CALM, DOUBLE, TRIPLE = 0.25, 2.0, 3.0
-#: Before a job's loads it serves so many times what makes it warm for the peak: some of it is refused.
-_WARM_UPS = 2
 #: What a start takes, and about how many requests a second are answered.
 _START_S, _ABOUT_PER_S = 16.0, 150.0
 _TAIL = "p99 of priority 1 / unloaded"
@@ -48,8 +46,9 @@ class Overload:
     method = (
         "Magika on real files; of 60 requests 6 have priority 1, 18 have 5 and 36 have 9 (ADR 0008 says what other "
         "mixes allow). Peak: requests that were there before, answered as fast as possible, after as many as make the "
-        'JVM warm; anew in each round. Then, with `overload = "refuse"`, and warmed up by twice that peak, an open-loop '
-        "Poisson load of a quarter and of twice the peak; and once, for long, of three times the median of the peaks. "
+        'JVM warm. Then, with `overload = "refuse"`, an open-loop Poisson load of a quarter and of twice that peak, in '
+        "turn; and, for long, of three times it. Jobs are warmed up by twice the peak, for a JVM that compiles what "
+        "refuses takes both cores from the urgent, some tenths of a second at a time, for most of a minute. "
         "Goodput: right answers a second while the load lasts, median of its five fifths. Every request must get its "
         "right answer or the error `overloaded`, once. Drain: from the last request to the last answer. Latency as in "
         "the latency scenario, of what was served."
@@ -60,19 +59,21 @@ class Overload:
         self._workload = magika
         self._waiting = anabranch(settings.modes[0])
         self._refusing = replace(self._waiting, overload="refuse")
-        self._peaks_per_s: list[float] = []
+        self._peak_per_s: float | None = None
 
     def steps(self) -> Iterator[Step]:
-        """The rounds, each with its peak; then the long load."""
+        """The peak, the rounds, the long load."""
         settings = self._settings
-        warm_s = _START_S + _WARM_UPS * settings.overload_warm_up / _ABOUT_PER_S
-        peak_s = _START_S + (settings.overload_warm_up + settings.overload_peak_requests) / _ABOUT_PER_S
-        for repeat in range(settings.repeats):
-            seconds = peak_s + warm_s + 2 * (settings.overload_seconds + 4)
-            label = f"overload, round {repeat + 1}: the peak, a quarter and twice of it"
-            yield Step(label, partial(self._run_round, repeat), seconds)
+        warm_s = _START_S + settings.overload_warm_up / _ABOUT_PER_S
+        peak_s = warm_s + settings.overload_peak_requests / _ABOUT_PER_S
+        yield Step("overload: the peak", self._find_peak, peak_s)
+        rounds = [(load, repeat) for repeat in range(settings.repeats) for load in (CALM, DOUBLE)]
+        label = f"overload: a quarter and twice the peak, {settings.repeats} times"
+        seconds = warm_s + len(rounds) * (settings.overload_seconds + 4)
+        yield Step(label, partial(self._run, rounds, settings.overload_seconds), seconds)
         seconds = warm_s + settings.overload_long_seconds + 10
-        yield Step("overload: three times the peak, for long", self._run_long, seconds)
+        label = "overload: three times the peak, for long"
+        yield Step(label, partial(self._run, [(TRIPLE, 0)], settings.overload_long_seconds), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Goodput beside peak, and the urgent beside themselves without load."""
@@ -99,33 +100,22 @@ class Overload:
                 yield _target([run], _DRAIN, run.drain_s, "<=", _MOST_DRAIN_S)
                 yield _target([run], _GROWTH, growth_of(run.resident_mb), "<=", 1.1)
 
-    def _run_round(self, repeat: int, arena: Arena) -> list[OverloadRun]:
-        peak_per_s = self._peak(arena)
-        self._peaks_per_s.append(peak_per_s)
-        return self._run((CALM, DOUBLE), self._settings.overload_seconds, repeat, peak_per_s, arena)
-
-    def _run_long(self, arena: Arena) -> list[OverloadRun]:
-        if not self._peaks_per_s:
-            raise Stalled("no round found the peak")
-        return self._run((TRIPLE,), self._settings.overload_long_seconds, 0, median(self._peaks_per_s), arena)
-
-    def _run(
-        self, loads: Sequence[float], seconds: float, repeat: int, peak_per_s: float, arena: Arena
-    ) -> list[OverloadRun]:
+    def _run(self, loads: Sequence[tuple[float, int]], seconds: float, arena: Arena) -> list[OverloadRun]:
+        if self._peak_per_s is None:
+            raise Stalled("the peak was not found")
         topics, runs, sent = arena.topics(), [], 1
-        # What is refused takes a way of its own, which has to be warm too.
-        warm_up = DOUBLE, _WARM_UPS * self._settings.overload_warm_up / peak_per_s
+        warm_up = DOUBLE, 0, self._settings.overload_warm_up / self._peak_per_s
         with arena.serving(self._refusing, topics) as process:
             arena.send(topics.requests, self._workload, 1, 0, None)
             arena.await_answers(topics.responses, 1, process)
-            for load, lasts_s in (warm_up, *((load, seconds) for load in loads)):
-                run = self._offer(arena, topics, process, sent, load, lasts_s, peak_per_s, repeat)
+            for load, repeat, lasts_s in (warm_up, *((*each, seconds) for each in loads)):
+                run = self._offer(arena, topics, process, sent, load, lasts_s, self._peak_per_s, repeat)
                 sent += run.tally.requests
                 runs.append(run)
         arena.drop(topics.requests, topics.responses, topics.errors)
         return runs[1:]
 
-    def _peak(self, arena: Arena) -> float:
+    def _find_peak(self, arena: Arena) -> list[OverloadRun]:
         topics, warm_up = arena.topics(), self._settings.overload_warm_up
         count = warm_up + self._settings.overload_peak_requests
         arena.send(topics.requests, self._workload, count, 0, None)
@@ -133,7 +123,8 @@ class Overload:
             arena.await_answers(topics.responses, count, process)
         answers = arena.read(topics.responses, self._workload, count)
         arena.drop(topics.requests, topics.responses, topics.errors)
-        return rate_per_s(answers.appended_ms, warm_up)
+        self._peak_per_s = rate_per_s(answers.appended_ms, warm_up)
+        return []
 
     def _offer(
         self,
