@@ -17,7 +17,8 @@ from pyflink.java_gateway import get_gateway
 from flink_job import java
 from flink_job.config import Config
 
-_FETCH_BYTES = 16 * 1024 * 1024
+#: A fetch's records leave the processor's caches on their way if it is much larger; a larger record comes alone.
+_FETCH_BYTES = 4 * 1024 * 1024
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
 #: Brokers refuse more than 15 minutes by default; it must outlast a checkpoint and a restart.
@@ -37,6 +38,8 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
         "auto.offset.reset": kafka.start,
         "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
+        # What the system finds right, and not Kafka's 64 KB, which a request of 100 KB does not fit into.
+        "receive.buffer.bytes": "-1",
         # What comes while the task is busy is fetched meanwhile, a few records a time, and has to be at hand when the
         # task looks: with Flink's 2 fetches, a third waits for the next look. The size of a fetch bounds the memory.
         "source.reader.element.queue.capacity": "8",

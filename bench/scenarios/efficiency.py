@@ -80,7 +80,7 @@ class Efficiency:
         self._ours = anabranch("thread")
         self._two = anabranch("thread", 2)
         cases = (
-            Case(ffnn, FFNN_ROWS, 1 / 10, 3 / 2, (CONFLUENT,)),
+            Case(ffnn, FFNN_ROWS, 1 / 10, 5, (CONFLUENT,)),
             Case(magika, 1, 1 / 150, 1 / 4, (CONFLUENT, self._two)),
             Case(resnet, 1, 1 / 1250, 1 / 4, (CONFLUENT, self._two)),
             Case(recognizer, 1, 1 / 400, 1 / 4, (CONFLUENT, self._two)),

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from bench.accounting import core_s_per_1000, other_cores
-from bench.arena import Arena
+from bench.arena import Arena, Stalled
 from bench.measures import rate_per_s, tally
 from bench.results import ThroughputRun
 from bench.subjects import Subject
@@ -47,6 +47,8 @@ class Preloaded:
             if beside_per_s:
                 begin()
                 skipped = first = sum(arena.end_offsets(topics.responses))
+                if self._total - skipped < (self._total - self._warm_up) / 2:
+                    raise Stalled(f"only {self._total - skipped} requests were left when the generator began")
             before = account.look()
             last = arena.await_answers(topics.responses, self._total, process)
             after = account.look()
