@@ -266,9 +266,7 @@ def _overload(result: Result) -> Figure:
     rates, tails = figure.subplots(1, 2)
     rates.bar(names, offered, color=_FAINT, label="offered")
     rates.bar(names, served, color=_OURS, width=0.5, label="served")
-    rates.axhline(
-        float(np.median([run.peak_per_s for run in runs])), color=_TARGET, linewidth=1, linestyle=":", label="peak"
-    )
+    rates.axhline(runs[0].peak_per_s, color=_TARGET, linewidth=1, linestyle=":", label="peak")
     rates.set_ylabel("requests/s")
     rates.legend(frameon=False)
     for number, priority in enumerate(runs[0].p99_ms):

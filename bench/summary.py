@@ -55,7 +55,7 @@ def note_of(target: Target, notes: Notes) -> str:
 def ledgers_of(results: list[Result]) -> dict[str, dict[str, float]]:
     """By workload, the stages of the ledger scenario, in milliseconds."""
     return {
-        row.workload: {stage: row.metrics[f"{stage}_ms"].median for stage in ALL_STAGES if f"{stage}_ms" in row.metrics}
+        row.workload: {stage: row.metrics[f"{stage}_ms"].median for stage in ALL_STAGES}
         for result in results
         if result.scenario == "ledger"
         for row in result.rows

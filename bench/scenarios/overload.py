@@ -12,10 +12,11 @@ import numpy.typing as npt
 from anabranch.stack.processes import LocalProcess
 from bench.accounting import core_s_per_1000, other_cores
 from bench.arena import Arena, Stalled, Topics
-from bench.measures import Floats, first_answers, rate_per_s, tally
+from bench.measures import Floats, first_answers, tally
 from bench.results import AnyRun, OverloadRun, Relation, Target, keys_of, make_target, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.memory import Sampler
+from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
 from bench.subjects import anabranch
 from bench.workloads import Workload
@@ -116,14 +117,10 @@ class Overload:
         return runs[1:]
 
     def _find_peak(self, arena: Arena) -> list[OverloadRun]:
-        topics, warm_up = arena.topics(), self._settings.overload_warm_up
-        count = warm_up + self._settings.overload_peak_requests
-        arena.send(topics.requests, self._workload, count, 0, None)
-        with arena.serving(self._waiting, topics) as process:
-            arena.await_answers(topics.responses, count, process)
-        answers = arena.read(topics.responses, self._workload, count)
-        arena.drop(topics.requests, topics.responses, topics.errors)
-        self._peak_per_s = rate_per_s(answers.appended_ms, warm_up)
+        settings = self._settings
+        requests = Preloaded(self._workload, settings.overload_peak_requests, settings.overload_warm_up)
+        self._peak_per_s = requests.serve(self._waiting, 0, arena).rate_per_s
+        requests.drop(arena)
         return []
 
     def _offer(

@@ -89,7 +89,7 @@ class _Group:
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
-        self._line: list[tuple[Urgency, Request]] = []  # the first one has not gone
+        self._line: list[tuple[Urgency, Request]] = []  # neither the first nor the last has gone
         self._gone = 0
 
     @property
@@ -159,11 +159,7 @@ class _Group:
 
     def least_urgent(self) -> Urgency:
         """Of all requests here; there is one."""
-        line = self._line
-        while line[-1][1].gone:
-            line.pop()
-            self._gone -= 1
-        return line[-1][0]
+        return self._line[-1][0]
 
     def last(self) -> list[Request]:
         """The least urgent requests, as many as share a unit, the most urgent of them first; they stay."""

@@ -145,10 +145,7 @@ def test_kills_under_load_lose_nothing_and_leave_nothing(
             seen = arenas().keys() - others
         assert cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"] >= KILLS
         assert await_claims(cluster, running.job_id).get("lost", 0) == 0
-        while topics.read_answers(timeout_ms=3000):
-            pass  # what is still to come: duplicates
-        if delivery == "exactly-once":
-            assert all(len(got) == 1 for got in topics.answers.values())
+        topics.check_repeated(delivery)
         check((int(name), answer) for name, got in topics.answers.items() for answer in got)
         running.cancel()
     topics.close()
