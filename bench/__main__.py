@@ -39,7 +39,7 @@ def main() -> None:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     notes = read_notes()
-    failed = missed = False
+    failed = missed = stopped = False
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
         models = Models(folder)
@@ -48,7 +48,7 @@ def main() -> None:
         for scenario, repository in made:
             # A broker each, so that none pays for what another left on it.
             with Arena(folder / scenario.name, repository) as arena:
-                result = _run(scenario, settings, arena, console)
+                result, stopped = _run(scenario, settings, arena, console)
             result.write(out)
             plots.draw(result, out)
             console.print(tables.table_of(result))
@@ -56,6 +56,8 @@ def main() -> None:
                 console.print(line, highlight=False, markup=False)
             failed |= bool(result.failures)
             missed |= not all(target.met for target in result.targets)
+            if stopped:
+                break
     tables.write_readme(out, notes)
     write_summary(out, notes)
     sys.exit(1 if failed else 2 if missed and not options.quick else 0)
@@ -67,7 +69,9 @@ def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
     console.print(f"This takes about {sum(minutes.values()):.0f} minutes: {parts}.", highlight=False)
 
 
-def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console) -> Result:
+def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console) -> tuple[Result, bool]:
+    """The result, of what was measured until then if it was interrupted; and whether it was."""
+    stopped = False
     runs: list[AnyRun] = []
     failures: list[str] = []
     skipped: list[str] = []
@@ -91,9 +95,13 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
             except (Stalled, StackError, BeamFailed) as error:
                 failures.append(f"{step.label}: {error}")
                 console.print(failures[-1], style="red", highlight=False, markup=False)
+            except KeyboardInterrupt:
+                stopped = True
+                failures.append(f"{step.label}: stopped here, by hand")
+                break
             progress.advance(task)
     conclusion = scenario.conclude(runs)
-    return Result(
+    result = Result(
         scenario=scenario.name,
         command=" ".join(["python -m bench", *_said()]),
         date=today(),
@@ -109,6 +117,7 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
         runs=runs,
         skipped=[line.replace(str(arena.folder), "…") for line in skipped],
     )
+    return result, stopped
 
 
 def _options() -> argparse.Namespace:

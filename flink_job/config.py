@@ -245,9 +245,10 @@ def check_batching(batching: Batching, where: str) -> None:
     Raises:
         ConfigError: One cannot; the key is named with `where` before it.
     """
+    max_rows = 1 if batching.max_rows is None else batching.max_rows
     for key, value, least, most in (
         ("shard_rows", batching.shard_rows, 1, math.inf),
-        ("max_rows", batching.max_rows, 1, math.inf),
+        ("max_rows", max_rows, 1, math.inf),
         ("max_delay_ms", batching.max_delay_ms, 0, _MAX_WAIT_MS),
     ):
         if not least <= value <= most:

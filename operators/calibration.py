@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from operators.backends.base import Session, zeros
-from operators.core.costs import Measurement
+from operators.core.costs import DEFAULT_ROWS, MOST_MS, MOST_ROWS, Measurement
 from schemas.kept import kept
 from schemas.model import ModelSpec
 
@@ -44,13 +44,14 @@ def _sizes(model: ModelSpec) -> list[int]:
         return [1]
     if model.fixed_rows:
         return [model.fixed_rows]
-    most = max(model.batching.max_rows, model.batching.shard_rows)
+    most = max(model.batching.max_rows or MOST_ROWS, model.batching.shard_rows)
     return sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
 
 
 def _measure(session: Session, model: ModelSpec, sizes: Sequence[int]) -> Iterator[Measurement]:
     outputs = [output.name for output in model.outputs]
     end_s = time.perf_counter() + _BUDGET_S
+    enough_rows = max(model.batching.max_rows or DEFAULT_ROWS, model.batching.shard_rows)
     for rows in sizes:
         inputs = zeros(model, rows)
         times_s: list[float] = []
@@ -62,5 +63,6 @@ def _measure(session: Session, model: ModelSpec, sizes: Sequence[int]) -> Iterat
         except Exception:  # noqa: BLE001 - zeros may be no valid input for this model
             return
         yield Measurement(rows, min(times_s) * 1000)
-        if time.perf_counter() > end_s:
+        is_enough = rows >= enough_rows and min(times_s) * 1000 > MOST_MS
+        if is_enough or time.perf_counter() > end_s:
             return

@@ -31,14 +31,15 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         enabled: Whether axis 0 of every input and output counts rows; None reads it off the model. Where it does not,
             a request runs as it came.
         shard_rows: A request of more rows than this is split into shards of this many.
-        max_rows: Small requests share a batch of at most this many rows; of fewer where those cost less per row.
+        max_rows: Small requests share a batch of at most this many rows; of fewer where those cost less per row. None
+            for as many as cost least by measurement, and 64 at most of rows that were not measured, and of requests.
         max_delay_ms: How long a batch that is not full waits for company although the task is free. Without, batches
             fill by themselves: a busy task takes all that came meanwhile.
     """
 
     enabled: bool | None = None
     shard_rows: int = 32
-    max_rows: int = 64
+    max_rows: int | None = None
     max_delay_ms: float = 0.0
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, merge
 from operator import itemgetter
 
-from operators.core.costs import Costs
+from operators.core.costs import DEFAULT_ROWS, Costs
 from operators.core.requests import Request
 from schemas.model import Batching
 from schemas.records import NO_DEADLINE_MS
@@ -79,12 +79,24 @@ class _Group:
         due: The urgency under which the lane's heap holds this group; None while it waits for company.
     """
 
-    __slots__ = ("_gone", "_line", "batching", "costs", "due", "max_rows", "row_ms", "rows", "size_bytes")
+    __slots__ = (
+        "_gone",
+        "_line",
+        "batching",
+        "costs",
+        "due",
+        "max_requests",
+        "max_rows",
+        "row_ms",
+        "rows",
+        "size_bytes",
+    )
 
     def __init__(self, batching: Batching, costs: Costs) -> None:
         self.batching = batching
         self.costs = costs
         self.max_rows = costs.best_rows(batching.max_rows)
+        self.max_requests = batching.max_rows or DEFAULT_ROWS
         self.row_ms = costs.predict_ms(self.max_rows) / self.max_rows
         self.due: Urgency | None = None
         self.rows = 0
@@ -112,7 +124,9 @@ class _Group:
     def leaves_at_ms(self) -> float:
         """When a unit is due: at once where it is full, or else when the delay of its oldest request is over."""
         max_delay_ms = self.batching.max_delay_ms
-        if self.rows >= self.max_rows or max_delay_ms <= 0 or self.size_bytes >= MAX_UNIT_BYTES:
+        waiting = len(self._line) - self._gone
+        is_full = self.rows >= self.max_rows or waiting >= self.max_requests or self.size_bytes >= MAX_UNIT_BYTES
+        if is_full or max_delay_ms <= 0:
             return 0.0
         oldest_ms = min(request.arrived_ms for _, request in self._line if not request.gone)
         return max(0.0, oldest_ms + max_delay_ms)
@@ -147,6 +161,8 @@ class _Group:
                 size = request.size_bytes
                 if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_UNIT_BYTES):
                     break
+                if len(unit) == self.max_requests:
+                    break
                 rows += request.rows
                 size_bytes += size
                 request.gone = True
@@ -171,6 +187,8 @@ class _Group:
             rows += request.rows
             size_bytes += request.size_bytes
             if unit and (rows > self.max_rows or size_bytes > MAX_UNIT_BYTES):
+                break
+            if len(unit) == self.max_requests:
                 break
             unit.append(request)
         return unit[::-1]

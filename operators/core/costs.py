@@ -13,6 +13,10 @@ import msgspec
 _TOLERANCE = 1.05
 #: What a batch costs beside its session: its way through Python and Flink, whatever its size.
 _CALL_MS = 0.1
+#: Where a model names no limit: so many rows share a batch, and more where a batch of more is quick.
+DEFAULT_ROWS, MOST_ROWS = 64, 1024
+#: What that may take: the next request waits as long, however urgent it is.
+MOST_MS = 1.0
 #: The corrections that are remembered: the least of them is what "at the very least" means.
 _RUNS = 256
 
@@ -39,24 +43,33 @@ class Costs:
         self._ratios: list[float] = []
         self._least_ratio = 0.0
         self._runs = 0
-        self._best: dict[int, int] = {}
+        self._best: dict[int | None, int] = {}
 
-    def best_rows(self, max_rows: int) -> int:
-        """The size of batch that costs least per row, up to a limit; the limit itself where nothing was measured."""
+    def best_rows(self, max_rows: int | None) -> int:
+        """The size of batch that costs least per row, up to a limit; the limit itself where nothing was measured.
+
+        Args:
+            max_rows: None for `DEFAULT_ROWS`, and for more where these were measured to be quick.
+        """
         best = self._best.get(max_rows)
         if best is None:
             best = self._best[max_rows] = self._find_best(max_rows)
         return best
 
-    def _find_best(self, max_rows: int) -> int:
+    def _find_best(self, max_rows: int | None) -> int:
+        limit = max_rows or DEFAULT_ROWS
         measured = zip(self._rows, self._run_ms, strict=True)
-        known = [(rows, (run_ms + _CALL_MS) / rows) for rows, run_ms in measured if rows <= max_rows]
+        known = [
+            (rows, (run_ms + _CALL_MS) / rows)
+            for rows, run_ms in measured
+            if rows <= limit or (not max_rows and run_ms <= MOST_MS)
+        ]
         if not known:
-            return max_rows
+            return limit
         least = min(per_row for _, per_row in known)
         best = next(rows for rows, per_row in known if per_row <= least * _TOLERANCE)
         # Beyond the largest that was measured nothing is known to be worse.
-        return max_rows if best == self._rows[-1] else best
+        return max(limit, best) if best == self._rows[-1] else best
 
     def predict_ms(self, rows: int) -> float:
         """What a batch of so many rows is expected to take; 0 where nothing is known."""

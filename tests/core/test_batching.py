@@ -27,7 +27,7 @@ def waiting(
 
 def lane(
     patient_ms: Mapping[bytes, float] | None = None,
-    max_rows: int = 4,
+    max_rows: int | None = 4,
     costs: Mapping[bytes, Costs] | None = None,
     order: Order | None = None,
 ) -> Lane:
@@ -175,6 +175,21 @@ def test_a_unit_holds_as_many_bytes_as_fit(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
     several = filled(*[waiting(name) for name in ("aaaa", "bbbb", "cccc", "d", "e" * 50)], max_rows=100)
     assert units(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
+
+
+def test_without_a_limit_a_unit_holds_the_rows_that_are_quick_and_64_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "DEFAULT_ROWS", 3)
+    quick = {b"m": costs((1, 0.01), (512, 0.1))}
+    options: dict[str, Any] = {"max_rows": None, "costs": quick}
+    made = filled(waiting("a", 200), waiting("b", 300), waiting("c", 20), waiting("d"), waiting("e"), **options)
+    assert units(made) == [["a", "b"], ["c", "d", "e"]]
+    made = filled(*[waiting(f"{n}", rank=n) for n in range(7)], **options)
+    assert names(made.take_last(lambda _: True)) == ["4", "5", "6"]
+    assert units(made) == [["0", "1", "2"], ["3"]]
+    patient = filled(waiting("a"), waiting("b"), patient_ms={b"m": 20.0}, **options)
+    assert units(patient) == []
+    patient.add(waiting("c"), 0)
+    assert units(patient) == [["a", "b", "c"]]
 
 
 def test_the_bytes_that_wait_are_counted() -> None:

@@ -30,6 +30,24 @@ def test_where_larger_was_always_better_the_limit_is_best() -> None:
     assert [better.best_rows(limit) for limit in (1, 7, 8, 64, 100)] == [1, 1, 8, 64, 100]
 
 
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ([], 64),
+        ([(1, 0.01), (64, 0.1), (128, 0.15), (1024, 0.9)], 1024),
+        ([(1, 0.01), (64, 0.1), (512, 0.8), (1024, 1.2)], 512),
+        ([(1, 0.01), (64, 0.1), (128, 0.5)], 64),
+        ([(1, 1.0), (32, 10.0), (64, 15.0)], 64),
+        ([(1, 50.0), (2, 90.0)], 64),
+        ([(1, 50.0), (2, 100.0), (4, 200.0)], 1),
+    ],
+)
+def test_without_a_limit_a_batch_is_large_where_that_was_measured_to_be_quick(
+    measured: list[tuple[int, float]], best: int
+) -> None:
+    assert Costs([Measurement(*each) for each in measured]).best_rows(None) == best
+
+
 def test_a_little_less_per_row_is_no_reason_for_a_larger_batch() -> None:
     assert Costs([Measurement(1, 100.0), Measurement(64, 6200.0)]).best_rows(64) == 1
 

@@ -132,6 +132,23 @@ def test_a_slow_model_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) 
     assert [(each.rows, round(each.run_ms)) for each in measured] == [(1, 200), (2, 400)]
 
 
+@pytest.mark.parametrize(("row_ms", "most"), [(0.0, 1024), (0.003, 512), (0.1, 64)])
+def test_without_a_limit_larger_batches_are_measured_while_they_are_quick(
+    row_ms: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+
+    class SteadySession(CountingSession):
+        def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+            nonlocal now_s
+            now_s += row_ms / 1000 * inputs["x"].shape[0]
+            return super().run(outputs, inputs)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    measured = calibrate(SteadySession(), replace(MODEL, batching=Batching()))
+    assert [each.rows for each in measured] == [2**power for power in range(most.bit_length())]
+
+
 def test_tasks_that_start_together_measure_once() -> None:
     sessions = [CountingSession() for _ in range(4)]
     threads = [Thread(target=calibrate, args=(session, MODEL)) for session in sessions]
