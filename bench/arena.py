@@ -68,7 +68,7 @@ class Arena:
         """Starts the broker."""
         self._temporary.mkdir(parents=True, exist_ok=True)
         self._broker.start()
-        self._offsets = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "bench-offsets"})
+        self._offsets = self._new_client()
         return self
 
     def __exit__(
@@ -235,16 +235,22 @@ class Arena:
         """How many records each partition of a topic has had."""
         return tuple(self._end_offset(TopicPartition(topic, partition)) for partition in range(PARTITIONS))
 
+    def _new_client(self) -> Consumer:
+        return Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "bench-offsets"})
+
     def _end_offset(self, place: TopicPartition) -> int:
         give_up_at = monotonic() + _OFFSETS_TIMEOUT_S
         while True:
             try:
                 return int(self._offsets.get_watermark_offsets(place, _OFFSETS_TIMEOUT_S)[1])
             except KafkaException as error:
-                # A topic that has just been made may have no leader yet.
+                # A topic that has just been made may have no leader yet; and now and then a client no longer knows one,
+                # however often it is asked.
                 if monotonic() > give_up_at:
                     raise Stalled(f"the broker does not tell the end of {place.topic}: {error}") from error
                 sleep(_POLL_S)
+                self._offsets.close()
+                self._offsets = self._new_client()
 
     def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
         """Waits until a topic has so many records, and returns how many it has by then.

@@ -155,7 +155,7 @@ def _pipeline(settings: Settings, models: Models) -> Made:
     )
     cases = [
         Piped(name, folder / in_stages(name) / "1" / "model.onnx", first_batch(both[0]), *both, requests=requests)
-        for name, both, requests in ((RESNET, pictures, 180), (MAGIKA, files, 1_350))
+        for name, both, requests in ((RESNET, pictures, 360), (MAGIKA, files, 1_350))
     ]
     squeezenet = Piped("squeezenet", models.squeezenet, generated(models.squeezenet, (1, 3, 224, 224)))
     return Pipeline(settings, [*cases, squeezenet]), folder

@@ -54,7 +54,7 @@ def _planned(model: ModelSpec, path: Path) -> tuple[StageSpec, ...]:
         raise ConfigError(f"{path} is the plan of another file than {model.path}: cut the model again")
     if not plan.stages:
         raise ConfigError(f"{path} has no stages")
-    return tuple(_read_stage(path.parent, stage) for stage in plan.stages)
+    return tuple(_read_stage(path.parent, stage, plan.rows) for stage in plan.stages)
 
 
 def _read_plan(path: Path) -> Plan:
@@ -66,7 +66,7 @@ def _read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path} is no plan: {error}") from None
 
 
-def _read_stage(folder: Path, planned: StagePlan) -> StageSpec:
+def _read_stage(folder: Path, planned: StagePlan, rows: int) -> StageSpec:
     path = folder / planned.file
     if Path(planned.file).name != planned.file:
         raise ConfigError(f"the plan in {folder} names {planned.file!r}: the files of its stages lie beside it")
@@ -84,6 +84,7 @@ def _read_stage(folder: Path, planned: StagePlan) -> StageSpec:
         inputs=tuple(inputs[name] for name in planned.inputs),
         outputs=tuple(outputs[name] for name in planned.outputs),
         replicas=planned.replicas,
+        row_ms=planned.ms / max(rows, 1),
     )
 
 

@@ -117,6 +117,7 @@ class StageSpec:
         name: Of a step: what a person calls it.
         before: Of a step: what makes inputs of what comes; None where they come as they are.
         after: Of a step: what makes of outputs what goes on; None where they go on as they are.
+        row_ms: What a row takes, by the plan's profile; 0 where there is none.
     """
 
     path: str
@@ -127,6 +128,7 @@ class StageSpec:
     name: str = ""
     before: FunctionSpec | None = None
     after: FunctionSpec | None = None
+    row_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

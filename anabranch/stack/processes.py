@@ -103,7 +103,9 @@ class LocalProcess:
                 env={**os.environ, **environment, _MARKER: marker},
                 # Not where the user happens to be: that folder may go, and stray files would land in it.
                 cwd=directory,
-                start_new_session=True,
+                # A group, so that Ctrl-C is not for it; but no session: Linux gives each of these an equal share of the
+                # processor (autogroups), and lets one that has much to do keep the others waiting for a second or more.
+                process_group=0,
             )
         try:
             process = psutil.Process(popen.pid)

@@ -25,8 +25,10 @@ _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both s
 _SPEED_UP = f"rate / {WHOLE}"
 _PREDICTED, _BEST = "predicted / measured bottleneck, off by", "best single cut's bottleneck / the planner's"
 _STAGE_RUNS = 9
-#: What a turn takes: its start, the stages' own times, and some 7 s of requests.
-_TURN_S, _CUTS_S = 30.0, 150.0
+#: Requests before those that are measured, as a multiple of them: a stage has no core to spare for the JVM's compiler.
+_WARM_UP = 1.5
+#: What a turn takes: its start, the stages' own times, and some 30 s of requests.
+_TURN_S, _CUTS_S = 40.0, 90.0
 #: How often a cut and its rivals are timed in turn: a difference of 3 % is within what this machine varies by.
 _CUT_ROUNDS, _LEAST_OF_BEST = 15, 0.97
 
@@ -141,7 +143,8 @@ class Pipeline:
         count = max(4, ceil(case.requests * self._settings.pipeline_share))
         assert case.whole is not None  # noqa: S101 - a case that is served has both
         assert case.cut is not None  # noqa: S101 - as above
-        return Preloaded(case.whole, count, ceil(count / 3)), Preloaded(case.cut, count, ceil(count / 3))
+        warm_up = ceil(count * _WARM_UP)
+        return Preloaded(case.whole, count, warm_up), Preloaded(case.cut, count, warm_up)
 
     def _serve(self, case: Case, load: Preloaded, subject: str, repeat: int, arena: Arena) -> list[ThroughputRun]:
         for each in self._cases:

@@ -9,8 +9,10 @@ others wait.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from operators.core.batching import LONG_AGO_MS, Departure, Lane, Order
-from operators.core.costs import Costs
+from operators.core.costs import DEFAULT_ROWS, Costs
 from operators.core.ensembling import member_shards, open_window
 from operators.core.outputs import Part, Shard, Unit
 from operators.core.requests import Request
@@ -23,6 +25,8 @@ from schemas.records import Record, decode_signature
 #: Shards of small rows grow rather than become more: a window costs per shard.
 MAX_SHARDS = 1024
 _MAX_POLICIES = 4096
+#: What a batch may take in the slowest of a model's stages, where it is of more than one row.
+_STAGE_MS = 10.0
 #: Of a model that has no batch axis.
 _ALONE = Batching(max_rows=1)
 _ALL = float("inf")
@@ -198,11 +202,20 @@ class Sharding:
             if model.ensemble is not None:
                 policy = _Policy(model, _ALONE, costs, 0)
             elif model.batchable:
-                policy = _Policy(model, model.batching, costs, model.batching.shard_rows)
+                policy = _Policy(model, _batching(model), costs, model.batching.shard_rows)
             else:
                 policy = _Policy(model, _ALONE, costs, _ALL)
             self._policies[signature] = policy
         return policy
+
+
+def _batching(model: ModelSpec) -> Batching:
+    # The lane does not know what a batch takes in the stages. A large one would leave each of them idle while it is in
+    # another; a small one, of a quick model, would cost more than it takes.
+    row_ms = max((stage.row_ms for stage in model.stages), default=0.0)
+    if not row_ms or model.batching.max_rows is not None:
+        return model.batching
+    return msgspec.structs.replace(model.batching, max_rows=min(DEFAULT_ROWS, max(1, int(_STAGE_MS / row_ms))))
 
 
 def _shard_rows(model: ModelSpec, rows: int, most: int) -> int:

@@ -1,5 +1,7 @@
 """Sharding: the big is split, the small share a batch, and what cannot be judged goes on to be answered."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -408,3 +410,19 @@ def urgency(record: Request) -> tuple[float, int]:
 
 ShardingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestEverythingLeavesOnceThoughCallsFail = ShardingMachine.TestCase
+
+
+@pytest.mark.parametrize(
+    ("row_ms", "max_rows", "sizes"),
+    [(17.0, None, [1] * 9), (4.0, None, [2, 2, 2, 2, 1]), (0.001, None, [9]), (0.0, None, [9]), (4.0, 8, [8, 1])],
+)
+def test_a_unit_for_stages_keeps_the_slowest_of_them_for_some_milliseconds(
+    row_ms: float, max_rows: int | None, sizes: list[int]
+) -> None:
+    served = catalog(Batching(max_rows=max_rows))
+    cut = served.models["cut"]["1"]
+    stages = tuple(dataclasses.replace(stage, row_ms=row_ms / number) for number, stage in enumerate(cut.stages, 1))
+    served.models["cut"]["1"] = dataclasses.replace(cut, stages=stages)
+    shard = sharding(served)
+    waits(shard, *[admitted("cut", offset=offset, served=served) for offset in range(9)])
+    assert [len(unit) for unit in work(shard)] == sizes

@@ -53,6 +53,11 @@ def test_stages_are_read_with_their_files_and_replicas(folder: Path) -> None:
     assert [spec.name for spec in model.outputs] == ["y", "found"]
 
 
+def test_what_a_row_takes_in_a_stage_is_read_off_the_plan(folder: Path) -> None:
+    change_plan(folder, lambda plan: msgspec.structs.replace(with_stage(1, ms=6.0)(plan), rows=4))
+    assert read(folder).stages[1].row_ms == 1.5
+
+
 def test_replicas_in_the_model_toml_have_the_last_word(folder: Path) -> None:
     toml(folder, 'stages = "plan.json"\nreplicas = [3, 1, 2]\n')
     assert [stage.replicas for stage in read(folder).stages] == [3, 1, 2]
