@@ -45,18 +45,32 @@ def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytes
     def refuse(arena: Arena) -> list[object]:
         raise PeerMissing("no such package")
 
+    result, stopped = _result_of(Step("round 1: Ray Serve", refuse), tmp_path, monkeypatch)  # type: ignore[arg-type]
+    assert not stopped
+    assert result.skipped == ["round 1: Ray Serve: no such package"]
+    assert result.failures == []
+    assert list(verdicts(result, {})) == ["SKIPPED: round 1: Ray Serve: no such package"]
+
+
+def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(arena: Arena) -> list[object]:
+        raise KeyboardInterrupt
+
+    result, stopped = _result_of(Step("round 1: Ray Serve", interrupt), tmp_path, monkeypatch)  # type: ignore[arg-type]
+    assert stopped
+    assert result.failures == ["round 1: Ray Serve: stopped here, by hand"]
+
+
+def _result_of(step: Step, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, bool]:
     class OneStep:
         name = "throughput"
         method = ""
 
         def steps(self) -> list[Step]:
-            return [Step("round 1: Ray Serve", refuse)]  # type: ignore[arg-type]
+            return [step]
 
         def conclude(self, runs: object) -> Conclusion:
             return Conclusion([], [], [], {})
 
     monkeypatch.setattr(sys, "argv", ["bench"])
-    result: Result = main._run(OneStep(), QUICK, Arena(tmp_path, tmp_path), Console(quiet=True))
-    assert result.skipped == ["round 1: Ray Serve: no such package"]
-    assert result.failures == []
-    assert list(verdicts(result, {})) == ["SKIPPED: round 1: Ray Serve: no such package"]
+    return main._run(OneStep(), QUICK, Arena(folder, folder), Console(quiet=True))
