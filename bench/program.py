@@ -122,7 +122,7 @@ def _burst(settings: Settings, models: Models) -> Made:
     small = models.small
     classes = [{"priority": priority, "timeout": limit_ms * 1000} for priority, limit_ms in DEADLINES_MS.items()]
     urgent = replace(magika_files(small, classes), name="magika, 3 classes")
-    return Burst(settings, magika_files(small), urgent, small), small
+    return Burst(settings, magika_files(small), urgent), small
 
 
 def _memory(settings: Settings, models: Models) -> Made:

@@ -202,7 +202,7 @@ class BurstRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="burst"
     """A burst of more than a subject can keep up with.
 
     Attributes:
-        capacity_per_s: What it can keep up with.
+        capacity_per_s: What it answers a second of requests that are there.
         hit_share: By priority, of its requests: those with the right answer before their deadline.
         recovery_s: From the end of the burst until latency is what it was before.
     """

@@ -1,5 +1,7 @@
 """The highest rate that a subject can keep up with: what to try next, and what counts as keeping up."""
 
+from math import sqrt
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +56,10 @@ def lag_of(spent_ms: Floats, at_ns: npt.NDArray[np.int64]) -> float:
 class Search:
     """Halves the range of rates in which the highest one lies, then steps down until one is confirmed.
 
+    The range is halved as ratios are: what is found is as exact for a rate at its lower end as for one at its upper.
+
     Args:
-        low_per_s: A rate that is expected to be kept up with; nothing is built on it.
+        low_per_s: A rate that is expected to be kept up with, and not 0; nothing is built on it.
         high_per_s: A rate that is expected to be too much.
         probes: How often to halve.
     """
@@ -78,10 +82,7 @@ class Search:
     @property
     def next_per_s(self) -> float:
         """The rate to try now."""
-        if self._left:
-            return (self._low + self._high) / 2
-        # Had every probe failed from 0 on, there would be nothing but the last of them to go down from.
-        return self._low or self._high * _STEP_DOWN
+        return sqrt(self._low * self._high) if self._left else self._low
 
     def note(self, *, kept_up: bool) -> None:
         """What became of that rate."""

@@ -17,8 +17,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         throughput_requests: Requests that are measured in a throughput run.
         throughput_warm_up: Requests before these: after so many, the JVM has compiled what is hot.
         workloads: Those of the scenarios efficiency, sustainable and ledger, by name; empty for all.
-        burst_share: Of the requests with which it finds out what is too much.
-        search_probes: How often the range of a sustainable rate is halved in the first round; later, once.
+        burst_share: Of the requests with which a scenario finds out what a subject's capacity is.
+        search_probes: How often the range of a sustainable rate is halved in the first round.
         search_seconds: How long each of these probes sends.
         load_seconds: How long the rate that was found is confirmed, and each share of it sends.
         calm_seconds: How long a load lasts that a subject can keep up with, before the burst and after it.

@@ -13,8 +13,8 @@ _BOUND_OF_MODEL = 5
 _LEAST_REQUESTS, _MOST_TIMES = 60, 3
 #: Of the rate at which requests that were there before are answered.
 _LOW, _HIGH = 0.05, 1.3
-#: Of what was found before: one probe tells whether more can be kept up with now, or whether to go down.
-_BEFORE_LOW, _BEFORE_HIGH = 0.95, 1.25
+#: Of what was found before: two probes tell whether as much, a seventh more or a third more can be kept up with now.
+_BEFORE_LOW, _BEFORE_HIGH, BEFORE_PROBES = 0.87, 1.5, 2
 _CONFIRMATIONS = 6
 
 
@@ -57,12 +57,12 @@ def find(
 
     Args:
         burst: Requests for both.
-        before_per_s: What an earlier round found: then one probe is enough.
+        before_per_s: What an earlier round found, to search about.
     """
     burst = max(8, round(burst * settings.burst_share))
     service.burst(workload, burst)  # the JVM compiles what is hot
     if before_per_s:
-        low, high, halvings = before_per_s * _BEFORE_LOW, before_per_s * _BEFORE_HIGH, 1
+        low, high, halvings = before_per_s * _BEFORE_LOW, before_per_s * _BEFORE_HIGH, BEFORE_PROBES
     else:
         peak_per_s = service.burst(workload, burst)
         low, high, halvings = peak_per_s * _LOW, peak_per_s * _HIGH, settings.search_probes

@@ -2,61 +2,59 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from bench.arena import Arena, Stalled
+from bench.arena import Arena
 from bench.measures import recovery_s
 from bench.offers import Offered, in_service
-from bench.peers.raw_onnx import model_ms
 from bench.results import AnyRun, BurstRun, keys_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.schedule import phases_offsets_ns
 from bench.settings import Settings
 from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
-from bench.sustaining import bound_of, find
 from bench.workloads import Workload
 
 #: Priority, and milliseconds from when the request should have been sent.
 DEADLINES_MS = {1: 100, 5: 500, 9: 2_000}
-CALM, BURST = 0.7, 1.1
+#: Of what a subject answers a second of requests that are there. All classes but the last fit into it even in a burst.
+CALM, BURST = 0.5, 1.5
 
 _CAPACITY_REQUESTS = 250
+#: What a turn takes beside its load: the start, both bursts that find the capacity, and what the last one leaves.
+_TURN_S = 20.0
 
 
 class Burst:
-    """Every subject in turn, each at shares of what it can keep up with itself.
+    """Every subject in turn, each at shares of its own capacity.
 
     Args:
-        plain: Requests with neither priority nor deadline, for the search of the sustainable rate.
+        plain: Requests with neither priority nor deadline, which find the capacity.
         urgent: The same in three classes, in turn: the keys of `DEADLINES_MS` as priority, its values as timeout.
     """
 
     name = "burst"
     method = (
         "Magika on real files, a third of the requests in each of the priorities 1, 5 and 9, with deadlines of 100, "
-        f"500 and 2,000 ms. A Poisson load of {CALM} of what the subject can keep up with, then of {BURST}, then of "
-        f"{CALM} again (the pattern of Crayfish's bursts). Hit: the right answer within the deadline of the scheduled "
-        "send time. Recovery: from the end of the burst until the median latency of half a second is at most twice "
-        "what it was before the burst. The peers know neither priorities nor deadlines."
+        f"500 and 2,000 ms. A Poisson load of {CALM} of the subject's capacity, then of {BURST}, then of {CALM} again "
+        "(Crayfish's pattern; its bursts are of 1.1 of a rate that is kept up with, and so none that has to wait). "
+        f"Capacity: what it answers a second of {_CAPACITY_REQUESTS} requests that come at once, right before, after "
+        "as many for the JVM to compile what is hot. Hit: the right answer within the deadline of the scheduled send "
+        "time. Recovery: from the end of the burst until the median latency of half a second is at most twice what it "
+        "was before the burst. The peers know neither priorities nor deadlines."
     )
 
-    def __init__(self, settings: Settings, plain: Workload, urgent: Workload, repository: Path) -> None:
+    def __init__(self, settings: Settings, plain: Workload, urgent: Workload) -> None:
         self._settings = settings
         self._plain, self._urgent = plain, urgent
-        self._repository = repository
         self._subjects = anabranch("thread"), naive_map("thread"), CONFLUENT
-        self._found: dict[str, float] = {}
 
     def steps(self) -> Iterator[Step]:
-        """Round by round; the first finds out what each subject can keep up with."""
+        """Round by round."""
         settings = self._settings
-        search_s = (settings.search_probes + 1) * (settings.search_seconds + 5)
-        pattern_s = settings.burst_seconds + 2 * settings.calm_seconds
+        seconds = _TURN_S + settings.burst_seconds + 2 * settings.calm_seconds
         for repeat in range(settings.repeats):
             for subject in self._subjects:
-                seconds = 30 + pattern_s + (0 if repeat else search_s)
                 label = f"burst, round {repeat + 1}: {subject.name}"
                 yield Step(label, partial(self._run, subject, repeat), seconds)
 
@@ -71,16 +69,10 @@ class Burst:
 
     def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[BurstRun]:
         settings = self._settings
+        count = max(8, round(_CAPACITY_REQUESTS * settings.burst_share))
         with in_service(arena, subject, self._plain) as service:
-            if subject.name in self._found:
-                service.burst(self._plain, max(8, round(_CAPACITY_REQUESTS * settings.burst_share)))
-            else:
-                bound_ms = bound_of(model_ms(self._plain, self._repository))
-                found = find(service, self._plain, _CAPACITY_REQUESTS, bound_ms, settings)
-                if not found.rate_per_s:
-                    raise Stalled(f"no rate that it keeps up with, of {[probe.rate_per_s for probe in found.probes]}")
-                self._found[subject.name] = found.rate_per_s
-            capacity_per_s = self._found[subject.name]
+            service.burst(self._plain, count)
+            capacity_per_s = service.burst(self._plain, count)
             calm = CALM * capacity_per_s, settings.calm_seconds
             phases = calm, (BURST * capacity_per_s, settings.burst_seconds), calm
             offered = service.offer_by(self._urgent, phases_offsets_ns(phases, seed=400 + 10 * repeat))

@@ -16,7 +16,7 @@ from bench.scenarios.base import Conclusion, Step
 from bench.search import Probe
 from bench.settings import Settings
 from bench.subjects import Subject, anabranch
-from bench.sustaining import bound_of, find, offer, seconds_of
+from bench.sustaining import BEFORE_PROBES, bound_of, find, offer, seconds_of
 from bench.workloads import Workload
 
 SUSTAINABLE, NO_QUEUE, COMMON = "sustainable", "no queue", "common rate"
@@ -57,8 +57,8 @@ class Sustainable:
     name = "sustainable"
     method = (
         "Open loop, by Poisson schedules, generator and reader in processes of their own, all on the same cores. "
-        "Sustainable: the highest rate, by bisection (after the first round by one step from what the round before "
-        "found), at which every request gets its one right answer, p99 is at most "
+        "Sustainable: the highest rate, by bisection (after the first round about what the round before found), at "
+        "which every request gets its one right answer, p99 is at most "
         "100 ms (or five times what the model takes for a request, if that is more), and latency does not grow by more "
         "than a hundredth of a second in a second (least-squares slope over scheduled time, less twice its error); "
         "then confirmed in a longer run. What the generator is late by is in the latency, and so a limit of quick "
@@ -81,7 +81,7 @@ class Sustainable:
         subjects = list(dict.fromkeys(subject for case in self._cases for subject in case.subjects))
         settings = self._settings
         probe_s = settings.search_seconds + _TURN_S
-        first_s, later_s = 2 * _BURST_S + settings.search_probes * probe_s, _BURST_S + probe_s
+        first_s, later_s = 2 * _BURST_S + settings.search_probes * probe_s, _BURST_S + BEFORE_PROBES * probe_s
         for repeat in range(settings.repeats):
             for subject in subjects:
                 cases = [case for case in self._cases if subject in case.subjects]

@@ -37,8 +37,8 @@ def offered(workload: Workload, spent_ms: list[float], deviation: float = 0.0) -
 
 
 @pytest.fixture
-def scenario(tmp_path: Path, tiny_workload: Workload) -> Burst:
-    return Burst(Settings(calm_seconds=1, burst_seconds=1), tiny_workload, tiny_workload, tmp_path)
+def scenario(tiny_workload: Workload) -> Burst:
+    return Burst(Settings(calm_seconds=1, burst_seconds=1), tiny_workload, tiny_workload)
 
 
 def test_each_class_has_its_deadline(scenario: Burst, tiny_workload: Workload) -> None:
