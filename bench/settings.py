@@ -4,6 +4,8 @@ import msgspec
 
 from bench.orders import Mode
 
+_LEAST_BURST = 8
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a benchmark that can be chosen.
@@ -63,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def wants(self, workload: str) -> bool:
         """Whether a workload is among those to measure."""
         return not self.workloads or workload in self.workloads
+
+    def burst_of(self, requests: int) -> int:
+        """How many requests come at once where a full run has so many: their share, and some in any case."""
+        return max(_LEAST_BURST, round(requests * self.burst_share))
 
 
 #: Shows that all of it works, in a small part of the time; its figures mean nothing.

@@ -59,7 +59,7 @@ def find(
         burst: Requests for both.
         before_per_s: What an earlier round found, to search about.
     """
-    burst = max(8, round(burst * settings.burst_share))
+    burst = settings.burst_of(burst)
     service.burst(workload, burst)  # the JVM compiles what is hot
     if before_per_s:
         low, high, halvings = before_per_s * _BEFORE_LOW, before_per_s * _BEFORE_HIGH, BEFORE_PROBES

@@ -69,7 +69,7 @@ class Burst:
 
     def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[BurstRun]:
         settings = self._settings
-        count = max(8, round(_CAPACITY_REQUESTS * settings.burst_share))
+        count = settings.burst_of(_CAPACITY_REQUESTS)
         with in_service(arena, subject, self._plain) as service:
             service.burst(self._plain, count)
             capacity_per_s = service.burst(self._plain, count)

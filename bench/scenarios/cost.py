@@ -66,7 +66,7 @@ class Cost:
     def _run(self, repeat: int, arena: Arena) -> list[CostRun]:
         single, seed = self._by_rows[1], 300 + repeat
         with in_service(arena, self._ours, single) as service:
-            service.burst(single, max(8, round(_WARM_UP * self._settings.burst_share)))
+            service.burst(single, self._settings.burst_of(_WARM_UP))
             by_load = [self._offer(service, single, rate, self._at(rate), repeat, seed) for rate in RATES_PER_S]
             by_rows = [
                 self._offer(service, self._by_rows[rows], _RATE_OF_ROWS_PER_S, self._of(rows), repeat, seed)

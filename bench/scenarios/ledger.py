@@ -69,7 +69,7 @@ class Ledger:
         runs = []
         with in_service(arena, self._ours, self._accounts[0].workload) as service:
             for account in self._accounts:
-                service.burst(account.workload, max(8, round(account.warm_up * self._settings.burst_share)))
+                service.burst(account.workload, self._settings.burst_of(account.warm_up))
                 offered = service.offer(
                     account.workload, account.rate_per_s, self._settings.load_seconds, seed=200 + repeat
                 )
