@@ -73,6 +73,8 @@ class Job(_Section, frozen=True):
         delivery: `exactly-once` shows answers to a read_committed reader at each checkpoint; `at-least-once` at once,
             where a failure may repeat some.
         checkpoint_dir: Readable by every TaskManager; empty keeps checkpoints in the JobManager's memory.
+        buffer_timeout_ms: How long a record waits for others on its way to another task: 0 sends it at once, -1 when a
+            buffer is full. Anything else wakes a thread of each task so often, whether there are records or not.
         max_parallelism: Upper bound of `parallelism` for the whole life of the job's state.
         bounded: Stop at the last record that is there at the start (tests, backfill).
         flink: Further Flink options, as in Flink's own configuration.
@@ -84,7 +86,7 @@ class Job(_Section, frozen=True):
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
     checkpoint_interval_ms: int = 10_000
     checkpoint_dir: str = ""
-    buffer_timeout_ms: int = 1
+    buffer_timeout_ms: int = 0
     max_parallelism: int = 128
     bounded: bool = False
     flink: dict[str, str] = {}

@@ -22,6 +22,9 @@ from operators.backends.onnx import OnnxBackend
 from schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
+#: Process mode: how long a record waits for others on its way to Python, where 0 would mean 1000. Thread mode has no
+#: bundles, but would wake every Python operator so often to look for one.
+_BUNDLE_MS = "2"
 
 
 class RunningJob:
@@ -112,8 +115,7 @@ def flink_options(config: Config) -> dict[str, str]:
     return {
         **installation.python_settings(),
         "python.execution-mode": job.execution_mode,
-        # Records of a bundle wait for the bundle; 0 would mean 1000.
-        "python.fn-execution.bundle.time": "2",
+        **({"python.fn-execution.bundle.time": _BUNDLE_MS} if job.execution_mode == "process" else {}),
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE" if exactly_once else "AT_LEAST_ONCE",

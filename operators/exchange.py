@@ -7,7 +7,8 @@ redeemed, nothing is lost:
 
 - Its writer has died, or its attempt of the job is over: the reader's task fails, Flink restarts the job as it must,
   and what is replayed is computed again. State never holds a claim, and no checkpoint does: barriers are aligned.
-- It comes from another host: its rows become a FAILURE, and their request is answered with an error.
+- It comes from another host: its rows become a FAILURE, and their request is answered with an error. (An OPENING has no
+  rows: only the original, for a dead letter, is missing then.)
 
 So do the rows of a record that is too large for a message. Where a process gets no memory to share, it sends messages.
 
@@ -68,10 +69,10 @@ class Outbox:
         self._arena = None
 
     def pack(self, record: Record) -> bytes:
-        """What travels; `Inbox.redeem` makes a record of it, or a FAILURE, if it is too large."""
+        """What travels; `Inbox.redeem` makes a record of it, or what is left of one that is too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
-        if self._host is not None and self._options.is_claimable(record.kind, size_bytes):
+        if self._host is not None and self._options.is_claimable(size_bytes):
             arena = self._open_arena(self._host) if self._readers_are_here() else None
             claim = arena.put(parts, size_bytes) if arena is not None else None
             if claim is not None:
@@ -117,7 +118,7 @@ class Inbox:
         self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
-        """The encoded record; a FAILURE, if it cannot be had here.
+        """The encoded record; what is left of it, if it cannot be had here.
 
         Of a claim it is a view: whatever goes into state must be a copy.
 

@@ -29,7 +29,7 @@ from operators.core.outputs import Offload, Output
 from operators.core.serving import Serving
 from operators.core.sharding import Sharding
 from operators.emission import emit
-from operators.exchange import INFER, Outbox, stage_inbox
+from operators.exchange import AGGREGATE, INFER, Outbox, stage_inbox
 from operators.metrics import Metrics
 from operators.sessions import Sessions
 from operators.task import task_of
@@ -89,6 +89,7 @@ class ServeFunction(KeyedProcessFunction):
         meter = self._answering.meter
         self._metrics = Metrics(meter, runtime_context)
         self._outbox = Outbox(self._exchange, task, INFER, task.parallelism, meter)
+        self._openings = Outbox(self._exchange, task, AGGREGATE, task.parallelism, meter)
         self._unit_outboxes = {
             (model.name, model.version): Outbox(
                 self._exchange, task, stage_inbox(model, 0), model.stages[0].replicas, meter
@@ -175,7 +176,14 @@ class ServeFunction(KeyedProcessFunction):
     def _chain(self) -> Chain:
         return Chain(
             self._admission,
-            Sharding(self._catalog, self._sessions.costs_of, self._order, self._outbox.pack, self._pack_unit),
+            Sharding(
+                self._catalog,
+                self._sessions.costs_of,
+                self._order,
+                self._outbox.pack,
+                self._openings.pack,
+                self._pack_unit,
+            ),
             self._serving,
             self._answering,
             max_backlog_ms=self._max_backlog_ms,

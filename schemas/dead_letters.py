@@ -22,8 +22,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         id: Empty where it could not be read.
         code: One of `schemas.errors`.
         stage: The operator in which it failed.
-        original: The record's value (base64 in JSON), to send again; None where it is too large to travel once more,
-            and only `source` says where it is.
+        original: The record's value (base64 in JSON), to send again; None where there is none, or where it is too large
+            to travel once more: then only `source` says where it is.
     """
 
     id: str

@@ -35,7 +35,7 @@ class Kind(IntEnum):
     OPENING = 2
     #: infer, last stage -> aggregate: the outputs of some rows.
     PARTIAL = 3
-    #: infer, stage -> aggregate: rows that failed. Also what any but an OPENING becomes if it cannot be handed on.
+    #: infer, stage -> aggregate: rows that failed. Also what any but an OPENING becomes if it cannot be had.
     FAILURE = 4
     #: serve -> stage -> stage: rows of one or more requests on their way through a model that is cut.
     UNIT = 5

@@ -138,7 +138,7 @@ class Answering:
         return self._write(request.id, request.source, failure, request.original)
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> Letter:
-        fitting = original if len(original) <= self._max_message_bytes else None
+        fitting = original if 0 < len(original) <= self._max_message_bytes else None
         return Letter(request_id.encode(), encode_letter(self._requests_topic, source, request_id, failure, fitting))
 
 

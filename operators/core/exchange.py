@@ -3,8 +3,8 @@
     message   the record                                     its first byte is its `Kind`
     claim     255 | where the record lies | the head          the head: the record without what is large
 
-A small record is cheaper as a message. So is one that nobody may lose: an OPENING says whom to answer, and without it
-the window of its request is silent.
+A small record is cheaper as a message. What cannot be had at the other end becomes a FAILURE of its rows; but an
+OPENING says whom to answer, so it only comes without the original.
 """
 
 import struct
@@ -42,9 +42,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     claim_from_bytes: int = 0
     arena_bytes: int = 0
 
-    def is_claimable(self, kind: Kind, size_bytes: int) -> bool:
+    def is_claimable(self, size_bytes: int) -> bool:
         """Whether a record is one for shared memory, if its readers are on this host."""
-        return self.shares_memory and size_bytes >= self.claim_from_bytes and kind is not Kind.OPENING
+        return self.shares_memory and size_bytes >= self.claim_from_bytes
 
 
 class Claim(NamedTuple):
@@ -93,13 +93,20 @@ def decode_claim(message: bytes) -> tuple[Claim, Record]:
 
 
 def lost(head: Record) -> Record:
-    """The FAILURE of a record that cannot be had: its request is answered, and may be sent again."""
+    """What is left of a record that cannot be had: a FAILURE, so that its request is answered, and may be sent again.
+
+    Of an OPENING it is all but the original, which only a dead letter needs.
+    """
+    if head.kind is Kind.OPENING:
+        return head
     message = "a part of the request lies in the memory of another host; send it again, or set exchange.transport"
     return _failed(head, f"{message} to 'messages'")
 
 
 def too_large(record: Record, size_bytes: int) -> Record:
-    """The FAILURE of a record that is more than `MAX_MESSAGE_BYTES`, and has no room in shared memory."""
+    """What is left of a record of more than `MAX_MESSAGE_BYTES` that has no room in shared memory; as in `lost`."""
+    if record.kind is Kind.OPENING:
+        return replace(record, original=b"")
     message = f"a part of the request has {size_bytes} bytes on its way to another task"
     message += f"; the most is {MAX_MESSAGE_BYTES}: send fewer rows at a time"
     return _failed(replace(record, tensors=()), message)

@@ -66,6 +66,7 @@ class Sharding:
     Args:
         costs_of: What the batches of a model cost; it is not asked of models in stages.
         pack: What makes a shard ready for its way to another task.
+        pack_opening: The same for what opens a window.
         pack_unit: The same for a unit on its way to the first stage of a model.
     """
 
@@ -75,11 +76,13 @@ class Sharding:
         costs_of: Callable[[ModelSpec], Costs],
         order: Order,
         pack: Callable[[Record], bytes] = Record.encode,
+        pack_opening: Callable[[Record], bytes] = Record.encode,
         pack_unit: Callable[[ModelSpec, Record], bytes] = lambda _, unit: unit.encode(),
     ) -> None:
         self._catalog = catalog
         self._costs_of = costs_of
         self._pack = pack
+        self._pack_opening = pack_opening
         self._pack_unit = pack_unit
         self._lane = Lane(self._batching_of, order)
         self._policies: dict[bytes, _Policy] = {}
@@ -137,8 +140,7 @@ class Sharding:
         model = self._policy_of(unit[0].signature).model
         if not model.stages:
             return None
-        openings = [Part(window_key(request.source), opening(request).encode()) for request in unit]
-        return [*openings, self._enter(unit, model)]
+        return [*[self._open(request, opening(request)) for request in unit], self._enter(unit, model)]
 
     def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
         """The least urgent unit that is due and wanted; empty where there is none."""
@@ -169,17 +171,20 @@ class Sharding:
             return self._spread(request, model.ensemble)
         rows = _shard_rows(model, request.rows, MAX_SHARDS)
         return [
-            Part(window_key(request.source), opening(request).encode()),
+            self._open(request, opening(request)),
             *[self._leave(shard, model) for shard in shards(request, rows)],
         ]
 
     def _spread(self, request: Request, ensemble: Ensemble) -> list[Part | Shard | Unit]:
-        outputs: list[Part | Shard | Unit] = [Part(window_key(request.source), open_window(request, ensemble).encode())]
+        outputs: list[Part | Shard | Unit] = [self._open(request, open_window(request, ensemble))]
         for number, (name, version) in enumerate(ensemble.members):
             model = self._catalog.find(name, version)
             rows = _shard_rows(model, request.rows, MAX_SHARDS // len(ensemble.members))
             outputs += [self._leave(shard, model) for shard in member_shards(request, ensemble, number, model, rows)]
         return outputs
+
+    def _open(self, request: Request, window: Record) -> Part:
+        return Part(window_key(request.source), self._pack_opening(window))
 
     def _leave(self, shard: Record, model: ModelSpec) -> Shard | Unit:
         return self._enter([shard], model) if model.stages else Shard(self._pack(shard))

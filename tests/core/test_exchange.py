@@ -27,12 +27,11 @@ SHARD = Record(
 )
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_only_what_is_large_and_no_opening_is_claimed(kind: Kind) -> None:
+def test_only_what_is_large_is_claimed() -> None:
     options = Options(job="j", shares_memory=True, claim_from_bytes=1000)
-    assert not options.is_claimable(kind, 999)
-    assert options.is_claimable(kind, 1000) == (kind is not Kind.OPENING)
-    assert not Options(job="j", claim_from_bytes=0).is_claimable(kind, 10**9)
+    assert not options.is_claimable(999)
+    assert options.is_claimable(1000)
+    assert not Options(job="j", claim_from_bytes=0).is_claimable(10**9)
 
 
 @given(
@@ -71,6 +70,13 @@ def test_a_unit_that_is_too_large_fails_all_its_members() -> None:
     failure = decode_failure(failed.signature)
     assert (failure.code, failure.stage, failure.model_name) == (ExchangeFailed.code, STAGE, "m")
     assert "10000000000 bytes" in failure.message
+
+
+def test_of_an_opening_that_is_lost_or_too_large_only_the_original_is_missing() -> None:
+    opening = Record(Kind.OPENING, Source(1, 2, 3), SIGNATURE, "a", rows=9, total_rows=9, original=b"o")
+    _, head = decode_claim(Claim(0, 1, 3, bytes(16), bytes(16), 0, 0, 0, 10).encode(opening))
+    for left in (lost(head), too_large(opening, 10**10)):
+        assert Record.decode(left.encode()) == replace(opening, original=b"")
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -150,3 +150,11 @@ def test_memory_is_only_shared_where_no_checkpoint_holds_what_is_on_its_way(
     # A cluster's own configuration must not decide otherwise.
     assert (UNALIGNED in flink_options(config)) == (shared or UNALIGNED in text)
     assert (flink_options(config).get(UNALIGNED) == "false") == shared
+
+
+def test_no_task_wakes_up_for_nothing() -> None:
+    modes = "thread", "process"
+    threads, processes = (flink_options(Config().replace(job={"execution_mode": mode})) for mode in modes)
+    bundle, buffer = "python.fn-execution.bundle.time", "execution.buffer-timeout.interval"
+    assert bundle not in threads
+    assert (processes[bundle], processes[buffer], threads[buffer]) == ("2", "0 ms", "0 ms")

@@ -53,12 +53,13 @@ def test_a_large_record_is_claimed_and_a_small_one_is_a_message() -> None:
     assert counted == {("exchange", "claims"): 2}
 
 
-def test_an_opening_is_a_message_however_large() -> None:
+def test_an_opening_is_claimed_with_its_original() -> None:
     chosen = options()
     inbox, outbox = Inbox(chosen, NEVER, "a", Meter()), Outbox(chosen, NEVER, "a", 1, Meter())
     record = Record(Kind.OPENING, Source(0, 1, 2), SIGNATURE, "a", original=bytes(100_000))
-    assert not is_claim(outbox.pack(record))
-    assert len(sent(outbox.pack(record), inbox).original) == 100_000
+    message = outbox.pack(record)
+    assert is_claim(message)
+    assert len(sent(message, inbox).original) == 100_000
 
 
 @settings(deadline=None)
