@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -17,8 +18,9 @@ from partition.cut import write_stages
 from partition.graph import Graph, load_graph
 from partition.manifest import write_placement
 from partition.placement import Machine
-from partition.planner import plan
+from partition.planner import plan_timed
 from partition.profile import costs_of, profile
+from partition.timing import stage_times_ms
 from schemas import codec
 from schemas.tensors import Array
 
@@ -46,7 +48,8 @@ def cut_in_two(model: Path) -> Chosen:
     """Profiles a model afresh, cuts it, and writes stages and plan beside it, where a job looks for `PLAN`."""
     graph = load_graph(model)
     known = profile(graph, 1, again=True)
-    placement = plan(costs_of(graph, known), [Machine(name="node", count=STAGES)], STAGES)
+    time_stages = partial(stage_times_ms, graph, rows=known.rows)
+    _, placement = plan_timed(costs_of(graph, known), [Machine(name="node", count=STAGES)], STAGES, time_stages)
     folder = model.parent / Path(PLAN).parent
     write_placement(graph, placement, folder, rows=known.rows)
     return Chosen(placement.downsets[0], placement.bottleneck_ms, folder)

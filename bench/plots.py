@@ -49,6 +49,8 @@ def draw(result: Result, folder: Path) -> Path | None:
     if not result.rows or result.scenario not in draws:
         return None
     figure = draws[result.scenario](result)
+    if figure is None:  # it was interrupted before there was anything to compare
+        return None
     path = folder / f"{result.scenario}.svg"
     figure.savefig(path, metadata={"Date": None}, transparent=True)
     return path
@@ -103,8 +105,10 @@ def _throughput(result: Result) -> Figure:
     return figure
 
 
-def _efficiency(result: Result) -> Figure:
+def _efficiency(result: Result) -> Figure | None:
     rows = [row for row in result.rows if "of_attainable" in row.metrics]
+    if not rows:
+        return None
     workloads = list(dict.fromkeys(row.workload for row in rows))
     figure = Figure(figsize=(8, 1.0 + 0.5 * len(rows) + 0.5 * len(workloads)), layout="constrained")
     heights = [sum(row.workload == workload for row in rows) for workload in workloads]

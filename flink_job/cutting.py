@@ -4,6 +4,7 @@ The stages lie beside the model, in `stages-K/`, where every TaskManager can rea
 only if the model has become another file.
 """
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,8 +28,9 @@ def cut(path: Path, sha256: str, stages: int) -> Path:
     from partition.graph import load_graph  # noqa: PLC0415
     from partition.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
     from partition.placement import Machine  # noqa: PLC0415
-    from partition.planner import plan  # noqa: PLC0415
+    from partition.planner import plan_timed  # noqa: PLC0415
     from partition.profile import costs_of, profile, rows_of  # noqa: PLC0415
+    from partition.timing import stage_times_ms  # noqa: PLC0415
 
     folder = path.parent / f"stages-{stages}"
     manifest = folder / PLAN_FILE
@@ -37,7 +39,8 @@ def cut(path: Path, sha256: str, stages: int) -> Path:
     try:
         graph = load_graph(path)
         known = profile(graph, rows_of(graph, 1))
-        placement = plan(costs_of(graph, known), [Machine(name="node", count=stages)], stages)
+        time_stages = partial(stage_times_ms, graph, rows=known.rows)
+        _, placement = plan_timed(costs_of(graph, known), [Machine(name="node", count=stages)], stages, time_stages)
         write_placement(graph, placement, folder, rows=known.rows)
     except PartitionError as error:
         raise ConfigError(f"{path} cannot be cut into {stages} stages: {error}") from None

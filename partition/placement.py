@@ -1,6 +1,7 @@
 """Machines, and what a plan for them comes to."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from operator import or_
 
@@ -105,6 +106,23 @@ class Placement:
         """How many machines it takes."""
         return sum(len(stage.replicas) for stage in self.stages)
 
+    def with_times(self, ms: Sequence[float]) -> "Placement":
+        """The same plan, where a batch takes so long in each of its stages at speed 1."""
+        sent = [stage.output_bytes for stage in self.stages[:-1]]
+        ends, last = list(zip([0, *sent], [*sent, 0], strict=True)), len(sent)
+        timed = [
+            _stage(
+                stage.nodes,
+                stage.replicas,
+                ms[number],
+                stage.parameter_bytes,
+                ends[number],
+                (number > 0) + (number < last),
+            )
+            for number, stage in enumerate(self.stages)
+        ]
+        return replace(self, stages=tuple(timed))
+
 
 #: The downsets at which a plan cuts, none and all of the nodes included, and the machines of each stage.
 Choice = tuple[list[int], list[list[Machine]]]
@@ -116,25 +134,34 @@ def stages_of(graph: CostGraph, cuts: Cuts, choice: Choice) -> list[PlannedStage
     found = []
     for (start, end), machines in zip(pairwise(ends), replicas, strict=True):
         ms = float(cuts.ms[end] - cuts.ms[start])
-        received, sent = float(cuts.crossing_bytes[start]), float(cuts.crossing_bytes[end])
-        speed = sum(machine.speed for machine in machines)
-        widest = max(machine.speed * machine.ms_per_byte for machine in machines) / speed
-        links = (start > 0) + (end < len(cuts) - 1)
+        crossing = int(cuts.crossing_bytes[start]), int(cuts.crossing_bytes[end])
         nodes = cuts.stage(start, end)
-        found.append(
-            PlannedStage(
-                nodes=nodes,
-                replicas=tuple(machines),
-                ms=ms,
-                parameter_bytes=graph.parameter_bytes(nodes),
-                output_bytes=int(sent),
-                compute_ms=ms / speed,
-                receive_ms=received * widest,
-                send_ms=sent * widest,
-                latency_ms=max(
-                    ms / each.speed + (received + sent) * each.ms_per_byte + links * each.latency_ms
-                    for each in machines
-                ),
-            )
-        )
+        links = (start > 0) + (end < len(cuts) - 1)
+        found.append(_stage(nodes, machines, ms, graph.parameter_bytes(nodes), crossing, links))
     return found
+
+
+def _stage(
+    nodes: tuple[int, ...],
+    machines: Sequence[Machine],
+    ms: float,
+    parameter_bytes: int,
+    crossing_bytes: tuple[int, int],
+    links: int,
+) -> PlannedStage:
+    received, sent = crossing_bytes
+    speed = sum(machine.speed for machine in machines)
+    widest = max(machine.speed * machine.ms_per_byte for machine in machines) / speed
+    return PlannedStage(
+        nodes=nodes,
+        replicas=tuple(machines),
+        ms=ms,
+        parameter_bytes=parameter_bytes,
+        output_bytes=sent,
+        compute_ms=ms / speed,
+        receive_ms=received * widest,
+        send_ms=sent * widest,
+        latency_ms=max(
+            ms / each.speed + (received + sent) * each.ms_per_byte + links * each.latency_ms for each in machines
+        ),
+    )

@@ -15,13 +15,52 @@ enough is found by halving (Alpa bounds the slowest stage in the same way). `par
 say what is the best there is, and what a heuristic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from partition.costs import CostGraph, Cuts
 from partition.equal import plan_equal
 from partition.errors import NoPlan
 from partition.placement import Machine, Placement, kind_of, stages_of
 from partition.unequal import plan_unequal
+
+#: How many plans are timed; two suffice nearly always.
+_MOST_TIMED = 4
+
+#: What a batch takes in each stage of a plan, ms, at speed 1; None if it cannot be told.
+TimeStages = Callable[[Placement], Sequence[float] | None]
+
+
+def plan_timed(
+    graph: CostGraph, nodes: Sequence[Machine], stages: int | None, time_stages: TimeStages
+) -> tuple[CostGraph, Placement]:
+    """The best plan by what its stages really take, and the costs by which it is the best.
+
+    A profile of the whole model tells the time of kernels that several nodes became, and not what changes at a cut. So
+    the stages of a plan are timed, the costs of their nodes are corrected in proportion, and the next plan is made by
+    these; until a plan comes again. Of those that were timed, the one with the lowest bottleneck is taken.
+
+    Raises:
+        NoPlan: There is none; the message says why.
+    """
+    placement = plan(graph, nodes, stages)
+    timed: dict[tuple[int, ...], tuple[CostGraph, Placement]] = {}
+    while len(placement.stages) > 1 and tuple(placement.downsets) not in timed:
+        ms = time_stages(placement) if len(timed) < _MOST_TIMED else None
+        if ms is None:
+            break
+        graph = _corrected(graph, placement, ms)
+        timed[tuple(placement.downsets)] = graph, placement.with_times(ms)
+        placement = plan(graph, nodes, stages)
+    return min(timed.values(), key=lambda each: each[1].bottleneck_ms, default=(graph, placement))
+
+
+def _corrected(graph: CostGraph, placement: Placement, ms: Sequence[float]) -> CostGraph:
+    node_ms = list(graph.ms)
+    for stage, stage_ms in zip(placement.stages, ms, strict=True):
+        for node in stage.nodes:
+            node_ms[node] = node_ms[node] * stage_ms / stage.ms if stage.ms else stage_ms / len(stage.nodes)
+    return replace(graph, ms=tuple(node_ms))
 
 
 def plan(graph: CostGraph, nodes: Sequence[Machine], stages: int | None = None) -> Placement:

@@ -54,6 +54,7 @@ def open_session(
     who: str,
     folder: Path | None = None,
     optimize: bool = True,
+    threads: int = 0,
 ) -> Session:
     """Loads a model.
 
@@ -63,12 +64,14 @@ def open_session(
         who: With what the message begins.
         folder: Where external data lies, if `model` is content.
         optimize: Whether to optimize as far as ONNX Runtime can, or not at all.
+        threads: That run it; 0 for one on each core.
     """
     runtime = _runtime()
     levels = runtime.GraphOptimizationLevel
     options = runtime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.log_severity_level = _FATAL
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,8 +74,9 @@ def plan(
     from partition.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
     from partition.nodes_file import read_nodes_file  # noqa: PLC0415
     from partition.placement import Machine  # noqa: PLC0415
-    from partition.planner import plan as make_plan  # noqa: PLC0415
+    from partition.planner import plan_timed  # noqa: PLC0415
     from partition.profile import costs_of, profile, rows_of  # noqa: PLC0415
+    from partition.timing import stage_times_ms  # noqa: PLC0415
 
     console, errors = Console(), Console(stderr=True)
     machines = read_nodes_file(nodes) if nodes else (Machine(name="node", count=stages or 1),)
@@ -84,9 +86,9 @@ def plan(
         batch = read_inputs(inputs, graph) if inputs else None
     with _bar(errors) as progress:
         known = profile(graph, rows_of(graph, rows, batch), progress, batch, again=fresh)
-    with errors.status("Choosing cuts and nodes"):
-        costs = costs_of(graph, known)
-        placement = make_plan(costs, machines, stages)
+    with errors.status("Choosing cuts and nodes, and timing the stages"):
+        time_stages = partial(stage_times_ms, graph, rows=known.rows, batch=batch)
+        costs, placement = plan_timed(costs_of(graph, known), machines, stages, time_stages)
     title = path.name if path == model else f"{model.resolve().name}, {path.parent.name}"
     folder = out or path.with_name(f"{path.stem}-stages")
     with errors.status("Writing the stages, and proving that they equal the model"):

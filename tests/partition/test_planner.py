@@ -13,7 +13,7 @@ from partition import unequal
 from partition.costs import CostGraph, Cuts, ParameterCost, TensorCost
 from partition.errors import NoPlan
 from partition.placement import Machine, Placement
-from partition.planner import plan
+from partition.planner import plan, plan_timed
 
 
 @st.composite
@@ -231,3 +231,47 @@ def test_many_unequal_nodes_are_planned_for_too(monkeypatch: pytest.MonkeyPatch)
     assert not placement.exact
     check(graph, placement)
     assert placement.bottleneck_ms <= 1.25 * sum(graph.ms) / sum(each.speed for each in nodes)
+
+
+@settings(deadline=None, max_examples=100)
+@given(graphs(), st.lists(NODES, min_size=1, max_size=2), st.sampled_from([None, 2, 3]), st.data())
+def test_a_plan_is_corrected_by_what_its_stages_take(
+    graph: CostGraph, machines: list[Machine], stages: int | None, data: st.DataObject
+) -> None:
+    machines = [msgspec.structs.replace(each, name=str(name), count=2) for name, each in enumerate(machines)]
+    size = len(graph.ms)
+    real_ms = data.draw(st.lists(st.floats(0.1, 9), min_size=size, max_size=size))
+    timed: list[Placement] = []
+
+    def time_stages(placement: Placement) -> list[float]:
+        times_ms = [sum(real_ms[each] for each in stage.nodes) for stage in placement.stages]
+        timed.append(placement.with_times(times_ms))
+        return times_ms
+
+    try:
+        first = plan(graph, machines, stages)
+    except NoPlan:
+        with pytest.raises(NoPlan):
+            plan_timed(graph, machines, stages, time_stages)
+        return
+    assert first.with_times([stage.ms for stage in first.stages]) == first
+    corrected, placement = plan_timed(graph, machines, stages, time_stages)
+    check(corrected, placement)
+    assert len({tuple(each.downsets) for each in timed}) == len(timed) <= 4
+    if timed:
+        assert placement.bottleneck_ms == min(each.bottleneck_ms for each in timed)
+    else:
+        assert (corrected, placement) == (graph, first)
+
+
+def test_a_profile_that_is_wrong_about_a_part_leads_to_the_best_cut_all_the_same() -> None:
+    def time_stages(placement: Placement) -> list[float]:
+        return [sum(2.0 if each < 5 else 1.0 for each in stage.nodes) for stage in placement.stages]
+
+    _, placement = plan_timed(line(*[1.0] * 10), [node(count=2)], 2, time_stages)
+    assert [(stage.nodes, stage.ms) for stage in placement.stages] == [((0, 1, 2, 3), 8.0), ((4, 5, 6, 7, 8, 9), 7.0)]
+
+
+def test_what_cannot_be_timed_is_planned_by_its_profile() -> None:
+    graph = line(1, 1, 1)
+    assert plan_timed(graph, [node(count=2)], 2, lambda _: None) == (graph, plan(graph, [node(count=2)], 2))
