@@ -38,7 +38,8 @@ def plan_timed(
 
     A profile of the whole model tells the time of kernels that several nodes became, and not what changes at a cut. So
     the stages of a plan are timed, the costs of their nodes are corrected in proportion, and the next plan is made by
-    these; until a plan comes again. Of those that were timed, the one with the lowest bottleneck is taken.
+    these; until a plan comes again. Of those that were timed, the one with the lowest bottleneck is taken, unless the
+    whole model in one stage has become better.
 
     Raises:
         NoPlan: There is none; the message says why.
@@ -52,6 +53,8 @@ def plan_timed(
         graph = _corrected(graph, placement, ms)
         timed[tuple(placement.downsets)] = graph, placement.with_times(ms)
         placement = plan(graph, nodes, stages)
+    if len(placement.stages) == 1:
+        timed[()] = graph, placement
     return min(timed.values(), key=lambda each: each[1].bottleneck_ms, default=(graph, placement))
 
 

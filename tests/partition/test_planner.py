@@ -259,7 +259,9 @@ def test_a_plan_is_corrected_by_what_its_stages_take(
     check(corrected, placement)
     assert len({tuple(each.downsets) for each in timed}) == len(timed) <= 4
     if timed:
-        assert placement.bottleneck_ms == min(each.bottleneck_ms for each in timed)
+        least_ms = min(each.bottleneck_ms for each in timed)
+        is_whole = len(placement.stages) == 1
+        assert placement.bottleneck_ms <= least_ms if is_whole else placement.bottleneck_ms == least_ms
     else:
         assert (corrected, placement) == (graph, first)
 
