@@ -24,9 +24,10 @@ WHOLE, CUT = "whole, 1 task", f"{STAGES} stages, {STAGES} tasks"
 _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both stages at once"
 _SPEED_UP = f"rate / {WHOLE}"
 _PREDICTED, _BEST = "predicted / measured bottleneck, off by", "best single cut's bottleneck / the planner's"
-_STAGE_RUNS = 9
-#: Requests before those that are measured, as a multiple of them: a stage has no core to spare for the JVM's compiler.
-_WARM_UP = 1.5
+_STAGE_RUNS = 25
+#: Requests before those that are measured, as a multiple of them: a stage has no core to spare for the JVM's compiler,
+#: which is at work for more than a minute.
+_WARM_UP = 2.5
 #: What a turn takes: its start, the stages' own times, and some 30 s of requests.
 _TURN_S, _CUTS_S = 40.0, 90.0
 #: How often a cut and its rivals are timed in turn: a difference of 3 % is within what this machine varies by.
