@@ -18,6 +18,7 @@ from bench.workloads import Workload
 TASKS = 2
 _SLOWDOWN = 4
 _LIMIT = 1.2
+_TURN_S = 50.0
 _SKEW, _RATE = "busiest_over_mean", "rate_per_s"
 
 
@@ -71,7 +72,7 @@ class Balance:
             for case in self._cases:
                 for subject in self._subjects:
                     label = f"balance, round {repeat + 1}: {case.name}, {subject.name}"
-                    yield Step(label, partial(self._run, case, subject, repeat))
+                    yield Step(label, partial(self._run, case, subject, repeat), _TURN_S)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """How unequal, and how fast."""
