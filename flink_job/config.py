@@ -24,6 +24,7 @@ _MAX_WAIT_MS = 365 * 24 * 3_600_000
 #: Flink's option for checkpoints that do not wait for what is on its way.
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
 _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
+EXECUTION_MODE = "python.execution-mode"
 
 
 class ConfigError(Exception):
@@ -239,6 +240,11 @@ def shares_memory(config: Config) -> bool:
     """
     asked = (config.job.flink.get(key, "false") for key in (UNALIGNED, _UNALIGNED_ONCE))
     return config.exchange.transport == "auto" and not any(value.strip().lower() == "true" for value in asked)
+
+
+def frames_stay_in_process(config: Config) -> bool:
+    """Whether Python reads what Java wrote where it lies: in one process, and nothing on its way is ever restored."""
+    return config.job.flink.get(EXECUTION_MODE, config.job.execution_mode) == "thread" and shares_memory(config)
 
 
 def check_batching(batching: Batching, where: str) -> None:

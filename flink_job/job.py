@@ -13,7 +13,7 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
 from flink_job import installation
-from flink_job.config import UNALIGNED, Config, ConfigError, shares_memory
+from flink_job.config import EXECUTION_MODE, UNALIGNED, Config, ConfigError, shares_memory
 from flink_job.placement import slots_needed
 from flink_job.repository import read_repository
 from flink_job.topology import build
@@ -114,7 +114,7 @@ def flink_options(config: Config) -> dict[str, str]:
     exactly_once = job.delivery == "exactly-once"
     return {
         **installation.python_settings(),
-        "python.execution-mode": job.execution_mode,
+        EXECUTION_MODE: job.execution_mode,
         **({"python.fn-execution.bundle.time": _BUNDLE_MS} if job.execution_mode == "process" else {}),
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",

@@ -15,7 +15,7 @@ from pyflink.datastream.connectors.kafka import (
 from pyflink.java_gateway import get_gateway
 
 from flink_job import java
-from flink_job.config import Config
+from flink_job.config import Config, frames_stay_in_process
 
 #: A fetch's records leave the processor's caches on their way if it is much larger; a larger record comes alone.
 _FETCH_BYTES = 4 * 1024 * 1024
@@ -52,11 +52,11 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     for name, value in properties.items():
         builder.setProperty(name, value)
     builder.setBootstrapServers(kafka.bootstrap_servers).setGroupId(kafka.group_id).setTopics(topics)
-    builder.setDeserializer(java.whole_records())
     builder.setStartingOffsets(KafkaOffsetsInitializer.committed_offsets(_RESET[kafka.start])._j_initializer)
     if config.job.bounded:
         builder.setBounded(KafkaOffsetsInitializer.latest()._j_initializer)
-    return java.read_frames(env, builder.build(), keys_by_group, "requests")
+    stay = frames_stay_in_process(config)
+    return java.read_frames(env, builder, keys_by_group, "requests", stay_in_process=stay)
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str) -> None:

@@ -30,6 +30,7 @@ from operators.core.serving import Serving
 from operators.core.sharding import Sharding
 from operators.emission import emit
 from operators.exchange import AGGREGATE, INFER, Outbox, stage_inbox
+from operators.frame_memory import open_frame
 from operators.metrics import Metrics
 from operators.sessions import Sessions
 from operators.task import task_of
@@ -112,7 +113,7 @@ class ServeFunction(KeyedProcessFunction):
             # A bounded input ends with timers of the wall clock still pending. Its only watermark, the last, fires this
             # one; what is emitted then bears the timer's time, which must be one that Kafka takes.
             ctx.timer_service().register_event_time_timer(int(now_ms))
-        yield from emit(mirror.on_frame(value, now_ms))
+        yield from emit(mirror.on_frame(open_frame(value), now_ms))
         # Where a timer is due, it works on once the source has had its turn: then all that came in is there to choose
         # from.
         if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or mirror.is_full:

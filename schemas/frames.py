@@ -5,6 +5,7 @@ together, as many as are there (`flink_job/java/FrameSource.java`), and so do an
 Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is none.
 
     requests: | count: i32 | for each: value's size: i32, partition: i32, offset: i64, timestamp, ms: i64 | values |
+    claim:    | -1: i32 | size: i32 | address: i64 |   of requests that stay where Java wrote them (`frame_memory`)
     answers:  for each | key's size: i32 | value's size: i32 | key | value |
 """
 
@@ -16,11 +17,24 @@ from schemas.tensors import Buffer
 
 _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
+_CLAIM = struct.Struct("<iiq")
 _ANSWER = struct.Struct("<ii")
+#: A view of a value keeps all of its frame, 1 MiB for most. So what is small is copied, which is as quick.
+_VIEW_FROM_BYTES = 64 * 1024
 
 
-def read_requests(frame: bytes) -> list[tuple[bytes | None, Source]]:
+def read_claim(frame: bytes) -> tuple[int, int] | None:
+    """Address and size, in bytes, of the frame of requests that lies elsewhere; None where this is one itself."""
+    if len(frame) != _CLAIM.size:
+        return None
+    mark, size_bytes, address = _CLAIM.unpack(frame)
+    return (address, size_bytes) if mark < 0 else None
+
+
+def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
     """The value of every Kafka record in a frame (None for a tombstone), and where it came from.
+
+    What is large is a view of the frame, what is small is `bytes`.
 
     Raises:
         struct.error, ValueError: It ends within its headers.
@@ -31,14 +45,19 @@ def read_requests(frame: bytes) -> list[tuple[bytes | None, Source]]:
     at = _COUNT.size + count * _REQUEST.size
     if at > len(frame):
         raise ValueError(f"a frame of {count} records in {len(frame)} bytes")
-    requests: list[tuple[bytes | None, Source]] = []
-    for size, partition, offset, timestamp_ms in _REQUEST.iter_unpack(frame[_COUNT.size : at]):
+    view, is_bytes = memoryview(frame), isinstance(frame, bytes)
+    requests: list[tuple[Buffer | None, Source]] = []
+    for size, partition, offset, timestamp_ms in _REQUEST.iter_unpack(view[_COUNT.size : at]):
         source = Source(partition, offset, timestamp_ms)
         if size < 0:
             requests.append((None, source))
         else:
-            requests.append((frame[at : at + size], source))
-            at += size
+            end = at + size
+            if size >= _VIEW_FROM_BYTES:
+                requests.append((view[at:end], source))
+            else:
+                requests.append((frame[at:end] if is_bytes else view[at:end].tobytes(), source))
+            at = end
     return requests
 
 

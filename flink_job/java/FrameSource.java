@@ -1,7 +1,6 @@
 package anabranch;
 
 import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -24,8 +23,12 @@ import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDe
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
 import org.apache.flink.core.io.InputStatus;
 import org.apache.flink.core.io.SimpleVersionedSerializer;
+import org.apache.flink.core.memory.MemorySegment;
+import org.apache.flink.core.memory.MemorySegmentFactory;
 import org.apache.flink.kafka.shaded.org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Headers;
 import org.apache.flink.kafka.shaded.org.apache.kafka.common.record.TimestampType;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.serialization.Deserializer;
 import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
 import org.apache.flink.types.Row;
 import org.apache.flink.util.Collector;
@@ -35,7 +38,8 @@ import org.apache.flink.util.Collector;
  *
  * The lane is a key that belongs to the very task that reads. A frame is, little-endian: the number of records (int); for
  * every record its value's size (int, -1 where there is none), partition (int), offset (long), and timestamp in Unix
- * milliseconds (long, -1 where there is none); all values.
+ * milliseconds (long, -1 where there is none); all values. Where Python runs in this process, a large frame stays where it
+ * is written ({@link FrameMemory}), and what is emitted says where: -1 and its size (ints), and its address (long).
  *
  * Nobody waits for company, and nothing is held: a frame is made and emitted within one call of the task, and checkpoints
  * are taken between calls. So the offsets in them are those of frames that have left.
@@ -44,23 +48,30 @@ public final class FrameSource
         implements Source<Row, KafkaPartitionSplit, KafkaSourceEnumState>, ResultTypeQueryable<Row> {
     private static final long serialVersionUID = 1L;
 
-    private final KafkaSource<ConsumerRecord<byte[], byte[]>> kafka;
+    private final KafkaSource<ConsumerRecord<?, ?>> kafka;
     private final int maxRecords;
     private final int maxBytes;
     private final int[] keysByGroup;
+    private final boolean stayInProcess;
 
     /**
-     * @param kafka Made with {@link Whole}.
+     * @param kafka Made with {@link Whole} and {@link Views}.
      * @param maxRecords The most that one frame takes.
      * @param maxBytes A frame takes no further record once it has so many.
      * @param keysByGroup For every key group, a key that Flink puts into it.
+     * @param stayInProcess Whether large frames may stay in memory that whoever reads them, chained to this source, shares.
      */
     public FrameSource(
-            KafkaSource<ConsumerRecord<byte[], byte[]>> kafka, int maxRecords, int maxBytes, int[] keysByGroup) {
+            KafkaSource<ConsumerRecord<?, ?>> kafka,
+            int maxRecords,
+            int maxBytes,
+            int[] keysByGroup,
+            boolean stayInProcess) {
         this.kafka = kafka;
         this.maxRecords = maxRecords;
         this.maxBytes = maxBytes;
         this.keysByGroup = keysByGroup;
+        this.stayInProcess = stayInProcess;
     }
 
     @Override
@@ -72,7 +83,8 @@ public final class FrameSource
     public SourceReader<Row, KafkaPartitionSplit> createReader(SourceReaderContext context) throws Exception {
         int firstGroup = KeyGroupRangeAssignment.computeKeyGroupRangeForOperatorIndex(
                 keysByGroup.length, context.currentParallelism(), context.getIndexOfSubtask()).getStartKeyGroup();
-        return new Reader(kafka.createReader(context), new Frame(maxRecords, maxBytes), keysByGroup[firstGroup]);
+        Frame frame = new Frame(maxRecords, maxBytes, stayInProcess);
+        return new Reader(kafka.createReader(context), frame, keysByGroup[firstGroup]);
     }
 
     @Override
@@ -102,29 +114,41 @@ public final class FrameSource
         return Types.ROW(Types.INT, Types.PRIMITIVE_ARRAY(Types.BYTE));
     }
 
-    /** Hands on the whole record: the frame wants to know where its value came from. */
-    public static final class Whole implements KafkaRecordDeserializationSchema<ConsumerRecord<byte[], byte[]>> {
+    /** Values as they lie in what was fetched: Kafka's own deserializers make a copy of each. */
+    public static final class Views implements Deserializer<ByteBuffer> {
+        @Override
+        public ByteBuffer deserialize(String topic, Headers headers, ByteBuffer value) {
+            return value;
+        }
+
+        @Override
+        public ByteBuffer deserialize(String topic, byte[] value) {
+            return value == null ? null : ByteBuffer.wrap(value);
+        }
+    }
+
+    /** Hands on the whole record, whose value {@link Views} made: the frame wants to know where it came from. */
+    public static final class Whole implements KafkaRecordDeserializationSchema<ConsumerRecord<?, ?>> {
         private static final long serialVersionUID = 1L;
 
         @Override
-        public void deserialize(
-                ConsumerRecord<byte[], byte[]> record, Collector<ConsumerRecord<byte[], byte[]>> out) {
+        public void deserialize(ConsumerRecord<byte[], byte[]> record, Collector<ConsumerRecord<?, ?>> out) {
             out.collect(record);
         }
 
         @Override
         @SuppressWarnings({"unchecked", "rawtypes"})
-        public TypeInformation<ConsumerRecord<byte[], byte[]>> getProducedType() {
+        public TypeInformation<ConsumerRecord<?, ?>> getProducedType() {
             return (TypeInformation) Types.GENERIC(ConsumerRecord.class);
         }
     }
 
     private static final class Reader implements SourceReader<Row, KafkaPartitionSplit> {
-        private final SourceReader<ConsumerRecord<byte[], byte[]>, KafkaPartitionSplit> kafka;
+        private final SourceReader<ConsumerRecord<?, ?>, KafkaPartitionSplit> kafka;
         private final Frame frame;
         private final Integer lane;
 
-        Reader(SourceReader<ConsumerRecord<byte[], byte[]>, KafkaPartitionSplit> kafka, Frame frame, int lane) {
+        Reader(SourceReader<ConsumerRecord<?, ?>, KafkaPartitionSplit> kafka, Frame frame, int lane) {
             this.kafka = kafka;
             this.frame = frame;
             this.lane = lane;
@@ -189,18 +213,21 @@ public final class FrameSource
     }
 
     /** Where the Kafka reader emits to. The job has no watermarks, so there is one output for all partitions. */
-    private static final class Frame implements ReaderOutput<ConsumerRecord<byte[], byte[]>> {
+    private static final class Frame implements ReaderOutput<ConsumerRecord<?, ?>> {
         private static final int COUNT_BYTES = 4;
         private static final int HEADER_BYTES = 24;
+        private static final int CLAIM_BYTES = 16;
 
         private final int maxRecords;
         private final int maxBytes;
-        private final List<ConsumerRecord<byte[], byte[]>> records = new ArrayList<>();
+        private final boolean stayInProcess;
+        private final List<ConsumerRecord<?, ?>> records = new ArrayList<>();
         private long sizeBytes = COUNT_BYTES;
 
-        Frame(int maxRecords, int maxBytes) {
+        Frame(int maxRecords, int maxBytes, boolean stayInProcess) {
             this.maxRecords = maxRecords;
             this.maxBytes = maxBytes;
+            this.stayInProcess = stayInProcess;
         }
 
         boolean isEmpty() {
@@ -212,38 +239,61 @@ public final class FrameSource
         }
 
         byte[] take() {
-            byte[] frame = new byte[Math.toIntExact(sizeBytes)];
-            ByteBuffer buffer = ByteBuffer.wrap(frame).order(ByteOrder.LITTLE_ENDIAN);
-            buffer.putInt(records.size());
-            for (ConsumerRecord<byte[], byte[]> record : records) {
-                buffer.putInt(record.value() == null ? -1 : record.value().length);
-                buffer.putInt(record.partition());
-                buffer.putLong(record.offset());
-                buffer.putLong(record.timestampType() == TimestampType.NO_TIMESTAMP_TYPE ? -1 : record.timestamp());
-            }
-            for (ConsumerRecord<byte[], byte[]> record : records) {
-                if (record.value() != null) {
-                    buffer.put(record.value());
-                }
+            MemorySegment shared = stayInProcess ? FrameMemory.take(sizeBytes) : null;
+            byte[] taken;
+            if (shared == null) {
+                taken = new byte[Math.toIntExact(sizeBytes)];
+                write(MemorySegmentFactory.wrap(taken), 0);
+            } else {
+                write(shared, FrameMemory.HEADER_BYTES);
+                taken = new byte[CLAIM_BYTES];
+                MemorySegment claim = MemorySegmentFactory.wrap(taken);
+                claim.putIntLittleEndian(0, -1);
+                claim.putIntLittleEndian(4, (int) sizeBytes);
+                claim.putLongLittleEndian(8, shared.getAddress() + FrameMemory.HEADER_BYTES);
             }
             records.clear();
             sizeBytes = COUNT_BYTES;
-            return frame;
+            return taken;
+        }
+
+        private void write(MemorySegment segment, int at) {
+            segment.putIntLittleEndian(at, records.size());
+            at += COUNT_BYTES;
+            for (ConsumerRecord<?, ?> record : records) {
+                boolean hasTimestamp = record.timestampType() != TimestampType.NO_TIMESTAMP_TYPE;
+                segment.putIntLittleEndian(at, record.value() == null ? -1 : sizeOf(record));
+                segment.putIntLittleEndian(at + 4, record.partition());
+                segment.putLongLittleEndian(at + 8, record.offset());
+                segment.putLongLittleEndian(at + 16, hasTimestamp ? record.timestamp() : -1);
+                at += HEADER_BYTES;
+            }
+            for (ConsumerRecord<?, ?> record : records) {
+                if (record.value() != null) {
+                    int size = sizeOf(record);
+                    segment.put(at, ((ByteBuffer) record.value()).duplicate(), size);
+                    at += size;
+                }
+            }
+        }
+
+        private static int sizeOf(ConsumerRecord<?, ?> record) {
+            return record.value() == null ? 0 : ((ByteBuffer) record.value()).remaining();
         }
 
         @Override
-        public void collect(ConsumerRecord<byte[], byte[]> record) {
+        public void collect(ConsumerRecord<?, ?> record) {
             records.add(record);
-            sizeBytes += HEADER_BYTES + (record.value() == null ? 0 : record.value().length);
+            sizeBytes += HEADER_BYTES + sizeOf(record);
         }
 
         @Override
-        public void collect(ConsumerRecord<byte[], byte[]> record, long timestamp) {
+        public void collect(ConsumerRecord<?, ?> record, long timestamp) {
             collect(record);
         }
 
         @Override
-        public SourceOutput<ConsumerRecord<byte[], byte[]>> createOutputForSplit(String splitId) {
+        public SourceOutput<ConsumerRecord<?, ?>> createOutputForSplit(String splitId) {
             return this;
         }
 

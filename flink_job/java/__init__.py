@@ -23,26 +23,31 @@ _FRAME_RECORDS = 256
 _FRAME_BYTES = 1024 * 1024
 
 
-def whole_records() -> Any:
-    """The Java deserializer that a Kafka source needs for `read_frames`."""
-    return get_gateway().jvm.anabranch.FrameSource.Whole()
-
-
 def read_frames(
-    env: StreamExecutionEnvironment, kafka_source: Any, keys_by_group: Sequence[int], name: str
+    env: StreamExecutionEnvironment,
+    kafka_builder: Any,
+    keys_by_group: Sequence[int],
+    name: str,
+    *,
+    stay_in_process: bool,
 ) -> DataStream:
     """All requests of a Kafka source as `Row(lane, frame)`, the frame as in `schemas.frames`.
 
     Args:
-        kafka_source: Flink's, in Java, made with `whole_records`.
+        kafka_builder: Flink's, in Java; all but the deserializer is set.
         keys_by_group: See `operators.core.lanes`.
+        stay_in_process: Whether Python runs in Java's process, so that large frames may stay where they are written.
     """
     gateway: Any = get_gateway()
     flink = gateway.jvm.org.apache.flink
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
     for group, key in enumerate(keys_by_group):
         keys[group] = key
-    source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys)
+    kafka_builder.setDeserializer(gateway.jvm.anabranch.FrameSource.Whole())
+    kafka_source = kafka_builder.build()
+    # `build` sets Kafka's own, whatever it was told; the source keeps the builder's properties.
+    kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
+    source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys, stay_in_process)
     no_watermarks = flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
     return DataStream(env._j_stream_execution_environment.fromSource(source, no_watermarks, name))
 

@@ -7,7 +7,7 @@ message is not even taken apart.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -103,32 +103,33 @@ class Admission:
         #: By the size of the message, the latest first.
         self._templates: dict[int, list[_Template]] = {}
 
-    def admit(self, message: bytes | None, source: Source, now_ms: float) -> Request | Refused:
+    def admit(self, message: Buffer | None, source: Source, now_ms: float) -> Request | Refused:
         """The request in one Kafka record; never raises.
 
         Args:
-            message: The record's value; None is a tombstone.
+            message: The record's value, of which the request's tensors are views where possible; None is a tombstone.
             source: The record's place and timestamp.
             now_ms: Unix time.
         """
         if message is None:
             return _refuse(b"", source, UnreadableRequest("the record has no value (a tombstone)"))
         try:
+            has = message.startswith if isinstance(message, bytes) else _prober(message)
             for template in self._templates.get(len(message), ()):
                 for at, part in template.fixed:
-                    if not message.startswith(part, at):
+                    if not has(part, at):
                         break
                 else:
                     start, end = template.id_at
-                    request_id = protobuf_wire.decode_id(message[start:end])
+                    request_id = protobuf_wire.decode_id(bytes(message[start:end]))
                     view = memoryview(message)
                     tensors = tuple([view[start:end] for start, end in template.spans])
                     return _request(template.head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
-            return self._admit(message, source, now_ms)
+            return self._admit(bytes(message), source, now_ms)
         except AnabranchError as error:
-            return _refuse(message, source, error)
+            return _refuse(bytes(message), source, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            return _refuse(message, source, InternalError(f"{type(error).__name__}: {error}"))
+            return _refuse(bytes(message), source, InternalError(f"{type(error).__name__}: {error}"))
 
     def _admit(self, message: bytes, source: Source, now_ms: float) -> Request:
         if len(message) > self._max_message_bytes:
@@ -225,7 +226,7 @@ def _request(
     head: _AdmittedHead,
     request_id: str,
     form: Form,
-    message: bytes,
+    message: Buffer,
     source: Source,
     tensors: tuple[Buffer, ...],
     now_ms: float,
@@ -263,6 +264,11 @@ def _request(
     )
 
 
+def _prober(message: memoryview) -> Callable[[bytes, int], bool]:
+    """What `startswith` is to bytes."""
+    return lambda part, at: message[at : at + len(part)] == part
+
+
 def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
     request_id, form = ("", Form.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
     if len(request_id.encode()) > MAX_ID_SIZE_BYTES:
@@ -275,7 +281,7 @@ def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
         _check_size(spec, shape, size_bytes, data)
 
 
-def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None:
+def _check_size_of(request_id: str, head: _AdmittedHead, message: Buffer) -> None:
     if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
         raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
     if head.rows > len(message):

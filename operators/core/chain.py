@@ -24,6 +24,7 @@ from operators.core.travelling import pack
 from schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
 from schemas.frames import read_requests, write_requests
 from schemas.records import Failure
+from schemas.tensors import Buffer
 
 STAGE = "shard"
 
@@ -73,7 +74,7 @@ class Chain:
         """Whether so much waits that nothing more should be read."""
         return self._max_backlog_ms is None and self._sharding.waiting_size_bytes > self._max_waiting_bytes
 
-    def on_frame(self, frame: bytes, now_ms: float) -> list[Output]:
+    def on_frame(self, frame: Buffer, now_ms: float) -> list[Output]:
         """Takes requests in, and returns what leaves without waiting; never raises for a request.
 
         Args:

@@ -212,6 +212,7 @@ def test_what_is_remembered_gives_the_same_as_what_is_checked_afresh(sent: list[
         for now_ms in (NOW_MS, NOW_MS + 5):
             fresh = admission().admit(bytes(message), SOURCE, now_ms)
             assert remembering.admit(bytes(message), SOURCE, now_ms) == fresh
+            assert remembering.admit(memoryview(message), SOURCE, now_ms) == fresh
 
 
 def test_memory_of_heads_is_bounded_in_number_and_in_bytes() -> None:
@@ -239,7 +240,8 @@ def test_a_byte_that_differs_anywhere_is_judged_as_if_its_like_had_never_been_se
     broken = bytearray(good)
     for at, byte in damage:
         broken[at % len(broken)] = byte
-    assert remembering.admit(bytes(broken), SOURCE, NOW_MS) == judge(bytes(broken))
+    for message in (bytes(broken), memoryview(broken)):
+        assert remembering.admit(message, SOURCE, NOW_MS) == judge(bytes(broken))
 
 
 def test_senders_whose_messages_have_one_size_do_not_push_each_other_out() -> None:

@@ -24,6 +24,7 @@ def write_repository(folder: Path) -> None:
     pair:    (a, b) -> (a + b, a * b)                           single:  y = 3x, axis 0 fixed at 1
     wide:    y = mean over a dynamic axis 1                     scalar:  y = sum of everything: no batch axis
     tens:    y = 10i                                            most:    y = the largest of everything: no batch axis
+    patient: wide, but its batches wait for company
 
     and ensembles:
     halfway: mean of both versions of double                    extremes: scalar and most, stacked
@@ -39,6 +40,8 @@ def write_repository(folder: Path) -> None:
         {"sum": (FLOAT, ["n", 3]), "product": (FLOAT, ["n", 3])},
     )
     _write(folder / "wide" / "1", ["ReduceMean x y"], {"x": (FLOAT, ["n", "w"])}, {"y": (FLOAT, ["n", 1])}, axes=[1])
+    _write(folder / "patient" / "1", ["ReduceMean x y"], {"x": (FLOAT, ["n", "w"])}, {"y": (FLOAT, ["n", 1])}, axes=[1])
+    (folder / "patient" / "model.toml").write_text("[batching]\nmax_rows = 1000\nmax_delay_ms = 400\n")
     table = numpy_helper.from_array(np.arange(8, dtype=np.float32) * 10, "table")
     _write(folder / "lookup" / "1", ["Gather table i y"], {"i": (INT64, ["n"])}, {"y": (FLOAT, ["n"])}, [table])
     _write(folder / "text" / "1", ["Identity s t"], {"s": (STRING, ["n", 2])}, {"t": (STRING, ["n", 2])})

@@ -108,6 +108,16 @@ def test_a_burst_of_requests_of_all_sizes_is_answered_once_each(service: Topics)
     assert all(len(service.answers[sent.id]) == 1 for sent in requests)
 
 
+def test_large_requests_that_wait_keep_their_bytes(service: Topics) -> None:
+    # In thread mode they lie where Java wrote them, and where it writes the next ones once they are answered; there is
+    # no room for all of them. Of eight widths, so that no batch is full before its delay is over.
+    rows = [np.full((1, 40_000 + n % 8), n, np.float32) for n in range(400)]
+    answers = service.ask(*(request("patient", {"x": row}) for row in rows))
+    for n, answer in enumerate(answers):
+        assert isinstance(answer, InferResponse), answer
+        assert values(answer)["y"] == n
+
+
 def test_a_bad_row_fails_alone(service: Topics) -> None:
     good = [request("lookup", {"i": np.array([n % 8])}) for n in range(20)]
     bad = request("lookup", {"i": np.array([99])})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.frames import read_answers, read_requests, write_answers, write_requests
+from schemas.frames import read_answers, read_claim, read_requests, write_answers, write_requests
 from schemas.records import Source
 
 sources = st.builds(
@@ -50,6 +50,25 @@ def test_requests_are_laid_out_as_java_writes_them() -> None:
     ]
     assert write_requests(records) == frame
     assert read_requests(frame) == records
+
+
+def test_a_large_value_is_a_view_and_a_small_one_keeps_nothing_else() -> None:
+    records = [(bytes([n]) * size, Source(0, n, 0)) for n, size in enumerate((100, 70_000, 3))]
+    frame = write_requests(records)
+    for given_as in (frame, memoryview(frame)):
+        found = read_requests(given_as)
+        assert found == records
+        assert [type(value) for value, _ in found] == [bytes, memoryview, bytes]
+
+
+def test_a_claim_is_laid_out_as_java_writes_it() -> None:
+    claim = b"\xff\xff\xff\xff\x00\x00\x10\x00\x40\x10\x00\x00\x00\x7f\x00\x00"
+    assert read_claim(claim) == (0x7F00_0000_1040, 1024 * 1024)
+
+
+@given(st.lists(st.tuples(st.none() | values, sources), max_size=5))
+def test_no_frame_is_taken_for_a_claim(records: list[tuple[bytes | None, Source]]) -> None:
+    assert read_claim(write_requests(records)) is None
 
 
 def test_answers_are_laid_out_as_java_reads_them() -> None:

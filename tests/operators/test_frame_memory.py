@@ -1,0 +1,75 @@
+"""A frame in Java's memory: read where it lies, and Java's again once nobody looks at it any more."""
+
+import ctypes
+import gc
+import struct
+
+import numpy as np
+import pytest
+
+from operators.frame_memory import HEADER_BYTES, open_frame
+from schemas.frames import read_requests, write_requests
+from schemas.records import Source
+
+RECORDS = [(bytes([n]) * 70_000, Source(0, n, n)) for n in range(3)]
+
+
+class Segment:
+    """What Java has."""
+
+    def __init__(self, frame: bytes) -> None:
+        self.memory = (ctypes.c_ubyte * (2 * 1024 * 1024))()
+        self.memory[0] = 1
+        ctypes.memmove(ctypes.addressof(self.memory) + HEADER_BYTES, frame, len(frame))
+        self.claim = struct.pack("<iiq", -1, len(frame), ctypes.addressof(self.memory) + HEADER_BYTES)
+
+    @property
+    def in_use(self) -> bool:
+        return any(self.memory[:8])
+
+
+@pytest.fixture
+def segment() -> Segment:
+    return Segment(write_requests(RECORDS))
+
+
+def test_it_is_read_where_it_lies(segment: Segment) -> None:
+    requests = read_requests(open_frame(segment.claim))
+    assert requests == RECORDS
+    segment.memory[HEADER_BYTES + 4 + 3 * 24] = 7
+    value, _ = requests[0]
+    assert value is not None
+    assert value[0] == 7
+
+
+def test_it_cannot_be_written(segment: Segment) -> None:
+    with pytest.raises(TypeError):
+        open_frame(segment.claim)[0] = 7  # type: ignore[index]
+
+
+def test_the_last_view_of_any_request_gives_it_back(segment: Segment) -> None:
+    requests = read_requests(open_frame(segment.claim))
+    value, _ = requests.pop()
+    assert value is not None
+    requests.clear()
+    tensor = np.frombuffer(value[8:], np.float32, 100, 1)
+    del value
+    gc.collect()
+    assert segment.in_use
+    assert tensor.tobytes() == bytes([2]) * 400
+    del tensor
+    gc.collect()
+    assert not segment.in_use
+
+
+def test_what_is_small_is_copied_and_holds_nothing() -> None:
+    segment = Segment(write_requests([(b"value", Source(0, 0, 0))]))
+    [(value, _)] = read_requests(open_frame(segment.claim))
+    gc.collect()
+    assert not segment.in_use
+    assert value == b"value"
+
+
+def test_a_frame_of_its_own_is_handed_on() -> None:
+    frame = write_requests(RECORDS)
+    assert open_frame(frame) is frame
