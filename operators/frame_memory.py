@@ -9,10 +9,8 @@ On its other way a frame is copied once more by JNI, and once more into Python's
 """
 
 import ctypes
-import weakref
 
-import numpy as np
-
+from operators.views import lend
 from schemas.frames import read_claim
 from schemas.tensors import Buffer
 
@@ -35,11 +33,7 @@ def open_frame(frame: bytes) -> Buffer:
     address, size_bytes = claim
     segment = address - HEADER_BYTES
     whole = memoryview(_Segment.from_address(segment)).cast("B")
-    memory = np.frombuffer(whole, np.uint8, size_bytes, HEADER_BYTES)
-    memory.flags.writeable = False
-    # Every view of it, numpy's too, holds this array.
-    weakref.finalize(memory, _give_back, segment).atexit = False
-    return memory.data
+    return lend(whole, HEADER_BYTES, size_bytes, _give_back, segment)
 
 
 def _give_back(segment: int) -> None:

@@ -21,10 +21,9 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-
 from operators.core.exchange import Claim
 from operators.core.extents import Extents
+from operators.views import lend
 from schemas.tensors import Buffer
 
 NAME = "anabranch"
@@ -123,11 +122,7 @@ class Mappings:
         is_there = mapped[slot : slot + 1] == _TAKEN and mapped[at : at + 8] == claim.sequence.to_bytes(8, "little")
         if not is_there:
             raise SegmentGone(f"record {claim.sequence} of arena {claim.arena.hex()} was read before")
-        record = np.frombuffer(mapped, np.uint8, claim.size_bytes, at + _ALIGNMENT_BYTES)
-        record.flags.writeable = False
-        # Every view of it, numpy's too, holds this array.
-        weakref.finalize(record, _finish, mapped, slot).atexit = False
-        return record.data
+        return lend(mapped, at + _ALIGNMENT_BYTES, claim.size_bytes, _finish, mapped, slot)
 
 
 class Presence:

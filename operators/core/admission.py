@@ -125,7 +125,8 @@ class Admission:
                     view = memoryview(message)
                     tensors = tuple([view[start:end] for start, end in template.spans])
                     return _request(template.head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
-            return self._admit(bytes(message), source, now_ms)
+            message = bytes(message)
+            return self._admit(message, source, now_ms)
         except AnabranchError as error:
             return _refuse(bytes(message), source, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
@@ -281,7 +282,7 @@ def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
         _check_size(spec, shape, size_bytes, data)
 
 
-def _check_size_of(request_id: str, head: _AdmittedHead, message: Buffer) -> None:
+def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None:
     if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
         raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
     if head.rows > len(message):

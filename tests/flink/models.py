@@ -39,8 +39,8 @@ def write_repository(folder: Path) -> None:
         {"a": (FLOAT, ["n", 3]), "b": (FLOAT, ["n", 3])},
         {"sum": (FLOAT, ["n", 3]), "product": (FLOAT, ["n", 3])},
     )
-    _write(folder / "wide" / "1", ["ReduceMean x y"], {"x": (FLOAT, ["n", "w"])}, {"y": (FLOAT, ["n", 1])}, axes=[1])
-    _write(folder / "patient" / "1", ["ReduceMean x y"], {"x": (FLOAT, ["n", "w"])}, {"y": (FLOAT, ["n", 1])}, axes=[1])
+    for name in ("wide", "patient"):
+        _write(folder / name / "1", ["ReduceMean x y"], {"x": (FLOAT, ["n", "w"])}, {"y": (FLOAT, ["n", 1])}, axes=[1])
     (folder / "patient" / "model.toml").write_text("[batching]\nmax_rows = 1000\nmax_delay_ms = 400\n")
     table = numpy_helper.from_array(np.arange(8, dtype=np.float32) * 10, "table")
     _write(folder / "lookup" / "1", ["Gather table i y"], {"i": (INT64, ["n"])}, {"y": (FLOAT, ["n"])}, [table])
