@@ -31,6 +31,9 @@ _STALL_S = 90.0
 _READ_PATIENCE_S = 20.0
 _LOAD_TIMEOUT_S = 900.0
 _POLL_S = 0.02
+#: Each look at a topic is work for the broker, on the same cores: it is looked at again after such a share of the time
+#: that is still to wait, and so long at most.
+_POLL_SHARE, _MOST_POLL_S = 0.25, 0.5
 _OFFSETS_TIMEOUT_S = 30.0
 #: Of syslog: an admin client that is done says, a level below, what it throws away.
 _NOTICE = 5
@@ -260,10 +263,13 @@ class Arena:
             StartFailed: The subject's process ended.
         """
         seen, stalled_at = -1, 0.0
+        first, began_s = None, monotonic()
         while True:
             there = sum(self.end_offsets(topic))
             if there >= wanted:
                 return there
+            if first is None:
+                first = there
             if there > seen:
                 seen, stalled_at = there, monotonic() + _STALL_S
             if monotonic() > stalled_at:
@@ -271,7 +277,8 @@ class Arena:
                     f"{seen} of {wanted} answers came, then none for {_STALL_S:.0f} s; see {process.log_path}"
                 )
             process.check()
-            sleep(_POLL_S)
+            left_s = (wanted - there) * (monotonic() - began_s) / max(there - first, 1)
+            sleep(min(max(left_s * _POLL_SHARE, _POLL_S), _MOST_POLL_S))
 
     def drop(self, *topics: str) -> None:
         """Deletes topics, so that the disk does not fill."""

@@ -1,6 +1,7 @@
 """Flink shell of `core.serving` behind the exchange: runs shards of big requests, and whole ones of other tasks."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from time import time
 
 from pyflink.datastream import ProcessFunction, RuntimeContext
@@ -43,8 +44,8 @@ class InferFunction(ProcessFunction):
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Runs one batch or shard."""
         record = self._inbox.redeem(value)
-        if record[0] == Kind.BATCH:
-            self._turn.wait()
-        yield from emit(self._serving.on_exchange(record, time() * 1000))
+        with self._turn.of_others() if record[0] == Kind.BATCH else nullcontext():
+            outputs = self._serving.on_exchange(record, time() * 1000)
+        yield from emit(outputs)
         # No timer counts what is left then: it waits for the next one.
         self._metrics.flush()

@@ -151,7 +151,11 @@ class ServeFunction(KeyedProcessFunction):
         now_ms = time() * 1000
         stop_ms = now_ms + self._work_slice_ms
         self._turn.lane_is_busy = True
-        while (outputs := mirror.next(now_ms)) is not None:
+        while True:
+            with self._turn.of_lane():
+                outputs = mirror.next(now_ms)
+            if outputs is None:
+                break
             if outputs and isinstance(outputs[0], Offload):
                 yield from self._give(outputs, mirror)
             else:

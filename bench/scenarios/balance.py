@@ -57,7 +57,7 @@ class Balance:
         self._cases = (
             _Case("one partition", magika, 1),
             _Case("one task 4x slower", magika, 4, _SLOWDOWN),
-            _Case("a heavy and a light model", two_models, 4, requests=6),
+            _Case("a heavy and a light model", two_models, 4, requests=30),
             _Case("all equal", magika, 4),
         )
         self._subjects = [

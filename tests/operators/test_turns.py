@@ -1,8 +1,29 @@
-"""Whose turn it is: the requests of others wait for the task's own, but not for ever."""
+"""Whose turn it is: the requests of others wait for the task's own, but not for ever; one batch runs at a time."""
 
-from threading import Thread
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from threading import Event, Thread
 
-from operators.turns import turn_of
+from operators.turns import Turn, turn_of
+
+
+class Batch(Thread):
+    """One batch that runs until it is told to end."""
+
+    def __init__(self, turn: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(daemon=True)
+        self._turn = turn
+        self.runs, self.may_end = Event(), Event()
+        self.start()
+
+    def run(self) -> None:
+        with self._turn():
+            self.runs.set()
+            self.may_end.wait()
+
+    def end(self) -> None:
+        self.may_end.set()
+        self.join()
 
 
 def test_the_operators_of_a_task_share_its_turn_and_others_have_theirs() -> None:
@@ -13,15 +34,15 @@ def test_the_operators_of_a_task_share_its_turn_and_others_have_theirs() -> None
 
 
 def test_others_wait_until_the_lane_is_empty() -> None:
-    turn = turn_of("job", 0)
+    turn = Turn()
     seen: list[bool] = []
 
-    def wait() -> None:
-        turn.wait()
-        seen.append(turn.lane_is_busy)
+    def take() -> None:
+        with turn.of_others():
+            seen.append(turn.lane_is_busy)
 
     turn.lane_is_busy = True
-    waiting = Thread(target=wait)
+    waiting = Thread(target=take)
     waiting.start()
     turn.lane_is_busy = False
     waiting.join()
@@ -29,7 +50,42 @@ def test_others_wait_until_the_lane_is_empty() -> None:
 
 
 def test_others_have_waited_enough_at_some_time() -> None:
-    turn = turn_of("job", 0)
+    turn = Turn()
     turn.lane_is_busy = True
-    turn.wait()
-    assert turn.lane_is_busy
+    with turn.of_others():
+        assert turn.lane_is_busy
+
+
+def test_one_batch_runs_at_a_time_whosever_it_is() -> None:
+    turn = Turn()
+    for first, second in ((turn.of_lane, turn.of_others), (turn.of_others, turn.of_lane)):
+        running = Batch(first)
+        assert running.runs.wait(5)
+        waiting = Batch(second)
+        assert not waiting.runs.wait(0.05)
+        running.end()
+        assert waiting.runs.wait(5)
+        waiting.end()
+
+
+def test_a_lane_that_always_has_a_next_batch_lets_others_in_between() -> None:
+    turn = Turn()
+    turn.lane_is_busy = True
+    others = Batch(turn.of_others)
+    others.may_end.set()
+    while not others.runs.is_set():
+        with turn.of_lane():
+            pass
+    others.end()
+
+
+def test_a_batch_that_fails_gives_the_turn_back() -> None:
+    turn = Turn()
+    for each in (turn.of_lane, turn.of_others):
+        try:
+            with each():
+                raise ValueError
+        except ValueError:
+            pass
+    with turn.of_lane():
+        pass
