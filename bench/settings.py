@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         throughput_warm_up: Requests before these: after so many, the JVM has compiled what is hot.
         workloads: Those of the scenarios efficiency, sustainable and ledger, by name; empty for all.
         burst_share: Of the requests with which a scenario finds out what a subject's capacity is.
+        search_warm_up_seconds: How long a load lasts before that, which is not measured.
         search_probes: How often the range of a sustainable rate is halved in the first round.
         search_seconds: How long each of these probes sends.
         load_seconds: How long the rate that was found is confirmed, and each share of it sends.
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     throughput_warm_up: int = 500_000
     workloads: tuple[str, ...] = ()
     burst_share: float = 1.0
+    search_warm_up_seconds: float = 25.0
     search_probes: int = 4
     search_seconds: float = 3.0
     load_seconds: float = 5.0
@@ -80,6 +82,7 @@ QUICK = Settings(
     throughput_warm_up=3_000,
     workloads=("ffnn 1", "recognizer"),
     burst_share=0.1,
+    search_warm_up_seconds=2.0,
     search_probes=1,
     search_seconds=1.0,
     load_seconds=1.0,

@@ -69,8 +69,8 @@ class Pipeline:
         "just before. Bound: one request each time the slower stage has run, timed alone on one thread right before "
         "each round; or both stages timed while they run at once, as they do in the job, on cores that broker and job "
         "share with them. Single cuts: the sessions of both stages of every cut are timed (twice; the best five and "
-        f"the planner's choice again in turn, {_CUT_ROUNDS} times to find the best and as often to time it); the "
-        "slower one counts."
+        f"the planner's choice again in turn, {_CUT_ROUNDS} times to find the best and as often to time it, each time "
+        "after a run that only warms the caches up); the slower one counts."
     )
 
     def __init__(self, settings: Settings, cases: Sequence[Case]) -> None:

@@ -27,6 +27,8 @@ OVER_NO_QUEUE = "p99 at 50 % / p50 with no queue"
 _MOST_OVER_NO_QUEUE = 3.0
 #: What a load takes beside its seconds, and a workload's bursts.
 _TURN_S, _BURST_S = 2.0, 7.0
+#: Of a burst, each second of the warm-up.
+_WARM_UP_SHARE = 0.02
 #: The sustainable rate is about so many times the common one.
 _ABOUT = 6.0
 
@@ -64,7 +66,8 @@ class Sustainable:
         "then confirmed in a longer run. What the generator is late by is in the latency, and so a limit of quick "
         "subjects' rates. Latency, from the scheduled send time, at shares of each subject's own "
         "sustainable rate, and at a rate that all share. No queue: a twentieth of it. Subjects in turn, each with one "
-        "start for all its workloads and rates."
+        "start for all its workloads and rates, and first a load of its first workload that is not measured: the JVMs of "
+        "broker and subject compile what is hot."
     )
 
     def __init__(self, settings: Settings, cases: Sequence[Case], repository: Path) -> None:
@@ -87,7 +90,7 @@ class Sustainable:
                 cases = [case for case in self._cases if subject in case.subjects]
                 label = f"sustainable, round {repeat + 1}: {subject.name}"
                 search_s = (later_s if repeat else first_s) + settings.load_seconds + _TURN_S
-                seconds = 20 + sum(search_s + self._loads_s(case) for case in cases)
+                seconds = 20 + settings.search_warm_up_seconds + sum(search_s + self._loads_s(case) for case in cases)
                 yield Step(label, partial(self._run, subject, cases, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
@@ -145,6 +148,9 @@ class Sustainable:
     def _run(self, subject: Subject, cases: Sequence[Case], repeat: int, arena: Arena) -> list[RateRun]:
         runs: list[RateRun] = []
         with in_service(arena, subject, cases[0].workload) as service:
+            # A burst compiles what is hot where requests come together, and not where they come one by one.
+            first, seconds = cases[0], self._settings.search_warm_up_seconds
+            service.offer(first.workload, first.burst * _WARM_UP_SHARE, seconds, seed=0)
             for case in cases:
                 runs += self._serve(service, subject, case, repeat)
         return runs
