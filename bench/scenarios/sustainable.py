@@ -66,8 +66,8 @@ class Sustainable:
         "then confirmed in a longer run. What the generator is late by is in the latency, and so a limit of quick "
         "subjects' rates. Latency, from the scheduled send time, at shares of each subject's own "
         "sustainable rate, and at a rate that all share. No queue: a twentieth of it. Subjects in turn, each with one "
-        "start for all its workloads and rates, and first a load of its first workload that is not measured: the JVMs of "
-        "broker and subject compile what is hot."
+        "start for all its workloads and rates, and first a load of its first workload that is not measured: the JVMs "
+        "of broker and subject compile what is hot."
     )
 
     def __init__(self, settings: Settings, cases: Sequence[Case], repository: Path) -> None:
