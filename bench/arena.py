@@ -263,13 +263,9 @@ class Arena:
             StartFailed: The subject's process ended.
         """
         seen, stalled_at = -1, 0.0
-        first, began_s = None, monotonic()
-        while True:
-            there = sum(self.end_offsets(topic))
-            if there >= wanted:
-                return there
-            if first is None:
-                first = there
+        began_s = monotonic()
+        there = first = sum(self.end_offsets(topic))
+        while there < wanted:
             if there > seen:
                 seen, stalled_at = there, monotonic() + _STALL_S
             if monotonic() > stalled_at:
@@ -279,6 +275,8 @@ class Arena:
             process.check()
             left_s = (wanted - there) * (monotonic() - began_s) / max(there - first, 1)
             sleep(min(max(left_s * _POLL_SHARE, _POLL_S), _MOST_POLL_S))
+            there = sum(self.end_offsets(topic))
+        return there
 
     def drop(self, *topics: str) -> None:
         """Deletes topics, so that the disk does not fill."""

@@ -107,9 +107,8 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
         times: list[list[float]] = [[] for _ in chains]
         for _ in range(2 * rounds):
             for chain, of_chain in zip(chains, times, strict=True):
-                chain.bottleneck_ms(
-                    1
-                )  # brings its weights into the caches, where a task that does nothing else has them
+                # Brings its weights into the caches, where a task that does nothing else has them.
+                chain.bottleneck_ms(1)
                 of_chain.append(chain.bottleneck_ms(1))
     best_times = min(times[1:], key=lambda of_chain: median(of_chain[:rounds]))
     return median(best_times[rounds:]), median(times[0][rounds:]), len(found)

@@ -20,7 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         throughput_warm_up: Requests before these: after so many, the JVM has compiled what is hot.
         workloads: Those of the scenarios efficiency, sustainable and ledger, by name; empty for all.
         burst_share: Of the requests with which a scenario finds out what a subject's capacity is.
-        search_warm_up_seconds: How long a load lasts before that, which is not measured.
+        search_warm_up_seconds: How long a subject has a load before its first search, which is not measured.
         search_probes: How often the range of a sustainable rate is halved in the first round.
         search_seconds: How long each of these probes sends.
         load_seconds: How long the rate that was found is confirmed, and each share of it sends.

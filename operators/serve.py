@@ -148,19 +148,20 @@ class ServeFunction(KeyedProcessFunction):
                 self._turn.lane_is_busy = False
 
     def _work(self, mirror: Chain) -> Iterator[object]:
-        now_ms = time() * 1000
-        stop_ms = now_ms + self._work_slice_ms
+        stop_ms = time() * 1000 + self._work_slice_ms
         self._turn.lane_is_busy = True
         while True:
             with self._turn.of_lane():
-                outputs = mirror.next(now_ms)
+                # Only now: what has expired while a batch of others ran is not to be run.
+                began_ms = time() * 1000
+                outputs = mirror.next(began_ms)
             if outputs is None:
                 break
             if outputs and isinstance(outputs[0], Offload):
                 yield from self._give(outputs, mirror)
             else:
                 yield from emit(outputs)
-            began_ms, now_ms = now_ms, time() * 1000
+            now_ms = time() * 1000
             # Another batch like this one would take longer than the slice. (With too much in hand, Kafka has to keep
             # the rest: nothing is read meanwhile.)
             if 2 * now_ms - began_ms >= stop_ms and not mirror.is_full:

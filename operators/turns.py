@@ -38,7 +38,7 @@ class Turn:
     def __init__(self) -> None:
         self.lane_is_busy = False
         self._not_before_s = 0.0
-        self._change = threading.Condition(threading.Lock())
+        self._change = threading.Condition()
         self._is_taken = False
         self._others_are_next = False
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from threading import Event, Thread
 
+import pytest
+
 from operators.turns import Turn, turn_of
 
 
@@ -82,10 +84,7 @@ def test_a_lane_that_always_has_a_next_batch_lets_others_in_between() -> None:
 def test_a_batch_that_fails_gives_the_turn_back() -> None:
     turn = Turn()
     for each in (turn.of_lane, turn.of_others):
-        try:
-            with each():
-                raise ValueError
-        except ValueError:
-            pass
+        with pytest.raises(ValueError, match="a bad batch"), each():
+            raise ValueError("a bad batch")
     with turn.of_lane():
         pass
