@@ -17,8 +17,9 @@ from pyflink.java_gateway import get_gateway
 from flink_job import java
 from flink_job.config import Config, frames_stay_in_process
 
-#: A fetch's records leave the processor's caches on their way if it is much larger; a larger record comes alone.
-_FETCH_BYTES = 4 * 1024 * 1024
+#: What a fetch takes of broker and job is shared by its records (ADR 0017); eight of them may wait in memory, for each
+#: task. A larger record comes alone.
+_FETCH_BYTES = 8 * 1024 * 1024
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
 #: Brokers refuse more than 15 minutes by default; it must outlast a checkpoint and a restart.
