@@ -34,7 +34,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.packages $(JARS)/.complete java ## Bring all that is needed; safe and quick to run again
-	@$(BIN)/python -m flink_job.installation
+	@$(BIN)/python -m anabranch.flink_job.installation
 
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
 	@$(BIN)/anabranch demo $(ARGS)
@@ -112,6 +112,6 @@ $(JARS)/.complete: deploy/jars.lock deploy/jars.py .tools/jgo.stamp .venv/.packa
 
 # Asked every time, for it takes no time and the machine's Java may have gone since.
 java: .venv/.packages deploy/requirements-java.lock
-	@if ! $(BIN)/python -m flink_job.installation --java >/dev/null 2>&1; then \
+	@if ! $(BIN)/python -m anabranch.flink_job.installation --java >/dev/null 2>&1; then \
 		echo "setup: Java 17, for this machine has none"; \
 		$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r deploy/requirements-java.lock; fi

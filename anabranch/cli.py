@@ -21,12 +21,12 @@ from anabranch.commands.plan import plan
 from anabranch.commands.run import run
 from anabranch.commands.top import top
 from anabranch.errors import StackError
+from anabranch.flink_job.config import ConfigError
+from anabranch.flink_job.installation import InstallationError
 from anabranch.importing.errors import ImportFailed
-from flink_job.config import ConfigError
-from flink_job.installation import InstallationError
-from operators.backends.base import ModelLoadFailed
-from partition.errors import PartitionError
-from schemas.errors import AnabranchError
+from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.partition.errors import PartitionError
+from anabranch.schemas.errors import AnabranchError
 
 # What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
 _EXPECTED = (

@@ -22,14 +22,14 @@ import kafka.errors
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.answers import Answers, Waiting
 from anabranch.client_errors import BrokerUnreachable, NotSent, TopicMissing
+from anabranch.flink_job.config import Config
+from anabranch.response_receiver import ResponseReceiver, Waiting
 from anabranch.result import Result
-from flink_job.config import Config
-from schemas import codec
-from schemas.errors import InvalidParameter, RequestTooLarge
-from schemas.messages import InferRequest, Parameter
-from schemas.tensors import Tensor
+from anabranch.schemas import codec
+from anabranch.schemas.errors import InvalidParameter, RequestTooLarge
+from anabranch.schemas.messages import InferRequest, Parameter
+from anabranch.schemas.tensors import Tensor
 
 Inputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 Parameters = Mapping[str, Parameter | np.generic]
@@ -114,7 +114,7 @@ class Client:
                 opened.pop_all()
         except kafka.errors.KafkaError as error:
             raise _unreachable(bootstrap_servers, error) from error
-        self._answers = Answers(consumer)
+        self._answers = ResponseReceiver(consumer)
 
     @classmethod
     def for_job(cls, config: Config, *, timeout_s: float = 30.0) -> Self:

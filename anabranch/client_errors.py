@@ -7,7 +7,7 @@
     ├── NoAnswer            it was sent, but nothing came back in time
     └── ClientClosed        the client was closed before the answer came
 
-A request that the job refused, or failed to serve, raises the error of `schemas.errors` that stands for it instead.
+A request that the job refused, or failed to serve, raises the error of `errors` that stands for it instead.
 """
 
 

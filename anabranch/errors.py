@@ -7,7 +7,7 @@
     ├── TopicNotMade      the broker refused a topic
     └── StartFailed       a process ended, or was not ready in time
 
-What is missing on the machine itself (Java, jars) is an `InstallationError` of `flink_job.installation`.
+What is missing on the machine itself (Java, jars) is an `InstallationError` of `anabranch.flink_job.installation`.
 Every message is one line that says what to do.
 """
 

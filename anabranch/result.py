@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from schemas.errors import MalformedRequest
-from schemas.ledger import STAGES, SUFFIX
-from schemas.messages import InferResponse, Parameter
-from schemas.tensors import Array
+from anabranch.schemas.errors import MalformedRequest
+from anabranch.schemas.latency_breakdown import STAGES, SUFFIX
+from anabranch.schemas.messages import InferResponse, Parameter
+from anabranch.schemas.tensors import Array
 
 MISSING_ROWS = "missing_rows"
 MISSING_MEMBERS = "missing_members"
@@ -27,7 +27,7 @@ class Result(Mapping[str, Array]):
             the other rows, in order. Empty for a complete answer.
         missing_members: The members of an ensemble that the outputs are made without.
         latency_ms: From `submit` until the answer was decoded in this process.
-        ledger_ms: Where that time went, by stage (see `schemas.ledger`), if the request's parameters had `explain`;
+        ledger_ms: Where that time went, by stage (see `latency_breakdown`), if the request's parameters had `explain`;
             "return" is the answer's way back. Empty otherwise.
     """
 

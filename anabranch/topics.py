@@ -1,10 +1,10 @@
 """The topics that a job reads and writes, with the sizes that its configuration asks for."""
 
-from anabranch.stack.broker import Topic, create_topics
-from flink_job.config import Kafka
+from anabranch.flink_job.config import KafkaConfig
+from anabranch.stack.kafka_broker import Topic, create_topics
 
 
-def topics_of(kafka: Kafka) -> list[Topic]:
+def topics_of(kafka: KafkaConfig) -> list[Topic]:
     """The job's three topics; each lets the largest message of its kind through."""
     limits_bytes = {
         kafka.requests_topic: kafka.record_limit_bytes,
@@ -17,7 +17,7 @@ def topics_of(kafka: Kafka) -> list[Topic]:
     ]
 
 
-def make_topics(kafka: Kafka) -> list[str]:
+def make_topics(kafka: KafkaConfig) -> list[str]:
     """Makes the topics that are not there yet, and returns their names.
 
     Raises:

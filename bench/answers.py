@@ -16,13 +16,13 @@ import numpy.typing as npt
 from confluent_kafka import Consumer, Message, TopicPartition
 from google.protobuf.message import DecodeError
 
+from anabranch.schemas.errors import DeadlineExceeded, Overloaded
+from anabranch.schemas.latency_breakdown import STAGES, SUFFIX
+from anabranch.schemas.open_inference_pb2 import InferParameter, ModelInferResponse
+from anabranch.schemas.tensors import Array
 from bench.orders import ReadOrder
 from bench.peers import crayfish
 from bench.workloads import Workload
-from schemas.errors import DeadlineExceeded, Overloaded
-from schemas.ledger import STAGES, SUFFIX
-from schemas.open_inference_pb2 import InferParameter, ModelInferResponse
-from schemas.tensors import Array
 
 #: What an answer says that was asked to explain itself.
 _EXPLAINED = STAGES[0] + SUFFIX
@@ -41,7 +41,7 @@ class Answers:
         deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
         refused: Whether it says `overloaded`.
         expired: Whether it says `deadline_exceeded`.
-        stages_us: [answers, stages of `schemas.ledger`]: where its time went; NaN where the answer does not say.
+        stages_us: [answers, stages of `latency_breakdown`]: where its time went; NaN where the answer does not say.
     """
 
     ids: npt.NDArray[np.int64]

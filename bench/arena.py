@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from anabranch.stack.broker import Broker, Topic
+from anabranch.stack.kafka_broker import KafkaBroker, Topic
 from anabranch.stack.processes import LocalProcess
 from bench.accounting import Account
 from bench.answers import Answers
@@ -62,7 +62,7 @@ class Arena:
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder = folder
         self._repository = repository
-        self._broker = Broker(folder / "kafka", log_dir=folder / "logs")
+        self._broker = KafkaBroker(folder / "kafka", log_dir=folder / "logs")
         self._temporary = folder / "tmp"
         self._numbers = itertools.count(1)
         self._workload_paths: dict[str, Path] = {}

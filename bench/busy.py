@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 
-from operators.backends.base import Session
-from operators.backends.onnx import OnnxBackend
-from schemas.model import ModelSpec
-from schemas.tensors import Array
+from anabranch.operators.backends.base import Session
+from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.tensors import Array
 
 _SECONDS = struct.Struct("<d")
 
@@ -36,13 +36,13 @@ class BusyBackend:
     slowdown: int = 1
 
     def load(self, model: ModelSpec) -> Session:
-        """See `operators.backends.base.Backend`."""
+        """See `anabranch.operators.backends.base.Backend`."""
         runs = self.slowdown if _is_first(self.folder) else 1
         return BusySession(OnnxBackend().load(model), _clock_of(self.folder), runs)
 
 
 class BusySession:
-    """One session whose time counts; see `operators.backends.base.Session`."""
+    """One session whose time counts; see `anabranch.operators.backends.base.Session`."""
 
     def __init__(self, session: Session, clock: "BusyClock", runs: int) -> None:
         self._session = session

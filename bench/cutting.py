@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from anabranch.partition.graph.model_graph import Graph, load_graph
+from anabranch.partition.planning.placement import Machine
+from anabranch.partition.planning.planner import plan_timed
+from anabranch.partition.profiling.costs import Cuts
+from anabranch.partition.profiling.profile import costs_of, profile
+from anabranch.partition.profiling.stage_timing import stage_times_ms
+from anabranch.partition.stages.manifest import write_placement
+from anabranch.partition.stages.writer import write_stages
+from anabranch.schemas import codec
+from anabranch.schemas.tensors import Array
 from bench.peers.session import open_session
 from bench.workloads import Workload
-from partition.costs import Cuts
-from partition.cut import write_stages
-from partition.graph import Graph, load_graph
-from partition.manifest import write_placement
-from partition.placement import Machine
-from partition.planner import plan_timed
-from partition.profile import costs_of, profile
-from partition.timing import stage_times_ms
-from schemas import codec
-from schemas.tensors import Array
 
 STAGES = 2
 PLAN = f"stages-{STAGES}/plan.json"

@@ -137,7 +137,7 @@ class ExchangeOrder(_Order, frozen=True, kw_only=True):
     """Write all phases, one after the other.
 
     Attributes:
-        job: See `operators.core.exchange.Options`.
+        job: See `anabranch.operators.core.transport.claim_check.Options`.
         out_path: A file for a list of `Seen` in JSON, one for each phase.
     """
 

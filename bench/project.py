@@ -1,9 +1,9 @@
 """This project's job as a subject."""
 
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.job import start
 from bench.busy import BusyBackend
 from bench.orders import SubjectOrder
-from flink_job.config import Config
-from flink_job.job import start
 
 
 def config_of(order: SubjectOrder) -> Config:

@@ -12,10 +12,10 @@ from typing import Literal
 import msgspec
 import psutil
 
+from anabranch.flink_job.installation import connector_jar, find_java
 from bench.measures import Line, Percentiles, Spread, Tally
 from bench.search import Probe
 from bench.settings import Settings
-from flink_job.installation import connector_jar, find_java
 
 Relation = Literal["<=", ">="]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from partition.placement import Machine, PlannedStage
+from anabranch.partition.planning.placement import Machine, PlannedStage
 
 Times = npt.NDArray[np.float64]
 

@@ -6,9 +6,9 @@ scheduled -send- sent -broker- read -admit- -queue- -batch- -session- -merge- -e
 
 import numpy as np
 
+from anabranch.schemas.latency_breakdown import STAGES
 from bench.measures import Floats
 from bench.offers import Offered
-from schemas.ledger import STAGES
 
 ALL_STAGES = ("send", *STAGES, "write", "read")
 

@@ -32,7 +32,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     subject: str
     command: str
     versions: dict[str, str]
-    ledger: dict[str, float] = {}
+    breakdown: dict[str, float] = {}
     note: str = ""
 
 
@@ -77,7 +77,7 @@ def write_summary(folder: Path, notes: Notes) -> Path:
             command=result.command,
             versions=result.versions,
             # The same requests in several priorities go the same way.
-            ledger={} if target.met else ledgers.get(target.workload.split(",")[0], {}),
+            breakdown={} if target.met else ledgers.get(target.workload.split(",")[0], {}),
             note="" if target.met else note_of(target, notes),
         )
         for result in results

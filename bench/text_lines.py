@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageFont
 from rapidocr.ch_ppocr_rec import TextRecognizer
 
+from anabranch.schemas.tensors import Array
 from bench.workloads import Workload, asking, workload_of
-from schemas.tensors import Array
 
 RECOGNIZER = "recognizer"
 TEXTS = (

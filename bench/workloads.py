@@ -14,10 +14,10 @@ import onnxruntime
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.demo.features import FeatureReader, ModelFile, open_session
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.tensors import Array, Tensor
 from bench.models import FFNN, FFNN_WIDTHS, HEAVY, RESNET
-from schemas import codec
-from schemas.messages import InferRequest
-from schemas.tensors import Array, Tensor
 
 ID_BYTES = 12
 #: Where the id goes.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.model import Batching, SessionOptions
+from anabranch.schemas.model import Batching, SessionOptions
 
 #: What a record may have beside the message: its key, batch headers, the fields of a dead letter.
 _FRAMING_BYTES = 64 * 1024
@@ -35,7 +35,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A table of the TOML file."""
 
 
-class Kafka(_Section, frozen=True):
+class KafkaConfig(_Section, frozen=True):
     """Where requests come from, and where answers go.
 
     Attributes:
@@ -65,7 +65,7 @@ class Kafka(_Section, frozen=True):
         return self.max_message_bytes * 4 // 3 + _FRAMING_BYTES
 
 
-class Job(_Section, frozen=True):
+class JobConfig(_Section, frozen=True):
     """How Flink runs the job.
 
     Attributes:
@@ -93,7 +93,7 @@ class Job(_Section, frozen=True):
     flink: dict[str, str] = {}
 
 
-class Scheduling(_Section, frozen=True):
+class SchedulingConfig(_Section, frozen=True):
     """What waits for how long.
 
     Attributes:
@@ -126,7 +126,7 @@ class Scheduling(_Section, frozen=True):
     no_deadline_ms: float = 10_000.0
 
 
-class Exchange(_Section, frozen=True):
+class ExchangeConfig(_Section, frozen=True):
     """How large records get from task to task.
 
     Attributes:
@@ -141,7 +141,7 @@ class Exchange(_Section, frozen=True):
     arena_bytes: int = 128 * 1024 * 1024
 
 
-class Models(_Section, frozen=True):
+class ModelsConfig(_Section, frozen=True):
     """What is served.
 
     Attributes:
@@ -151,7 +151,7 @@ class Models(_Section, frozen=True):
     repository: str = "models"
 
 
-class Defaults(_Section, frozen=True):
+class ModelDefaults(_Section, frozen=True):
     """What holds for a model whose `model.toml` does not say otherwise."""
 
     batching: Batching = Batching()
@@ -161,12 +161,12 @@ class Defaults(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """The whole configuration."""
 
-    kafka: Kafka = Kafka()
-    job: Job = Job()
-    scheduling: Scheduling = Scheduling()
-    exchange: Exchange = Exchange()
-    models: Models = Models()
-    defaults: Defaults = Defaults()
+    kafka: KafkaConfig = KafkaConfig()
+    job: JobConfig = JobConfig()
+    scheduling: SchedulingConfig = SchedulingConfig()
+    exchange: ExchangeConfig = ExchangeConfig()
+    models: ModelsConfig = ModelsConfig()
+    defaults: ModelDefaults = ModelDefaults()
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
         """This configuration with some keys changed: `config.replace(job={"parallelism": 4})`."""

@@ -287,7 +287,7 @@ def python_path() -> list[Path]:
 
     An interpreter that a JVM starts reads no `.pth` file, so an editable install's folder has to be named.
     """
-    project = Path(__file__).resolve().parent.parent
+    project = Path(__file__).parents[2]
     return list(dict.fromkeys([Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")), project]))
 
 

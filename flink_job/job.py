@@ -12,14 +12,14 @@ from pyflink.common import Configuration, JobClient
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
-from flink_job import installation
-from flink_job.config import EXECUTION_MODE, UNALIGNED, Config, ConfigError, shares_memory
-from flink_job.placement import slots_needed
-from flink_job.repository import read_repository
-from flink_job.topology import build
-from operators.backends.base import Backend
-from operators.backends.onnx import OnnxBackend
-from schemas.model import Catalog
+from anabranch.flink_job import installation
+from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, ConfigError, shares_memory
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.flink_job.slots import slots_needed
+from anabranch.flink_job.topology import build
+from anabranch.operators.backends.base import Backend
+from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
 #: Process mode: how long a record waits for others on its way to Python, where 0 would mean 1000. Thread mode has no

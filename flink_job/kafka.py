@@ -14,8 +14,8 @@ from pyflink.datastream.connectors.kafka import (
 )
 from pyflink.java_gateway import get_gateway
 
-from flink_job import java
-from flink_job.config import Config, frames_stay_in_process
+from anabranch.flink_job import java
+from anabranch.flink_job.config import Config, frames_stay_in_process
 
 #: What a fetch takes of broker and job is shared by its records (ADR 0017); eight of them may wait in memory, for each
 #: task. A larger record comes alone.
@@ -27,10 +27,10 @@ _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
 
 
 def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group: Sequence[int]) -> DataStream:
-    """`Row(lane, frame)`: all requests, as many in a frame as are there (see `schemas.frames`).
+    """`Row(lane, frame)`: all requests, as many in a frame as are there (see `anabranch.schemas.frames`).
 
     Args:
-        keys_by_group: See `operators.core.lanes`.
+        keys_by_group: See `anabranch.operators.core.scheduling.key_groups`.
     """
     kafka = config.kafka
     gateway: Any = get_gateway()

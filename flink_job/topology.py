@@ -19,32 +19,32 @@ from uuid import uuid4
 from pyflink.common import Types
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
-from flink_job import java
-from flink_job.config import Config, shares_memory
-from flink_job.kafka import read_requests, write
-from flink_job.keyed import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group, side_output
-from flink_job.placement import DEFAULT_GROUP, group_of
-from operators.aggregate import AggregateFunction
-from operators.backends.base import Backend
-from operators.core.answering import Answering
-from operators.core.batching import Order
-from operators.core.exchange import Options
-from operators.core.staging import stage_name
-from operators.emission import LETTERS_TAG, PARTS_TAG, WORK_TAG, units_tag
-from operators.infer import InferFunction
-from operators.rows import BYTES, KEYED_BYTES, PARTS
-from operators.serve import ServeFunction
-from operators.stage import FAILURES_TAG, StageFunction
-from operators.task import now_ms
-from schemas.model import Catalog, ModelSpec
+from anabranch.flink_job import java
+from anabranch.flink_job.config import Config, shares_memory
+from anabranch.flink_job.kafka import read_requests, write
+from anabranch.flink_job.slots import DEFAULT_GROUP, group_of
+from anabranch.flink_job.stream_keying import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group, side_output
+from anabranch.operators.aggregate import AggregateFunction
+from anabranch.operators.backends.base import Backend
+from anabranch.operators.core.execution.stage import stage_name
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.infer import InferFunction
+from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS
+from anabranch.operators.runtime.side_outputs import LETTERS_TAG, PARTS_TAG, WORK_TAG, units_tag
+from anabranch.operators.runtime.task_context import now_ms
+from anabranch.operators.serve import ServeFunction
+from anabranch.operators.stage import FAILURES_TAG, StageFunction
+from anabranch.schemas.model import Catalog, ModelSpec
 
 
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
     """Adds the job to an environment; nothing runs yet."""
     kafka, scheduling = config.kafka, config.scheduling
-    answering = Answering(kafka.requests_topic, kafka.max_message_bytes, now_ms)
+    response_writer = ResponseWriter(kafka.requests_topic, kafka.max_message_bytes, now_ms)
     groups = keys_by_group(config.job.max_parallelism)
-    exchange = Options(
+    exchange = TransportOptions(
         job=uuid4().hex,
         shares_memory=shares_memory(config),
         claim_from_bytes=config.exchange.claim_from_bytes,
@@ -58,10 +58,10 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
             ServeFunction(
                 catalog,
                 backend,
-                answering,
+                response_writer,
                 max_message_bytes=kafka.max_message_bytes,
                 default_priority=scheduling.default_priority,
-                order=Order(scheduling.priority_step_ms, scheduling.no_deadline_ms),
+                order=UrgencyOrder(scheduling.priority_step_ms, scheduling.no_deadline_ms),
                 work_slice_ms=scheduling.work_slice_ms,
                 max_waiting_bytes=scheduling.max_waiting_bytes,
                 max_backlog_ms=scheduling.max_backlog_ms if scheduling.overload == "refuse" else None,
@@ -76,17 +76,17 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     exchanged = (
         side_output(answers, WORK_TAG)
         .rebalance()
-        .process(InferFunction(catalog, backend, answering, exchange), output_type=VALUE_TYPE)
+        .process(InferFunction(catalog, backend, response_writer, exchange), output_type=VALUE_TYPE)
         .name("infer")
     )
     parts = [side_output(answers, PARTS_TAG), side_output(exchanged, PARTS_TAG)]
     for model in catalog.in_stages():
         units = side_output(answers, units_tag((model.name, model.version)))
-        parts += _through_stages(units, model, backend, answering, exchange, windows=config.job.parallelism)
+        parts += _through_stages(units, model, backend, response_writer, exchange, windows=config.job.parallelism)
     merged = (
         exchange_by_key(parts[0].union(*parts[1:]), Types.STRING())
         .process(
-            AggregateFunction(answering, scheduling.window_timeout_ms, scheduling.remember_ms, exchange),
+            AggregateFunction(response_writer, scheduling.window_timeout_ms, scheduling.remember_ms, exchange),
             output_type=KEYED_BYTES,
         )
         .name("aggregate")
@@ -103,7 +103,13 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
 
 
 def _through_stages(
-    units: DataStream, model: ModelSpec, backend: Backend, answering: Answering, exchange: Options, *, windows: int
+    units: DataStream,
+    model: ModelSpec,
+    backend: Backend,
+    response_writer: ResponseWriter,
+    exchange: TransportOptions,
+    *,
+    windows: int,
 ) -> list[DataStream]:
     """What comes out of a model in stages for the windows: outputs, and the rows on which a stage failed."""
     parts = []
@@ -112,7 +118,7 @@ def _through_stages(
         tasks = (
             units.rebalance()
             .process(
-                StageFunction(model, index, backend, answering, exchange, windows),
+                StageFunction(model, index, backend, response_writer, exchange, windows),
                 output_type=PARTS if index == last else BYTES,
             )
             .name(stage_name(model, index))

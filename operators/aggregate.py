@@ -8,22 +8,24 @@ from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 
-from operators.core.answering import Answering
-from operators.core.exchange import Options
-from operators.core.outputs import Answer
-from operators.core.windows import Closing, Window, answer_of
-from operators.emission import LETTERS_TAG
-from operators.exchange import AGGREGATE, Inbox
-from operators.metrics import Metrics
-from operators.rows import KeyedRow
-from operators.task import task_of
+from anabranch.operators.core.merging.request_window import Closing, Window, answer_of
+from anabranch.operators.core.outputs import Answer
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.flink_types import KeyedRow
+from anabranch.operators.runtime.side_outputs import LETTERS_TAG
+from anabranch.operators.runtime.task_context import task_context_of
+from anabranch.operators.transport.endpoints import AGGREGATE, Receiver
 
 
 class AggregateFunction(KeyedProcessFunction):
     """Row(window, OPENING, PARTIAL or FAILURE) -> answers, and dead letters on the side."""
 
-    def __init__(self, answering: Answering, window_timeout_ms: float, remember_ms: float, exchange: Options) -> None:
-        self._answering = answering
+    def __init__(
+        self, response_writer: ResponseWriter, window_timeout_ms: float, remember_ms: float, exchange: TransportOptions
+    ) -> None:
+        self._response_writer = response_writer
         self._window_timeout_ms = window_timeout_ms
         self._remember_ms = remember_ms
         self._exchange = exchange
@@ -31,8 +33,8 @@ class AggregateFunction(KeyedProcessFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of windows."""
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
-        self._metrics = Metrics(self._answering.meter, runtime_context)
-        self._inbox = Inbox(self._exchange, task_of(runtime_context), AGGREGATE, self._answering.meter)
+        self._metrics = FlinkMetrics(self._response_writer.meter, runtime_context)
+        self._inbox = Receiver(self._exchange, task_context_of(runtime_context), AGGREGATE, self._response_writer.meter)
         self._partials = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
@@ -89,7 +91,7 @@ class AggregateFunction(KeyedProcessFunction):
     def _close(self, closing: Closing) -> Iterator[object]:
         partials = [bytes(encoded) for encoded in self._partials.get() or ()]
         self._partials.clear()
-        for output in answer_of(closing, partials, self._answering):
+        for output in answer_of(closing, partials, self._response_writer):
             row = KeyedRow(output.key, output.value)
             yield row if isinstance(output, Answer) else (LETTERS_TAG, row)
 

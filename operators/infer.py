@@ -6,45 +6,49 @@ from time import time
 
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
-from operators.backends.base import Backend
-from operators.core.answering import Answering
-from operators.core.exchange import Options
-from operators.core.serving import Serving
-from operators.emission import emit
-from operators.exchange import AGGREGATE, INFER, Inbox, Outbox
-from operators.metrics import Metrics
-from operators.sessions import Sessions
-from operators.task import task_of
-from operators.turns import turn_of
-from schemas.model import Catalog
-from schemas.records import Kind
+from anabranch.operators.backends.base import Backend
+from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.side_outputs import emit
+from anabranch.operators.runtime.task_context import task_context_of
+from anabranch.operators.runtime.task_lock import lock_of
+from anabranch.operators.sessions.session_pool import SessionPool
+from anabranch.operators.transport.endpoints import AGGREGATE, INFER, Receiver, Sender
+from anabranch.schemas.model import Catalog
+from anabranch.schemas.records import RecordKind
 
 
 class InferFunction(ProcessFunction):
     """BATCH or SHARD -> frames of answers, and on the side dead letters, and PARTIALs and FAILUREs for windows."""
 
-    def __init__(self, catalog: Catalog, backend: Backend, answering: Answering, exchange: Options) -> None:
+    def __init__(
+        self, catalog: Catalog, backend: Backend, response_writer: ResponseWriter, exchange: TransportOptions
+    ) -> None:
         self._catalog = catalog
         self._backend = backend
-        self._answering = answering
+        self._response_writer = response_writer
         self._exchange = exchange
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Loads every model and warms it up; a session that the task has already is shared."""
-        task = task_of(runtime_context)
-        sessions = Sessions(self._backend, task.index)
+        task = task_context_of(runtime_context)
+        sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
-        self._turn = turn_of(self._exchange.job, task.index)
-        meter = self._answering.meter
-        self._metrics = Metrics(meter, runtime_context)
-        outbox = Outbox(self._exchange, task, AGGREGATE, task.parallelism, meter)
-        self._serving = Serving(self._catalog, sessions.session_of, self._answering, task.index, outbox.pack)
-        self._inbox = Inbox(self._exchange, task, INFER, meter)
+        self._turn = lock_of(self._exchange.job, task.index)
+        meter = self._response_writer.meter
+        self._metrics = FlinkMetrics(meter, runtime_context)
+        outbox = Sender(self._exchange, task, AGGREGATE, task.parallelism, meter)
+        self._serving = InferenceTask(
+            self._catalog, sessions.session_of, self._response_writer, task.index, outbox.pack
+        )
+        self._inbox = Receiver(self._exchange, task, INFER, meter)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Runs one batch or shard."""
         record = self._inbox.redeem(value)
-        with self._turn.of_others() if record[0] == Kind.BATCH else nullcontext():
+        with self._turn.of_others() if record[0] == RecordKind.BATCH else nullcontext():
             outputs = self._serving.on_exchange(record, time() * 1000)
         yield from emit(outputs)
         # No timer counts what is left then: it waits for the next one.

@@ -1,6 +1,6 @@
 """Flink shell of `core.chain`: what waits is in keyed state; memory only mirrors it.
 
-A lane's state maps the number of each waiting request to the request as it came. Its mirror is a `Chain`, rebuilt from
+A lane's state maps numbers of waiting requests to their bytes. Its mirror, a `TaskLoop`, is rebuilt from
 state when the lane is first seen: after a failure, and for lanes of other tasks that a rescale left here, which their
 timers drain.
 
@@ -17,26 +17,26 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import MapStateDescriptor
 
-from operators.backends.base import Backend
-from operators.core.admission import Admission
-from operators.core.answering import Answering
-from operators.core.batching import Order
-from operators.core.chain import Chain
-from operators.core.exchange import Options
-from operators.core.lanes import lane_of
-from operators.core.offloading import Offloading
-from operators.core.outputs import Offload, Output
-from operators.core.serving import Serving
-from operators.core.sharding import Sharding
-from operators.emission import emit
-from operators.exchange import AGGREGATE, INFER, Outbox, stage_inbox
-from operators.frame_memory import open_frame
-from operators.metrics import Metrics
-from operators.sessions import Sessions
-from operators.task import task_of
-from operators.turns import turn_of
-from schemas.model import Catalog, ModelSpec
-from schemas.records import Record
+from anabranch.operators.backends.base import Backend
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.outputs import Offload, Output
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.key_groups import lane_of
+from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.scheduling.task_loop import TaskLoop
+from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.side_outputs import emit
+from anabranch.operators.runtime.task_context import task_context_of
+from anabranch.operators.runtime.task_lock import lock_of
+from anabranch.operators.sessions.session_pool import SessionPool
+from anabranch.operators.transport.endpoints import AGGREGATE, INFER, Sender, stage_receiver
+from anabranch.operators.transport.frame_memory import open_frame
+from anabranch.schemas.model import Catalog, ModelSpec
+from anabranch.schemas.records import Record
 
 _NEVER = float("inf")
 
@@ -48,21 +48,21 @@ class ServeFunction(KeyedProcessFunction):
         self,
         catalog: Catalog,
         backend: Backend,
-        answering: Answering,
+        response_writer: ResponseWriter,
         *,
         max_message_bytes: int,
         default_priority: int,
-        order: Order,
+        order: UrgencyOrder,
         work_slice_ms: float,
         max_waiting_bytes: int,
         max_backlog_ms: float | None,
         keys_by_group: tuple[int, ...],
-        exchange: Options,
+        exchange: TransportOptions,
         offload_backlog_ms: float | None,
     ) -> None:
         self._catalog = catalog
         self._backend = backend
-        self._answering = answering
+        self._response_writer = response_writer
         self._max_message_bytes = max_message_bytes
         self._default_priority = default_priority
         self._order = order
@@ -75,32 +75,32 @@ class ServeFunction(KeyedProcessFunction):
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of waiting requests; loads every model and warms it up, before the first request."""
-        task = task_of(runtime_context)
+        task = task_context_of(runtime_context)
         self._lane = lane_of(task.index, task.parallelism, self._keys_by_group)
         # Thread mode gives PRIMITIVE_ARRAY state back as tuples of integers.
         self._waiting = runtime_context.get_map_state(
             MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
-        self._mirror: Chain | None = None
+        self._mirror: TaskLoop | None = None
         self._wakes_at_ms: int | None = None
         self._came_in = False
-        self._turn = turn_of(self._exchange.job, task.index)
+        self._turn = lock_of(self._exchange.job, task.index)
         self._turn.lane_is_busy = False
         self._task = task
-        meter = self._answering.meter
-        self._metrics = Metrics(meter, runtime_context)
-        self._outbox = Outbox(self._exchange, task, INFER, task.parallelism, meter)
-        self._openings = Outbox(self._exchange, task, AGGREGATE, task.parallelism, meter)
+        meter = self._response_writer.meter
+        self._metrics = FlinkMetrics(meter, runtime_context)
+        self._outbox = Sender(self._exchange, task, INFER, task.parallelism, meter)
+        self._openings = Sender(self._exchange, task, AGGREGATE, task.parallelism, meter)
         self._unit_outboxes = {
-            (model.name, model.version): Outbox(
-                self._exchange, task, stage_inbox(model, 0), model.stages[0].replicas, meter
+            (model.name, model.version): Sender(
+                self._exchange, task, stage_receiver(model, 0), model.stages[0].replicas, meter
             )
             for model in self._catalog.in_stages()
         }
-        self._sessions = sessions = Sessions(self._backend, task.index)
+        self._sessions = sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
         self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
-        self._serving = Serving(self._catalog, sessions.session_of, self._answering, task.index)
+        self._serving = InferenceTask(self._catalog, sessions.session_of, self._response_writer, task.index)
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
         """Takes requests of this task's own lane in, and works."""
@@ -147,7 +147,7 @@ class ServeFunction(KeyedProcessFunction):
             if own:
                 self._turn.lane_is_busy = False
 
-    def _work(self, mirror: Chain) -> Iterator[object]:
+    def _work(self, mirror: TaskLoop) -> Iterator[object]:
         stop_ms = time() * 1000 + self._work_slice_ms
         self._turn.lane_is_busy = True
         while True:
@@ -168,7 +168,7 @@ class ServeFunction(KeyedProcessFunction):
                 break
         self._turn.lane_is_busy = mirror.next_deadline() == 0
 
-    def _give(self, outputs: list[Output], mirror: Chain) -> Iterator[object]:
+    def _give(self, outputs: list[Output], mirror: TaskLoop) -> Iterator[object]:
         # Where the exchange is full this waits, and the requests of others have their turn. (In process mode what
         # leaves waits outside of Python, and nothing is learned.)
         self._turn.lane_is_busy = False
@@ -179,10 +179,10 @@ class ServeFunction(KeyedProcessFunction):
             mirror.note_wait(now_ms - began_ms, now_ms)
         self._turn.lane_is_busy = True
 
-    def _chain(self) -> Chain:
-        return Chain(
+    def _chain(self) -> TaskLoop:
+        return TaskLoop(
             self._admission,
-            Sharding(
+            Router(
                 self._catalog,
                 self._sessions.costs_of,
                 self._order,
@@ -191,7 +191,7 @@ class ServeFunction(KeyedProcessFunction):
                 self._pack_unit,
             ),
             self._serving,
-            self._answering,
+            self._response_writer,
             max_backlog_ms=self._max_backlog_ms,
             max_waiting_bytes=self._max_waiting_bytes,
             offloading=self._offloading(),
@@ -200,22 +200,22 @@ class ServeFunction(KeyedProcessFunction):
     def _pack_unit(self, model: ModelSpec, unit: Record) -> bytes:
         return self._unit_outboxes[model.name, model.version].pack(unit)
 
-    def _offloading(self) -> Offloading | None:
+    def _offloading(self) -> LoadBalancer | None:
         if self._offload_backlog_ms is None or self._task.parallelism == 1:
             return None
-        return Offloading(self._task.parallelism, self._offload_backlog_ms, learns=self._task.in_jvm)
+        return LoadBalancer(self._task.parallelism, self._offload_backlog_ms, learns=self._task.in_jvm)
 
     def _held(self) -> Iterator[tuple[int, bytes]]:
         return ((number, bytes(frame)) for number, frame in self._waiting.items())
 
-    def _save(self, mirror: Chain) -> None:
+    def _save(self, mirror: TaskLoop) -> None:
         changes = mirror.settle()
         for number in changes.departed:
             self._waiting.remove(number)
         for number, frame in changes.arrived:
             self._waiting.put(number, frame)
 
-    def _wake(self, mirror: Chain, ctx: KeyedProcessFunction.Context, *, at_once: bool = False) -> None:
+    def _wake(self, mirror: TaskLoop, ctx: KeyedProcessFunction.Context, *, at_once: bool = False) -> None:
         due_ms, now_ms = mirror.next_deadline(), time() * 1000
         counts_in_s = self._metrics.flush()
         if counts_in_s:

@@ -5,19 +5,19 @@ from time import time
 
 from pyflink.datastream import OutputTag, ProcessFunction, RuntimeContext
 
-from operators.backends.base import Backend
-from operators.core.answering import Answering
-from operators.core.chaining import Step
-from operators.core.exchange import Options
-from operators.core.outputs import Unit
-from operators.core.staging import Stage
-from operators.exchange import AGGREGATE, Inbox, Outbox, stage_inbox
-from operators.functions import load_function
-from operators.metrics import Metrics
-from operators.rows import PARTS, KeyedRow
-from operators.sessions import Sessions
-from operators.task import task_of
-from schemas.model import ModelSpec
+from anabranch.operators.backends.base import Backend
+from anabranch.operators.core.execution.stage import Stage
+from anabranch.operators.core.execution.step import Step
+from anabranch.operators.core.outputs import Unit
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.flink_types import PARTS, KeyedRow
+from anabranch.operators.runtime.task_context import task_context_of
+from anabranch.operators.sessions.session_pool import SessionPool
+from anabranch.operators.sessions.step_functions import load_function
+from anabranch.operators.transport.endpoints import AGGREGATE, Receiver, Sender, stage_receiver
+from anabranch.schemas.model import ModelSpec
 
 #: Of a stage that is not the last: the rows on which it failed.
 FAILURES_TAG = OutputTag("failures", PARTS)
@@ -31,27 +31,33 @@ class StageFunction(ProcessFunction):
     """
 
     def __init__(
-        self, model: ModelSpec, index: int, backend: Backend, answering: Answering, exchange: Options, windows: int
+        self,
+        model: ModelSpec,
+        index: int,
+        backend: Backend,
+        response_writer: ResponseWriter,
+        exchange: TransportOptions,
+        windows: int,
     ) -> None:
         self._model = model
         self._index = index
         self._backend = backend
-        self._answering = answering
+        self._response_writer = response_writer
         self._exchange = exchange
         self._windows = windows
         self._is_last = index == len(model.stages) - 1
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Loads the stage, and nothing else, and warms it up."""
-        task = task_of(runtime_context)
-        model, index, meter = self._model, self._index, self._answering.meter
-        session = Sessions(self._backend, task.index).session_of(model.stage(index))
-        self._metrics = Metrics(meter, runtime_context)
+        task = task_context_of(runtime_context)
+        model, index, meter = self._model, self._index, self._response_writer.meter
+        session = SessionPool(self._backend, task.index).session_of(model.stage(index))
+        self._metrics = FlinkMetrics(meter, runtime_context)
         to, readers = AGGREGATE, self._windows
         if not self._is_last:
-            to, readers = stage_inbox(model, index + 1), model.stages[index + 1].replicas
-        outbox = Outbox(self._exchange, task, to, readers, meter)
-        arguments = (model, index, session, self._answering.now_ms, task.index, outbox.pack)
+            to, readers = stage_receiver(model, index + 1), model.stages[index + 1].replicas
+        outbox = Sender(self._exchange, task, to, readers, meter)
+        arguments = (model, index, session, self._response_writer.now_ms, task.index, outbox.pack)
         stage = model.stages[index]
         if model.is_chain:
             before = None if stage.before is None else load_function(stage.before)
@@ -59,7 +65,7 @@ class StageFunction(ProcessFunction):
             self._stage: Stage = Step(*arguments, before=before, after=after)
         else:
             self._stage = Stage(*arguments)
-        self._inbox = Inbox(self._exchange, task, stage_inbox(model, index), meter)
+        self._inbox = Receiver(self._exchange, task, stage_receiver(model, index), meter)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Runs one unit."""

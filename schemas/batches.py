@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from schemas.messages import Form
-from schemas.records import NO_DEADLINE_MS, Kind, Source, append_tensors, read_tensors
-from schemas.tensors import Buffer
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.records import NO_DEADLINE_MS, RecordKind, Source, append_tensors, read_tensors
+from anabranch.schemas.tensors import Buffer
 
-_FORMS = {form.value: form for form in Form}
+_FORMS = {encoding.value: encoding for encoding in Encoding}
 # kind, tensors, signature's size, members
 _HEADER = struct.Struct("<BxHII")
 # form, flags, id's size, rows, original's size, partition, rank, offset, timestamp, deadline, read, admitted
@@ -27,7 +27,7 @@ _FLAG_PARTIAL_ALLOWED = 1
 _FLAG_EXPLAIN = 2
 
 
-class BatchMember(msgspec.Struct, frozen=True):
+class BatchEntry(msgspec.Struct, frozen=True):
     """One request of a batch, but for its tensors.
 
     Attributes:
@@ -46,7 +46,7 @@ class BatchMember(msgspec.Struct, frozen=True):
 
     source: Source
     id: str = ""
-    form: Form = Form.PROTOBUF
+    encoding: Encoding = Encoding.PROTOBUF
     deadline_ms: int = NO_DEADLINE_MS
     rank: int = 0
     partial_allowed: bool = False
@@ -61,20 +61,20 @@ class BatchRecord(msgspec.Struct, frozen=True):
     """One batch on its way.
 
     Attributes:
-        signature: Of all members; an encoded `schemas.records.Signature`.
+        signature: Of all members; an encoded `anabranch.schemas.records.Signature`.
         members: In the order of their rows.
         tensors: Raw bytes of each input, in the signature's order.
     """
 
     signature: bytes
-    members: Sequence[BatchMember]
+    members: Sequence[BatchEntry]
     tensors: Sequence[Buffer] = ()
 
     def encode(self) -> bytes:
         """The batch as bytes."""
         ids = [member.id.encode() for member in self.members]
         parts: list[Buffer] = [
-            _HEADER.pack(Kind.BATCH, len(self.tensors), len(self.signature), len(self.members)),
+            _HEADER.pack(RecordKind.BATCH, len(self.tensors), len(self.signature), len(self.members)),
             self.signature,
             *[_packed(member, len(name)) for member, name in zip(self.members, ids, strict=True)],
             *ids,
@@ -92,7 +92,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
         """
         view = memoryview(encoded)
         kind, tensor_count, signature_size, member_count = _HEADER.unpack_from(view)
-        if kind != Kind.BATCH:
+        if kind != RecordKind.BATCH:
             raise ValueError(f"a record of kind {kind} is no batch")
         members_at = _HEADER.size + signature_size
         ids_at = members_at + _MEMBER.size * member_count
@@ -101,12 +101,24 @@ class BatchRecord(msgspec.Struct, frozen=True):
             raise ValueError(f"a batch of {member_count} members in {len(view)} bytes")
         originals_at = ids_at + sum([fields[2] for fields in packed])
         members, at = [], originals_at
-        for form, flags, id_size, rows, size, partition, rank, offset, timestamp_ms, deadline_ms, *times_ms in packed:
+        for (
+            encoding,
+            flags,
+            id_size,
+            rows,
+            size,
+            partition,
+            rank,
+            offset,
+            timestamp_ms,
+            deadline_ms,
+            *times_ms,
+        ) in packed:
             members.append(
-                BatchMember(
+                BatchEntry(
                     Source(partition, offset, timestamp_ms),
                     str(view[ids_at : ids_at + id_size], "utf-8"),
-                    _FORMS[form],
+                    _FORMS[encoding],
                     deadline_ms,
                     rank,
                     bool(flags & _FLAG_PARTIAL_ALLOWED),
@@ -121,10 +133,10 @@ class BatchRecord(msgspec.Struct, frozen=True):
         return cls(bytes(view[_HEADER.size : members_at]), members, read_tensors(view, at, tensor_count))
 
 
-def _packed(member: BatchMember, id_size: int) -> bytes:
+def _packed(member: BatchEntry, id_size: int) -> bytes:
     source = member.source
     return _MEMBER.pack(
-        member.form,
+        member.encoding,
         member.partial_allowed * _FLAG_PARTIAL_ALLOWED | member.explain * _FLAG_EXPLAIN,
         id_size,
         member.rows,

@@ -8,9 +8,9 @@ character, and no folder of a model starts with one.
 
 import re
 
-from schemas import json_wire, protobuf_wire
-from schemas.errors import AnabranchError, UnreadableRequest
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
+from anabranch.schemas import json_wire, protobuf_wire
+from anabranch.schemas.errors import AnabranchError, UnreadableRequest
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _find_json = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
@@ -35,29 +35,29 @@ def decode_request(message: bytes) -> InferRequest:
     return protobuf_wire.read_request(message)
 
 
-def find_id(message: bytes) -> tuple[str, Form]:
+def find_id(message: bytes) -> tuple[str, Encoding]:
     """The id and form of a request that breaks the protocol, so that it can be answered; an empty id means nobody."""
     if is_json(message):
-        return json_wire.find_id(message.removeprefix(_BYTE_ORDER_MARK)), Form.JSON
+        return json_wire.find_id(message.removeprefix(_BYTE_ORDER_MARK)), Encoding.JSON
     try:
         start, end = protobuf_wire.open_envelope(message).id_at
-        return protobuf_wire.decode_id(message[start:end]), Form.PROTOBUF
+        return protobuf_wire.decode_id(message[start:end]), Encoding.PROTOBUF
     except AnabranchError:
-        return "", Form.PROTOBUF
+        return "", Encoding.PROTOBUF
 
 
 def encode_request(request: InferRequest) -> bytes:
     """A request in its own form."""
-    if request.form is Form.JSON:
+    if request.encoding is Encoding.JSON:
         return json_wire.write_request(request)
     return protobuf_wire.write_request(request)
 
 
-def encode_response(response: InferResponse | ErrorResponse, form: Form) -> bytes:
+def encode_response(response: InferResponse | ErrorResponse, encoding: Encoding) -> bytes:
     """An answer in the form that its request came in."""
     if isinstance(response, ErrorResponse):
-        return json_wire.write_error(response) if form is Form.JSON else protobuf_wire.write_error(response)
-    return json_wire.write_response(response) if form is Form.JSON else protobuf_wire.write_response(response)
+        return json_wire.write_error(response) if encoding is Encoding.JSON else protobuf_wire.write_error(response)
+    return json_wire.write_response(response) if encoding is Encoding.JSON else protobuf_wire.write_response(response)
 
 
 def decode_response(message: bytes) -> InferResponse | ErrorResponse:

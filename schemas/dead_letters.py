@@ -2,8 +2,8 @@
 
 import msgspec
 
-from schemas.records import Failure, Source
-from schemas.tensors import Buffer
+from anabranch.schemas.records import Failure, Source
+from anabranch.schemas.tensors import Buffer
 
 
 class LetterSource(msgspec.Struct, frozen=True):
@@ -20,7 +20,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Empty where it could not be read.
-        code: One of `schemas.errors`.
+        code: One of `anabranch.schemas.errors`.
         stage: The operator in which it failed.
         original: The record's value (base64 in JSON), to send again; None where there is none, or where it is too large
             to travel once more: then only `source` says where it is.

@@ -12,8 +12,8 @@ Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from schemas.records import Source
-from schemas.tensors import Buffer
+from anabranch.schemas.records import Source
+from anabranch.schemas.tensors import Buffer
 
 _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")

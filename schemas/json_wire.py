@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-from schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
-from schemas.tensors import (
+from anabranch.schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.tensors import (
     BYTES,
     DATATYPES,
     FLOATS,
@@ -102,7 +102,7 @@ def read_request(message: bytes) -> InferRequest:
         parameters=_read_parameters(decoded.parameters),
         inputs=tuple(_read_tensor(tensor) for tensor in decoded.inputs),
         outputs=tuple(output.name for output in decoded.outputs or ()),
-        form=Form.JSON,
+        encoding=Encoding.JSON,
     )
 
 

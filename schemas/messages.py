@@ -6,12 +6,12 @@ from typing import TypeAlias
 
 import msgspec
 
-from schemas.tensors import Tensor
+from anabranch.schemas.tensors import Tensor
 
 Parameter: TypeAlias = bool | int | float | str
 
 
-class Form(IntEnum):
+class Encoding(IntEnum):
     """How a message was written; the answer is written alike."""
 
     PROTOBUF = 0
@@ -39,7 +39,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     model_version: str = ""
     parameters: Mapping[str, Parameter] = {}
     outputs: tuple[str, ...] = ()
-    form: Form = Form.PROTOBUF
+    encoding: Encoding = Encoding.PROTOBUF
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class InferResponse(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """The answer to a request that failed; `code` is one of `schemas.errors`."""
+    """The answer to a request that failed; `code` is one of `anabranch.schemas.errors`."""
 
     id: str
     code: str

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from schemas.errors import UnknownModel, UnknownVersion
+from anabranch.schemas.errors import UnknownModel, UnknownVersion
 
 Merge: TypeAlias = Literal["mean", "weighted_mean", "vote", "stack", "max"]
 
@@ -68,7 +68,7 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         members: Name and version of each.
-        merge: How their outputs become one; see `operators.core.ensembling`.
+        merge: How their outputs become one; see `anabranch.operators.core.merging.ensemble`.
         weights: One for each member.
         needed: How many must have answered; all of them where none may be missing.
         member_timeout_ms: How long they have from when the request was read; 0 for as long as the request has.

@@ -13,15 +13,15 @@ import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
-from schemas.messages import ErrorResponse, InferRequest, InferResponse, Parameter
-from schemas.open_inference_pb2 import (
+from anabranch.schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.open_inference_pb2 import (
     InferParameter,
     InferTensorContents,
     ModelInferRequest,
     ModelInferResponse,
 )
-from schemas.tensors import BYTES, NUMPY_DTYPES, Buffer, Tensor, check_shape, raw_from_elements
+from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Buffer, Tensor, check_shape, raw_from_elements
 
 _ID_TAG = 3 << 3 | 2
 _RAW_TAG = 7 << 3 | 2

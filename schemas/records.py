@@ -6,7 +6,7 @@
 
 The padding puts every tensor on a 16-byte boundary, where numpy and ONNX Runtime use it in place.
 
-The same layout serves every kind (see `Kind`) but the BATCH (`schemas.batches`); the golden files of `tests/schemas`
+The same layout serves every kind (see `RecordKind`) but the BATCH (`batches`); the golden files of `tests/schemas`
 hold it byte for byte.
 """
 
@@ -17,16 +17,16 @@ from functools import lru_cache
 
 import msgspec
 
-from schemas.messages import Form
-from schemas.model import Ensemble
-from schemas.tensors import Buffer
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.model import Ensemble
+from anabranch.schemas.tensors import Buffer
 
 ALIGNMENT_BYTES = 16
 NO_DEADLINE_MS = 0
 MAX_FAILURE_LENGTH = 2000
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     """What a record is, in its first byte."""
 
     #: shard -> infer: some rows of one big request.
@@ -39,7 +39,7 @@ class Kind(IntEnum):
     FAILURE = 4
     #: serve -> stage -> stage: rows of one or more requests on their way through a model that is cut.
     UNIT = 5
-    #: serve -> infer: requests that share a batch, whole; see `schemas.batches`.
+    #: serve -> infer: requests that share a batch, whole; see `anabranch.schemas.batches`.
     BATCH = 6
 
 
@@ -95,7 +95,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why a request, or some of its rows, failed.
 
     Attributes:
-        code: One of `schemas.errors`.
+        code: One of `anabranch.schemas.errors`.
         message: Cut where it is long: names that a sender made up, or a model's own words, may have any length, but
             an error must always fit into a record.
         stage: The operator in which it failed.
@@ -126,7 +126,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
 
 
-class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class UnitSegment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Some rows of one request in a UNIT, whose rows follow those of the member before.
 
     Attributes:
@@ -146,8 +146,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 # Calling an enum class costs ten times a look-up.
-_KINDS = {kind.value: kind for kind in Kind}
-_FORMS = {form.value: form for form in Form}
+_KINDS = {kind.value: kind for kind in RecordKind}
+_FORMS = {encoding.value: encoding for encoding in Encoding}
 
 # kind, form, flags, times, id's size, tensors, signature's size, first row, rows, total rows, partition, rank, offset,
 # timestamp, deadline, original's size
@@ -161,7 +161,7 @@ _FLAG_WHOLE = 4
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One record between two tasks; see `Kind` for which.
+    """One record between two tasks; see `RecordKind` for which.
 
     Attributes:
         source: The request's place in Kafka; of a UNIT, its first member's.
@@ -179,16 +179,16 @@ class Record(msgspec.Struct, frozen=True):
         total_rows: Rows of the whole request.
         original: The Kafka record's value, where it travels along; of a UNIT, its encoded members.
         tensors: Raw bytes of each input (or output), in the signature's order.
-        times_ms: Unix time (see `schemas.ledger`): of an OPENING when it was read and admitted, of a PARTIAL when its
+        times_ms: Unix time (`latency_breakdown`): of an OPENING when it was read and admitted, of a PARTIAL when its
             shard was taken, started and ended, of a UNIT when it was taken; and how long it ran. At most three.
         is_whole: Whether the model has no batch axis, so that the signature of a PARTIAL or UNIT has all axes.
     """
 
-    kind: Kind
+    kind: RecordKind
     source: Source
     signature: bytes
     id: str = ""
-    form: Form = Form.PROTOBUF
+    encoding: Encoding = Encoding.PROTOBUF
     deadline_ms: int = NO_DEADLINE_MS
     rank: int = 0
     partial_allowed: bool = False
@@ -211,7 +211,7 @@ class Record(msgspec.Struct, frozen=True):
         source = self.source
         header = _HEADER.pack(
             self.kind,
-            self.form,
+            self.encoding,
             self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN | self.is_whole * _FLAG_WHOLE,
             len(self.times_ms),
             len(request_id),
@@ -242,7 +242,7 @@ class Record(msgspec.Struct, frozen=True):
         view = memoryview(encoded)
         (
             kind,
-            form,
+            encoding,
             flags,
             time_count,
             id_size,
@@ -272,7 +272,7 @@ class Record(msgspec.Struct, frozen=True):
             Source(partition, offset, timestamp_ms),
             signature,
             request_id,
-            _FORMS[form],
+            _FORMS[encoding],
             deadline_ms,
             rank,
             bool(flags & _FLAG_PARTIAL_ALLOWED),
@@ -319,7 +319,7 @@ def read_tensors(view: memoryview, at: int, count: int) -> list[memoryview]:
     return tensors
 
 
-def kind_of(encoded: Buffer) -> Kind:
+def kind_of(encoded: Buffer) -> RecordKind:
     """What an encoded record is, without decoding it."""
     return _KINDS[encoded[0]]
 
@@ -329,7 +329,7 @@ _signatures = msgspec.msgpack.Decoder(Signature)
 _opening_signatures = msgspec.msgpack.Decoder(OpeningSignature)
 _output_signatures = msgspec.msgpack.Decoder(OutputSignature)
 _failures = msgspec.msgpack.Decoder(Failure)
-_members = msgspec.msgpack.Decoder(tuple[Member, ...])
+_members = msgspec.msgpack.Decoder(tuple[UnitSegment, ...])
 
 
 def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
@@ -360,11 +360,11 @@ def decode_failure(encoded: bytes) -> Failure:
     return _failures.decode(encoded)
 
 
-def encode_members(members: Sequence[Member]) -> bytes:
+def encode_segments(members: Sequence[UnitSegment]) -> bytes:
     """What goes into the `Record.original` of a UNIT."""
     return _encode_struct(members)
 
 
-def decode_members(encoded: Buffer) -> tuple[Member, ...]:
+def decode_segments(encoded: Buffer) -> tuple[UnitSegment, ...]:
     """The members of a UNIT, in the order of their rows."""
     return _members.decode(encoded)

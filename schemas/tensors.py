@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from schemas.errors import MalformedRequest, WrongDatatype, WrongSize
+from anabranch.schemas.errors import MalformedRequest, WrongDatatype, WrongSize
 
 Buffer: TypeAlias = bytes | memoryview
 Array: TypeAlias = npt.NDArray[Any]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from anabranch.stack.broker import Broker
-from anabranch.stack.cluster import Cluster
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.kafka_broker import KafkaBroker
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,15 +17,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     """A Kafka broker that serves. Tests make topics of their own names with `broker.create_topics`."""
-    with Broker(tmp_path_factory.mktemp("kafka")) as broker:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
     """A standalone Flink cluster of two TaskManagers. A test that kills one puts one back."""
     # A space in the path, for users have them too.
-    with Cluster(tmp_path_factory.mktemp("flink cluster")) as cluster:
+    with FlinkCluster(tmp_path_factory.mktemp("flink cluster")) as cluster:
         yield cluster

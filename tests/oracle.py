@@ -7,8 +7,8 @@ doubled or in the wrong place cannot pass.
 from dataclasses import dataclass, field
 from itertools import chain
 
-from schemas.codec import encode_request
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
+from anabranch.schemas.codec import encode_request
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from tests.core.models import ENSEMBLES, MEMBERS, POISON, POISON_OF, expected, expected_of_members, tensors_of
 
 
@@ -25,7 +25,7 @@ class Sent:
     model: str
     values: tuple[float, ...]
     timestamp_ms: int = 0
-    form: Form = Form.PROTOBUF
+    encoding: Encoding = Encoding.PROTOBUF
     priority: int = 0
     partial: bool = False
     timeout_ms: int | None = None
@@ -36,7 +36,7 @@ class Sent:
         if self.timeout_ms is not None:
             parameters["timeout"] = self.timeout_ms * 1000
         inputs = tensors_of(self.model, self.values)
-        return encode_request(InferRequest(self.model, inputs, self.request_id, "", parameters, form=self.form))
+        return encode_request(InferRequest(self.model, inputs, self.request_id, "", parameters, encoding=self.encoding))
 
     @property
     def rows(self) -> int:

@@ -17,24 +17,24 @@ from dataclasses import dataclass, field
 from math import ceil
 from random import Random
 
-from operators.core.admission import Admission
-from operators.core.answering import Answering
-from operators.core.batching import Order
-from operators.core.chain import Chain
-from operators.core.costs import Costs, Measurement
-from operators.core.lanes import lane_of
-from operators.core.offloading import Offloading
-from operators.core.outputs import Answer, Letter, Offload, Output, Part, Shard, Unit
-from operators.core.serving import Serving
-from operators.core.sharding import Sharding
-from operators.core.staging import Stage
-from operators.core.windows import Closing, Window, answer_of
-from schemas import codec
-from schemas.dead_letters import decode_letter
-from schemas.frames import write_requests
-from schemas.messages import Form
-from schemas.model import Batching, Catalog
-from schemas.records import Kind, Record, Source, decode_members, decode_signature, kind_of
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.execution.stage import Stage
+from anabranch.operators.core.merging.request_window import Closing, Window, answer_of
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit, WindowPart
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.key_groups import lane_of
+from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.scheduling.task_loop import TaskLoop
+from anabranch.schemas import codec
+from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.frames import write_requests
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.model import Batching, Catalog
+from anabranch.schemas.records import Record, RecordKind, Source, decode_segments, decode_signature, kind_of
 from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 
@@ -66,23 +66,23 @@ class State:
     offset: int = 0
     waiting: dict[int, dict[int, bytes]] = field(default_factory=dict)
     lane_timers: set[tuple[int, int]] = field(default_factory=set)
-    flying: list[Shard | Unit | Offload | Part] = field(default_factory=list)
+    flying: list[Shard | Unit | Offload | WindowPart] = field(default_factory=list)
     windows: dict[str, bytes] = field(default_factory=dict)
     kept: dict[str, list[bytes]] = field(default_factory=dict)
     window_timers: set[tuple[int, str]] = field(default_factory=set)
 
 
 class Task:
-    """`operators.serve.ServeFunction`, line by line; when a slice of work is over, the seed decides."""
+    """`anabranch.operators.serve.ServeFunction`, line by line; when a slice of work is over, the seed decides."""
 
     def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
         self._job = job
         self.lane = lane_of(task, tasks, KEYS_BY_GROUP)
         self._tasks = tasks
-        self._mirror: Chain | None = None
+        self._mirror: TaskLoop | None = None
         self._wakes_at_ms: int | None = None
         self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, default_priority=5)
-        self.serving = Serving(job.catalog, session_of, job.answering, task)
+        self.serving = InferenceTask(job.catalog, session_of, job.response_writer, task)
 
     def process(self, frame: bytes) -> Iterator[Output]:
         mirror = self._mirror
@@ -94,12 +94,12 @@ class Task:
         self._save(self.lane, mirror)
         self._wake(mirror)
 
-    def on_unit(self, unit: Unit) -> Sequence[Unit | Part]:
-        """`operators.stage.StageFunction`: the next of the stages that have to see what travels."""
+    def on_unit(self, unit: Unit) -> Sequence[Unit | WindowPart]:
+        """`anabranch.operators.stage.StageFunction`: the next of the stages that have to see what travels."""
         model = self._job.catalog.find(*unit.model)
         live = {spec.name for spec in decode_signature(Record.decode(unit.value).signature).inputs}
         index = 0 if "h" not in live else 1 if "label" not in live else 2
-        stage = Stage(model, index, session_of(model.stage(index)), self._job.answering.now_ms, task=0)
+        stage = Stage(model, index, session_of(model.stage(index)), self._job.response_writer.now_ms, task=0)
         return stage.on_unit(unit.value, self._job.now_ms)
 
     def on_timer(self, lane: int) -> Iterator[Output]:
@@ -120,7 +120,7 @@ class Task:
                 yield from outputs
             self._save(lane, mirror)
 
-    def _work(self, mirror: Chain) -> Iterator[Output]:
+    def _work(self, mirror: TaskLoop) -> Iterator[Output]:
         while (outputs := mirror.next(self._job.now_ms)) is not None:
             yield from outputs
             if outputs and isinstance(outputs[0], Offload):
@@ -128,21 +128,21 @@ class Task:
             if self._job.slice_is_over() and not mirror.is_full:
                 return
 
-    def _chain(self) -> Chain:
-        return Chain(
+    def _chain(self) -> TaskLoop:
+        return TaskLoop(
             self._admission,
-            Sharding(self._job.catalog, lambda _: Costs(COSTS if self._job.offloads else ()), Order()),
+            Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ()), UrgencyOrder()),
             self.serving,
-            self._job.answering,
+            self._job.response_writer,
             max_backlog_ms=NO_LIMIT_MS if self._job.refuses else None,
             max_waiting_bytes=FEW_WAITING_BYTES if self._job.refuses else MAX_WAITING_BYTES,
-            offloading=Offloading(self._tasks, BACKLOG_MS) if self._job.offloads else None,
+            offloading=LoadBalancer(self._tasks, BACKLOG_MS) if self._job.offloads else None,
         )
 
     def _held(self, lane: int) -> Iterable[tuple[int, bytes]]:
         return self._job.state.waiting.get(lane, {}).items()
 
-    def _save(self, lane: int, mirror: Chain) -> None:
+    def _save(self, lane: int, mirror: TaskLoop) -> None:
         changes = mirror.settle()
         waiting = self._job.state.waiting.setdefault(lane, {})
         for number in changes.departed:
@@ -150,7 +150,7 @@ class Task:
         for number, frame in changes.arrived:
             waiting[number] = frame
 
-    def _wake(self, mirror: Chain) -> None:
+    def _wake(self, mirror: TaskLoop) -> None:
         due_ms = mirror.next_deadline()
         if due_ms is None:
             return
@@ -178,12 +178,12 @@ class Simulation:
         self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
         self.state = State()
-        self.visible: list[tuple[float, Answer | Letter]] = []  # to a read_committed reader
-        self.seen: list[tuple[float, Answer | Letter]] = []  # to a reader of everything
+        self.visible: list[tuple[float, Answer | DeadLetterRecord]] = []  # to a read_committed reader
+        self.seen: list[tuple[float, Answer | DeadLetterRecord]] = []  # to a reader of everything
         self.crashes = 0
         self.restored = 0  # requests that waited through a crash
         self._faults = faults
-        self.answering = Answering("requests", MAX_MESSAGE_BYTES, lambda: self.now_ms)
+        self.response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, lambda: self.now_ms)
         self._checkpoint = (deepcopy(self.state), 0)
         self._start(tasks=self._random.randint(1, 4))
 
@@ -244,7 +244,7 @@ class Simulation:
             return
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
-        if kind_of(record.value) is not Kind.OPENING and self._random.random() < self._faults.lose:
+        if kind_of(record.value) is not RecordKind.OPENING and self._random.random() < self._faults.lose:
             for name, first_row, rows in _rows_in(Record.decode(record.value)):
                 self.fates[name].lost |= set(range(first_row, first_row + rows))
         elif isinstance(record, Unit):
@@ -277,16 +277,16 @@ class Simulation:
     def _start(self, tasks: int) -> None:
         self._tasks = [Task(self, task, tasks) for task in range(tasks)]
 
-    # ---- where outputs go, and `operators.aggregate.AggregateFunction`
+    # ---- where outputs go, and `anabranch.operators.aggregate.AggregateFunction`
 
     def _take(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
-            if isinstance(output, Answer | Letter):
+            if isinstance(output, Answer | DeadLetterRecord):
                 self._emit(output)
             else:
                 self.state.flying.append(output)
 
-    def _emit(self, output: Answer | Letter) -> None:
+    def _emit(self, output: Answer | DeadLetterRecord) -> None:
         self.visible.append((self.now_ms, output))
         self.seen.append((self.now_ms, output))
 
@@ -325,14 +325,14 @@ class Simulation:
 
     def _close(self, key: str, closing: Closing | None) -> None:
         if closing is not None:
-            for output in answer_of(closing, self.state.kept.pop(key, []), self.answering):
+            for output in answer_of(closing, self.state.kept.pop(key, []), self.response_writer):
                 self._emit(output)
 
 
 def _rows_in(record: Record) -> list[tuple[str, int, int]]:
     """Id, first row and rows of every request that a record is about."""
-    if record.kind is Kind.UNIT:
-        return [(member.id, member.first_row, member.rows) for member in decode_members(record.original)]
+    if record.kind is RecordKind.UNIT:
+        return [(member.id, member.first_row, member.rows) for member in decode_segments(record.original)]
     return [(record.id, record.first_row, record.rows)]
 
 
@@ -349,17 +349,17 @@ def check(job: Simulation) -> None:
     _check_answers(job, job.seen, most=1 + job.crashes)
 
 
-def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Letter]], most: int) -> None:
+def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | DeadLetterRecord]], most: int) -> None:
     answers: dict[str, int] = dict.fromkeys(job.fates, 0)
     failures, letters = dict(answers), dict(answers)
     by_id = {request.request_id: request for request in job.sent}
     for at_ms, output in outputs:
-        if isinstance(output, Letter):
+        if isinstance(output, DeadLetterRecord):
             letters[decode_letter(output.value).id] += 1
             continue
         answer = codec.decode_response(output.value)
         assert output.key == answer.id.encode()
-        assert codec.is_json(output.value) == bool(by_id[answer.id].form)
+        assert codec.is_json(output.value) == bool(by_id[answer.id].encoding)
         check_answer(by_id[answer.id], answer, job.fates[answer.id], at_ms)
         assert job.fates[answer.id].lost or at_ms < WINDOW_TIMEOUT_MS, "waited for what was there"
         answers[answer.id] += 1
@@ -379,7 +379,7 @@ def some_requests(random: Random, count: int) -> list[Sent]:
                 for row in range(2 * random.choice((1, 1, 1, 2, 3, 5, 9)))
             ),
             timestamp_ms=number,
-            form=random.choice((Form.PROTOBUF, Form.PROTOBUF, Form.JSON)),
+            encoding=random.choice((Encoding.PROTOBUF, Encoding.PROTOBUF, Encoding.JSON)),
             priority=random.choice((0, 0, 1, 9)),
             partial=random.random() < 0.4,
             timeout_ms=random.choice((None, None, None, None, 5, 60)),

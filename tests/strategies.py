@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from schemas.messages import Form, InferRequest
-from schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Tensor, raw_from_elements
+from anabranch.schemas.messages import Encoding, InferRequest
+from anabranch.schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Tensor, raw_from_elements
 
 #: Whatever protobuf and JSON can both carry.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -20,14 +20,14 @@ parameters = st.dictionaries(
 
 
 @st.composite
-def tensors(draw: st.DrawFn, *, form: Form = Form.PROTOBUF) -> Tensor:
+def tensors(draw: st.DrawFn, *, encoding: Encoding = Encoding.PROTOBUF) -> Tensor:
     """A tensor of any datatype and of few elements; JSON has neither NaN nor bytes that are no text."""
     datatype = draw(st.sampled_from(sorted(DATATYPES)))
     shape = draw(shapes)
     count = math.prod(shape)
     name = draw(texts)
     if datatype == BYTES:
-        kinds: st.SearchStrategy[Any] = texts if form is Form.JSON else st.binary(max_size=9)
+        kinds: st.SearchStrategy[Any] = texts if encoding is Encoding.JSON else st.binary(max_size=9)
         elements = draw(st.lists(kinds, min_size=count, max_size=count))
         return Tensor(name, datatype, shape, raw_from_elements(elements))
     dtype = NUMPY_DTYPES[datatype]
@@ -43,14 +43,14 @@ def tensors(draw: st.DrawFn, *, form: Form = Form.PROTOBUF) -> Tensor:
 
 
 @st.composite
-def requests(draw: st.DrawFn, form: Form = Form.PROTOBUF) -> InferRequest:
+def requests(draw: st.DrawFn, encoding: Encoding = Encoding.PROTOBUF) -> InferRequest:
     """A request that the codecs can carry; no model needs to accept it."""
     return InferRequest(
         model_name=draw(texts),
-        inputs=tuple(draw(st.lists(tensors(form=form), min_size=1, max_size=3))),
+        inputs=tuple(draw(st.lists(tensors(encoding=encoding), min_size=1, max_size=3))),
         id=draw(texts),
         model_version=draw(texts),
         parameters=draw(parameters),
         outputs=tuple(draw(st.lists(texts, max_size=2))),
-        form=form,
+        encoding=encoding,
     )

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anabranch.importing.errors import VersionThere
-from schemas.model import ModelSpec, TensorSpec
+from anabranch.schemas.model import ModelSpec, TensorSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -79,7 +79,7 @@ def import_model(
 
     from anabranch.importing.convert import CASES, MODEL, convert, framework_of  # noqa: PLC0415 - --help need not pay
     from anabranch.importing.parity import largest_difference, read_cases  # noqa: PLC0415 - likewise
-    from operators.backends.onnx import OnnxBackend, read_signature, sha256_of  # noqa: PLC0415 - likewise
+    from anabranch.operators.backends.onnx import OnnxBackend, read_signature, sha256_of  # noqa: PLC0415 - likewise
 
     console = Console(stderr=True)
     framework = framework_of(source)

@@ -16,14 +16,14 @@ from rich.table import Table
 
 from anabranch.client_errors import ClientError
 from anabranch.commands.stack import DataDir
+from anabranch.flink_job.config import ConfigError, load
 from anabranch.result import Result
-from anabranch.stack import stack
-from flink_job.config import ConfigError, load
-from schemas import codec
-from schemas.errors import AnabranchError
-from schemas.ledger import SUFFIX
-from schemas.messages import Form, InferRequest, InferResponse, Parameter
-from schemas.tensors import Array, Tensor, datatype_of
+from anabranch.schemas import codec
+from anabranch.schemas.errors import AnabranchError
+from anabranch.schemas.latency_breakdown import SUFFIX
+from anabranch.schemas.messages import Encoding, InferRequest, InferResponse, Parameter
+from anabranch.schemas.tensors import Array, Tensor, datatype_of
+from anabranch.stack import local_stack as stack
 
 # NAME=FILE, but not a path that has an equals sign in one of its folders.
 _NAMED = re.compile(r"([^=/]+)=(.+)")
@@ -120,7 +120,7 @@ def infer(
     if output_dir:
         _write_files(output_dir, result)
     if as_json:
-        typer.echo(codec.encode_response(_response(result), Form.JSON))
+        typer.echo(codec.encode_response(_response(result), Encoding.JSON))
     else:
         _print(result, output_dir)
 
@@ -150,7 +150,7 @@ def _read_files(inputs: list[str]) -> dict[str, Array]:
 
 def _read_json(text: str) -> _Question:
     request: InferRequest = codec.decode_request(text.strip().encode())
-    if request.form is not Form.JSON:
+    if request.encoding is not Encoding.JSON:
         raise _UnusableInput("--json takes a JSON object")
     return _Question(
         {tensor.name: tensor.to_array() for tensor in request.inputs},

@@ -13,7 +13,7 @@ import typer
 from anabranch.errors import StackError
 
 
-class Kind(StrEnum):
+class ProcessKind(StrEnum):
     """What a node is in its cluster."""
 
     JOB_MANAGER = "job-manager"
@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 
 def node(
-    kind: Annotated[Kind, typer.Argument(help="One job-manager per cluster, and any number of task-managers.")],
+    kind: Annotated[ProcessKind, typer.Argument(help="One job-manager per cluster, and any number of task-managers.")],
     job_manager: Annotated[str, typer.Option(help="Host of the JobManager, as all nodes reach it.")] = "127.0.0.1",
     listen: Annotated[str, typer.Option(help="Address to listen on. Flink has no password: keep it private.")] = (
         "127.0.0.1"

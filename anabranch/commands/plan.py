@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flink_job.repository import version_order
-from partition.errors import PlanNotWritten, UnreadableModel
+from anabranch.flink_job.model_repository.repository import version_order
+from anabranch.partition.errors import PlanNotWritten, UnreadableModel
 
 if TYPE_CHECKING:
-    from partition.placement import Machine, Placement
-    from partition.profile import Profile
-    from partition.profile import Progress as Report
+    from anabranch.partition.planning.placement import Machine, Placement
+    from anabranch.partition.profiling.profile import Profile
+    from anabranch.partition.profiling.profile import Progress as Report
 
 
 def plan(
@@ -68,15 +68,15 @@ def plan(
     if stages is None and nodes is None:
         raise typer.BadParameter("give --stages K, or --nodes FILE, or both")
     # Not at the top: `--help` should not wait for ONNX.
-    from partition.drawing import draw  # noqa: PLC0415
-    from partition.graph import load_graph  # noqa: PLC0415
-    from partition.inputs import read_inputs  # noqa: PLC0415
-    from partition.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
-    from partition.nodes_file import read_nodes_file  # noqa: PLC0415
-    from partition.placement import Machine  # noqa: PLC0415
-    from partition.planner import plan_timed  # noqa: PLC0415
-    from partition.profile import costs_of, profile, rows_of  # noqa: PLC0415
-    from partition.timing import stage_times_ms  # noqa: PLC0415
+    from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
+    from anabranch.partition.planning.machines_file import read_nodes_file  # noqa: PLC0415
+    from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
+    from anabranch.partition.planning.planner import plan_timed  # noqa: PLC0415
+    from anabranch.partition.profiling.inputs import read_inputs  # noqa: PLC0415
+    from anabranch.partition.profiling.profile import costs_of, profile, rows_of  # noqa: PLC0415
+    from anabranch.partition.profiling.stage_timing import stage_times_ms  # noqa: PLC0415
+    from anabranch.partition.report.svg import draw  # noqa: PLC0415
+    from anabranch.partition.stages.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
 
     console, errors = Console(), Console(stderr=True)
     machines = read_nodes_file(nodes) if nodes else (Machine(name="node", count=stages or 1),)
@@ -139,7 +139,7 @@ def _bar(console: Console) -> Iterator[Report]:
 
 
 def _table(placement: Placement, title: str) -> Table:
-    from partition.drawing import crew_of, size_of  # noqa: PLC0415 - as above
+    from anabranch.partition.report.svg import crew_of, size_of  # noqa: PLC0415 - as above
 
     table = Table(title=title, title_justify="left")
     for name in ("stage", "operators", "ms", "weights", "sends", "every"):

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from anabranch.commands.stack import DataDir
 from anabranch.errors import StackError
-from anabranch.stack import stack
+from anabranch.flink_job.config import Config, load
+from anabranch.flink_job.slots import stage_slots
+from anabranch.stack import local_stack as stack
 from anabranch.stack.flink_rest import FlinkRest
-from flink_job.config import Config, load
-from flink_job.placement import stage_slots
 
 if TYPE_CHECKING:
-    from flink_job.job import RunningJob
+    from anabranch.flink_job.job import RunningJob
 
 _POLL_S = 0.3
 _ENDED = {"FAILED", "CANCELED", "FINISHED"}
@@ -67,8 +67,8 @@ def run(
 
     config, cluster_url = configure(0)
 
+    from anabranch.flink_job import job  # noqa: PLC0415 - likewise
     from anabranch.topics import make_topics  # noqa: PLC0415 - a second, which --help need not pay
-    from flink_job import job  # noqa: PLC0415 - likewise
 
     with console.status("Reading the models and submitting the job"):
         catalog = job.read_models(config)

@@ -13,8 +13,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from anabranch.errors import NotRunning
-from anabranch.stack import stack
-from anabranch.stack.cluster import TASK_MANAGER_MEMORY_MB
+from anabranch.stack import local_stack as stack
+from anabranch.stack.flink_cluster import TASK_MANAGER_MEMORY_MB
 
 DataDir = Annotated[
     Path | None,

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from anabranch.commands.stack import DataDir
 from anabranch.errors import NotRunning
-from anabranch.stack import stack
+from anabranch.job_activity import JobActivity, activity, wanted
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.stack import local_stack as stack
 from anabranch.stack.flink_rest import FlinkRest
-from anabranch.top import Activity, activity, wanted
-from schemas.ledger import STAGES
 
 _COLOURS = ("grey62", "cyan", "yellow", "magenta", "green", "blue", "red")
 _BAR_WIDTH = 36
@@ -64,7 +64,7 @@ class _Watch:
         self._before = self._look()
         self._before_s = monotonic()
 
-    def next(self) -> Activity:
+    def next(self) -> JobActivity:
         """What happened since the last time."""
         sleep(self._interval_s)
         after, after_s = self._look(), monotonic()
@@ -79,7 +79,7 @@ class _Watch:
         return self._flink.sums(running[0].job_id, wanted)
 
 
-def _picture(seen: Activity) -> RenderableType:
+def _picture(seen: JobActivity) -> RenderableType:
     if not seen.models and not seen.errors_per_s:
         return Text("No request was answered.")
     table = Table("model", "requests/s", "rows/s", "rows a batch", "p50 ms", "p99 ms", "where the time goes")

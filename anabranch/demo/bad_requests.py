@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anabranch.demo.features import INPUT_NAME, MODEL_NAME, TOKENS
-from schemas.open_inference_pb2 import ModelInferRequest
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest
 
 UNREADABLE = "unreadable"
 

@@ -8,11 +8,11 @@ import kafka
 import msgspec
 
 from anabranch.demo.bad_requests import BadRequest
-from flink_job.config import Kafka
-from schemas import codec
-from schemas.dead_letters import DeadLetter, decode_letter
-from schemas.errors import AnabranchError
-from schemas.messages import ErrorResponse
+from anabranch.flink_job.config import KafkaConfig
+from anabranch.schemas import codec
+from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.errors import AnabranchError
+from anabranch.schemas.messages import ErrorResponse
 
 #: base64 and a record's framing may add so much to a value of the largest size.
 _GROWTH = 2
@@ -22,7 +22,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ErrorOutcome:
     """What became of a bad request.
 
     Attributes:
@@ -44,7 +44,7 @@ class _Seen:
     letters: dict[Place, DeadLetter]
 
 
-def send_and_check(settings: Kafka, requests: list[BadRequest], timeout_s: float) -> list[Outcome]:
+def send_and_check(settings: KafkaConfig, requests: list[BadRequest], timeout_s: float) -> list[ErrorOutcome]:
     """Sends every request, and waits until each has what it should, or the time is up.
 
     Raises:
@@ -66,7 +66,7 @@ def send_and_check(settings: Kafka, requests: list[BadRequest], timeout_s: float
         consumer.close()
 
 
-def _open_at_end(settings: Kafka) -> kafka.KafkaConsumer:
+def _open_at_end(settings: KafkaConfig) -> kafka.KafkaConsumer:
     consumer = kafka.KafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers,
         group_id=None,
@@ -86,7 +86,7 @@ def _open_at_end(settings: Kafka) -> kafka.KafkaConsumer:
     return consumer
 
 
-def _send(settings: Kafka, requests: list[BadRequest]) -> list[Place]:
+def _send(settings: KafkaConfig, requests: list[BadRequest]) -> list[Place]:
     producer = kafka.KafkaProducer(
         bootstrap_servers=settings.bootstrap_servers,
         metrics_enabled=False,
@@ -119,13 +119,13 @@ def _note(seen: _Seen, is_letter: bool, record: Any) -> None:  # noqa: FBT001
     seen.letters[letter.source.partition, letter.source.offset] = letter
 
 
-def _judge(request: BadRequest, place: Place, seen: _Seen) -> Outcome:
+def _judge(request: BadRequest, place: Place, seen: _Seen) -> ErrorOutcome:
     letter = seen.letters.get(place)
     if letter is None:
-        return Outcome(request, "", "", "no dead letter")
+        return ErrorOutcome(request, "", "", "no dead letter")
     answers = seen.answers.get(request.id, []) if request.id else []
     problem = _letter_problem(request, letter) or _answer_problem(request, answers)
-    return Outcome(request, letter.code, letter.message, problem)
+    return ErrorOutcome(request, letter.code, letter.message, problem)
 
 
 def _letter_problem(request: BadRequest, letter: DeadLetter) -> str:

@@ -13,7 +13,7 @@ import magika
 import numpy as np
 import onnxruntime
 
-from schemas.tensors import Array
+from anabranch.schemas.tensors import Array
 
 MODEL_NAME = "magika"
 MODEL_VERSION = "1"

@@ -10,7 +10,7 @@ _LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
 @dataclass
-class Found:
+class FoundFile:
     """The files of a folder.
 
     Attributes:
@@ -32,13 +32,13 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def find_files(folder: Path | None, limit: int) -> Found:
+def find_files(folder: Path | None, limit: int) -> FoundFile:
     """Every file of a folder, at any depth; None is the standard library without what was installed into it.
 
     Args:
         limit: How many files at most; 0 for all.
     """
-    found = Found(folder or standard_library())
+    found = FoundFile(folder or standard_library())
 
     def count_unread(_: OSError) -> None:
         found.unread_folders += 1

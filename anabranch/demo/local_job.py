@@ -8,11 +8,11 @@ from shutil import copyfile
 
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
 from anabranch.errors import StackError
-from anabranch.stack.broker import Broker, record_counts
-from anabranch.stack.cluster import Cluster
+from anabranch.flink_job.config import Config
+from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.kafka_broker import KafkaBroker, record_counts
 from anabranch.topics import topics_of
-from flink_job.config import Config
 
 #: What the `java` command takes options from, beside its arguments.
 _JVM_OPTIONS = "JDK_JAVA_OPTIONS"
@@ -46,10 +46,10 @@ class LocalJob:
         self._folder = folder
         self._tasks = tasks
         config = Config()
-        self._broker = Broker(
+        self._broker = KafkaBroker(
             folder / "kafka", max_message_bytes=config.kafka.max_message_bytes, log_dir=folder / "logs"
         )
-        self._cluster = Cluster(folder / "flink", tasks, log_dir=folder / "logs")
+        self._cluster = FlinkCluster(folder / "flink", tasks, log_dir=folder / "logs")
         self._config = config.replace(
             job={
                 "name": "anabranch-demo",
@@ -97,7 +97,7 @@ class LocalJob:
         Raises:
             ConfigError, ModelLoadFailed: Its models cannot be used.
         """
-        from flink_job import installation, job  # noqa: PLC0415 - a second, which the broker and the cluster also need
+        from anabranch.flink_job import installation, job  # noqa: PLC0415 - a second, which the broker and the cluster also need
 
         installation.activate(log_dir=self._folder / "logs")
         with _quick_to_start():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anabranch.demo.features import INPUT_NAME, OUTPUT_NAME, Detector, ModelFile, model_path, open_session
-from schemas.tensors import Array
+from anabranch.schemas.tensors import Array
 
 #: An answer equals a direct run when no score differs by more.
 TOLERANCE = 1e-5

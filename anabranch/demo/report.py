@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anabranch.demo.error_check import Outcome
+from anabranch.demo.error_check import ErrorOutcome
 
 _TYPES_SHOWN = 15
 _PROBLEMS_SHOWN = 10
@@ -84,7 +84,7 @@ class Figures(msgspec.Struct, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
 
-def print_report(console: Console, figures: Figures, outcomes: Sequence[Outcome]) -> None:
+def print_report(console: Console, figures: Figures, outcomes: Sequence[ErrorOutcome]) -> None:
     """All of it, for a person."""
     console.print(_types_table(figures.types), _errors_table(outcomes), _figures_table(figures), sep="\n")
     for problem in figures.problems[:_PROBLEMS_SHOWN]:
@@ -108,7 +108,7 @@ def _types_table(types: Mapping[str, int]) -> Table:
     return table
 
 
-def _errors_table(outcomes: Sequence[Outcome]) -> Table:
+def _errors_table(outcomes: Sequence[ErrorOutcome]) -> Table:
     table = Table("bad request", "came back as", "where", title="Errors", title_justify="left")
     for outcome in outcomes:
         code = f"[red]{escape(outcome.problem)}[/]" if outcome.problem else outcome.code

@@ -19,12 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from anabranch.client import Client
 from anabranch.demo import reference, workload
 from anabranch.demo.bad_requests import bad_requests
-from anabranch.demo.error_check import Outcome, send_and_check
+from anabranch.demo.error_check import ErrorOutcome, send_and_check
 from anabranch.demo.features import FeatureReader, ModelFile, RuledFile, ScoreReader, UnreadFile
-from anabranch.demo.files import Found, find_files
+from anabranch.demo.files import FoundFile, find_files
 from anabranch.demo.local_job import LocalJob
 from anabranch.demo.report import Figures
-from schemas.tensors import Array
+from anabranch.schemas.tensors import Array
 
 _IN_FLIGHT = 64
 _LARGE_ROWS = 1_024
@@ -57,13 +57,13 @@ class _Sorted:
 class _Asked:
     """What the job answered."""
 
-    streamed: workload.Answers
-    paced: workload.Answers
+    streamed: workload.DemoResponses
+    paced: workload.DemoResponses
     paced_rows: Array
     paced_rps: float
     large_tokens: Array
     large: workload.LargeAnswer | None
-    outcomes: list[Outcome]
+    outcomes: list[ErrorOutcome]
     problems: list[str]
 
 
@@ -83,7 +83,7 @@ class Demo:
         self._tasks = tasks
         self._seconds: dict[str, float] = {}
 
-    def run(self) -> tuple[Figures, list[Outcome]]:
+    def run(self) -> tuple[Figures, list[ErrorOutcome]]:
         """Starts everything, asks, stops everything, and compares; nothing is left running, however it ends.
 
         Raises:
@@ -124,7 +124,7 @@ class Demo:
         self._say(f"The job answers: one inference task in each of {self._tasks} processes")
         return files
 
-    def _read(self, found: Found) -> _Sorted:
+    def _read(self, found: FoundFile) -> _Sorted:
         reader = FeatureReader()
         files = _Sorted([], [], [])
         with self._progress("Reading features", len(found.files)) as advance:
@@ -252,7 +252,7 @@ def _types(files: _Sorted, scores: Array, magika_labels: list[str]) -> tuple[dic
     return dict(types.most_common()), compared, agreed
 
 
-def _left_out(found: Found) -> str:
+def _left_out(found: FoundFile) -> str:
     return f" ({found.left_out:,} more are left out: --limit 0 takes them all)" if found.left_out else ""
 
 

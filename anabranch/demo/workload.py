@@ -11,11 +11,11 @@ import numpy as np
 from anabranch.client import Client
 from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME
 from anabranch.result import Result
-from schemas.tensors import Array
+from anabranch.schemas.tensors import Array
 
 
 @dataclass
-class Answers:
+class DemoResponses:
     """The answers to many requests of one row.
 
     Attributes:
@@ -31,7 +31,7 @@ class Answers:
     elapsed_s: float = 0.0
 
     @classmethod
-    def for_requests(cls, count: int) -> "Answers":
+    def for_requests(cls, count: int) -> "DemoResponses":
         """Room for the answers to so many requests."""
         return cls(np.full((count, LABELS), np.nan, np.float32), np.full(count, np.nan))
 
@@ -93,7 +93,7 @@ def wait_until_served(
     next(future for future in asked if future.done()).result()
 
 
-def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[], object]) -> Answers:
+def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[], object]) -> DemoResponses:
     """A request for every row, as fast as the job answers.
 
     Latency under this load is queueing: it is in-flight requests divided by throughput, whatever the system.
@@ -103,7 +103,7 @@ def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[]
         in_flight: So many requests wait for their answers at any time.
         on_answer: Called after each answer, on the client's thread.
     """
-    answers = Answers.for_requests(len(tokens))
+    answers = DemoResponses.for_requests(len(tokens))
     slots = threading.Semaphore(in_flight)
     start_s = time.monotonic()
 
@@ -122,12 +122,12 @@ def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[]
     return answers
 
 
-def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callable[[], object]) -> Answers:
+def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callable[[], object]) -> DemoResponses:
     """A request for every row at even intervals, whether or not the ones before are answered.
 
     Latency counts from the time at which a request was due, so that a stall cannot hide the requests behind it.
     """
-    answers = Answers.for_requests(len(tokens))
+    answers = DemoResponses.for_requests(len(tokens))
     missing = threading.Semaphore(0)
     start_s = time.monotonic()
 
@@ -166,7 +166,7 @@ def ask_large(client: Client, tokens: Array, timeout_s: float) -> LargeAnswer:
     )
 
 
-def _collect(answers: Answers, index: int, future: Future[Result]) -> None:
+def _collect(answers: DemoResponses, index: int, future: Future[Result]) -> None:
     try:
         result = future.result()
         answers.scores[index] = result[OUTPUT_NAME][0]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from anabranch.importing.errors import NotEqual
-from operators.backends.base import Session
-from schemas.tensors import Array
+from anabranch.operators.backends.base import Session
+from anabranch.schemas.tensors import Array
 
 
 @dataclass(frozen=True)
-class Case:
+class ParityCase:
     """One run of the framework's.
 
     Attributes:
@@ -26,7 +26,7 @@ class Case:
     outputs: Mapping[str, Array]
 
 
-def read_cases(paths: Sequence[Path]) -> list[Case]:
+def read_cases(paths: Sequence[Path]) -> list[ParityCase]:
     """The cases that a converter wrote."""
     cases = []
     for path in paths:
@@ -36,11 +36,11 @@ def read_cases(paths: Sequence[Path]) -> list[Case]:
             {name.removeprefix(side): array for name, array in arrays.items() if name.startswith(side)}
             for side in ("in/", "out/")
         ]
-        cases.append(Case(*sides))
+        cases.append(ParityCase(*sides))
     return cases
 
 
-def largest_difference(session: Session, cases: Sequence[Case], tolerance: float) -> float:
+def largest_difference(session: Session, cases: Sequence[ParityCase], tolerance: float) -> float:
     """The largest difference between an output and the framework's; 0.0 where all are equal.
 
     Args:

@@ -15,7 +15,13 @@ from typing import Literal
 import msgspec
 
 from anabranch.errors import StackError, StartFailed
-from flink_job.installation import LibpythonNotFound, find_java, flink_home, flink_lib_dir, process_environment
+from anabranch.flink_job.installation import (
+    LibpythonNotFound,
+    find_java,
+    flink_home,
+    flink_lib_dir,
+    process_environment,
+)
 
 Kind = Literal["job-manager", "task-manager"]
 

@@ -16,7 +16,7 @@ _TIMEOUT_S = 10.0
 _MAX_QUERY = 3_000
 
 
-class Job(msgspec.Struct, frozen=True):
+class FlinkJob(msgspec.Struct, frozen=True):
     """A job as the cluster lists it.
 
     Attributes:
@@ -59,9 +59,9 @@ class FlinkRest:
         """Returns the identifiers of the TaskManagers that are registered now."""
         return [manager["id"] for manager in self.get("/taskmanagers")["taskmanagers"]]
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[FlinkJob]:
         """Returns all jobs that the cluster remembers, the newest first."""
-        jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[Job])
+        jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[FlinkJob])
         return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
 
     def last_failure(self, job_id: str) -> str:

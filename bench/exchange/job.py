@@ -18,16 +18,16 @@ from pyflink.datastream import ProcessFunction, RuntimeContext, StreamExecutionE
 from pyflink.datastream.connectors.number_seq import NumberSequenceSource
 from pyflink.java_gateway import get_gateway
 
+from anabranch.flink_job import installation
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.job import flink_options
+from anabranch.operators.core.metrics import Meter
+from anabranch.operators.core.transport.claim_check import TransportOptions, is_claim
+from anabranch.operators.runtime.flink_types import BYTES
+from anabranch.operators.runtime.task_context import task_context_of
+from anabranch.operators.transport.endpoints import Receiver, Sender
+from anabranch.schemas.records import Record, RecordKind, Source
 from bench.orders import MESSAGES, SHARED_MEMORY, ExchangeOrder, Seen
-from flink_job import installation
-from flink_job.config import Config
-from flink_job.job import flink_options
-from operators.core.exchange import Options, is_claim
-from operators.core.metering import Meter
-from operators.exchange import Inbox, Outbox
-from operators.rows import BYTES
-from operators.task import task_of
-from schemas.records import Kind, Record, Source
 
 _READER = "read"
 _SETTLE_S = 0.2
@@ -41,10 +41,10 @@ class Write(ProcessFunction):
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens both ways."""
-        task = task_of(runtime_context)
+        task = task_context_of(runtime_context)
         self._outboxes = {
-            MESSAGES: Outbox(Options(), task, _READER, 1, Meter()),
-            SHARED_MEMORY: Outbox(_options(self._order), task, _READER, 1, Meter()),
+            MESSAGES: Sender(TransportOptions(), task, _READER, 1, Meter()),
+            SHARED_MEMORY: Sender(_options(self._order), task, _READER, 1, Meter()),
         }
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:  # noqa: ARG002 - Flink's
@@ -57,7 +57,9 @@ class Write(ProcessFunction):
                 data[0] = index
                 tensors = (data.view(np.uint8).data,)
                 times_ms = (time() * 1000,)
-                yield outbox.pack(Record(Kind.SHARD, Source(number, index, 0), b"", tensors=tensors, times_ms=times_ms))
+                yield outbox.pack(
+                    Record(RecordKind.SHARD, Source(number, index, 0), b"", tensors=tensors, times_ms=times_ms)
+                )
                 if phase.interval_s:
                     sleep(phase.interval_s)
 
@@ -70,7 +72,7 @@ class Read(ProcessFunction):
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the way in."""
-        self._inbox = Inbox(_options(self._order), task_of(runtime_context), _READER, Meter())
+        self._inbox = Receiver(_options(self._order), task_context_of(runtime_context), _READER, Meter())
         self._seen = [Seen() for _ in self._order.phases]
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[bytes]:  # noqa: ARG002 - Flink's
@@ -117,5 +119,5 @@ def run(order: ExchangeOrder) -> None:
     env.execute("exchange")
 
 
-def _options(order: ExchangeOrder) -> Options:
-    return Options(job=order.job, shares_memory=True, claim_from_bytes=1, arena_bytes=order.arena_bytes)
+def _options(order: ExchangeOrder) -> TransportOptions:
+    return TransportOptions(job=order.job, shares_memory=True, claim_from_bytes=1, arena_bytes=order.arena_bytes)

@@ -13,8 +13,8 @@ import onnxruntime
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
 
+from anabranch.schemas.tensors import Array
 from bench.peers.session import open_session
-from schemas.tensors import Array
 
 BATCH_ROWS = 64
 

@@ -9,10 +9,10 @@ creation time stands for the id: 10^12 and the request's number.
 import msgspec
 import numpy as np
 
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.tensors import Array
 from bench.workloads import PLACEHOLDER, Workload
-from schemas import codec
-from schemas.messages import InferRequest
-from schemas.tensors import Array
 
 _FIRST_ID = 10**12
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from anabranch.schemas.tensors import Array
 from bench.peers.session import open_session
-from schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from schemas.tensors import Array
 
 _DTYPES: dict[str, type[np.generic]] = {"FP32": np.float32, "INT32": np.int32}
 

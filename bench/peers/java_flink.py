@@ -13,10 +13,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from anabranch.flink_job import installation
 from bench.orders import SubjectOrder
 from bench.subjects import CRAYFISH
 from deploy import jars
-from flink_job import installation
 
 _JAVA = Path(__file__).parent / "java"
 _LOCK = Path(__file__).with_name("jars.lock")
@@ -45,8 +45,8 @@ def bring() -> None:
 
 def run(order: SubjectOrder) -> None:
     """Becomes the job's JVM, which runs until it is stopped."""
+    from anabranch.flink_job.job import flink_options  # noqa: PLC0415
     from bench.project import config_of  # noqa: PLC0415 - PyFlink comes with it, and `needs` does without
-    from flink_job.job import flink_options  # noqa: PLC0415
 
     options = {
         "rest.port": "0",

@@ -23,11 +23,11 @@ from pyflink.datastream.connectors.kafka import (
 )
 from pyflink.java_gateway import get_gateway
 
+from anabranch.flink_job import installation
+from anabranch.flink_job.job import flink_options
 from bench.orders import SubjectOrder
 from bench.peers.direct import DirectModels
 from bench.project import config_of
-from flink_job import installation
-from flink_job.job import flink_options
 
 
 class InferMap(MapFunction):

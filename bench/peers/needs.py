@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+from anabranch.flink_job.installation import InstallationError
 from bench.peers import java_flink
 from bench.subjects import ENVIRONMENTS, JAVA_KINDS
 from deploy.environments import EnvironmentFailed, environment
 from deploy.jars import JarsError
-from flink_job.installation import InstallationError
 
 
 class PeerMissing(Exception):

@@ -5,10 +5,10 @@ from time import perf_counter
 
 import numpy as np
 
+from anabranch.schemas import codec
+from anabranch.schemas.tensors import Array
 from bench.peers.session import open_session
 from bench.workloads import Workload
-from schemas import codec
-from schemas.tensors import Array
 
 _MODEL_SECONDS = 1.0
 

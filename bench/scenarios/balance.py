@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from anabranch.stack.cluster import Cluster
+from anabranch.stack.flink_cluster import FlinkCluster
 from bench.accounting import core_s_per_1000, other_cores
 from bench.arena import Arena
 from bench.busy import read_busy_s
@@ -99,7 +99,10 @@ class Balance:
         busy = folder / "busy"
         busy.mkdir(parents=True)
         slowed = replace(subject, busy_folder=str(busy), slowdown=case.slowdown)
-        with Cluster(folder, task_managers=TASKS) as cluster, arena.serving(slowed, topics, cluster.url) as process:
+        with (
+            FlinkCluster(folder, task_managers=TASKS) as cluster,
+            arena.serving(slowed, topics, cluster.url) as process,
+        ):
             account = arena.account(*cluster.task_managers.values())
             arena.await_answers(topics.responses, 1, process)
             before = account.look()

@@ -7,7 +7,8 @@ from itertools import product
 import msgspec
 import numpy as np
 
-from anabranch.stack.cluster import Cluster
+from anabranch.flink_job.config import ExchangeConfig as Defaults
+from anabranch.stack.flink_cluster import FlinkCluster
 from bench.accounting import Account, other_cores
 from bench.arena import Arena
 from bench.measures import Percentiles, Tally
@@ -15,7 +16,6 @@ from bench.orders import MESSAGES, SHARED_MEMORY, ExchangeOrder, Phase, Seen, Tr
 from bench.results import AnyRun, ExchangeRun, Ratio, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.settings import Settings
-from flink_job.config import Exchange as Defaults
 
 KB, MB = 1024, 1024 * 1024
 SIZES = (4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 10 * MB, 32 * MB)
@@ -72,7 +72,7 @@ class Exchange:
     def _run(self, arena: Arena) -> list[ExchangeRun]:
         phases = phases_of(self._settings.repeats)
         out = arena.folder / "exchange-seen.json"
-        with Cluster(arena.folder / "exchange-cluster", task_managers=2) as cluster:
+        with FlinkCluster(arena.folder / "exchange-cluster", task_managers=2) as cluster:
             order = ExchangeOrder(
                 flink_url=cluster.url,
                 job=os.urandom(16).hex(),

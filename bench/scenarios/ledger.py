@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from anabranch.schemas.latency_breakdown import STAGES
 from bench.arena import Arena
 from bench.measures import Percentiles
 from bench.offers import in_service
@@ -13,7 +14,6 @@ from bench.settings import Settings
 from bench.stages import ALL_STAGES, stages_ms
 from bench.subjects import anabranch
 from bench.workloads import Workload
-from schemas.ledger import STAGES
 
 _LEAST, _LEAST_MS = "shortest stage, ms", -1.0
 

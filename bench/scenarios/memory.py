@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from anabranch.stack.cluster import Cluster
+from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.processes import LocalProcess
 from bench.accounting import core_s_per_1000, other_cores, resident_mb
 from bench.arena import Arena
@@ -69,7 +69,7 @@ class Memory:
         warm_up = at_once + settings.memory_settle
         topics = arena.topics()
         folder = arena.folder / f"cluster-{topics.responses}"
-        with Cluster(folder, task_managers=1, slots=subject.parallelism) as cluster:
+        with FlinkCluster(folder, task_managers=1, slots=subject.parallelism) as cluster:
             (task_manager,) = cluster.task_managers.values()
             idle_mb = resident_mb(task_manager.pid)
             with arena.serving(subject, topics, cluster.url) as process:

@@ -10,6 +10,7 @@ from threading import Thread
 
 import msgspec
 
+from anabranch.schemas.tensors import Array
 from bench.arena import Arena
 from bench.cutting import STAGES, Chain, Chosen, best_single_cut, cut_in_two
 from bench.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
@@ -18,7 +19,6 @@ from bench.scenarios.preloaded import Preloaded
 from bench.settings import Settings
 from bench.subjects import anabranch
 from bench.workloads import Workload
-from schemas.tensors import Array
 
 WHOLE, CUT = "whole, 1 task", f"{STAGES} stages, {STAGES} tasks"
 _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both stages at once"

@@ -9,19 +9,19 @@ from pathlib import Path
 import msgspec
 
 from anabranch.demo.features import model_path as magika_path
+from anabranch.partition.errors import NoPlan
+from anabranch.partition.graph.model_graph import load_graph
+from anabranch.partition.planning.homogeneous import smallest_piece
+from anabranch.partition.planning.placement import Machine, Placement, PlannedStage
+from anabranch.partition.planning.planner import plan
+from anabranch.partition.profiling.costs import CostGraph, Cuts
+from anabranch.partition.profiling.profile import Profile, costs_of, profile
 from bench.arena import Arena
 from bench.measures import Spread, Tally
 from bench.models import LIGHT, RESNET
 from bench.results import AnyRun, Row, ScalingRun
 from bench.scenarios.base import Conclusion, Step
 from bench.simulation import Feed, simulate
-from partition.costs import CostGraph, Cuts
-from partition.equal import smallest_piece
-from partition.errors import NoPlan
-from partition.graph import load_graph
-from partition.placement import Machine, Placement, PlannedStage
-from partition.planner import plan
-from partition.profile import Profile, costs_of, profile
 
 NODES = tuple(2**power for power in range(11))
 _BANDWIDTH_BYTES_PER_S = 1.25e9

@@ -10,7 +10,7 @@ import org.apache.flink.core.memory.MemorySegmentFactory;
  * Memory outside of Java's heap, where Python in the same process reads large frames without a copy.
  *
  * A segment starts with a header, whose first long is 1 while the frame behind it is in use. Who reads it sets it to 0
- * once nothing refers to the frame any more (`operators/frame_memory.py`). So segments belong to the process: none is ever
+ * once nothing refers to the frame any more (`operators/transport/frame_memory.py`). So segments belong to the process: none is ever
  * freed, whatever becomes of the task that wrote it, and a frame that nobody ever read keeps its own.
  */
 final class FrameMemory {

@@ -6,7 +6,7 @@ everything that decides anything is Python.
 
     Kafka --> [ FrameSource ] -- frames --> Python -- frames --> [ UnpackAnswers ] --> Kafka
 
-They have to be on the class path of the client and of the cluster: `flink_job.installation.java_jar`.
+They have to be on the class path of the client and of the cluster: `anabranch.flink_job.installation.java_jar`.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ def read_frames(
     *,
     stay_in_process: bool,
 ) -> DataStream:
-    """All requests of a Kafka source as `Row(lane, frame)`, the frame as in `schemas.frames`.
+    """All requests of a Kafka source as `Row(lane, frame)`, the frame as in `anabranch.schemas.frames`.
 
     Args:
         kafka_builder: Flink's, in Java; all but the deserializer is set.
-        keys_by_group: See `operators.core.lanes`.
+        keys_by_group: See `anabranch.operators.core.scheduling.key_groups`.
         stay_in_process: Whether Python runs in Java's process, so that large frames may stay where they are written.
     """
     gateway: Any = get_gateway()

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from schemas.model import ModelSpec
-from schemas.tensors import NUMPY_DTYPES, Array
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.tensors import NUMPY_DTYPES, Array
 
 
 class Session(Protocol):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from schemas.model import ModelSpec
-from schemas.tensors import Array
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.tensors import Array
 
 
 class FakeSession:

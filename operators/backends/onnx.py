@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from operators.backends.base import ModelLoadFailed, zeros
-from schemas.model import ModelSpec, SessionOptions, TensorSpec
-from schemas.plan import DATA_SHA256
-from schemas.tensors import BYTES, Array
+from anabranch.operators.backends.base import ModelLoadFailed, zeros
+from anabranch.schemas.model import ModelSpec, SessionOptions, TensorSpec
+from anabranch.schemas.stage_manifest import DATA_SHA256
+from anabranch.schemas.tensors import BYTES, Array
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -59,7 +59,7 @@ def _runtime() -> Any:
 
 
 class OnnxSession:
-    """One `onnxruntime.InferenceSession`; see `operators.backends.base.Session`."""
+    """One `onnxruntime.InferenceSession`; see `anabranch.operators.backends.base.Session`."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -77,10 +77,10 @@ class OnnxSession:
 
 @dataclass(frozen=True)
 class OnnxBackend:
-    """Loads ONNX files; all of them are equal, so that operators share sessions (see `operators.sessions`)."""
+    """Loads ONNX files; all of them are equal, so that operators share sessions (see `session_pool`)."""
 
     def load(self, model: ModelSpec) -> OnnxSession:
-        """See `operators.backends.base.Backend`."""
+        """See `anabranch.operators.backends.base.Backend`."""
         path = Path(model.path)
         if sha256_of(path) != model.sha256:
             raise ModelLoadFailed(f"{path} is not the file that the job was started with: restart the job")

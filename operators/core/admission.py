@@ -1,7 +1,7 @@
 """Is this a valid request for a model that we serve? Every check that needs no session happens here, once.
 
 Senders repeat themselves: what is the same in all requests of one sender (model, inputs, shapes, parameters; see
-`schemas.protobuf_wire.Envelope`) is checked the first time and remembered as an `_AdmittedHead`. Most often the bytes
+`Envelope`) is checked the first time and remembered as an `_AdmittedHead`. Most often the bytes
 themselves repeat, all but those of the id and of the tensors: then they are compared with a `_Template`, and the
 message is not even taken apart.
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from operators.core.requests import Refused, Request
-from schemas import codec, protobuf_wire
-from schemas.errors import (
+from anabranch.operators.core.requests import Refused, Request
+from anabranch.schemas import codec, protobuf_wire
+from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
     EmptyBatch,
@@ -32,11 +32,11 @@ from schemas.errors import (
     WrongShape,
     WrongSize,
 )
-from schemas.ledger import Ledger
-from schemas.messages import Form, InferRequest, Parameter
-from schemas.model import Catalog, ModelSpec, TensorSpec
-from schemas.records import NO_DEADLINE_MS, Failure, Signature, Source, TensorSignature, encode_signature
-from schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
+from anabranch.schemas.latency_breakdown import LatencyBreakdown
+from anabranch.schemas.messages import Encoding, InferRequest, Parameter
+from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.records import NO_DEADLINE_MS, Failure, Signature, Source, TensorSignature, encode_signature
+from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
 STAGE = "admit"
 MAX_ID_SIZE_BYTES = 1024
@@ -124,7 +124,7 @@ class Admission:
                     request_id = protobuf_wire.decode_id(bytes(message[start:end]))
                     view = memoryview(message)
                     tensors = tuple([view[start:end] for start, end in template.spans])
-                    return _request(template.head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
+                    return _request(template.head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
             message = bytes(message)
             return self._admit(message, source, now_ms)
         except AnabranchError as error:
@@ -146,7 +146,7 @@ class Admission:
         head = self._heads.get(envelope.head)
         if head is None:
             request = codec.decode_request(message)
-            if request.form is not Form.PROTOBUF:
+            if request.encoding is not Encoding.PROTOBUF:
                 return self._admit_read(request, message, source, now_ms)
             head = self._check(request)
             self._remember(envelope.head, head)
@@ -160,14 +160,14 @@ class Admission:
         _check_tensors(head, tensors)
         _check_size_of(request_id, head, message)
         self._keep_template(message, envelope, head)
-        return _request(head, request_id, Form.PROTOBUF, message, source, tensors, now_ms)
+        return _request(head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
 
     def _admit_read(self, request: InferRequest, message: bytes, source: Source, now_ms: float) -> Request:
         head = self._check(request)
         tensors = tuple([request.inputs[position].data for position in head.order])
         _check_tensors(head, tensors)
         _check_size_of(request.id, head, message)
-        return _request(head, request.id, request.form, message, source, tensors, now_ms)
+        return _request(head, request.id, request.encoding, message, source, tensors, now_ms)
 
     def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: _AdmittedHead) -> None:
         if None in head.sizes or len(envelope.head) > _MAX_REMEMBERED_SIZE_BYTES:
@@ -226,7 +226,7 @@ class Admission:
 def _request(
     head: _AdmittedHead,
     request_id: str,
-    form: Form,
+    encoding: Encoding,
     message: Buffer,
     source: Source,
     tensors: tuple[Buffer, ...],
@@ -256,12 +256,12 @@ def _request(
         False,
         source,
         request_id,
-        form,
+        encoding,
         head.partial_allowed,
         head.explain,
         message,
         tensors,
-        Ledger(source.timestamp_ms if source.timestamp_ms >= 0 else now_ms, now_ms) if head.explain else None,
+        LatencyBreakdown(source.timestamp_ms if source.timestamp_ms >= 0 else now_ms, now_ms) if head.explain else None,
     )
 
 
@@ -271,10 +271,10 @@ def _prober(message: memoryview) -> Callable[[bytes, int], bool]:
 
 
 def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
-    request_id, form = ("", Form.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
+    request_id, encoding = ("", Encoding.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
     if len(request_id.encode()) > MAX_ID_SIZE_BYTES:
         request_id = ""
-    return Refused(source, request_id, form, message, Failure(error.code, error.message, STAGE))
+    return Refused(source, request_id, encoding, message, Failure(error.code, error.message, STAGE))
 
 
 def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:

@@ -10,7 +10,7 @@ class Answer(NamedTuple):
     value: bytes
 
 
-class Letter(NamedTuple):
+class DeadLetterRecord(NamedTuple):
     """Key and value of a record for the errors topic."""
 
     key: bytes
@@ -36,11 +36,11 @@ class Offload(NamedTuple):
     value: bytes
 
 
-class Part(NamedTuple):
+class WindowPart(NamedTuple):
     """An OPENING, PARTIAL or FAILURE for the window of its request, whose name is the key."""
 
     key: str
     value: bytes
 
 
-Output: TypeAlias = Answer | Letter | Shard | Unit | Offload | Part
+Output: TypeAlias = Answer | DeadLetterRecord | Shard | Unit | Offload | WindowPart

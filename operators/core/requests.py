@@ -2,10 +2,10 @@
 
 import msgspec
 
-from schemas.ledger import Ledger
-from schemas.messages import Form
-from schemas.records import Failure, Source
-from schemas.tensors import Buffer
+from anabranch.schemas.latency_breakdown import LatencyBreakdown
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.records import Failure, Source
+from anabranch.schemas.tensors import Buffer
 
 NOWHERE = Source(-1, -1, -1)
 
@@ -46,12 +46,12 @@ class Request(msgspec.Struct, gc=False):
     stored: bool = False
     source: Source = NOWHERE
     id: str = ""
-    form: Form = Form.PROTOBUF
+    encoding: Encoding = Encoding.PROTOBUF
     partial_allowed: bool = False
     explain: bool = False
     original: Buffer = b""
     tensors: tuple[Buffer, ...] = ()
-    ledger: Ledger | None = None
+    breakdown: LatencyBreakdown | None = None
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -63,6 +63,6 @@ class Refused(msgspec.Struct, frozen=True):
 
     source: Source
     id: str
-    form: Form
+    encoding: Encoding
     original: bytes
     failure: Failure

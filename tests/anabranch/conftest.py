@@ -10,8 +10,8 @@ import kafka
 import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from schemas import codec
-from schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas import codec
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 
 Answer = InferResponse | ErrorResponse
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -64,7 +64,7 @@ class FakeJob:
                     self.records.append(record)
                     request = codec.decode_request(record.value)
                     for answer in self.answer(request):
-                        message = codec.encode_response(answer, request.form)
+                        message = codec.encode_response(answer, request.encoding)
                         producer.send(self.responses_topic, message, key=answer.id.encode())
         consumer.close()
         producer.close(timeout=5)

@@ -12,16 +12,10 @@ import pytest
 
 import anabranch
 from anabranch import BrokerUnreachable, Client, ClientClosed, NoAnswer, Result, TopicMissing
-from schemas.errors import (
-    AnabranchError,
-    InvalidParameter,
-    RequestTooLarge,
-    UnknownModel,
-    WrongDatatype,
-)
-from schemas.ledger import STAGES
-from schemas.messages import ErrorResponse, InferRequest, InferResponse
-from schemas.tensors import Tensor
+from anabranch.schemas.errors import AnabranchError, InvalidParameter, RequestTooLarge, UnknownModel, WrongDatatype
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
 from tests.anabranch.conftest import Answer, FakeJob, echo
 
 

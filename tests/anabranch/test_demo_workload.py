@@ -8,9 +8,9 @@ from anabranch.client_errors import NoAnswer
 from anabranch.demo import reference, workload
 from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME, TOKENS
 from anabranch.demo.reference import TOLERANCE
-from schemas.errors import AnabranchError
-from schemas.messages import ErrorResponse, InferRequest, InferResponse
-from schemas.tensors import Array, Tensor
+from anabranch.schemas.errors import AnabranchError
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import Array, Tensor
 from tests.anabranch.conftest import Answer, FakeJob
 
 

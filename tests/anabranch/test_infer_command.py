@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from anabranch.cli import app
-from schemas.ledger import STAGES
-from schemas.messages import ErrorResponse, InferRequest, InferResponse
-from schemas.tensors import Tensor
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
 from tests.anabranch.conftest import Answer, FakeJob
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from operators.backends.fake import FakeBackend
-from schemas.model import ModelSpec
+from anabranch.operators.backends.fake import FakeBackend
+from anabranch.schemas.model import ModelSpec
 
 MODEL = ModelSpec("m", "1", "", "", (), ())
 

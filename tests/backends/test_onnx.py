@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from flink_job.config import Defaults
-from flink_job.repository import read_repository
-from operators.backends import base
-from operators.backends import onnx as backend
-from operators.backends.base import ModelLoadFailed
-from operators.backends.onnx import OnnxBackend, read_signature, sha256_of
-from partition.cut import data_path, write_stages
-from partition.graph import load_graph
-from schemas.model import Catalog, SessionOptions
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.operators.backends import base
+from anabranch.operators.backends import onnx as backend
+from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.backends.onnx import OnnxBackend, read_signature, sha256_of
+from anabranch.partition.graph.model_graph import load_graph
+from anabranch.partition.stages.writer import data_path, write_stages
+from anabranch.schemas.model import Catalog, SessionOptions
 from tests.flink.models import FLOAT, INT64, _write, write_repository
 
 
@@ -25,7 +25,7 @@ from tests.flink.models import FLOAT, INT64, _write, write_repository
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     folder = tmp_path_factory.mktemp("models")
     write_repository(folder)
-    return read_repository(folder, Defaults())
+    return read_repository(folder, ModelDefaults())
 
 
 def test_a_model_computes_what_it_says(catalog: Catalog) -> None:
@@ -60,7 +60,7 @@ def test_external_data_that_is_not_a_stage_s_own_is_refused(tmp_path: Path) -> N
     table = numpy_helper.from_array(np.arange(4096, dtype=np.float32).reshape(1024, 4), "table")
     _write(tmp_path / "m" / "1", ["Gather table i y"], {"i": (INT64, ["n"])}, {"y": (FLOAT, ["n", 4])}, [table])
     [stage] = write_stages(load_graph(tmp_path / "m" / "1" / "model.onnx"), [], tmp_path, max_inline_bytes=0)
-    model = replace(read_repository(tmp_path, Defaults()).find("m", ""), path=str(stage.path), sha256=stage.sha256)
+    model = replace(read_repository(tmp_path, ModelDefaults()).find("m", ""), path=str(stage.path), sha256=stage.sha256)
     assert OnnxBackend().load(model).run(["y"], {"i": np.array([3])})[0].tolist() == [[12.0, 13.0, 14.0, 15.0]]
     data = data_path(stage.path)
     data.write_bytes(data.read_bytes()[:-1] + b"?")

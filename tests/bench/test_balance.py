@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.schemas.tensors import Array
 from bench.busy import BusyClock, BusySession, read_busy_s
 from bench.measures import Tally
 from bench.results import BalanceRun
 from bench.scenarios.balance import Balance
 from bench.settings import Settings
 from bench.workloads import Workload
-from operators.backends.fake import FakeSession
-from schemas.tensors import Array
 
 ON, OFF = "anabranch, thread, 2 tasks", "anabranch, thread, 2 tasks, no balance"
 TINY = Workload("tiny", np.zeros((1, 20), np.uint8), 0, np.zeros((1, 1), np.float32))

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anabranch.schemas.latency_breakdown import STAGES
 from bench import plots
 from bench.accounting import Moment
 from bench.answers import Answers
@@ -11,7 +12,6 @@ from bench.scenarios.burst import Burst
 from bench.settings import Settings
 from bench.subjects import CONFLUENT
 from bench.workloads import Workload
-from schemas.ledger import STAGES
 from tests.bench.concluding import conclude
 
 MS = 1_000_000

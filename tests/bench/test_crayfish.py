@@ -4,12 +4,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.open_inference_pb2 import ModelInferResponse
 from bench.models import FFNN_WIDTHS, make_repository
 from bench.peers import crayfish
 from bench.workloads import ffnn_rows
-from schemas import codec
-from schemas.messages import InferRequest
-from schemas.open_inference_pb2 import ModelInferResponse
 
 
 def test_a_request_has_the_same_numbers_as_on_our_wire(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anabranch.schemas.open_inference_pb2 import ModelInferResponse
 from bench.models import make_repository
 from bench.peers.direct import DirectModels
 from bench.workloads import ffnn_rows, magika_files
-from schemas.open_inference_pb2 import ModelInferResponse
 
 
 @pytest.fixture(scope="module")

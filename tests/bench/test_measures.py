@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from anabranch.schemas.latency_breakdown import STAGES
 from bench.answers import Answers
 from bench.measures import (
     Percentiles,
@@ -16,7 +17,6 @@ from bench.measures import (
     tally,
 )
 from bench.workloads import TOLERANCE
-from schemas.ledger import STAGES
 
 MS = 1_000_000
 #: As a deviation: the answer says `overloaded`, or `deadline_exceeded`.

@@ -268,8 +268,8 @@ def test_a_missed_target_has_its_ledger_and_its_note_or_says_that_it_has_none(
     missed = [promise for promise in promises if not promise.met]
     assert {promise.metric for promise in missed} == {"p50_ms"}
     assert all(promise.note == "Tried hard." for promise in missed)
-    assert all(promise.ledger == dict.fromkeys(ALL_STAGES, 0.5) for promise in missed)
-    assert not any(promise.note or promise.ledger for promise in promises if promise.met)
+    assert all(promise.breakdown == dict.fromkeys(ALL_STAGES, 0.5) for promise in missed)
+    assert not any(promise.note or promise.breakdown for promise in promises if promise.met)
     tables.write_readme(tmp_path, notes)
     assert "Tried hard." in (tmp_path / "README.md").read_text()
     tables.write_readme(tmp_path, {})

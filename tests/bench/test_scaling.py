@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from anabranch.partition.planning.placement import Machine
+from anabranch.partition.planning.planner import plan
+from anabranch.partition.profiling.costs import CostGraph, TensorCost
 from bench.measures import Tally
 from bench.results import ScalingRun
 from bench.scenarios.scaling import Scaling
 from bench.simulation import Feed, simulate
-from partition.costs import CostGraph, TensorCost
-from partition.placement import Machine
-from partition.planner import plan
 
 WIDE = Feed(input_bytes=1, output_bytes=1, bandwidth_bytes_per_s=1e12)
 #: 3 ms, 4 ms and 8 ms with 2,000 bytes between the first two.

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+from anabranch.schemas.latency_breakdown import STAGES
 from bench.accounting import Moment
 from bench.answers import Answers
 from bench.offers import Offered
 from bench.stages import ALL_STAGES, stages_ms
 from bench.workloads import Workload
-from schemas.ledger import STAGES
 
 MS = 1_000_000
 #: The first request was sent 0.25 ms after a whole millisecond, which is what its record says.

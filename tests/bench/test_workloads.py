@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest
 from bench.models import FFNN, make_repository
 from bench.workloads import Workload, ffnn_rows
-from schemas import codec
-from schemas.messages import InferRequest
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from time import monotonic, sleep
 
 import pytest
 
-from anabranch.commands.node import Kind, node
+from anabranch.commands.node import ProcessKind, node
 from anabranch.errors import StackError
-from anabranch.stack.cluster import Cluster
+from anabranch.stack.flink_cluster import FlinkCluster
 
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
 
 
-def test_a_node_joins_a_cluster_and_leaves_it(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_node_joins_a_cluster_and_leaves_it(cluster: FlinkCluster, tmp_path: Path) -> None:
     configuration = str(cluster.rest.get("/jobmanager/config"))
     port = re.search(r"'jobmanager.rpc.port', 'value': '(\d+)'", configuration)
     assert port is not None
@@ -41,4 +41,4 @@ def test_a_node_joins_a_cluster_and_leaves_it(cluster: Cluster, tmp_path: Path) 
 
 def test_an_option_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StackError, match="write KEY=VALUE"):
-        node(Kind.TASK_MANAGER, settings=["taskmanager.rpc.port"])
+        node(ProcessKind.TASK_MANAGER, settings=["taskmanager.rpc.port"])

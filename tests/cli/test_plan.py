@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from anabranch import cli
 from anabranch.demo.features import model_path
-from partition import profile
-from schemas.plan import decode_plan
+from anabranch.partition.profiling import profile
+from anabranch.schemas.stage_manifest import decode_plan
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_squeezenet.onnx"
 

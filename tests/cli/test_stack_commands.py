@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anabranch.cli import app, main
-from tests.stack.test_stack import ours
+from tests.stack.test_local_stack import ours
 
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
 

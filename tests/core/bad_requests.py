@@ -3,17 +3,17 @@
 import struct
 from typing import Any
 
-from schemas import codec
-from schemas.messages import Form, InferRequest
-from schemas.open_inference_pb2 import ModelInferRequest
-from schemas.tensors import Tensor, raw_from_elements
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, InferRequest
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest
+from anabranch.schemas.tensors import Tensor, raw_from_elements
 from tests.core.models import MAX_MESSAGE_BYTES, request, tensors_of
 
 X, T = tensors_of("rows", [1.0, 2.0])
 
 
-def encoded(*inputs: Tensor, form: Form = Form.PROTOBUF, **fields: Any) -> bytes:
-    return codec.encode_request(InferRequest("rows", inputs or (X, T), "a", form=form, **fields))
+def encoded(*inputs: Tensor, encoding: Encoding = Encoding.PROTOBUF, **fields: Any) -> bytes:
+    return codec.encode_request(InferRequest("rows", inputs or (X, T), "a", encoding=encoding, **fields))
 
 
 def _typed(datatype: str, field: str, values: list[Any], shape: tuple[int, ...]) -> bytes:

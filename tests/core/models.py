@@ -21,12 +21,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from operators.backends.fake import FakeSession
-from schemas import codec
-from schemas.messages import Form, InferRequest, Parameter
-from schemas.model import Batching, Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
-from schemas.records import Source
-from schemas.tensors import Array, Tensor
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, InferRequest, Parameter
+from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.records import Source
+from anabranch.schemas.tensors import Array, Tensor
 
 POISON = -1.0
 NOW_MS = 1_000_000.0
@@ -203,11 +203,11 @@ def request(
     values: Sequence[float] = (1.0,),
     *,
     request_id: str = "a",
-    form: Form = Form.PROTOBUF,
+    encoding: Encoding = Encoding.PROTOBUF,
     version: str = "",
     parameters: Mapping[str, Parameter] | None = None,
     outputs: tuple[str, ...] = (),
 ) -> bytes:
     """A Kafka record's value."""
     inputs = tensors_of(model, values)
-    return codec.encode_request(InferRequest(model, inputs, request_id, version, parameters or {}, outputs, form))
+    return codec.encode_request(InferRequest(model, inputs, request_id, version, parameters or {}, outputs, encoding))

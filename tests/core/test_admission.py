@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.core.admission import MAX_ID_SIZE_BYTES, Admission
-from operators.core.requests import Refused, Request
-from schemas import codec
-from schemas.messages import Form, InferRequest
-from schemas.model import Catalog, ModelSpec, TensorSpec
-from schemas.records import NO_DEADLINE_MS, Source, decode_signature
-from schemas.tensors import Tensor
+from anabranch.operators.core.admission import MAX_ID_SIZE_BYTES, Admission
+from anabranch.operators.core.requests import Refused, Request
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, InferRequest
+from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.records import NO_DEADLINE_MS, Source, decode_signature
+from anabranch.schemas.tensors import Tensor
 from tests.core.bad_requests import BAD, T, X, encoded, json
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, request, tensors_of
 
@@ -40,12 +40,12 @@ def code_of(found: Request | Refused) -> str:
 # ---- what is valid -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_a_valid_request_has_its_tensors_in_the_model_s_order(form: Form) -> None:
-    message = codec.encode_request(InferRequest("rows", (T, X), "a", form=form))
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_valid_request_has_its_tensors_in_the_model_s_order(encoding: Encoding) -> None:
+    message = codec.encode_request(InferRequest("rows", (T, X), "a", encoding=encoding))
     record = admit(message)
     signature = decode_signature(record.signature)
-    assert (record.id, record.form, record.rows, record.source) == ("a", form, 2, SOURCE)
+    assert (record.id, record.encoding, record.rows, record.source) == ("a", encoding, 2, SOURCE)
     assert [spec.name for spec in signature.inputs] == ["x", "t"]
     assert record.tensors == (X.data, T.data)
     assert (record.original, record.size_bytes) == (message, len(message))
@@ -162,13 +162,13 @@ def test_bad_input_is_refused_alike_once_its_sender_is_known(kind: str) -> None:
     assert code_of(same.admit(encoded(), SOURCE, NOW_MS)) == "admitted"
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_an_id_may_have_a_kilobyte_and_no_more(form: Form) -> None:
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_an_id_may_have_a_kilobyte_and_no_more(encoding: Encoding) -> None:
     for size, code in ((MAX_ID_SIZE_BYTES, "admitted"), (MAX_ID_SIZE_BYTES + 1, "malformed_request"), (70_000,) * 2):
-        record = judge(request(request_id="i" * int(size), form=form))
+        record = judge(request(request_id="i" * int(size), encoding=encoding))
         assert code_of(record) == (code if isinstance(code, str) else "malformed_request")
         assert len(record.id) in (size, 0)
-    assert code_of(judge(request(request_id="é" * 513, form=form))) == "malformed_request"
+    assert code_of(judge(request(request_id="é" * 513, encoding=encoding))) == "malformed_request"
 
 
 @pytest.mark.parametrize("digits", [20, 400])
@@ -197,7 +197,7 @@ def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> No
             st.lists(st.floats(width=32), max_size=4),
             st.sampled_from(["", "a", "ü"]),
             st.sampled_from([{}, {"priority": 1}, {"timeout": 1}, {"priority": -1}, {"partial": True}]),
-            st.sampled_from([Form.PROTOBUF, Form.JSON]),
+            st.sampled_from([Encoding.PROTOBUF, Encoding.JSON]),
             st.integers(0, 3),
         ),
         max_size=8,
@@ -205,8 +205,8 @@ def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> No
 )
 def test_what_is_remembered_gives_the_same_as_what_is_checked_afresh(sent: list[Any]) -> None:
     remembering = admission()
-    for model, values, request_id, parameters, form, damage in sent:
-        message = bytearray(request(model, values, request_id=request_id, parameters=parameters, form=form))
+    for model, values, request_id, parameters, encoding, damage in sent:
+        message = bytearray(request(model, values, request_id=request_id, parameters=parameters, encoding=encoding))
         if damage:
             del message[-damage:]
         for now_ms in (NOW_MS, NOW_MS + 5):

@@ -15,15 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operators.core import chain as chain_module
-from operators.core import merging, staging, travelling, windows
-from operators.core.batching import Lane
-from operators.core.chain import Chain, Changes
-from operators.core.outputs import Answer
-from operators.core.requests import Request
-from schemas import codec
-from schemas.messages import ErrorResponse, Form
-from schemas.model import Batching
+from anabranch.operators.core.execution import batch_transfer as travelling
+from anabranch.operators.core.execution import stage as staging
+from anabranch.operators.core.merging import request_window as windows
+from anabranch.operators.core.merging import row_ranges as merging
+from anabranch.operators.core.outputs import Answer
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling import task_loop as chain_module
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue
+from anabranch.operators.core.scheduling.task_loop import StateChanges, TaskLoop
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, ErrorResponse
+from anabranch.schemas.model import Batching
 from tests.core.models import ENSEMBLES, POISON, POISON_OF, catalog
 from tests.oracle import Sent
 from tests.simulator import Faults, Simulation, check, simulate
@@ -47,7 +50,7 @@ def sent(draw: st.DrawFn) -> list[Sent]:
                 model=model,
                 values=tuple(draw(poisons) if row in bad else 100.0 * number + row for row in range(rows)),
                 timestamp_ms=draw(st.integers(0, 20)),
-                form=draw(st.sampled_from(Form)),
+                encoding=draw(st.sampled_from(Encoding)),
                 priority=draw(st.sampled_from([0, 1, 5, 2**31 - 1])),
                 partial=draw(st.booleans()),
                 timeout_ms=draw(st.sampled_from([None, 1, 10, 100])),
@@ -144,12 +147,12 @@ def _forget_failures(window: windows.Window) -> bytes:
     return windows._encoder.encode(replace(window._state, failed=[]))
 
 
-def _forget_arrivals(chain: Chain, settle: Any = Chain.settle) -> Changes:
-    return Changes([], settle(chain).departed)
+def _forget_arrivals(chain: TaskLoop, settle: Any = TaskLoop.settle) -> StateChanges:
+    return StateChanges([], settle(chain).departed)
 
 
-def _forget_departures(chain: Chain, settle: Any = Chain.settle) -> Changes:
-    return Changes(settle(chain).arrived, [])
+def _forget_departures(chain: TaskLoop, settle: Any = TaskLoop.settle) -> StateChanges:
+    return StateChanges(settle(chain).arrived, [])
 
 
 def _restore_nothing(*_: Any) -> list[Any]:
@@ -160,7 +163,7 @@ def _pack_twice(requests: Sequence[Request], pack: Any = travelling.pack) -> Any
     return pack([*requests, requests[-1]])
 
 
-def _lose_the_late(lane: Lane, now_ms: float, expire: Any = Lane._expire) -> list[Request]:
+def _lose_the_late(lane: BatchQueue, now_ms: float, expire: Any = BatchQueue._expire) -> list[Request]:
     expire(lane, now_ms)
     return []
 
@@ -178,14 +181,14 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "missing members are not named": patch.object(windows, "_missing_members", lambda *_: []),
     "members that are not complete are merged": patch.object(windows.Window, "_find_gaps", _all_complete),
     "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
-    "what waits is not put into state": patch.object(Chain, "settle", _forget_arrivals),
-    "what left stays in state": patch.object(Chain, "settle", _forget_departures),
-    "what waited is not restored": patch.object(Chain, "restore", _restore_nothing),
-    "a newcomer takes the place in state of what was restored": patch.object(Lane, "number_after", _keep_nothing),
-    "nobody wakes the task for what its slice left": patch.object(Chain, "next_deadline", _keep_nothing),
+    "what waits is not put into state": patch.object(TaskLoop, "settle", _forget_arrivals),
+    "what left stays in state": patch.object(TaskLoop, "settle", _forget_departures),
+    "what waited is not restored": patch.object(TaskLoop, "restore", _restore_nothing),
+    "a newcomer takes the place in state of what was restored": patch.object(BatchQueue, "number_after", _keep_nothing),
+    "nobody wakes the task for what its slice left": patch.object(TaskLoop, "next_deadline", _keep_nothing),
     "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
     "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
-    "what expires is not answered": patch.object(Lane, "_expire", _lose_the_late),
+    "what expires is not answered": patch.object(BatchQueue, "_expire", _lose_the_late),
 }
 
 

@@ -4,18 +4,18 @@ import msgspec
 import pytest
 
 from anabranch.demo.bad_requests import UNREADABLE, BadRequest, bad_requests
-from anabranch.demo.error_check import Outcome, _judge, _Seen
+from anabranch.demo.error_check import ErrorOutcome, _judge, _Seen
 from anabranch.demo.local_job import make_repository
-from flink_job.config import Defaults
-from flink_job.repository import read_repository
-from operators.core.admission import Admission
-from operators.core.answering import Answering
-from operators.core.outputs import Answer
-from operators.core.requests import Refused
-from schemas import codec
-from schemas.dead_letters import DeadLetter, decode_letter
-from schemas.messages import ErrorResponse, Form
-from schemas.records import Source
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.outputs import Answer
+from anabranch.operators.core.requests import Refused
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.schemas import codec
+from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.messages import Encoding, ErrorResponse
+from anabranch.schemas.records import Source
 from tests.core.models import now_ms
 
 NOW_MS = 1_700_000_000_000
@@ -26,16 +26,16 @@ REQUESTS = bad_requests("test", MAX_MESSAGE_BYTES)
 @pytest.fixture(scope="module")
 def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
     repository = make_repository(tmp_path_factory.mktemp("models"))
-    return Admission(read_repository(repository, Defaults()), MAX_MESSAGE_BYTES, default_priority=5)
+    return Admission(read_repository(repository, ModelDefaults()), MAX_MESSAGE_BYTES, default_priority=5)
 
 
-def judge_by_contract(admission: Admission, request: BadRequest) -> Outcome:
+def judge_by_contract(admission: Admission, request: BadRequest) -> ErrorOutcome:
     """What the job's own first and last steps make of a request, without the job."""
     source = Source(2, 7, NOW_MS - request.age_ms)
     refused = admission.admit(request.value, source, NOW_MS)
     assert isinstance(refused, Refused), request.kind
     seen = _Seen({}, {})
-    for product in Answering("requests", MAX_MESSAGE_BYTES, now_ms).refuse(refused):
+    for product in ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms).refuse(refused):
         if isinstance(product, Answer):
             seen.answers.setdefault(product.key.decode(), []).append(product.value)
         else:
@@ -71,8 +71,8 @@ LETTER: dict[str, Any] = {
 REQUEST = BadRequest("a kind", "id-1", b"??", "wrong_shape")
 
 
-def answer(code: str = "wrong_shape", form: Form = Form.PROTOBUF) -> bytes:
-    return codec.encode_response(ErrorResponse("id-1", code, "no"), form)
+def answer(code: str = "wrong_shape", encoding: Encoding = Encoding.PROTOBUF) -> bytes:
+    return codec.encode_response(ErrorResponse("id-1", code, "no"), encoding)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def answer(code: str = "wrong_shape", form: Form = Form.PROTOBUF) -> bytes:
         ({}, [], "0 answers instead of one"),
         ({}, [answer(), answer()], "2 answers instead of one"),
         ({}, [answer("wrong_size")], "the answer says wrong_size, not wrong_shape"),
-        ({}, [answer(form=Form.JSON)], "the answer is not in the form of the request"),
+        ({}, [answer(encoding=Encoding.JSON)], "the answer is not in the form of the request"),
         ({}, [b"\xff"], "the answer cannot be read: not a ModelInferResponse"),
         ({}, [b""], "it was answered with outputs"),
     ],

@@ -20,7 +20,7 @@ from anabranch.demo.features import (
     model_path,
     open_session,
 )
-from schemas.tensors import Array
+from anabranch.schemas.tensors import Array
 
 CONTENTS = {
     "empty": b"",

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from anabranch.demo.bad_requests import BadRequest
-from anabranch.demo.error_check import Outcome
+from anabranch.demo.error_check import ErrorOutcome
 from anabranch.demo.report import Figures, print_report
 
 RIGHT: dict[str, Any] = {
@@ -38,8 +38,8 @@ RIGHT: dict[str, Any] = {
     "problems": [],
 }
 OUTCOMES = [
-    Outcome(BadRequest("noise", "", b"?", "unreadable"), "unreadable", "no message", ""),
-    Outcome(BadRequest("unknown model", "id-1", b"", "unknown_model"), "unknown_model", "no such", ""),
+    ErrorOutcome(BadRequest("noise", "", b"?", "unreadable"), "unreadable", "no message", ""),
+    ErrorOutcome(BadRequest("unknown model", "id-1", b"", "unknown_model"), "unknown_model", "no such", ""),
 ]
 
 
@@ -60,7 +60,7 @@ def test_one_wrong_answer_is_no_success(wrong: dict[str, Any]) -> None:
     assert not Figures(**RIGHT | wrong).succeeded
 
 
-def printed(figures: Figures, outcomes: list[Outcome]) -> str:
+def printed(figures: Figures, outcomes: list[ErrorOutcome]) -> str:
     out = io.StringIO()
     print_report(Console(file=out, width=160), figures, outcomes)
     return out.getvalue()
@@ -84,7 +84,7 @@ def test_what_a_person_sees() -> None:
 
 def test_problems_are_shown() -> None:
     problems = [f"file [{number}]: no answer" for number in range(12)]
-    outcomes = [Outcome(OUTCOMES[0].request, "", "", "no dead letter")]
+    outcomes = [ErrorOutcome(OUTCOMES[0].request, "", "", "no dead letter")]
     text = printed(Figures(**RIGHT | {"problems": problems, "mismatches": 3}), outcomes)
     for expected in ("file [9]: no answer", "and 2 more", "no dead letter", "1,141 of 1,144", "Not every answer"):
         assert expected in text

@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from anabranch.cli import app
-from anabranch.stack.broker import DEFAULT_MAX_MESSAGE_BYTES
-from flink_job.config import load
+from anabranch.flink_job.config import load
+from anabranch.stack.kafka_broker import DEFAULT_MAX_MESSAGE_BYTES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from anabranch.flink_job.installation import jars_dir
 from deploy.jars import LockedJar, read_lock, sha256_of
-from flink_job.installation import jars_dir
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "bench" / "peers"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.stack.broker import Broker
-from flink_job import job
-from flink_job.config import Config
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.stack.kafka_broker import KafkaBroker
 from tests.flink.models import write_repository
 from tests.flink.service import Topics
 
@@ -23,7 +23,7 @@ def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=MODES)
-def service(request: pytest.FixtureRequest, broker: Broker, model_repository: Path) -> Iterator[Topics]:
+def service(request: pytest.FixtureRequest, broker: KafkaBroker, model_repository: Path) -> Iterator[Topics]:
     """A job of two tasks on a MiniCluster, in each execution mode."""
     config = Config().replace(
         job={"execution_mode": request.param, "parallelism": 2, "checkpoint_interval_ms": 2000},

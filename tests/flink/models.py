@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from operators.backends.onnx import sha256_of
-from schemas.plan import Plan, StagePlan, encode_plan
+from anabranch.operators.backends.onnx import sha256_of
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_plan
 
 FLOAT, INT64, FLOAT16, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.STRING
 
@@ -107,7 +107,7 @@ def write_ensembles_with_stages(folder: Path) -> None:
 def write_plan(version: Path, stages: list[tuple[list[str], list[str], int]]) -> None:
     """Writes `plan.json` beside `model.onnx` and `stage-N.onnx`: inputs, outputs and replicas of each."""
     planned = [
-        StagePlan(
+        StageEntry(
             file=(file := f"stage-{number}.onnx"),
             sha256=sha256_of(version / file),
             inputs=tuple(inputs),
@@ -120,7 +120,9 @@ def write_plan(version: Path, stages: list[tuple[list[str], list[str], int]]) ->
         )
         for number, (inputs, outputs, replicas) in enumerate(stages)
     ]
-    plan = Plan(model_sha256=sha256_of(version / "model.onnx"), rows=1, bottleneck_ms=1.0, stages=tuple(planned))
+    plan = StageManifest(
+        model_sha256=sha256_of(version / "model.onnx"), rows=1, bottleneck_ms=1.0, stages=tuple(planned)
+    )
     (version / "plan.json").write_bytes(encode_plan(plan))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from anabranch.stack.broker import Broker, Topic
-from flink_job.config import Config
-from schemas import codec
-from schemas.dead_letters import DeadLetter, decode_letter
-from schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.stack.kafka_broker import KafkaBroker, Topic
 
 PARTITIONS = 4
 #: The largest record that a test sends.
@@ -21,7 +21,7 @@ RECORD_LIMIT_BYTES = 20 * 1024 * 1024
 class Topics:
     """Three topics of their own, and what travels through them."""
 
-    def __init__(self, broker: Broker, config: Config) -> None:
+    def __init__(self, broker: KafkaBroker, config: Config) -> None:
         run = uuid.uuid4().hex[:8]
         self.config = config.replace(
             kafka={

@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from operators.backends.base import Session
-from operators.backends.onnx import OnnxBackend
-from schemas.model import ModelSpec
-from schemas.tensors import Array
+from anabranch.operators.backends.base import Session
+from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.tensors import Array
 
 BATCH_S = 0.02
 

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from flink_job import job
-from flink_job.config import Config
-from schemas import codec
-from schemas.messages import InferRequest, InferResponse
-from schemas.model import Batching, SessionOptions
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.model import Batching, SessionOptions
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.kafka_broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import PARTITIONS, Topics
 from tests.flink.slow_backend import SlowBackend
@@ -36,7 +36,7 @@ def request(number: int) -> InferRequest:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("balance", ["offload", "off"])
 def test_a_task_that_is_behind_is_helped_by_one_that_is_idle(
-    broker: Broker, model_repository: Path, mode: str, balance: Literal["offload", "off"]
+    broker: KafkaBroker, model_repository: Path, mode: str, balance: Literal["offload", "off"]
 ) -> None:
     config = Config().replace(
         job={"name": f"{balance}-{mode}", "execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 1000},

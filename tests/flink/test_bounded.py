@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from flink_job import job
-from flink_job.config import Config
-from schemas import codec
-from schemas.messages import InferRequest, InferResponse
-from schemas.model import Batching
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.model import Batching
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.kafka_broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
 ROWS = [np.full((1 if n % 100 else 300, 4), n, np.float32) for n in range(501)]
 
 
-def waiting_topics(broker: Broker, model_repository: Path, mode: str, *, bounded: bool) -> Topics:
+def waiting_topics(broker: KafkaBroker, model_repository: Path, mode: str, *, bounded: bool) -> Topics:
     """Batches would wait for longer than the test runs: only the end lets them go."""
     config = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": bounded, "checkpoint_interval_ms": 500},
@@ -46,7 +46,7 @@ def check_answers(topics: Topics) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_bounded_input_is_answered_to_the_last_record(broker: Broker, model_repository: Path, mode: str) -> None:
+def test_a_bounded_input_is_answered_to_the_last_record(broker: KafkaBroker, model_repository: Path, mode: str) -> None:
     topics = waiting_topics(broker, model_repository, mode, bounded=True)
     job.start(topics.config).wait()
     check_answers(topics)
@@ -54,7 +54,7 @@ def test_a_bounded_input_is_answered_to_the_last_record(broker: Broker, model_re
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_drained_job_answers_what_it_has_read(
-    broker: Broker, model_repository: Path, tmp_path: Path, mode: str
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:
     topics = waiting_topics(broker, model_repository, mode, bounded=False)
     running = job.start(topics.config)

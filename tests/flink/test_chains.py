@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rapidocr import RapidOCR
 
-from anabranch.stack.broker import Broker
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import Array, Tensor
+from anabranch.stack.kafka_broker import KafkaBroker
 from examples.ocr.make_repository import make_repository
 from examples.ocr.pictures import pictures
-from flink_job import job
-from flink_job.config import Config
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
-from schemas.tensors import Array, Tensor
 from tests.flink.conftest import MODES
 from tests.flink.models import FLOAT, _write
 from tests.flink.service import Topics
@@ -45,7 +45,7 @@ def lengths(tensors, runs):
 
 @pytest.fixture(scope="module", params=MODES)
 def service(
-    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Topics]:
     """A job that serves `ocr` and `words`, every step of which is an operator of its own."""
     repository = tmp_path_factory.mktemp("repository")
@@ -75,9 +75,9 @@ def read_directly() -> dict[str, tuple[list[str], list[float]]]:
     return {name: (list(each.txts or ()), list(each.scores or ())) for name, each in found.items()}
 
 
-def words(text: str, form: Form = Form.PROTOBUF) -> InferRequest:
+def words(text: str, encoding: Encoding = Encoding.PROTOBUF) -> InferRequest:
     tensors = (Tensor.from_array("text", np.array([text], dtype=object)),)
-    return InferRequest("words", tensors, uuid.uuid4().hex, form=form)
+    return InferRequest("words", tensors, uuid.uuid4().hex, encoding=encoding)
 
 
 def ocr(picture: Array) -> InferRequest:
@@ -101,10 +101,10 @@ def test_the_text_of_pictures_is_what_rapidocr_reads_itself(
     assert len(read_directly["invoice"][0]) == 4
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_requests_become_as_many_runs_as_a_step_wants(service: Topics, form: Form) -> None:
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_requests_become_as_many_runs_as_a_step_wants(service: Topics, encoding: Encoding) -> None:
     texts = ["an anabranch", "a", "leaves the stream and joins it again"] * 20
-    for text, answer in zip(texts, service.ask(*(words(text, form) for text in texts)), strict=True):
+    for text, answer in zip(texts, service.ask(*(words(text, encoding) for text in texts)), strict=True):
         assert isinstance(answer, InferResponse), answer
         values = {tensor.name: tensor.to_array().tolist() for tensor in answer.outputs}
         assert values["y"] == [4 * len(word) for word in text.split()]

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from schemas.messages import ErrorResponse, Form, InferResponse
-from schemas.tensors import Array
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
+from anabranch.schemas.tensors import Array
 from tests.flink.service import Topics
 from tests.flink.test_serving import ask, request, values
 
-FORMS = pytest.mark.parametrize("form", list(Form))
+FORMS = pytest.mark.parametrize("encoding", list(Encoding))
 
 
 def rows(count: int) -> Array:
@@ -17,8 +17,10 @@ def rows(count: int) -> Array:
 
 @FORMS
 @pytest.mark.parametrize("count", [1, 3, 500])
-def test_members_are_merged_row_by_row_however_many_shards_they_are(service: Topics, form: Form, count: int) -> None:
-    answer = ask(service, request("halfway", {"x": rows(count)}, form=form, explain=True))
+def test_members_are_merged_row_by_row_however_many_shards_they_are(
+    service: Topics, encoding: Encoding, count: int
+) -> None:
+    answer = ask(service, request("halfway", {"x": rows(count)}, encoding=encoding, explain=True))
     assert np.array_equal(values(answer)["y"], 2 * rows(count) + np.float32(1.5))
     assert (answer.model_name, answer.model_version) == ("halfway", "1")
     assert answer.parameters["shards"] == 2 * -(-count // 16)

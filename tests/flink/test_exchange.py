@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from anabranch.stack.cluster import Cluster
-from flink_job import job
-from flink_job.config import Config
-from schemas import codec
-from schemas.messages import InferRequest, InferResponse
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.kafka_broker import KafkaBroker
 from tests.arenas import arenas
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
@@ -63,7 +63,7 @@ def check(answers: Iterable[tuple[int, object]]) -> None:
         assert np.array_equal(answer.outputs[0].to_array(), expected), number
 
 
-def counts(cluster: Cluster, job_id: str) -> dict[str, float]:
+def counts(cluster: FlinkCluster, job_id: str) -> dict[str, float]:
     """What went by the exchange, over all operators."""
     sums = cluster.rest.sums(job_id, lambda names: [name for name in names if ".anabranch.exchange." in name])
     found: dict[str, float] = {}
@@ -73,7 +73,7 @@ def counts(cluster: Cluster, job_id: str) -> dict[str, float]:
     return found
 
 
-def await_claims(cluster: Cluster, job_id: str) -> dict[str, float]:
+def await_claims(cluster: FlinkCluster, job_id: str) -> dict[str, float]:
     end = time.monotonic() + 60
     while not (counted := counts(cluster, job_id)).get("claims"):
         assert time.monotonic() < end, f"nothing went by shared memory: {counted}"
@@ -91,11 +91,11 @@ def await_gone(names: Iterable[str], timeout_s: float = 60) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", MODES)
 def test_large_records_go_by_shared_memory_and_a_kill_leaves_nothing(
-    broker: Broker, model_repository: Path, tmp_path: Path, mode: str
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:
     others = arenas().keys()
     topics = Topics(broker, config(model_repository, tmp_path / "checkpoints", mode, "at-least-once"))
-    with Cluster(tmp_path / "cluster", task_managers=2) as cluster:
+    with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
         running = job.start(topics.config, cluster.url)
         check(enumerate(topics.ask(*map(request_of, range(30)), timeout_s=120)))
         counted = await_claims(cluster, running.job_id)
@@ -123,11 +123,11 @@ def test_large_records_go_by_shared_memory_and_a_kill_leaves_nothing(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 def test_kills_under_load_lose_nothing_and_leave_nothing(
-    broker: Broker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
 ) -> None:
     others = arenas().keys()
     topics = Topics(broker, config(model_repository, tmp_path / "checkpoints", mode, delivery))
-    with Cluster(tmp_path / "cluster", task_managers=2) as cluster:
+    with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
         running = job.start(topics.config, cluster.url)
         check(enumerate(topics.ask(*map(request_of, range(10)), timeout_s=120)))
         sent, seen = 10, arenas().keys() - others
@@ -152,13 +152,15 @@ def test_kills_under_load_lose_nothing_and_leave_nothing(
     await_gone(seen)
 
 
-def kill_one(cluster: Cluster) -> None:
+def kill_one(cluster: FlinkCluster) -> None:
     cluster.kill_task_manager(next(iter(cluster.task_managers)))
     cluster.add_task_manager()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_bounded_input_hands_all_of_it_on_before_it_ends(broker: Broker, model_repository: Path, mode: str) -> None:
+def test_a_bounded_input_hands_all_of_it_on_before_it_ends(
+    broker: KafkaBroker, model_repository: Path, mode: str
+) -> None:
     """The arena of a writer that is done stays until its readers are."""
     settings = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": True, "checkpoint_interval_ms": 500},

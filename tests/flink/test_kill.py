@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from anabranch.stack.cluster import Cluster
-from flink_job import job
-from flink_job.config import Config
-from schemas import codec
-from schemas.messages import InferRequest, InferResponse
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.kafka_broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
@@ -37,7 +37,7 @@ def rows_of(number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 def test_a_killed_task_manager_loses_and_changes_nothing(
-    broker: Broker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
 ) -> None:
     config = Config().replace(
         job={
@@ -51,7 +51,7 @@ def test_a_killed_task_manager_loses_and_changes_nothing(
         models={"repository": str(model_repository)},
     )
     topics = Topics(broker, config)
-    with Cluster(tmp_path / "cluster", task_managers=2) as cluster:
+    with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
         running = job.start(topics.config, cluster.url)
         topics.ask(_request("warm-up", rows_of(1)), timeout_s=90)
         [victim, _] = cluster.task_managers
@@ -91,7 +91,7 @@ def _send(topics: Topics, numbers: range) -> None:
     topics.send(*(codec.encode_request(_request(str(number), rows_of(number))) for number in numbers))
 
 
-def await_checkpoint(cluster: Cluster, job_id: str) -> None:
+def await_checkpoint(cluster: FlinkCluster, job_id: str) -> None:
     """Waits for a checkpoint that began after this call: the kill then has something to restore."""
     completed = cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"]
     end = time.monotonic() + 60

@@ -12,14 +12,14 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from anabranch.stack.cluster import Cluster
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.kafka_broker import KafkaBroker
 from anabranch.stack.ports import free_port
-from flink_job import job
-from flink_job.config import Config
-from schemas.ledger import STAGES
-from schemas.messages import InferRequest
-from schemas.tensors import Tensor
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
@@ -36,7 +36,7 @@ def requests() -> list[InferRequest]:
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("mode", MODES)
-def test_what_a_job_does_can_be_watched(broker: Broker, model_repository: Path, tmp_path: Path, mode: str) -> None:
+def test_what_a_job_does_can_be_watched(broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str) -> None:
     port = free_port()
     config = Config().replace(
         job={"name": f"watched-{mode}", "execution_mode": mode, "parallelism": 1},
@@ -47,7 +47,7 @@ def test_what_a_job_does_can_be_watched(broker: Broker, model_repository: Path, 
         "metrics.reporter.prom.port": f"{port}-{port + 20}",
     }
     topics = Topics(broker, config)
-    with Cluster(tmp_path / "cluster", task_managers=1, settings=settings) as cluster:
+    with FlinkCluster(tmp_path / "cluster", task_managers=1, settings=settings) as cluster:
         running = job.start(topics.config, cluster.url)
         topics.ask(*requests(), timeout_s=90)
         counted = await_counts(range(port, port + 21))
@@ -67,7 +67,7 @@ def test_what_a_job_does_can_be_watched(broker: Broker, model_repository: Path, 
     topics.close()
 
 
-def check_top(cluster: Cluster, topics: Topics) -> None:
+def check_top(cluster: FlinkCluster, topics: Topics) -> None:
     stop = Event()
 
     def keep_asking() -> None:

@@ -10,13 +10,13 @@ import psutil
 import pytest
 from onnx import numpy_helper
 
-from anabranch.stack.broker import Broker
-from anabranch.stack.cluster import Cluster
-from anabranch.stack.workers import Worker, workers
-from flink_job import job
-from flink_job.config import Config
-from schemas.messages import InferRequest, InferResponse
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.task_placement import Worker, workers
 from tests.flink.conftest import MODES
 from tests.flink.models import FLOAT, INT64, Tensors, _write, write_plan
 from tests.flink.service import Topics
@@ -48,7 +48,7 @@ def write_models(folder: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
 def test_stages_sit_on_task_managers_of_their_own_and_hold_no_other_weights(
-    broker: Broker, tmp_path: Path, mode: str
+    broker: KafkaBroker, tmp_path: Path, mode: str
 ) -> None:
     write_models(tmp_path / "models")
     config = Config().replace(
@@ -56,7 +56,7 @@ def test_stages_sit_on_task_managers_of_their_own_and_hold_no_other_weights(
         models={"repository": str(tmp_path / "models")},
     )
     topics = Topics(broker, config)
-    with Cluster(tmp_path / "cluster", task_managers=TASK_MANAGERS) as cluster:
+    with FlinkCluster(tmp_path / "cluster", task_managers=TASK_MANAGERS) as cluster:
         running = job.start(topics.config, cluster.url)
         i = np.arange(200) * 7 % ROWS
         for name in ("plain", "tables"):

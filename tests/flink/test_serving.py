@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from schemas.ledger import STAGES
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
-from schemas.tensors import Tensor
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.tensors import Tensor
 from tests.flink.service import Topics
 
-FORMS = pytest.mark.parametrize("form", list(Form))
+FORMS = pytest.mark.parametrize("encoding", list(Encoding))
 
 
 def ask(service: Topics, request: InferRequest) -> InferResponse:
@@ -26,13 +26,13 @@ def request(
     model: str,
     inputs: dict[str, npt.ArrayLike],
     *,
-    form: Form = Form.PROTOBUF,
+    encoding: Encoding = Encoding.PROTOBUF,
     version: str = "",
     outputs: tuple[str, ...] = (),
     **parameters: Parameter,
 ) -> InferRequest:
     tensors = tuple(Tensor.from_array(name, array) for name, array in inputs.items())
-    return InferRequest(model, tensors, f"é-{uuid.uuid4().hex[:12]}", version, parameters, outputs, form)
+    return InferRequest(model, tensors, f"é-{uuid.uuid4().hex[:12]}", version, parameters, outputs, encoding)
 
 
 def values(answer: InferResponse) -> dict[str, Any]:
@@ -40,23 +40,27 @@ def values(answer: InferResponse) -> dict[str, Any]:
 
 
 @FORMS
-def test_every_kind_of_model_answers_with_its_values(service: Topics, form: Form) -> None:
+def test_every_kind_of_model_answers_with_its_values(service: Topics, encoding: Encoding) -> None:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
-    assert np.array_equal(values(ask(service, request("double", {"x": x}, form=form)))["y"], 2 * x + 2)
-    assert np.array_equal(values(ask(service, request("double", {"x": x}, form=form, version="1")))["y"], 2 * x + 1)
+    assert np.array_equal(values(ask(service, request("double", {"x": x}, encoding=encoding)))["y"], 2 * x + 2)
+    assert np.array_equal(
+        values(ask(service, request("double", {"x": x}, encoding=encoding, version="1")))["y"], 2 * x + 1
+    )
 
     half = x.astype(np.float16)
-    assert np.array_equal(values(ask(service, request("half", {"x": half}, form=form)))["y"], half + half)
+    assert np.array_equal(values(ask(service, request("half", {"x": half}, encoding=encoding)))["y"], half + half)
 
     a, b = np.full((2, 3), 5, np.float32), np.full((2, 3), 7, np.float32)
-    both = values(ask(service, request("pair", {"b": b, "a": a}, form=form)))
+    both = values(ask(service, request("pair", {"b": b, "a": a}, encoding=encoding)))
     assert np.array_equal(both["sum"], a + b)
     assert np.array_equal(both["product"], a * b)
-    assert list(values(ask(service, request("pair", {"a": a, "b": b}, form=form, outputs=("product",))))) == ["product"]
+    assert list(values(ask(service, request("pair", {"a": a, "b": b}, encoding=encoding, outputs=("product",))))) == [
+        "product"
+    ]
 
     text = np.array([["naïve", ""], ["b", "日本"]], dtype=object)
     expected = [[b"na\xc3\xafve", b""], [b"b", "日本".encode()]]
-    assert values(ask(service, request("text", {"s": text}, form=form)))["t"].tolist() == expected
+    assert values(ask(service, request("text", {"s": text}, encoding=encoding)))["t"].tolist() == expected
 
 
 def test_shapes_that_cannot_share_a_batch_are_answered_apart(service: Topics) -> None:
@@ -76,9 +80,9 @@ def test_models_with_a_fixed_batch_or_none_work(service: Topics) -> None:
 
 
 @FORMS
-def test_a_big_request_is_spread_over_tasks_and_merged_in_order(service: Topics, form: Form) -> None:
+def test_a_big_request_is_spread_over_tasks_and_merged_in_order(service: Topics, encoding: Encoding) -> None:
     x = np.arange(4 * 1001, dtype=np.float32).reshape(1001, 4)
-    answer = ask(service, request("double", {"x": x}, form=form, explain=True))
+    answer = ask(service, request("double", {"x": x}, encoding=encoding, explain=True))
     assert np.array_equal(values(answer)["y"], 2 * x + 2)
     assert {name: answer.parameters[name] for name in ("shards", "tasks")} == {"shards": 63, "tasks": 2}
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from anabranch.stack.cluster import Cluster
-from anabranch.stack.workers import workers
-from flink_job import job
-from flink_job.config import Config
-from schemas import codec
-from schemas.messages import InferRequest, InferResponse
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.task_placement import workers
 from tests.flink.conftest import MODES
 from tests.flink.models import write_cut_model
 from tests.flink.service import Topics
@@ -38,7 +38,7 @@ def request(number: int) -> InferRequest:
     return InferRequest("steps", (Tensor.from_array("x", x), Tensor.from_array("i", i)), str(number))
 
 
-def holder_of(stage: str, cluster: Cluster) -> int:
+def holder_of(stage: str, cluster: FlinkCluster) -> int:
     [name] = {
         worker.name
         for worker in workers(cluster.rest, cluster.rest.jobs())
@@ -53,7 +53,7 @@ def holder_of(stage: str, cluster: Cluster) -> int:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 def test_a_killed_stage_loses_and_changes_nothing(
-    broker: Broker, tmp_path: Path, mode: str, delivery: str, count: int
+    broker: KafkaBroker, tmp_path: Path, mode: str, delivery: str, count: int
 ) -> None:
     write_cut_model(tmp_path / "models", "replicas = [1, 1, 1]\n[batching]\nshard_rows = 16\n")
     config = Config().replace(
@@ -68,7 +68,7 @@ def test_a_killed_stage_loses_and_changes_nothing(
         models={"repository": str(tmp_path / "models")},
     )
     topics = Topics(broker, config)
-    with Cluster(tmp_path / "cluster", task_managers=4) as cluster:
+    with FlinkCluster(tmp_path / "cluster", task_managers=4) as cluster:
         running = job.start(topics.config, cluster.url)
         topics.ask(request(count), timeout_s=120)
         victim = holder_of("stage 2/3", cluster)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.stack.broker import Broker
-from flink_job import job
-from flink_job.config import Config
-from schemas.ledger import STAGES
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
-from schemas.tensors import Tensor
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.kafka_broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import write_cut_model, write_ensembles_with_stages, write_repository
 from tests.flink.service import Topics
@@ -22,7 +22,7 @@ TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 
 @pytest.fixture(scope="module", params=MODES)
 def service(
-    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Topics]:
     """A job that serves `steps` in three stages, the second in two tasks, ensembles of it, and models as a whole."""
     repository = tmp_path_factory.mktemp("repository")
@@ -49,7 +49,7 @@ def inputs_of(rows: int) -> tuple[Any, Any]:
 def steps(
     rows: int,
     bad: tuple[int, ...] = (),
-    form: Form = Form.PROTOBUF,
+    encoding: Encoding = Encoding.PROTOBUF,
     outputs: tuple[str, ...] = (),
     model: str = "steps",
     **said: Parameter,
@@ -57,7 +57,7 @@ def steps(
     x, i = inputs_of(rows)
     i[list(bad)] = 99
     tensors = Tensor.from_array("x", x), Tensor.from_array("i", i)
-    return InferRequest(model, tensors, uuid.uuid4().hex, "", said, outputs, form)
+    return InferRequest(model, tensors, uuid.uuid4().hex, "", said, outputs, encoding)
 
 
 def check(answer: InferResponse | ErrorResponse, rows: int, without: tuple[int, ...] = ()) -> None:
@@ -68,12 +68,14 @@ def check(answer: InferResponse | ErrorResponse, rows: int, without: tuple[int, 
     assert np.array_equal(values["found"], TABLE[i])
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_requests_of_all_sizes_and_models_are_answered_once_each(service: Topics, form: Form) -> None:
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_requests_of_all_sizes_and_models_are_answered_once_each(service: Topics, encoding: Encoding) -> None:
     sizes = [1, 7, 16, 17, 100, 1, 333] * 10
-    cut = [steps(rows, form=form) for rows in sizes]
+    cut = [steps(rows, encoding=encoding) for rows in sizes]
     x = np.ones((3, 4), np.float32)
-    whole = [InferRequest("double", (Tensor.from_array("x", x),), uuid.uuid4().hex, form=form) for _ in range(30)]
+    whole = [
+        InferRequest("double", (Tensor.from_array("x", x),), uuid.uuid4().hex, encoding=encoding) for _ in range(30)
+    ]
     answers = service.ask(*cut, *whole)
     for rows, answer in zip(sizes, answers, strict=False):
         check(answer, rows)

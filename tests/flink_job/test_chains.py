@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flink_job.config import ConfigError, Defaults
-from flink_job.repository import read_repository
-from operators.backends.base import ModelLoadFailed
-from operators.backends.onnx import sha256_of
-from schemas.model import FunctionSpec, ModelSpec, TensorSpec
+from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.backends.onnx import sha256_of
+from anabranch.schemas.model import FunctionSpec, ModelSpec, TensorSpec
 from tests.flink.models import FLOAT, _write
 
 STEPS = 'steps = [{ model = "m@1", before = "steps.py:first", after = "steps.py:last", replicas = 2 }, { model = "m" }]'
@@ -32,7 +32,7 @@ def repository(tmp_path: Path) -> Path:
 
 def read(repository: Path, table: str, beside: str = "") -> ModelSpec:
     (repository / "chain" / "model.toml").write_text(f"{beside}\n[chain]\n{table}")
-    return read_repository(repository, Defaults()).find("chain", "")
+    return read_repository(repository, ModelDefaults()).find("chain", "")
 
 
 def test_a_chain_has_the_inputs_and_outputs_that_it_declares_and_a_stage_for_each_step(repository: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_model_of_its_own_lies_beside_it_and_is_not_served_alone(repository: P
     chain = read(repository, f'steps = [{{ model = "own.onnx" }}]\n{ENDS}')
     [stage] = chain.stages
     assert (stage.name, stage.path) == ("own", str((repository / "chain" / "own.onnx").resolve()))
-    assert set(read_repository(repository, Defaults()).models) == {"chain", "m"}
+    assert set(read_repository(repository, ModelDefaults()).models) == {"chain", "m"}
 
 
 def test_a_repository_may_hold_a_chain_alone(repository: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_repository_may_hold_a_chain_alone(repository: Path, tmp_path: Path) -
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "chain").symlink_to(repository / "chain")
-    assert read_repository(alone, Defaults()).find("", "").name == "chain"
+    assert read_repository(alone, ModelDefaults()).find("", "").name == "chain"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flink_job import config as config_module
-from flink_job.config import UNALIGNED, Config, ConfigError, load, shares_memory
-from flink_job.job import flink_options
+from anabranch.flink_job import config as config_module
+from anabranch.flink_job.config import UNALIGNED, Config, ConfigError, load, shares_memory
+from anabranch.flink_job.job import flink_options
 
 
 def written(folder: Path, text: str | bytes) -> Path:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto
 
-from flink_job.config import ConfigError, Defaults
-from flink_job.repository import read_repository
-from schemas.model import ModelSpec, TensorSpec
+from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.schemas.model import ModelSpec, TensorSpec
 from tests.flink.models import FLOAT, FLOAT16, INT64, STRING, _write
 
 N: list[str | int] = ["n", 2]
@@ -49,7 +49,7 @@ def repository(tmp_path: Path, members: Path) -> Path:
 def read(repository: Path, table: str, beside: str = "") -> ModelSpec:
     (repository / "panel").mkdir(exist_ok=True)
     (repository / "panel" / "model.toml").write_text(f"{beside}\n[ensemble]\n{table}\n")
-    return read_repository(repository, Defaults()).find("panel", "")
+    return read_repository(repository, ModelDefaults()).find("panel", "")
 
 
 def refused(repository: Path, table: str, beside: str = "") -> str:

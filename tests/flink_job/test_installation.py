@@ -7,8 +7,8 @@ from pathlib import Path
 import find_libpython
 import pytest
 
-from flink_job import installation
-from flink_job.installation import CompilationFailed, JarsMissing, JavaNotFound, LibpythonNotFound
+from anabranch.flink_job import installation
+from anabranch.flink_job.installation import CompilationFailed, JarsMissing, JavaNotFound, LibpythonNotFound
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ class TestEnvironment:
         assert (Path(variables["FLINK_HOME"]) / "bin" / "flink").is_file()
         assert variables["FLINK_LIB_DIR"] == str(installation.flink_lib_dir())
         python_path = variables["PYTHONPATH"].split(os.pathsep)
-        assert str(Path(installation.__file__).parents[1]) in python_path
+        assert str(Path(installation.__file__).parents[2]) in python_path
         assert any((Path(folder) / "pyflink").is_dir() for folder in python_path)
         assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
@@ -131,10 +131,10 @@ class TestEnvironment:
 
 
 def test_set_up_can_ask_before_anything_is_installed() -> None:
-    root = Path(installation.__file__).parents[1]
+    root = Path(installation.__file__).parents[2]
     # -S: no site-packages at all.
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "flink_job.installation", "--java"],
+        [sys.executable, "-S", "-m", "anabranch.flink_job.installation", "--java"],
         cwd=root,
         capture_output=True,
         text=True,

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from flink_job.config import ConfigError, Defaults
-from flink_job.repository import read_repository
-from operators.backends.base import ModelLoadFailed
-from operators.backends.onnx import OnnxBackend, sha256_of
-from schemas.model import Batching, Catalog, ModelSpec, TensorSpec
+from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.backends.onnx import OnnxBackend, sha256_of
+from anabranch.schemas.model import Batching, Catalog, ModelSpec, TensorSpec
 from tests.flink.models import write_repository
 
 Axes = list[str | int] | None
@@ -21,7 +21,7 @@ Axes = list[str | int] | None
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     folder = tmp_path_factory.mktemp("models")
     write_repository(folder)
-    return read_repository(folder, Defaults())
+    return read_repository(folder, ModelDefaults())
 
 
 def identity(folder: Path, shape: Axes, output_shape: Axes = None, datatype: int = TensorProto.FLOAT) -> Path:
@@ -42,7 +42,7 @@ def save(graph: onnx.GraphProto, folder: Path) -> Path:
 
 
 def read(folder: Path, name: str = "m") -> ModelSpec:
-    return read_repository(folder, Defaults()).find(name, "")
+    return read_repository(folder, ModelDefaults()).find(name, "")
 
 
 def toml(folder: Path, text: str) -> None:
@@ -129,7 +129,7 @@ def test_versions_sort_as_numbers_where_they_are_numbers(tmp_path: Path, version
     for version in versions:
         identity(tmp_path / "m" / version, ["n", 2])
     assert read(tmp_path).version == newest
-    assert set(read_repository(tmp_path, Defaults()).models["m"]) == set(versions)
+    assert set(read_repository(tmp_path, ModelDefaults()).models["m"]) == set(versions)
 
 
 def test_a_file_is_named_by_its_whole_path_and_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_a_file_is_named_by_its_whole_path_and_its_hash(tmp_path: Path, monkeypa
 
 def test_a_model_toml_changes_what_it_names_and_no_more(tmp_path: Path) -> None:
     toml(tmp_path, "[batching]\nmax_rows = 8\nmax_delay_ms = 1\n[session]\nintra_op_threads = 4\n")
-    defaults = Defaults(batching=Batching(shard_rows=7, max_rows=9))
+    defaults = ModelDefaults(batching=Batching(shard_rows=7, max_rows=9))
     model = read_repository(tmp_path, defaults).find("m", "")
     assert model.batching == Batching(shard_rows=7, max_rows=8, max_delay_ms=1.0)
     assert (model.session.intra_op_threads, model.session.optimization) == (4, "all")
@@ -165,7 +165,7 @@ def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
     identity(tmp_path / ".ipynb_checkpoints" / "1", ["n", 2])
     (tmp_path / "empty" / "1").mkdir(parents=True)
     (tmp_path / "README.md").write_text("models")
-    assert list(read_repository(tmp_path, Defaults()).models) == ["m"]
+    assert list(read_repository(tmp_path, ModelDefaults()).models) == ["m"]
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from flink_job.config import ConfigError, Defaults
-from flink_job.repository import read_repository
-from operators.backends.base import ModelLoadFailed
-from operators.backends.onnx import sha256_of
-from schemas.model import ModelSpec
-from schemas.plan import Plan, StagePlan, decode_plan, encode_plan
+from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.backends.onnx import sha256_of
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_plan, encode_plan
 from tests.flink.models import FLOAT, _write, write_cut_model, write_plan
 
 
@@ -23,21 +23,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> ModelSpec:
-    return read_repository(folder, Defaults()).find("steps", "")
+    return read_repository(folder, ModelDefaults()).find("steps", "")
 
 
 def toml(folder: Path, text: str) -> None:
     (folder / "steps" / "model.toml").write_text(text)
 
 
-def change_plan(folder: Path, change: Callable[[Plan], Plan]) -> None:
+def change_plan(folder: Path, change: Callable[[StageManifest], StageManifest]) -> None:
     path = folder / "steps" / "1" / "plan.json"
     path.write_bytes(encode_plan(change(decode_plan(path.read_bytes()))))
 
 
-def with_stage(index: int, **changes: Any) -> Callable[[Plan], Plan]:
-    def change(plan: Plan) -> Plan:
-        stages: list[StagePlan] = list(plan.stages)
+def with_stage(index: int, **changes: Any) -> Callable[[StageManifest], StageManifest]:
+    def change(plan: StageManifest) -> StageManifest:
+        stages: list[StageEntry] = list(plan.stages)
         stages[index] = msgspec.structs.replace(stages[index], **changes)
         return msgspec.structs.replace(plan, stages=tuple(stages))
 
@@ -129,7 +129,9 @@ def test_a_model_toml_that_does_not_fit_is_refused(folder: Path, text: str, said
         (lambda plan: msgspec.structs.replace(plan, stages=(plan.stages[0], *plan.stages)), "made twice"),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(folder: Path, change: Callable[[Plan], Plan], said: str) -> None:
+def test_a_plan_that_does_not_fit_is_refused(
+    folder: Path, change: Callable[[StageManifest], StageManifest], said: str
+) -> None:
     change_plan(folder, change)
     with pytest.raises(ConfigError, match=said) as refused:
         read(folder)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.schemas.model import ModelSpec
 from deploy.environments import environment
-from flink_job.config import Defaults
-from flink_job.repository import read_repository
-from operators.backends.onnx import OnnxBackend
-from schemas.model import ModelSpec
 
 HERE = Path(__file__).parent
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
@@ -36,7 +36,7 @@ class Frame:
     def load(self, source: str, name: str, *options: str) -> ModelSpec:
         done = self.run(source, "--name", name, *options)
         assert done.returncode == 0, done.stderr
-        return read_repository(self.folder / "models", Defaults()).find(name, "1")
+        return read_repository(self.folder / "models", ModelDefaults()).find(name, "1")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from anabranch.importing.errors import NotEqual
-from anabranch.importing.parity import Case, largest_difference, read_cases
-from operators.backends.fake import FakeSession
-from schemas.tensors import Array
+from anabranch.importing.parity import ParityCase, largest_difference, read_cases
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.schemas.tensors import Array
 
 X = np.array([[1.0, 2.0], [3.0, np.inf]], np.float32)
 
@@ -22,7 +22,7 @@ def session_that_gives(**outputs: Array) -> FakeSession:
 
 
 def difference(expected: Array, got: Array, tolerance: float = 1e-3) -> float:
-    return largest_difference(session_that_gives(y=got), [Case({"x": X}, {"y": expected})], tolerance)
+    return largest_difference(session_that_gives(y=got), [ParityCase({"x": X}, {"y": expected})], tolerance)
 
 
 def test_equal_outputs_differ_by_nothing() -> None:
@@ -32,7 +32,7 @@ def test_equal_outputs_differ_by_nothing() -> None:
 
 def test_the_largest_difference_of_all_cases_is_told() -> None:
     near, far = X + np.float32(1e-4), X + np.float32(5e-4)
-    cases = [Case({"x": X}, {"y": near}), Case({"x": X}, {"y": far})]
+    cases = [ParityCase({"x": X}, {"y": near}), ParityCase({"x": X}, {"y": far})]
     assert largest_difference(session_that_gives(y=X), cases, 1e-3) == pytest.approx(5e-4, rel=0.01)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas import codec
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
-from schemas.tensors import DATATYPES, NUMPY_DTYPES
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import DATATYPES, NUMPY_DTYPES
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False, False],
@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, run_there: Callable[..., No
     for name in (*DATATYPES, "several"):
         request = read_request(made, name)
         response = InferResponse("m", "2", request.id, request.inputs, {"shards": 3, "tenant": "a", "partial": True})
-        (made / f"{name}.response").write_bytes(codec.encode_response(response, Form.PROTOBUF))
+        (made / f"{name}.response").write_bytes(codec.encode_response(response, Encoding.PROTOBUF))
     error = ErrorResponse("e", "wrong_shape", "no", "m", "2")
-    (made / "error.response").write_bytes(codec.encode_response(error, Form.PROTOBUF))
+    (made / "error.response").write_bytes(codec.encode_response(error, Encoding.PROTOBUF))
     run_there("open_inference_side.py", "read", str(made))
     return made
 
@@ -48,7 +48,7 @@ def read_request(folder: Path, name: str) -> InferRequest:
 @pytest.mark.parametrize("datatype", sorted(DATATYPES))
 def test_typed_and_raw_contents_are_read(folder: Path, datatype: str) -> None:
     request = read_request(folder, datatype)
-    assert (request.model_name, request.id, request.form) == ("m", datatype, Form.PROTOBUF)
+    assert (request.model_name, request.id, request.encoding) == ("m", datatype, Encoding.PROTOBUF)
     (tensor,) = request.inputs
     assert (tensor.name, tensor.datatype, tensor.shape) == ("x", datatype, (1, 3))
     assert tensor.to_array().tolist() == [VALUES[datatype]]

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas import codec
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
-from schemas.tensors import BYTES, DATATYPES, Tensor
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import BYTES, DATATYPES, Tensor
 
 # What the client itself refuses to write as JSON, or JSON cannot hold.
 NOT_IN_JSON = {"fp16", "not_text"}
 IN_PROTOBUF = sorted({name.lower() for name in DATATYPES} | {"not_text", "scalar", "no_rows", "several", "parameters"})
-CASES = [(name, Form.PROTOBUF) for name in IN_PROTOBUF]
-CASES += [(name, Form.JSON) for name in IN_PROTOBUF if name not in NOT_IN_JSON]
+CASES = [(name, Encoding.PROTOBUF) for name in IN_PROTOBUF]
+CASES += [(name, Encoding.JSON) for name in IN_PROTOBUF if name not in NOT_IN_JSON]
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +22,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory, run_there: Callable[..., No
     """The client's requests, our answers to them (their inputs come back), and what the client reads in those."""
     made = tmp_path_factory.mktemp("triton")
     run_there("triton_side.py", "write", str(made))
-    for name, form in CASES:
-        request = read_request(made, name, form)
+    for name, encoding in CASES:
+        request = read_request(made, name, encoding)
         by_name = {tensor.name: tensor for tensor in request.inputs}
         outputs = tuple(by_name[output] for output in request.outputs) or request.inputs
         response = InferResponse(
             "the model", request.model_version or "1", request.id, outputs, {"shards": 3, "missing_rows": "0-1"}
         )
-        path_of(made, name, form, "response").write_bytes(codec.encode_response(response, form))
-    for form in Form:
+        path_of(made, name, encoding, "response").write_bytes(codec.encode_response(response, encoding))
+    for encoding in Encoding:
         error = ErrorResponse("request ☃", "unknown_model", "no model ☃", "the model", "7")
-        path_of(made, "error", form, "response").write_bytes(codec.encode_response(error, form))
+        path_of(made, "error", encoding, "response").write_bytes(codec.encode_response(error, encoding))
     run_there("triton_side.py", "read", str(made))
     return made
 
 
-def path_of(folder: Path, name: str, form: Form, suffix: str) -> Path:
-    return folder / f"{name}{'.json' if form is Form.JSON else ''}.{suffix}"
+def path_of(folder: Path, name: str, encoding: Encoding, suffix: str) -> Path:
+    return folder / f"{name}{'.json' if encoding is Encoding.JSON else ''}.{suffix}"
 
 
-def read_request(folder: Path, name: str, form: Form) -> InferRequest:
-    return codec.decode_request(path_of(folder, name, form, "request").read_bytes())
+def read_request(folder: Path, name: str, encoding: Encoding) -> InferRequest:
+    return codec.decode_request(path_of(folder, name, encoding, "request").read_bytes())
 
 
 def plain(tensor: Tensor) -> dict[str, Any]:
@@ -54,22 +54,22 @@ def plain(tensor: Tensor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
-def test_its_requests_are_read(folder: Path, name: str, form: Form) -> None:
-    request = read_request(folder, name, form)
+def test_its_requests_are_read(folder: Path, name: str, encoding: Encoding) -> None:
+    request = read_request(folder, name, encoding)
     sent = json.loads((folder / f"{name}.inputs.json").read_text())
-    assert request.form is form
+    assert request.encoding is encoding
     assert {tensor.name: plain(tensor) for tensor in request.inputs} == sent
-    assert request.model_name == ("the model" if form is Form.PROTOBUF else "")
+    assert request.model_name == ("the model" if encoding is Encoding.PROTOBUF else "")
 
 
 def test_every_datatype_is_among_them(folder: Path) -> None:
-    seen = {tensor.datatype for name, form in CASES for tensor in read_request(folder, name, form).inputs}
+    seen = {tensor.datatype for name, encoding in CASES for tensor in read_request(folder, name, encoding).inputs}
     assert seen == DATATYPES
 
 
-@pytest.mark.parametrize("form", Form)
-def test_its_parameters_are_read(folder: Path, form: Form) -> None:
-    request = read_request(folder, "parameters", form)
+@pytest.mark.parametrize("encoding", Encoding)
+def test_its_parameters_are_read(folder: Path, encoding: Encoding) -> None:
+    request = read_request(folder, "parameters", encoding)
     expected: dict[str, Any] = {
         "priority": 1,
         "timeout": 2_500_000,
@@ -81,25 +81,25 @@ def test_its_parameters_are_read(folder: Path, form: Form) -> None:
         "seed": -7,
         "temperature": 0.5,
     }
-    if form is Form.JSON:
+    if encoding is Encoding.JSON:
         expected["binary_data_output"] = True
     assert dict(request.parameters) == expected
     assert {name: type(value) for name, value in request.parameters.items()} == {
         name: type(value) for name, value in expected.items()
     }
     assert request.id == "request ☃"
-    assert request.model_version == ("7" if form is Form.PROTOBUF else "")
+    assert request.model_version == ("7" if encoding is Encoding.PROTOBUF else "")
 
 
-@pytest.mark.parametrize("form", Form)
-def test_its_selection_of_outputs_is_read(folder: Path, form: Form) -> None:
-    assert read_request(folder, "several", form).outputs == ("flags", "image")
+@pytest.mark.parametrize("encoding", Encoding)
+def test_its_selection_of_outputs_is_read(folder: Path, encoding: Encoding) -> None:
+    assert read_request(folder, "several", encoding).outputs == ("flags", "image")
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
-def test_our_answers_are_read_by_it(folder: Path, name: str, form: Form) -> None:
-    request = read_request(folder, name, form)
-    got = json.loads(path_of(folder, name, form, "outputs.json").read_text())
+def test_our_answers_are_read_by_it(folder: Path, name: str, encoding: Encoding) -> None:
+    request = read_request(folder, name, encoding)
+    got = json.loads(path_of(folder, name, encoding, "outputs.json").read_text())
     sent = {tensor.name: plain(tensor) for tensor in request.inputs}
     wanted = request.outputs or tuple(sent)
     assert list(got["outputs"]) == list(wanted)
@@ -110,7 +110,7 @@ def test_our_answers_are_read_by_it(folder: Path, name: str, form: Form) -> None
 
 
 def test_our_errors_are_read_by_it(folder: Path) -> None:
-    protobuf = json.loads(path_of(folder, "error", Form.PROTOBUF, "outputs.json").read_text())
+    protobuf = json.loads(path_of(folder, "error", Encoding.PROTOBUF, "outputs.json").read_text())
     assert protobuf == {
         "id": "request ☃",
         "model_name": "the model",
@@ -118,11 +118,11 @@ def test_our_errors_are_read_by_it(folder: Path) -> None:
         "parameters": {"error_code": "unknown_model", "error_message": "no model ☃"},
         "outputs": {},
     }
-    from_json = json.loads(path_of(folder, "error", Form.JSON, "outputs.json").read_text())
+    from_json = json.loads(path_of(folder, "error", Encoding.JSON, "outputs.json").read_text())
     assert (from_json["id"], from_json["code"], from_json["error"]) == ("request ☃", "unknown_model", "no model ☃")
 
 
 def test_raw_tensors_stay_views(folder: Path) -> None:
-    (tensor,) = read_request(folder, "fp32", Form.PROTOBUF).inputs
+    (tensor,) = read_request(folder, "fp32", Encoding.PROTOBUF).inputs
     assert isinstance(tensor.data, memoryview)
     assert np.shares_memory(np.frombuffer(tensor.data, np.uint8), tensor.to_array())

@@ -9,9 +9,9 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from operators.calibration import calibrate
-from schemas.model import Batching, ModelSpec, SessionOptions, TensorSpec
-from schemas.tensors import Array
+from anabranch.operators.sessions.calibration import calibrate
+from anabranch.schemas.model import Batching, ModelSpec, SessionOptions, TensorSpec
+from anabranch.schemas.tensors import Array
 
 X = TensorSpec("x", "FP32", (None, 3))
 Y = TensorSpec("y", "FP32", (None, 1))

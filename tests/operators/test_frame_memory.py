@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from operators.frame_memory import HEADER_BYTES, open_frame
-from schemas.frames import read_requests, write_requests
-from schemas.records import Source
+from anabranch.operators.transport.frame_memory import HEADER_BYTES, open_frame
+from anabranch.schemas.frames import read_requests, write_requests
+from anabranch.schemas.records import Source
 
 RECORDS = [(bytes([n]) * 70_000, Source(0, n, n)) for n in range(3)]
 

@@ -8,7 +8,7 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from partition.nodes import outer_reads
+from anabranch.partition.graph.nodes import outer_reads
 
 FLOAT, INT64, BOOL, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING
 #: Kind of tensor -> its element type and its second axis; a "list" is a sequence of floats.

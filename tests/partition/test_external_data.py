@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from partition.errors import PartitionError, UnreadableModel, UnsafeModel
-from partition.external_data import locate
-from partition.graph import load_graph
+from anabranch.partition.errors import PartitionError, UnreadableModel, UnsafeModel
+from anabranch.partition.graph.external_data import locate
+from anabranch.partition.graph.model_graph import load_graph
 from tests.partition.texts import model_of
 
 WEIGHTS = np.arange(8, dtype=np.float32).tobytes()

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partition.errors import UncarriedTensor, UnusableInputs
-from partition.inputs import generate, has_rows, read_inputs
+from anabranch.partition.errors import UncarriedTensor, UnusableInputs
+from anabranch.partition.profiling.inputs import generate, has_rows, read_inputs
 from tests.partition.texts import graph_of
 
 

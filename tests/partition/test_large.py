@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from partition.cut import data_path, write_stages
-from partition.graph import load_graph
-from partition.model_file import MAX_FILE_BYTES
-from partition.prove import prove
+from anabranch.partition.graph.model_file import MAX_FILE_BYTES
+from anabranch.partition.graph.model_graph import load_graph
+from anabranch.partition.stages.equivalence import prove
+from anabranch.partition.stages.writer import data_path, write_stages
 
 WIDTH = 8192
 MATRIX_BYTES = WIDTH * WIDTH * 4

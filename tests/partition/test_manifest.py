@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from partition import manifest
-from partition.cut import StageFile, sha256_of, write_stages
-from partition.errors import CutError, PartitionError, PlanNotWritten, ProofError
-from partition.graph import Graph
-from partition.manifest import PLAN_FILE, StageCosts, write_plan
-from partition.prove import Proof
-from schemas.plan import Plan, decode_plan
-from tests.partition.test_prove import tamper
+from anabranch.partition.errors import CutError, PartitionError, PlanNotWritten, ProofError
+from anabranch.partition.graph.model_graph import Graph
+from anabranch.partition.stages import manifest
+from anabranch.partition.stages.equivalence import Proof
+from anabranch.partition.stages.manifest import PLAN_FILE, StageCosts, write_plan
+from anabranch.partition.stages.writer import StageFile, sha256_of, write_stages
+from anabranch.schemas.stage_manifest import StageManifest, decode_plan
+from tests.partition.test_equivalence import tamper
 from tests.partition.texts import BRANCHES, graph_of
 
 WEIGHTED = "g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { a = Neg(x) y = Mul(a, w) }"
 
 
-def plan(graph: Graph, cuts: list[int], folder: Path) -> tuple[Plan, Proof]:
+def plan(graph: Graph, cuts: list[int], folder: Path) -> tuple[StageManifest, Proof]:
     costs = [StageCosts(ms=1.5 + i, output_bytes=100 * i, replicas=i + 1) for i in range(len(cuts) + 1)]
     return write_plan(graph, cuts, folder, rows=8, costs=costs, bottleneck_ms=2.5)
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from partition.errors import UnreadableModel
-from partition.model_file import MAX_FILE_BYTES, read_model, size_bytes
+from anabranch.partition.errors import UnreadableModel
+from anabranch.partition.graph.model_file import MAX_FILE_BYTES, read_model, size_bytes
 from tests.partition.texts import BRANCHES, model_of
 
 

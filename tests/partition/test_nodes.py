@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from partition.errors import InvalidModel
-from partition.nodes import outer_reads, read_nodes
+from anabranch.partition.errors import InvalidModel
+from anabranch.partition.graph.nodes import outer_reads, read_nodes
 from tests.partition.texts import graph_of, model_of
 
 

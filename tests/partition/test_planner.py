@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition import unequal
-from partition.costs import CostGraph, Cuts, ParameterCost, TensorCost
-from partition.errors import NoPlan
-from partition.placement import Machine, Placement
-from partition.planner import plan, plan_timed
+from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning import heterogeneous as unequal
+from anabranch.partition.planning.placement import Machine, Placement
+from anabranch.partition.planning.planner import plan, plan_timed
+from anabranch.partition.profiling.costs import CostGraph, Cuts, ParameterCost, TensorCost
 
 
 @st.composite

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from partition import profile as module
-from partition.errors import WholeModelFailed
-from partition.graph import Graph, load_graph
-from partition.profile import costs_of, profile, rows_of
+from anabranch.partition.errors import WholeModelFailed
+from anabranch.partition.graph.model_graph import Graph, load_graph
+from anabranch.partition.profiling import profile as module
+from anabranch.partition.profiling.profile import costs_of, profile, rows_of
 from tests.partition.texts import BRANCHES, graph_of
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from anabranch.partition.graph.model_graph import load_graph
+from anabranch.partition.stages.equivalence import prove
+from anabranch.partition.stages.writer import write_stages
 from deploy.environments import environment
-from partition.cut import write_stages
-from partition.graph import load_graph
-from partition.prove import prove
 from tests.partition.test_zoo import even_cuts, stages_of
 
 HERE = Path(__file__).parent

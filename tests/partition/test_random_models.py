@@ -10,11 +10,11 @@ import onnx
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from partition.costs import Cuts
-from partition.cut import write_stages
-from partition.graph import Graph, load_graph
-from partition.profile import Profile, costs_of
-from partition.prove import Tolerance, prove
+from anabranch.partition.graph.model_graph import Graph, load_graph
+from anabranch.partition.profiling.costs import Cuts
+from anabranch.partition.profiling.profile import Profile, costs_of
+from anabranch.partition.stages.equivalence import Tolerance, prove
+from anabranch.partition.stages.writer import write_stages
 from tests.partition.random_models import batch, models
 
 EXACTLY = {"float32": Tolerance(0.0, 0.0)}

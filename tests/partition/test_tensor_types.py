@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
-from partition.errors import UncarriedTensor
-from partition.tensor_types import DATATYPES, TensorType, infer_types, tensor_type
-from schemas.tensors import DATATYPES as CARRIED
+from anabranch.partition.errors import UncarriedTensor
+from anabranch.partition.graph.tensor_types import DATATYPES, TensorType, infer_types, tensor_type
+from anabranch.schemas.tensors import DATATYPES as CARRIED
 from tests.partition.texts import graph_of, model_of
 
 

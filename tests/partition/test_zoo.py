@@ -12,14 +12,14 @@ import pytest
 from onnx import numpy_helper
 
 from anabranch.demo.features import model_path as magika_path
+from anabranch.partition.errors import StageFailed
+from anabranch.partition.graph.model_graph import Graph, load_graph
+from anabranch.partition.profiling.inputs import Batch
+from anabranch.partition.profiling.runtime import open_session
+from anabranch.partition.stages.equivalence import prove
+from anabranch.partition.stages.writer import write_stages
+from anabranch.schemas.tensors import Array
 from deploy.environments import environment
-from partition.cut import write_stages
-from partition.errors import StageFailed
-from partition.graph import Graph, load_graph
-from partition.inputs import Batch
-from partition.prove import prove
-from partition.runtime import open_session
-from schemas.tensors import Array
 
 HERE = Path(__file__).parent
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 
-from partition.graph import Graph, load_graph
+from anabranch.partition.graph.model_graph import Graph, load_graph
 
 
 def model_of(text: str, *, ir_version: int = 10, opset: int = 17) -> onnx.ModelProto:
@@ -19,7 +19,7 @@ def graph_of(folder: Path, text: str) -> Graph:
     return load_graph(path)
 
 
-#: The picture in `partition.graph`: two branches that meet again.
+#: The picture in `anabranch.partition.graph.model_graph`: two branches that meet again.
 BRANCHES = """
 g (float[N, 4] x) => (float[N, 4] y) {
     a = Relu(x)

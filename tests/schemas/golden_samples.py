@@ -11,26 +11,26 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
-from schemas import codec
-from schemas.batches import BatchMember, BatchRecord
-from schemas.dead_letters import encode_letter
-from schemas.frames import write_answers, write_requests
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse, Parameter
-from schemas.open_inference_pb2 import ModelInferRequest
-from schemas.records import (
+from anabranch.schemas import codec
+from anabranch.schemas.batches import BatchEntry, BatchRecord
+from anabranch.schemas.dead_letters import encode_letter
+from anabranch.schemas.frames import write_answers, write_requests
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest
+from anabranch.schemas.records import (
     NO_DEADLINE_MS,
     Failure,
-    Kind,
-    Member,
     OutputSignature,
     Record,
+    RecordKind,
     Signature,
     Source,
     TensorSignature,
-    encode_members,
+    UnitSegment,
+    encode_segments,
     encode_signature,
 )
-from schemas.tensors import Tensor
+from anabranch.schemas.tensors import Tensor
 
 FOLDER = Path(__file__).parent / "golden" / "v1"
 
@@ -50,7 +50,7 @@ PARAMETERS: dict[str, Parameter] = {
     "temperature": 0.5,
 }
 REQUEST = InferRequest("magika", INPUTS, "id-ü-1", "2", PARAMETERS, ("labels", "scores"))
-JSON_REQUEST = InferRequest("magika", INPUTS, "id-ü-1", "2", PARAMETERS, ("labels", "scores"), Form.JSON)
+JSON_REQUEST = InferRequest("magika", INPUTS, "id-ü-1", "2", PARAMETERS, ("labels", "scores"), Encoding.JSON)
 RESPONSE = InferResponse("magika", "2", "id-ü-1", OUTPUTS, {"shards": 3, "tasks": 2})
 ERROR = ErrorResponse("id-ü-1", "wrong_shape", "input 'numbers' has rank 1", "magika", "2")
 FAILURE = Failure("inference_failed", "row 1: out of range", "infer", "magika", "2")
@@ -68,8 +68,8 @@ OUTPUT_SIGNATURE = encode_signature(
 )
 
 MEMBERS = (
-    Member(3, 9_000_000_000, 1_767_225_600_000, "id-ü-1", 1_767_225_601_500, 32, 1, 64),
-    Member(0, 7, -1, "", NO_DEADLINE_MS, 0, 1, 1),
+    UnitSegment(3, 9_000_000_000, 1_767_225_600_000, "id-ü-1", 1_767_225_601_500, 32, 1, 64),
+    UnitSegment(0, 7, -1, "", NO_DEADLINE_MS, 0, 1, 1),
 )
 
 
@@ -82,13 +82,13 @@ def _typed_request() -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def _record(kind: Kind, signature: bytes, tensors: tuple[Tensor, ...] = (), original: bytes = b"") -> Record:
+def _record(kind: RecordKind, signature: bytes, tensors: tuple[Tensor, ...] = (), original: bytes = b"") -> Record:
     return Record(
         kind=kind,
         source=SOURCE,
         signature=signature,
         id="id-ü-1",
-        form=Form.JSON,
+        encoding=Encoding.JSON,
         deadline_ms=1_767_225_601_500,
         rank=2,
         partial_allowed=True,
@@ -104,12 +104,12 @@ def _record(kind: Kind, signature: bytes, tensors: tuple[Tensor, ...] = (), orig
 def records() -> dict[str, Record]:
     """Every kind of record."""
     return {
-        "record_shard.bin": _record(Kind.SHARD, SIGNATURE, INPUTS),
-        "record_opening.bin": _record(Kind.OPENING, SIGNATURE, (), b'{"original": 1}'),
-        "record_partial.bin": _record(Kind.PARTIAL, OUTPUT_SIGNATURE, OUTPUTS),
-        "record_failure.bin": _record(Kind.FAILURE, encode_signature(FAILURE)),
+        "record_shard.bin": _record(RecordKind.SHARD, SIGNATURE, INPUTS),
+        "record_opening.bin": _record(RecordKind.OPENING, SIGNATURE, (), b'{"original": 1}'),
+        "record_partial.bin": _record(RecordKind.PARTIAL, OUTPUT_SIGNATURE, OUTPUTS),
+        "record_failure.bin": _record(RecordKind.FAILURE, encode_signature(FAILURE)),
         "record_unit.bin": replace(
-            _record(Kind.UNIT, SIGNATURE, INPUTS, encode_members(MEMBERS)), times_ms=(1.5, 0.25), is_whole=True
+            _record(RecordKind.UNIT, SIGNATURE, INPUTS, encode_segments(MEMBERS)), times_ms=(1.5, 0.25), is_whole=True
         ),
     }
 
@@ -117,8 +117,8 @@ def records() -> dict[str, Record]:
 BATCH = BatchRecord(
     SIGNATURE,
     [
-        BatchMember(SOURCE, "id-ü-1", Form.JSON, 1_767_225_601_500, 2, True, True, 1, b"one", 1.5, 2.5),
-        BatchMember(Source(0, 1, -1), original=b"\xff", read_ms=3.0),
+        BatchEntry(SOURCE, "id-ü-1", Encoding.JSON, 1_767_225_601_500, 2, True, True, 1, b"one", 1.5, 2.5),
+        BatchEntry(Source(0, 1, -1), original=b"\xff", read_ms=3.0),
     ],
     [tensor.data for tensor in INPUTS],
 )
@@ -130,10 +130,10 @@ def samples() -> dict[str, bytes]:
         "request_raw.pb": codec.encode_request(REQUEST),
         "request_typed.pb": _typed_request(),
         "request.json": codec.encode_request(JSON_REQUEST),
-        "response.pb": codec.encode_response(RESPONSE, Form.PROTOBUF),
-        "response.json": codec.encode_response(RESPONSE, Form.JSON),
-        "error.pb": codec.encode_response(ERROR, Form.PROTOBUF),
-        "error.json": codec.encode_response(ERROR, Form.JSON),
+        "response.pb": codec.encode_response(RESPONSE, Encoding.PROTOBUF),
+        "response.json": codec.encode_response(RESPONSE, Encoding.JSON),
+        "error.pb": codec.encode_response(ERROR, Encoding.PROTOBUF),
+        "error.json": codec.encode_response(ERROR, Encoding.JSON),
         "dead_letter.json": encode_letter("inference-requests", SOURCE, "id-ü-1", FAILURE, b"\xff original"),
         "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
         "answers.frame": write_answers([(b"id-1", b"answer"), (b"", b"")]),

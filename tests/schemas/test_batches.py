@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.batches import BatchMember, BatchRecord
-from schemas.messages import Form
-from schemas.records import ALIGNMENT_BYTES, Kind, Record, Source, kind_of
+from anabranch.schemas.batches import BatchEntry, BatchRecord
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.records import ALIGNMENT_BYTES, Record, RecordKind, Source, kind_of
 from tests.strategies import texts
 
 _u32, _i32, _i64 = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
 _times = st.floats(allow_nan=False)
 
 members = st.builds(
-    BatchMember,
+    BatchEntry,
     source=st.builds(Source, _i32, _i64, _i64),
     id=texts,
-    form=st.sampled_from(Form),
+    encoding=st.sampled_from(Encoding),
     deadline_ms=_i64,
     rank=_i32,
     partial_allowed=st.booleans(),
@@ -46,7 +46,7 @@ def address(data: Any) -> int:
 def test_any_unit_comes_back_equal_and_is_known_by_its_first_byte(batch: BatchRecord) -> None:
     encoded = batch.encode()
     assert BatchRecord.decode(encoded) == batch
-    assert kind_of(encoded) is Kind.BATCH
+    assert kind_of(encoded) is RecordKind.BATCH
 
 
 @given(batches)
@@ -70,4 +70,4 @@ def test_bytes_that_end_early_or_go_on_are_no_unit(batch: BatchRecord, data: st.
 
 def test_another_record_is_no_unit() -> None:
     with pytest.raises(ValueError, match="kind 1"):
-        BatchRecord.decode(Record(Kind.SHARD, Source(0, 0, 0), b"").encode())
+        BatchRecord.decode(Record(RecordKind.SHARD, Source(0, 0, 0), b"").encode())

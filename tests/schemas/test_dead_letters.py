@@ -6,8 +6,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.dead_letters import DeadLetter, LetterSource, decode_letter, encode_letter
-from schemas.records import Failure, Source
+from anabranch.schemas.dead_letters import DeadLetter, LetterSource, decode_letter, encode_letter
+from anabranch.schemas.records import Failure, Source
 from tests.strategies import texts
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from schemas import errors
-from schemas.errors import AnabranchError, RequestError, ServingError, error_with_code
+from anabranch.schemas import errors
+from anabranch.schemas.errors import AnabranchError, RequestError, ServingError, error_with_code
 
 
 def leaves(root: type[AnabranchError] = AnabranchError) -> list[type[AnabranchError]]:

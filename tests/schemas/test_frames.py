@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.frames import read_answers, read_claim, read_requests, write_answers, write_requests
-from schemas.records import Source
+from anabranch.schemas.frames import read_answers, read_claim, read_requests, write_answers, write_requests
+from anabranch.schemas.records import Source
 
 sources = st.builds(
     Source, st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1)

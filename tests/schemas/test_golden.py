@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from schemas import codec
-from schemas.batches import BatchRecord
-from schemas.dead_letters import LetterSource, decode_letter
-from schemas.frames import read_answers, read_requests
-from schemas.messages import InferRequest
-from schemas.records import Kind, Record, Source, decode_members, decode_output_signature, decode_signature
+from anabranch.schemas import codec
+from anabranch.schemas.batches import BatchRecord
+from anabranch.schemas.dead_letters import LetterSource, decode_letter
+from anabranch.schemas.frames import read_answers, read_requests
+from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.records import (
+    Record,
+    RecordKind,
+    Source,
+    decode_output_signature,
+    decode_segments,
+    decode_signature,
+)
 from tests.schemas import golden_samples as golden
 
 SAMPLES = golden.samples()
@@ -37,9 +44,9 @@ def test_today_s_code_reads_the_messages() -> None:
     assert codec.decode_request(stored("request_raw.pb")) == golden.REQUEST
     assert codec.decode_request(stored("request.json")) == golden.JSON_REQUEST
     assert content(codec.decode_request(stored("request_typed.pb"))) == content(golden.REQUEST)
-    for form in ("pb", "json"):
-        assert codec.decode_response(stored(f"response.{form}")) == golden.RESPONSE
-        assert codec.decode_response(stored(f"error.{form}")) == golden.ERROR
+    for encoding in ("pb", "json"):
+        assert codec.decode_response(stored(f"response.{encoding}")) == golden.RESPONSE
+        assert codec.decode_response(stored(f"error.{encoding}")) == golden.ERROR
     letter = decode_letter(stored("dead_letter.json"))
     assert (letter.original, letter.code) == (b"\xff original", golden.FAILURE.code)
     assert letter.source == LetterSource("inference-requests", 3, 9_000_000_000, 1_767_225_600_000)
@@ -64,13 +71,13 @@ def test_today_s_code_reads_the_signatures() -> None:
     shard, partial = Record.decode(stored("record_shard.bin")), Record.decode(stored("record_partial.bin"))
     assert [spec.name for spec in decode_signature(shard.signature).inputs] == ["numbers", "texts"]
     assert decode_output_signature(partial.signature).task == 1
-    assert decode_members(Record.decode(stored("record_unit.bin")).original) == golden.MEMBERS
+    assert decode_segments(Record.decode(stored("record_unit.bin")).original) == golden.MEMBERS
 
 
 def test_the_layout_is_the_one_that_the_drawing_describes() -> None:
     record = stored("record_shard.bin")
-    kind, form, flags, id_size, tensors, signature_size = struct.unpack_from("<BBBxHHI", record)
-    assert (kind, form, flags, id_size, tensors) == (Kind.SHARD, 1, 0b11, 7, 2)
+    kind, encoding, flags, id_size, tensors, signature_size = struct.unpack_from("<BBBxHHI", record)
+    assert (kind, encoding, flags, id_size, tensors) == (RecordKind.SHARD, 1, 0b11, 7, 2)
     at = 60 + id_size
     assert record[60:at] + record[at : at + signature_size] == "id-ü-1".encode() + golden.SIGNATURE
     at += signature_size

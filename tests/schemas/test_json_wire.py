@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import json_wire
-from schemas.errors import AnabranchError, MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
-from schemas.messages import ErrorResponse, Form, InferRequest, InferResponse
-from schemas.tensors import Tensor, raw_from_elements
+from anabranch.schemas import json_wire
+from anabranch.schemas.errors import AnabranchError, MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor, raw_from_elements
 from tests.strategies import parameters, requests, tensors, texts
 
 
@@ -25,12 +25,12 @@ def read_data(*args: str) -> Any:
     return tensor.to_array().tolist()
 
 
-@given(requests(Form.JSON))
+@given(requests(Encoding.JSON))
 def test_a_request_reads_back_equal(request: InferRequest) -> None:
     assert json_wire.read_request(json_wire.write_request(request)) == request
 
 
-@given(texts, texts, texts, st.lists(tensors(form=Form.JSON), max_size=3), parameters)
+@given(texts, texts, texts, st.lists(tensors(encoding=Encoding.JSON), max_size=3), parameters)
 def test_an_answer_reads_back_equal_and_is_json_to_others(
     name: str, version: str, request_id: str, outputs: list[Tensor], values: dict[str, bool | int | str | float]
 ) -> None:
@@ -191,13 +191,13 @@ def test_of_two_equal_keys_the_last_counts_in_the_request_and_in_its_error_alike
 def test_bytes_that_are_no_text_are_not_written_as_other_text() -> None:
     tensor = Tensor("s", "BYTES", (1,), raw_from_elements([b"\xff"]))
     with pytest.raises(WrongDatatype, match="protobuf"):
-        json_wire.write_request(InferRequest("m", (tensor,), form=Form.JSON))
+        json_wire.write_request(InferRequest("m", (tensor,), encoding=Encoding.JSON))
     with pytest.raises(WrongDatatype, match="protobuf"):
         json_wire.write_response(InferResponse("m", "1", "a", (tensor,)))
 
 
 @settings(max_examples=300)
-@given(requests(Form.JSON), st.data())
+@given(requests(Encoding.JSON), st.data())
 def test_a_damaged_message_raises_nothing_but_our_errors(request: InferRequest, data: st.DataObject) -> None:
     damaged = bytearray(json_wire.write_request(request))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from schemas.errors import UnknownModel, UnknownVersion
-from schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.errors import UnknownModel, UnknownVersion
+from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
 
 
 def served(**versions: list[str]) -> Catalog:

@@ -10,10 +10,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import AnabranchError, MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
-from schemas.messages import ErrorResponse, InferRequest, InferResponse
-from schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from schemas.protobuf_wire import (
+from anabranch.schemas.errors import AnabranchError, MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from anabranch.schemas.protobuf_wire import (
     decode_id,
     open_envelope,
     read_request,
@@ -22,7 +22,7 @@ from schemas.protobuf_wire import (
     write_request,
     write_response,
 )
-from schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, bytes_elements
+from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, bytes_elements
 from tests.strategies import parameters, requests, tensors, texts
 
 TYPED = {

@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.messages import Form
-from schemas.model import Ensemble
-from schemas.records import (
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.model import Ensemble
+from anabranch.schemas.records import (
     ALIGNMENT_BYTES,
     MAX_FAILURE_LENGTH,
     Failure,
-    Kind,
-    Member,
     OpeningSignature,
     OutputSignature,
     Record,
+    RecordKind,
     Signature,
     Source,
     TensorSignature,
+    UnitSegment,
     decode_failure,
-    decode_members,
     decode_opening_signature,
     decode_output_signature,
+    decode_segments,
     decode_signature,
-    encode_members,
+    encode_segments,
     encode_signature,
     kind_of,
 )
@@ -39,11 +39,11 @@ _u32, _i32, _i64 = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1), 
 def records() -> st.SearchStrategy[Record]:
     return st.builds(
         Record,
-        kind=st.sampled_from(Kind),
+        kind=st.sampled_from(RecordKind),
         source=st.builds(Source, _i32, _i64, _i64),
         signature=st.binary(max_size=40),
         id=texts,
-        form=st.sampled_from(Form),
+        encoding=st.sampled_from(Encoding),
         deadline_ms=_i64,
         rank=_i32,
         partial_allowed=st.booleans(),
@@ -118,7 +118,7 @@ def test_a_failure_s_message_always_fits_and_can_always_be_sent(message: str) ->
 
 @pytest.mark.parametrize("size", [0, 1024])
 def test_an_id_of_the_largest_size_fits(size: int) -> None:
-    record = Record(Kind.OPENING, Source(0, 0, 0), b"s" * 70_000, "i" * size)
+    record = Record(RecordKind.OPENING, Source(0, 0, 0), b"s" * 70_000, "i" * size)
     assert Record.decode(record.encode()) == record
 
 
@@ -132,6 +132,6 @@ def test_an_opening_s_signature_is_read_with_and_without_its_ensemble() -> None:
     assert decode_opening_signature(encode_signature(plain)) == OpeningSignature("m", "1", inputs, ("y",))
 
 
-@given(st.lists(st.builds(Member, _i32, _i64, _i64, texts, _i64, _u32, _u32, _u32), max_size=4).map(tuple))
-def test_any_members_come_back_equal(members: tuple[Member, ...]) -> None:
-    assert decode_members(memoryview(encode_members(members))) == members
+@given(st.lists(st.builds(UnitSegment, _i32, _i64, _i64, texts, _i64, _u32, _u32, _u32), max_size=4).map(tuple))
+def test_any_members_come_back_equal(members: tuple[UnitSegment, ...]) -> None:
+    assert decode_segments(memoryview(encode_segments(members))) == members

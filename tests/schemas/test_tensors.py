@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import MalformedRequest, WrongDatatype, WrongSize
-from schemas.tensors import (
+from anabranch.schemas.errors import MalformedRequest, WrongDatatype, WrongSize
+from anabranch.schemas.tensors import (
     BYTES,
     DATATYPES,
     NUMPY_DTYPES,

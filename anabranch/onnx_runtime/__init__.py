@@ -1,0 +1,1 @@
+"""ONNX Runtime helpers shared by operators and partition."""

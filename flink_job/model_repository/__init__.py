@@ -1,0 +1,1 @@
+"""Reads the model repository into a catalog."""

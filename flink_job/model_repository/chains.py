@@ -1,0 +1,154 @@
+"""Reads a chain: the `[chain]` of a `model.toml`, in which one model's output feeds the next.
+
+    [chain]
+    steps = [
+        { model = "detect.onnx", before = "steps.py:picture", after = "steps.py:boxes", replicas = 1 },
+        { model = "read@2", before = "steps.py:lines" },
+    ]
+    inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }      -1: an axis of any size
+    outputs.text = { datatype = "BYTES", shape = [-1] }
+
+A step's model is a file beside the `model.toml`, or a model of the repository by its name. Its functions (see
+`step`) are in Python files beside it too: code of whoever runs the job, as trusted as the models,
+that runs where the step does. It is looked at here, and not run.
+"""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from anabranch.flink_job.config import ConfigError
+from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.backends.onnx import read_signature, sha256_of
+from anabranch.schemas.errors import UnknownModel, UnknownVersion
+from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec, SessionOptions, StageSpec, TensorSpec
+from anabranch.schemas.tensors import DATATYPES
+
+#: A chain's files have no version.
+VERSION = "1"
+
+
+class TensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An input or output of a chain."""
+
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class StepTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A step of a chain; see the module."""
+
+    model: str
+    before: str = ""
+    after: str = ""
+    replicas: int = 1
+
+
+class ChainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `[chain]`; see the module."""
+
+    steps: tuple[StepTable, ...]
+    inputs: dict[str, TensorTable]
+    outputs: dict[str, TensorTable]
+
+
+def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: Catalog) -> ModelSpec:
+    """The model that a `model.toml` makes of steps.
+
+    Args:
+        path: The `model.toml`; its folder's name is the model's.
+        session: How the sessions of all steps are held.
+        models: Those that a step can name.
+
+    Raises:
+        ConfigError: A step names a model or function that is not there, or an input or output makes no sense.
+        ModelLoadFailed: A model cannot be read.
+    """
+    where = f"{path}: chain"
+    if not (table.steps and table.inputs and table.outputs):
+        raise ConfigError(f"{where} needs at least one step, one input and one output")
+    return ModelSpec(
+        name=path.parent.name,
+        version=VERSION,
+        path="",
+        sha256="",
+        inputs=_specs(table.inputs, f"{where}.inputs"),
+        outputs=_specs(table.outputs, f"{where}.outputs"),
+        batchable=False,
+        session=session,
+        stages=tuple(
+            _read_step(path.parent, step, models, f"{where}.steps[{index}]") for index, step in enumerate(table.steps)
+        ),
+        is_chain=True,
+    )
+
+
+def _specs(tables: Mapping[str, TensorTable], where: str) -> tuple[TensorSpec, ...]:
+    for name, table in tables.items():
+        if table.datatype not in DATATYPES:
+            raise ConfigError(
+                f"{where}.{name}: datatype is {table.datatype!r}; there is {', '.join(sorted(DATATYPES))}"
+            )
+        if any(size < -1 for size in table.shape):
+            raise ConfigError(f"{where}.{name}: shape is {list(table.shape)}; -1 is an axis of any size")
+    return tuple(
+        TensorSpec(name, table.datatype, tuple(None if size == -1 else size for size in table.shape))
+        for name, table in tables.items()
+    )
+
+
+def _read_step(folder: Path, step: StepTable, models: Catalog, where: str) -> StageSpec:
+    if step.replicas < 1:
+        raise ConfigError(f"{where}: replicas is {step.replicas}; it must be at least 1")
+    path, sha256, inputs, outputs = _read_model(folder, step.model, models, where)
+    return StageSpec(
+        path=path,
+        sha256=sha256,
+        inputs=inputs,
+        outputs=outputs,
+        replicas=step.replicas,
+        name=step.model.removesuffix(".onnx"),
+        before=_read_function(folder, step.before, f"{where}: before"),
+        after=_read_function(folder, step.after, f"{where}: after"),
+    )
+
+
+def _read_model(
+    folder: Path, name: str, models: Catalog, where: str
+) -> tuple[str, str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    if name.endswith(".onnx"):
+        path = _beside(folder, name, f"{where}: model")
+        return str(path.resolve()), sha256_of(path), *read_signature(path)
+    try:
+        if not name:
+            raise UnknownModel("a step needs a model")
+        model = models.find(*(name.split("@", 1) if "@" in name else (name, "")))
+    except (UnknownModel, UnknownVersion) as error:
+        raise ConfigError(f"{where}: {error.message}") from None
+    return model.path, model.sha256, model.inputs, model.outputs
+
+
+def _read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
+    if not named:
+        return None
+    file, _, name = named.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ConfigError(f"{where} is {named!r}; write it as file.py:function")
+    path = _beside(folder, file, where)
+    try:
+        sha256, tree = sha256_of(path), ast.parse(path.read_bytes(), str(path))
+    except ModelLoadFailed as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"{where}: {path} is no Python: {error}") from None
+    if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
+        raise ConfigError(f"{where}: {path} has no function {name!r}")
+    return FunctionSpec(str(path.resolve()), sha256, name)
+
+
+def _beside(folder: Path, file: str, where: str) -> Path:
+    if Path(file).name != file:
+        raise ConfigError(f"{where} names {file!r}; it must lie beside model.toml")
+    return folder / file

@@ -1,0 +1,184 @@
+"""Reads a model that is made of others: the `[ensemble]` of a `model.toml`.
+
+    [ensemble]
+    members = ["a", "b@2"]        models of the repository, the newest version where none is named
+    merge = "mean"                weighted_mean, vote, stack, max: see `anabranch.operators.core.merging.ensemble`
+    weights = [2, 1]              for weighted_mean
+    outputs = ["y"]               those that all members have, where it says nothing
+    on_failure = "rest"           answer from the members that are there; default "fail"
+    min_members = 1               ... if they are so many
+    member_timeout_ms = 200       how long members have; as long as the request has by default
+
+Its inputs and outputs are its members': they must fit each other, or the job does not start.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from anabranch.flink_job.config import ConfigError
+from anabranch.operators.core.merging.ensemble import cannot_merge, merged_datatype
+from anabranch.schemas.errors import UnknownModel, UnknownVersion
+from anabranch.schemas.model import Catalog, Ensemble, Merge, ModelSpec, TensorSpec
+
+#: An ensemble's files have no version.
+VERSION = "1"
+
+
+class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An `[ensemble]`; see the module."""
+
+    members: tuple[str, ...]
+    merge: Merge = "mean"
+    weights: tuple[float, ...] = ()
+    outputs: tuple[str, ...] = ()
+    on_failure: Literal["fail", "rest"] = "fail"
+    min_members: int = 1
+    member_timeout_ms: int = 0
+
+
+def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpec:
+    """The model that a `model.toml` makes of others.
+
+    Args:
+        path: The `model.toml`; its folder's name is the model's.
+        models: What it may be made of.
+
+    Raises:
+        ConfigError: It names models that are not there, or that do not fit each other.
+    """
+    try:
+        members = [_find(member, models) for member in table.members]
+        _check_numbers(table)
+        _check_alike(members)
+        inputs = tuple(_common_input(spec, members) for spec in members[0].inputs)
+        outputs = tuple(_merged_output(name, table, members) for name in table.outputs or _common_outputs(members))
+    except _Misfit as error:
+        raise ConfigError(f"{path}: ensemble.{error}") from None
+    first = members[0]
+    fixed_rows = [member.fixed_rows for member in members if member.fixed_rows is not None]
+    return ModelSpec(
+        name=path.parent.name,
+        version=VERSION,
+        path="",
+        sha256="",
+        inputs=inputs,
+        outputs=outputs,
+        batchable=first.batchable,
+        fixed_rows=math.lcm(*fixed_rows) if fixed_rows else None,
+        require_finite=any(member.require_finite for member in members),
+        ensemble=Ensemble(
+            members=tuple((member.name, member.version) for member in members),
+            merge=table.merge,
+            weights=table.weights or (1.0,) * len(members),
+            needed=table.min_members if table.on_failure == "rest" else len(members),
+            member_timeout_ms=table.member_timeout_ms,
+            batchable=first.batchable,
+        ),
+    )
+
+
+class _Misfit(Exception):
+    """What is wrong, and with which key."""
+
+
+def _find(member: str, models: Catalog) -> ModelSpec:
+    name, _, version = member.partition("@")
+    try:
+        if not name:
+            raise UnknownModel("a member needs a name")
+        return models.find(name, version)
+    except (UnknownModel, UnknownVersion) as error:
+        raise _Misfit(f"members: {error.message}") from None
+
+
+def _check_numbers(table: EnsembleTable) -> None:
+    count = len(table.members)
+    if count < 2:
+        raise _Misfit(f"members has {count}; it takes two or more")
+    if table.merge == "weighted_mean" and len(table.weights) != count:
+        raise _Misfit(f"weights has {len(table.weights)} numbers for {count} members")
+    if table.merge != "weighted_mean" and table.weights:
+        raise _Misfit(f"weights are for weighted_mean; merge is {table.merge}")
+    if not all(0 < weight < math.inf for weight in table.weights):
+        raise _Misfit(f"weights is {list(table.weights)}; all must be above 0")
+    if not 1 <= table.min_members <= count:
+        raise _Misfit(f"min_members is {table.min_members}; it must be from 1 to {count}")
+    if table.min_members != 1 and table.on_failure == "fail":
+        raise _Misfit('min_members needs on_failure = "rest": without, no member may be missing')
+    if table.member_timeout_ms < 0:
+        raise _Misfit(f"member_timeout_ms is {table.member_timeout_ms}; it must be at least 0")
+
+
+def _check_alike(members: Sequence[ModelSpec]) -> None:
+    if len({(member.name, member.version) for member in members}) < len(members):
+        raise _Misfit("members names one twice")
+    first = members[0]
+    for member in members[1:]:
+        if member.batchable != first.batchable:
+            raise _Misfit(f"members: axis 0 counts rows in one of {first.name} and {member.name}, and not in the other")
+        if {spec.name for spec in member.inputs} != {spec.name for spec in first.inputs}:
+            raise _Misfit(
+                f"members: {first.name} takes {_names(first.inputs)}, {member.name} takes {_names(member.inputs)}"
+            )
+
+
+def _common_input(spec: TensorSpec, members: Sequence[ModelSpec]) -> TensorSpec:
+    others = [_named(spec.name, member.inputs) for member in members]
+    return TensorSpec(spec.name, spec.datatype, _common_shape("input", others, members))
+
+
+def _common_outputs(members: Sequence[ModelSpec]) -> list[str]:
+    names = [
+        spec.name
+        for spec in members[0].outputs
+        if all(spec.name in (other.name for other in member.outputs) for member in members)
+    ]
+    if not names:
+        said = "; ".join(f"{member.name} gives {_names(member.outputs)}" for member in members)
+        raise _Misfit(f"members have no output in common: {said}")
+    return names
+
+
+def _merged_output(name: str, table: EnsembleTable, members: Sequence[ModelSpec]) -> TensorSpec:
+    for member in members:
+        if name not in (spec.name for spec in member.outputs):
+            raise _Misfit(f"outputs: {member.name} has no output {name!r}; it gives {_names(member.outputs)}")
+    specs = [_named(name, member.outputs) for member in members]
+    shape = _common_shape("output", specs, members)
+    datatype = specs[0].datatype
+    reason = cannot_merge(table.merge, datatype)
+    if reason is not None:
+        raise _Misfit(f"merge: {reason}, and output {name!r} is {datatype}; name the outputs to merge in outputs")
+    if table.merge == "stack":
+        at = 1 if members[0].batchable else 0
+        # Where members may be missing, the axis has those that are there.
+        shape = (*shape[:at], len(members) if table.on_failure == "fail" else None, *shape[at:])
+    return TensorSpec(name, merged_datatype(table.merge, datatype), shape)
+
+
+def _common_shape(kind: str, specs: Sequence[TensorSpec], members: Sequence[ModelSpec]) -> tuple[int | None, ...]:
+    """The shape that all fit: an axis that one leaves open may be fixed in another; rows are open."""
+    first_axis = 1 if members[0].batchable else 0
+    axes = list(zip(*(spec.shape[first_axis:] for spec in specs), strict=False))
+    fits = all(len(set(axis) - {None}) <= 1 for axis in axes)
+    if len({(spec.datatype, len(spec.shape)) for spec in specs}) > 1 or not fits:
+        said = "; ".join(f"{member.name} has {_shown(spec)}" for member, spec in zip(members, specs, strict=True))
+        raise _Misfit(f"members disagree on {kind} {specs[0].name!r}: {said}")
+    common = tuple(next((size for size in axis if size is not None), None) for axis in axes)
+    return (None, *common) if first_axis else common
+
+
+def _shown(spec: TensorSpec) -> str:
+    return f"{spec.datatype} [{', '.join('any' if size is None else str(size) for size in spec.shape)}]"
+
+
+def _named(name: str, specs: Iterable[TensorSpec]) -> TensorSpec:
+    return next(spec for spec in specs if spec.name == name)
+
+
+def _names(specs: Iterable[TensorSpec]) -> str:
+    return ", ".join(spec.name for spec in specs) or "nothing"

@@ -1,0 +1,158 @@
+"""Reads a model repository: `NAME/VERSION/model.onnx`, with an optional `NAME/model.toml`.
+
+    models/
+    ├── magika/
+    │   ├── model.toml          stages, replicas, [batching]  [session]  [validation]; every key optional
+    │   ├── 1/model.onnx
+    │   └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
+    ├── panel/
+    │   └── model.toml          [ensemble]: made of other models; see `anabranch.flink_job.model_repository.ensembles`
+    └── ocr/
+        ├── model.toml          [chain]: one model's output feeds the next; see `chains`
+        ├── detect.onnx …       what its steps run
+        └── steps.py            their functions
+
+Inputs and outputs are read off the ONNX file, not asked for again.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from anabranch.flink_job.config import ConfigError, ModelDefaults, check_batching, check_session
+from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
+from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
+from anabranch.flink_job.model_repository.stages import read_stages
+from anabranch.operators.backends.onnx import read_signature, sha256_of
+from anabranch.schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
+
+
+class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is refused beyond names, datatypes and shapes."""
+
+    require_finite: bool = False
+
+
+class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `model.toml`.
+
+    Attributes:
+        stages: See `stages`; 0 for a model that runs as a whole wherever requests are read.
+        replicas: How many tasks each stage has; empty for as many as the plan says.
+    """
+
+    stages: int | str = 0
+    replicas: tuple[int, ...] = ()
+    batching: dict[str, Any] = {}
+    session: dict[str, Any] = {}
+    validation: _Validation = _Validation()
+    ensemble: EnsembleTable | None = None
+    chain: ChainTable | None = None
+
+
+def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
+    """Every model in a repository.
+
+    Raises:
+        ConfigError: The folder is missing or holds no model, or a `model.toml` cannot be used.
+        ModelLoadFailed: A model cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
+    models = {}
+    ensembles = {}
+    chains = {}
+    # What starts with a dot is a tool's own: .ipynb_checkpoints, .git.
+    for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
+        toml = model_folder / "model.toml"
+        file = _read_model_file(toml)
+        if file.ensemble is not None:
+            if versions or file != _ModelFile(ensemble=file.ensemble):
+                raise ConfigError(f"{toml}: beside [ensemble] there can be no other table, and no version of a model")
+            ensembles[toml] = file.ensemble
+        elif file.chain is not None:
+            if versions or file != _ModelFile(chain=file.chain, session=file.session):
+                raise ConfigError(f"{toml}: beside [chain] there can be [session], and no version of a model")
+            chains[toml] = (file.chain, _fill_in(toml, file, defaults)[1])
+        elif versions:
+            batching, session = _fill_in(toml, file, defaults)
+            models[model_folder.name] = {
+                path.parent.name: _read_model(path, file, batching, session) for path in versions
+            }
+    if not models and not chains:
+        raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
+    read_chains = [read_chain(toml, table, session, Catalog(models)) for toml, (table, session) in chains.items()]
+    models |= {chain.name: {chain.version: chain} for chain in read_chains}
+    read_ensembles = [read_ensemble(toml, table, Catalog(models)) for toml, table in ensembles.items()]
+    return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in read_ensembles})
+
+
+def _read_model(path: Path, file: _ModelFile, batching: Batching, session: SessionOptions) -> ModelSpec:
+    inputs, outputs = read_signature(path)
+    fixed_rows = _fixed_rows(inputs, outputs)
+    batchable = fixed_rows is not None or all(spec.shape and spec.shape[0] is None for spec in inputs + outputs)
+    if batching.enabled:
+        _check_batch_axis(path, inputs, outputs, fixed_rows)
+    model = ModelSpec(
+        name=path.parent.parent.name,
+        version=path.parent.name,
+        path=str(path.resolve()),
+        sha256=sha256_of(path),
+        inputs=inputs,
+        outputs=outputs,
+        batchable=batchable and bool(inputs) if batching.enabled is None else batching.enabled,
+        fixed_rows=fixed_rows,
+        batching=batching,
+        session=session,
+        require_finite=file.validation.require_finite,
+    )
+    return read_stages(model, file.stages, file.replicas) if file.stages else model
+
+
+def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
+    """The one size that axis 0 of every input and output has, if it has one."""
+    sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
+    return sizes.pop() or None if len(sizes) == 1 else None
+
+
+def _check_batch_axis(
+    path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], fixed_rows: int | None
+) -> None:
+    """Refuses `enabled = true` for a model that cannot run a batch; an output may leave its shape open."""
+    without = [spec.name for spec in inputs if not spec.shape]
+    fixed = [spec.name for spec in inputs + outputs if spec.shape and spec.shape[0] not in (None, fixed_rows)]
+    if without or fixed or not inputs:
+        what = f"axis 0 of {', '.join(fixed)} has a fixed size" if fixed else "an input has no axis 0"
+        raise ConfigError(f"{path}: enabled = true under [batching], but {what}")
+
+
+def _read_model_file(path: Path) -> _ModelFile:
+    if not path.exists():
+        return _ModelFile()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=_ModelFile)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _fill_in(path: Path, file: _ModelFile, defaults: ModelDefaults) -> tuple[Batching, SessionOptions]:
+    try:
+        batching = msgspec.convert(msgspec.structs.asdict(defaults.batching) | file.batching, Batching)
+        session = msgspec.convert(msgspec.structs.asdict(defaults.session) | file.session, SessionOptions)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    check_batching(batching, f"{path}: batching.")
+    check_session(session, f"{path}: session.")
+    if file.replicas and not file.stages:
+        raise ConfigError(f"{path}: replicas are of stages, and there are no stages")
+    return batching, session
+
+
+def version_order(version: str) -> list[tuple[int, int, str]]:
+    """Numbers as numbers: 2 < 10, 1.9 < 1.10."""
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]

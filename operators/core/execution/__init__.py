@@ -1,0 +1,1 @@
+"""Runs batches, stages and steps, and moves batches between tasks."""

@@ -1,0 +1,142 @@
+"""Chains: the output of one model feeds the next, with Python functions around each.
+
+    tensors --> before --> one or more runs of the model --> after --> tensors of the next step, or the answer
+                  |                                            ^
+                  +-- what the model does not take ------------+
+
+A step is a stage (`stage`) whose tensors have any names, datatypes and shapes: a request travels
+alone, and a picture may become many lines of text on its way. `before(tensors)` gives a mapping for the model's run, or
+a list of them, one for each run. `after(tensors, runs)` gets what came in, and of each run what `before` gave together
+with the model's outputs. Arrays that come in cannot be written to.
+
+The functions are the operator's own code. What they raise is the answer to their request, and to no other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from anabranch.operators.backends.base import Session
+from anabranch.operators.core.execution.stage import Stage
+from anabranch.operators.core.merging.row_ranges import RowBlock
+from anabranch.operators.core.outputs import Unit, WindowPart
+from anabranch.schemas.errors import AnabranchError, InferenceFailed
+from anabranch.schemas.model import ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.records import Failure, Record, UnitSegment, decode_signature
+from anabranch.schemas.tensors import Array, Tensor, array_from_raw
+
+Named: TypeAlias = Mapping[str, Array]
+Before: TypeAlias = Callable[[Named], Named | Sequence[Named]]
+After: TypeAlias = Callable[[Named, Sequence[Named]], Named]
+
+
+class Step(Stage):
+    """One task of one step.
+
+    Args:
+        before: None for tensors that are the model's inputs.
+        after: None where what the only run had, and gave, goes on.
+
+    See `anabranch.operators.core.execution.stage.Stage` for the others.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        index: int,
+        session: Session,
+        now_ms: Callable[[], float],
+        task: int,
+        pack: Callable[[Record], bytes] = Record.encode,
+        *,
+        before: Before | None = None,
+        after: After | None = None,
+    ) -> None:
+        super().__init__(model, index, session, now_ms, task, pack)
+        self._step = model.stages[index]
+        self._before = before
+        self._after = after
+        self._name = f"step {index + 1} ({self._step.name})"
+
+    def _run(self, unit: Record, members: Sequence[UnitSegment], now_ms: float) -> list[Unit | WindowPart]:
+        signature = decode_signature(unit.signature)
+        taken_ms, before_ms = unit.times_ms or (now_ms, 0.0)
+        started_ms = self._now_ms()
+        try:
+            came = {
+                spec.name: array_from_raw(spec.datatype, spec.shape, data)
+                for spec, data in zip(signature.inputs, unit.tensors, strict=True)
+            }
+            made = self._call(came)
+            tensors = {name: _tensor(name, array) for name, array in made.items()}
+            if self._is_last:
+                _check_outputs(tensors, signature.outputs, self._model.outputs)
+        except _StepFailed as error:
+            failure = Failure(InferenceFailed.code, f"{self._name}: {error}", self._name)
+            return self._failures_of(members, failure)
+        times_ms = (taken_ms, before_ms + self._now_ms() - started_ms)
+        if self._is_last:
+            return [*self._partials(signature, tensors, members, RowBlock(0, 1, ()), times_ms)]
+        return [self._next(signature, tensors, members, times_ms)]
+
+    def _call(self, came: Named) -> Named:
+        given = came if self._before is None else _guarded("before", self._before, came)
+        feeds = [given] if isinstance(given, Mapping) else given
+        if not isinstance(feeds, Sequence) or not all(isinstance(feed, Mapping) for feed in feeds):
+            raise _StepFailed(f"before gave {type(given).__name__}, and neither a mapping of arrays nor a list of them")
+        runs = [_run_model(self._session, self._step, feed) for feed in feeds]
+        if self._after is not None:
+            made = _guarded("after", self._after, came, runs)
+        elif len(runs) == 1:
+            [made] = runs
+        else:
+            raise _StepFailed(f"the model ran {len(runs)} times, and there is no `after` to make one of its outputs")
+        if not isinstance(made, Mapping):
+            raise _StepFailed(f"after gave {type(made).__name__}, and no mapping of arrays")
+        return made
+
+
+class _StepFailed(Exception):
+    """What went wrong in a step."""
+
+
+def _guarded(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001 - whatever a function fails with is the answer to its request
+        raise _StepFailed(f"{what}: {type(error).__name__}: {error}") from None
+
+
+def _run_model(session: Session, step: StageSpec, feed: Named) -> Named:
+    missing = [spec.name for spec in step.inputs if spec.name not in feed]
+    if missing:
+        raise _StepFailed(f"the model needs {', '.join(missing)}; there is {', '.join(feed) or 'nothing'}")
+    inputs = {spec.name: np.asarray(feed[spec.name]) for spec in step.inputs}
+    names = [spec.name for spec in step.outputs]
+    outputs = _guarded("model", session.run, names, inputs)
+    return {**feed, **dict(zip(names, outputs, strict=True))}
+
+
+def _tensor(name: str, array: Array) -> Tensor:
+    try:
+        return Tensor.from_array(name, np.asarray(array))
+    except (AnabranchError, ValueError) as error:
+        raise _StepFailed(f"{name!r} cannot go on: {error}") from None
+
+
+def _check_outputs(tensors: Mapping[str, Tensor], wanted: Sequence[str], declared: Sequence[TensorSpec]) -> None:
+    specs = {spec.name: spec for spec in declared}
+    for name in wanted:
+        tensor, spec = tensors.get(name), specs[name]
+        if tensor is None:
+            raise _StepFailed(f"it gives no {name!r}, which is an output of the chain; it gives {', '.join(tensors)}")
+        fits = len(tensor.shape) == len(spec.shape) and all(
+            wanted_size in (None, size) for size, wanted_size in zip(tensor.shape, spec.shape, strict=True)
+        )
+        if tensor.datatype != spec.datatype or not fits:
+            axes = ", ".join("any" if size is None else str(size) for size in spec.shape)
+            raise _StepFailed(
+                f"it gives {name!r} as {tensor.datatype} {list(tensor.shape)}; the chain's output is "
+                f"{spec.datatype} [{axes}]"
+            )

@@ -1,0 +1,1 @@
+"""Splits large requests into shards and merges their outputs into one answer."""

@@ -1,0 +1,338 @@
+"""The window of one split request: it closes once, and only once.
+
+    opening ----+                                  +--> complete: the answer
+    partial ----+--> window of one request --------+--> rows failed: an error, or the rest where the request allows it
+    failure ----+    (duplicates change nothing)   +--> deadline: likewise
+
+To a window an ensemble is several times the rows, those of one member behind those of another. The request is answered
+from the members that are complete, if they are enough, and otherwise as if they were one model: from the rows that all
+of them have. A plain model's request is that of an ensemble with one member.
+
+The window itself is small, for it is written to state at every step; the records that the answer is made of are kept
+by the caller. Of rows that come twice the first outcome counts: a shard that ran twice (a replay) may have failed on
+other rows, and then its parts overlap. A closed window is remembered for a while, so that what comes late, or again
+after a replay, changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+import msgspec
+from msgspec.structs import replace
+
+from anabranch.operators.core.merging.ensemble import merge_members
+from anabranch.operators.core.merging.row_ranges import (
+    RowBlock,
+    format_ranges,
+    insert,
+    merge_rows,
+    missing_ranges,
+    not_covered,
+    select_rows,
+)
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
+from anabranch.schemas.latency_breakdown import LatencyBreakdown
+from anabranch.schemas.model import Ensemble
+from anabranch.schemas.records import (
+    NO_DEADLINE_MS,
+    Failure,
+    Record,
+    RecordKind,
+    Source,
+    decode_failure,
+    decode_opening_signature,
+    decode_output_signature,
+    decode_signature,
+)
+from anabranch.schemas.tensors import Buffer, Tensor
+
+STAGE = "aggregate"
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    """What a window knows; `total_rows` is 0 until its opening has come, and `members` is empty for a plain model."""
+
+    closes_at_ms: float = 0.0
+    closed: bool = False
+    total_rows: int = 0
+    deadline_ms: int = NO_DEADLINE_MS
+    partial_allowed: bool = False
+    received: list[tuple[int, int]] = []
+    failed: list[tuple[int, int]] = []
+    failure: Failure | None = None
+    opened_at_ms: int = 0
+    members: tuple[str, ...] = ()
+    needed: int = 1
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Snapshot)
+
+
+def window_key(source: Source) -> str:
+    """The name of a request's window: its place in Kafka, so that equal ids never meet in one window."""
+    return f"{source.partition}-{source.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A window closes: what its answer is made of, beside the records that were kept.
+
+    Attributes:
+        missing: Row ranges that are not there, (first, last) both included.
+        failure: Why; None for a complete answer.
+        is_answerable: Whether what is there becomes the answer, rather than the failure.
+        members: Places of the members that the answer is made of; of a plain model, 0.
+    """
+
+    missing: list[tuple[int, int]]
+    failure: Failure | None
+    is_answerable: bool
+    members: list[int]
+
+
+class Window:
+    """What is known of one split request.
+
+    Args:
+        window_timeout_ms: How long a request without a deadline may wait for its last shard.
+        remember_ms: How long a closed window is remembered.
+    """
+
+    def __init__(self, window_timeout_ms: float, remember_ms: float) -> None:
+        self._window_timeout_ms = window_timeout_ms
+        self._remember_ms = remember_ms
+        self._state = _Snapshot()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the request has been answered."""
+        return self._state.closed
+
+    @property
+    def opened_at_ms(self) -> int:
+        """When the first record of the window came, in Unix milliseconds."""
+        return self._state.opened_at_ms
+
+    def on_record(self, encoded: Buffer, now_ms: float) -> tuple[bool, Closing | None]:
+        """Takes an OPENING, PARTIAL or FAILURE in, in any order and any number of times.
+
+        Returns:
+            Whether the record is to be kept for `answer_of`; and the closing, if it closes the window.
+        """
+        state = self._state
+        if state.closed:
+            return False, None
+        if not state.closes_at_ms:
+            state.opened_at_ms = int(now_ms)
+            state.closes_at_ms = now_ms + self._window_timeout_ms
+        record = Record.decode(encoded)
+        if record.kind is RecordKind.OPENING:
+            if state.total_rows:
+                return False, None
+            state.total_rows = record.total_rows
+            state.partial_allowed = record.partial_allowed
+            state.deadline_ms = record.deadline_ms
+            ensemble = decode_opening_signature(record.signature).ensemble
+            if ensemble is not None:
+                state.members, state.needed = ensemble.labels, ensemble.needed
+            if record.deadline_ms != NO_DEADLINE_MS:
+                state.closes_at_ms = float(record.deadline_ms)
+            return True, self._close_if_done(now_ms)
+        not_received = not_covered(state.received, record.first_row, record.rows)
+        new = [rows for some in not_received for rows in not_covered(state.failed, *some)]
+        if not new:
+            return False, None
+        is_good = record.kind is RecordKind.PARTIAL
+        for rows in new:
+            insert(state.received if is_good else state.failed, *rows)
+        if not is_good:
+            state.failure = state.failure or decode_failure(record.signature)
+        return is_good, self._close_if_done(now_ms)
+
+    def on_timer(self, now_ms: float) -> Closing | None:
+        """Closes a window whose time is over."""
+        state = self._state
+        if state.closed or not state.total_rows or now_ms < state.closes_at_ms:
+            return None
+        named = self._name_missing()
+        if state.deadline_ms != NO_DEADLINE_MS:
+            failure = Failure(DeadlineExceeded.code, f"the deadline passed; {named}", STAGE)
+        else:
+            waited = f"the window closed after {self._window_timeout_ms:.0f} ms"
+            failure = Failure(IncompleteAnswer.code, f"{waited}; {named}", STAGE)
+        return self._close(state.failure or failure, now_ms)
+
+    def next_deadline(self) -> float:
+        """When `on_timer` is due: the closing of an open window, the end of a closed one's memory."""
+        return self._state.closes_at_ms
+
+    def is_forgotten(self, now_ms: float) -> bool:
+        """Whether the window may be dropped: it was closed long ago, or its opening never came.
+
+        The latter is what a part makes that comes after a closed window was forgotten.
+        """
+        return (self._state.closed or not self._state.total_rows) and now_ms >= self._state.closes_at_ms
+
+    def snapshot(self) -> bytes:
+        """The window as bytes."""
+        return _encoder.encode(self._state)
+
+    def restore(self, encoded: bytes) -> None:
+        """Puts a snapshot back."""
+        self._state = _decoder.decode(encoded)
+
+    def _close_if_done(self, now_ms: float) -> Closing | None:
+        state = self._state
+        if not state.total_rows:
+            return None  # the opening is on its way, and only it knows whom to answer
+        heard = sum(rows for _, rows in state.received) + sum(rows for _, rows in state.failed)
+        if heard < state.total_rows * max(1, len(state.members)) and (not state.failed or self._may_get_better()):
+            return None
+        return self._close(state.failure, now_ms)
+
+    def _may_get_better(self) -> bool:
+        """Whether what is still to come can change the answer, although rows have failed."""
+        state = self._state
+        complete, gaps = self._find_gaps()
+        failed = {first_row // state.total_rows for first_row, _ in state.failed}
+        waited_for = {member for member, _, _ in gaps} - failed
+        if len(complete) >= state.needed:
+            return bool(waited_for)
+        return state.partial_allowed or len(complete) + len(waited_for) >= state.needed
+
+    def _close(self, failure: Failure | None, now_ms: float) -> Closing:
+        state = self._state
+        complete, gaps = self._find_gaps()
+        missing: list[tuple[int, int]] = []
+        members = complete
+        is_answerable = len(complete) >= state.needed
+        if not is_answerable:
+            members = list(range(max(1, len(state.members))))
+            there = missing_ranges([(first, rows) for _, first, rows in gaps], state.total_rows)
+            missing = missing_ranges([(first, last + 1 - first) for first, last in there], state.total_rows)
+            is_answerable = state.partial_allowed and bool(there)
+        if state.members and failure is not None and failure.model_name:
+            failure = Failure(failure.code, f"member {failure.model_name}: {failure.message}", failure.stage)
+        self._state = _Snapshot(now_ms + self._remember_ms, closed=True, opened_at_ms=state.opened_at_ms)
+        return Closing(missing, failure, is_answerable, members)
+
+    def _find_gaps(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Members that have given all rows; and (member, first row, rows) of all that has not come."""
+        state = self._state
+        members, gaps = range(max(1, len(state.members))), []
+        for first, last in missing_ranges(state.received, state.total_rows * len(members)):
+            for member in range(first // state.total_rows, last // state.total_rows + 1):
+                start = member * state.total_rows
+                begin, end = max(first, start), min(last + 1, start + state.total_rows)
+                gaps.append((member, begin - start, end - begin))
+        incomplete = {member for member, _, _ in gaps}
+        return [member for member in members if member not in incomplete], gaps
+
+    def _name_missing(self) -> str:
+        state = self._state
+        complete, gaps = self._find_gaps()
+        if state.members:
+            late = [name for member, name in enumerate(state.members) if member not in complete]
+            return f"not complete: {', '.join(late)}"
+        missing = [(first_row, first_row + rows - 1) for _, first_row, rows in gaps]
+        return f"rows {format_ranges(missing)} of {state.total_rows} are missing"
+
+
+def answer_of(
+    closing: Closing, kept: Sequence[bytes], response_writer: ResponseWriter
+) -> list[Answer | DeadLetterRecord]:
+    """What a closed window says to the outside; never raises for what a model put out.
+
+    Args:
+        kept: The records that the window had the caller keep.
+    """
+    records = [Record.decode(encoded) for encoded in kept]
+    opening = next(record for record in records if record.kind is RecordKind.OPENING)
+    if not closing.is_answerable and closing.failure is not None:
+        return response_writer.fail(opening, closing.failure)
+    try:
+        return _serve(opening, [each for each in records if each.kind is RecordKind.PARTIAL], closing, response_writer)
+    except AnabranchError as error:
+        return response_writer.fail(opening, Failure(error.code, error.message, STAGE))
+    except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+        return response_writer.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
+
+
+def _serve(
+    opening: Record, partials: Sequence[Record], closing: Closing, response_writer: ResponseWriter
+) -> list[Answer | DeadLetterRecord]:
+    ensemble = decode_opening_signature(opening.signature).ensemble
+    if ensemble is None:
+        merged = merge_rows(_rows_once([_rows_of(record) for record in partials], closing.missing))
+    else:
+        merged = merge_members(ensemble, _outputs_by_member(opening, partials, closing))
+    breakdown = _ledger(opening, partials, response_writer.now_ms())
+    outputs = response_writer.serve(
+        opening,
+        merged,
+        stage=STAGE,
+        missing=closing.missing,
+        missing_members=_missing_members(ensemble, closing),
+        failure=closing.failure,
+        shards=len(partials),
+        tasks=len({decode_output_signature(record.signature).task for record in partials}),
+        breakdown=breakdown,
+    )
+    if closing.failure is None:
+        signature = decode_signature(opening.signature)
+        response_writer.meter.note_split(signature, opening.total_rows, breakdown, response_writer.now_ms())
+    return outputs
+
+
+def _ledger(opening: Record, partials: Sequence[Record], merged_ms: float) -> LatencyBreakdown:
+    taken_ms, started_ms, ended_ms = max((partial.times_ms for partial in partials), key=itemgetter(-1))
+    read_ms, admitted_ms = opening.times_ms
+    sent_ms = opening.source.timestamp_ms if opening.source.timestamp_ms >= 0 else read_ms
+    return LatencyBreakdown(sent_ms, read_ms, admitted_ms, taken_ms, started_ms, ended_ms, merged_ms)
+
+
+def _rows_of(record: Record) -> RowBlock:
+    """Outputs of a PARTIAL."""
+    rows = () if record.is_whole else (record.rows,)
+    outputs = tuple(
+        Tensor(spec.name, spec.datatype, rows + spec.shape, data)
+        for spec, data in zip(decode_output_signature(record.signature).outputs, record.tensors, strict=True)
+    )
+    return RowBlock(record.first_row, record.rows, outputs)
+
+
+def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) -> list[RowBlock]:
+    """Of every row what came first, but for rows that are missing: (first, last) both included."""
+    taken = [(first, last + 1 - first) for first, last in missing]
+    once: list[RowBlock] = []
+    for part in parts:
+        new = not_covered(taken, part.first_row, part.rows)
+        if new == [(part.first_row, part.rows)]:
+            once.append(part)
+        elif new:
+            once += select_rows(part, [(first, first + rows - 1) for first, rows in new])
+        for rows in new:
+            insert(taken, *rows)
+    return once
+
+
+def _outputs_by_member(
+    opening: Record, partials: Sequence[Record], closing: Closing
+) -> list[tuple[int, tuple[Tensor, ...]]]:
+    """Of each member that the answer is made of: the rows that it is made of."""
+    total_rows = opening.total_rows
+    parts: dict[int, list[RowBlock]] = {member: [] for member in closing.members}
+    for record in partials:
+        member, first_row = divmod(record.first_row, total_rows)
+        if member in parts:
+            parts[member].append(_rows_of(replace(record, first_row=first_row)))
+    return [(member, merge_rows(_rows_once(rows, closing.missing))) for member, rows in parts.items()]
+
+
+def _missing_members(ensemble: Ensemble | None, closing: Closing) -> list[str]:
+    labels = () if ensemble is None else ensemble.labels
+    return [label for member, label in enumerate(labels) if member not in closing.members]

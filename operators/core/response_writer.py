@@ -1,0 +1,162 @@
+"""Makes what a person gets: the answer to a request, and the dead letter beside every failure."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from anabranch.operators.core.merging.row_ranges import BatchOutputs, format_ranges
+from anabranch.operators.core.metrics import Meter
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord
+from anabranch.operators.core.requests import Refused, Request
+from anabranch.schemas import codec, protobuf_wire
+from anabranch.schemas.dead_letters import encode_letter
+from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
+from anabranch.schemas.latency_breakdown import LatencyBreakdown
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
+from anabranch.schemas.records import Failure, Record, Signature, Source, decode_signature
+from anabranch.schemas.tensors import Buffer, Tensor
+
+
+class ResponseWriter:
+    """Writes answers and dead letters.
+
+    Args:
+        requests_topic: Named in dead letters.
+        max_message_bytes: The largest answer.
+        now_ms: The clock, for answers that say where their time went.
+
+    Attributes:
+        meter: Counts what is answered; each task has a copy of this object, and so a meter of its own.
+    """
+
+    def __init__(self, requests_topic: str, max_message_bytes: int, now_ms: Callable[[], float]) -> None:
+        self._requests_topic = requests_topic
+        self._max_message_bytes = max_message_bytes
+        self.now_ms = now_ms
+        self.meter = Meter()
+
+    def serve(
+        self,
+        request: Request | Record,
+        outputs: tuple[Tensor, ...],
+        *,
+        stage: str,
+        missing: Sequence[tuple[int, int]] = (),
+        missing_members: Sequence[str] = (),
+        failure: Failure | None = None,
+        shards: int = 1,
+        tasks: int = 1,
+        task: int | None = None,
+        breakdown: LatencyBreakdown | None = None,
+    ) -> list[Answer | DeadLetterRecord]:
+        """The answer to a request that was served, or served in part.
+
+        Args:
+            request: A request, or the OPENING of one that was split.
+            stage: Where an answer that cannot be given fails.
+            missing: Row ranges that are not in the outputs.
+            missing_members: Members of an ensemble of which nothing is in the outputs.
+            failure: Why they are missing; it is also put into a dead letter.
+            task: The index of the one task that ran all of it.
+            ledger: Where the time went.
+        """
+        signature = decode_signature(request.signature)
+        parameters: dict[str, Parameter] = {}
+        if request.explain:
+            parameters |= {"shards": shards, "tasks": tasks}
+            if task is not None:
+                parameters["task"] = task
+            if breakdown is not None:
+                parameters |= breakdown.to_parameters(self.now_ms())
+        if failure is not None:
+            parameters |= _partial_parameters(missing, missing_members, failure)
+        response = InferResponse(signature.model_name, signature.model_version, request.id, outputs, parameters)
+        try:
+            value = codec.encode_response(response, request.encoding)
+            if len(value) > self._max_message_bytes:
+                message = f"the answer has {len(value)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
+                raise ResponseTooLarge(message)
+        except AnabranchError as error:
+            return self.fail(request, Failure(error.code, error.message, stage))
+        answers: list[Answer | DeadLetterRecord] = [Answer(request.id.encode(), value)]
+        if failure is not None:
+            answers.append(self._letter(request, _named(request, failure)))
+        return answers
+
+    def serve_batch(
+        self, requests: Sequence[Request], signature: Signature, served: BatchOutputs, *, stage: str, task: int
+    ) -> list[Answer | DeadLetterRecord]:
+        """The answers to all requests of a batch that ran as a whole.
+
+        Args:
+            requests: In the order of their rows.
+            signature: Of all of them.
+            served: What came out.
+            stage: Where an answer that cannot be given fails.
+            task: The index of the task that ran it.
+        """
+        frames: dict[int, protobuf_wire.ResponseFrame] = {}
+        answers: list[Answer | DeadLetterRecord] = []
+        start = 0
+        for request in requests:
+            stop = start + request.rows
+            if request.encoding is Encoding.PROTOBUF and not request.explain:
+                frame = frames.get(request.rows)
+                if frame is None:
+                    described = served.described(request.rows)
+                    frame = protobuf_wire.response_frame(signature.model_name, signature.model_version, described)
+                    frames[request.rows] = frame
+                request_id = request.id.encode()
+                value = frame.fill(request_id, served.raw_between(start, stop))
+                if len(value) <= self._max_message_bytes:
+                    answers.append(Answer(request_id, value))
+                    start = stop
+                    continue
+            outputs = served.rows_between(start, stop).outputs
+            answers += self.serve(request, outputs, stage=stage, task=task, breakdown=request.breakdown)
+            start = stop
+        return answers
+
+    def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
+        """The error that answers what was refused (nobody, where it could not be read), and its dead letter."""
+        failure = refused.failure
+        letter = self._write(refused.id, refused.source, failure, refused.original)
+        if failure.code == UnreadableRequest.code:
+            self.meter.note_error(failure.code)
+            return [letter]
+        return [self._error(refused.id, refused.encoding, failure), letter]
+
+    def fail(self, request: Request | Record, failure: Failure) -> list[Answer | DeadLetterRecord]:
+        """The error that answers a request, and its dead letter."""
+        named = _named(request, failure)
+        return [self._error(request.id, request.encoding, named), self._letter(request, named)]
+
+    def _error(self, request_id: str, encoding: Encoding, failure: Failure) -> Answer:
+        self.meter.note_error(failure.code)
+        error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
+        return Answer(request_id.encode(), codec.encode_response(error, encoding))
+
+    def _letter(self, request: Request | Record, failure: Failure) -> DeadLetterRecord:
+        return self._write(request.id, request.source, failure, request.original)
+
+    def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
+        fitting = original if 0 < len(original) <= self._max_message_bytes else None
+        return DeadLetterRecord(
+            request_id.encode(), encode_letter(self._requests_topic, source, request_id, failure, fitting)
+        )
+
+
+def _named(request: Request | Record, failure: Failure) -> Failure:
+    if failure.model_name:
+        return failure
+    signature = decode_signature(request.signature)
+    return Failure(failure.code, failure.message, failure.stage, signature.model_name, signature.model_version)
+
+
+def _partial_parameters(
+    missing: Sequence[tuple[int, int]], missing_members: Sequence[str], failure: Failure
+) -> Mapping[str, Parameter]:
+    parameters: dict[str, Parameter] = {"error_code": failure.code, "error_message": failure.message}
+    if missing:
+        parameters["missing_rows"] = format_ranges(missing)
+    if missing_members:
+        parameters["missing_members"] = ",".join(missing_members)
+    return parameters

@@ -1,0 +1,1 @@
+"""Decides which request runs when and where: router, batch queue, cost model, load balancer."""

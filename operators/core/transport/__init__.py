@@ -1,0 +1,1 @@
+"""Claim checks and memory allocation for large records."""

@@ -1,0 +1,1 @@
+"""Loads, calibrates and shares model sessions."""

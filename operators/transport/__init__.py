@@ -1,0 +1,1 @@
+"""Moves large records and frames through shared memory."""

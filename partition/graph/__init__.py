@@ -1,0 +1,1 @@
+"""ONNX graphs: files, nodes, tensor types and external data."""

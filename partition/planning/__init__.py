@@ -1,0 +1,1 @@
+"""Chooses cuts, replicas and machines."""

@@ -1,0 +1,263 @@
+"""Plans for machines that differ.
+
+Whatever a plan is, some order of the machines has each stage's replicas one after the other. For one order, the
+shortest run of machines from its start with which everything up to a cut can keep to a bound follows from those of the
+cuts before it; a stage may leave out machines that are too small for it, or whose link would hold the others up.
+
+Few machines (`_MOST_ORDERS` orders that differ): every order is tried, so the bottleneck is the best there is. More:
+by speed, memory and link, both ways, and then what exchanging two machines brings: a heuristic. With more than
+`_MOST_CUTS` cuts, only the narrowest of each stretch of the model are looked at: a heuristic, too. Ties are broken
+between orders only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice, pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning.homogeneous import TIE, why_not
+from anabranch.partition.planning.placement import Choice, Machine, kind_of
+from anabranch.partition.profiling.costs import Cuts, Floats
+
+_MOST_ORDERS = 720
+_MOST_CUTS = 250
+_MOST_EXCHANGES = 200
+#: Bounds that can be divided by.
+_SHORTEST_MS, _LONGEST_MS = 1e-200, 1e200
+
+
+def plan_unequal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> tuple[Choice, bool]:
+    """The best choice that was found, and whether it is known to have the lowest bottleneck.
+
+    Raises:
+        NoPlan: There is none.
+    """
+    chosen = _thinned(cuts)
+    costs = _Costs(
+        chosen, cuts.stage_ms[np.ix_(chosen, chosen)], cuts.stage_bytes[np.ix_(chosen, chosen)],
+        cuts.memory_bytes[np.ix_(chosen, chosen)], cuts.crossing_bytes[chosen],
+    )  # fmt: skip
+    orders = list(islice(_orders(machines), _MOST_ORDERS + 1))
+    exact = len(orders) <= _MOST_ORDERS
+    if not exact:
+        orders = list(_sorted_orders(machines))
+    best: _Found | None = None
+    for order in orders:
+        best = _better(costs, order, stages, best)
+    if best is not None and not exact:
+        best = _exchanged(costs, stages, best)
+    if best is None:
+        raise NoPlan(why_not(cuts, machines, stages))
+    exact &= len(chosen) == len(cuts) and cuts.complete
+    least_ms = cuts.ms[-1] / sum(machine.speed for machine in machines)
+    choice = [chosen[end] for end in best.ends], best.replicas
+    return choice, bool(exact or best.bottleneck_ms <= least_ms * (1 + 4 * TIE))
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Of the stages between each two of the cuts that were chosen."""
+
+    chosen: list[int]
+    ms: Floats
+    size_bytes: Floats
+    memory_bytes: Floats
+    crossing_bytes: Floats
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A plan along one order of the machines."""
+
+    order: tuple[Machine, ...]
+    ends: list[int]
+    replicas: list[list[Machine]]
+    bottleneck_ms: float
+    latency_ms: float
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """Lower is better."""
+        return float(f"{self.bottleneck_ms:.9g}"), float(f"{self.latency_ms:.9g}"), sum(map(len, self.replicas))
+
+
+def _thinned(cuts: Cuts) -> list[int]:
+    """All cuts, or of each stretch of the model that takes an equal part of the time the narrowest."""
+    if len(cuts) <= _MOST_CUTS:
+        return list(range(len(cuts)))
+    total = cuts.ms[-1] or 1.0
+    stretches = np.minimum((cuts.ms / total * _MOST_CUTS).astype(int), _MOST_CUTS - 1)
+    inner = range(1, len(cuts) - 1)
+    narrowest: dict[int, int] = {}
+    for cut in inner:
+        known = narrowest.setdefault(int(stretches[cut]), cut)
+        if cuts.crossing_bytes[cut] < cuts.crossing_bytes[known]:
+            narrowest[int(stretches[cut])] = cut
+    return [0, *sorted(narrowest.values()), len(cuts) - 1]
+
+
+def _orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
+    """Every order that differs in more than names."""
+    kinds: dict[Machine, list[Machine]] = {}
+    for machine in machines:
+        kinds.setdefault(kind_of(machine), []).append(machine)
+    left = {kind: list(reversed(alike)) for kind, alike in kinds.items()}
+
+    def extend(order: tuple[Machine, ...]) -> Iterator[tuple[Machine, ...]]:
+        if len(order) == len(machines):
+            yield order
+        for alike in left.values():
+            if alike:
+                machine = alike.pop()
+                yield from extend((*order, machine))
+                alike.append(machine)
+
+    return extend(())
+
+
+def _sorted_orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
+    for key in (
+        lambda node: node.speed,
+        lambda node: np.inf if node.memory_bytes is None else node.memory_bytes,
+        lambda node: node.bandwidth_bytes_per_s,
+    ):
+        yield tuple(sorted(machines, key=key))
+        yield tuple(sorted(machines, key=key, reverse=True))
+
+
+def _exchanged(costs: _Costs, stages: int | None, best: _Found) -> _Found:
+    """The best that exchanging two machines at a time leads to."""
+    tried = 0
+    while True:
+        order = best.order
+        for one, other in combinations(range(len(order)), 2):
+            if kind_of(order[one]) == kind_of(order[other]):
+                continue
+            changed = list(order)
+            changed[one], changed[other] = order[other], order[one]
+            better = _better(costs, tuple(changed), stages, best)
+            tried += 1
+            if tried > _MOST_EXCHANGES:
+                return best
+            if better is not None and better.rank < best.rank:
+                best = better
+                break
+        else:
+            return best
+
+
+def _better(costs: _Costs, order: tuple[Machine, ...], stages: int | None, best: _Found | None) -> _Found | None:
+    """The best plan along an order, or the one that is known if that is better."""
+    line = _Line(costs, order, stages)
+    found = line.within(np.inf if best is None else best.bottleneck_ms)
+    if found is None or (best is not None and line.within(best.bottleneck_ms * (1 - 4 * TIE)) is None):
+        return found if found is not None and best is not None and found.rank < best.rank else best
+    low, high = costs.ms[0, -1] / sum(machine.speed for machine in order), found
+    while low < high.bottleneck_ms * (1 - 4 * TIE):
+        bound = (low + high.bottleneck_ms) / 2
+        found = line.within(bound)
+        if found is None:
+            low = bound
+        else:
+            high = found
+    return high
+
+
+class _Line:
+    """Machines in one order."""
+
+    def __init__(self, costs: _Costs, order: tuple[Machine, ...], stages: int | None) -> None:
+        self._costs = costs
+        self._order = order
+        self._stages = stages
+        self._memory = np.array([np.inf if node.memory_bytes is None else node.memory_bytes for node in order])
+        self._drag = np.array([node.speed * node.ms_per_byte for node in order])
+        speeds = np.array([node.speed for node in order])
+        self._levels = np.unique(self._memory)
+        self._drags = np.unique(self._drag)
+        #: By level of memory and drag, the speed of all machines up to each that have no less and no more.
+        self._speed_up_to = np.zeros((len(self._levels), len(self._drags), len(order) + 1))
+        for level, memory in enumerate(self._levels):
+            for place, drag in enumerate(self._drags):
+                usable = (self._memory >= memory) & (self._drag <= drag)
+                self._speed_up_to[level, place, 1:] = np.cumsum(speeds * usable)
+        self._level = np.searchsorted(self._levels, costs.memory_bytes)
+
+    def within(self, bound: float) -> _Found | None:
+        """A plan that keeps to a bound with the shortest run of machines; None if there are too few."""
+        size = len(self._costs.chosen)
+        best = np.full((size,), len(self._order) + 1)
+        best[0] = 0
+        parents = []
+        for _ in range(self._stages or 1):
+            parent = np.zeros(size, np.int64)
+            following = np.full_like(best, len(self._order) + 1) if self._stages else best
+            for end in range(1, size):
+                runs = self._runs(best[:end], end, bound)
+                parent[end] = runs.argmin()
+                following[end] = runs[parent[end]]
+            best = following
+            if self._stages:
+                best[0] = len(self._order) + 1
+            parents.append((parent, best))
+        if best[-1] > len(self._order):
+            return None
+        return self._found(parents)
+
+    def _runs(self, starts: npt.NDArray[np.int64], end: int, bound: float) -> npt.NDArray[np.int64]:
+        """By the stage's start, how far its run of machines must reach at least."""
+        most = len(self._order)
+        runs = np.full(len(starts), most + 1)
+        ms, level = self._costs.ms[: len(starts), end], self._level[: len(starts), end]
+        possible = (starts < most) & np.isfinite(ms) & (level < len(self._levels))
+        for place, drag in enumerate(self._drags):
+            needed = np.maximum(ms, drag * self._costs.size_bytes[: len(starts), end]) / min(
+                max(bound, _SHORTEST_MS), _LONGEST_MS
+            )
+            for number in range(len(self._levels)):
+                here = np.flatnonzero(possible & (level == number))
+                if not len(here):
+                    continue
+                speed_up_to = self._speed_up_to[number, place]
+                before = speed_up_to[starts[here]]
+                # The least that counts as a machine, for a stage that takes no time.
+                reach = np.maximum(needed[here] * (1 - TIE), TIE * self._speed_up_to[0, -1, -1]) + before
+                runs[here] = np.minimum(runs[here], np.searchsorted(speed_up_to, reach))
+        return np.where(runs > most, most + 1, runs)
+
+    def _found(self, parents: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> _Found:
+        ends = [len(self._costs.chosen) - 1]
+        while len(ends) <= self._stages if self._stages else ends[-1]:
+            ends.append(int(parents[-len(ends) if self._stages else 0][0][ends[-1]]))
+        ends.reverse()
+        at, replicas, bottleneck, latency = 0, [], 0.0, 0.0
+        for number, (start, end) in enumerate(pairwise(ends)):
+            best = parents[number if self._stages else 0][1]
+            machines, period_ms = self._crew(at, int(best[end]), start, end)
+            at = int(best[end])
+            replicas.append(machines)
+            bottleneck = max(bottleneck, period_ms)
+            moved = self._costs.crossing_bytes[start] + self._costs.crossing_bytes[end]
+            latency += max(
+                self._costs.ms[start, end] / node.speed + moved * node.ms_per_byte + 2 * node.latency_ms
+                for node in machines
+            )
+        return _Found(self._order, ends, replicas, bottleneck, float(latency))
+
+    def _crew(self, first: int, last: int, start: int, end: int) -> tuple[list[Machine], float]:
+        """The machines of a run that a stage uses, and how often they give a batch."""
+        ms, size_bytes = self._costs.ms[start, end], self._costs.size_bytes[start, end]
+        fits = self._memory[first:last] >= self._costs.memory_bytes[start, end]
+        choices = []
+        for drag in self._drags:
+            usable = np.flatnonzero(fits & (self._drag[first:last] <= drag))
+            if len(usable):
+                machines = [self._order[first + place] for place in usable]
+                speed = sum(node.speed for node in machines)
+                widest = max(node.speed * node.ms_per_byte for node in machines)
+                choices.append((float(max(ms, widest * size_bytes) / speed), machines))
+        period_ms, machines = min(choices, key=lambda choice: choice[0])
+        return machines, period_ms

@@ -1,0 +1,174 @@
+"""Plans for machines that are all alike.
+
+The bottleneck is the best there is over all of the cuts. Ties go to the least latency, then to the fewest machines,
+while cuts ** 2 * machines * stages is no more than `_MOST_TIES`; beyond it to the fewest machines.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning.placement import Choice, Machine
+from anabranch.partition.profiling.costs import Cuts, Floats
+
+#: Bottlenecks that differ by less, relatively, are equal.
+TIE = 1e-9
+
+_MOST_TIES = 1_000_000_000
+_NEVER = 1 << 24
+
+Counts = npt.NDArray[np.int32]
+
+
+def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> Choice:
+    """The best choice for machines that are all alike.
+
+    Raises:
+        NoPlan: There is none.
+    """
+    machine, most = machines[0], len(machines)
+    cost = np.maximum(cuts.stage_ms / machine.speed, cuts.stage_bytes * machine.ms_per_byte)
+    if machine.memory_bytes is not None:
+        cost = np.where(cuts.memory_bytes <= machine.memory_bytes, cost, np.inf)
+    cost = np.ascontiguousarray(cost.T)  # by end, then start: what leads to an end lies together
+    ends = _fewest(_needs(cost, np.inf, most), most, stages)
+    if ends is None:
+        raise NoPlan(why_not(cuts, machines, stages))
+    low, high = cuts.ms[-1] / machine.speed / most, _bottleneck(cost, ends, np.inf)
+    while low < high * (1 - 4 * TIE):
+        bound = (low + high) / 2
+        found = _fewest(_needs(cost, bound, most), most, stages)
+        if found is None:
+            low = bound
+        else:
+            ends, high = found, _bottleneck(cost, found, bound)
+    needs = _needs(cost, high, most)
+    if len(cuts) ** 2 * most * (stages or 1) <= _MOST_TIES:
+        price = 2 * (cuts.crossing_bytes * machine.ms_per_byte + machine.latency_ms)
+        price[-1] = 0
+        ends = _cheapest(needs, price, most, stages)
+    used = 0
+    replicas = []
+    for start, end in pairwise(ends):
+        count = int(needs[end, start])
+        replicas.append(list(machines[used : used + count]))
+        used += count
+    return ends, replicas
+
+
+def _needs(cost: Floats, bound: float, most: int) -> Counts:
+    """How many machines each stage needs, by its end and start, to keep to the bound; `_NEVER` for more than `most`."""
+    if bound == 0:
+        return np.where(cost == 0, 1, _NEVER).astype(np.int32)
+    needs = np.maximum(np.ceil(cost / bound - TIE), 1) if np.isfinite(bound) else np.where(np.isfinite(cost), 1, np.inf)
+    return np.where(needs <= most, needs, _NEVER).astype(np.int32)
+
+
+def _bottleneck(cost: Floats, ends: Sequence[int], bound: float) -> float:
+    costs = np.array([cost[end, start] for start, end in pairwise(ends)])
+    counts = np.maximum(np.ceil(costs / bound - TIE), 1) if 0 < bound < np.inf else np.ones(len(costs))
+    return float((costs / counts).max())
+
+
+def _fewest(needs: Counts, most: int, stages: int | None) -> list[int] | None:
+    """The ends of the stages that need the fewest machines; None if those are too many."""
+    size = len(needs)
+    parents = []
+    best = np.full(size, _NEVER, np.int32)
+    best[0] = 0
+    if stages is None:
+        parent = np.zeros(size, np.int32)
+        for end in range(1, size):
+            totals = best[:end] + needs[end, :end]
+            parent[end] = totals.argmin()
+            best[end] = min(totals[parent[end]], _NEVER)
+        parents = [parent]
+    for _ in range(stages or 0):
+        totals = needs + best
+        parents.append(totals.argmin(axis=1))
+        best = np.minimum(totals[np.arange(size), parents[-1]], _NEVER)
+    if best[-1] > most:
+        return None
+    ends = [size - 1]
+    while len(ends) <= stages if stages else ends[-1]:
+        ends.append(int(parents[-len(ends) if stages else 0][ends[-1]]))
+    return ends[::-1]
+
+
+def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> list[int]:
+    """The ends of the stages whose cuts have the lowest prices, then need the fewest machines, and no more than `most`.
+
+    Args:
+        needs: By a stage's end and start.
+        price: Of each downset as a stage's end.
+    """
+    size, layers = len(needs), stages or 0
+    # By stages so far, end of the last of them and machines in use: the lowest price, and the downset before that end.
+    lowest = np.full((layers + 1, size, most + 1), np.inf)
+    lowest[0, 0, 0] = 0
+    parents = np.zeros((layers + 1, size, most + 1), np.int32)
+    # With any number of stages there is one layer, which follows itself.
+    before, after = (lowest[:-1], slice(1, None)) if stages else (lowest, slice(None))
+    for end in range(1, size):
+        row = needs[end, :end]
+        for count in np.unique(row[row <= most]):
+            starts = np.flatnonzero(row == count)
+            totals = before[:, starts, : most + 1 - count] + price[end]
+            chosen = totals.argmin(axis=1)
+            found = np.take_along_axis(totals, chosen[:, None], axis=1)[:, 0]
+            known = lowest[after, end, count:]
+            better = found < known
+            known[better] = found[better]
+            parents[after, end, count:][better] = starts[chosen[better]]
+    last = lowest[-1, -1]
+    used = int(np.flatnonzero(last <= last.min() * (1 + TIE))[0])
+    ends = [size - 1]
+    while len(ends) <= layers if stages else ends[-1]:
+        start = int(parents[-len(ends) if stages else 0, ends[-1], used])
+        used -= int(needs[ends[-1], start])
+        ends.append(start)
+    return ends[::-1]
+
+
+def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
+    """Why there is no plan, in one line."""
+    longest = _longest(cuts.follows)
+    if stages is not None and stages > longest:
+        return f"{stages} stages are more than the model can be cut into: {longest} at most"
+    if stages is not None and stages > len(machines):
+        return f"{stages} stages need a node each, and there are {len(machines)}"
+    largest = max(np.inf if node.memory_bytes is None else node.memory_bytes for node in machines)
+    fits = cuts.follows & (cuts.memory_bytes <= largest)
+    reached = np.zeros(len(cuts), np.bool_)
+    reached[0] = True
+    for end in range(1, len(cuts)):
+        reached[end] = (reached[:end] & fits[:end, end]).any()
+    if not reached[-1]:
+        smallest = smallest_piece(cuts)
+        return f"a stage of {smallest:,.0f} bytes cannot be cut further, and the largest node holds {largest:,.0f}"
+    fewest = _fewest(np.where(fits.T, 1, _NEVER).astype(np.int32), _NEVER - 1, None)
+    if fewest is not None and len(fewest) - 1 > len(machines):
+        return f"the model needs {len(fewest) - 1} nodes of the largest memory, and there are {len(machines)}"
+    wanted = "" if stages is None else f" in {stages} stages"
+    return f"the model does not fit the memory of the nodes{wanted}: add nodes, or memory"
+
+
+def _longest(follows: npt.NDArray[np.bool_]) -> int:
+    """How many stages there can be."""
+    length = np.zeros(len(follows), np.int64)
+    for end in range(1, len(follows)):
+        length[end] = length[:end][follows[:end, end]].max() + 1
+    return int(length[-1])
+
+
+def smallest_piece(cuts: Cuts) -> float:
+    """The least that the largest stage of any plan has to hold."""
+    least = np.full(len(cuts), np.inf)
+    least[0] = 0
+    for end in range(1, len(cuts)):
+        memory = np.where(cuts.follows[:end, end], cuts.memory_bytes[:end, end], np.inf)
+        least[end] = np.maximum(least[:end], memory).min()
+    return float(least[-1])

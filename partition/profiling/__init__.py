@@ -1,0 +1,1 @@
+"""Measures a model's nodes, tensors and stages."""

@@ -1,0 +1,1 @@
+"""Lays out and draws plans."""

@@ -1,0 +1,1 @@
+"""Writes stage models and proves that they equal the whole model."""

@@ -1,0 +1,203 @@
+"""Writes the models of stages. `plan.json` comes later, when they are proven: see `manifest`.
+
+A stage's model is made of the model's own nodes and weights, unchanged. It keeps what stands around them: operator
+sets, functions, metadata. It takes and gives only what its own nodes need and make.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os import SEEK_CUR
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+from google.protobuf.message import Message
+from onnx import TensorProto, numpy_helper
+
+from anabranch.partition.errors import UncarriedTensor
+from anabranch.partition.graph.external_data import is_external, load_inline, locate, tensors_in_nodes
+from anabranch.partition.graph.model_file import size_bytes
+from anabranch.partition.graph.model_graph import Graph, indices
+from anabranch.schemas.stage_manifest import DATA_SHA256
+
+#: A stage with more weights than this keeps them in a file of their own; protobuf's limit is twice as much.
+MAX_INLINE_BYTES = 1 << 30
+#: Smaller weights stay in the model, where shape inference reads them.
+_MIN_EXTERNAL_BYTES = 1 << 10
+#: ONNX Runtime maps what begins at a page instead of copying it.
+_PAGE_BYTES = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class StageFile:
+    """A stage's model on the disk.
+
+    Attributes:
+        sha256: Of the file. Of the `.data` beside it the file itself tells the SHA-256, as metadata `DATA_SHA256`.
+        inputs: The tensors that it takes, `outputs` those that it gives.
+        nodes: How many of the graph's nodes it has.
+        parameter_bytes: Size of its weights.
+    """
+
+    path: Path
+    sha256: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: int
+    parameter_bytes: int
+
+
+def write_stages(
+    graph: Graph, downsets: Iterable[int], folder: Path, *, max_inline_bytes: int = MAX_INLINE_BYTES
+) -> tuple[StageFile, ...]:
+    """Cuts a model: `stage-0.onnx` and so on, each with a `.data` beside it where its weights are many.
+
+    Args:
+        graph: The model.
+        downsets: The cuts, each within the next.
+        folder: Where the files go; it exists.
+        max_inline_bytes: Weights over this go into the `.data` file.
+
+    Raises:
+        NoSuchCut: The cuts do not follow one another, or a stage would be empty.
+        UncarriedTensor: What crosses, or an input or output of the model, is no tensor that the wire carries.
+        ModelError: External data is missing or lies where it must not.
+    """
+    downsets = list(downsets)
+    parts = graph.parts(downsets)
+    for name in (*graph.inputs, *graph.outputs):  # requests and answers travel too
+        graph.type_of(name)
+    for downset in downsets:
+        reason = graph.obstacle(downset)
+        if reason is not None:
+            raise UncarriedTensor(reason)
+    stages = []
+    for number, part in enumerate(parts):
+        inputs, outputs = graph.stage_inputs(part), graph.stage_outputs(part)
+        if number == len(parts) - 1:  # what depends on no input need not travel
+            outputs += graph.constant_outputs
+        model = _stage_model(graph, part, inputs, outputs)
+        path = folder / f"stage-{number}.onnx"
+        _write(model, graph.path.parent, path, max_inline_bytes)
+        stages.append(StageFile(path, sha256_of(path), inputs, outputs, part.bit_count(), graph.parameter_bytes(part)))
+    return tuple(stages)
+
+
+def data_path(stage: Path) -> Path:
+    """Where a stage's weights lie if they are not in its model."""
+    return stage.with_name(f"{stage.name}.data")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+
+def _stage_model(graph: Graph, part: int, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """A stage's model; external data still lies where the whole model's does."""
+    whole = graph.model.graph
+    model = onnx.ModelProto()
+    _copy(graph.model, model, without={"graph", "training_info"})
+    stage = model.graph
+    _copy(whole, stage, without=_OF_THE_WHOLE)
+    constants = graph.stage_constants(part) | graph.constants_of(outputs)
+    own = {*inputs, *(name for node in graph.members(part) for name in node.makes)}
+    own |= {name for index in indices(constants) for name in graph.constants[index].makes}
+    annotations = [entry for entry in whole.quantization_annotation if entry.tensor_name in own]
+    constants |= graph.constants_of(
+        entry.value for annotation in annotations for entry in annotation.quant_parameter_tensor_names
+    )
+    for index in indices(constants):
+        proto = graph.constants[index].proto
+        if isinstance(proto, onnx.NodeProto):
+            stage.node.append(proto)
+        elif isinstance(proto, onnx.SparseTensorProto):
+            stage.sparse_initializer.append(proto)
+        else:
+            stage.initializer.append(proto)
+    stage.node.extend(node.proto for node in graph.members(part))
+    stage.quantization_annotation.extend(annotations)
+    declared = {value.name: value for value in (*whole.input, *whole.output)}
+    stage.input.extend(_value(graph, name, declared) for name in inputs)
+    stage.output.extend(_value(graph, name, declared) for name in outputs)
+    if model.ir_version < 4:  # weights had to be inputs then
+        stage.input.extend(_value(graph, tensor.name, declared) for tensor in stage.initializer)
+    return model
+
+
+#: What a stage has of its own.
+_OF_THE_WHOLE = {
+    "node",
+    "initializer",
+    "sparse_initializer",
+    "input",
+    "output",
+    "value_info",
+    "quantization_annotation",
+}
+
+
+def _copy(source: Message, target: Message, without: set[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in without:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif isinstance(value, int | str):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).extend(value)
+
+
+def _value(graph: Graph, name: str, declared: Mapping[str, onnx.ValueInfoProto]) -> onnx.ValueInfoProto:
+    """How a stage declares a tensor: as the model does where it does, but with the shape that was inferred."""
+    value = onnx.ValueInfoProto(name=name)
+    if name in declared:
+        value.CopyFrom(declared[name])
+    if name not in graph.inputs:
+        value.type.CopyFrom(graph.types[name])
+    return value
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+
+def _write(model: onnx.ModelProto, source: Path, path: Path, max_inline_bytes: int) -> None:
+    large = []
+    if sum(map(size_bytes, model.graph.initializer)) > max_inline_bytes:
+        large = [
+            tensor
+            for tensor in model.graph.initializer
+            if tensor.data_type != TensorProto.STRING and size_bytes(tensor) >= _MIN_EXTERNAL_BYTES
+        ]
+    moved = {tensor.name for tensor in large}
+    for tensor in (*model.graph.initializer, *tensors_in_nodes(model.graph.node)):
+        if is_external(tensor) and tensor.name not in moved:
+            load_inline(tensor, source)
+    if large:
+        with data_path(path).open("wb") as file:
+            for tensor in large:
+                _move(tensor, source, file)
+        model.metadata_props.add(key=DATA_SHA256, value=sha256_of(data_path(path)))
+    path.write_bytes(model.SerializeToString())
+
+
+def _move(tensor: TensorProto, source: Path, file: BinaryIO) -> None:
+    """Appends a tensor's values to a file, and leaves in the model where they are."""
+    file.seek(-file.tell() % _PAGE_BYTES, SEEK_CUR)
+    offset = file.tell()
+    if is_external(tensor):
+        locate(tensor, source).copy_to(file)
+    else:
+        file.write(tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)
+    left = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, doc_string=tensor.doc_string)
+    left.data_location = TensorProto.EXTERNAL
+    place = {"location": Path(file.name).name, "offset": offset, "length": file.tell() - offset}
+    for key, value in place.items():
+        left.external_data.add(key=key, value=str(value))
+    tensor.CopyFrom(left)

@@ -1,0 +1,58 @@
+"""`top`: rates and percentiles out of counters that only grow."""
+
+import pytest
+
+from anabranch.job_activity import activity, wanted
+from anabranch.operators.core.metrics import Meter
+from anabranch.operators.core.requests import Request
+from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.records import Signature, Source
+from anabranch.stack.flink_rest import batched_by_length
+
+
+def counters(times: int, errors: int = 0, operator: str = "serve") -> dict[str, float]:
+    """As Flink shows them, after so many batches of two requests that took 20 ms each."""
+    meter = Meter()
+    for _ in range(times):
+        requests = [Request(b"", 1, rows, 5, 0, arrived_ms=4.0, source=Source(0, 0, 1)) for rows in (1, 3)]
+        meter.note_batch(
+            Signature("m", "1", (), ()), requests, taken_ms=6.0, started_ms=7.0, ended_ms=20.0, written_ms=21.0
+        )
+    for _ in range(errors):
+        meter.note_error("overloaded")
+    return {".".join((operator, "anabranch", *path)): float(count) for path, count in meter.drain().items()}
+
+
+def test_rates_are_of_what_came_between_two_looks() -> None:
+    seen = activity(counters(10), counters(30, errors=4), 4.0)
+    [model] = seen.models
+    assert (model.model, model.requests_per_s, model.rows_per_s, model.batch_rows) == ("m-1", 10.0, 20.0, 4.0)
+    assert 16.384 < model.p50_ms < model.p99_ms < 32.768
+    spent_ms = {"broker": 3.0, "queue": 2.0, "batch": 1.0, "session": 13.0, "encode": 1.0}
+    assert model.stage_ms == {stage: spent_ms.get(stage, 0.0) for stage in STAGES}
+    assert seen.errors_per_s == {"overloaded": 1.0}
+
+
+def test_several_operators_are_one_job() -> None:
+    both = counters(10) | counters(5, operator="aggregate.with.dots")
+    assert activity({}, both, 1.0).models[0].requests_per_s == 30
+
+
+def test_a_model_that_rests_is_not_shown_and_a_job_that_started_again_shows_nothing_twice() -> None:
+    assert activity(counters(10), counters(10), 1.0).models == []
+    assert activity(counters(10), counters(2), 1.0).models == []
+
+
+def test_only_what_is_shown_is_asked_for() -> None:
+    names = [*counters(3, errors=1), "serve.numRecordsIn", "Status.JVM.CPU.Load"]
+    chosen = wanted(names)
+    assert activity({}, {name: counters(3, errors=1)[name] for name in chosen}, 1.0) == activity(
+        {}, counters(3, errors=1), 1.0
+    )
+    assert len(chosen) < len(names) / 2
+
+
+@pytest.mark.parametrize(("limit", "lengths"), [(1, [1, 1, 1]), (7, [2, 1]), (100, [3])])
+def test_names_are_asked_for_in_portions(limit: int, lengths: list[int]) -> None:
+    assert [len(some) for some in batched_by_length(["aaa", "bbb", "ccc"], limit)] == lengths
+    assert list(batched_by_length([], limit)) == []

@@ -1,0 +1,84 @@
+"""BatchCostModel: what was measured, corrected by what it takes since."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+
+MEASURED = [Measurement(1, 2.0), Measurement(2, 3.0), Measurement(4, 6.0), Measurement(8, 24.0)]
+
+
+def test_nothing_is_claimed_of_a_model_that_was_not_measured() -> None:
+    unknown = BatchCostModel()
+    unknown.observe(4, 100.0)
+    assert (unknown.predict_ms(4), unknown.at_least_ms(4), unknown.best_rows(64)) == (0.0, 0.0, 64)
+
+
+@pytest.mark.parametrize(("rows", "run_ms"), [(1, 2.0), (2, 3.0), (3, 4.5), (4, 6.0), (6, 15.0), (8, 24.0), (16, 48.0)])
+def test_between_measurements_it_is_a_line_and_beyond_them_every_row_costs_the_same(rows: int, run_ms: float) -> None:
+    assert BatchCostModel(MEASURED).predict_ms(rows) == run_ms
+
+
+@pytest.mark.parametrize(("max_rows", "best"), [(1, 1), (2, 2), (3, 2), (4, 2), (8, 2), (64, 2)])
+def test_the_best_batch_is_the_smallest_of_those_that_cost_least_per_row(max_rows: int, best: int) -> None:
+    assert BatchCostModel(MEASURED).best_rows(max_rows) == best
+
+
+def test_where_larger_was_always_better_the_limit_is_best() -> None:
+    better = BatchCostModel([Measurement(1, 1.0), Measurement(8, 2.0), Measurement(64, 4.0)])
+    assert [better.best_rows(limit) for limit in (1, 7, 8, 64, 100)] == [1, 1, 8, 64, 100]
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ([], 64),
+        ([(1, 0.01), (64, 0.1), (128, 0.15), (1024, 0.9)], 1024),
+        ([(1, 0.01), (64, 0.1), (512, 0.8), (1024, 1.2)], 512),
+        ([(1, 0.01), (64, 0.1), (128, 0.5)], 64),
+        ([(1, 1.0), (32, 10.0), (64, 15.0)], 64),
+        ([(1, 50.0), (2, 90.0)], 64),
+        ([(1, 50.0), (2, 100.0), (4, 200.0)], 1),
+    ],
+)
+def test_without_a_limit_a_batch_is_large_where_that_was_measured_to_be_quick(
+    measured: list[tuple[int, float]], best: int
+) -> None:
+    assert BatchCostModel([Measurement(*each) for each in measured]).best_rows(None) == best
+
+
+def test_a_little_less_per_row_is_no_reason_for_a_larger_batch() -> None:
+    assert BatchCostModel([Measurement(1, 100.0), Measurement(64, 6200.0)]).best_rows(64) == 1
+
+
+def test_a_batch_of_a_tiny_model_is_as_large_as_can_be_for_its_own_costs() -> None:
+    assert BatchCostModel([Measurement(1, 0.001), Measurement(32, 0.032), Measurement(64, 0.07)]).best_rows(64) == 64
+
+
+def test_what_it_takes_for_certain_is_known_only_from_runs() -> None:
+    costs = BatchCostModel(MEASURED)
+    assert costs.at_least_ms(4) == 0
+    costs.observe(2, 6.0)
+    assert costs.at_least_ms(4) == 12.0
+    costs.observe(1, 1.0)
+    assert costs.at_least_ms(4) == 3.0
+    costs.observe(1, 100.0)
+    assert costs.at_least_ms(4) == 3.0
+
+
+def test_a_quick_run_of_long_ago_is_forgotten() -> None:
+    costs = BatchCostModel(MEASURED)
+    costs.observe(1, 0.1)
+    for _ in range(300):
+        costs.observe(1, 4.0)
+    assert costs.at_least_ms(1) == 4.0
+    assert costs.predict_ms(1) == pytest.approx(4.0, rel=1e-3)
+
+
+@given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=700))
+def test_the_least_is_that_of_the_last_runs(runs_ms: list[float]) -> None:
+    costs = BatchCostModel([Measurement(1, 1.0)])
+    for run_ms in runs_ms:
+        costs.observe(1, run_ms)
+    assert costs.at_least_ms(1) == min(runs_ms[-256:])

@@ -1,0 +1,662 @@
+"""Lanes: which requests share a unit, which unit is next, and when."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
+
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling import batch_queue as batching
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure, UrgencyOrder
+from anabranch.schemas.model import Batching
+from anabranch.schemas.records import NO_DEADLINE_MS
+
+PATIENT = {b"slow": 20.0, b"slower": 50.0}
+
+
+def waiting(
+    name: str, rows: int = 1, *, rank: int = 5, deadline_ms: int = NO_DEADLINE_MS, of: bytes = b"m", number: int = -1
+) -> Request:
+    return Request(of, len(name), rows, rank, deadline_ms, number, id=name)
+
+
+def lane(
+    patient_ms: Mapping[bytes, float] | None = None,
+    max_rows: int | None = 4,
+    costs: Mapping[bytes, BatchCostModel] | None = None,
+    order: UrgencyOrder | None = None,
+) -> BatchQueue:
+    """A lane in which every model is served at once, but for those that are patient, and nobody knows its costs."""
+    delays, known = patient_ms or {}, costs or {}
+
+    def policy_of(signature: bytes) -> tuple[Batching, BatchCostModel]:
+        batching = Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0))
+        return batching, known.get(signature, BatchCostModel())
+
+    return BatchQueue(policy_of, order or UrgencyOrder())
+
+
+def costs(*measured: tuple[int, float]) -> BatchCostModel:
+    """Of a model whose batches have taken exactly what was measured."""
+    known = BatchCostModel([Measurement(*each) for each in measured])
+    known.observe(*measured[0])
+    return known
+
+
+def filled(*requests: Request, **options: Any) -> BatchQueue:
+    """A lane to which requests came at 0 ms, one after the other."""
+    made = lane(**options)
+    for request in requests:
+        made.add(request, 0)
+    return made
+
+
+def names(requests: list[Request]) -> list[str]:
+    return [request.id for request in requests]
+
+
+def unit(departure: Departure) -> list[str]:
+    """A unit that leaves with nothing expired."""
+    assert departure.expired == []
+    return names(departure.unit)
+
+
+def units(of: BatchQueue, now_ms: float = 0, *, all_is_due: bool = False) -> list[list[str]]:
+    """All that leaves now, unit by unit."""
+    left = []
+    while found := unit(of.take(now_ms, all_is_due=all_is_due)):
+        left.append(found)
+    return left
+
+
+# ---- when a unit leaves --------------------------------------------------------------------------------------------
+
+
+def test_a_lane_in_which_nothing_waits_has_nothing_to_give_and_nothing_to_wait_for() -> None:
+    empty = lane()
+    assert empty.take(0) == Departure([], [])
+    assert empty.next_deadline() is None
+    assert empty.size_bytes == 0
+
+
+def test_a_task_that_is_free_waits_for_nobody() -> None:
+    one = filled(waiting("a"))
+    assert one.next_deadline() == 0
+    assert unit(one.take(0)) == ["a"]
+    assert one.next_deadline() is None
+
+
+def test_a_busy_task_finds_its_next_unit_filled_by_what_came_meanwhile() -> None:
+    #   ----a----bcd-----------> arrivals
+    #       [ a ][ b c d ]       the task
+    busy = filled(waiting("a"))
+    assert unit(busy.take(0)) == ["a"]
+    for now_ms, name in enumerate("bcd", start=1):
+        busy.add(waiting(name), now_ms)
+    assert units(busy, 4) == [["b", "c", "d"]]
+
+
+def test_a_patient_unit_leaves_when_the_delay_of_its_first_request_is_over() -> None:
+    #   a  b              t = 2: the timer
+    #   0  1  ----------> unit [a b]
+    patient = lane({b"m": 2.0})
+    patient.add(waiting("a"), 0)
+    patient.add(waiting("b"), 1)
+    assert patient.next_deadline() == 2
+    assert units(patient, 1.9) == []
+    assert patient.next_deadline() == 2
+    assert units(patient, 2) == [["a", "b"]]
+    assert patient.next_deadline() is None
+
+
+def test_the_delay_runs_from_the_oldest_request_though_a_newer_one_is_more_urgent() -> None:
+    patient = lane({b"m": 2.0})
+    patient.add(waiting("old"), 0)
+    patient.add(waiting("urgent", rank=1), 1)
+    assert units(patient, 1.9) == []
+    assert units(patient, 2) == [["urgent", "old"]]
+
+
+def test_a_patient_unit_leaves_when_its_rows_are_full_and_the_rest_stays_patient() -> None:
+    #   a a  b b  c
+    #   0    1    1 ----> unit [a b] at once, unit [c] at 3
+    patient = lane({b"m": 2.0})
+    patient.add(waiting("a", 2), 0)
+    assert units(patient) == []
+    patient.add(waiting("b", 2), 1)
+    patient.add(waiting("c"), 1)
+    assert patient.next_deadline() == 0
+    assert units(patient, 1) == [["a", "b"]]
+    assert patient.next_deadline() == 3
+    assert units(patient, 3) == [["c"]]
+
+
+def test_a_patient_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
+    patient = filled(waiting("aaaa"), waiting("bbbb"), patient_ms={b"m": 2.0})
+    assert units(patient) == []
+    patient.add(waiting("cccc"), 0)
+    assert units(patient) == [["aaaa", "bbbb"]]
+
+
+def test_a_model_that_is_not_patient_waits_for_no_model_that_is() -> None:
+    mixed = filled(waiting("a", rank=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
+    assert units(mixed) == [["b"]]
+    assert mixed.next_deadline() == 20
+    assert units(mixed, 20) == [["a"]]
+    assert mixed.next_deadline() == 50
+    assert units(mixed, 50) == [["c"]]
+
+
+def test_when_the_input_has_ended_nobody_is_patient() -> None:
+    mixed = filled(waiting("a", of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
+    assert units(mixed, all_is_due=True) == [["a"], ["b"], ["c"]]
+    assert mixed.next_deadline() is None
+
+
+# ---- how much a unit holds -----------------------------------------------------------------------------------------
+
+
+def test_a_unit_holds_as_many_rows_as_fit_and_nobody_overtakes_to_fill_it() -> None:
+    assert units(filled(waiting("a", 2), waiting("b", 2), waiting("c"))) == [["a", "b"], ["c"]]
+    assert units(filled(waiting("a", 3), waiting("b", 2), waiting("c"))) == [["a"], ["b", "c"]]
+
+
+def test_a_request_of_more_rows_than_a_unit_holds_leaves_alone() -> None:
+    assert units(filled(waiting("a"), waiting("b", 9), waiting("c"))) == [["a"], ["b"], ["c"]]
+
+
+def test_a_unit_holds_as_many_bytes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
+    several = filled(*[waiting(name) for name in ("aaaa", "bbbb", "cccc", "d", "e" * 50)], max_rows=100)
+    assert units(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
+
+
+def test_without_a_limit_a_unit_holds_the_rows_that_are_quick_and_64_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "DEFAULT_ROWS", 3)
+    quick = {b"m": costs((1, 0.01), (512, 0.1))}
+    options: dict[str, Any] = {"max_rows": None, "costs": quick}
+    made = filled(waiting("a", 200), waiting("b", 300), waiting("c", 20), waiting("d"), waiting("e"), **options)
+    assert units(made) == [["a", "b"], ["c", "d", "e"]]
+    made = filled(*[waiting(f"{n}", rank=n) for n in range(7)], **options)
+    assert names(made.take_last(lambda _: True)) == ["4", "5", "6"]
+    assert units(made) == [["0", "1", "2"], ["3"]]
+    patient = filled(waiting("a"), waiting("b"), patient_ms={b"m": 20.0}, **options)
+    assert units(patient) == []
+    patient.add(waiting("c"), 0)
+    assert units(patient) == [["a", "b", "c"]]
+
+
+def test_the_bytes_that_wait_are_counted() -> None:
+    several = filled(waiting("aaa", 4), waiting("bb", rank=9, deadline_ms=5), waiting("c", of=b"other"))
+    assert several.size_bytes == 6
+    assert unit(several.take(0)) == ["aaa"]
+    assert several.size_bytes == 3
+    assert names(several.take(5).expired) == ["bb"]
+    assert several.size_bytes == 0
+
+
+# ---- in which order ------------------------------------------------------------------------------------------------
+
+
+def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
+    several = filled(
+        waiting("late"),
+        waiting("later"),
+        waiting("in time", deadline_ms=90),
+        waiting("soon", deadline_ms=50),
+        waiting("urgent", rank=1),
+        max_rows=2,
+    )
+    assert units(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
+
+
+def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves() -> None:
+    order = UrgencyOrder(priority_step_ms=100.0)
+    several = lane(order=order)
+    several.add(waiting("patient", 4, rank=3), 0)
+    for now_ms in (50, 150, 250):
+        several.add(waiting(f"{now_ms}", 4, rank=1), now_ms)
+    assert units(several, 300) == [["50"], ["150"], ["patient"], ["250"]]
+
+
+def test_a_deadline_that_is_far_gives_no_worse_place_than_none() -> None:
+    several = lane(order=UrgencyOrder(no_deadline_ms=100.0))
+    several.add(waiting("far", 4, deadline_ms=10**6), 0)
+    several.add(waiting("none", 4), 1)
+    several.add(waiting("near", 4, deadline_ms=90), 2)
+    assert units(several, 3) == [["near"], ["far"], ["none"]]
+
+
+def test_signatures_never_share_a_unit_and_the_most_urgent_request_of_all_is_in_the_next() -> None:
+    #   x: a(5) c(1)        y: b(2) d(9)        z: e(1)
+    #   [c a] of x, for c is first of all; [e] of z came after c; [b d] of y
+    several = filled(
+        waiting("a", rank=5, of=b"x"),
+        waiting("b", rank=2, of=b"y"),
+        waiting("c", rank=1, of=b"x"),
+        waiting("d", rank=9, of=b"y"),
+        waiting("e", rank=1, of=b"z"),
+    )
+    assert units(several) == [["c", "a"], ["e"], ["b", "d"]]
+
+
+def test_between_two_units_of_one_signature_comes_what_is_more_urgent_elsewhere() -> None:
+    several = filled(
+        waiting("a", 4, rank=1, of=b"x"), waiting("b", rank=5, of=b"x"), waiting("c", rank=3, of=b"y"), max_rows=4
+    )
+    assert units(several) == [["a"], ["c"], ["b"]]
+
+
+def test_who_comes_while_the_task_works_overtakes_what_is_less_urgent() -> None:
+    several = filled(waiting("a", of=b"x"), waiting("b", of=b"y"))
+    assert unit(several.take(0)) == ["a"]
+    several.add(waiting("c", rank=1, of=b"x"), 1)
+    assert units(several, 1) == [["c"], ["b"]]
+
+
+def test_a_more_urgent_newcomer_takes_its_whole_group_forward_and_once() -> None:
+    several = filled(waiting("a", of=b"x"), waiting("b", rank=3, of=b"y"))
+    several.add(waiting("c", rank=2, of=b"x"), 0)
+    several.add(waiting("d", rank=1, of=b"x"), 0)
+    assert units(several) == [["d", "c", "a"], ["b"]]
+    assert several.next_deadline() is None
+
+
+def test_a_group_that_emptied_and_came_back_leaves_by_what_it_holds_now() -> None:
+    several = filled(waiting("a", rank=1, of=b"x"), waiting("b", rank=3, of=b"y"))
+    assert unit(several.take(0)) == ["a"]
+    several.add(waiting("c", rank=5, of=b"x"), 1)
+    assert units(several, 1) == [["b"], ["c"]]
+    several.add(waiting("d", rank=2, deadline_ms=5, of=b"x"), 2)
+    assert names(several.take(5).expired) == ["d"]
+    several.add(waiting("e", rank=9, of=b"x"), 6)
+    several.add(waiting("f", rank=8, of=b"y"), 6)
+    assert units(several, 6) == [["f"], ["e"]]
+
+
+# ---- deadlines -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("now_ms", [50, 50.5, 1000])
+def test_what_has_expired_leaves_to_be_answered_and_never_to_be_run(now_ms: float) -> None:
+    several = filled(waiting("a", deadline_ms=50), waiting("b"))
+    departure = several.take(now_ms)
+    assert (names(departure.expired), names(departure.unit)) == (["a"], ["b"])
+    several.add(waiting("late", deadline_ms=50), now_ms)
+    assert several.take(now_ms).unit == []
+    assert several.next_deadline() is None
+
+
+def test_what_has_expired_leaves_at_once_though_others_are_more_urgent() -> None:
+    several = filled(
+        waiting("urgent", rank=1, of=b"x"),
+        waiting("b", deadline_ms=7, of=b"y"),
+        waiting("c", deadline_ms=5, of=b"z"),
+        waiting("in time", deadline_ms=8, of=b"y"),
+    )
+    departure = several.take(7)
+    assert (names(departure.expired), names(departure.unit)) == (["c", "b"], ["urgent"])
+    assert units(several, 7) == [["in time"]]
+
+
+def test_who_is_left_by_an_expired_one_keeps_its_place() -> None:
+    several = filled(waiting("a", rank=1, deadline_ms=5, of=b"x"), waiting("b", rank=9, of=b"x"), waiting("c", of=b"y"))
+    departure = several.take(5)
+    assert (names(departure.expired), names(departure.unit)) == (["a"], ["c"])
+    assert units(several, 5) == [["b"]]
+
+
+def test_the_task_is_woken_for_a_deadline_before_the_delay_is_over() -> None:
+    #   a (until 3)  b         delay 20 ms
+    #   0            0  -----> 3: a is late; 20: unit [b]
+    patient = filled(waiting("a", deadline_ms=3), waiting("b"), patient_ms={b"m": 20.0})
+    assert patient.next_deadline() == 3
+    departure = patient.take(3)
+    assert (names(departure.expired), departure.unit) == (["a"], [])
+    assert patient.next_deadline() == 20
+    assert units(patient, 20) == [["b"]]
+
+
+def test_nobody_is_woken_for_the_deadline_of_what_has_left() -> None:
+    patient = filled(waiting("a", 4, rank=1, deadline_ms=3), waiting("b", deadline_ms=9), patient_ms={b"m": 20.0})
+    assert units(patient) == [["a"]]
+    assert patient.next_deadline() == 9
+
+
+def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
+    patient = filled(waiting("a", 2, deadline_ms=5), waiting("b", 2), patient_ms={b"m": 20.0})
+    departure = patient.take(5)
+    assert (names(departure.expired), departure.unit) == (["a"], [])
+    assert patient.next_deadline() == 20
+
+
+# ---- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_a_unit_is_no_larger_than_costs_least() -> None:
+    best = {b"m": costs((1, 1.0), (2, 1.6), (4, 6.0))}
+    several = lane(costs=best)
+    for name in "abcde":
+        several.add(waiting(name), 0)
+    assert units(several) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_what_cannot_make_its_deadline_is_not_run() -> None:
+    slow = {b"m": costs((1, 10.0), (4, 30.0))}
+    several = lane(costs=slow)
+    several.add(waiting("hopeless", deadline_ms=109), 100)
+    several.add(waiting("just", deadline_ms=111), 100)
+    several.add(waiting("large", 4, deadline_ms=120), 100)
+    departure = several.take(100)
+    assert (names(departure.expired), names(departure.unit)) == (["large", "hopeless"], ["just"])
+
+
+def test_the_task_is_woken_when_a_deadline_can_no_longer_be_made() -> None:
+    patient = lane({b"m": 50.0}, costs={b"m": costs((1, 10.0))})
+    patient.add(waiting("a", deadline_ms=40), 0)
+    assert patient.next_deadline() == 30
+    assert names(patient.take(30).expired) == ["a"]
+
+
+def test_the_work_in_hand_is_known() -> None:
+    several = lane(costs={b"m": costs((1, 10.0), (4, 20.0)), b"n": costs((1, 1.0))})
+    several.add(waiting("a"), 0)
+    several.add(waiting("b", 3, rank=1), 0)
+    several.add(waiting("c", of=b"n"), 0)
+    several.add(waiting("d", of=b"unknown"), 0)
+    assert several.backlog_ms == pytest.approx(4 * 5.0 + 1.0)
+    assert unit(several.take(0)) == ["b", "a"]
+    assert several.backlog_ms == pytest.approx(1.0)
+    assert units(several) == [["c"], ["d"]]
+    assert several.backlog_ms == 0
+
+
+def test_under_overload_the_least_urgent_are_shed_and_a_hundredth_more() -> None:
+    several = lane(costs={b"m": costs((1, 1.0))}, max_rows=1)
+    for number in range(200):
+        several.add(waiting(f"{number}", rank=1 + number % 2, of=b"m"), number / 1000)
+    assert several.shed(200.0, 10**6) == []
+    shed = several.shed(150.0, 10**6)
+    assert names(shed) == [f"{number}" for number in range(199, 0, -2)][:52]  # down to 148.5 ms, the last first
+    assert several.backlog_ms == pytest.approx(148.0)
+    assert several.shed(150.0, 10**6) == []
+    assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in shed})
+
+
+def test_memory_is_shed_too_where_costs_are_not_known() -> None:
+    several = filled(*[waiting("x" * 10, rank=rank) for rank in (1, 2, 3, 4)])
+    assert [request.rank for request in several.shed(0.0, 35)] == [4]
+    assert [request.rank for request in several.shed(0.0, 0)] == [3, 2, 1]
+    assert (several.next_deadline(), several.size_bytes) == (None, 0)
+
+
+# ---- what has left is forgotten ------------------------------------------------------------------------------------
+
+
+def held(of: BatchQueue) -> int:
+    """How many requests and groups a lane's heaps speak of, gone ones included."""
+    return len(of._due) + len(of._deadlines)
+
+
+def test_a_starving_request_with_an_early_deadline_keeps_nobody_in_memory_that_has_left() -> None:
+    busy = filled(waiting("starving", rank=9, deadline_ms=10**6))
+    for now_ms in range(1, 10_000):
+        busy.add(waiting("a", 4, rank=1, deadline_ms=2 * 10**6, of=b"x"), now_ms)
+        assert unit(busy.take(now_ms)) == ["a"]
+    assert held(busy) < 200
+
+
+def test_what_has_left_before_a_late_deadline_is_not_kept_in_memory() -> None:
+    of = filled(*[waiting(f"{number}", 4, deadline_ms=10**6, of=b"x") for number in range(3)])
+    for number in range(100):
+        assert len(unit(of.take(number))) == 1
+        assert len(of._deadlines) <= 2 * 2 + 9
+        of.add(waiting("a", 4, deadline_ms=10**6, of=b"x"), number)
+    for _ in range(3):
+        of.take(100)
+    assert of._deadlines == []
+
+
+@pytest.mark.parametrize("starving", [b"y", b"slow"])
+def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(starving: bytes) -> None:
+    busy = filled(waiting("starving", rank=9, of=starving), patient_ms=PATIENT)
+    for now_ms in range(100, 10_000):
+        busy.add(waiting("a", 4, rank=1, of=b"x"), now_ms)
+        busy.add(waiting("b", rank=9 - now_ms % 7, deadline_ms=now_ms + 1, of=starving), now_ms)
+        busy.take(now_ms)
+    assert held(busy) < 200
+
+
+def test_once_all_that_was_due_has_left_the_next_deadline_is_that_of_who_still_waits() -> None:
+    here = filled(
+        waiting("a", of=b"x"),
+        waiting("b", rank=1, of=b"x"),
+        waiting("gone", 4, rank=1, deadline_ms=3, of=b"slow"),
+        waiting("c", rank=3, of=b"slow"),
+        patient_ms=PATIENT,
+    )
+    assert unit(here.take(0)) == ["gone"]
+    assert unit(here.take(0)) == ["b", "a"]
+    assert here.next_deadline() == 20
+
+
+def test_of_a_long_line_in_which_many_expire_at_different_times_the_others_leave_in_order() -> None:
+    line = filled(*[waiting(str(n), rank=1 + n % 3, deadline_ms=1 + n if n % 2 else NO_DEADLINE_MS) for n in range(60)])
+    expired: list[str] = []
+    left: list[str] = []
+    for now_ms in range(0, 60, 7):
+        departure = line.take(now_ms)
+        expired += names(departure.expired)
+        left += names(departure.unit)
+    left += [name for found in units(line, 63) for name in found]
+    assert sorted(map(int, expired + left)) == list(range(60))
+    assert [int(name) for name in left if int(name) % 2 == 0] == sorted(range(0, 60, 2), key=lambda n: (n % 3, n))
+    assert line.size_bytes == 0
+
+
+# ---- after a failure -----------------------------------------------------------------------------------------------
+
+
+def restore(again: BatchQueue, *requests: Request) -> None:
+    """Puts back what has numbers already and must not wait any more."""
+    for request in requests:
+        again.add(request, LONG_AGO_MS)
+
+
+def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> None:
+    again = lane({b"m": 20.0})
+    restore(again, waiting("a", number=3), waiting("b", number=4))
+    assert again.next_deadline() == 0
+    assert units(again, 100) == [["a", "b"]]
+
+
+def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it() -> None:
+    again, last = lane(), waiting("last")
+    restore(again, waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9))
+    again.add(last, 101)
+    assert last.number == 10
+    assert units(again, 101) == [["c", "a", "b", "last"]]
+
+
+def test_what_is_restored_is_due_at_once_though_somebody_more_urgent_came_before_it_left() -> None:
+    again = lane({b"m": 20.0})
+    restore(again, waiting("a", number=0))
+    again.add(waiting("b", rank=1), 100)
+    assert units(again, 100) == [["a", "b"]]  # and first, for it has waited through the failure
+
+
+def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> None:
+    again = lane({b"m": 20.0})
+    restore(again, waiting("a", number=0), waiting("b", number=1, rank=1, deadline_ms=90))
+    departure = again.take(100)
+    assert (names(departure.unit), names(departure.expired)) == (["a"], ["b"])
+
+
+# ---- what leaves for another task ----------------------------------------------------------------------------------
+
+
+def test_the_least_urgent_unit_leaves_for_another_task_and_the_order_of_the_others_stays() -> None:
+    made = filled(*[waiting(f"{n}", rank=1 + n % 3) for n in range(9)], max_rows=2)
+    assert names(made.take_last(lambda _: True)) == ["5", "8"]
+    assert units(made) == [["0", "3"], ["6", "1"], ["4", "7"], ["2"]]
+
+
+def test_a_unit_that_is_not_wanted_makes_room_for_one_of_another_model() -> None:
+    made = filled(waiting("light", of=b"l"), waiting("heavy", of=b"h"), waiting("light too", of=b"l"))
+    assert names(made.take_last(lambda unit: unit[0].signature == b"h")) == ["heavy"]
+    assert made.take_last(lambda unit: unit[0].signature == b"h") == []
+    assert units(made) == [["light", "light too"]]
+
+
+# ---- whatever happens ----------------------------------------------------------------------------------------------
+
+MAX_ROWS, MAX_BYTES = 4, 12
+DELAYS_MS = {b"m": 0.0, b"n": 0.0, b"slow": 3.0, b"slower": 8.0}
+ORDER = UrgencyOrder(priority_step_ms=10.0, no_deadline_ms=5.0)
+
+
+class LaneMachine(RuleBasedStateMachine):
+    """A lane beside a list of what must be in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_ms = 0
+        self.lane = self.new_lane()
+        self.inside: list[Request] = []
+        self.come = 0
+
+    def new_lane(self) -> BatchQueue:
+        return lane(DELAYS_MS, MAX_ROWS, {b"n": costs((1, 1.0), (4, 2.0), (8, 8.0))}, ORDER)
+
+    @rule(
+        rows=st.integers(1, 6),
+        size=st.integers(1, 15),
+        rank=st.integers(1, 3),
+        timeout_ms=st.sampled_from([None, None, 0, 2, 9]),
+        of=st.sampled_from(sorted(DELAYS_MS)),
+    )
+    def add(self, rows: int, size: int, rank: int, timeout_ms: int | None, of: bytes) -> None:
+        deadline_ms = NO_DEADLINE_MS if timeout_ms is None else self.now_ms + timeout_ms + 1
+        request = waiting("x" * size, rows, rank=rank, deadline_ms=deadline_ms, of=of)
+        self.lane.add(request, self.now_ms)
+        assert request.number == self.come
+        self.come += 1
+        self.inside.append(request)
+
+    @rule(step_ms=st.integers(1, 4))
+    def time_passes(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule(all_is_due=st.sampled_from([False, False, False, True]))
+    def take(self, all_is_due: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batching, "MAX_UNIT_BYTES", MAX_BYTES)
+            departure = self.lane.take(self.now_ms, all_is_due=all_is_due)
+            wakes_at_ms = self.lane.next_deadline()
+        late = [request for request in self.inside if self.is_late(request)]
+        assert sorted(request.number for request in departure.expired) == [request.number for request in late]
+        self.inside = [request for request in self.inside if request not in late]
+        if departure.unit:
+            self.check_unit(departure.unit)
+            self.inside = [request for request in self.inside if request not in departure.unit]
+        else:
+            assert not any(self.is_due(request.signature) for request in self.inside)
+            assert not self.inside or not all_is_due
+            # A task that has nothing to do sleeps until it has, and no longer.
+            assert wakes_at_ms == min((self.wakes_at_ms(request) for request in self.inside), default=None)
+
+    def check_unit(self, taken: list[Request]) -> None:
+        [signature] = {request.signature for request in taken}
+        group = sorted((r for r in self.inside if r.signature == signature), key=urgency)
+        assert taken == group[: len(taken)]
+        assert len(taken) == 1 or rows_of(taken) <= MAX_ROWS
+        assert len(taken) == 1 or bytes_of(taken) <= MAX_BYTES
+        longer = group[: len(taken) + 1]
+        assert longer == taken or rows_of(longer) > MAX_ROWS or bytes_of(longer) > MAX_BYTES
+        at_once = [r for r in self.inside if self.is_due(r.signature)]
+        assert all(urgency(taken[0]) <= urgency(request) for request in at_once)
+
+    @rule(is_wanted=st.booleans())
+    def take_last(self, is_wanted: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batching, "MAX_UNIT_BYTES", MAX_BYTES)
+            taken = self.lane.take_last(lambda unit: is_wanted and DELAYS_MS[unit[0].signature] == 0)
+        due = sorted((r for r in self.inside if DELAYS_MS[r.signature] == 0), key=urgency)
+        assert bool(taken) == (is_wanted and bool(due))
+        if taken:
+            group = [request for request in due if request.signature == due[-1].signature]
+            assert taken == group[-len(taken) :]
+            assert len(taken) == 1 or (rows_of(taken) <= MAX_ROWS and bytes_of(taken) <= MAX_BYTES)
+            longer = group[-len(taken) - 1 :]
+            assert longer == taken or rows_of(longer) > MAX_ROWS or bytes_of(longer) > MAX_BYTES
+            self.inside = [request for request in self.inside if request not in taken]
+
+    @rule(max_size_bytes=st.integers(0, 40))
+    def shed(self, max_size_bytes: int) -> None:
+        shed = self.lane.shed(10**6, max_size_bytes)
+        assert bool(shed) == (bytes_of(self.inside) > max_size_bytes)
+        ordered = sorted(self.inside, key=urgency, reverse=True)
+        assert shed == ordered[: len(shed)]
+        self.inside = [request for request in self.inside if request not in shed]
+        assert bytes_of(self.inside) <= 0.99 * max_size_bytes or not shed
+
+    @precondition(lambda self: self.inside)
+    @rule()
+    def fail_and_restore(self) -> None:
+        self.lane = self.new_lane()
+        self.inside = [replace(r, arrived_ms=0.0) for r in self.inside]
+        restore(self.lane, *self.inside)
+        self.come = self.inside[-1].number + 1
+        assert self.lane.next_deadline() == 0
+
+    @invariant()
+    def what_waits_is_known(self) -> None:
+        assert (self.lane.next_deadline() is None) == (not self.inside)
+        assert self.lane.size_bytes == bytes_of(self.inside)
+
+    def teardown(self) -> None:
+        while self.inside:
+            self.take(all_is_due=True)
+
+    def is_late(self, request: Request) -> bool:
+        return request.deadline_ms != NO_DEADLINE_MS and latest_ms(request) <= self.now_ms
+
+    def is_due(self, signature: bytes) -> bool:
+        group = [request for request in self.inside if request.signature == signature]
+        return rows_of(group) >= MAX_ROWS or bytes_of(group) >= MAX_BYTES or self.patience_ends_ms(group) <= self.now_ms
+
+    def patience_ends_ms(self, group: list[Request]) -> float:
+        return min(request.arrived_ms + DELAYS_MS[request.signature] for request in group)
+
+    def wakes_at_ms(self, request: Request) -> float:
+        return min(request.arrived_ms + DELAYS_MS[request.signature], latest_ms(request))
+
+
+def latest_ms(request: Request) -> float:
+    """When it must start: `n` takes 1 ms for a row and 2 for 4."""
+    if request.deadline_ms == NO_DEADLINE_MS:
+        return float("inf")
+    takes_ms = {1: 1.0, 2: 4 / 3, 3: 5 / 3, 4: 2.0, 5: 3.5, 6: 5.0}[request.rows] if request.signature == b"n" else 0.0
+    return request.deadline_ms - takes_ms
+
+
+def urgency(request: Request) -> tuple[float, int]:
+    return min(request.deadline_ms or float("inf"), request.arrived_ms + 5.0) + 10.0 * request.rank, request.number
+
+
+def rows_of(requests: list[Request]) -> int:
+    return sum(request.rows for request in requests)
+
+
+def bytes_of(requests: list[Request]) -> int:
+    return sum(request.size_bytes for request in requests)
+
+
+LaneMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestEverythingLeavesOnceInOrderInBoundsAndInTime = LaneMachine.TestCase

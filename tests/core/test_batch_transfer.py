@@ -1,0 +1,54 @@
+"""A batch holds all that the answers of its requests need."""
+
+from typing import Any
+
+import pytest
+
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution.batch_transfer import pack, unpack
+from anabranch.operators.core.requests import Request
+from anabranch.schemas.batches import BatchRecord
+from anabranch.schemas.messages import Encoding
+from anabranch.schemas.records import Source
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
+
+SERVED = catalog()
+
+
+def admitted(request_id: str, values: list[float], model: str = "rows", **options: Any) -> Request:
+    message = request(model, values, request_id=request_id, **options)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, 7, int(NOW_MS) - 5), NOW_MS)
+    assert isinstance(found, Request)
+    found.arrived_ms = NOW_MS
+    return found
+
+
+def travelled(*requests: Request) -> list[Request]:
+    return unpack(BatchRecord.decode(pack(requests).encode()))
+
+
+@pytest.mark.parametrize("model", ["rows", "pairs", "whole"])
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_requests_come_back_as_they_left(model: str, encoding: Encoding) -> None:
+    options = {"priority": 2, "timeout": 60_000_000, "partial": True, "explain": True}
+    sent = [admitted("ü", [1.0, 2.0], model, encoding=encoding, parameters=options)]
+    if model != "whole":
+        sent += [admitted("b", [3.0, 4.0, 5.0, 6.0], model), admitted("c", [7.0, 8.0], model, encoding=encoding)]
+    sent[0].breakdown.admitted_ms = NOW_MS + 1  # type: ignore[union-attr]
+    for before, after in zip(sent, travelled(*sent), strict=True):
+        after.size_bytes = before.size_bytes  # what it holds in memory is not what it held
+        assert after == before
+
+
+def test_the_rows_of_all_members_lie_in_one_tensor() -> None:
+    batch = pack([admitted("a", [1.0]), admitted("b", [2.0, 3.0])])
+    assert [member.rows for member in batch.members] == [1, 2]
+    assert batch.tensors == pack([admitted("c", [1.0, 2.0, 3.0])]).tensors
+
+
+def test_a_clock_of_the_broker_that_is_not_there_starts_at_the_reading() -> None:
+    unstamped = admitted("a", [1.0], parameters={"explain": True})
+    unstamped.source = Source(0, 0, -1)
+    [after] = travelled(unstamped)
+    assert after.breakdown is not None
+    assert after.breakdown.sent_ms == NOW_MS

@@ -1,0 +1,302 @@
+"""Ensembles: every member gets the whole request in its own order, and outputs are merged as plain Python would."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.merging.ensemble import cannot_merge, merge_arrays, merge_members, merged_datatype
+from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.schemas import codec
+from anabranch.schemas.errors import InferenceFailed
+from anabranch.schemas.messages import ErrorResponse, InferResponse
+from anabranch.schemas.model import Batching, Ensemble
+from anabranch.schemas.records import Record, RecordKind, Source, decode_opening_signature, decode_signature
+from anabranch.schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Array, Tensor
+from tests.core.models import (
+    ENSEMBLES,
+    MAX_MESSAGE_BYTES,
+    MEMBERS,
+    NOW_MS,
+    catalog,
+    expected_of_members,
+    now_ms,
+    request,
+    session_of,
+    tensors_of,
+)
+
+SERVED = catalog(by_model={"less": Batching(shard_rows=3)}, ensembles=True)
+ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
+
+
+# ---- merging -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def same_arrays(draw: st.DrawFn, datatypes: Sequence[str]) -> list[Array]:
+    """Arrays of one datatype and shape: of few values, so that they agree now and then."""
+    datatype = draw(st.sampled_from(sorted(datatypes)))
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
+    count, size = draw(st.integers(1, 5)), math.prod(shape)
+    if datatype == BYTES:
+        elements: st.SearchStrategy[Any] = st.sampled_from([b"", b"a", b"b", b"\xff"])
+    elif datatype == "BOOL":
+        elements = st.booleans()
+    elif datatype in FLOATS:
+        elements = st.sampled_from([-1.5, 0.1, 2.0, 1e4]) | st.floats(width=16)
+    else:
+        limits: Any = np.iinfo(NUMPY_DTYPES[datatype].str)
+        elements = st.sampled_from([0, 1, 2, int(limits.min), int(limits.max)])
+    arrays = []
+    for _ in range(count):
+        array = np.empty(size, object)
+        array[:] = draw(st.lists(elements, min_size=size, max_size=size))
+        arrays.append((array if datatype == BYTES else array.astype(NUMPY_DTYPES[datatype])).reshape(shape))
+    return arrays
+
+
+def by_element(arrays: Sequence[Array]) -> list[tuple[Any, ...]]:
+    return list(zip(*(array.ravel().tolist() for array in arrays), strict=True))
+
+
+def alike(found: Array, wanted: Sequence[Any]) -> bool:
+    """Equal, NaN with NaN."""
+    return all(
+        one == other or (one != one and other != other)  # noqa: PLR0124
+        for one, other in zip(found.ravel().tolist(), wanted, strict=True)
+    )
+
+
+def rounded(value: float, like: Array) -> Any:
+    with np.errstate(over="ignore"):
+        return np.float64(value).astype(like.dtype if like.dtype.kind == "f" else np.float64).item()
+
+
+@given(same_arrays(sorted(DATATYPES - {BYTES})), st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=5, max_size=5))
+def test_means_are_those_of_plain_arithmetic_rounded_once(arrays: list[Array], weights: list[float]) -> None:
+    weights = weights[: len(arrays)]
+    for merge, shares in (("mean", [1.0] * len(arrays)), ("weighted_mean", weights)):
+        merged = merge_arrays(merge, arrays, weights, member_axis=0)  # type: ignore[arg-type]
+        wanted = []
+        for values in by_element(arrays):
+            total = 0.0
+            for value, share in zip(values, shares, strict=True):
+                total += float(value) * share
+            wanted.append(rounded(total / sum(shares), arrays[0]))
+        assert merged.shape == arrays[0].shape
+        assert alike(merged, wanted)
+        assert merged.dtype == (arrays[0].dtype if arrays[0].dtype.kind == "f" else np.float64)
+
+
+@given(same_arrays(sorted(DATATYPES - FLOATS)))
+def test_a_vote_is_won_by_what_most_say_and_then_by_the_earliest(arrays: list[Array]) -> None:
+    merged = merge_arrays("vote", arrays, [1.0] * len(arrays), member_axis=0)
+    # A counter keeps the order in which it met its keys.
+    assert merged.ravel().tolist() == [Counter(values).most_common(1)[0][0] for values in by_element(arrays)]
+    assert (merged.shape, merged.dtype) == (arrays[0].shape, arrays[0].dtype)
+
+
+@given(same_arrays(sorted(DATATYPES - {BYTES})))
+def test_the_largest_wins_and_nan_beats_all(arrays: list[Array]) -> None:
+    merged = merge_arrays("max", arrays, [1.0] * len(arrays), member_axis=0)
+    assert alike(merged, [math.nan if any(v != v for v in each) else max(each) for each in by_element(arrays)])  # noqa: PLR0124
+    assert (merged.shape, merged.dtype) == (arrays[0].shape, arrays[0].dtype)
+
+
+@given(same_arrays(sorted(DATATYPES)))
+def test_a_stack_holds_every_member_s_array_behind_the_rows(arrays: list[Array]) -> None:
+    for axis in range(min(arrays[0].ndim, 1) + 1):
+        merged = merge_arrays("stack", arrays, [1.0] * len(arrays), member_axis=axis)
+        assert merged.dtype == arrays[0].dtype
+        for member, array in enumerate(arrays):
+            assert alike(merged.take([member], axis=axis), array.ravel().tolist())
+
+
+def test_what_cannot_be_merged_is_known_and_so_is_what_becomes_of_the_rest() -> None:
+    assert {each for each in DATATYPES if cannot_merge("vote", each)} == FLOATS
+    for merge in ("mean", "weighted_mean", "max"):
+        assert {each for each in DATATYPES if cannot_merge(merge, each)} == {BYTES}
+    assert not any(cannot_merge("stack", each) for each in DATATYPES)
+    assert [merged_datatype("mean", each) for each in ("FP16", "INT8", "BOOL")] == ["FP16", "FP64", "FP64"]
+    assert merged_datatype("max", "INT8") == "INT8"
+
+
+def test_members_that_disagree_on_a_shape_fail_the_request_by_name() -> None:
+    outputs = [(n, (Tensor.from_array("y", np.zeros((2, n + 1), np.float32)),)) for n in range(2)]
+    with pytest.raises(InferenceFailed, match=r"'y'.*rows FP32 \[2, 1\], less FP32 \[2, 2\]"):
+        merge_members(ENSEMBLES["mean"], outputs)
+
+
+def test_only_the_weights_of_members_that_are_there_count() -> None:
+    weighted = replace(ENSEMBLES["mean"], merge="weighted_mean", weights=(1.0, 100.0, 3.0))
+    outputs = [(n, (Tensor.from_array("y", np.full((1, 1), n, np.float32)),)) for n in (0, 2)]
+    [merged] = merge_members(weighted, outputs)
+    assert merged.to_array().tolist() == [[1.5]]
+
+
+def test_without_a_batch_axis_the_stack_s_new_axis_is_the_first() -> None:
+    whole = Ensemble((("a", "1"), ("b", "1")), "stack", (1.0, 1.0), needed=2, batchable=False)
+    outputs = [(n, (Tensor.from_array("y", np.full((3,), n, np.float32)),)) for n in range(2)]
+    [merged] = merge_members(whole, outputs)
+    assert merged.shape == (2, 3)
+
+
+# ---- a request's way through its members ---------------------------------------------------------------------------
+
+
+def admitted(model: str, values: Sequence[float], **parameters: Any) -> Request:
+    message = request(model, values, parameters=parameters)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
+    assert isinstance(found, Request), found
+    return found
+
+
+def spread(model: str, values: Sequence[float], **parameters: Any) -> list[Output]:
+    sharding = Router(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"), UrgencyOrder())
+    return list(sharding.take_in(admitted(model, values, **parameters), NOW_MS))
+
+
+def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **parameters: Any) -> Any:
+    """What becomes of a request when nothing comes of some members."""
+    serving = InferenceTask(SERVED, session_of, ANSWERING, 0)
+    window, kept = Window(1_000, 1_000), []
+    opening, *shards = spread(model, values, **parameters)
+    records = [opening.value]
+    for shard in shards:
+        if decode_signature(Record.decode(shard.value).signature).model_name not in without:
+            records += [part.value for part in serving.on_shard(shard.value, NOW_MS)]
+    closing = None
+    for record in records:
+        keep, closing = window.on_record(record, NOW_MS)
+        kept += [record] if keep else []
+        if closing is not None:
+            break
+    closing = closing or window.on_timer(window.next_deadline())
+    assert closing is not None
+    [found] = [each for each in answer_of(closing, kept, ANSWERING) if isinstance(each, Answer)]
+    return codec.decode_response(found.value)
+
+
+def test_every_member_gets_all_rows_in_shards_of_its_own_and_inputs_in_its_order() -> None:
+    opening, *shards = spread("mean", [float(n) for n in range(7)])
+    assert isinstance(opening, WindowPart)
+    record = Record.decode(opening.value)
+    assert (record.kind, record.total_rows) == (RecordKind.OPENING, 7)
+    assert decode_opening_signature(record.signature).ensemble == ENSEMBLES["mean"]
+    assert decode_signature(record.signature).model_name == "mean"
+    assert all(isinstance(shard, Shard) for shard in shards)
+    records = [Record.decode(shard.value) for shard in shards]
+    assert [(each.first_row, each.rows) for each in records] == [
+        *((0, 4), (4, 3)),
+        *((7, 3), (10, 3), (13, 1)),
+        *((14, 4), (18, 3)),
+    ]
+    assert {each.total_rows for each in records} == {7}
+    whole = {tensor.name: tensor.to_array() for tensor in tensors_of("mean", [float(n) for n in range(7)])}
+    for each in records:
+        signature = decode_signature(each.signature)
+        member = each.first_row // 7
+        assert (signature.model_name, signature.model_version) == MEMBERS[member]
+        assert [spec.name for spec in signature.inputs] == (["x", "t"] if member == 0 else ["t", "x"])
+        assert signature.outputs == ("y",)
+        for spec, data in zip(signature.inputs, each.tensors, strict=True):
+            first = each.first_row % 7
+            rows = Tensor(spec.name, spec.datatype, (each.rows, *spec.shape), data).to_array()
+            assert rows.tolist() == whole[spec.name][first : first + each.rows].tolist()
+
+
+def test_even_a_single_row_goes_to_all_members() -> None:
+    assert len(spread("vote", [1.0])) == 4
+    assert answer("vote", [1.0]).outputs[0].to_array().tolist() == expected_of_members("vote", [1.0], [0, 1, 2])
+
+
+def test_members_have_as_long_as_the_configuration_says_or_the_request_if_that_is_less() -> None:
+    def deadlines(model: str, **parameters: Any) -> set[int]:
+        return {Record.decode(each.value).deadline_ms for each in spread(model, [1.0, 2.0], **parameters)}
+
+    now = int(NOW_MS)
+    assert deadlines("mean") == {0}
+    assert deadlines("mean", timeout=7_000) == {now + 7}
+    assert deadlines("stack") == {now + 30}
+    assert deadlines("stack", timeout=7_000) == {now + 7}
+    assert deadlines("stack", timeout=70_000) == {now + 30}
+
+
+@pytest.mark.parametrize("model", list(ENSEMBLES))
+def test_an_answer_of_all_members_says_nothing_of_itself(model: str) -> None:
+    values = [float(n) for n in range(9)]
+    found = answer(model, values)
+    assert isinstance(found, InferResponse)
+    assert found.outputs[0].to_array().tolist() == expected_of_members(model, values, [0, 1, 2])
+    assert (found.model_name, found.model_version, found.parameters) == (model, "1", {})
+
+
+def test_a_member_that_fails_is_named_and_the_rest_answers() -> None:
+    found = answer("vote", [5.0, -1.0])
+    assert isinstance(found, InferResponse)
+    assert found.parameters == {
+        "missing_members": "rows",
+        "error_code": "inference_failed",
+        "error_message": "member rows: row 1: poison",
+    }
+    assert found.outputs[0].to_array().tolist() == expected_of_members("vote", [5.0, -1.0], [1, 2])
+
+
+def test_a_member_that_is_late_is_named_and_the_rest_answers() -> None:
+    found = answer("stack", [5.0, 6.0], without=["less"])
+    assert isinstance(found, InferResponse)
+    assert (found.parameters["missing_members"], found.parameters["error_code"]) == ("less", "deadline_exceeded")
+    assert found.outputs[0].shape == (2, 2, 2)
+    assert found.outputs[0].to_array().tolist() == expected_of_members("stack", [5.0, 6.0], [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("model", "without", "code"),
+    [
+        ("mean", ["less"], "incomplete_answer"),
+        ("vote", ["less", "rows"], "incomplete_answer"),
+        ("stack", ["less", "rows", "more"], "deadline_exceeded"),
+    ],
+)
+def test_where_too_few_members_are_there_the_request_fails(model: str, without: list[str], code: str) -> None:
+    found = answer(model, [1.0], without)
+    assert isinstance(found, ErrorResponse)
+    assert (found.code, found.model_name) == (code, model)
+    assert all(name in found.message for name in without)
+
+
+def test_a_failure_names_the_member_and_the_row_that_the_sender_knows() -> None:
+    found = answer("mean", [0.0, 1.0, 2.0, 3.0, 4.0, -3.0])
+    assert isinstance(found, ErrorResponse)
+    assert (found.code, found.message, found.model_name) == ("inference_failed", "member more: row 5: poison", "mean")
+
+
+def test_a_partial_answer_has_the_rows_that_all_members_have() -> None:
+    values = [0.0, -1.0, 2.0, 3.0, -2.0, -3.0, 6.0]
+    found = answer("mean", values, partial=True)
+    assert isinstance(found, InferResponse)
+    assert found.parameters["missing_rows"] == "1-1,4-5"
+    assert "missing_members" not in found.parameters
+    wanted = expected_of_members("mean", values, [0, 1, 2])
+    assert found.outputs[0].to_array().tolist() == [wanted[row] for row in (0, 2, 3, 6)]
+
+
+def test_what_a_request_asked_to_explain_counts_the_shards_of_all_members() -> None:
+    found = answer("mean", [1.0, 2.0, 3.0, 4.0, 5.0], explain=True)
+    assert isinstance(found, InferResponse)
+    assert (found.parameters["shards"], found.parameters["tasks"]) == (6, 1)
+    assert found.parameters["session_us"] == 0

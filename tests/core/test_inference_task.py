@@ -1,0 +1,282 @@
+"""InferenceTask: every batch becomes answers, every shard parts; a failure concerns nobody but its own request."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.operators.backends.base import ModelLoadFailed, Session
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution import inference_task as serving_module
+from anabranch.operators.core.execution.batch_transfer import pack
+from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.merging.request_window import window_key
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.transport.claim_check import lost
+from anabranch.schemas import codec
+from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
+from anabranch.schemas.model import Catalog, ModelSpec
+from anabranch.schemas.records import Record, RecordKind, Source, decode_failure, decode_output_signature, kind_of
+from anabranch.schemas.tensors import Array
+from tests.core.models import (
+    MAX_MESSAGE_BYTES,
+    NOW_MS,
+    POISON,
+    catalog,
+    expected,
+    now_ms,
+    request,
+    run_rows,
+    run_whole,
+    session_of,
+)
+
+SERVED = catalog()
+
+
+def serving(served: Catalog = SERVED, session: Any = session_of, task: int = 3) -> InferenceTask:
+    return InferenceTask(served, session, ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms), task)
+
+
+def admitted(request_id: str, values: list[float], model: str = "rows", offset: int = 7, **options: Any) -> Request:
+    message = request(model, values, request_id=request_id, **options)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, offset, int(NOW_MS)), NOW_MS)
+    assert isinstance(found, Request)
+    return found
+
+
+def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
+    """An opening and its shards."""
+    sharding = Router(SERVED, lambda _: BatchCostModel(), UrgencyOrder())
+    return [output.value for output in sharding.take_in(admitted("a", values, parameters=parameters), NOW_MS)]
+
+
+def answers(outputs: Sequence[Output]) -> dict[str, InferResponse | ErrorResponse]:
+    found: dict[str, InferResponse | ErrorResponse] = {}
+    for output in outputs:
+        if isinstance(output, Answer):
+            answer = codec.decode_response(output.value)
+            assert answer.id not in found
+            assert output.key == answer.id.encode()
+            found[answer.id] = answer
+    letters = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    failed = {n: a for n, a in found.items() if isinstance(a, ErrorResponse) or "error_code" in a.parameters}
+    assert sorted(letter.id for letter in letters) == sorted(failed)
+    return found
+
+
+def values_of(answer: InferResponse | ErrorResponse) -> dict[str, list[object]]:
+    assert isinstance(answer, InferResponse), answer
+    return {tensor.name: tensor.to_array().tolist() for tensor in answer.outputs}
+
+
+def code_of(answer: InferResponse | ErrorResponse) -> str:
+    assert isinstance(answer, ErrorResponse), answer
+    return answer.code
+
+
+# ---- units ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
+    requests = {"a": [1.0], "b": [2.0, 3.0], "ü": [4.0]}
+    forms = [Encoding.PROTOBUF, Encoding.JSON, Encoding.PROTOBUF]
+    unit = [
+        admitted(name, values, encoding=encoding)
+        for (name, values), encoding in zip(requests.items(), forms, strict=True)
+    ]
+    outputs = serving().on_batch(unit, NOW_MS)
+    assert [codec.is_json(output.value) for output in outputs] == [False, True, False]
+    assert {name: values_of(answer) for name, answer in answers(outputs).items()} == {
+        name: expected("rows", values) for name, values in requests.items()
+    }
+
+
+def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
+    unit = [admitted("a", [1.0]), admitted("b", [2.0, POISON, 3.0, POISON]), admitted("c", [4.0])]
+    found = answers(serving().on_batch(unit, NOW_MS))
+    assert (code_of(found["b"]), getattr(found["b"], "message", "")) == ("inference_failed", "row 1: poison")
+    assert values_of(found["a"]) == expected("rows", [1.0])
+    assert values_of(found["c"]) == expected("rows", [4.0])
+
+
+def test_a_request_that_wants_part_of_its_rows_gets_the_good_ones_and_a_letter() -> None:
+    unit = [admitted("a", [2.0, POISON, 3.0, POISON], parameters={"partial": True})]
+    [answer] = answers(serving().on_batch(unit, NOW_MS)).values()
+    assert values_of(answer) == expected("rows", [2.0, 3.0])
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters["missing_rows"] == "1-1,3-3"
+    assert answer.parameters["error_code"] == "inference_failed"
+    all_bad = [admitted("a", [POISON], parameters={"partial": True})]
+    assert code_of(answers(serving().on_batch(all_bad, NOW_MS))["a"]) == "inference_failed"
+
+
+def test_requests_of_the_same_id_are_answered_each() -> None:
+    outputs = serving().on_batch([admitted("a", [1.0]), admitted("a", [2.0])], NOW_MS)
+    assert [values_of(codec.decode_response(output.value)) for output in outputs] == [
+        expected("rows", [1.0]),
+        expected("rows", [2.0]),
+    ]
+
+
+@pytest.mark.parametrize(("without", "code"), [(["rows"], "unknown_model"), ([], "unknown_version")])
+def test_a_model_that_an_upgrade_took_away_is_named_in_the_answer(without: list[str], code: str) -> None:
+    served = catalog(without=without)
+    if not without:
+        del served.models["rows"]["10"]
+    found = answers(serving(served).on_batch([admitted("a", [1.0]), admitted("b", [2.0])], NOW_MS))
+    assert {code_of(answer) for answer in found.values()} == {code}
+    assert isinstance(found["a"], ErrorResponse)
+    assert (found["a"].model_name, found["a"].model_version) == ("rows", "10")
+
+
+def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_neighbour() -> None:
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = run_rows(inputs)
+        # The protocol has no complex numbers: no tensor can be made of this.
+        return outputs if 7.0 not in inputs["x"] else outputs | {"y": outputs["y"].astype(complex)}
+
+    unit = [admitted("a", [1.0]), admitted("b", [7.0]), admitted("c", [2.0])]
+    found = answers(serving(session=lambda _: FakeSession(run)).on_batch(unit, NOW_MS))
+    assert code_of(found["b"]) == "internal_error"
+    assert values_of(found["a"]) == expected("rows", [1.0])
+    assert values_of(found["c"]) == expected("rows", [2.0])
+
+
+def test_a_session_that_cannot_be_loaded_is_the_answer() -> None:
+    def session(_: ModelSpec) -> Session:
+        raise ModelLoadFailed("gone")
+
+    found = answers(serving(session=session).on_batch([admitted("a", [1.0])], NOW_MS))
+    assert (code_of(found["a"]), getattr(found["a"], "message", "")) == ("internal_error", "ModelLoadFailed: gone")
+
+
+def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
+    whole = SERVED.find("whole", "")
+    served = catalog(without=["rows"])
+    served.models["rows"] = {"10": whole}
+    found = answers(serving(served).on_batch([admitted("a", [1.0, 2.0])], NOW_MS))
+    assert isinstance(found["a"], ErrorResponse)
+
+
+@pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
+def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
+    assert serving().on_shard(unknown, NOW_MS) == []
+
+
+# ---- batches of other tasks -----------------------------------------------------------------------------------------
+
+
+def travelled(*requests: Request) -> bytes:
+    return pack(requests).encode()
+
+
+def test_requests_of_a_batch_are_answered_as_in_the_task_that_read_them() -> None:
+    requests = [admitted("a", [1.0]), admitted("b", [2.0, POISON]), admitted("ü", [3.0], encoding=Encoding.JSON)]
+    there, here = serving().on_exchange(travelled(*requests), NOW_MS), serving().on_batch(requests, NOW_MS)
+    assert there == here
+    found = answers(there)
+    assert values_of(found["ü"]) == expected("rows", [3.0])
+    assert code_of(found["b"]) == "inference_failed"
+
+
+@pytest.mark.parametrize("model", ["rows", "pairs", "whole"])
+def test_the_session_gets_the_tensors_of_a_batch_as_they_lie_in_it(model: str) -> None:
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        seen.append(inputs["x"])
+        return run_whole(inputs) if model == "whole" else run_rows(inputs)
+
+    seen: list[Array] = []
+    requests = [admitted("a", [1.0, 2.0], model)] + ([] if model == "whole" else [admitted("b", [3.0, 4.0], model)])
+    encoded = travelled(*requests)
+    assert len(answers(serving(session=lambda _: FakeSession(run)).on_exchange(encoded, NOW_MS))) == len(requests)
+    assert all(np.shares_memory(array, np.frombuffer(encoded, np.uint8)) for array in seen)
+
+
+def test_what_expired_on_its_way_is_answered_and_not_run() -> None:
+    session = session_of(SERVED.find("rows", ""))
+    requests = [admitted("a", [1.0], parameters={"timeout": 5_000}), admitted("b", [2.0])]
+    found = answers(serving(session=lambda _: session).on_exchange(travelled(*requests), NOW_MS + 5))
+    assert code_of(found["a"]) == "deadline_exceeded"
+    assert values_of(found["b"]) == expected("rows", [2.0])
+    assert answers(serving(session=lambda _: session).on_exchange(travelled(requests[0]), NOW_MS + 5)).keys() == {"a"}
+    assert session.batches == [1]
+
+
+def test_an_answer_that_is_to_explain_names_the_task_that_ran_it() -> None:
+    explained = admitted("a", [1.0], parameters={"explain": True})
+    for outputs in (
+        serving(task=3).on_exchange(travelled(explained), NOW_MS),
+        serving(task=3).on_batch([explained], 0),
+    ):
+        [answer] = answers(outputs).values()
+        assert answer.parameters["task"] == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x06", b"\x06" * 80])
+def test_what_is_no_batch_kills_nothing(broken: bytes) -> None:
+    assert serving().on_exchange(broken, NOW_MS) == []
+
+
+# ---- shards --------------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_becomes_the_partial_of_its_rows_for_its_request_s_window() -> None:
+    _, *shards = shards_of([float(n) for n in range(9)])
+    [part] = serving().on_shard(shards[1], NOW_MS)
+    record = Record.decode(part.value)
+    assert (part.key, kind_of(part.value)) == (window_key(Record.decode(shards[1]).source), RecordKind.PARTIAL)
+    assert (record.first_row, record.rows, record.total_rows, record.id) == (4, 4, 9, "a")
+    signature = decode_output_signature(record.signature)
+    assert (signature.task, [spec.name for spec in signature.outputs]) == (3, ["y", "label"])
+    assert np.frombuffer(record.tensors[0], "<f4")[0] == 9.0  # row 4: 2 * 4 + 1
+
+
+def test_rows_at_fault_in_a_shard_become_failures_by_their_row_in_the_request() -> None:
+    _, _, shard = shards_of([1.0] * 5 + [POISON, 2.0])
+    parts = [Record.decode(part.value) for part in serving().on_shard(shard, NOW_MS)]
+    assert [(p.kind, p.first_row, p.rows) for p in parts] == [
+        (RecordKind.PARTIAL, 4, 1),
+        (RecordKind.PARTIAL, 6, 1),
+        (RecordKind.FAILURE, 5, 1),
+    ]
+    failure = decode_failure(parts[-1].signature)
+    assert (failure.code, failure.message, failure.model_name) == ("inference_failed", "row 5: poison", "rows")
+
+
+def test_a_shard_that_was_lost_on_its_way_is_a_failure_for_its_window() -> None:
+    _, shard, *_ = shards_of([1.0] * 9)
+    failure = lost(Record.decode(shard)).encode()
+    [part] = serving().on_shard(memoryview(failure), NOW_MS)
+    assert (part.key, part.value) == ("2-7", failure)
+    assert decode_failure(Record.decode(part.value).signature).model_name == "rows"
+
+
+def test_an_expired_shard_is_left_to_its_window() -> None:
+    _, shard, *_ = shards_of([1.0] * 9, timeout=1_000)
+    assert len(serving().on_shard(shard, NOW_MS)) == 1
+    assert serving().on_shard(shard, NOW_MS + 1) == []
+
+
+@pytest.mark.parametrize("defect", ["no model", "no session", "parts too large"])
+def test_a_defect_on_a_shard_becomes_the_failure_of_its_rows(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError("defect")
+
+    if defect == "parts too large":
+        monkeypatch.setattr(serving_module, "OutputSignature", fail)
+    served = catalog(without=["rows"]) if defect == "no model" else SERVED
+    task = serving(served, fail if defect == "no session" else session_of)
+    _, _, shard, _ = shards_of([1.0] * 9)
+    [part] = task.on_shard(shard, NOW_MS)
+    record = Record.decode(part.value)
+    assert (record.kind, record.first_row, record.rows, part.key) == (RecordKind.FAILURE, 4, 4, "2-7")
+    assert decode_failure(record.signature).code == ("unknown_model" if defect == "no model" else "internal_error")

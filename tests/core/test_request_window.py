@@ -1,0 +1,425 @@
+"""Windows: whatever comes, however often, in whatever order: one closing, with the right rows and the right reason."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
+
+from anabranch.operators.core.merging.request_window import Closing, Window, answer_of
+from anabranch.operators.core.outputs import Answer
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.schemas import codec
+from anabranch.schemas.messages import ErrorResponse, InferResponse
+from anabranch.schemas.model import Ensemble
+from anabranch.schemas.records import (
+    NO_DEADLINE_MS,
+    Failure,
+    OpeningSignature,
+    OutputSignature,
+    Record,
+    RecordKind,
+    Signature,
+    Source,
+    TensorSignature,
+    encode_signature,
+)
+from tests.core.models import now_ms
+
+ANSWERING = ResponseWriter("requests", 1_000_000, now_ms)
+SOURCE = Source(1, 2, 3)
+TIMEOUT_MS, REMEMBER_MS = 100.0, 1_000.0
+SIGNATURE = encode_signature(Signature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",)))
+MEMBERS = (("a", "1"), ("b", "1"), ("b", "2"))
+
+
+def opening(
+    total_rows: int, *, partial: bool = False, deadline_ms: int = NO_DEADLINE_MS, explain: bool = False
+) -> bytes:
+    return Record(
+        RecordKind.OPENING,
+        SOURCE,
+        SIGNATURE,
+        "a",
+        deadline_ms=deadline_ms,
+        partial_allowed=partial,
+        explain=explain,
+        total_rows=total_rows,
+        original=b"original",
+        times_ms=(1.0, 2.0),
+    ).encode()
+
+
+def panel_opening(total_rows: int, needed: int, *, partial: bool = False) -> bytes:
+    """Of an ensemble of three."""
+    ensemble = Ensemble(MEMBERS, "max", (1.0, 1.0, 1.0), needed)
+    signature = OpeningSignature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",), ensemble)
+    return replace(Record.decode(opening(total_rows, partial=partial)), signature=encode_signature(signature)).encode()
+
+
+def part(first_row: int, rows: int, task: int = 0, width: int = 1) -> bytes:
+    """Row r has the output 10 * r."""
+    signature = OutputSignature(task, (TensorSignature("y", "INT64", (width,)),))
+    values = np.repeat(np.arange(first_row, first_row + rows) * 10, width)
+    return Record(
+        RecordKind.PARTIAL,
+        SOURCE,
+        encode_signature(signature),
+        "a",
+        first_row=first_row,
+        rows=rows,
+        tensors=(values.astype("<i8").tobytes(),),
+        times_ms=(3.0, 4.0, 5.0),
+    ).encode()
+
+
+def fault(first_row: int, rows: int) -> bytes:
+    failure = encode_signature(Failure("inference_failed", f"row {first_row}: poison", "infer", "m", "1"))
+    return Record(RecordKind.FAILURE, SOURCE, failure, "a", first_row=first_row, rows=rows).encode()
+
+
+class Desk:
+    """A window and what its caller keeps for it, both in state."""
+
+    def __init__(self) -> None:
+        self.window = Window(TIMEOUT_MS, REMEMBER_MS)
+        self.kept: list[bytes] = []
+        self.closings: list[Closing] = []
+
+    def put(self, *records: bytes, now_ms: float = 0) -> None:
+        for encoded in records:
+            keep, closing = self.window.on_record(encoded, now_ms)
+            if keep:
+                self.kept.append(encoded)
+            self.closings += [closing] if closing else []
+
+    def tick(self, now_ms: float) -> None:
+        closing = self.window.on_timer(now_ms)
+        self.closings += [closing] if closing else []
+
+    def restart(self) -> None:
+        snapshot = self.window.snapshot()
+        self.window = Window(TIMEOUT_MS, REMEMBER_MS)
+        self.window.restore(snapshot)
+        assert self.window.snapshot() == snapshot
+
+    def answer(self) -> InferResponse | ErrorResponse:
+        [closing] = self.closings
+        outputs = answer_of(closing, self.kept, ANSWERING)
+        [answer] = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
+        failed = isinstance(answer, ErrorResponse) or "error_code" in answer.parameters
+        assert len(outputs) == 1 + failed  # a letter beside every failure
+        return answer
+
+
+def rows_in(answer: InferResponse | ErrorResponse) -> list[int]:
+    assert isinstance(answer, InferResponse)
+    values = answer.outputs[0].to_array()[:, 0].tolist()
+    return [value // 10 for value in values]
+
+
+# ---- what must hold, one by one ------------------------------------------------------------------------------------
+
+
+def test_a_complete_request_is_answered_in_order_of_its_rows_whenever_its_opening_comes() -> None:
+    records = [opening(6), part(0, 2), part(2, 2), part(4, 2)]
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1)):
+        desk = Desk()
+        desk.put(*(records[n] for n in order))
+        assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_duplicate_changes_nothing_before_the_closing_nor_after() -> None:
+    desk = Desk()
+    desk.put(
+        opening(4), opening(4), part(0, 2), part(0, 2), part(2, 2), part(2, 2), opening(4), part(0, 2), fault(0, 2)
+    )
+    assert rows_in(desk.answer()) == [0, 1, 2, 3]
+    assert len(desk.kept) == 3
+
+
+@pytest.mark.parametrize("second", [(part(0, 1), fault(1, 1), part(2, 2)), (fault(0, 4),), (part(1, 2),)])
+def test_a_shard_that_ran_twice_with_another_outcome_changes_nothing(second: tuple[bytes, ...]) -> None:
+    desk = Desk()
+    desk.put(opening(6), part(0, 4), *second, part(4, 2))
+    assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_a_second_run_gives_beyond_the_first_counts() -> None:
+    for first, second in (((0, 3), (1, 5)), ((2, 2), (0, 6)), ((3, 3), (0, 4))):
+        desk = Desk()
+        desk.put(opening(6), part(*first), part(*second))
+        assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_rows_that_failed_first_have_failed_whatever_a_second_run_gives() -> None:
+    desk = Desk()
+    desk.put(opening(6, partial=True), fault(2, 1), part(0, 6))
+    assert rows_in(desk.answer()) == [0, 1, 3, 4, 5]
+    desk = Desk()
+    desk.put(opening(6, partial=True), part(0, 3), fault(0, 6))
+    assert rows_in(desk.answer()) == [0, 1, 2]
+
+
+def test_a_failure_closes_at_once_where_all_rows_are_wanted() -> None:
+    desk = Desk()
+    desk.put(opening(6), part(0, 2), fault(2, 1))
+    answer = desk.answer()
+    assert isinstance(answer, ErrorResponse)
+    assert (answer.code, answer.message) == ("inference_failed", "row 2: poison")
+    desk.put(part(3, 3))
+    assert len(desk.closings) == 1
+
+
+def test_a_failure_waits_for_the_rest_where_part_of_the_rows_is_wanted() -> None:
+    desk = Desk()
+    desk.put(opening(6, partial=True), fault(2, 1), part(0, 2))
+    assert not desk.closings
+    desk.put(part(3, 3))
+    answer = desk.answer()
+    assert rows_in(answer) == [0, 1, 3, 4, 5]
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters == {
+        "missing_rows": "2-2",
+        "error_code": "inference_failed",
+        "error_message": "row 2: poison",
+    }
+
+
+def test_where_every_row_failed_there_is_nothing_to_answer_but_the_failure() -> None:
+    desk = Desk()
+    desk.put(opening(2, partial=True), fault(0, 1), fault(1, 1))
+    assert isinstance(desk.answer(), ErrorResponse)
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "closes_ms", "code"), [(NO_DEADLINE_MS, 100, "incomplete_answer"), (40, 40, "deadline_exceeded")]
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_at_its_time_a_window_closes_with_what_is_missing(
+    deadline_ms: int, closes_ms: int, code: str, partial: bool
+) -> None:
+    desk = Desk()
+    desk.put(part(0, 2), opening(6, partial=partial, deadline_ms=deadline_ms), part(4, 1))
+    assert desk.window.next_deadline() == closes_ms
+    desk.tick(closes_ms - 0.5)
+    assert not desk.closings
+    desk.tick(closes_ms)
+    answer = desk.answer()
+    if partial:
+        assert rows_in(answer) == [0, 1, 4]
+        assert isinstance(answer, InferResponse)
+        assert (answer.parameters["missing_rows"], answer.parameters["error_code"]) == ("2-3,5-5", code)
+    else:
+        assert isinstance(answer, ErrorResponse)
+        assert answer.code == code
+        assert "rows 2-3,5-5 of 6" in answer.message
+
+
+def test_an_opening_that_comes_after_its_deadline_closes_at_the_next_timer() -> None:
+    desk = Desk()
+    desk.put(opening(6, deadline_ms=40), now_ms=50)
+    assert desk.window.next_deadline() == 40
+    desk.tick(50)
+    assert isinstance(desk.answer(), ErrorResponse)
+
+
+def test_a_closed_window_is_remembered_for_its_time_and_no_longer() -> None:
+    desk = Desk()
+    desk.put(opening(1), part(0, 1), now_ms=7)
+    assert desk.window.next_deadline() == 7 + REMEMBER_MS
+    assert not desk.window.is_forgotten(6 + REMEMBER_MS)
+    assert desk.window.is_forgotten(7 + REMEMBER_MS)
+    desk.tick(7 + REMEMBER_MS)
+    assert len(desk.closings) == 1
+
+
+def test_parts_whose_opening_never_comes_are_dropped_in_the_end_and_answer_nobody() -> None:
+    desk = Desk()
+    desk.put(part(0, 1))
+    assert not desk.window.is_forgotten(TIMEOUT_MS - 1)
+    desk.tick(TIMEOUT_MS)
+    assert desk.window.is_forgotten(TIMEOUT_MS)
+    assert not desk.closings
+
+
+def test_an_answer_says_over_how_many_shards_and_tasks_it_was_spread() -> None:
+    desk = Desk()
+    desk.put(opening(6, explain=True), part(0, 2, task=1), part(2, 2, task=0), part(4, 2, task=1))
+    answer = desk.answer()
+    assert isinstance(answer, InferResponse)
+    assert {name: answer.parameters[name] for name in ("shards", "tasks")} == {"shards": 3, "tasks": 2}
+
+
+def test_parts_that_cannot_be_merged_become_an_error() -> None:
+    desk = Desk()
+    desk.put(opening(4), part(0, 2, width=2), part(2, 2, width=3))
+    answer = desk.answer()
+    assert isinstance(answer, ErrorResponse)
+    assert answer.code == "inference_failed"
+
+
+def test_a_part_that_makes_no_sense_becomes_an_error_and_not_an_exception() -> None:
+    desk = Desk()
+    broken = Record(RecordKind.PARTIAL, SOURCE, b"\xc1", "a", first_row=2, rows=2).encode()
+    desk.put(opening(4), part(0, 2), broken)
+    answer = desk.answer()
+    assert isinstance(answer, ErrorResponse)
+    assert answer.code == "internal_error"
+
+
+def test_what_a_window_writes_to_state_does_not_grow_with_the_request() -> None:
+    desk = Desk()
+    desk.put(Record(RecordKind.OPENING, SOURCE, SIGNATURE, "a", total_rows=30_000, original=bytes(10_000_000)).encode())
+    for shard in range(999):
+        desk.put(part(shard * 30, 30))
+        assert len(desk.window.snapshot()) < 100
+    assert not desk.closings
+
+
+# ---- ensembles: members b@1 and b@2 count on behind a ---------------------------------------------------------------
+
+
+def test_members_that_are_there_answer_once_nobody_else_can_come() -> None:
+    desk = Desk()
+    desk.put(panel_opening(2, needed=1), part(0, 2), fault(2, 1))
+    assert not desk.closings
+    desk.put(part(4, 1), part(5, 1))  # the other row of b@1 could change nothing
+    answer = desk.answer()
+    assert rows_in(answer) == [4, 5]
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters["missing_members"] == "b@1"
+
+
+def test_a_request_fails_as_soon_as_too_few_members_can_come() -> None:
+    desk = Desk()
+    desk.put(panel_opening(2, needed=2), fault(0, 1))
+    assert not desk.closings
+    desk.put(fault(3, 1))
+    answer = desk.answer()
+    assert isinstance(answer, ErrorResponse)
+    assert (answer.code, answer.message) == ("inference_failed", "member m: row 0: poison")
+
+
+def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
+    desk = Desk()
+    desk.put(panel_opening(2, needed=1), part(0, 2), part(2, 1))
+    desk.tick(TIMEOUT_MS)
+    answer = desk.answer()
+    assert rows_in(answer) == [0, 1]
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters == {
+        "missing_members": "b@1,b@2",
+        "error_code": "incomplete_answer",
+        "error_message": "the window closed after 100 ms; not complete: b@1, b@2",
+    }
+
+
+def test_where_too_few_are_complete_a_partial_answer_has_the_rows_of_all() -> None:
+    desk = Desk()
+    desk.put(panel_opening(3, needed=3, partial=True), part(0, 2), part(4, 2), part(6, 3))
+    desk.tick(TIMEOUT_MS)
+    answer = desk.answer()
+    assert rows_in(answer) == [7]  # row 1 of the last member is the largest
+    assert isinstance(answer, InferResponse)
+    assert answer.parameters["missing_rows"] == "0-0,2-2"
+
+
+# ---- everything at once --------------------------------------------------------------------------------------------
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """Against two sets of row numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = Desk()
+        self.now_ms = 0.0
+        self.received: set[int] = set()
+        self.failed: set[int] = set()
+        self.opened = False
+        self.first_ms: float | None = None
+
+    @initialize(
+        total_rows=st.integers(1, 9), partial=st.booleans(), deadline_ms=st.sampled_from([NO_DEADLINE_MS, 30, 150])
+    )
+    def begin(self, total_rows: int, partial: bool, deadline_ms: int) -> None:
+        self.total, self.partial, self.deadline_ms = total_rows, partial, deadline_ms
+
+    def put(self, encoded: bytes, rows: Iterable[int], into: set[int]) -> None:
+        is_closed = bool(self.desk.closings)
+        self.desk.put(encoded, now_ms=self.now_ms)
+        if not is_closed:
+            self.first_ms = self.now_ms if self.first_ms is None else self.first_ms
+            into.update(set(rows) - self.received - self.failed)
+
+    @rule()
+    def opening(self) -> None:
+        self.put(opening(self.total, partial=self.partial, deadline_ms=self.deadline_ms), [], set())
+        self.opened = True
+
+    @rule(data=st.data(), good=st.booleans())
+    def rows(self, data: Any, good: bool) -> None:
+        first = data.draw(st.integers(0, self.total - 1))
+        count = data.draw(st.integers(1, self.total - first))
+        encoded = part(first, count) if good else fault(first, count)
+        self.put(encoded, range(first, first + count), self.received if good else self.failed)
+
+    @rule(step_ms=st.sampled_from([1, 20, 80]))
+    def wait(self, step_ms: int) -> None:
+        self.now_ms += step_ms
+
+    @rule()
+    def timer(self) -> None:
+        self.desk.tick(self.now_ms)
+
+    @rule()
+    def crash_and_restore(self) -> None:
+        self.desk.restart()
+
+    @precondition(lambda self: self.desk.closings)
+    @rule()
+    def forget(self) -> None:
+        assert self.desk.window.is_forgotten(self.desk.window.next_deadline())
+
+    def is_due(self) -> bool:
+        if self.first_ms is None:
+            return False
+        return self.now_ms >= (self.deadline_ms or self.first_ms + TIMEOUT_MS)
+
+    @invariant()
+    def one_closing_and_the_right_one(self) -> None:
+        if not hasattr(self, "total"):
+            return
+        everything = self.received | self.failed == set(range(self.total))
+        if not self.desk.closings:
+            assert not (self.opened and everything)
+            assert not (self.opened and self.failed and not self.partial)
+            return
+        answer = self.desk.answer()  # of exactly one closing
+        assert self.opened
+        if self.received == set(range(self.total)):
+            assert rows_in(answer) == list(range(self.total))
+            assert isinstance(answer, InferResponse)
+            assert not answer.parameters
+        elif self.partial and self.received:
+            assert rows_in(answer) == sorted(self.received)
+            assert isinstance(answer, InferResponse)
+            assert answer.parameters["error_code"] == self.code()
+        else:
+            assert isinstance(answer, ErrorResponse)
+            assert answer.code == self.code()
+
+    def code(self) -> str:
+        if self.failed:
+            return "inference_failed"
+        assert self.is_due()
+        return "deadline_exceeded" if self.deadline_ms else "incomplete_answer"
+
+
+TestWindowMachine = WindowMachine.TestCase
+TestWindowMachine.settings = settings(max_examples=250, stateful_step_count=25, deadline=None)

@@ -1,0 +1,212 @@
+"""ResponseWriter: one answer in the form of the request, and a letter beside every failure."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.merging.row_ranges import BatchOutputs
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord
+from anabranch.operators.core.requests import Refused, Request
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.schemas import codec
+from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.latency_breakdown import LatencyBreakdown
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
+from anabranch.schemas.records import Failure, Source, decode_signature
+from anabranch.schemas.tensors import Tensor, raw_from_elements
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, now_ms, request
+
+ANSWERING = ResponseWriter("requests", 10_000, now_ms)
+SOURCE = Source(3, 4, 5)
+Y = Tensor.from_array("y", np.ones((1, 2), np.float32))
+FAILURE = Failure("inference_failed", "poison", "infer")
+
+
+def admitted(**options: Any) -> Request:
+    message = request(request_id="ä", **options)
+    found = Admission(catalog(), MAX_MESSAGE_BYTES, default_priority=5).admit(message, SOURCE, NOW_MS)
+    assert isinstance(found, Request)
+    return found
+
+
+def serve(
+    served: Request,
+    outputs: tuple[Tensor, ...],
+    *,
+    by: ResponseWriter = ANSWERING,
+    stage: str = "infer",
+    **options: Any,
+) -> list[Answer | DeadLetterRecord]:
+    return by.serve(served, outputs, stage=stage, **options)
+
+
+def opened(outputs: list[Answer | DeadLetterRecord]) -> tuple[list[InferResponse | ErrorResponse], list[DeadLetter]]:
+    assert all(output.key == "ä".encode() for output in outputs)
+    answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
+    return answers, [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_an_answer_has_the_form_of_its_request_and_no_letter(encoding: Encoding) -> None:
+    [output] = serve(admitted(encoding=encoding), (Y,))
+    assert codec.is_json(output.value) == (encoding is Encoding.JSON)
+    assert opened([output]) == ([InferResponse("rows", "10", "ä", (Y,))], [])
+
+
+def test_an_answer_says_how_it_was_spread_only_where_that_was_asked_for() -> None:
+    [plain] = serve(admitted(), (Y,), shards=3, tasks=2)
+    [asked] = serve(admitted(parameters={"explain": True}), (Y,), shards=3, tasks=2)
+    assert codec.decode_response(plain.value) == InferResponse("rows", "10", "ä", (Y,))
+    assert codec.decode_response(asked.value) == InferResponse("rows", "10", "ä", (Y,), {"shards": 3, "tasks": 2})
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_an_answer_that_is_to_be_explained_says_where_the_time_went(encoding: Encoding) -> None:
+    asked = admitted(parameters={"explain": True}, encoding=encoding)
+    breakdown = LatencyBreakdown(
+        NOW_MS - 21, NOW_MS - 20, NOW_MS - 18, NOW_MS - 15, NOW_MS - 14.5, NOW_MS - 4, NOW_MS - 3
+    )
+    [answer] = serve(asked, (Y,), breakdown=breakdown)
+    found = codec.decode_response(answer.value)
+    assert isinstance(found, InferResponse)
+    times = {name: value for name, value in found.parameters.items() if name.endswith("_us")}
+    assert times == {
+        "broker_us": 1000,
+        "admit_us": 2000,
+        "queue_us": 3000,
+        "batch_us": 500,
+        "session_us": 10_500,
+        "merge_us": 1000,
+        "encode_us": 3000,
+    }
+    assert not [
+        output
+        for output in serve(admitted(encoding=encoding), (Y,), breakdown=breakdown)
+        if b"broker_us" in output.value
+    ]
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_failure_is_answered_and_put_into_a_letter_that_can_be_sent_again(encoding: Encoding) -> None:
+    failed = admitted(encoding=encoding)
+    answers, letters = opened(ANSWERING.fail(failed, FAILURE))
+    assert answers == [ErrorResponse("ä", "inference_failed", "poison", "rows", "10")]
+    [letter] = letters
+    assert (letter.id, letter.code, letter.message, letter.stage) == ("ä", "inference_failed", "poison", "infer")
+    assert (letter.model_name, letter.model_version) == ("rows", "10")
+    assert (letter.source.topic, letter.source.partition, letter.source.offset) == ("requests", 3, 4)
+    assert letter.original == failed.original
+    assert Admission(catalog(), MAX_MESSAGE_BYTES, 5).admit(letter.original, SOURCE, NOW_MS) == failed
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_partial_answer_names_what_is_missing_and_has_a_letter_that_says_why(encoding: Encoding) -> None:
+    partial = admitted(encoding=encoding)
+    answers, letters = opened(serve(partial, (Y,), missing=[(0, 2), (5, 5)], failure=FAILURE))
+    said = {"missing_rows": "0-2,5-5", "error_code": "inference_failed", "error_message": "poison"}
+    assert answers == [InferResponse("rows", "10", "ä", (Y,), said)]
+    [letter] = letters
+    assert (letter.code, letter.message, letter.stage, letter.model_name) == (*said_of(FAILURE), "rows")
+    assert letter.original == partial.original
+
+
+def said_of(failure: Failure) -> tuple[str, str, str]:
+    return failure.code, failure.message, failure.stage
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("stage", ["infer", "aggregate"])
+def test_an_answer_over_the_limit_becomes_an_error_within_it(encoding: Encoding, stage: str) -> None:
+    large = Tensor.from_array("y", np.ones((1, 10_000), np.float32))
+    answers, letters = opened(serve(admitted(encoding=encoding), (large,), stage=stage))
+    [answer] = answers
+    assert isinstance(answer, ErrorResponse)
+    assert answer.code == letters[0].code == "response_too_large"
+    assert letters[0].stage == stage
+    assert len(letters) == 1
+
+
+def test_an_answer_of_exactly_the_limit_passes() -> None:
+    [output] = ResponseWriter("requests", 10**9, now_ms).serve(admitted(), (Y,), stage="infer")
+    assert isinstance(
+        ResponseWriter("requests", len(output.value), now_ms).serve(admitted(), (Y,), stage="infer")[0], Answer
+    )
+    too_large = ResponseWriter("requests", len(output.value) - 1, now_ms).serve(admitted(), (Y,), stage="infer")
+    assert isinstance(codec.decode_response(too_large[0].value), ErrorResponse)
+
+
+def test_an_original_over_the_limit_is_named_and_not_sent() -> None:
+    _, letters = opened(ANSWERING.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
+    assert letters[0].original is None
+    assert letters[0].source.offset == 4
+
+
+def test_who_cannot_be_read_is_not_answered_but_put_into_a_letter() -> None:
+    refused = Refused(SOURCE, "", Encoding.PROTOBUF, b"\xff", Failure("unreadable", "no", "admit"))
+    [letter] = ANSWERING.refuse(refused)
+    assert isinstance(letter, DeadLetterRecord)
+    assert decode_letter(letter.value).original == b"\xff"
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_who_is_refused_is_answered_though_no_model_is_named(encoding: Encoding) -> None:
+    refused = Refused(SOURCE, "ä", encoding, b"bytes", Failure("wrong_shape", "why", "admit"))
+    outputs = ANSWERING.refuse(refused)
+    assert codec.is_json(outputs[0].value) == (encoding is Encoding.JSON)
+    answers, letters = opened(outputs)
+    assert answers == [ErrorResponse("ä", "wrong_shape", "why")]
+    assert (letters[0].stage, letters[0].original) == ("admit", b"bytes")
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> None:
+    ids = ["", "ä", "x" * 300, "b", "c"]
+    forms = [Encoding.PROTOBUF, Encoding.PROTOBUF, Encoding.PROTOBUF, Encoding.JSON, Encoding.PROTOBUF]
+    rows = [1, 2, 1, 3, 2]
+    requests = [
+        replace(admitted(values=[1.0] * count), id=name, encoding=encoding, explain=name == "c")
+        for name, encoding, count in zip(ids, forms, rows, strict=True)
+    ]
+    y = np.arange(18, dtype=np.float32).reshape(9, 2)
+    label = np.array([f"{n}" * n for n in range(9)], dtype=object)
+    served = BatchOutputs(0, 9, ("y", "label"), [y, label])
+    together = ANSWERING.serve_batch(requests, decode_signature(requests[0].signature), served, stage="infer", task=0)
+    alone: list[Answer | DeadLetterRecord] = []
+    first = 0
+    for each in requests:
+        outputs = (
+            Tensor.from_array("y", y[first : first + each.rows]),
+            Tensor.from_array("label", label[first : first + each.rows]),
+        )
+        alone += serve(each, outputs, stage="infer", task=0)
+        first += each.rows
+    assert together == alone
+    assert [output.key.decode() for output in together] == ids
+
+
+def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -> None:
+    requests = [replace(admitted(values=[1.0] * rows), id=f"{rows}") for rows in (1, 200, 2)]
+    y = np.ones((203, 2), np.float32)
+    outputs = ResponseWriter("requests", 1_000, now_ms).serve_batch(
+        requests, decode_signature(requests[0].signature), BatchOutputs(0, 203, ("y",), [y]), stage="infer", task=0
+    )
+    answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
+    assert [(answer.id, isinstance(answer, ErrorResponse)) for answer in answers] == [
+        ("1", False),
+        ("200", True),
+        ("2", False),
+    ]
+    assert len(outputs) == 4  # and a letter
+
+
+def test_bytes_that_json_cannot_carry_become_an_error_rather_than_other_bytes() -> None:
+    label = Tensor("label", "BYTES", (1,), raw_from_elements([b"\xff"]))
+    answers, letters = opened(serve(admitted(encoding=Encoding.JSON), (label,)))
+    assert isinstance(answers[0], ErrorResponse)
+    assert answers[0].code == letters[0].code == "wrong_datatype"
+    assert isinstance(opened(serve(admitted(), (label,)))[0][0], InferResponse)

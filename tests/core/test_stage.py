@@ -1,0 +1,269 @@
+"""One stage of a model: what goes on, what becomes a part of a window, and that only rows at fault fail."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution import stage as staging
+from anabranch.operators.core.execution.stage import Stage, stage_name
+from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.merging.shards import opening, shards
+from anabranch.operators.core.outputs import Answer, Shard, Unit, WindowPart
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.transport.claim_check import lost
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferResponse
+from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.records import Record, RecordKind, Source, decode_failure, decode_segments, decode_signature
+from anabranch.schemas.tensors import Array
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
+
+SERVED = catalog()
+CUT = SERVED.find("cut", "")
+BOTH = (("rows", "10"), ("cut", "1"))
+
+
+def enter(parts: Sequence[Request | Record], model: ModelSpec) -> Unit:
+    return Unit((model.name, model.version), staging.enter(parts, model).encode())
+
+
+def admitted(values: Sequence[float], offset: int = 0, served: Catalog = SERVED, **options: Any) -> Request:
+    message = request(options.pop("model", "cut"), values, request_id=f"r{offset}", **options)
+    found = Admission(served, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, offset, int(NOW_MS)), NOW_MS)
+    assert isinstance(found, Request)
+    return found
+
+
+def stage(index: int, model: ModelSpec = CUT, session: Any = None, task: int = 0) -> Stage:
+    return Stage(model, index, session or session_of(model.stage(index)), now_ms, task)
+
+
+def through(unit: Unit, model: ModelSpec = CUT, at_ms: float = NOW_MS) -> list[Record]:
+    """What a unit becomes behind the last stage."""
+    flying: list[tuple[int, Unit | WindowPart]] = [(0, unit)]
+    parts = []
+    while flying:
+        index, record = flying.pop(0)
+        if isinstance(record, Unit):
+            flying += [(index + 1, output) for output in stage(index, model).on_unit(record.value, at_ms)]
+        else:
+            parts.append(Record.decode(record.value))
+    return parts
+
+
+def live(unit: Unit | WindowPart) -> list[str]:
+    return [spec.name for spec in decode_signature(Record.decode(unit.value).signature).inputs]
+
+
+def answer_to(asked: Request, parts: Sequence[Record]) -> InferResponse:
+    window = Window(1e6, 1e6)
+    kept, closing = [], None
+    for record in (opening(asked), *parts):
+        keep, closing = window.on_record(record.encode(), NOW_MS)
+        kept += [record.encode()] if keep else []
+    assert closing is not None
+    [answer] = answer_of(closing, kept, ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms))
+    assert isinstance(answer, Answer)
+    decoded = codec.decode_response(answer.value)
+    assert isinstance(decoded, InferResponse), decoded
+    return decoded
+
+
+def values_of(answer: InferResponse) -> dict[str, list[object]]:
+    return {tensor.name: tensor.to_array().tolist() for tensor in answer.outputs}
+
+
+# ---- what travels --------------------------------------------------------------------------------------------------
+
+
+def test_a_unit_carries_what_later_stages_and_the_answer_need_and_no_more() -> None:
+    unit = enter([admitted([1.0, 2.0])], CUT)
+    assert unit.model == ("cut", "1")
+    assert live(unit) == ["x", "t"]
+    [second] = stage(0).on_unit(unit.value, NOW_MS)
+    assert sorted(live(second)) == ["h", "t", "x"]
+    [third] = stage(1).on_unit(second.value, NOW_MS)
+    assert sorted(live(third)) == ["h", "label"]  # past stage 2, and made by it
+    [part] = stage(2).on_unit(third.value, NOW_MS)
+    assert Record.decode(part.value).kind is RecordKind.PARTIAL
+
+
+def test_what_nobody_asked_for_does_not_travel_and_what_makes_it_does_not_run() -> None:
+    asked = admitted([1.0, 2.0], outputs=("y",))
+    [second] = stage(0).on_unit(enter([asked], CUT).value, NOW_MS)
+    second_session = FakeSession(lambda _: pytest.fail("nobody asked for its output"))
+    [third] = stage(1, session=second_session).on_unit(second.value, NOW_MS)
+    assert live(third) == ["h"]
+    parts = [Record.decode(part.value) for part in stage(2).on_unit(third.value, NOW_MS)]
+    assert values_of(answer_to(asked, parts)) == {"y": expected("cut", [1.0, 2.0])["y"]}
+
+
+def test_requests_that_travel_together_get_each_its_own_rows() -> None:
+    asked = [admitted([1.0], 0), admitted([2.0, 3.0], 1), admitted([4.0], 2)]
+    parts = through(enter(asked, CUT))
+    for each, part, values in zip(asked, parts, ([1.0], [2.0, 3.0], [4.0]), strict=True):
+        assert part.source == each.source
+        assert values_of(answer_to(each, [part])) == expected("cut", values)
+
+
+def test_the_shards_of_one_request_are_merged_in_order_whatever_the_order_of_their_coming() -> None:
+    values = [float(n) for n in range(9)]
+    asked = admitted(values)
+    parts = [part for shard in shards(asked, 4) for part in through(enter([shard], CUT))]
+    assert values_of(answer_to(asked, parts[::-1])) == expected("cut", values)
+
+
+def test_time_in_sessions_is_summed_over_stages() -> None:
+    clock = iter([NOW_MS + step for step in (1, 3, 10, 14, 20, 26, 30)])
+    unit: Unit | WindowPart = enter([admitted([1.0])], CUT)
+    for index, taken_ms in enumerate((NOW_MS, NOW_MS + 9, NOW_MS + 19)):
+        session = session_of(CUT.stage(index))
+        [unit] = Stage(CUT, index, session, lambda: next(clock), 0).on_unit(unit.value, taken_ms)
+    taken_ms, started_ms, ended_ms = Record.decode(unit.value).times_ms
+    assert (taken_ms, ended_ms - started_ms, ended_ms) == (NOW_MS, 2 + 4 + 6, NOW_MS + 30)
+
+
+# ---- what fails ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_at_fault_leave_and_their_neighbours_go_on() -> None:
+    asked = [admitted([1.0, POISON, 2.0], 0), admitted([3.0], 1)]
+    parts = through(enter(asked, CUT))
+    told = sorted((part.kind, part.source.offset, part.first_row, part.rows) for part in parts)
+    assert told == [
+        (RecordKind.PARTIAL, 0, 0, 1),
+        (RecordKind.PARTIAL, 0, 2, 1),
+        (RecordKind.PARTIAL, 1, 0, 1),
+        (RecordKind.FAILURE, 0, 1, 1),
+    ]
+    [failure] = [decode_failure(part.signature) for part in parts if part.kind is RecordKind.FAILURE]
+    assert (failure.code, failure.message, failure.stage) == ("inference_failed", "row 1: poison", "stage 2")
+    assert (failure.model_name, failure.model_version) == ("cut", "1")
+
+
+def test_rows_are_numbered_as_in_the_request() -> None:
+    asked = admitted([1.0] * 5 + [POISON, POISON, 2.0])
+    _, second = shards(asked, 4)
+    parts = through(enter([second], CUT))
+    assert {(part.kind, part.first_row, part.rows) for part in parts} == {
+        (RecordKind.PARTIAL, 4, 1),
+        (RecordKind.PARTIAL, 7, 1),
+        (RecordKind.FAILURE, 5, 1),
+        (RecordKind.FAILURE, 6, 1),
+    }
+
+
+def test_a_unit_is_dropped_when_nobody_in_it_waits_any_more() -> None:
+    soon, later = admitted([1.0], 0, parameters={"timeout": 1_000}), admitted([2.0], 1, parameters={"timeout": 5_000})
+    assert Record.decode(enter([soon, later], CUT).value).deadline_ms == NOW_MS + 5
+    assert len(stage(0).on_unit(enter([soon, later], CUT).value, NOW_MS + 1)) == 1
+    assert stage(0).on_unit(enter([soon, later], CUT).value, NOW_MS + 5) == []
+    patient = enter([soon, admitted([3.0], 2)], CUT)
+    assert len(stage(0).on_unit(patient.value, NOW_MS + 1e9)) == 1
+
+
+@pytest.mark.parametrize("unknown", [b"", b"\x05", b"\x05" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
+def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
+    assert stage(0).on_unit(unknown, NOW_MS) == []
+
+
+def test_a_defect_of_ours_becomes_the_failure_of_all_members() -> None:
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {"h": inputs["x"].astype(complex)}  # the protocol has no complex numbers
+
+    parts = stage(0, session=FakeSession(run)).on_unit(
+        enter([admitted([1.0], 0), admitted([2.0], 1)], CUT).value, NOW_MS
+    )
+    failures = [decode_failure(Record.decode(part.value).signature) for part in parts]
+    assert [(failure.code, failure.stage) for failure in failures] == [("internal_error", "stage 1")] * 2
+
+
+def test_a_unit_that_was_lost_on_its_way_fails_all_its_members() -> None:
+    unit = Record.decode(enter([admitted([1.0], 0), admitted([2.0, 3.0], 1)], CUT).value)
+    parts = [Record.decode(part.value) for part in stage(1).on_unit(lost(unit).encode(), NOW_MS)]
+    assert [(part.kind, part.source.offset, part.rows) for part in parts] == [
+        (RecordKind.FAILURE, 0, 1),
+        (RecordKind.FAILURE, 1, 2),
+    ]
+    assert {decode_failure(part.signature).code for part in parts} == {"exchange_failed"}
+
+
+def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
+    served = catalog(ensembles=True)
+    served.models["both"] = {"1": replace(CUT, name="both", stages=(), ensemble=Ensemble(BOTH, "mean", (1, 1), 2))}
+    asked = admitted([float(n) for n in range(9)], model="both", served=served)
+    _, *work = Router(served, no_costs, UrgencyOrder()).take_in(asked, NOW_MS)
+    assert [type(each) for each in work] == [Shard] * 3 + [Unit] * 3
+    parts = [part for unit in work if isinstance(unit, Unit) for part in through(unit)]
+    assert [(part.first_row, part.rows) for part in parts] == [(9, 4), (13, 4), (17, 1)]
+
+
+def test_a_unit_of_another_cut_is_a_failure_and_not_a_wrong_answer() -> None:
+    """The job was cut otherwise before it was restored from a checkpoint."""
+    [part] = stage(2).on_unit(enter([admitted([1.0])], CUT).value, NOW_MS)
+    assert decode_failure(Record.decode(part.value).signature).code == "internal_error"
+
+
+# ---- models of other kinds -----------------------------------------------------------------------------------------
+
+
+def in_two(name: str, between: TensorSpec) -> tuple[Catalog, ModelSpec]:
+    whole = SERVED.find(name, "")
+    stages = (StageSpec("0", "", whole.inputs, (between,)), StageSpec("1", "", (between,), whole.outputs))
+    cut = replace(whole, stages=stages)
+    return Catalog({name: {"1": cut}}), cut
+
+
+def two_sessions(last: Any) -> list[FakeSession]:
+    return [FakeSession(lambda inputs: {"h": inputs["x"]}), FakeSession(lambda inputs: last({"x": inputs["h"]}))]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shape"), [("whole", [1.0, 2.0, 3.0], (None,)), ("pairs", [1.0, 2.0, 3.0, 4.0], (2, 2))]
+)
+def test_models_without_a_batch_axis_or_of_a_fixed_one_go_through_stages(
+    name: str, values: list[float], shape: tuple[int | None, ...]
+) -> None:
+    served, cut = in_two(name, TensorSpec("h", "FP32", shape))
+    asked = admitted(values, model=name, served=served)
+    session = session_of(SERVED.find(name, ""))
+    first, last = two_sessions(session._run)
+    [unit] = stage(0, cut, first).on_unit(enter([asked], cut).value, NOW_MS)
+    [part] = stage(1, cut, last).on_unit(unit.value, NOW_MS)
+    answer = answer_to(asked, [Record.decode(part.value)])
+    assert values_of(answer) == expected(name, values)
+    assert [tensor.shape for tensor in answer.outputs] == [np.array(expected(name, values)["y"]).shape]
+
+
+# ---- how requests enter --------------------------------------------------------------------------------------------
+
+
+def no_costs(_: ModelSpec) -> Any:
+    return pytest.fail("only who runs a model knows what it costs")
+
+
+def test_small_requests_leave_together_and_big_ones_in_shards() -> None:
+    sharding = Router(SERVED, no_costs, UrgencyOrder())
+    small = [admitted([1.0], 0), admitted([2.0, 3.0], 1)]
+    assert [sharding.take_in(each, NOW_MS) for each in small] == [[], []]
+    departure = sharding.next(NOW_MS)
+    assert departure is not None
+    *openings, unit = sharding.enter(departure.unit) or []
+    assert [Record.decode(each.value).kind for each in openings] == [RecordKind.OPENING] * 2
+    assert [member.rows for member in decode_segments(Record.decode(unit.value).original)] == [1, 2]
+    first, *units = sharding.take_in(admitted([0.0] * 9, 2), NOW_MS)
+    assert Record.decode(first.value).total_rows == 9
+    assert [Record.decode(each.value).rows for each in units] == [4, 4, 1]
+    assert all(isinstance(each, Unit) for each in units)
+
+
+def test_a_stage_has_a_name_for_people() -> None:
+    assert [stage_name(CUT, index) for index in range(3)] == [f"cut/1 stage {number}/3" for number in (1, 2, 3)]

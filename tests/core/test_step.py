@@ -1,0 +1,204 @@
+"""Chains: whatever a step's functions give goes on, a request travels alone, and what they raise fails it by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution.step import After, Before, Step
+from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.outputs import Answer, Output, Unit, WindowPart
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.schemas import codec
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.model import Catalog, ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.records import Source
+from anabranch.schemas.tensors import Array, Tensor
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, now_ms
+
+ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
+_VECTOR = (TensorSpec("v", "FP32", (None,)),)
+_STAGES = tuple(StageSpec("", "", _VECTOR, (TensorSpec("w", "FP32", (None,)),), name=name) for name in ("cut", "join"))
+CHAIN = ModelSpec(
+    name="chain",
+    version="1",
+    path="",
+    sha256="",
+    inputs=(TensorSpec("text", "BYTES", (1,)), TensorSpec("scale", "FP32", ())),
+    outputs=(TensorSpec("sum", "FP32", ()), TensorSpec("words", "BYTES", (None,))),
+    batchable=False,
+    stages=_STAGES,
+    is_chain=True,
+)
+
+
+# ---- a chain: split a text into words; double the length of each; join them again
+
+
+def words(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
+    return [{"v": np.full(1, len(word), np.float32), "word": np.array(word)} for word in tensors["text"][0].split()]
+
+
+def lengths(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    return {
+        "lengths": np.array([run["w"][0] for run in runs], np.float32),
+        "words": np.array([run["word"].item() for run in runs], dtype=object),
+        "scale": tensors["scale"],
+    }
+
+
+def scaled(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    return {"v": tensors["lengths"] * tensors["scale"]}
+
+
+def total(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    return {"sum": runs[0]["w"].sum(), "words": tensors["words"]}
+
+
+FUNCTIONS: list[tuple[Before | None, After | None]] = [(words, lengths), (scaled, total)]
+
+
+def double(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"w": inputs["v"] * 2}
+
+
+def ask(
+    text: str = "an anabranch joins",
+    functions: Sequence[tuple[Any, Any]] = FUNCTIONS,
+    *,
+    run: Callable[[Mapping[str, Array]], Mapping[str, Array]] = double,
+    model: ModelSpec = CHAIN,
+    outputs: tuple[str, ...] = (),
+    **parameters: Parameter,
+) -> InferResponse | ErrorResponse:
+    """What a request is answered with, behind all steps and its window."""
+    inputs = (
+        Tensor.from_array("scale", np.float32(10)),
+        Tensor.from_array("text", np.array([text], dtype=object)),
+    )
+    message = codec.encode_request(InferRequest("chain", inputs, "a", "", parameters, outputs, Encoding.PROTOBUF))
+    served = Catalog({"chain": {"1": model}})
+    request = Admission(served, MAX_MESSAGE_BYTES, 5).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
+    assert isinstance(request, Request), request
+    sharding = Router(served, lambda _: pytest.fail("nobody asks what a chain costs"), UrgencyOrder())
+    assert sharding.take_in(request, NOW_MS) == []
+    departure = sharding.next(NOW_MS)
+    assert departure is not None
+    [opening, unit] = sharding.enter(departure.unit) or []
+    steps = [
+        Step(model, index, FakeSession(run), now_ms, index, before=before, after=after)
+        for index, (before, after) in enumerate(functions)
+    ]
+    records: list[Output] = [opening]
+    flying: list[Output] = [unit]
+    for step in steps:
+        came = [step.on_unit(each.value, NOW_MS) for each in flying]
+        flying = [each for some in came for each in some if isinstance(each, Unit)]
+        records += [each for some in came for each in some if isinstance(each, WindowPart)]
+    window, kept, closing = Window(1_000, 1_000), [], None
+    for record in records:
+        keep, closing = window.on_record(record.value, NOW_MS)
+        kept += [record.value] if keep else []
+    assert closing is not None
+    [answer] = [each for each in answer_of(closing, kept, ANSWERING) if isinstance(each, Answer)]
+    return codec.decode_response(answer.value)
+
+
+def failure(*arguments: Any, **options: Any) -> str:
+    answer = ask(*arguments, **options)
+    assert isinstance(answer, ErrorResponse), answer
+    assert (answer.code, answer.model_name) == ("inference_failed", "chain")
+    return answer.message
+
+
+def test_one_request_becomes_many_runs_and_one_answer() -> None:
+    answer = ask()
+    assert isinstance(answer, InferResponse), answer
+    values = {tensor.name: tensor.to_array() for tensor in answer.outputs}
+    assert values["sum"] == (2 + 9 + 5) * 2 * 10 * 2
+    assert values["words"].tolist() == [b"an", b"anabranch", b"joins"]
+    assert (answer.model_name, answer.model_version, answer.parameters) == ("chain", "1", {})
+
+
+def test_a_step_may_run_its_model_not_at_all() -> None:
+    answer = ask("")
+    assert isinstance(answer, InferResponse), answer
+    assert {tensor.name: tensor.shape for tensor in answer.outputs} == {"sum": (), "words": (0,)}
+
+
+def test_outputs_that_nobody_asked_for_stay_away() -> None:
+    answer = ask(outputs=("words",), explain=True)
+    assert isinstance(answer, InferResponse), answer
+    assert [tensor.name for tensor in answer.outputs] == ["words"]
+    assert (answer.parameters["shards"], answer.parameters["tasks"]) == (1, 1)
+
+
+def test_without_functions_tensors_go_through_a_model_as_they_are() -> None:
+    def vector(tensors: Mapping[str, Array]) -> dict[str, Array]:
+        return {"v": np.arange(3, dtype=np.float32)}
+
+    def again(tensors: Mapping[str, Array]) -> dict[str, Array]:
+        return {"v": tensors["w"], "words": np.array([b"w"], dtype=object)}
+
+    model = ModelSpec(
+        **{name: getattr(CHAIN, name) for name in ("name", "version", "path", "sha256", "inputs", "stages")},
+        outputs=(TensorSpec("w", "FP32", (3,)),),
+        batchable=False,
+        is_chain=True,
+    )
+    answer = ask(functions=[(vector, None), (again, None)], model=model)
+    assert isinstance(answer, InferResponse), answer
+    assert answer.outputs[0].to_array().tolist() == [0, 4, 8]
+
+
+def test_what_a_function_or_model_raises_is_the_answer_and_names_the_step() -> None:
+    def raises(*_: Any) -> Any:
+        raise KeyError("lost")
+
+    assert failure(functions=[(raises, lengths), (scaled, total)]) == "step 1 (cut): before: KeyError: 'lost'"
+    assert failure(functions=[(words, raises), (scaled, total)]) == "step 1 (cut): after: KeyError: 'lost'"
+    assert failure(functions=[(words, lengths), (scaled, raises)]) == "step 2 (join): after: KeyError: 'lost'"
+    assert failure(run=raises) == "step 1 (cut): model: KeyError: 'lost'"
+
+
+@pytest.mark.parametrize(
+    ("functions", "reason"),
+    [
+        ([(lambda _: 3, lengths)], "step 1 (cut): before gave int"),
+        ([(lambda _: [3], lengths)], "before gave list"),
+        ([(lambda _: {"x": 1}, lengths)], "the model needs v; there is x"),
+        ([(words, None)], "the model ran 3 times, and there is no `after`"),
+        ([(words, lambda *_: 3)], "after gave int"),
+        ([(words, lambda *_: {"x": np.zeros(2, complex)})], "'x' cannot go on"),
+        ([(words, lambda *_: {"x": [[1], [1, 2]]})], "'x' cannot go on"),
+        ([(words, lengths), (scaled, lambda *_: {"sum": np.float32(1)})], "step 2 (join): it gives no 'words'"),
+        (
+            [(words, lengths), (scaled, lambda *_: {"sum": np.float64(1), "words": []})],
+            "it gives 'sum' as FP64 []; the chain's output is FP32 []",
+        ),
+        (
+            [(words, lengths), (scaled, lambda *_: {"sum": np.float32(1), "words": np.array([["a"]])})],
+            "it gives 'words' as BYTES [1, 1]; the chain's output is BYTES [any]",
+        ),
+    ],
+)
+def test_what_cannot_go_on_fails_with_the_reason(functions: list[tuple[Any, Any]], reason: str) -> None:
+    assert reason in failure(functions=functions)
+
+
+def test_everything_that_comes_in_enters_the_first_step_and_cannot_be_written_to() -> None:
+    seen: list[str] = []
+
+    def look(tensors: Mapping[str, Array]) -> dict[str, Array]:
+        seen.extend(tensors)
+        assert not tensors["scale"].flags.writeable
+        raise ValueError("seen")
+
+    assert failure(functions=[(look, lengths)], outputs=("words",)) == "step 1 (cut): before: ValueError: seen"
+    assert seen == ["text", "scale"]

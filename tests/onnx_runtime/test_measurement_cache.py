@@ -1,0 +1,52 @@
+"""The user's cache; `tests/operators/test_calibration.py` has caches that are broken, shared, or nowhere."""
+
+from pathlib import Path
+
+import pytest
+
+from anabranch.onnx_runtime.measurement_cache import kept
+
+
+def ask(cache: Path, kind: str, *depends_on: object) -> list[int] | None:
+    """What is known; from then on `[1]` is."""
+    with kept(kind, depends_on, list[int], {"XDG_CACHE_HOME": str(cache)}) as known:
+        before = known.measured
+        known.measured = [1]
+    return before
+
+
+def test_figures_are_kept_for_what_they_depend_on(tmp_path: Path) -> None:
+    assert ask(tmp_path, "a", "model", 8) is None
+    assert ask(tmp_path, "a", "model", 8) == [1]
+    others = [ask(tmp_path, "a", "model", 9), ask(tmp_path, "a", "other", 8), ask(tmp_path, "b", "model", 8)]
+    assert others == [None, None, None]
+    assert sorted(folder.name for folder in (tmp_path / "anabranch").iterdir()) == ["a", "b"]
+
+
+def test_newer_figures_replace_older_ones(tmp_path: Path) -> None:
+    assert ask(tmp_path, "a", "model") is None
+    with kept("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}) as known:
+        known.measured = [7, 7]
+    assert ask(tmp_path, "a", "model") == [7, 7]
+
+
+def test_figures_of_another_type_are_measured_anew(tmp_path: Path) -> None:
+    with kept("a", ["model"], str, {"XDG_CACHE_HOME": str(tmp_path)}) as known:
+        known.measured = "text"
+    assert ask(tmp_path, "a", "model") is None
+
+
+def test_what_fails_half_way_keeps_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="half-way"),
+        kept("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}),
+    ):
+        raise ValueError("half-way")
+    assert ask(tmp_path, "a", "model") is None
+
+
+def test_without_a_cache_of_its_own_it_is_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with kept("a", ["model"], list[int], {}) as known:
+        known.measured = [2]
+    assert len(list((tmp_path / ".cache" / "anabranch" / "a").iterdir())) == 1

@@ -1,0 +1,272 @@
+"""Sender and inbox in one process: what is packed is redeemed, by shared memory or by message."""
+
+import gc
+import os
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anabranch.operators.core.metrics import Meter
+from anabranch.operators.core.transport.claim_check import TransportOptions, is_claim
+from anabranch.operators.runtime.task_context import TaskContext
+from anabranch.operators.transport import endpoints as exchange
+from anabranch.operators.transport import memfd_arena as shared_memory
+from anabranch.operators.transport.endpoints import Receiver, Sender
+from anabranch.operators.transport.memfd_arena import SegmentGone
+from anabranch.schemas.errors import ExchangeFailed
+from anabranch.schemas.records import Record, RecordKind, Signature, Source, decode_failure, encode_signature
+from anabranch.schemas.tensors import Buffer
+from tests.arenas import arenas
+
+SIGNATURE = encode_signature(Signature("m", "1", (), ()))
+NEVER = TaskContext(0, 1, 0)
+
+
+def options(*, shares_memory: bool = True, arena_bytes: int = 1 << 20) -> TransportOptions:
+    job = os.urandom(8).hex()
+    return TransportOptions(job=job, shares_memory=shares_memory, claim_from_bytes=1000, arena_bytes=arena_bytes)
+
+
+def shard(*tensors: Buffer, first_row: int = 0, kind: RecordKind = RecordKind.SHARD) -> Record:
+    return Record(kind, Source(0, 1, 2), SIGNATURE, "a", first_row=first_row, tensors=tensors)
+
+
+def sent(message: bytes, inbox: Receiver) -> Record:
+    return Record.decode(inbox.redeem(message))
+
+
+def test_a_large_record_is_claimed_and_a_small_one_is_a_message() -> None:
+    meter, chosen = Meter(), options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
+    for size in (0, 800, 1000, 100_000):
+        record = shard(os.urandom(size), b"tail")
+        message = outbox.pack(record)
+        assert is_claim(message) == (size >= 1000)
+        redeemed = sent(message, inbox)
+        assert [bytes(tensor) for tensor in redeemed.tensors] == list(record.tensors)
+        assert redeemed.source == record.source
+    counted = meter.drain()
+    assert counted.pop(("exchange", "claimed_bytes")) > 101_000
+    assert counted == {("exchange", "claims"): 2}
+
+
+def test_an_opening_is_claimed_with_its_original() -> None:
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "a", Meter()), Sender(chosen, NEVER, "a", 1, Meter())
+    record = Record(RecordKind.OPENING, Source(0, 1, 2), SIGNATURE, "a", original=bytes(100_000))
+    message = outbox.pack(record)
+    assert is_claim(message)
+    assert len(sent(message, inbox).original) == 100_000
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 300_000), max_size=30), st.integers(0, 2**32))
+def test_records_of_any_size_redeemed_in_any_order_are_what_was_sent(sizes: list[int], seed: int) -> None:
+    chance = Random(seed)
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    under_way: list[tuple[bytes, bytes]] = []
+    held: list[tuple[Sequence[Buffer], bytes]] = []
+    for size in sizes:
+        data = chance.randbytes(size)
+        under_way.append((outbox.pack(shard(data)), data))
+        while under_way and chance.random() < 0.5:
+            message, expected = under_way.pop(chance.randrange(len(under_way)))
+            held.append((sent(message, inbox).tensors, expected))
+        while held and chance.random() < 0.4:
+            tensors, expected = held.pop(chance.randrange(len(held)))
+            assert bytes(tensors[0]) == expected
+    for message, expected in under_way:
+        held.append((sent(message, inbox).tensors, expected))
+    for tensors, expected in held:
+        assert bytes(tensors[0]) == expected
+
+
+def test_bytes_are_used_again_only_when_the_last_view_is_dropped() -> None:
+    chosen = options(arena_bytes=150_000)
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    first = sent(outbox.pack(shard(b"a" * 100_000)), inbox)
+    array = np.frombuffer(first.tensors[0], np.uint8)[::2][5:]
+    del first
+    assert not is_claim(outbox.pack(shard(b"b" * 100_000))), "there is no room while the first is looked at"
+    assert set(array) == {ord("a")}
+    assert not array.flags.writeable
+    del array
+    assert is_claim(outbox.pack(shard(b"b" * 100_000)))
+
+
+def test_a_full_arena_falls_back_to_messages() -> None:
+    meter, chosen = Meter(), options(arena_bytes=250_000)
+    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
+    messages = [outbox.pack(shard(bytes([number]) * 100_000)) for number in range(4)]
+    assert [is_claim(message) for message in messages] == [True, True, False, False]
+    for number, message in enumerate(messages):
+        assert set(sent(message, inbox).tensors[0]) == {number}
+    assert is_claim(outbox.pack(shard(bytes(100_000))))
+    counted = meter.drain()
+    assert (counted["exchange", "claims"], counted["exchange", "large_messages"]) == (3, 2)
+
+
+def test_where_no_memory_can_be_shared_everything_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    meter, chosen = Meter(), options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(os, "memfd_create", refuse)
+        message = outbox.pack(shard(bytes(2000)))
+        assert not is_claim(message)
+    assert len(sent(message, inbox).tensors[0]) == 2000
+    assert is_claim(outbox.pack(shard(bytes(2000)))), "it is tried again"
+    assert meter.drain()["exchange", "large_messages"] == 1
+
+
+@pytest.mark.parametrize("shares_memory", [False, True])
+def test_what_no_message_can_hold_fails_its_rows(shares_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "MAX_MESSAGE_BYTES", 50_000)
+    chosen = options(shares_memory=shares_memory, arena_bytes=100_000)
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    record = sent(outbox.pack(shard(bytes(60_000), first_row=7)), inbox)
+    assert record.kind is (RecordKind.SHARD if shares_memory else RecordKind.FAILURE), (
+        "memory that is shared may hold it"
+    )
+    failed = sent(outbox.pack(shard(bytes(200_000), first_row=7)), inbox)
+    assert (failed.kind, failed.first_row, failed.tensors) == (RecordKind.FAILURE, 7, ())
+    assert decode_failure(failed.signature).code == ExchangeFailed.code
+
+
+def test_more_records_than_slots_fall_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "SLOTS", 3)
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    messages = [outbox.pack(shard(bytes([number]) * 2000)) for number in range(5)]
+    assert [is_claim(message) for message in messages] == [True, True, True, False, False]
+    assert [sent(message, inbox).tensors[0][0] for message in messages] == list(range(5))
+
+
+def test_claims_wait_until_every_reader_is_seen_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_LOOK_AGAIN_S", 0.0)
+    chosen = options()
+    outbox = Sender(chosen, TaskContext(0, 2, 4), "infer", 2, Meter())
+    assert not is_claim(outbox.pack(shard(bytes(2000))))
+    first = Receiver(chosen, TaskContext(0, 2, 4), "infer", Meter())
+    others = [
+        Receiver(options(), TaskContext(1, 2, 4), "infer", Meter()),  # of another job
+        Receiver(chosen, TaskContext(1, 2, 3), "infer", Meter()),  # of an attempt that failed
+        Receiver(chosen, TaskContext(1, 2, 4), "aggregate", Meter()),  # another operator
+    ]
+    assert not is_claim(outbox.pack(shard(bytes(2000))))
+    second = Receiver(chosen, TaskContext(1, 2, 4), "infer", Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    assert is_claim(message)
+    del first, others
+    assert len(sent(message, second).tensors[0]) == 2000
+
+
+def test_a_reader_that_is_gone_is_not_seen() -> None:
+    chosen = options()
+    inbox = Receiver(chosen, NEVER, "infer", Meter())
+    del inbox
+    assert not is_claim(Sender(chosen, NEVER, "infer", 1, Meter()).pack(shard(bytes(2000))))
+
+
+@pytest.mark.parametrize("chosen", [options(shares_memory=False), options()], ids=["messages", "no way"])
+def test_without_shared_memory_everything_is_a_message(
+    chosen: TransportOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "host_identity", lambda: None)
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    assert not is_claim(message)
+    assert inbox.redeem(message) is message
+
+
+@pytest.mark.parametrize("kind", [RecordKind.SHARD, RecordKind.FAILURE])
+def test_a_claim_from_elsewhere_becomes_a_failure(kind: RecordKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter, chosen = Meter(), options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000), first_row=7))
+    monkeypatch.setattr(exchange, "host_identity", lambda: b"another host    ")
+    elsewhere = Receiver(chosen, NEVER, "infer", meter)
+    record = sent(message, elsewhere)
+    assert (record.kind, record.first_row) == (RecordKind.FAILURE, 7)
+    assert decode_failure(record.signature).code == ExchangeFailed.code
+    assert meter.drain() == {("exchange", "lost"): 1}
+    assert sent(message, inbox).kind is RecordKind.SHARD
+    later = Receiver(chosen, TaskContext(0, 1, 1), "infer", meter)
+    assert sent(message, later).kind is RecordKind.FAILURE, (
+        "a claim of an earlier attempt would fail in each that follows"
+    )
+
+
+def test_an_arena_that_may_not_be_opened_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert sent(message, inbox).kind is RecordKind.FAILURE
+
+
+def test_a_record_whose_writer_is_gone_makes_the_task_fail() -> None:
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    del outbox
+    with pytest.raises(SegmentGone):
+        inbox.redeem(message)
+
+
+def test_a_record_cannot_be_redeemed_twice() -> None:
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = outbox.pack(shard(bytes(2000)))
+    sent(message, inbox)
+    with pytest.raises(SegmentGone):
+        inbox.redeem(message)
+    following = outbox.pack(shard(b"b" * 2000))
+    with pytest.raises(SegmentGone):
+        inbox.redeem(message)
+    assert set(sent(following, inbox).tensors[0]) == {ord("b")}
+
+
+def test_arenas_go_with_the_last_who_holds_them() -> None:
+    gc.collect()
+    before = len(arenas([os.getpid()]))
+    chosen = options()
+    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    record = sent(outbox.pack(shard(b"a" * 2000)), inbox)
+    assert len(arenas([os.getpid()])) > before
+    del outbox, inbox
+    assert set(record.tensors[0]) == {ord("a")}, "a mapping outlives its arena"
+    del record
+    assert len(arenas([os.getpid()])) == before
+
+
+def test_the_next_attempt_lets_go_of_what_the_last_one_held() -> None:
+    gc.collect()
+    before = arenas([os.getpid()]).keys()
+    chosen, other = options(), options()
+    held = [
+        (
+            Receiver(job, TaskContext(0, 1, attempt), "infer", Meter()),
+            Sender(job, TaskContext(0, 1, attempt), "infer", 1, Meter()),
+        )
+        for job, attempt in ((chosen, 0), (other, 0))
+    ]
+    views = [sent(outbox.pack(shard(b"a" * 2000)), inbox) for inbox, outbox in held]
+    assert len(arenas([os.getpid()]).keys() - before) == 2
+    following = Receiver(chosen, TaskContext(0, 1, 1), "infer", Meter())
+    assert set(views[0].tensors[0]) == {ord("a")}, "what is looked at stays"
+    views.clear()
+    assert len(arenas([os.getpid()]).keys() - before) == 1, "another job's stays"
+    outbox = Sender(chosen, TaskContext(0, 1, 1), "infer", 1, Meter())
+    assert len(sent(outbox.pack(shard(bytes(2000))), following).tensors[0]) == 2000

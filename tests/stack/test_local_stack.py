@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import psutil
+import pytest
+
+from anabranch.errors import NotEnoughMemory, NotRunning, StackError
+from anabranch.stack import local_stack as stack
+from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.processes import ProcessRecord
+
+
+def ours(folder: Path) -> list[int]:
+    """Every process, child or orphan, that belongs to the stack of the folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ANABRANCH_PROCESS", "").startswith(str(folder)):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_without_a_stack_there_is_a_status(tmp_path: Path) -> None:
+    assert stack.status(tmp_path) == stack.StackStatus(running=False, data_dir=str(tmp_path))
+    with pytest.raises(NotRunning, match="start one with `anabranch up`"):
+        stack.require(tmp_path)
+    with pytest.raises(NotRunning):
+        stack.down(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_of_dead_processes_is_no_running_stack(tmp_path: Path) -> None:
+    dead = ProcessRecord(name="broker", pid=2**22 + 1, started_at=1.0, marker="none")
+    record = stack.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url="http://127.0.0.1:9", processes=[dead])
+    stack._write(tmp_path, record)
+    found = stack.status(tmp_path)
+    assert not found.running
+    assert found.broker_pid is None
+    assert found.gone == ["broker"]
+    stack.down(tmp_path)
+    assert stack.status(tmp_path).flink_url is None
+
+
+def test_a_job_that_ends_while_it_is_asked_for_is_no_stack_that_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise StackError("404")
+
+    monkeypatch.setattr(ProcessRecord, "find", lambda _: psutil.Process())
+    monkeypatch.setattr(FlinkRest, "jobs", lambda _: [])
+    monkeypatch.setattr(stack, "workers", gone)
+    records = [ProcessRecord(name=name, pid=1, started_at=1.0, marker="none") for name in ("broker", "job-manager")]
+    url = "http://127.0.0.1:9"
+    stack._write(tmp_path, stack.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url=url, processes=records))
+    found = stack.status(tmp_path)
+    assert found.running
+    assert found.workers == []
+    monkeypatch.setattr(FlinkRest, "jobs", gone)
+    assert not stack.status(tmp_path).running
+
+
+def test_a_broken_record_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text("{")
+    with pytest.raises(StackError, match=r"stack.json cannot be read .*remove it"):
+        stack.status(tmp_path)
+
+
+def test_too_little_memory_is_found_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    little = psutil.virtual_memory()._replace(available=600 * 2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    with pytest.raises(NotEnoughMemory, match=r"600 MB are available: .*fewer --task-managers"):
+        stack.up(tmp_path, kafka_port=0, flink_port=0)
+    assert ours(tmp_path) == []
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), StackError("not ready")])
+def test_a_start_that_is_cut_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+) -> None:
+    seen: list[int] = []
+
+    def cut_off(cluster: FlinkCluster) -> None:
+        seen.extend(ours(tmp_path))
+        raise interruption
+
+    monkeypatch.setattr(FlinkCluster, "await_ready", cut_off)
+    monkeypatch.setattr("anabranch.stack.kafka_broker.Broker.await_ready", lambda _: None)
+    with pytest.raises(type(interruption)):
+        stack.up(tmp_path, task_managers=1, kafka_port=0, flink_port=0)
+    assert len(seen) >= 3
+    assert ours(tmp_path) == []
+    assert not stack.status(tmp_path).running
+
+
+def test_the_data_folder_is_chosen_or_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANABRANCH_DATA_DIR", raising=False)
+    assert stack.data_dir() == tmp_path / ".anabranch"
+    monkeypatch.setenv("ANABRANCH_DATA_DIR", str(tmp_path / "there"))
+    assert stack.data_dir() == tmp_path / "there"
+    assert stack.data_dir(tmp_path / "here") == tmp_path / "here"
