@@ -87,7 +87,7 @@ def test_a_start_that_is_cut_off_leaves_nothing(
         raise interruption
 
     monkeypatch.setattr(FlinkCluster, "await_ready", cut_off)
-    monkeypatch.setattr("anabranch.stack.kafka_broker.Broker.await_ready", lambda _: None)
+    monkeypatch.setattr("anabranch.stack.kafka_broker.KafkaBroker.await_ready", lambda _: None)
     with pytest.raises(type(interruption)):
         stack.up(tmp_path, task_managers=1, kafka_port=0, flink_port=0)
     assert len(seen) >= 3
