@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 UV := .tools/uv/bin/uv
 JARS := .venv/share/anabranch/jars
-COMPILE := $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 # What clashes with PyFlink's packages has environments of its own: NAME.in says what is wanted, NAME.lock what that comes to.
 APART := $(foreach peer,ray mlserver,bench/peers/$(peer)) $(foreach kind,pytorch tensorflow,tests/importing/$(kind)) \
@@ -28,7 +28,7 @@ export UV_SYSTEM_CERTS := 1
 export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
 endif
 
-.PHONY: help setup java demo test frameworks zoo lint format bench chaos clean lock
+.PHONY: help setup java demo test frameworks zoo lint format docs bench chaos clean lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ format: setup ## Rewrite the code in the house style
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
+docs: setup ## Build the documentation site in site/
+	@$(BIN)/mkdocs build --strict --quiet
+
 bench: setup ## Measure this project and its peers on this machine; hours, or much less with ARGS=--quick
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -65,7 +68,7 @@ chaos: setup ## Kill task managers under load; count what was lost or doubled
 
 clean: ## Stop the local stack and remove what setup, tests and runs made in this folder
 	@if [ -x $(BIN)/anabranch ]; then $(BIN)/anabranch down || true; fi
-	@rm -rf .venv .tools .anabranch build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .tools .anabranch build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: .tools/jgo.stamp ## For maintainers: resolve all packages and jars again, and write the lock files

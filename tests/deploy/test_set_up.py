@@ -18,13 +18,13 @@ def make(*arguments: str) -> str:
 
 def test_help_is_what_make_says_by_itself() -> None:
     said = make()
-    targets = "help setup demo test frameworks zoo lint format bench chaos clean lock"
+    targets = "help setup demo test frameworks zoo lint format docs bench chaos clean lock"
     for target in targets.split():
         assert re.search(rf"^  make {target}\s+\S", said, re.MULTILINE)
 
 
 def test_every_target_can_be_planned() -> None:
-    for target in ("setup", "demo", "test", "frameworks", "zoo", "bench", "chaos", "clean", "lock"):
+    for target in ("setup", "demo", "test", "frameworks", "zoo", "docs", "bench", "chaos", "clean", "lock"):
         make("--dry-run", target)
 
 
