@@ -7,6 +7,7 @@ be added and counts can. A count is named by a path, as Flink names metrics: gro
     model / NAME-VERSION / STAGE / us                            time spent, over all requests
     model / NAME-VERSION / STAGE / le / LIMIT / requests         requests that spent so many microseconds at most
     error / CODE / requests                                      requests that were answered with an error
+    phase / PHASE / defects                                      unexpected exceptions
     exchange / claims, claimed_bytes                             records for other tasks that went by shared memory
     exchange / large_messages                                    those that were large enough for it, and did not
     exchange / lost                                              those whose reader could not have them
@@ -59,6 +60,7 @@ class Meter:
     def __init__(self) -> None:
         self._models: dict[tuple[str, str], _Model] = {}
         self._errors: dict[str, int] = {}
+        self._defects: dict[str, int] = {}
         self._exchange: dict[str, int] = {}
         self._admit_us = 0
 
@@ -117,6 +119,10 @@ class Meter:
         """Counts requests that were answered with an error."""
         self._errors[code] = self._errors.get(code, 0) + requests
 
+    def note_defect(self, phase: str) -> None:
+        """Counts an unexpected exception."""
+        self._defects[phase] = self._defects.get(phase, 0) + 1
+
     def note_claim(self, size_bytes: int) -> None:
         """Counts a record that another task gets by shared memory."""
         self._note_exchange("claims", 1)
@@ -133,11 +139,12 @@ class Meter:
     @property
     def has_more(self) -> bool:
         """Whether anything was counted since it was drained."""
-        return bool(self._models or self._errors or self._exchange)
+        return bool(self._models or self._errors or self._defects or self._exchange)
 
     def drain(self) -> dict[Path, int]:
         """What was counted since the last time; buckets hold those of all smaller ones, too."""
         drained: dict[Path, int] = {("error", code, "requests"): count for code, count in self._errors.items()}
+        drained |= {("phase", phase, "defects"): count for phase, count in self._defects.items()}
         drained |= {("exchange", name): count for name, count in self._exchange.items()}
         for (name, version), counts in self._models.items():
             group = ("model", f"{name}-{version}")
@@ -150,7 +157,7 @@ class Meter:
                 for limit_us, count in zip(LIMITS_US, histogram.counts, strict=True):
                     below += count
                     drained[(*group, stage, "le", "inf" if limit_us is None else str(limit_us), "requests")] = below
-        self._models, self._errors, self._exchange = {}, {}, {}
+        self._models, self._errors, self._defects, self._exchange = {}, {}, {}, {}
         return {path: count for path, count in drained.items() if count}
 
     def _note_exchange(self, name: str, count: int) -> None:

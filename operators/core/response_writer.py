@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, format_ranges
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
@@ -25,6 +26,7 @@ class ResponseWriter:
 
     Attributes:
         meter: Counts what is answered; each task has a copy of this object, and so a meter of its own.
+        defects: Unexpected exceptions, for the log of the task.
     """
 
     def __init__(self, requests_topic: str, max_message_bytes: int, now_ms: Callable[[], float]) -> None:
@@ -32,6 +34,7 @@ class ResponseWriter:
         self._max_message_bytes = max_message_bytes
         self.now_ms = now_ms
         self.meter = Meter()
+        self.defects = Defects(self.meter)
 
     def serve(
         self,

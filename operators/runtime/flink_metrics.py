@@ -15,7 +15,7 @@ from anabranch.operators.core.metrics import Meter, Path
 
 SCOPE = "anabranch"
 #: Groups that come with a value: Flink makes a label of them.
-_LABELS = frozenset(("model", "le", "error"))
+_LABELS = frozenset(("model", "le", "error", "phase"))
 #: A counter is a crossing into Java: what was counted waits a little for company.
 _INTERVAL_S = 1.0
 
