@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
-from anabranch.demo.features import FeatureReader, ModelFile, open_session
+from anabranch.demo.features import FeatureReader, ModelFile
+from anabranch.onnx_runtime.session import open_session
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Array, Tensor

@@ -20,14 +20,14 @@ PACKAGES = (*LINKED, "anabranch")
 #: The most special folder of a module decides. None: anything from outside.
 RULES: dict[str, tuple[set[str], set[str] | None]] = {
     "schemas": ({"schemas"}, {"google", "msgspec", "numpy"}),
-    "onnx_runtime": ({"schemas", "onnx_runtime"}, {"numpy", "onnxruntime", "msgspec"}),
+    "onnx_runtime": ({"schemas", "onnx_runtime"}, {"msgspec", "numpy", "onnxruntime"}),
     "partition": ({"schemas", "partition", "onnx_runtime"}, None),
     # Beam runs PyFlink's process mode: a part of PyFlink.
     "operators": (
         {"schemas", "operators", "onnx_runtime"},
-        {"apache_beam", "msgspec", "numpy", "onnxruntime", "pyflink"},
+        {"apache_beam", "msgspec", "numpy", "pyflink"},
     ),
-    "operators.backends": ({"schemas", "operators.backends"}, {"numpy", "onnxruntime"}),
+    "operators.backends": ({"schemas", "operators.backends", "onnx_runtime"}, {"numpy"}),
     "operators.core": ({"schemas", "operators.core", "operators.backends.base"}, {"msgspec", "numpy"}),
     "flink_job": ({"schemas", "operators", "partition", "flink_job", "onnx_runtime"}, None),
     "": ({""}, None),

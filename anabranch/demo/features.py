@@ -11,7 +11,6 @@ from typing import Any
 
 import magika
 import numpy as np
-import onnxruntime
 
 from anabranch.schemas.tensors import Array
 
@@ -131,10 +130,3 @@ class ScoreReader:
         """
         self._scores = scores[np.newaxis]
         return self._detector.label(file.path)
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread, made as the job makes its own."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anabranch.demo.features import INPUT_NAME, OUTPUT_NAME, Detector, ModelFile, model_path, open_session
+from anabranch.demo.features import INPUT_NAME, OUTPUT_NAME, Detector, ModelFile, model_path
+from anabranch.onnx_runtime.session import open_session
 from anabranch.schemas.tensors import Array
 
 #: An answer equals a direct run when no score differs by more.

@@ -1,6 +1,7 @@
-"""Figures that are measured once for a machine: how they are kept in the user's cache, one file for each set of them.
+"""Caches measurements of this machine in the user's cache folder, one file for each set of figures.
 
-Processes that start together on one machine would disturb each other's clocks, so one measures and the others read.
+A file is locked while its figures are measured: processes that start together would disturb each other's clocks, so one
+measures and the others read.
 """
 
 import fcntl
@@ -17,24 +18,26 @@ import msgspec
 T = TypeVar("T")
 
 
-class Measurements(msgspec.Struct, Generic[T]):
-    """What is known, and what is to be kept."""
+class CachedMeasurement(msgspec.Struct, Generic[T]):
+    """A cached value, or None; assign it to store a new one."""
 
     measured: T | None = None
 
 
 @contextmanager
-def kept(kind: str, depends_on: Sequence[object], of: type[T], environ: Mapping[str, str]) -> Iterator[Measurements[T]]:
-    """Reads what was kept; keeps what is there at the end. Whoever else asks for the same waits meanwhile.
+def cached_measurement(
+    kind: str, depends_on: Sequence[object], value_type: type[T], environ: Mapping[str, str]
+) -> Iterator[CachedMeasurement[T]]:
+    """Yields the cached measurement and stores it on exit, under an exclusive file lock.
 
     Args:
-        kind: Of figures.
-        depends_on: What they depend on beside ONNX Runtime and the processor, as values whose `repr` tells them apart.
-        of: Their type, for `msgspec`.
-        environ: The process's environment, which may say where its user's cache is.
+        kind: Kind of figures; names their folder.
+        depends_on: Values that the figures depend on, besides ONNX Runtime and the processor; told apart by `repr`.
+        value_type: Type of the value, for `msgspec`.
+        environ: Environment of the process; `XDG_CACHE_HOME` moves the cache.
 
     Raises:
-        OSError, RuntimeError: There is nowhere to keep it: a read-only disk, or a user without a home.
+        OSError, RuntimeError: The cache cannot be written: a read-only disk, or a user without a home.
     """
     folder = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anabranch" / kind
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,12 +45,15 @@ def kept(kind: str, depends_on: Sequence[object], of: type[T], environ: Mapping[
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         try:
-            found = msgspec.json.decode(file.read(), type=Measurements[of])  # type: ignore[valid-type]  # a type at run time
+            cached = msgspec.json.decode(
+                file.read(),
+                type=CachedMeasurement[value_type],  # type: ignore[valid-type]  # a type at run time
+            )
         except msgspec.DecodeError:
-            found = Measurements()
-        before = msgspec.json.encode(found)
-        yield found
-        after = msgspec.json.encode(found)
+            cached = CachedMeasurement()
+        before = msgspec.json.encode(cached)
+        yield cached
+        after = msgspec.json.encode(cached)
         if after != before:
             file.truncate(0)
             file.write(after)

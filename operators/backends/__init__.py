@@ -1,1 +1,1 @@
-"""What runs a model: one protocol, ONNX Runtime behind it, and a fake for tests."""
+"""Runs models: one protocol, its ONNX Runtime implementation, and a fake for tests."""

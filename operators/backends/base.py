@@ -1,4 +1,4 @@
-"""The one seam between the job and whatever runs a model."""
+"""Protocol between the job and the runtime that executes a model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -16,20 +16,20 @@ class Session(Protocol):
         """Runs one batch.
 
         Args:
-            outputs: The outputs wanted.
+            outputs: Names of the requested outputs.
             inputs: Every input, by name. BYTES tensors are object arrays of bytes.
 
         Returns:
-            The outputs in the order asked for, C-contiguous.
+            The requested outputs in order, C-contiguous.
 
         Raises:
-            Exception: Whatever the model fails with; the batch had no effect.
+            Exception: Any error of the runtime; the batch had no effect.
         """
         ...
 
 
 class Backend(Protocol):
-    """What loads models."""
+    """Loads models."""
 
     def load(self, model: ModelSpec) -> Session:
         """Loads a model and warms it up.
@@ -41,11 +41,11 @@ class Backend(Protocol):
 
 
 class ModelLoadFailed(Exception):
-    """A model cannot be loaded or read; the message names its file and says why."""
+    """A model cannot be read or loaded; the message names its file and the reason."""
 
 
 def zeros(model: ModelSpec, rows: int) -> dict[str, Array]:
-    """An input for a model: zeros, or empty strings; open axes but that of the rows have one element."""
+    """Makes an input of zeros or empty strings; open axes other than the rows get one element."""
     inputs: dict[str, Array] = {}
     for spec in model.inputs:
         shape = [axis or 1 for axis in spec.shape]

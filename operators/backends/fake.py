@@ -1,4 +1,4 @@
-"""A back-end without models, for tests of everything around a session."""
+"""Fake back-end that runs Python functions in place of models, for tests."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,14 +9,14 @@ from anabranch.schemas.tensors import Array
 
 
 class FakeSession:
-    """Runs a Python function; remembers the rows of every call."""
+    """Runs a Python function and records the rows of every call."""
 
     def __init__(self, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> None:
         self._run = run
         self.batches: list[int] = []
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """The function's outputs, in the order asked for."""
+        """Returns the function's outputs in the requested order."""
         self.batches.append(next(iter(inputs.values())).shape[0])
         results = self._run(inputs)
         return [np.asarray(results[name], order="C") for name in outputs]
@@ -29,5 +29,5 @@ class FakeBackend:
         self._run = run
 
     def load(self, model: ModelSpec) -> FakeSession:
-        """A session of the function."""
+        """Returns a session that runs the function."""
         return FakeSession(self._run)

@@ -1,4 +1,4 @@
-"""Measures what batches of a model cost on this machine, once: the result is kept with the model's hash."""
+"""Measures the time of batches of a model on this machine, once: results are cached by the model's hash."""
 
 import os
 import time
@@ -6,32 +6,36 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from anabranch.onnx_runtime.measurement_cache import kept
+from anabranch.onnx_runtime.measurement_cache import cached_measurement
 from anabranch.operators.backends.base import Session, zeros
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, MOST_MS, MOST_ROWS, Measurement
 from anabranch.schemas.model import ModelSpec
 
-#: For one model in all, and for one size of batch.
+#: For one model, and for one batch size.
 _BUDGET_S = 1.0
 _SIZE_BUDGET_S = 0.1
 _MOST_RUNS = 20
 
 
 def calibrate(session: Session, model: ModelSpec) -> tuple[Measurement, ...]:
-    """What batches of a model cost, smallest first; empty for a model that zeros say nothing about.
+    """Measures batches of zeros, smallest first.
 
-    A model of which another axis than that of the rows is open has no size of input that would be typical.
+    Returns:
+        One measurement for each batch size; none for a model that rejects zeros, or with an open axis besides the rows,
+        since no input size is typical for it.
     """
     shapes = [spec.shape[1:] if model.batchable else spec.shape for spec in model.inputs]
     if not model.session.calibrate or any(axis is None for shape in shapes for axis in shape):
         return ()
     sizes = _sizes(model)
     try:
-        with kept("calibration", _depends_on(model, sizes), tuple[Measurement, ...], os.environ) as known:
-            if known.measured is None:
-                known.measured = tuple(_measure(session, model, sizes))
-            return known.measured
-    except (OSError, RuntimeError):  # nowhere to keep it: a read-only disk, or a user without a home
+        with cached_measurement(
+            "calibration", _depends_on(model, sizes), tuple[Measurement, ...], os.environ
+        ) as cached:
+            if cached.measured is None:
+                cached.measured = tuple(_measure(session, model, sizes))
+            return cached.measured
+    except (OSError, RuntimeError):  # the cache cannot be written: a read-only disk, or a user without a home
         return tuple(_measure(session, model, sizes))
 
 
@@ -60,7 +64,7 @@ def _measure(session: Session, model: ModelSpec, sizes: Sequence[int]) -> Iterat
                 start_s = time.perf_counter()
                 session.run(outputs, inputs)
                 times_s.append(time.perf_counter() - start_s)
-        except Exception:  # noqa: BLE001 - zeros may be no valid input for this model
+        except Exception:  # noqa: BLE001 - some models reject zeros
             return
         yield Measurement(rows, min(times_s) * 1000)
         is_enough = rows >= enough_rows and min(times_s) * 1000 > MOST_MS

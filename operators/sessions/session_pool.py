@@ -1,8 +1,8 @@
-"""One session for each model and task of this process, shared by the operators of the task.
+"""Shares one session for each model and task among the operators of the task.
 
-In thread mode every task of a TaskManager lives in one interpreter; the chained and the exchange operator of a task
-find the same session here. Nobody closes an operator of a cancelled job for us, so sessions are held weakly: they go
-when the last operator that uses them does.
+In thread mode all tasks of a TaskManager share one interpreter, and the operators of a task find the same session here.
+Flink does not close the operators of a cancelled job, so sessions are held weakly: each is freed with the last operator
+that uses it.
 """
 
 import threading
@@ -21,7 +21,7 @@ _shared: WeakValueDictionary[tuple[object, ...], "MeasuredSession"] = WeakValueD
 
 
 class MeasuredSession:
-    """A session that knows what its batches cost."""
+    """A session that measures its batches."""
 
     def __init__(self, session: Session, costs: BatchCostModel, *, batchable: bool) -> None:
         self._session = session
@@ -41,8 +41,8 @@ class SessionPool:
     """The sessions of one task.
 
     Args:
-        backend: Back-ends that are equal share sessions.
-        task: Tasks do not share sessions: each runs in a thread of its own.
+        backend: Loads the models; equal back-ends share sessions.
+        task: Index of the task. Tasks do not share sessions, since each runs in its own thread.
     """
 
     def __init__(self, backend: Backend, task: int) -> None:
@@ -51,16 +51,16 @@ class SessionPool:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
-        """Loads and warms up every model that runs as a whole; a stage is loaded where it runs.
+        """Loads and warms up every model that runs as a whole; stages are loaded by their own operators.
 
         Raises:
-            ModelLoadFailed: One cannot be loaded.
+            ModelLoadFailed: A model cannot be loaded.
         """
         for model in catalog.whole():
             self.session_of(model)
 
     def session_of(self, model: ModelSpec) -> MeasuredSession:
-        """The session of a model."""
+        """Returns the session of a model; loads it on first use."""
         name = (model.name, model.version)
         session = self._held.get(name)
         if session is None:
@@ -68,7 +68,7 @@ class SessionPool:
         return session
 
     def costs_of(self, model: ModelSpec) -> BatchCostModel:
-        """What a model's batches cost."""
+        """Returns the cost model of a model's batches."""
         return self.session_of(model).costs
 
     def _share(self, model: ModelSpec) -> MeasuredSession:

@@ -1,4 +1,4 @@
-"""What a model is tried on: arrays from a file, or random ones that fit what its inputs declare."""
+"""Inputs to try a model on: arrays from a file, or random ones that fit the declared inputs."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,34 +11,34 @@ from anabranch.partition.graph.model_graph import Graph
 from anabranch.partition.graph.tensor_types import TensorType
 from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, Array
 
-Batch = Mapping[str, Array]
+NamedArrays = Mapping[str, Array]
 
-#: What an open axis that counts no rows is tried with. Convolutions like powers of two; some models want few.
+#: Sizes to try for an open axis that does not count rows. Convolutions prefer powers of two; some models need few.
 _AXIS_SIZES = (64, 32, 16, 8, 4, 2, 1, 256)
-#: Integers are often places in a table, whose size nobody tells: from zero up to these.
+#: Upper ends to try for integers, which are often indices into a table of unknown size.
 _INTEGER_ENDS = (10, 2, 1)
 
 
 def has_rows(graph: Graph) -> bool:
-    """Whether axis 0 of every input is open, so that batches of several sizes can be tried."""
+    """Tells if axis 0 of every input is open, so that batches of several sizes can be tried."""
     shapes = [graph.type_of(name).shape for name in graph.inputs]
     return bool(shapes) and all(shape and not isinstance(shape[0], int) for shape in shapes)
 
 
 def generate(graph: Graph, rows: int, *, seed: int = 0) -> Iterator[dict[str, Array]]:
-    """Random batches for a model, tamer and tamer: take the first that it runs on.
+    """Yields random batches, the most demanding first; use the first one on which the model runs.
 
     Args:
         graph: The model.
-        rows: Size of axis 0 where it is open.
-        seed: The same seed gives the same batches.
+        rows: Size of axis 0 if it is open.
+        seed: Seed of the random numbers.
 
     Raises:
-        UncarriedTensor: An input is no tensor that the wire carries.
+        UncarriedTensor: An input is not a tensor that the wire carries.
     """
     types = {name: graph.type_of(name) for name in graph.inputs}
     row_axes = {tensor.shape[0] for tensor in types.values() if tensor.shape and has_rows(graph)}
-    sizes = _AXIS_SIZES if any(_other_axes(tensor, row_axes) for tensor in types.values()) else (1,)
+    sizes = _AXIS_SIZES if any(_has_other_open_axes(tensor, row_axes) for tensor in types.values()) else (1,)
     ends = _INTEGER_ENDS if any(tensor.datatype not in FLOATS for tensor in types.values()) else (1,)
     for size in sizes:
         for end in ends:
@@ -47,22 +47,22 @@ def generate(graph: Graph, rows: int, *, seed: int = 0) -> Iterator[dict[str, Ar
 
 
 def read_inputs(path: Path, graph: Graph) -> dict[str, Array]:
-    """One batch from an `.npz` file: an array for each input, under its name.
+    """Reads one batch from an `.npz` file that holds an array for each input.
 
     Raises:
-        UnusableInputs: There is no such file, or it lacks an input or has one of another datatype.
+        UnusableInputs: The file is missing, lacks an input, or has one of another datatype.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise UnusableInputs(f"{path} is one array: name each as the model does, in an .npz file")
+            raise UnusableInputs(f"{path} is a single array: save an .npz file with one array for each input")
         with loaded as file:
             arrays: dict[str, Array] = {name: file[name] for name in file.files}
     except (OSError, ValueError, BadZipFile) as error:
         raise UnusableInputs(f"cannot read inputs from {path}: {error}") from None
     missing = [name for name in graph.inputs if name not in arrays]
     if missing:
-        raise UnusableInputs(f"{path} lacks {', '.join(map(repr, missing))}: it has {', '.join(arrays) or 'nothing'}")
+        raise UnusableInputs(f"{path} lacks {', '.join(map(repr, missing))}; it has {', '.join(arrays) or 'no arrays'}")
     batch = {}
     for name in graph.inputs:
         datatype, array = graph.type_of(name).datatype, arrays[name]
@@ -70,12 +70,12 @@ def read_inputs(path: Path, graph: Graph) -> dict[str, Array]:
         if datatype == BYTES and array.dtype.kind == "U":
             array = array.astype(object)
         if array.dtype != wanted:
-            raise UnusableInputs(f"{path}: {name!r} is {array.dtype}, and the model takes {datatype}")
+            raise UnusableInputs(f"{path}: {name!r} is {array.dtype}, expected {datatype}")
         batch[name] = array
     return batch
 
 
-def _other_axes(tensor: TensorType, row_axes: set[int | str | None]) -> bool:
+def _has_other_open_axes(tensor: TensorType, row_axes: set[int | str | None]) -> bool:
     named = row_axes - {None}
     axes = (tensor.shape or ())[1 if row_axes else 0 :]
     return any(not isinstance(axis, int) and axis not in named for axis in axes)
@@ -84,7 +84,7 @@ def _other_axes(tensor: TensorType, row_axes: set[int | str | None]) -> bool:
 def _array(
     rng: np.random.Generator, tensor: TensorType, rows: int, row_axes: set[int | str | None], size: int, end: int
 ) -> Array:
-    # An axis with the name that the rows have counts rows too: ONNX says so.
+    # In ONNX, axes of one name have one size: an axis with the rows' name counts rows too.
     named = row_axes - {None}
     shape = [
         axis if isinstance(axis, int) else rows if axis in named or (place == 0 and row_axes) else size

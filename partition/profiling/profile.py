@@ -1,15 +1,15 @@
-"""Measures what a model costs on this machine: each node's time on one thread, and each tensor's size.
+"""Measures a model on this machine: the time of each node on one thread, and the size of each tensor.
 
-What a node takes is not one figure. Unoptimized, ONNX Runtime runs and times every node; optimized, as stages run, it
-merges many into one kernel, drops others, and turns tensors into layouts of its own between them. So:
+Unoptimized, ONNX Runtime runs and times every node. Optimized, as stages run, it merges nodes into one kernel, drops
+others, and changes tensor layouts between them. A profile therefore combines three kinds of figures:
 
-    exact       the time of the whole model, fully optimized: `node_ms` adds up to it; every tensor's size
+    exact       the time of the whole model, fully optimized (the sum of `node_ms`); the size of every tensor
     measured    the time of each kernel of the optimized model, by ONNX Runtime's profiler
-    estimated   who takes what part of a kernel that several nodes became: in proportion to what they take unoptimized;
-                and changes of layout, and the time between kernels: in proportion to all of it
+    estimated   each node's share of a kernel that was merged from several, in proportion to its unoptimized time;
+                layout changes and the time between kernels, in proportion to all of it
 
-Cutting a model changes what can be merged at the cut, which no profile of the whole can know. Every time is the least
-of several runs, and the whole model's is that of its thread alone: what else the machine does only ever adds to it.
+A cut changes which nodes can be merged, which a profile of the whole model cannot show: see `stage_timing`. Every time
+is the minimum of several runs, in thread time, since other load on the machine only ever adds to it.
 """
 
 import json
@@ -20,45 +20,44 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import onnx
 
-from anabranch.onnx_runtime.measurement_cache import kept
+from anabranch.onnx_runtime.measurement_cache import cached_measurement
 from anabranch.partition.errors import UncarriedTensor, WholeModelFailed
 from anabranch.partition.graph.model_graph import Graph, indices
 from anabranch.partition.profiling.costs import CostGraph, ParameterCost, TensorCost
-from anabranch.partition.profiling.inputs import Batch, generate, has_rows
-from anabranch.partition.profiling.runtime import first_line
+from anabranch.partition.profiling.inputs import NamedArrays, generate, has_rows
+from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.profiling.tensor_sizes import observe
 from anabranch.partition.stages.writer import sha256_of
 
-#: For each of the three sessions that are timed; a slow model runs `_FEWEST_RUNS` times all the same.
+#: For each of the three timed sessions; a slow model still runs `_FEWEST_RUNS` times.
 _BUDGET_S = 2.0
 _FEWEST_RUNS, _MOST_RUNS = 4, 200
-#: Of the two runs that tell whether a tensor's axis 0 counts rows.
+#: Rows of the two runs that show if a tensor's axis 0 counts rows.
 _ROWS = (2, 3)
-#: Part of the name under which profiles are kept: what they say has another meaning since.
-_MEANING = 2
+#: Part of the cache key; raise it when the figures change their meaning.
+_PROFILE_VERSION = 2
 _MARK = "anabranch_node_"
 _MARKED = re.compile(rf"{_MARK}(\d+)_")
 _KERNEL = "_kernel_time"
 
-#: Told how much of the work is done, from 0 to 1, and what comes next.
+#: Called with the fraction of the work that is done, from 0 to 1, and the next step.
 Progress = Callable[[float, str], None]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch of so many rows costs.
+    """The costs of one batch.
 
     Attributes:
-        rows: Size of axis 0, where it is open.
-        run_ms: Of the whole model, fully optimized, on one thread.
-        node_ms: Of each of the graph's nodes; `run_ms` in all.
-        tensor_bytes: Of every tensor that a node makes or the model takes, if it may cross a cut: the wire can carry
-            it, and where axis 0 of all inputs and outputs counts rows, so does its own.
+        rows: Size of axis 0, if it is open.
+        run_ms: Time of the whole model, fully optimized, on one thread.
+        node_ms: Time of each node of the graph; the sum is `run_ms`.
+        tensor_bytes: Size of every input and node output that may cross a cut: the wire can carry it, and if axis 0 of
+            all inputs and outputs counts rows, its own does too.
     """
 
     rows: int
@@ -68,35 +67,35 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def profile(
-    graph: Graph, rows: int, progress: Progress | None = None, batch: Batch | None = None, *, again: bool = False
+    graph: Graph, rows: int, progress: Progress | None = None, batch: NamedArrays | None = None, *, again: bool = False
 ) -> Profile:
-    """What is known of a model on this machine; what is not is measured, and kept.
+    """Returns the cached profile of a model on this machine; measures and caches a missing one.
 
     Args:
         graph: The model.
-        rows: Size of axis 0, where it is open.
-        progress: Told how far it is.
-        batch: What to run it on, of so many rows; without, a random batch on which it runs.
-        again: Whether to measure although it is known: something else may have kept the machine busy.
+        rows: Size of axis 0, if it is open.
+        progress: Reports the progress.
+        batch: A batch of `rows` rows to run; None for a random one on which the model runs.
+        again: Measures even if a profile is cached, for example because the machine was busy then.
 
     Raises:
         WholeModelFailed: The model does not run on any batch that was tried.
-        UncarriedTensor: An input of the model is no tensor that the wire carries.
+        UncarriedTensor: An input of the model is not a tensor that the wire carries.
     """
     progress = progress or (lambda *_: None)
     shapes = sorted((name, array.shape) for name, array in (batch or {}).items())
     try:
-        depends_on = (_MEANING, sha256_of(graph.path), rows, shapes, os.cpu_count())
-        with kept("profiles", depends_on, Profile, os.environ) as known:
-            if known.measured is None or again:
-                known.measured = _measure(graph, rows, batch, progress)
-            return known.measured
-    except (OSError, RuntimeError):  # nowhere to keep it
+        depends_on = (_PROFILE_VERSION, sha256_of(graph.path), rows, shapes, os.cpu_count())
+        with cached_measurement("profiles", depends_on, Profile, os.environ) as cached:
+            if cached.measured is None or again:
+                cached.measured = _measure(graph, rows, batch, progress)
+            return cached.measured
+    except (OSError, RuntimeError):  # the cache cannot be written
         return _measure(graph, rows, batch, progress)
 
 
 def costs_of(graph: Graph, known: Profile) -> CostGraph:
-    """A model as the planner sees it."""
+    """Combines graph and profile into the planner's view of a model."""
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.reads:
@@ -125,8 +124,8 @@ def costs_of(graph: Graph, known: Profile) -> CostGraph:
     return CostGraph(known.node_ms, tuple(tensors), tuple(parameters))
 
 
-def rows_of(graph: Graph, rows: int, batch: Batch | None = None) -> int:
-    """How many rows a batch has that was to have `rows`: its own number, or the model's, where it is fixed."""
+def rows_of(graph: Graph, rows: int, batch: NamedArrays | None = None) -> int:
+    """Returns the rows of a batch: the batch's own number, the model's fixed number, or else `rows`."""
     if batch is not None and graph.inputs:
         return next(iter(batch[graph.inputs[0]].shape), rows)
     shape = graph.type_of(graph.inputs[0]).shape if graph.inputs else None
@@ -136,21 +135,21 @@ def rows_of(graph: Graph, rows: int, batch: Batch | None = None) -> int:
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 
-def _measure(graph: Graph, rows: int, batch: Batch | None, progress: Progress) -> Profile:
-    progress(0.0, "looking for a batch that it runs on")
+def _measure(graph: Graph, rows: int, batch: NamedArrays | None, progress: Progress) -> Profile:
+    progress(0.0, "finding a batch that the model runs on")
     with _marked(graph) as model:
         content = model.SerializeToString()
-    batch = _batch(graph, content, rows, batch)
+    batch = _runnable_batch(graph, content, rows, batch)
     progress(0.1, "timing the whole model")
-    run_ms = min(_runs(_session(content, graph.path.parent), batch))
-    progress(0.3, "timing its nodes, unoptimized")
-    alone = _kernels(content, graph.path.parent, batch, optimized=None)
-    progress(0.6, "timing its kernels, optimized")
+    run_ms = min(_runs_ms(_open(graph, content), batch))
+    progress(0.3, "timing nodes, unoptimized")
+    alone = _kernels(graph, content, batch, optimized_path=None)
+    progress(0.6, "timing kernels, optimized")
     with tempfile.TemporaryDirectory(prefix="anabranch-profile-") as folder:
         path = Path(folder) / "optimized.onnx"
-        merged = _kernels(content, graph.path.parent, batch, optimized=path)
+        merged = _kernels(graph, content, batch, optimized_path=path)
         optimized = onnx.load(path, load_external_data=False).graph
-    progress(0.9, "weighing its tensors")
+    progress(0.9, "measuring tensors")
     sizes = _tensor_bytes(graph, batch, rows)
     for name in _not_by_rows(graph, batch, sizes):
         del sizes[name]
@@ -162,58 +161,63 @@ def _measure(graph: Graph, rows: int, batch: Batch | None, progress: Progress) -
     return Profile(rows=rows, run_ms=run_ms, node_ms=node_ms, tensor_bytes=sizes)
 
 
-def _batch(graph: Graph, content: bytes, rows: int, given: Batch | None) -> Batch:
-    """The first batch that the model runs on."""
-    session = _session(content, graph.path.parent)
+def _runnable_batch(graph: Graph, content: bytes, rows: int, given: NamedArrays | None) -> NamedArrays:
+    """Finds the first batch on which the model runs."""
+    session = _open(graph, content)
     failure = ""
     for batch in [given] if given is not None else generate(graph, rows):
         try:
-            session.run(None, dict(batch))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime has a class for every cause, and none for all
-            failure = _MARKED.sub(lambda mark: graph.nodes[int(mark[1])].proto.name, first_line(error))
+            session.run(batch, failure=WholeModelFailed, subject="the whole model")
+        except WholeModelFailed as error:
+            failure = _MARKED.sub(lambda mark: graph.nodes[int(mark[1])].proto.name, str(error))
         else:
             return batch
     if given is not None:
-        raise WholeModelFailed(f"{graph.path} does not run on the inputs that were given: {failure}")
+        raise WholeModelFailed(f"{graph.path} rejects the given inputs: {failure}")
     raise WholeModelFailed(
-        f"no random inputs suit {graph.path}, so give real ones (`anabranch plan --inputs FILE.npz`): {failure}"
+        f"{graph.path} rejects random inputs: give real ones (`anabranch plan --inputs FILE.npz`): {failure}"
     )
 
 
-def _runs(session: Any, batch: Batch) -> Iterator[float]:
-    """How long each of several runs computed, ms: one thread does it all, and waits for no one but other programs."""
-    fed, end_s, count = dict(batch), time.perf_counter() + _BUDGET_S, 0
+def _open(
+    graph: Graph, content: bytes, profile_prefix: Path | None = None, optimized_path: Path | None = None
+) -> RuntimeSession:
+    return open_session(
+        content,
+        failure=WholeModelFailed,
+        subject="the whole model",
+        folder=graph.path.parent,
+        optimize=profile_prefix is None or optimized_path is not None,
+        threads=1,
+        profile_prefix=profile_prefix,
+        optimized_path=optimized_path,
+    )
+
+
+def _runs_ms(session: RuntimeSession, batch: NamedArrays) -> Iterator[float]:
+    """Runs a batch repeatedly and yields the thread time of each run, which excludes waiting for other programs."""
+    inputs, end_s, count = dict(batch), time.perf_counter() + _BUDGET_S, 0
     while count < _FEWEST_RUNS or (time.perf_counter() < end_s and count < _MOST_RUNS):
         start_s = time.thread_time()
-        session.run(None, fed)
+        session.run(inputs, failure=WholeModelFailed, subject="the whole model")
         yield (time.thread_time() - start_s) * 1000
         count += 1
 
 
-def _kernels(content: bytes, folder: Path, batch: Batch, *, optimized: Path | None) -> dict[str, float]:
-    """The least that each kernel took, by its name; 0.001 ms is the clock's step.
+def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path: Path | None) -> dict[str, float]:
+    """Measures the minimum time of each kernel, by its name; the clock's resolution is 0.001 ms.
 
     Args:
-        optimized: Where to leave the optimized model; None to run it as it is.
+        graph: The model.
+        content: The model with marked nodes.
+        batch: The batch to run.
+        optimized_path: Where to save the optimized model; None to run it unoptimized.
     """
-    with tempfile.TemporaryDirectory(prefix="anabranch-profile-") as temporary:
-
-        def set_up(options: Any) -> None:
-            options.enable_profiling = True
-            options.profile_file_prefix = f"{temporary}/runs"
-            if optimized is None:
-                options.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
-            else:
-                options.optimized_model_filepath = str(optimized)
-                # Weights need not be read again.
-                name = "session.optimized_model_external_initializers_"
-                options.add_session_config_entry(f"{name}file_name", f"{optimized.name}.data")
-                options.add_session_config_entry(f"{name}min_size_in_bytes", "1024")
-
-        session = _session(content, folder, set_up)
-        for _ in _runs(session, batch):
+    with tempfile.TemporaryDirectory(prefix="anabranch-profile-") as folder:
+        session = _open(graph, content, Path(folder) / "runs", optimized_path)
+        for _ in _runs_ms(session, batch):
             pass
-        events = json.loads(Path(session.end_profiling()).read_bytes())
+        events = json.loads(session.end_profiling().read_bytes())
     least: dict[str, float] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
@@ -222,29 +226,9 @@ def _kernels(content: bytes, folder: Path, batch: Batch, *, optimized: Path | No
     return least
 
 
-def _session(content: bytes, folder: Path, set_up: Callable[[Any], None] | None = None) -> Any:
-    options = _runtime().SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    if set_up is not None:
-        set_up(options)
-    try:
-        return _runtime().InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - as above
-        raise WholeModelFailed(f"the whole model does not load: {first_line(error)}") from None
-
-
-def _runtime() -> Any:
-    # Importing it takes a while and starts threads.
-    import onnxruntime  # noqa: PLC0415
-
-    return onnxruntime
-
-
 @contextmanager
 def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
-    """The model, whose nodes' names say meanwhile which of the graph's they are."""
+    """Renames the model's nodes after their index in the graph, and restores the names afterwards."""
     names = [node.proto.name if node.proto.HasField("name") else None for node in graph.nodes]
     for index, node in enumerate(graph.nodes):
         node.proto.name = f"{_MARK}{index}_"
@@ -258,28 +242,29 @@ def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
                 node.proto.name = name
 
 
-def _tensor_bytes(graph: Graph, batch: Batch, rows: int) -> dict[str, int]:
-    """The size of every tensor that can be carried; those whose shape says too little are looked at in a run."""
+def _tensor_bytes(graph: Graph, batch: NamedArrays, rows: int) -> dict[str, int]:
+    """Returns the size of every tensor that the wire carries, by its type or else by a run."""
     sizes: dict[str, int] = {}
-    untold = []
+    unknown = []
     for name in (*graph.inputs, *(name for node in graph.nodes for name in node.makes)):
         try:
             size = graph.type_of(name).size_bytes(rows)
         except UncarriedTensor:
             continue
         if size is None:
-            untold.append(name)
+            unknown.append(name)
         else:
             sizes[name] = size
-    if untold:
-        sizes |= {name: seen.size_bytes for name, seen in observe(graph, batch, untold).items()}
+    if unknown:
+        sizes |= {name: observed.size_bytes for name, observed in observe(graph, batch, unknown).items()}
     return sizes
 
 
-def _not_by_rows(graph: Graph, batch: Batch, tensors: Iterable[str]) -> list[str]:
-    """Tensors whose axis 0 does not count rows, of a model that has rows: its requests share batches, and are split.
+def _not_by_rows(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> list[str]:
+    """Finds tensors whose axis 0 does not count rows, in a model whose inputs and outputs all do.
 
-    A shape that says so proves nothing: an axis of any size may be rows times words. So they are looked at in two runs.
+    They may not cross a cut, since requests share batches and are split by rows. An open axis 0 does not prove that it
+    counts rows (it may be rows times words), so two runs of different sizes are compared.
     """
     types = [graph.type_of(name) for name in (*graph.inputs, *graph.outputs)]
     if not graph.inputs or not all(each.shape for each in types):
@@ -292,20 +277,20 @@ def _not_by_rows(graph: Graph, batch: Batch, tensors: Iterable[str]) -> list[str
         rows_of_runs, batches = (len(next(iter(batch.values()))),), [dict(batch)]
     else:
         return []
-    odd: set[str] = set()
+    other: set[str] = set()
     for rows, each in zip(rows_of_runs, batches, strict=True):
         seen = observe(graph, each, tensors)
-        odd.update(name for name, tensor in seen.items() if tensor.shape[:1] != (rows,))
-    return [name for name in tensors if name in odd]
+        other.update(name for name, tensor in seen.items() if tensor.shape[:1] != (rows,))
+    return [name for name in tensors if name in other]
 
 
-# ---- whose time is whose -------------------------------------------------------------------------------------------
+# ---- kernel times to node times ------------------------------------------------------------------------------------
 
 
 def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[str, float]) -> dict[int, float]:
-    """The time of each kernel, by the last of the nodes that became it; of kernels that were none, nothing.
+    """Sums kernel times by the last node that was merged into each kernel; kernels without a node are left out.
 
-    A kernel gives a tensor of the last node, or is named after that tensor (layouts of its own), or after a node.
+    A kernel outputs a tensor of its last node, or is named after that tensor (layout changes), or after a node.
     """
     makers = {name: index for index, node in enumerate(graph.nodes) for name in node.makes}
     outputs = {node.name: node.output for node in optimized}
@@ -313,14 +298,14 @@ def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[
     for kernel, ms in kernels.items():
         given = [makers[name] for name in outputs.get(kernel, ()) if name in makers]
         named = [int(number) for number in _MARKED.findall(kernel) if int(number) < len(graph.nodes)]
-        told = given or [makers[name] for name in [kernel.removesuffix("_nchwc")] if name in makers] or named
-        if told:
-            owners[max(told)] = owners.get(max(told), 0.0) + ms
+        sources = given or [makers[name] for name in [kernel.removesuffix("_nchwc")] if name in makers] or named
+        if sources:
+            owners[max(sources)] = owners.get(max(sources), 0.0) + ms
     return owners
 
 
 def _shared_out(graph: Graph, unmerged: Sequence[float], owners: Mapping[int, float]) -> list[float]:
-    """Every node's part: a node that has no kernel of its own went into the first one after it."""
+    """Divides kernel times among nodes; a node without a kernel was merged into the nearest one after it."""
     kernel_of: list[int | None] = [None] * len(graph.nodes)
     after: list[list[int]] = [[] for _ in graph.nodes]
     for index in reversed(range(len(graph.nodes))):
@@ -330,12 +315,12 @@ def _shared_out(graph: Graph, unmerged: Sequence[float], owners: Mapping[int, fl
         for before in indices(graph.nodes[index].predecessors):
             after[before].append(index)
     weights: dict[int, float] = {}
-    members: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for kernel, ms in zip(kernel_of, unmerged, strict=True):
         if kernel is not None:
             weights[kernel] = weights.get(kernel, 0.0) + ms
-            members[kernel] = members.get(kernel, 0) + 1
+            counts[kernel] = counts.get(kernel, 0) + 1
     return [
-        0.0 if kernel is None else owners[kernel] * (ms / weights[kernel] if weights[kernel] else 1 / members[kernel])
+        0.0 if kernel is None else owners[kernel] * (ms / weights[kernel] if weights[kernel] else 1 / counts[kernel])
         for kernel, ms in zip(kernel_of, unmerged, strict=True)
     ]

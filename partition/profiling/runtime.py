@@ -1,91 +1,84 @@
-"""ONNX Runtime, as far as cutting a model needs it; loaded when it is first asked for."""
+"""ONNX Runtime sessions as the planner needs them: named outputs, chosen error class, tensor types."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from anabranch.onnx_runtime import session as onnx_runtime
+from anabranch.onnx_runtime.session import SessionError, first_line
 from anabranch.partition.errors import InvalidModel, PartitionError
+from anabranch.schemas.model import SessionOptions
 from anabranch.schemas.tensors import Array
-
-#: What goes wrong is raised, and told in one line.
-_FATAL = 4
-
-
-@cache
-def _runtime() -> Any:
-    # Importing ONNX Runtime takes a while and starts threads.
-    import onnxruntime  # noqa: PLC0415
-
-    onnxruntime.set_default_logger_severity(_FATAL)
-    return onnxruntime
 
 
 class RuntimeSession:
-    """A model that can run."""
+    """A loaded model."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self.outputs: tuple[str, ...] = tuple(node.name for node in session.get_outputs())
+        self.outputs: tuple[str, ...] = tuple(declared.name for declared in session.get_outputs())
 
-    def run(self, inputs: Mapping[str, Array], *, failure: type[PartitionError], who: str) -> dict[str, Array]:
-        """All outputs for one batch.
+    def run(self, inputs: Mapping[str, Array], *, failure: type[PartitionError], subject: str) -> dict[str, Array]:
+        """Computes all outputs for one batch.
 
         Raises:
-            PartitionError: It failed, as the class `failure` with a message that begins with `who`.
+            PartitionError: The run failed; an instance of `failure`, with a message that starts with `subject`.
         """
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime has a class for every cause, and none for all
-            raise failure(f"{who} does not run: {first_line(error)}") from None
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base class
+            raise failure(f"{subject} does not run: {first_line(error)}") from None
+
+    def end_profiling(self) -> Path:
+        """Stops ONNX Runtime's profiler and returns its file."""
+        return Path(self._session.end_profiling())
 
     def types(self) -> dict[str, onnx.TypeProto]:
-        """The types of its outputs; those that only ONNX Runtime knows of are left out."""
-        told = {node.name: _type_of(node.type, node.shape) for node in self._session.get_outputs()}
-        return {name: proto for name, proto in told.items() if proto is not None}
+        """Returns the types of the outputs that ONNX Runtime describes."""
+        known = {declared.name: _type_of(declared.type, declared.shape) for declared in self._session.get_outputs()}
+        return {name: proto for name, proto in known.items() if proto is not None}
 
 
 def open_session(
     model: Path | bytes,
     *,
     failure: type[PartitionError],
-    who: str,
+    subject: str,
     folder: Path | None = None,
     optimize: bool = True,
     threads: int = 0,
+    profile_prefix: Path | None = None,
+    optimized_path: Path | None = None,
 ) -> RuntimeSession:
     """Loads a model.
 
     Args:
         model: A file, or its content.
-        failure: What to raise where it does not load.
-        who: With what the message begins.
-        folder: Where external data lies, if `model` is content.
-        optimize: Whether to optimize as far as ONNX Runtime can, or not at all.
-        threads: That run it; 0 for one on each core.
+        failure: Class of the error to raise.
+        subject: Start of the error's message.
+        folder: Folder of external data, if `model` is content.
+        optimize: Whether ONNX Runtime optimizes fully, or not at all.
+        threads: Threads of the session; 0 for one per core.
+        profile_prefix: See `anabranch.onnx_runtime.session.open_session`; likewise `optimized_path`.
     """
-    runtime = _runtime()
-    levels = runtime.GraphOptimizationLevel
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    options.log_severity_level = _FATAL
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if folder is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options = SessionOptions(
+        intra_op_threads=threads, inter_op_threads=threads, optimization="all" if optimize else "none"
+    )
     try:
-        source = model if isinstance(model, bytes) else str(model)
-        return RuntimeSession(runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"]))
-    except Exception as error:  # noqa: BLE001 - as above
-        raise failure(f"{who} does not load: {first_line(error)}") from None
+        session = onnx_runtime.open_session(
+            model, options, external_data_dir=folder, profile_prefix=profile_prefix, optimized_path=optimized_path
+        )
+    except SessionError as error:
+        raise failure(f"{subject} does not load: {error}") from None
+    return RuntimeSession(session)
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
-    """A model that gives some tensors of its midst too."""
-    there = {value.name for value in model.graph.output}
-    added = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in there]
+    """Serializes a model that also outputs the given inner tensors."""
+    declared = {value.name for value in model.graph.output}
+    added = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in declared]
     count = len(model.graph.output)
     model.graph.output.extend(added)
     try:
@@ -95,27 +88,22 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
 
 
 def runtime_types(model: onnx.ModelProto, folder: Path, tensors: Sequence[str]) -> dict[str, onnx.TypeProto]:
-    """The types of tensors that only ONNX Runtime can tell; of those whose operators it does not know, none.
+    """Asks ONNX Runtime for the types of tensors; omits those that it does not know either.
 
     Raises:
         InvalidModel: ONNX Runtime cannot load the model at all.
     """
     content = with_outputs(model, tensors)
-    session = open_session(content, failure=InvalidModel, who="the model", folder=folder, optimize=False)
+    session = open_session(content, failure=InvalidModel, subject="the model", folder=folder, optimize=False)
     return {name: proto for name, proto in session.types().items() if name in set(tensors)}
 
 
-def first_line(error: Exception) -> str:
-    """What went wrong, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _type_of(text: str, shape: Sequence[int | str | None]) -> onnx.TypeProto | None:
-    """ONNX's type of ONNX Runtime's words for it: `tensor(float)`, `seq(tensor(int64))`."""
+    """Parses ONNX Runtime's notation of a type: `tensor(float)`, `seq(tensor(int64))`."""
     kind, _, inner = text.removesuffix(")").partition("(")
     if kind == "tensor":
         number = _ELEMENTS.get(inner)
-        # No axes may stand for a scalar, or for any number of them.
+        # ONNX Runtime reports no axes for a scalar, and also for an unknown rank.
         return onnx.helper.make_tensor_type_proto(number, shape or None) if number is not None else None
     element = _type_of(inner, []) if kind in {"seq", "optional"} else None
     if element is None:

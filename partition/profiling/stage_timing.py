@@ -1,68 +1,69 @@
-"""Times the stages of a plan, each alone on one thread, as the task that will hold it runs it."""
+"""Times the stages of a plan, each alone on one thread, as a task runs it."""
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anabranch.partition.errors import StageFailed
 from anabranch.partition.graph.model_graph import Graph
 from anabranch.partition.planning.placement import Placement
-from anabranch.partition.profiling.inputs import Batch, generate
+from anabranch.partition.profiling.inputs import NamedArrays, generate
 from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.stages.writer import StageFile, write_stages
-from anabranch.schemas.tensors import Array
 
-#: Weights of more than this would have to be written once more for each plan that is timed: then the profile has to do.
+#: Timing writes the weights once more for each plan; a model with more than this keeps the profile's times.
 MOST_BYTES = 1 << 30
 
-#: For all of a plan's stages; slow ones run `_FEWEST_RUNS` times all the same.
+#: For all stages of a plan; slow stages still run `_FEWEST_RUNS` times.
 _BUDGET_S = 1.5
 _FEWEST_RUNS, _MOST_RUNS = 4, 100
 
 
-def stage_times_ms(graph: Graph, placement: Placement, rows: int, batch: Batch | None = None) -> list[float] | None:
-    """What a batch takes in each stage of a plan: the least of several runs, of its thread alone.
+def stage_times_ms(
+    graph: Graph, placement: Placement, rows: int, batch: NamedArrays | None = None
+) -> list[float] | None:
+    """Measures the thread time of one batch in each stage of a plan, as the minimum of several runs.
 
     Args:
         graph: The model.
         placement: The plan.
-        rows: Of the batch.
-        batch: What to run; None for a random one on which the stages run.
+        rows: Rows of the batch.
+        batch: The batch; None for a random one on which the stages run.
 
     Returns:
-        Milliseconds by stage; None of a model with weights of more than `MOST_BYTES`.
+        Milliseconds by stage; None for a model with weights of more than `MOST_BYTES`.
 
     Raises:
-        StageFailed: A stage does not run on what the stages before it gave.
+        StageFailed: A stage does not run on the outputs of the stages before it.
     """
     if sum(stage.parameter_bytes for stage in placement.stages) > MOST_BYTES:
         return None
     failed = StageFailed("no stage ran")
     with tempfile.TemporaryDirectory(prefix="anabranch-stages-") as folder:
         stages = write_stages(graph, placement.downsets, Path(folder))
-        for each in [batch] if batch is not None else generate(graph, rows):
+        for candidate in [batch] if batch is not None else generate(graph, rows):
             try:
-                return list(_times_ms(stages, each))
+                return list(_times_ms(stages, candidate))
             except StageFailed as error:
                 failed = error
     raise failed
 
 
-def _times_ms(stages: Sequence[StageFile], batch: Mapping[str, Array]) -> Iterator[float]:
-    living = dict(batch)
+def _times_ms(stages: Sequence[StageFile], batch: NamedArrays) -> Iterator[float]:
+    tensors = dict(batch)
     for number, stage in enumerate(stages):
-        who = f"stage {number}"
-        session = open_session(stage.path, failure=StageFailed, who=who, threads=1)
-        taken = {name: living[name] for name in stage.inputs}
-        living |= session.run(taken, failure=StageFailed, who=who)
-        yield min(_runs_ms(session, taken, who, _BUDGET_S / len(stages)))
+        subject = f"stage {number}"
+        session = open_session(stage.path, failure=StageFailed, subject=subject, threads=1)
+        inputs = {name: tensors[name] for name in stage.inputs}
+        tensors |= session.run(inputs, failure=StageFailed, subject=subject)
+        yield min(_runs_ms(session, inputs, subject, _BUDGET_S / len(stages)))
 
 
-def _runs_ms(session: RuntimeSession, taken: Batch, who: str, budget_s: float) -> Iterator[float]:
+def _runs_ms(session: RuntimeSession, inputs: NamedArrays, subject: str, budget_s: float) -> Iterator[float]:
     end_s, count = time.perf_counter() + budget_s, 0
     while count < _FEWEST_RUNS or (time.perf_counter() < end_s and count < _MOST_RUNS):
         start_s = time.thread_time()
-        session.run(taken, failure=StageFailed, who=who)
+        session.run(inputs, failure=StageFailed, subject=subject)
         yield (time.thread_time() - start_s) * 1000
         count += 1

@@ -1,22 +1,23 @@
-"""What tensors weigh, seen in a run: where shapes cannot be inferred, and for strings."""
+"""Measures tensors in a run: strings, and shapes that cannot be inferred."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anabranch.partition.errors import WholeModelFailed
 from anabranch.partition.graph.model_graph import Graph
-from anabranch.partition.profiling.inputs import Batch
+from anabranch.partition.profiling.inputs import NamedArrays
 from anabranch.partition.profiling.runtime import open_session, with_outputs
 from anabranch.schemas.tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """A tensor that was there.
+class ObservedTensor:
+    """A tensor as it was in a run.
 
     Attributes:
-        shape: Every axis.
-        size_bytes: On the wire.
+        datatype: The protocol's name.
+        shape: Sizes of all axes.
+        size_bytes: Size on the wire.
     """
 
     datatype: str
@@ -24,13 +25,13 @@ class Observed:
     size_bytes: int
 
 
-def observe(graph: Graph, batch: Batch, tensors: Iterable[str]) -> dict[str, Observed]:
-    """Runs the whole model on a batch, and looks at tensors in its midst.
+def observe(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> dict[str, ObservedTensor]:
+    """Runs the whole model on a batch and measures inner tensors.
 
-    All of them are in memory at once: ask for those that may cross, on a batch of few rows.
+    All of them are in memory at once: ask for tensors that may cross a cut, and use few rows.
 
     Raises:
-        UncarriedTensor: One is no tensor that the wire carries.
+        UncarriedTensor: One of them is not a tensor that the wire carries.
         WholeModelFailed: The model does not run on the batch.
     """
     given = {name: array for name, array in batch.items() if name in graph.inputs}
@@ -40,13 +41,13 @@ def observe(graph: Graph, batch: Batch, tensors: Iterable[str]) -> dict[str, Obs
     session = open_session(
         with_outputs(graph.model, made),
         failure=WholeModelFailed,
-        who="the whole model",
+        subject="the whole model",
         folder=graph.path.parent,
         optimize=False,
     )
-    there = given | session.run(given, failure=WholeModelFailed, who="the whole model")
-    return {name: _look(Tensor.from_array(name, there[name])) for name in (*given, *made)}
+    arrays = given | session.run(given, failure=WholeModelFailed, subject="the whole model")
+    return {name: _observed(Tensor.from_array(name, arrays[name])) for name in (*given, *made)}
 
 
-def _look(tensor: Tensor) -> Observed:
-    return Observed(tensor.datatype, tensor.shape, len(tensor.data))
+def _observed(tensor: Tensor) -> ObservedTensor:
+    return ObservedTensor(tensor.datatype, tensor.shape, len(tensor.data))

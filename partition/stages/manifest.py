@@ -8,7 +8,7 @@ from pathlib import Path
 from anabranch.partition.errors import PlanNotWritten
 from anabranch.partition.graph.model_graph import Graph
 from anabranch.partition.planning.placement import Placement
-from anabranch.partition.profiling.inputs import Batch
+from anabranch.partition.profiling.inputs import NamedArrays
 from anabranch.partition.stages.equivalence import Proof, prove
 from anabranch.partition.stages.writer import StageFile, data_path, sha256_of, write_stages
 from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_plan
@@ -26,7 +26,7 @@ class StageCosts:
 
 
 def write_placement(
-    graph: Graph, placement: Placement, folder: Path, *, rows: int, batches: Sequence[Batch] = ()
+    graph: Graph, placement: Placement, folder: Path, *, rows: int, batches: Sequence[NamedArrays] = ()
 ) -> tuple[StageManifest, Proof]:
     """Cuts a model as a planner chose; see `write_plan`."""
     costs = [
@@ -47,7 +47,7 @@ def write_plan(
     rows: int,
     costs: Sequence[StageCosts],
     bottleneck_ms: float,
-    batches: Sequence[Batch] = (),
+    batches: Sequence[NamedArrays] = (),
 ) -> tuple[StageManifest, Proof]:
     """Cuts a model, proves the stages, and leaves them in a folder with their manifest.
 

@@ -18,8 +18,8 @@ from anabranch.demo.features import (
     ScoreReader,
     UnreadFile,
     model_path,
-    open_session,
 )
+from anabranch.onnx_runtime.session import open_session
 from anabranch.schemas.tensors import Array
 
 CONTENTS = {

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.onnx_runtime.measurement_cache import kept
+from anabranch.onnx_runtime.measurement_cache import cached_measurement
 
 
 def ask(cache: Path, kind: str, *depends_on: object) -> list[int] | None:
     """What is known; from then on `[1]` is."""
-    with kept(kind, depends_on, list[int], {"XDG_CACHE_HOME": str(cache)}) as known:
-        before = known.measured
-        known.measured = [1]
+    with cached_measurement(kind, depends_on, list[int], {"XDG_CACHE_HOME": str(cache)}) as cached:
+        before = cached.measured
+        cached.measured = [1]
     return before
 
 
@@ -25,21 +25,21 @@ def test_figures_are_kept_for_what_they_depend_on(tmp_path: Path) -> None:
 
 def test_newer_figures_replace_older_ones(tmp_path: Path) -> None:
     assert ask(tmp_path, "a", "model") is None
-    with kept("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}) as known:
-        known.measured = [7, 7]
+    with cached_measurement("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}) as cached:
+        cached.measured = [7, 7]
     assert ask(tmp_path, "a", "model") == [7, 7]
 
 
 def test_figures_of_another_type_are_measured_anew(tmp_path: Path) -> None:
-    with kept("a", ["model"], str, {"XDG_CACHE_HOME": str(tmp_path)}) as known:
-        known.measured = "text"
+    with cached_measurement("a", ["model"], str, {"XDG_CACHE_HOME": str(tmp_path)}) as cached:
+        cached.measured = "text"
     assert ask(tmp_path, "a", "model") is None
 
 
 def test_what_fails_half_way_keeps_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="half-way"),
-        kept("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}),
+        cached_measurement("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}),
     ):
         raise ValueError("half-way")
     assert ask(tmp_path, "a", "model") is None
@@ -47,6 +47,6 @@ def test_what_fails_half_way_keeps_nothing(tmp_path: Path) -> None:
 
 def test_without_a_cache_of_its_own_it_is_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with kept("a", ["model"], list[int], {}) as known:
-        known.measured = [2]
+    with cached_measurement("a", ["model"], list[int], {}) as cached:
+        cached.measured = [2]
     assert len(list((tmp_path / ".cache" / "anabranch" / "a").iterdir())) == 1

@@ -84,10 +84,10 @@ def test_a_file_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.ones(2))
     (tmp_path / "text.npz").write_text("no archive")
     for name, reason in {
-        "lacks.npz": "lacks 'x': it has z",
-        "wide.npz": "'x' is float64, and the model takes FP32",
+        "lacks.npz": "lacks 'x'; it has z",
+        "wide.npz": "'x' is float64, expected FP32",
         "objects.npz": "cannot read inputs",
-        "one.npy": "is one array: name each",
+        "one.npy": "is a single array: save",
         "text.npz": "cannot read inputs",
         "missing.npz": "cannot read inputs",
     }.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anabranch.partition.errors import UncarriedTensor, WholeModelFailed
-from anabranch.partition.profiling.tensor_sizes import Observed, observe
+from anabranch.partition.profiling.tensor_sizes import ObservedTensor, observe
 from tests.partition.texts import graph_of
 
 
@@ -20,10 +20,10 @@ def test_shapes_that_nobody_could_tell_are_seen(tmp_path: Path) -> None:
     batch = {"x": np.array([[1, 0, 2, 0]], np.float32), "s": np.array(["abc"], object)}
     assert graph.type_of("found").size_bytes(1) is None
     assert observe(graph, batch, ["found", "x", "h"]) == {
-        "x": Observed("FP32", (1, 4), 16),
-        "s": Observed("BYTES", (1,), 7),
-        "found": Observed("INT64", (2, 2), 32),
-        "h": Observed("FP16", (1, 4), 8),
+        "x": ObservedTensor("FP32", (1, 4), 16),
+        "s": ObservedTensor("BYTES", (1,), 7),
+        "found": ObservedTensor("INT64", (2, 2), 32),
+        "h": ObservedTensor("FP16", (1, 4), 8),
     }
     assert len(graph.model.graph.output) == 1
 

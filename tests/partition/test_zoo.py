@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from anabranch.demo.features import model_path as magika_path
 from anabranch.partition.errors import StageFailed
 from anabranch.partition.graph.model_graph import Graph, load_graph
-from anabranch.partition.profiling.inputs import Batch
+from anabranch.partition.profiling.inputs import NamedArrays
 from anabranch.partition.profiling.runtime import open_session
 from anabranch.partition.stages.equivalence import prove
 from anabranch.partition.stages.writer import write_stages
@@ -37,7 +37,7 @@ def even_cuts(graph: Graph, stages: int) -> list[int]:
     return [legal[len(legal) * number // stages] for number in range(1, stages)]
 
 
-def assert_cut_equals_whole(model: Path, stages: int, folder: Path, batches: list[Batch] | None = None) -> None:
+def assert_cut_equals_whole(model: Path, stages: int, folder: Path, batches: list[NamedArrays] | None = None) -> None:
     graph = load_graph(model)
     proof = prove(graph, write_stages(graph, even_cuts(graph, stages), folder), batches or [])
     assert proof.batches > 0
@@ -58,10 +58,11 @@ def light_input(graph: Graph) -> dict[str, Array]:
 @stages_of
 def test_stages_of_a_weightless_model_give_the_stored_outputs(name: str, stages: int, tmp_path: Path) -> None:
     graph = load_graph(LIGHT / f"light_{name}.onnx")
-    living: Batch = light_input(graph)
+    living: NamedArrays = light_input(graph)
     for stage in write_stages(graph, even_cuts(graph, stages), tmp_path):
-        session = open_session(stage.path, failure=StageFailed, who="stage")
-        living = {**living, **session.run({key: living[key] for key in stage.inputs}, failure=StageFailed, who="it")}
+        session = open_session(stage.path, failure=StageFailed, subject="stage")
+        inputs = {key: living[key] for key in stage.inputs}
+        living = {**living, **session.run(inputs, failure=StageFailed, subject="it")}
     stored = onnx.TensorProto.FromString((LIGHT / f"light_{name}_output_0.pb").read_bytes())
     np.testing.assert_allclose(living[graph.outputs[0]], numpy_helper.to_array(stored), rtol=1e-3, atol=1e-7)
 
@@ -127,7 +128,7 @@ def test_rapidocr(kind: str, stages: int, tmp_path: Path) -> None:
     assert_cut_equals_whole(model, stages, tmp_path)
 
 
-def speech() -> list[Batch]:
+def speech() -> list[NamedArrays]:
     """Three steps of one recording, each with a state of its own."""
     rng = np.random.default_rng(0)
     time = np.arange(3 * 576) / 16000

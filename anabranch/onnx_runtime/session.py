@@ -1,0 +1,111 @@
+"""Opens ONNX Runtime sessions; no other module of the product does.
+
+Knows how a session is set up (threads, optimization, providers, external data, profiling) and turns ONNX Runtime's many
+exception classes into `SessionError`. Does not know what a session is used for.
+"""
+
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from anabranch.schemas.model import SessionOptions
+
+_OPTIMIZATION_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_DEFAULT_OPTIONS = SessionOptions()
+#: ONNX Runtime raises what it logs; without this, bad rows of a sender would fill the logs.
+_FATAL = 4
+
+
+class SessionError(Exception):
+    """ONNX Runtime does not load a model; the message is one line."""
+
+
+def open_session(
+    source: Path | bytes,
+    options: SessionOptions = _DEFAULT_OPTIONS,
+    *,
+    external_data_dir: Path | None = None,
+    profile_prefix: Path | None = None,
+    optimized_path: Path | None = None,
+) -> Any:
+    """Loads a model.
+
+    Args:
+        source: An ONNX file, or the bytes of one.
+        options: Threads (0 for one per core), optimization and providers.
+        external_data_dir: Folder of external data, for a source of bytes.
+        profile_prefix: Start of the profile's path; switches ONNX Runtime's profiler on.
+        optimized_path: Where to save the optimized model; its weights go to `NAME.data` beside it.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        SessionError: A provider is not installed, or the model does not load.
+    """
+    runtime = load_runtime()
+    available = runtime.get_available_providers()
+    missing = [name for name in options.providers if name not in available]
+    if missing:
+        raise SessionError(f"unknown execution provider {', '.join(missing)}; available: {', '.join(available)}")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = options.intra_op_threads
+    settings.inter_op_num_threads = options.inter_op_threads
+    settings.graph_optimization_level = getattr(
+        runtime.GraphOptimizationLevel, _OPTIMIZATION_LEVELS[options.optimization]
+    )
+    settings.log_severity_level = _FATAL
+    # Idle threads that spin take the core from other tasks.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if external_data_dir is not None:
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(external_data_dir)
+        )
+    if profile_prefix is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile_prefix)
+    if optimized_path is not None:
+        settings.optimized_model_filepath = str(optimized_path)
+        name = "session.optimized_model_external_initializers_"
+        settings.add_session_config_entry(f"{name}file_name", f"{optimized_path.name}.data")
+        settings.add_session_config_entry(f"{name}min_size_in_bytes", "1024")
+    try:
+        return runtime.InferenceSession(
+            source if isinstance(source, bytes) else str(source), settings, providers=list(options.providers)
+        )
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base class
+        raise SessionError(first_line(error)) from None
+
+
+@cache
+def load_runtime() -> Any:
+    """Imports `onnxruntime`, on first use: the import takes long and starts threads.
+
+    The import runs in a thread of its own. In PyFlink's thread mode, several Python thread states share one native
+    thread; pybind11 asks for the first of them and would wait forever for the interpreter lock that another holds.
+    """
+    importer = Thread(target=_import_runtime, name="import onnxruntime")
+    importer.start()
+    importer.join()
+    import onnxruntime  # noqa: PLC0415
+
+    onnxruntime.set_default_logger_severity(_FATAL)
+    return onnxruntime
+
+
+def _import_runtime() -> None:
+    with suppress(ImportError):  # raised again by the import in the calling thread
+        import_module("onnxruntime")
+
+
+def first_line(error: Exception) -> str:
+    """Returns an exception's message, cut to one line; its class's name if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
