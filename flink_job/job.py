@@ -1,16 +1,13 @@
 """Starts the job: in this process on a MiniCluster, or on a running cluster by its REST address."""
 
 import atexit
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from pyflink.common import Configuration, JobClient
 from pyflink.datastream import StreamExecutionEnvironment
-from pyflink.java_gateway import get_gateway
 
 from anabranch.flink_job import installation
 from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, ConfigError, shares_memory
@@ -19,6 +16,11 @@ from anabranch.flink_job.slots import slots_needed
 from anabranch.flink_job.topology import build
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.operators.runtime.flink_compat import (
+    remote_environment,
+    stop_with_savepoint,
+    use_worker_processes,
+)
 from anabranch.schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
@@ -51,9 +53,7 @@ class RunningJob:
         Raises:
             Exception: The job does not run, or failed before it was done.
         """
-        # PyFlink 2.3 leaves out the format, without which Flink 2 has no such method.
-        canonical = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
-        self._client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
+        stop_with_savepoint(self._client, savepoint_dir)
 
     def cancel(self) -> None:
         """Stops the job at once: what it has read and not answered is forgotten, unless a checkpoint is restored."""
@@ -94,8 +94,7 @@ def start(
     """
     catalog = catalog or read_models(config)
     installation.activate()
-    # The workers of process mode would be threads of this process otherwise, whatever the mode's name says.
-    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 - PyFlink's own spelling
+    use_worker_processes()
     options = flink_options(config)
     slots = slots_needed(catalog, config.job.parallelism)
     env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)
@@ -156,13 +155,4 @@ def _remote(options: dict[str, str], flink_url: str) -> StreamExecutionEnvironme
     address = urlsplit(flink_url if "//" in flink_url else f"//{flink_url}")
     if not address.hostname or not address.port:
         raise ConfigError(f"{flink_url!r} is no REST address of a Flink cluster: write it as http://HOST:PORT")
-    gateway: Any = get_gateway()
-    settings = Configuration()
-    for key, value in options.items():
-        settings.set_string(key, value)
-    no_jars = gateway.new_array(gateway.jvm.java.lang.String, 0)
-    # PyFlink's own constructor ignores `execution.target` and starts a MiniCluster.
-    java_env = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
-    return StreamExecutionEnvironment(
-        java_env.createRemoteEnvironment(address.hostname, address.port, settings._j_configuration, no_jars)
-    )
+    return remote_environment(address.hostname, address.port, options)

@@ -1,7 +1,6 @@
 """The only place that knows how the job reads from Kafka and writes to it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from pyflink.common.serialization import RowFieldExtractorSchema
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
@@ -12,10 +11,10 @@ from pyflink.datastream.connectors.kafka import (
     KafkaRecordSerializationSchema,
     KafkaSink,
 )
-from pyflink.java_gateway import get_gateway
 
 from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
+from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer
 
 #: What a fetch takes of broker and job is shared by its records (ADR 0017); eight of them may wait in memory, for each
 #: task. A larger record comes alone.
@@ -33,7 +32,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
         keys_by_group: See `anabranch.operators.core.scheduling.key_groups`.
     """
     kafka = config.kafka
-    gateway: Any = get_gateway()
+    gateway = java_gateway()
     properties = {
         **kafka.properties,
         "auto.offset.reset": kafka.start,
@@ -53,9 +52,9 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     for name, value in properties.items():
         builder.setProperty(name, value)
     builder.setBootstrapServers(kafka.bootstrap_servers).setGroupId(kafka.group_id).setTopics(topics)
-    builder.setStartingOffsets(KafkaOffsetsInitializer.committed_offsets(_RESET[kafka.start])._j_initializer)
+    builder.setStartingOffsets(java_initializer(KafkaOffsetsInitializer.committed_offsets(_RESET[kafka.start])))
     if config.job.bounded:
-        builder.setBounded(KafkaOffsetsInitializer.latest()._j_initializer)
+        builder.setBounded(java_initializer(KafkaOffsetsInitializer.latest()))
     stay = frames_stay_in_process(config)
     return java.read_frames(env, builder, keys_by_group, "requests", stay_in_process=stay)
 

@@ -12,8 +12,8 @@ from anabranch.operators.core.merging.request_window import Closing, Window, ans
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
-from anabranch.operators.runtime.flink_types import KeyedRow
 from anabranch.operators.runtime.side_outputs import LETTERS_TAG
 from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.transport.endpoints import AGGREGATE, Receiver

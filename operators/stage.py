@@ -11,8 +11,9 @@ from anabranch.operators.core.execution.step import Step
 from anabranch.operators.core.outputs import Unit
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
-from anabranch.operators.runtime.flink_types import PARTS, KeyedRow
+from anabranch.operators.runtime.flink_types import PARTS
 from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.operators.sessions.step_functions import load_function

@@ -1,12 +1,10 @@
-"""The job's Java: what makes frames of the records that come in, and unpacks the answers that go out.
-
-A crossing between Java and Python costs as much as all that the job does with a small request, and so does a record's
-way through a Flink task. PyFlink has nothing that would let several records travel together, so these classes do;
-everything that decides anything is Python.
+"""The job's Java: packs the records of Kafka into frames, and unpacks frames of answers.
 
     Kafka --> [ FrameSource ] -- frames --> Python -- frames --> [ UnpackAnswers ] --> Kafka
 
-They have to be on the class path of the client and of the cluster: `anabranch.flink_job.installation.java_jar`.
+One crossing between Java and Python costs as much as all other work for a small request, and PyFlink has no way to
+pass several records at once. All decisions are made in Python. The classes have to be on the class path of the client
+and of the cluster: `anabranch.flink_job.installation.java_jar`.
 """
 
 from collections.abc import Sequence
@@ -14,11 +12,10 @@ from typing import Any
 
 from pyflink.common import TypeInformation
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
-from pyflink.java_gateway import get_gateway
 
-#: More at once saves nothing: a crossing costs some 50 us, a request 10 or more. With 1,024 a third less is served, for
-#: their bytes then leave the processor's caches between Java and Python. So do those of 4 MiB of large requests: with
-#: 32 rows in each, what was served then varied twofold from run to run.
+from anabranch.operators.runtime.flink_compat import java_gateway, java_stream, source_stream
+
+#: Larger frames leave the processor's caches between Java and Python: 1,024 records or 4 MiB serve less (ADR 0017).
 _FRAME_RECORDS = 256
 _FRAME_BYTES = 1024 * 1024
 
@@ -31,32 +28,26 @@ def read_frames(
     *,
     stay_in_process: bool,
 ) -> DataStream:
-    """All requests of a Kafka source as `Row(lane, frame)`, the frame as in `anabranch.schemas.frames`.
+    """Returns all requests of a Kafka source as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
     Args:
-        kafka_builder: Flink's, in Java; all but the deserializer is set.
+        kafka_builder: Flink's Java builder, complete but for the deserializer.
         keys_by_group: See `anabranch.operators.core.scheduling.key_groups`.
-        stay_in_process: Whether Python runs in Java's process, so that large frames may stay where they are written.
+        stay_in_process: Whether Python runs in Java's process, so that large frames need not be copied.
     """
-    gateway: Any = get_gateway()
-    flink = gateway.jvm.org.apache.flink
+    gateway = java_gateway()
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
     for group, key in enumerate(keys_by_group):
         keys[group] = key
     kafka_builder.setDeserializer(gateway.jvm.anabranch.FrameSource.Whole())
     kafka_source = kafka_builder.build()
-    # `build` sets Kafka's own, whatever it was told; the source keeps the builder's properties.
+    # `build` overwrites the deserializer, and the source goes on to use the builder's properties.
     kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
     source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys, stay_in_process)
-    no_watermarks = flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
-    return DataStream(env._j_stream_execution_environment.fromSource(source, no_watermarks, name))
+    return source_stream(env, source, name)
 
 
 def unpack_answers(frames: DataStream, row_type: TypeInformation) -> DataStream:
-    """Frames of answers -> `Row(key, value)`.
-
-    Args:
-        row_type: PyFlink's type of the row.
-    """
-    unpack = get_gateway().jvm.anabranch.UnpackAnswers()
-    return DataStream(frames._j_data_stream.flatMap(unpack, row_type.get_java_type_info()).name("unpack"))
+    """Returns the answers of frames as `Row(key, value)` of a PyFlink type."""
+    unpack = java_gateway().jvm.anabranch.UnpackAnswers()
+    return DataStream(java_stream(frames).flatMap(unpack, row_type.get_java_type_info()).name("unpack"))

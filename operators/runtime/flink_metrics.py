@@ -1,46 +1,49 @@
-"""Flink shell of `core.metering`: counters of Flink's, in the scope "anabranch" of the operator.
+"""Flink counters of a task's `Meter`, in the scope "anabranch" of its operator.
 
 The Prometheus reporter names them `flink_taskmanager_job_task_operator_anabranch_model_requests{model="…"}` and so on.
 """
 
 from time import monotonic
+from typing import Any, Protocol
 
-from apache_beam.metrics.cells import CounterCell
-from apache_beam.metrics.execution import MetricsContainer, MetricsEnvironment
 from pyflink.datastream import RuntimeContext
-from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
-from pyflink.metrics import Counter, MetricGroup
+from pyflink.metrics import MetricGroup
 
 from anabranch.operators.core.metrics import Meter, Path
+from anabranch.operators.runtime import flink_compat
 
 SCOPE = "anabranch"
-#: Groups that come with a value: Flink makes a label of them.
+#: Groups that Flink turns into labels: the next name of the path is the value.
 _LABELS = frozenset(("model", "le", "error", "phase"))
-#: A counter is a crossing into Java: what was counted waits a little for company.
+#: Each count crosses into Java, so counts are collected for this long.
 _INTERVAL_S = 1.0
 
 
-class FlinkMetrics:
-    """Hands what a meter counted to Flink, now and then.
+class _Counter(Protocol):
+    def inc(self, n: int) -> None: ...
 
-    In process mode PyFlink enters Beam's scope of metrics for elements only: what is counted on a timer goes nowhere,
-    without a word. The container of that scope lives as long as the operator: the first element's is kept for timers.
+
+class FlinkMetrics:
+    """Copies the counts of a meter to Flink, at most once a second.
+
+    In process mode Beam drops counts that are made during a timer. Its metrics container lives as long as the
+    operator, so the container of the first element serves timers too.
     """
 
     def __init__(self, meter: Meter, context: RuntimeContext) -> None:
         self._meter = meter
-        self._group = context.get_metrics_group().add_group(SCOPE)
-        self._counters: dict[Path, Counter | CounterCell] = {}
-        self._by_beam = isinstance(self._group, GenericMetricGroup)
-        self._container: MetricsContainer | None = None
+        self._group: MetricGroup = context.get_metrics_group().add_group(SCOPE)
+        self._counters: dict[Path, _Counter] = {}
+        self._by_beam = flink_compat.counts_through_beam(self._group)
+        self._container: Any = None
         self._next_s = 0.0
 
     def flush(self) -> float:
-        """Hands over what there is if it is time; else says in how many seconds it is, 0 if nothing is left."""
+        """Copies the counts if a second has passed; else returns the seconds left, or 0 if there are no counts."""
         if self._by_beam and self._container is None:
-            self._container = MetricsEnvironment.current_container()
+            self._container = flink_compat.current_metrics_container()
             if self._container is None:
-                return 0.0  # A timer, and no element so far.
+                return 0.0  # A timer, before the first element.
         left_s = self._next_s - monotonic()
         if left_s > 0:
             return left_s if self._meter.has_more else 0.0
@@ -52,10 +55,10 @@ class FlinkMetrics:
             counter.inc(count)
         return 0.0
 
-    def _make(self, path: Path) -> Counter | CounterCell:
-        group: MetricGroup = self._group
+    def _make(self, path: Path) -> _Counter:
+        group = self._group
         names = iter(path[:-1])
         for name in names:
             group = group.add_group(name, next(names)) if name in _LABELS else group.add_group(name)
-        counter = group.counter(path[-1])
-        return counter if self._container is None else self._container.get_counter(counter._inner_counter.metric_name)
+        counter: _Counter = group.counter(path[-1])
+        return counter if self._container is None else flink_compat.counter_in(self._container, counter)

@@ -6,7 +6,8 @@ from functools import cache
 from pyflink.datastream import OutputTag
 
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit
-from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS, KeyedRow
+from anabranch.operators.runtime.flink_compat import KeyedRow
+from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS
 from anabranch.schemas.frames import write_answers
 
 LETTERS_TAG = OutputTag("letters", KEYED_BYTES)

@@ -1,9 +1,11 @@
-"""What a Flink operator needs to know of the task that it runs in."""
+"""The task that a Flink operator runs in."""
 
 from dataclasses import dataclass
 from time import time
 
 from pyflink.datastream import RuntimeContext
+
+from anabranch.operators.runtime.flink_compat import java_runtime_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +13,8 @@ class TaskContext:
     """One parallel instance of an operator.
 
     Attributes:
-        attempt: How often Flink has started it before.
-        in_jvm: Whether it runs in a thread of the JVM, so that what it emits has left when it goes on.
+        attempt: Earlier starts of this task by Flink.
+        in_jvm: Whether it runs in a thread of the JVM: then emitted records have left when `yield` returns.
     """
 
     index: int
@@ -22,13 +24,13 @@ class TaskContext:
 
 
 def now_ms() -> float:
-    """Unix time."""
+    """Returns Unix time."""
     return time() * 1000
 
 
 def task_context_of(context: RuntimeContext) -> TaskContext:
-    """The task of a runtime context, in either execution mode."""
-    java_context = getattr(context, "_runtime_context", None)
+    """Returns the task of a runtime context, in either execution mode."""
+    java_context = java_runtime_context(context)
     if java_context is None:
         return TaskContext(
             context.get_index_of_this_subtask(),
@@ -36,6 +38,5 @@ def task_context_of(context: RuntimeContext) -> TaskContext:
             context.get_attempt_number(),
             in_jvm=False,
         )
-    # Thread mode: PyFlink 2.3 asks the Java context for methods that moved to its TaskInfo.
     info = java_context.getTaskInfo()
     return TaskContext(info.getIndexOfThisSubtask(), info.getNumberOfParallelSubtasks(), info.getAttemptNumber())

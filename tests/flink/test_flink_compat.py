@@ -1,0 +1,67 @@
+"""The part of the contract with PyFlink 2.3 that Java keeps; each test says what breaks when it fails."""
+
+from collections.abc import Iterator
+
+import pytest
+from pyflink.common import Types
+from pyflink.datastream import StreamExecutionEnvironment
+
+from anabranch.flink_job import installation
+from anabranch.flink_job.stream_keying import exchange_by_key, keep_by_key, keys_by_group
+from anabranch.operators.runtime import flink_compat
+from anabranch.operators.runtime.flink_types import PARTS
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch) -> Iterator[StreamExecutionEnvironment]:
+    """An environment in which nothing runs."""
+    installation.activate()
+    monkeypatch.setenv("_python_worker_execution_mode", "process")
+    return StreamExecutionEnvironment.get_execution_environment()
+
+
+@pytest.mark.parametrize(("keyed", "partitioner"), [(exchange_by_key, "HASH"), (keep_by_key, "FORWARD")])
+def test_keyed_stream_needs_no_python_operator(
+    env: StreamExecutionEnvironment, keyed: object, partitioner: str
+) -> None:
+    """Else every record crosses into Python once more, to compute a key that it carries."""
+    stream = env.from_collection([], PARTS)
+    by_key = keyed(stream, Types.STRING())  # type: ignore[operator]
+    transformation = flink_compat.java_stream(by_key).getTransformation()
+    assert transformation.getInputs()[0].getId() == flink_compat.java_stream(stream).getTransformation().getId()
+    assert transformation.getPartitioner().toString() == partitioner
+    assert flink_compat.java_stream(by_key).getKeyType().toString() == "Row(f0: String)"
+
+
+def test_keys_by_group_gives_one_key_to_each_group() -> None:
+    """Else a task's records belong to another task's key groups, and the job fails when it starts."""
+    installation.activate()
+    keys = keys_by_group(128)
+    assert len(set(keys)) == 128
+    gateway = flink_compat.java_gateway()
+    assign = gateway.jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup
+    row = gateway.jvm.org.apache.flink.types.Row(1)
+    row.setField(0, keys[77])
+    assert assign(row, 128) == 77
+
+
+def test_remote_environment_is_of_the_cluster_asked_for() -> None:
+    """Else `anabranch run` starts a MiniCluster of its own."""
+    installation.activate()
+    flink_compat.use_worker_processes()
+    env = flink_compat.remote_environment("host.invalid", 8081, {"parallelism.default": "3"})
+    java = env._j_stream_execution_environment
+    assert java.getClass().getSimpleName() == "RemoteStreamEnvironment"
+    assert (java.getHost(), java.getPort(), java.getParallelism()) == ("host.invalid", 8081, 3)
+
+
+def test_job_client_takes_the_format_of_a_savepoint() -> None:
+    """Else a job cannot be drained."""
+    installation.activate()
+    jvm = flink_compat.java_gateway().jvm
+    methods = jvm.Class.forName("org.apache.flink.core.execution.JobClient").getMethods()
+    found = [str(each) for each in methods if each.getName() == "stopWithSavepoint"]
+    assert any(
+        "(boolean,java.lang.String,org.apache.flink.core.execution.SavepointFormatType)" in each for each in found
+    )
+    assert jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL is not None

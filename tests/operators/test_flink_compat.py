@@ -1,0 +1,140 @@
+"""The contract with PyFlink 2.3 and Beam: each test says what breaks in the job when it fails after an upgrade.
+
+Needs no JVM; `tests/flink/test_flink_compat.py` holds the part of the contract that Java keeps.
+"""
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from apache_beam.metrics.execution import MetricsContainer
+from apache_beam.runners.worker import statesampler
+from pyflink.common import Configuration, JobClient, Row
+from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironment
+from pyflink.datastream.connectors.kafka import KafkaOffsetsInitializer
+from pyflink.fn_execution.coders import BinaryCoder, CharCoder, RowCoder
+from pyflink.fn_execution.datastream.process import runtime_context as process_context
+from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
+from pyflink.metrics import MetricGroup
+
+from anabranch.operators.runtime import flink_compat
+from anabranch.operators.runtime.flink_compat import KeyedRow
+from anabranch.operators.runtime.flink_types import KEYED_BYTES, PARTS
+
+ROOT = Path(__file__).parents[2]
+ROWS = [(b"key", b"value"), (b"", b""), (b"\0" * 300, bytes(70_000))]
+
+
+@pytest.mark.parametrize(("key", "value"), ROWS)
+def test_keyed_row_has_the_fields_of_row(key: bytes, value: bytes) -> None:
+    """Else operators emit rows that lack what PyFlink's coders read."""
+    assert KeyedRow(key, value).__dict__ == Row(key, value).__dict__
+    assert list(KeyedRow(key, value)) == list(Row(key, value))
+    assert KeyedRow(key, value).get_row_kind() == Row(key, value).get_row_kind()
+    assert pickle.loads(pickle.dumps(KeyedRow(key, value))) == Row(key, value)
+
+
+@pytest.mark.parametrize(("key", "value"), ROWS)
+@pytest.mark.parametrize("row_type", [KEYED_BYTES, PARTS], ids=["keyed bytes", "parts"])
+def test_keyed_row_is_encoded_like_row(row_type: Any, key: bytes, value: bytes) -> None:
+    """Else process mode sends other bytes to Java: answers and parts under wrong keys."""
+    name = key.decode() if row_type is PARTS else key
+    key_coder = CharCoder() if row_type is PARTS else BinaryCoder()
+    coder = RowCoder([key_coder, BinaryCoder()], ["f0", "f1"]).get_impl()
+    encoded = coder.encode(KeyedRow(name, value))
+    assert encoded == coder.encode(Row(name, value))
+    assert list(coder.decode(encoded)) == [name, value]
+
+
+def test_keyed_row_sets_no_attribute_that_row_lacks() -> None:
+    """Else a field that PyFlink renames is set in vain."""
+    assert set(KeyedRow(b"k", b"v").__dict__) == {"_values", "_from_dict", "_row_kind"}
+
+
+def test_thread_mode_context_holds_the_java_context() -> None:
+    """Else tasks know neither their index nor that they run in the JVM. (Only the JVM can import its class.)"""
+    source = Path(inspect.getfile(process_context)).parents[1] / "embedded" / "runtime_context.py"
+    assert "self._runtime_context = runtime_context" in source.read_text()
+    java = Mock()
+    assert flink_compat.java_runtime_context(Mock(_runtime_context=java)) is java
+
+
+def test_process_mode_context_has_no_java_context() -> None:
+    """Else process mode is taken for thread mode, and calls Java where there is none."""
+    made = process_context.StreamingRuntimeContext
+    context = made(*([Mock()] * len(inspect.signature(made).parameters)))
+    assert flink_compat.java_runtime_context(context) is None
+
+
+def test_process_mode_groups_are_known_by_their_class() -> None:
+    """Else counts of process mode that are made during timers are lost."""
+    group = GenericMetricGroup(None, None)
+    assert flink_compat.counts_through_beam(group)
+    assert flink_compat.counts_through_beam(group.add_group("model", "a"))
+    assert not flink_compat.counts_through_beam(Mock(spec=MetricGroup))
+
+
+def test_process_mode_counter_counts_in_a_kept_container() -> None:
+    """Else counts of process mode that are made during timers are lost: Beam itself has no container then."""
+    assert statesampler.get_current_tracker() is None
+    assert flink_compat.current_metrics_container() is None
+    container = MetricsContainer("serve")
+    counter = GenericMetricGroup(None, None).add_group("model", "a").counter("requests")
+    flink_compat.counter_in(container, counter).inc(3)
+    flink_compat.counter_in(container, counter).inc(2)
+    [(name, value)] = container.get_cumulative().counters.items()
+    assert (name.metric.name, value) == ("requests", 5)
+    assert name.metric.namespace == '["model", "a", "MetricGroupType.key", "MetricGroupType.value"]'
+
+
+def test_current_container_is_that_of_the_running_element() -> None:
+    """Else process mode counts nothing at all."""
+    container = MetricsContainer("serve")
+    statesampler.set_current_tracker(tracker := Mock())
+    try:
+        tracker.current_state.return_value.metrics_container = container
+        assert flink_compat.current_metrics_container() is container
+    finally:
+        statesampler.set_current_tracker(None)
+
+
+def test_wrappers_hold_their_java_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the job cannot be built: its Java classes have no Python side."""
+    java: Any = Mock()
+    monkeypatch.setattr(StreamExecutionEnvironment, "_open", Mock())
+    assert flink_compat.java_stream(DataStream(java)) is java
+    assert flink_compat.java_stream(KeyedStream(java, None, Mock())) is java
+    assert flink_compat.java_initializer(KafkaOffsetsInitializer(java)) is java
+    assert StreamExecutionEnvironment(java)._j_stream_execution_environment is java
+    assert Configuration(j_configuration=java)._j_configuration is java
+    assert JobClient(java)._j_job_client is java
+
+
+def test_worker_mode_process_starts_no_loopback_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else process mode on a MiniCluster runs its workers as threads of the client, and its tests test that."""
+    is_local, configuration = Mock(return_value=True), Mock()
+    monkeypatch.setattr("pyflink.datastream.stream_execution_environment.is_local_deployment", is_local)
+    monkeypatch.setattr("pyflink.datastream.stream_execution_environment.get_j_env_configuration", configuration)
+    monkeypatch.setenv("_python_worker_execution_mode", "another")
+    with pytest.raises(ValueError, match="unknown mode 'another'"):
+        StreamExecutionEnvironment(Mock())
+    flink_compat.use_worker_processes()
+    StreamExecutionEnvironment(Mock())
+    is_local.assert_not_called()
+
+
+def test_only_flink_compat_uses_internals() -> None:
+    """Else an upgrade breaks modules that no test of this file covers."""
+    found = []
+    for folder in ("operators", "flink_job"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            hits = [
+                word for word in ("pyflink.fn_execution", "apache_beam", "pyflink.java_gateway", "._j_") if word in text
+            ]
+            if hits and path.name != "flink_compat.py":
+                found.append((path.relative_to(ROOT), hits))
+    assert found == []
