@@ -12,6 +12,7 @@ from anabranch.operators.core.merging.request_window import Closing, Window, ans
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.side_outputs import LETTERS_TAG
@@ -34,7 +35,9 @@ class AggregateFunction(KeyedProcessFunction):
         """Opens the state of windows."""
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
         self._metrics = FlinkMetrics(self._response_writer.meter, runtime_context)
-        self._inbox = Receiver(self._exchange, task_context_of(runtime_context), AGGREGATE, self._response_writer.meter)
+        task = task_context_of(runtime_context)
+        self._defect_log = DefectLog(self._response_writer.defects, "aggregate", task)
+        self._inbox = Receiver(self._exchange, task, AGGREGATE, self._response_writer.meter)
         self._partials = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
@@ -47,6 +50,7 @@ class AggregateFunction(KeyedProcessFunction):
             return
         before_ms = window.next_deadline()
         keep, closing = window.on_record(record, now_ms)
+        self._defect_log.report()
         if keep:
             self._partials.add(bytes(record))
         self._window.update(window.snapshot())
@@ -94,6 +98,7 @@ class AggregateFunction(KeyedProcessFunction):
         for output in answer_of(closing, partials, self._response_writer):
             row = KeyedRow(output.key, output.value)
             yield row if isinstance(output, Answer) else (LETTERS_TAG, row)
+        self._defect_log.report()
 
     def _count(self, ctx: KeyedProcessFunction.Context) -> None:
         left_s = self._metrics.flush()

@@ -1,4 +1,4 @@
-"""Flink shell of `core.serving` behind the exchange: runs shards of big requests, and whole ones of other tasks."""
+"""Flink operator of the exchange: runs shards of large requests, and batches that other tasks offloaded."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -10,6 +10,7 @@ from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.side_outputs import emit
 from anabranch.operators.runtime.task_context import task_context_of
@@ -21,7 +22,7 @@ from anabranch.schemas.records import RecordKind
 
 
 class InferFunction(ProcessFunction):
-    """BATCH or SHARD -> frames of answers, and on the side dead letters, and PARTIALs and FAILUREs for windows."""
+    """BATCH or SHARD -> frames of answers; side outputs: dead letters, and PARTIALs and FAILUREs for windows."""
 
     def __init__(
         self, catalog: Catalog, backend: Backend, response_writer: ResponseWriter, exchange: TransportOptions
@@ -32,24 +33,26 @@ class InferFunction(ProcessFunction):
         self._exchange = exchange
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads every model and warms it up; a session that the task has already is shared."""
+        """Loads and warms up every model whose session the task does not have yet."""
         task = task_context_of(runtime_context)
         sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
         self._turn = lock_of(self._exchange.job, task.index)
         meter = self._response_writer.meter
         self._metrics = FlinkMetrics(meter, runtime_context)
-        outbox = Sender(self._exchange, task, AGGREGATE, task.parallelism, meter)
-        self._serving = InferenceTask(
-            self._catalog, sessions.session_of, self._response_writer, task.index, outbox.pack
+        self._defect_log = DefectLog(self._response_writer.defects, "infer", task)
+        sender = Sender(self._exchange, task, AGGREGATE, task.parallelism, meter)
+        self._inference = InferenceTask(
+            self._catalog, sessions.session_of, self._response_writer, task.index, sender.pack
         )
-        self._inbox = Receiver(self._exchange, task, INFER, meter)
+        self._receiver = Receiver(self._exchange, task, INFER, meter)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Runs one batch or shard."""
-        record = self._inbox.redeem(value)
+        record = self._receiver.redeem(value)
         with self._turn.of_others() if record[0] == RecordKind.BATCH else nullcontext():
-            outputs = self._serving.on_exchange(record, time() * 1000)
+            outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
-        # No timer counts what is left then: it waits for the next one.
+        self._defect_log.report()
+        # This operator has no timers: counts that are left wait for the next record.
         self._metrics.flush()

@@ -28,6 +28,7 @@ from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import TaskLoop
 from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.side_outputs import emit
 from anabranch.operators.runtime.task_context import task_context_of
@@ -89,6 +90,7 @@ class ServeFunction(KeyedProcessFunction):
         self._task = task
         meter = self._response_writer.meter
         self._metrics = FlinkMetrics(meter, runtime_context)
+        self._defect_log = DefectLog(self._response_writer.defects, "serve", task)
         self._outbox = Sender(self._exchange, task, INFER, task.parallelism, meter)
         self._openings = Sender(self._exchange, task, AGGREGATE, task.parallelism, meter)
         self._unit_outboxes = {
@@ -120,6 +122,7 @@ class ServeFunction(KeyedProcessFunction):
             yield from self._work(mirror)
         self._save(mirror)
         self._wake(mirror, ctx)
+        self._defect_log.report()
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
         """Goes on: with this task's own lane, or with all that a lane of another task left here."""
@@ -146,6 +149,7 @@ class ServeFunction(KeyedProcessFunction):
             self._save(mirror)
             if own:
                 self._turn.lane_is_busy = False
+        self._defect_log.report()
 
     def _work(self, mirror: TaskLoop) -> Iterator[object]:
         stop_ms = time() * 1000 + self._work_slice_ms

@@ -1,4 +1,4 @@
-"""Flink shell of `core.staging` and `core.chaining`: one stage of a model that is cut, or one step of a chain."""
+"""Flink operator of one stage of a model that was cut, or of one step of a chain."""
 
 from collections.abc import Iterator
 from time import time
@@ -6,11 +6,12 @@ from time import time
 from pyflink.datastream import OutputTag, ProcessFunction, RuntimeContext
 
 from anabranch.operators.backends.base import Backend
-from anabranch.operators.core.execution.stage import Stage
+from anabranch.operators.core.execution.stage import Stage, stage_name
 from anabranch.operators.core.execution.step import Step
 from anabranch.operators.core.outputs import Unit
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.flink_types import PARTS
@@ -20,15 +21,15 @@ from anabranch.operators.sessions.step_functions import load_function
 from anabranch.operators.transport.endpoints import AGGREGATE, Receiver, Sender, stage_receiver
 from anabranch.schemas.model import ModelSpec
 
-#: Of a stage that is not the last: the rows on which it failed.
+#: Rows on which a stage failed that is not the last.
 FAILURES_TAG = OutputTag("failures", PARTS)
 
 
 class StageFunction(ProcessFunction):
-    """UNIT -> UNIT, and on the side FAILUREs; the last stage: UNIT -> Row(window, PARTIAL or FAILURE).
+    """UNIT -> UNIT, with FAILUREs as a side output; in the last stage: UNIT -> Row(window, PARTIAL or FAILURE).
 
     Args:
-        windows: How many tasks have the windows that the last stage writes to.
+        windows: Number of tasks that hold the windows.
     """
 
     def __init__(
@@ -49,16 +50,17 @@ class StageFunction(ProcessFunction):
         self._is_last = index == len(model.stages) - 1
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads the stage, and nothing else, and warms it up."""
+        """Loads and warms up this stage only."""
         task = task_context_of(runtime_context)
         model, index, meter = self._model, self._index, self._response_writer.meter
         session = SessionPool(self._backend, task.index).session_of(model.stage(index))
         self._metrics = FlinkMetrics(meter, runtime_context)
+        self._defect_log = DefectLog(self._response_writer.defects, stage_name(model, index), task)
         to, readers = AGGREGATE, self._windows
         if not self._is_last:
             to, readers = stage_receiver(model, index + 1), model.stages[index + 1].replicas
-        outbox = Sender(self._exchange, task, to, readers, meter)
-        arguments = (model, index, session, self._response_writer.now_ms, task.index, outbox.pack)
+        sender = Sender(self._exchange, task, to, readers, meter)
+        arguments = (model, index, session, self._response_writer.now_ms, task.index, sender.pack)
         stage = model.stages[index]
         if model.is_chain:
             before = None if stage.before is None else load_function(stage.before)
@@ -66,14 +68,15 @@ class StageFunction(ProcessFunction):
             self._stage: Stage = Step(*arguments, before=before, after=after)
         else:
             self._stage = Stage(*arguments)
-        self._inbox = Receiver(self._exchange, task, stage_receiver(model, index), meter)
+        self._receiver = Receiver(self._exchange, task, stage_receiver(model, index), meter)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Runs one unit."""
-        for output in self._stage.on_unit(self._inbox.redeem(value), time() * 1000):
+        for output in self._stage.on_unit(self._receiver.redeem(value), time() * 1000):
             if isinstance(output, Unit):
                 yield output.value
             else:
                 row = KeyedRow(output.key, output.value)
                 yield row if self._is_last else (FAILURES_TAG, row)
+        self._defect_log.report()
         self._metrics.flush()

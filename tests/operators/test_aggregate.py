@@ -57,6 +57,7 @@ def test_a_clock_that_was_set_back_keeps_no_window_open(monkeypatch: pytest.Monk
     operator._window = Mock(**{"value.return_value": window.snapshot()})
     operator._partials = Mock(**{"get.return_value": [opening]})
     operator._metrics = Mock(**{"flush.return_value": 0.0})
+    operator._defect_log = Mock()
     ctx: Any = Mock(**{"time_domain.return_value": TimeDomain.PROCESSING_TIME})
     monkeypatch.setattr(aggregate, "time", lambda: 1.0)
     assert list(operator.on_timer(1999, ctx)) == [], "it was for something else"

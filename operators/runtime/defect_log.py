@@ -1,0 +1,56 @@
+"""Writes the defects of a task to its log, with their tracebacks.
+
+Python's `logging` reaches the log of the TaskManager in both execution modes: pemja adds a handler to the root logger
+in thread mode, Beam in process mode.
+"""
+
+import logging
+import traceback
+from time import monotonic
+
+from anabranch.operators.core.defects import Defect, Defects
+from anabranch.operators.runtime.task_context import TaskContext
+
+#: Defects of one phase and exception type are logged once in this time; the others are counted.
+INTERVAL_S = 10.0
+
+_LOGGER = logging.getLogger("anabranch.defects")
+
+
+class DefectLog:
+    """Logs the defects of one operator's task.
+
+    Args:
+        defects: Drained by each report.
+        operator: Flink's name of the operator.
+    """
+
+    def __init__(self, defects: Defects, operator: str, task: TaskContext) -> None:
+        self._defects = defects
+        self._place = f"{operator}, task {task.index}, attempt {task.attempt}"
+        self._logged_at_s: dict[tuple[str, type[BaseException]], float] = {}
+        self._suppressed: dict[tuple[str, type[BaseException]], int] = {}
+
+    def report(self) -> None:
+        """Logs what was noted since the last report; called after each call of the operator."""
+        for defect in self._defects.drain():
+            self._log(defect)
+
+    def _log(self, defect: Defect) -> None:
+        kind = (defect.phase, type(defect.error))
+        now_s = monotonic()
+        logged_at_s = self._logged_at_s.get(kind)
+        if logged_at_s is not None and now_s - logged_at_s < INTERVAL_S:
+            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+            return
+        self._logged_at_s[kind] = now_s
+        suppressed = self._suppressed.pop(kind, 0)
+        # Both handlers would print the traceback of `exc_info` twice.
+        _LOGGER.error(
+            "defect in phase %s (%s)%s%s\n%s",
+            defect.phase,
+            self._place,
+            f": {defect.detail}" if defect.detail else "",
+            f"; {suppressed} more of this kind since the last one logged" if suppressed else "",
+            "".join(traceback.format_exception(defect.error)).rstrip(),
+        )
