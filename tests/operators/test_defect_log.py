@@ -35,7 +35,7 @@ def log(defects: Defects) -> DefectLog:
 
 def buggy() -> Exception:
     try:
-        os.environ["missing"]
+        os.environ["MISSING"]
     except KeyError as error:
         return error
     raise AssertionError
@@ -55,7 +55,7 @@ def test_report_logs_place_detail_and_traceback(
     first, *rest = record.getMessage().splitlines()
     assert first == "defect in phase session (serve, task 3, attempt 1): request 'a'"
     assert rest[0] == "Traceback (most recent call last):"
-    assert rest[-1] == "KeyError: 'missing'"
+    assert rest[-1] == "KeyError: 'MISSING'"
     assert any("in buggy" in line for line in rest)
     assert record.exc_info is None, "the handlers of both modes would repeat the traceback"
 
