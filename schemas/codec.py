@@ -1,71 +1,118 @@
-"""Bytes to request and answer to bytes, whatever form they are in; the two forms are told apart by content.
+"""Requests and responses in any encoding: the table of encodings, and the choice among them by content.
 
-A JSON message starts with `{`, perhaps after white space or a byte order mark. As protobuf that byte would open a
-group in field 15, which no message of the protocol has. White space can open a protobuf message: a line feed is the tag
-of `model_name`, and a name of 123 characters follows it with a `{`. But then a quote would have to be that name's first
-character, and no folder of a model starts with one.
+A new encoding is a module with the functions of `Codec`, a member of `Encoding`, and a line in `ENCODINGS`.
 """
 
-import re
+from typing import Protocol
 
 from anabranch.schemas import json_wire, protobuf_wire
 from anabranch.schemas.errors import AnabranchError, UnreadableRequest
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_find_json = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
+
+class Codec(Protocol):
+    """One encoding; a module is one if it has these functions."""
+
+    def sniff(self, message: bytes, /) -> bool:
+        """Whether a message is to be read in this encoding."""
+
+    def read_request(self, message: bytes, /) -> InferRequest:
+        """Decodes a request.
+
+        Raises:
+            UnreadableRequest: The bytes are not in this encoding.
+            RequestError: The message breaks the protocol.
+        """
+
+    def write_request(self, request: InferRequest, /) -> bytes:
+        """Encodes a request."""
+
+    def read_response(self, message: bytes, /) -> InferResponse | ErrorResponse:
+        """Decodes a response.
+
+        Raises:
+            UnreadableRequest: The bytes are not in this encoding.
+            RequestError: The message breaks the protocol.
+        """
+
+    def write_response(self, response: InferResponse, /) -> bytes:
+        """Encodes a response.
+
+        Raises:
+            RequestError: The encoding cannot carry it.
+        """
+
+    def write_error(self, error: ErrorResponse, /) -> bytes:
+        """Encodes a failure."""
+
+    def find_id(self, message: bytes, /) -> str:
+        """Returns the id of a request that breaks the protocol; empty if it cannot be found."""
 
 
-def is_json(message: bytes) -> bool:
-    """Whether a message is to be read as JSON rather than as protobuf."""
-    return _find_json(message) is not None
+#: In the order in which they are tried; protobuf, which has no mark of its own, takes the rest.
+ENCODINGS: dict[Encoding, Codec] = {Encoding.JSON: json_wire, Encoding.PROTOBUF: protobuf_wire}
+
+
+def check_encodings(encodings: dict[Encoding, Codec]) -> None:
+    """Fails on an encoding without a codec, and on a table that leaves a message to no encoding.
+
+    Raises:
+        NotImplementedError: The table is not complete.
+    """
+    missing = [encoding.name for encoding in Encoding if encoding not in encodings]
+    if missing:
+        raise NotImplementedError(f"no codec for {', '.join(missing)}: add it to schemas.codec.ENCODINGS")
+    if not list(encodings.values())[-1].sniff(b""):
+        raise NotImplementedError("the last codec must take any message: put protobuf last in schemas.codec.ENCODINGS")
+
+
+check_encodings(ENCODINGS)
+
+
+def encoding_of(message: bytes) -> Encoding:
+    """Returns the encoding in which a message is to be read."""
+    for encoding, codec in ENCODINGS.items():
+        if codec.sniff(message):
+            return encoding
+    raise UnreadableRequest("the message is in no known encoding")
 
 
 def decode_request(message: bytes) -> InferRequest:
-    """The request in a record of either form.
+    """Decodes a request.
 
     Raises:
-        UnreadableRequest: It is in neither form.
-        RequestError: It is readable, but breaks the protocol; see the codecs of the two forms.
+        UnreadableRequest: It is in none of the encodings.
+        RequestError: It breaks the protocol.
     """
     if not message:
         raise UnreadableRequest("the record is empty")
-    if is_json(message):
-        return json_wire.read_request(message.removeprefix(_BYTE_ORDER_MARK))
-    return protobuf_wire.read_request(message)
+    return ENCODINGS[encoding_of(message)].read_request(message)
 
 
 def find_id(message: bytes) -> tuple[str, Encoding]:
-    """The id and form of a request that breaks the protocol, so that it can be answered; an empty id means nobody."""
-    if is_json(message):
-        return json_wire.find_id(message.removeprefix(_BYTE_ORDER_MARK)), Encoding.JSON
+    """Returns id and encoding of a request that breaks the protocol; the id is empty if it cannot be found."""
+    encoding = encoding_of(message)
     try:
-        start, end = protobuf_wire.open_envelope(message).id_at
-        return protobuf_wire.decode_id(message[start:end]), Encoding.PROTOBUF
+        return ENCODINGS[encoding].find_id(message), encoding
     except AnabranchError:
-        return "", Encoding.PROTOBUF
+        return "", encoding
 
 
 def encode_request(request: InferRequest) -> bytes:
-    """A request in its own form."""
-    if request.encoding is Encoding.JSON:
-        return json_wire.write_request(request)
-    return protobuf_wire.write_request(request)
+    """Encodes a request in its own encoding."""
+    return ENCODINGS[request.encoding].write_request(request)
 
 
 def encode_response(response: InferResponse | ErrorResponse, encoding: Encoding) -> bytes:
-    """An answer in the form that its request came in."""
-    if isinstance(response, ErrorResponse):
-        return json_wire.write_error(response) if encoding is Encoding.JSON else protobuf_wire.write_error(response)
-    return json_wire.write_response(response) if encoding is Encoding.JSON else protobuf_wire.write_response(response)
+    """Encodes a response in the encoding of its request."""
+    codec = ENCODINGS[encoding]
+    return codec.write_error(response) if isinstance(response, ErrorResponse) else codec.write_response(response)
 
 
 def decode_response(message: bytes) -> InferResponse | ErrorResponse:
-    """The answer in a record of either form.
+    """Decodes a response.
 
     Raises:
-        UnreadableRequest: It is in neither form.
+        UnreadableRequest: It is in none of the encodings.
     """
-    if message[:1] == b"{":
-        return json_wire.read_response(message)
-    return protobuf_wire.read_response(message)
+    return ENCODINGS[encoding_of(message)].read_response(message)

@@ -6,6 +6,7 @@ is read as NaN, and both are written as `null`. An optional field may be `null`,
 stands twice, the last one counts.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -75,12 +76,24 @@ _FLAT_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     BYTES: msgspec.json.Decoder(list[str]),
 }
 _BINARY_EXTENSION = "binary_data_size"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_find_object = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
+
+
+def sniff(message: bytes) -> bool:
+    """Whether a message is a JSON object rather than protobuf.
+
+    A JSON message starts with `{`, perhaps after white space or a byte order mark. In protobuf that byte would open a
+    group in field 15, which the protocol does not have. A line feed, though, is the tag of `model_name`, and a name of
+    123 characters follows it with a `{`. Then a quote must follow in JSON; the name of a model never starts with one.
+    """
+    return _find_object(message) is not None
 
 
 def find_id(message: bytes) -> str:
-    """The id of a request that cannot be read otherwise, so that its sender hears of it; empty where there is none."""
+    """The id of a request that cannot be read otherwise; empty if there is none."""
     try:
-        return _id_decoder.decode(message).id or ""
+        return _id_decoder.decode(message.removeprefix(_BYTE_ORDER_MARK)).id or ""
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
 
@@ -94,7 +107,7 @@ def read_request(message: bytes) -> InferRequest:
         WrongDatatype: A datatype that the protocol does not have.
         WrongSize: Data that disagrees with the shape.
     """
-    decoded: _JsonRequest = _decode(_request_decoder, message)
+    decoded: _JsonRequest = _decode(_request_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     return InferRequest(
         model_name=decoded.model_name or "",
         model_version=decoded.model_version or "",
@@ -112,7 +125,7 @@ def read_response(message: bytes) -> InferResponse | ErrorResponse:
     Raises:
         UnreadableRequest, MalformedRequest: As `read_request`.
     """
-    decoded: _JsonResponse = _decode(_response_decoder, message)
+    decoded: _JsonResponse = _decode(_response_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     request_id, name, version = decoded.id or "", decoded.model_name or "", decoded.model_version or ""
     if decoded.error is not None:
         return ErrorResponse(request_id, decoded.code, decoded.error, name, version)

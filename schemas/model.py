@@ -1,13 +1,11 @@
 """What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
-
-Merge: TypeAlias = Literal["mean", "weighted_mean", "vote", "stack", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         members: Name and version of each.
-        merge: How their outputs become one; see `anabranch.operators.core.merging.ensemble`.
+        merge: Name of the rule in `anabranch.operators.core.merging.merge_rules`.
         weights: One for each member.
         needed: How many must have answered; all of them where none may be missing.
         member_timeout_ms: How long they have from when the request was read; 0 for as long as the request has.
@@ -76,7 +74,7 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
     """
 
     members: tuple[tuple[str, str], ...]
-    merge: Merge
+    merge: str
     weights: tuple[float, ...]
     needed: int
     member_timeout_ms: int = 0

@@ -45,6 +45,11 @@ _CONTENTS_FIELDS = {
 }
 
 
+def sniff(_message: bytes) -> bool:
+    """Whether a message is to be read as protobuf: any, for protobuf has no mark by which to tell it."""
+    return True
+
+
 class Envelope(msgspec.Struct, frozen=True):
     """A `ModelInferRequest` taken apart without copying a tensor.
 
@@ -141,6 +146,15 @@ def decode_id(request_id: bytes) -> str:
         return request_id.decode()
     except UnicodeDecodeError:
         raise UnreadableRequest(f"the id is not UTF-8: {request_id[:40]!r}") from None
+
+
+def find_id(message: bytes) -> str:
+    """The id of a request that breaks the protocol; empty if it has none.
+
+    Raises:
+        UnreadableRequest: The bytes are not a protobuf message, or the id is not UTF-8.
+    """
+    return decode_id(message[slice(*open_envelope(message).id_at)])
 
 
 def read_request(message_bytes: bytes) -> InferRequest:

@@ -359,7 +359,7 @@ def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Dead
             continue
         answer = codec.decode_response(output.value)
         assert output.key == answer.id.encode()
-        assert codec.is_json(output.value) == bool(by_id[answer.id].encoding)
+        assert codec.encoding_of(output.value) is by_id[answer.id].encoding
         check_answer(by_id[answer.id], answer, job.fates[answer.id], at_ms)
         assert job.fates[answer.id].lost or at_ms < WINDOW_TIMEOUT_MS, "waited for what was there"
         answers[answer.id] += 1

@@ -2,7 +2,7 @@
 
     [ensemble]
     members = ["a", "b@2"]        models of the repository, the newest version where none is named
-    merge = "mean"                weighted_mean, vote, stack, max: see `anabranch.operators.core.merging.ensemble`
+    merge = "mean"                weighted_mean, vote, stack, max: see `anabranch.operators.core.merging.merge_rules`
     weights = [2, 1]              for weighted_mean
     outputs = ["y"]               those that all members have, where it says nothing
     on_failure = "rest"           answer from the members that are there; default "fail"
@@ -20,9 +20,9 @@ from typing import Literal
 import msgspec
 
 from anabranch.flink_job.config import ConfigError
-from anabranch.operators.core.merging.ensemble import cannot_merge, merged_datatype
+from anabranch.operators.core.merging.merge_rules import MERGE_RULES, cannot_merge
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
-from anabranch.schemas.model import Catalog, Ensemble, Merge, ModelSpec, TensorSpec
+from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, TensorSpec
 
 #: An ensemble's files have no version.
 VERSION = "1"
@@ -32,7 +32,7 @@ class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """An `[ensemble]`; see the module."""
 
     members: tuple[str, ...]
-    merge: Merge = "mean"
+    merge: str = "mean"
     weights: tuple[float, ...] = ()
     outputs: tuple[str, ...] = ()
     on_failure: Literal["fail", "rest"] = "fail"
@@ -99,10 +99,14 @@ def _check_numbers(table: EnsembleTable) -> None:
     count = len(table.members)
     if count < 2:
         raise _Misfit(f"members has {count}; it takes two or more")
-    if table.merge == "weighted_mean" and len(table.weights) != count:
+    rule = MERGE_RULES.get(table.merge)
+    if rule is None:
+        raise _Misfit(f"merge: unknown rule {table.merge!r}; available: {', '.join(MERGE_RULES)}")
+    if rule.takes_weights and len(table.weights) != count:
         raise _Misfit(f"weights has {len(table.weights)} numbers for {count} members")
-    if table.merge != "weighted_mean" and table.weights:
-        raise _Misfit(f"weights are for weighted_mean; merge is {table.merge}")
+    if table.weights and not rule.takes_weights:
+        takers = ", ".join(name for name, each in MERGE_RULES.items() if each.takes_weights)
+        raise _Misfit(f"weights are for {takers}; merge is {table.merge}")
     if not all(0 < weight < math.inf for weight in table.weights):
         raise _Misfit(f"weights is {list(table.weights)}; all must be above 0")
     if not 1 <= table.min_members <= count:
@@ -153,11 +157,12 @@ def _merged_output(name: str, table: EnsembleTable, members: Sequence[ModelSpec]
     reason = cannot_merge(table.merge, datatype)
     if reason is not None:
         raise _Misfit(f"merge: {reason}, and output {name!r} is {datatype}; name the outputs to merge in outputs")
-    if table.merge == "stack":
+    rule = MERGE_RULES[table.merge]
+    if rule.adds_member_axis:
         at = 1 if members[0].batchable else 0
         # Where members may be missing, the axis has those that are there.
         shape = (*shape[:at], len(members) if table.on_failure == "fail" else None, *shape[at:])
-    return TensorSpec(name, merged_datatype(table.merge, datatype), shape)
+    return TensorSpec(name, rule.result_datatype(datatype), shape)
 
 
 def _common_shape(kind: str, specs: Sequence[TensorSpec], members: Sequence[ModelSpec]) -> tuple[int | None, ...]:

@@ -1,19 +1,15 @@
-"""Ensembles: every member gets the whole request in its own order, and outputs are merged as plain Python would."""
+"""Ensembles: every member gets the whole request in its own order, and the outputs of members are merged."""
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask
-from anabranch.operators.core.merging.ensemble import cannot_merge, merge_arrays, merge_members, merged_datatype
+from anabranch.operators.core.merging.ensemble import merge_members
 from anabranch.operators.core.merging.request_window import Window, answer_of
 from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
 from anabranch.operators.core.requests import Request
@@ -25,7 +21,7 @@ from anabranch.schemas.errors import InferenceFailed
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Ensemble
 from anabranch.schemas.records import Record, RecordKind, Source, decode_opening_signature, decode_signature
-from anabranch.schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Array, Tensor
+from anabranch.schemas.tensors import Tensor
 from tests.core.models import (
     ENSEMBLES,
     MAX_MESSAGE_BYTES,
@@ -41,98 +37,6 @@ from tests.core.models import (
 
 SERVED = catalog(by_model={"less": Batching(shard_rows=3)}, ensembles=True)
 ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
-
-
-# ---- merging -------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def same_arrays(draw: st.DrawFn, datatypes: Sequence[str]) -> list[Array]:
-    """Arrays of one datatype and shape: of few values, so that they agree now and then."""
-    datatype = draw(st.sampled_from(sorted(datatypes)))
-    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
-    count, size = draw(st.integers(1, 5)), math.prod(shape)
-    if datatype == BYTES:
-        elements: st.SearchStrategy[Any] = st.sampled_from([b"", b"a", b"b", b"\xff"])
-    elif datatype == "BOOL":
-        elements = st.booleans()
-    elif datatype in FLOATS:
-        elements = st.sampled_from([-1.5, 0.1, 2.0, 1e4]) | st.floats(width=16)
-    else:
-        limits: Any = np.iinfo(NUMPY_DTYPES[datatype].str)
-        elements = st.sampled_from([0, 1, 2, int(limits.min), int(limits.max)])
-    arrays = []
-    for _ in range(count):
-        array = np.empty(size, object)
-        array[:] = draw(st.lists(elements, min_size=size, max_size=size))
-        arrays.append((array if datatype == BYTES else array.astype(NUMPY_DTYPES[datatype])).reshape(shape))
-    return arrays
-
-
-def by_element(arrays: Sequence[Array]) -> list[tuple[Any, ...]]:
-    return list(zip(*(array.ravel().tolist() for array in arrays), strict=True))
-
-
-def alike(found: Array, wanted: Sequence[Any]) -> bool:
-    """Equal, NaN with NaN."""
-    return all(
-        one == other or (one != one and other != other)  # noqa: PLR0124
-        for one, other in zip(found.ravel().tolist(), wanted, strict=True)
-    )
-
-
-def rounded(value: float, like: Array) -> Any:
-    with np.errstate(over="ignore"):
-        return np.float64(value).astype(like.dtype if like.dtype.kind == "f" else np.float64).item()
-
-
-@given(same_arrays(sorted(DATATYPES - {BYTES})), st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=5, max_size=5))
-def test_means_are_those_of_plain_arithmetic_rounded_once(arrays: list[Array], weights: list[float]) -> None:
-    weights = weights[: len(arrays)]
-    for merge, shares in (("mean", [1.0] * len(arrays)), ("weighted_mean", weights)):
-        merged = merge_arrays(merge, arrays, weights, member_axis=0)  # type: ignore[arg-type]
-        wanted = []
-        for values in by_element(arrays):
-            total = 0.0
-            for value, share in zip(values, shares, strict=True):
-                total += float(value) * share
-            wanted.append(rounded(total / sum(shares), arrays[0]))
-        assert merged.shape == arrays[0].shape
-        assert alike(merged, wanted)
-        assert merged.dtype == (arrays[0].dtype if arrays[0].dtype.kind == "f" else np.float64)
-
-
-@given(same_arrays(sorted(DATATYPES - FLOATS)))
-def test_a_vote_is_won_by_what_most_say_and_then_by_the_earliest(arrays: list[Array]) -> None:
-    merged = merge_arrays("vote", arrays, [1.0] * len(arrays), member_axis=0)
-    # A counter keeps the order in which it met its keys.
-    assert merged.ravel().tolist() == [Counter(values).most_common(1)[0][0] for values in by_element(arrays)]
-    assert (merged.shape, merged.dtype) == (arrays[0].shape, arrays[0].dtype)
-
-
-@given(same_arrays(sorted(DATATYPES - {BYTES})))
-def test_the_largest_wins_and_nan_beats_all(arrays: list[Array]) -> None:
-    merged = merge_arrays("max", arrays, [1.0] * len(arrays), member_axis=0)
-    assert alike(merged, [math.nan if any(v != v for v in each) else max(each) for each in by_element(arrays)])  # noqa: PLR0124
-    assert (merged.shape, merged.dtype) == (arrays[0].shape, arrays[0].dtype)
-
-
-@given(same_arrays(sorted(DATATYPES)))
-def test_a_stack_holds_every_member_s_array_behind_the_rows(arrays: list[Array]) -> None:
-    for axis in range(min(arrays[0].ndim, 1) + 1):
-        merged = merge_arrays("stack", arrays, [1.0] * len(arrays), member_axis=axis)
-        assert merged.dtype == arrays[0].dtype
-        for member, array in enumerate(arrays):
-            assert alike(merged.take([member], axis=axis), array.ravel().tolist())
-
-
-def test_what_cannot_be_merged_is_known_and_so_is_what_becomes_of_the_rest() -> None:
-    assert {each for each in DATATYPES if cannot_merge("vote", each)} == FLOATS
-    for merge in ("mean", "weighted_mean", "max"):
-        assert {each for each in DATATYPES if cannot_merge(merge, each)} == {BYTES}
-    assert not any(cannot_merge("stack", each) for each in DATATYPES)
-    assert [merged_datatype("mean", each) for each in ("FP16", "INT8", "BOOL")] == ["FP16", "FP64", "FP64"]
-    assert merged_datatype("max", "INT8") == "INT8"
 
 
 def test_members_that_disagree_on_a_shape_fail_the_request_by_name() -> None:

@@ -94,7 +94,7 @@ def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
         for (name, values), encoding in zip(requests.items(), forms, strict=True)
     ]
     outputs = serving().on_batch(unit, NOW_MS)
-    assert [codec.is_json(output.value) for output in outputs] == [False, True, False]
+    assert [codec.encoding_of(output.value) is Encoding.JSON for output in outputs] == [False, True, False]
     assert {name: values_of(answer) for name, answer in answers(outputs).items()} == {
         name: expected("rows", values) for name, values in requests.items()
     }

@@ -52,7 +52,7 @@ def opened(outputs: list[Answer | DeadLetterRecord]) -> tuple[list[InferResponse
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_an_answer_has_the_form_of_its_request_and_no_letter(encoding: Encoding) -> None:
     [output] = serve(admitted(encoding=encoding), (Y,))
-    assert codec.is_json(output.value) == (encoding is Encoding.JSON)
+    assert codec.encoding_of(output.value) is encoding
     assert opened([output]) == ([InferResponse("rows", "10", "ä", (Y,))], [])
 
 
@@ -155,7 +155,7 @@ def test_who_cannot_be_read_is_not_answered_but_put_into_a_letter() -> None:
 def test_who_is_refused_is_answered_though_no_model_is_named(encoding: Encoding) -> None:
     refused = Refused(SOURCE, "ä", encoding, b"bytes", Failure("wrong_shape", "why", "admit"))
     outputs = ANSWERING.refuse(refused)
-    assert codec.is_json(outputs[0].value) == (encoding is Encoding.JSON)
+    assert codec.encoding_of(outputs[0].value) is encoding
     answers, letters = opened(outputs)
     assert answers == [ErrorResponse("ä", "wrong_shape", "why")]
     assert (letters[0].stage, letters[0].original) == ("admit", b"bytes")

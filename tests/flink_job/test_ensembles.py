@@ -124,7 +124,7 @@ def test_rows_come_in_multiples_that_all_members_can_run(repository: Path) -> No
         ('members = ["a", "b"]\nweights = [1, 2]', "weights are for weighted_mean"),
         ('members = ["a", "b"]\nmerge = "weighted_mean"\nweights = [1, 0]', "above 0"),
         ('members = ["a", "b"]\nmerge = "weighted_mean"\nweights = [1, inf]', "above 0"),
-        ('members = ["a", "b"]\nmerge = "vote"', "a vote needs labels"),
+        ('members = ["a", "b"]\nmerge = "vote"', "vote needs labels"),
         ('members = ["text@1", "text@2"]', "mean needs numbers"),
         ('members = ["a", "b"]\noutputs = ["z"]', "a has no output 'z'; it gives y"),
         ('members = ["a", "apart"]', "no output in common: a gives y; apart gives z"),

@@ -1,32 +1,36 @@
-"""Which form a message is in is told by its content, whatever it looks like at first sight."""
+"""The encoding of a message is found by its content; the table of encodings is complete."""
+
+import importlib.util
+from enum import IntEnum
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.schemas import codec
+from anabranch.schemas import codec, messages
 from anabranch.schemas.errors import AnabranchError, UnreadableRequest
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from tests.strategies import requests
 
+READ = ("read_request", "read_response", "find_id")
 ROW = Tensor.from_array("x", np.ones((1, 4), np.float32))
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @given(data=st.data())
-def test_a_request_of_either_form_reads_back_equal_and_yields_its_id(encoding: Encoding, data: st.DataObject) -> None:
+def test_request_in_any_encoding_reads_back_equal(encoding: Encoding, data: st.DataObject) -> None:
     request = data.draw(requests(encoding))
     message = codec.encode_request(request)
-    assert codec.is_json(message) == (encoding is Encoding.JSON)
+    assert codec.encoding_of(message) is encoding
     assert codec.decode_request(message) == request
     assert codec.find_id(message) == (request.id, encoding)
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @pytest.mark.parametrize("answer", [InferResponse("m", "1", "a", (ROW,)), ErrorResponse("a", "c", "text")])
-def test_an_answer_of_either_form_reads_back_equal(encoding: Encoding, answer: InferResponse | ErrorResponse) -> None:
+def test_response_in_any_encoding_reads_back_equal(encoding: Encoding, answer: InferResponse | ErrorResponse) -> None:
     assert codec.decode_response(codec.encode_response(answer, encoding)) == answer
 
 
@@ -34,7 +38,7 @@ def test_an_answer_of_either_form_reads_back_equal(encoding: Encoding, answer: I
     "lead", [b"", b" ", b"\n", b"\r\n", b"\t \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n", b" " * 123]
 )
 @pytest.mark.parametrize("size", [*range(100, 140), 1000])
-def test_json_after_white_space_or_a_byte_order_mark_is_json_at_any_size(lead: bytes, size: int) -> None:
+def test_json_after_white_space_or_mark_is_json(lead: bytes, size: int) -> None:
     # A line feed and a brace open a protobuf message whose model's name has 123 bytes: 125 bytes of JSON fit exactly.
     message = lead + b'{"inputs":[],"id":"%s"}' % (b"a" * (size - 21 - len(lead)))
     assert codec.decode_request(message).encoding is Encoding.JSON
@@ -43,7 +47,7 @@ def test_json_after_white_space_or_a_byte_order_mark_is_json_at_any_size(lead: b
 
 @pytest.mark.parametrize("length", [9, 10, 13, 32, 123, 0xEF - 128])
 @pytest.mark.parametrize("letter", ["m", "{", "}", "é"])
-def test_a_protobuf_message_is_protobuf_however_long_its_model_name_is(length: int, letter: str) -> None:
+def test_protobuf_with_any_model_name_is_protobuf(length: int, letter: str) -> None:
     name = letter * (length // len(letter.encode()))
     message = codec.encode_request(InferRequest(name, (ROW,), id="a"))
     assert codec.decode_request(message).model_name == name
@@ -67,19 +71,51 @@ def test_a_protobuf_message_is_protobuf_however_long_its_model_name_is(length: i
         b"\x1f\x8b\x08\0\0",  # gzip
     ],
 )
-def test_what_is_in_neither_form_is_unreadable(message: bytes) -> None:
+def test_message_in_no_encoding_is_unreadable(message: bytes) -> None:
     with pytest.raises(UnreadableRequest):
         codec.decode_request(message)
 
 
 @settings(max_examples=500)
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\n\t anul0-9\\', max_size=60).map(str.encode))
-def test_any_bytes_raise_nothing_but_our_errors(message: bytes) -> None:
+def test_random_bytes_raise_wire_errors_only(message: bytes) -> None:
     request_id, encoding = codec.find_id(message)
     assert isinstance(request_id, str)
     assert isinstance(encoding, Encoding)
     for read in (codec.decode_request, codec.decode_response):
         try:
             read(message)
+        except AnabranchError:
+            continue
+
+
+@pytest.mark.parametrize("forgotten", list(Encoding))
+def test_encoding_without_a_codec_fails_to_start(forgotten: Encoding) -> None:
+    codec.check_encodings(codec.ENCODINGS)
+    table = {encoding: each for encoding, each in codec.ENCODINGS.items() if encoding is not forgotten}
+    with pytest.raises(NotImplementedError, match=rf"no codec for {forgotten.name}"):
+        codec.check_encodings(table)
+
+
+def test_table_whose_last_codec_refuses_fails_to_start() -> None:
+    table = dict(reversed(codec.ENCODINGS.items()))
+    with pytest.raises(NotImplementedError, match="protobuf last"):
+        codec.check_encodings(table)
+
+
+def test_encoding_added_without_codec_stops_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = IntEnum("Encoding", {**{each.name: each.value for each in Encoding}, "AVRO": 2})  # type: ignore[misc]
+    monkeypatch.setattr(messages, "Encoding", planted)
+    spec = importlib.util.spec_from_file_location("planted_codec", codec.__file__)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    with pytest.raises(NotImplementedError, match="no codec for AVRO"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_every_codec_fails_with_wire_errors_only(encoding: Encoding) -> None:
+    for name in READ:
+        try:
+            getattr(codec.ENCODINGS[encoding], name)(b"\x0b\xff{")
         except AnabranchError:
             continue
