@@ -1,10 +1,11 @@
-"""Anabranch for those who use it: `Client` asks a running job for answers, numpy in and numpy out.
+"""The public interface of Anabranch: `Client` sends numpy arrays to a running job and returns its outputs.
 
     with anabranch.Client("127.0.0.1:9092") as client:
         result = client.infer("digits", {"x": images})
         result["logits"]
 
-The names are loaded when they are first used, so that importing a module of this package brings no Kafka client.
+Names are loaded on first use: importing the package brings neither Kafka nor numpy. `anabranch.errors` draws the tree
+of errors.
 """
 
 from importlib import import_module
@@ -12,23 +13,172 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anabranch.client import Client
-    from anabranch.client_errors import BrokerUnreachable, ClientClosed, ClientError, NoAnswer, NotSent, TopicMissing
+    from anabranch.errors import (
+        AnabranchError,
+        BrokerUnreachable,
+        ClientClosed,
+        CompilationFailed,
+        ConfigError,
+        CutError,
+        DeadlineExceeded,
+        EmptyBatch,
+        ExchangeFailed,
+        FlinkNotFound,
+        FrameworkMissing,
+        ImportFailed,
+        IncompleteAnswer,
+        InferenceFailed,
+        InstallationError,
+        InternalError,
+        InvalidModel,
+        InvalidParameter,
+        JarsMissing,
+        JavaNotFound,
+        LibpythonNotFound,
+        MalformedRequest,
+        MissingInput,
+        ModelError,
+        ModelLoadFailed,
+        NoAnswer,
+        NonFiniteInput,
+        NoPlan,
+        NoSuchCut,
+        NotConverted,
+        NotEnoughMemory,
+        NotEqual,
+        NotRunning,
+        NotSent,
+        Overloaded,
+        PartitionError,
+        PlanningError,
+        PlanNotWritten,
+        PortInUse,
+        ProofError,
+        RequestError,
+        RequestTooLarge,
+        ResponseTooLarge,
+        ServingError,
+        StackError,
+        StageFailed,
+        StartFailed,
+        TopicMissing,
+        TopicNotMade,
+        TransportError,
+        UncarriedTensor,
+        UnequalOutput,
+        UnknownInput,
+        UnknownModel,
+        UnknownOutput,
+        UnknownSource,
+        UnknownVersion,
+        UnreadableModel,
+        UnreadableRequest,
+        UnsafeModel,
+        UnusableArgument,
+        UnusableInputs,
+        UnusableNodes,
+        VersionThere,
+        WholeModelFailed,
+        WrongDatatype,
+        WrongShape,
+        WrongSize,
+    )
     from anabranch.result import Result
 
+    __version__: str
+
 __all__ = [
+    "AnabranchError",
     "BrokerUnreachable",
     "Client",
     "ClientClosed",
-    "ClientError",
+    "CompilationFailed",
+    "ConfigError",
+    "CutError",
+    "DeadlineExceeded",
+    "EmptyBatch",
+    "ExchangeFailed",
+    "FlinkNotFound",
+    "FrameworkMissing",
+    "ImportFailed",
+    "IncompleteAnswer",
+    "InferenceFailed",
+    "InstallationError",
+    "InternalError",
+    "InvalidModel",
+    "InvalidParameter",
+    "JarsMissing",
+    "JavaNotFound",
+    "LibpythonNotFound",
+    "MalformedRequest",
+    "MissingInput",
+    "ModelError",
+    "ModelLoadFailed",
     "NoAnswer",
+    "NoPlan",
+    "NoSuchCut",
+    "NonFiniteInput",
+    "NotConverted",
+    "NotEnoughMemory",
+    "NotEqual",
+    "NotRunning",
     "NotSent",
+    "Overloaded",
+    "PartitionError",
+    "PlanNotWritten",
+    "PlanningError",
+    "PortInUse",
+    "ProofError",
+    "RequestError",
+    "RequestTooLarge",
+    "ResponseTooLarge",
     "Result",
+    "ServingError",
+    "StackError",
+    "StageFailed",
+    "StartFailed",
     "TopicMissing",
+    "TopicNotMade",
+    "TransportError",
+    "UncarriedTensor",
+    "UnequalOutput",
+    "UnknownInput",
+    "UnknownModel",
+    "UnknownOutput",
+    "UnknownSource",
+    "UnknownVersion",
+    "UnreadableModel",
+    "UnreadableRequest",
+    "UnsafeModel",
+    "UnusableArgument",
+    "UnusableInputs",
+    "UnusableNodes",
+    "VersionThere",
+    "WholeModelFailed",
+    "WrongDatatype",
+    "WrongShape",
+    "WrongSize",
+    "__version__",
 ]
-_HOMES = {"Client": "anabranch.client", "Result": "anabranch.result"}
+_MODULES = {"Client": "anabranch.client", "Result": "anabranch.result"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "anabranch.client_errors")), name)
+    return getattr(import_module(_MODULES.get(name, "anabranch.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - 20 ms that most programs never need
+
+    try:
+        return version("anabranch")
+    except PackageNotFoundError:
+        return "0+unknown"

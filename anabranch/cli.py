@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from anabranch.client_errors import ClientError
 from anabranch.commands import stack
 from anabranch.commands.demo import demo
 from anabranch.commands.import_model import import_model
@@ -20,27 +21,23 @@ from anabranch.commands.node import node
 from anabranch.commands.plan import plan
 from anabranch.commands.run import run
 from anabranch.commands.top import top
-from anabranch.errors import StackError
-from anabranch.flink_job.config import ConfigError
-from anabranch.flink_job.installation import InstallationError
-from anabranch.importing.errors import ImportFailed
-from anabranch.operators.backends.base import ModelLoadFailed
-from anabranch.partition.errors import PartitionError
 from anabranch.schemas.errors import AnabranchError
 
-# What a person can do something about: shown in one line. Anything else is a bug, and shown in full.
-_EXPECTED = (
-    StackError,
-    InstallationError,
-    ConfigError,
-    ModelLoadFailed,
-    PartitionError,
-    ClientError,
-    AnabranchError,
-    ImportFailed,
-)
+
+class _Commands(TyperGroup):
+    """The commands; an `AnabranchError` of any of them is one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AnabranchError as error:
+            line = f"{error.code}: {error}"
+            Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
     no_args_is_help=True,
     add_completion=False,
@@ -59,12 +56,6 @@ app.command()(node)
 
 
 def main() -> None:
-    """Runs the command line; known errors are one line on stderr and exit code 1, Ctrl-C is 130."""
-    # A plain `kill` shall clean up as Ctrl-C does.
+    """Runs the command line. A plain `kill` cleans up as Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        app()
-    except _EXPECTED as error:
-        line = f"{type(error).__name__}: {error}"
-        Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+    app()

@@ -22,7 +22,6 @@ import kafka.errors
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.client_errors import BrokerUnreachable, NotSent, TopicMissing
 from anabranch.flink_job.config import Config
 from anabranch.response_receiver import ResponseReceiver, Waiting
 from anabranch.result import Result
@@ -30,6 +29,7 @@ from anabranch.schemas import codec
 from anabranch.schemas.errors import InvalidParameter, RequestTooLarge
 from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
+from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing
 
 Inputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 Parameters = Mapping[str, Parameter | np.generic]
@@ -165,7 +165,7 @@ class Client:
         Raises:
             RequestError: The request is at fault; what kind of error says how.
             ServingError: The request was fine, but was not served.
-            ClientError: No answer could be had; see `anabranch.client_errors`.
+            TransportError: No answer could be had; see `anabranch.transport_errors`.
         """
         return self.submit(
             model,

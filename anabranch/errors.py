@@ -1,84 +1,244 @@
-"""What can go wrong with the local stack.
+"""All errors of Anabranch, as one tree. Every class has a stable `code`; catch the branch that you can handle.
 
-    StackError
-    ├── PortInUse         another process has the port
-    ├── NotEnoughMemory   the machine has too little left
-    ├── NotRunning        there is no stack to ask or stop
-    ├── TopicNotMade      the broker refused a topic
-    └── StartFailed       a process ended, or was not ready in time
+    AnabranchError                        error
+    ├── RequestError                      request_error          the request is at fault: mend it, then send it again
+    │   ├── UnreadableRequest             unreadable
+    │   ├── MalformedRequest              malformed_request
+    │   ├── RequestTooLarge               request_too_large
+    │   ├── UnknownModel                  unknown_model
+    │   ├── UnknownVersion                unknown_version
+    │   ├── UnknownInput                  unknown_input
+    │   ├── MissingInput                  missing_input
+    │   ├── UnknownOutput                 unknown_output
+    │   ├── WrongDatatype                 wrong_datatype
+    │   ├── WrongShape                    wrong_shape
+    │   ├── WrongSize                     wrong_size
+    │   ├── EmptyBatch                    empty_batch
+    │   ├── NonFiniteInput                non_finite_input
+    │   └── InvalidParameter              invalid_parameter
+    ├── ServingError                      serving_error          the request was fine, but was not served
+    │   ├── InferenceFailed               inference_failed
+    │   ├── DeadlineExceeded              deadline_exceeded
+    │   ├── Overloaded                    overloaded
+    │   ├── IncompleteAnswer              incomplete_answer
+    │   ├── ResponseTooLarge              response_too_large
+    │   ├── ExchangeFailed                exchange_failed
+    │   └── InternalError                 internal_error
+    ├── TransportError                    transport_error        no answer reached the client
+    │   ├── BrokerUnreachable             broker_unreachable
+    │   ├── TopicMissing                  topic_missing
+    │   ├── NotSent                       not_sent
+    │   ├── NoAnswer                      no_answer
+    │   └── ClientClosed                  client_closed
+    ├── ConfigError                       config_error           the configuration or model repository is at fault
+    ├── ModelLoadFailed                   model_load_failed      a model's file is at fault
+    ├── PartitionError                    partition_error        a model cannot be cut into stages
+    │   ├── ModelError                    model_error
+    │   │   ├── UnreadableModel           unreadable_model
+    │   │   ├── InvalidModel              invalid_model
+    │   │   └── UnsafeModel               unsafe_model
+    │   ├── CutError                      cut_error
+    │   │   ├── NoSuchCut                 no_such_cut
+    │   │   └── UncarriedTensor           uncarried_tensor
+    │   ├── PlanningError                 planning_error
+    │   │   ├── NoPlan                    no_plan
+    │   │   └── UnusableNodes             unusable_nodes
+    │   ├── ProofError                    proof_error
+    │   │   ├── UnusableInputs            unusable_inputs
+    │   │   ├── WholeModelFailed          whole_model_failed
+    │   │   ├── StageFailed               stage_failed
+    │   │   └── UnequalOutput             unequal_output
+    │   └── PlanNotWritten                plan_not_written
+    ├── ImportFailed                      import_failed          a model of another framework was not imported
+    │   ├── UnknownSource                 unknown_source
+    │   ├── FrameworkMissing              framework_missing
+    │   ├── NotConverted                  not_converted
+    │   ├── NotEqual                      not_equal
+    │   └── VersionThere                  version_there
+    ├── StackError                        stack_error            the local stack, or a Flink cluster, does not do it
+    │   ├── PortInUse                     port_in_use
+    │   ├── NotEnoughMemory               not_enough_memory
+    │   ├── NotRunning                    not_running
+    │   ├── TopicNotMade                  topic_not_made
+    │   └── StartFailed                   start_failed
+    ├── InstallationError                 installation_error     something is not installed
+    │   ├── JavaNotFound                  java_not_found
+    │   ├── FlinkNotFound                 flink_not_found
+    │   ├── JarsMissing                   jars_missing
+    │   ├── CompilationFailed             compilation_failed
+    │   └── LibpythonNotFound             libpython_not_found
+    └── UnusableArgument                  unusable_argument      a command's argument cannot be used
 
-What is missing on the machine itself (Java, jars) is an `InstallationError` of `anabranch.flink_job.installation`.
-Every message is one line that says what to do.
+Each class is defined where it is raised; this module collects them. It needs nothing that is not installed with the
+client, and `ModelLoadFailed` is loaded when it is first used.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING, Any
 
-from pathlib import Path
+from anabranch.flink_job.errors import (
+    CompilationFailed,
+    ConfigError,
+    FlinkNotFound,
+    InstallationError,
+    JarsMissing,
+    JavaNotFound,
+    LibpythonNotFound,
+)
+from anabranch.importing.errors import (
+    FrameworkMissing,
+    ImportFailed,
+    NotConverted,
+    NotEqual,
+    UnknownSource,
+    VersionThere,
+)
+from anabranch.partition.errors import (
+    CutError,
+    InvalidModel,
+    ModelError,
+    NoPlan,
+    NoSuchCut,
+    PartitionError,
+    PlanningError,
+    PlanNotWritten,
+    ProofError,
+    StageFailed,
+    UncarriedTensor,
+    UnequalOutput,
+    UnreadableModel,
+    UnsafeModel,
+    UnusableInputs,
+    UnusableNodes,
+    WholeModelFailed,
+)
+from anabranch.schemas.errors import (
+    AnabranchError,
+    DeadlineExceeded,
+    EmptyBatch,
+    ExchangeFailed,
+    IncompleteAnswer,
+    InferenceFailed,
+    InternalError,
+    InvalidParameter,
+    MalformedRequest,
+    MissingInput,
+    NonFiniteInput,
+    Overloaded,
+    RequestError,
+    RequestTooLarge,
+    ResponseTooLarge,
+    ServingError,
+    UnknownInput,
+    UnknownModel,
+    UnknownOutput,
+    UnknownVersion,
+    UnreadableRequest,
+    WrongDatatype,
+    WrongShape,
+    WrongSize,
+)
+from anabranch.stack.errors import (
+    NotEnoughMemory,
+    NotRunning,
+    PortInUse,
+    StackError,
+    StartFailed,
+    TopicNotMade,
+)
+from anabranch.transport_errors import (
+    BrokerUnreachable,
+    ClientClosed,
+    NoAnswer,
+    NotSent,
+    TopicMissing,
+    TransportError,
+)
 
-_TAIL_LINES = 40
-_TAIL_BYTES = 64 * 1024
-_CAUSE_CHARACTERS = 300
+if TYPE_CHECKING:
+    from anabranch.operators.backends.base import ModelLoadFailed
 
 
-class StackError(Exception):
-    """Base of what can go wrong with the local stack."""
+class UnusableArgument(AnabranchError):
+    """An argument of a command cannot be used; the message says which and why."""
+
+    code = "unusable_argument"
 
 
-class PortInUse(StackError):
-    """Another process listens on a port that we were told to use."""
+__all__ = [
+    "AnabranchError",
+    "BrokerUnreachable",
+    "ClientClosed",
+    "CompilationFailed",
+    "ConfigError",
+    "CutError",
+    "DeadlineExceeded",
+    "EmptyBatch",
+    "ExchangeFailed",
+    "FlinkNotFound",
+    "FrameworkMissing",
+    "ImportFailed",
+    "IncompleteAnswer",
+    "InferenceFailed",
+    "InstallationError",
+    "InternalError",
+    "InvalidModel",
+    "InvalidParameter",
+    "JarsMissing",
+    "JavaNotFound",
+    "LibpythonNotFound",
+    "MalformedRequest",
+    "MissingInput",
+    "ModelError",
+    "ModelLoadFailed",
+    "NoAnswer",
+    "NoPlan",
+    "NoSuchCut",
+    "NonFiniteInput",
+    "NotConverted",
+    "NotEnoughMemory",
+    "NotEqual",
+    "NotRunning",
+    "NotSent",
+    "Overloaded",
+    "PartitionError",
+    "PlanNotWritten",
+    "PlanningError",
+    "PortInUse",
+    "ProofError",
+    "RequestError",
+    "RequestTooLarge",
+    "ResponseTooLarge",
+    "ServingError",
+    "StackError",
+    "StageFailed",
+    "StartFailed",
+    "TopicMissing",
+    "TopicNotMade",
+    "TransportError",
+    "UncarriedTensor",
+    "UnequalOutput",
+    "UnknownInput",
+    "UnknownModel",
+    "UnknownOutput",
+    "UnknownSource",
+    "UnknownVersion",
+    "UnreadableModel",
+    "UnreadableRequest",
+    "UnsafeModel",
+    "UnusableArgument",
+    "UnusableInputs",
+    "UnusableNodes",
+    "VersionThere",
+    "WholeModelFailed",
+    "WrongDatatype",
+    "WrongShape",
+    "WrongSize",
+]
 
-    def __init__(self, port: int, option: str) -> None:
-        super().__init__(f"port {port} is in use by another process: stop it, or choose another port with {option}")
 
+def __getattr__(name: str) -> Any:
+    if name != "ModelLoadFailed":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from anabranch.operators.backends.base import ModelLoadFailed  # noqa: PLC0415 - brings numpy and msgspec
 
-class NotEnoughMemory(StackError):
-    """Starting would push the machine into swapping or the out-of-memory killer."""
-
-    def __init__(self, needed_mb: int, available_mb: int) -> None:
-        super().__init__(
-            f"the stack needs about {needed_mb} MB of memory and {available_mb} MB are available: "
-            "close something, or use fewer --task-managers"
-        )
-
-
-class NotRunning(StackError):
-    """There is no running stack."""
-
-
-class TopicNotMade(StackError):
-    """The broker refused to make a topic."""
-
-
-class StartFailed(StackError):
-    """A process ended, or was not ready in time.
-
-    Attributes:
-        log_path: The process's log.
-        tail: Its last lines.
-    """
-
-    def __init__(self, name: str, reason: str, log_path: Path) -> None:
-        self.log_path = log_path
-        self.tail = _tail(log_path)
-        cause = _cause(self.tail)
-        super().__init__(f"{name} {reason}{': ' + cause if cause else ''}; its log is {log_path}")
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            size_bytes = file.seek(0, 2)
-            file.seek(max(0, size_bytes - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL_LINES:])
-
-
-def _cause(tail: str) -> str:
-    """The line that says most: the innermost cause where there is one, else the last error."""
-    for marks in (("Caused by: ",), ("ERROR", "FATAL", "Error:", "Exception")):
-        lines = [line.strip() for line in tail.splitlines() if any(mark in line for mark in marks)]
-        if lines:
-            return lines[-1].removeprefix("Caused by: ")[:_CAUSE_CHARACTERS]
-    return ""
+    return ModelLoadFailed

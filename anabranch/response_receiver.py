@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import kafka
 
-from anabranch.client_errors import ClientClosed, ClientError, NoAnswer
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, error_with_code
 from anabranch.schemas.messages import ErrorResponse
+from anabranch.transport_errors import ClientClosed, NoAnswer, TransportError
 
 #: How often to look for requests whose time is up, and whether to end.
 _TICK_MS = 100
@@ -48,7 +48,7 @@ class ResponseReceiver:
         self._consumer = consumer
         self._waiting: dict[bytes, Waiting] = {}
         self._lock = threading.Lock()
-        self._end_reason: ClientError | None = None
+        self._end_reason: TransportError | None = None
         self._thread = threading.Thread(target=self._receive, name="anabranch-answers", daemon=True)
         self._thread.start()
 
@@ -56,7 +56,7 @@ class ResponseReceiver:
         """To be called before the request is sent, so that no answer can be faster.
 
         Raises:
-            ClientError: No answer can be received any more.
+            TransportError: No answer can be received any more.
         """
         with self._lock:
             if self._end_reason is not None:
@@ -75,7 +75,7 @@ class ResponseReceiver:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _stop(self, reason: ClientError) -> None:
+    def _stop(self, reason: TransportError) -> None:
         with self._lock:
             self._end_reason = self._end_reason or reason
         while self._waiting:
@@ -95,7 +95,7 @@ class ResponseReceiver:
                     next_tick_s = now_s + _TICK_MS / 1000
                     self._expire(now_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, without this thread nobody is ever answered
-            self._stop(ClientError(f"answers can no longer be read: {error}; make a new client"))
+            self._stop(TransportError(f"answers can no longer be read: {error}; make a new client"))
         finally:
             self._consumer.close()
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
-from anabranch.errors import StackError
+from anabranch.stack.errors import StackError
 from bench import plots, tables
 from bench.arena import Arena, Stalled
 from bench.models import FFNN, RESNET

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from anabranch.flink_job.errors import ConfigError
 from anabranch.schemas.model import Batching, SessionOptions
 
 #: What a record may have beside the message: its key, batch headers, the fields of a dead letter.
@@ -25,10 +26,6 @@ _MAX_WAIT_MS = 365 * 24 * 3_600_000
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
 _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 EXECUTION_MODE = "python.execution-mode"
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the message says which key, and why."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

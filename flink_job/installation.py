@@ -2,15 +2,6 @@
 
 Pure look-ups, but for `compile_java`, `java_jar` and `flink_lib_dir`, which make what is missing. The module's own
 imports are the standard library's, so that `make setup` can ask it before anything else is installed.
-
-Errors::
-
-    InstallationError
-    +-- JavaNotFound       no Java 17 or 21
-    +-- FlinkNotFound      no apache-flink package in this environment
-    +-- JarsMissing        `make setup` has not brought the jars
-    +-- CompilationFailed  our Java does not fit the Flink that is here
-    +-- LibpythonNotFound  this Python was built without a shared library, which thread mode needs
 """
 
 from __future__ import annotations
@@ -28,34 +19,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from anabranch.flink_job.errors import (
+    CompilationFailed,
+    FlinkNotFound,
+    InstallationError,
+    JarsMissing,
+    JavaNotFound,
+    LibpythonNotFound,
+)
+
 SUPPORTED_JAVA = (17, 21)
 CONNECTOR_JAR_GLOB = "flink-sql-connector-kafka-*.jar"
 
 _JAVA_VERSION_TIMEOUT_S = 20.0
-
-
-class InstallationError(Exception):
-    """Something that Anabranch needs is not on this machine; the message says what to do."""
-
-
-class JavaNotFound(InstallationError):
-    """There is no Java that Flink runs on."""
-
-
-class FlinkNotFound(InstallationError):
-    """This environment has no Flink distribution."""
-
-
-class JarsMissing(InstallationError):
-    """The jars of the Kafka connector or of the broker are not there."""
-
-
-class CompilationFailed(InstallationError):
-    """Our Java does not fit the Flink or the Kafka connector that is here."""
-
-
-class LibpythonNotFound(InstallationError):
-    """Thread mode cannot work, for there is no shared libpython to load into the JVM."""
 
 
 def find_java() -> Path:

@@ -10,7 +10,8 @@ from pyflink.common import Configuration, JobClient
 from pyflink.datastream import StreamExecutionEnvironment
 
 from anabranch.flink_job import installation
-from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, ConfigError, shares_memory
+from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, shares_memory
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.slots import slots_needed
 from anabranch.flink_job.topology import build

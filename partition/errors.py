@@ -19,70 +19,106 @@ PartitionError
 └── PlanNotWritten                   no room, or no right to write there
 """
 
+from anabranch.schemas.errors import AnabranchError
 
-class PartitionError(Exception):
+
+class PartitionError(AnabranchError):
     """Base of all of them."""
+
+    code = "partition_error"
 
 
 class ModelError(PartitionError):
     """The model's file is at fault."""
 
+    code = "model_error"
+
 
 class UnreadableModel(ModelError):
     """There is no file, or it holds no ONNX model."""
+
+    code = "unreadable_model"
 
 
 class InvalidModel(ModelError):
     """The model breaks a rule of ONNX."""
 
+    code = "invalid_model"
+
 
 class UnsafeModel(ModelError):
     """The model's external data lies outside its folder, or is no plain file."""
+
+    code = "unsafe_model"
 
 
 class CutError(PartitionError):
     """The model cannot be cut there."""
 
+    code = "cut_error"
+
 
 class NoSuchCut(CutError):
     """A stage would be empty, or need what a later stage makes."""
+
+    code = "no_such_cut"
 
 
 class UncarriedTensor(CutError):
     """What would cross is no tensor, or of a datatype that the wire does not carry."""
 
+    code = "uncarried_tensor"
+
 
 class PlanningError(PartitionError):
     """No plan can be made."""
+
+    code = "planning_error"
 
 
 class NoPlan(PlanningError):
     """No way to cut the model suits these nodes."""
 
+    code = "no_plan"
+
 
 class UnusableNodes(PlanningError):
     """The file that describes the nodes cannot be used."""
+
+    code = "unusable_nodes"
 
 
 class ProofError(PartitionError):
     """The stages are not shown to equal the model."""
 
+    code = "proof_error"
+
 
 class UnusableInputs(ProofError):
     """The inputs given are no file of arrays, or not those that the model takes."""
+
+    code = "unusable_inputs"
 
 
 class WholeModelFailed(ProofError):
     """The whole model does not run on these inputs."""
 
+    code = "whole_model_failed"
+
 
 class StageFailed(ProofError):
     """A stage does not run on what the stages before it gave."""
+
+    code = "stage_failed"
 
 
 class UnequalOutput(ProofError):
     """The stages and the model give different outputs."""
 
+    code = "unequal_output"
+
 
 class PlanNotWritten(PartitionError):
     """The folder cannot be written."""
+
+    code = "plan_not_written"

@@ -30,14 +30,14 @@ Nothing here logs or raises on import; the codes are part of the contract with u
 
 
 class AnabranchError(Exception):
-    """Base of every failure that has a wire code.
+    """Base of all errors of Anabranch; `anabranch.errors` draws the whole tree.
 
     Attributes:
-        code: The stable name of the failure on the wire.
+        code: The stable name of the failure; of a `RequestError` or `ServingError`, its code on the wire.
         message: One line that says what is wrong and, where it helps, what to do.
     """
 
-    code: str = "internal_error"
+    code: str = "error"
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class AnabranchError(Exception):
 class RequestError(AnabranchError):
     """The request is at fault: sending it again unchanged fails again."""
 
-    code = "malformed_request"
+    code = "request_error"
 
 
 class UnreadableRequest(RequestError):
@@ -137,7 +137,7 @@ class InvalidParameter(RequestError):
 class ServingError(AnabranchError):
     """The request was fine; serving it failed."""
 
-    code = "internal_error"
+    code = "serving_error"
 
 
 class InferenceFailed(ServingError):
@@ -188,8 +188,8 @@ def _tree(root: type[AnabranchError]) -> list[type[AnabranchError]]:
 
 def error_with_code(code: str, message: str) -> AnabranchError:
     """The exception that stands for a wire code; codes that this version does not know become `AnabranchError`."""
-    leaves = {cls.code: cls for cls in _tree(AnabranchError) if not cls.__subclasses__()}
-    error = leaves.get(code, AnabranchError)(message)
+    on_the_wire = {cls.code: cls for cls in (*_tree(RequestError), *_tree(ServingError))}
+    error = on_the_wire.get(code, AnabranchError)(message)
     if error.code != code:
         error.code = code  # keeps what the wire carried
     return error

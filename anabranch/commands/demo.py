@@ -40,13 +40,10 @@ def demo(
         console.print("[red]The demo streams files through Magika's model: run `make setup`, or install magika.[/]")
         raise typer.Exit(1)
     from anabranch.demo.report import print_report  # noqa: PLC0415 - the other commands need neither model nor client
-    from anabranch.demo.run import Demo, NothingToDo  # noqa: PLC0415
+    from anabranch.demo.run import Demo  # noqa: PLC0415
 
     try:
         figures, outcomes = Demo(console, folder, limit, task_managers).run()
-    except NothingToDo as error:
-        console.print(f"[red]{error}[/]", soft_wrap=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started is stopped.")
         raise typer.Exit(130) from None

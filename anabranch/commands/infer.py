@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anabranch.client_errors import ClientError
 from anabranch.commands.stack import DataDir
-from anabranch.flink_job.config import ConfigError, load
+from anabranch.errors import UnusableArgument
+from anabranch.flink_job.config import load
 from anabranch.result import Result
 from anabranch.schemas import codec
-from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.latency_breakdown import SUFFIX
 from anabranch.schemas.messages import Encoding, InferRequest, InferResponse, Parameter
 from anabranch.schemas.tensors import Array, Tensor, datatype_of
@@ -29,10 +28,6 @@ from anabranch.stack import local_stack as stack
 _NAMED = re.compile(r"([^=/]+)=(.+)")
 _VALUES_SHOWN = 6
 _BAR_WIDTH = 40
-
-
-class _UnusableInput(Exception):
-    """What the person gave cannot be sent; the message is one line."""
 
 
 class _Question(msgspec.Struct):
@@ -96,27 +91,22 @@ def infer(
         raise typer.BadParameter("give --input, once for each input of the model, or --json")
     from anabranch.client import Client  # noqa: PLC0415 - half a second for Kafka, which `--help` need not wait for
 
-    try:
-        question = _Question(_read_files(inputs)) if inputs else _read_json(json_request or "")
-        config = load(config_path)
-        if not bootstrap_servers and not config_path:
-            bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
-        if bootstrap_servers:
-            config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
-        with Client.for_job(config, timeout_s=timeout_s) as client:
-            result = client.infer(
-                model,
-                question.arrays,
-                version=version or question.version,
-                outputs=outputs or question.outputs,
-                priority=priority,
-                deadline_ms=deadline_ms,
-                parameters=question.parameters | ({"explain": True} if explain else {}),
-            )
-    except AnabranchError as error:
-        raise _fail(error.code, error) from None
-    except (ClientError, ConfigError, _UnusableInput) as error:
-        raise _fail(type(error).__name__.lstrip("_"), error) from None
+    question = _Question(_read_files(inputs)) if inputs else _read_json(json_request or "")
+    config = load(config_path)
+    if not bootstrap_servers and not config_path:
+        bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
+    if bootstrap_servers:
+        config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
+    with Client.for_job(config, timeout_s=timeout_s) as client:
+        result = client.infer(
+            model,
+            question.arrays,
+            version=version or question.version,
+            outputs=outputs or question.outputs,
+            priority=priority,
+            deadline_ms=deadline_ms,
+            parameters=question.parameters | ({"explain": True} if explain else {}),
+        )
     if output_dir:
         _write_files(output_dir, result)
     if as_json:
@@ -125,25 +115,21 @@ def infer(
         _print(result, output_dir)
 
 
-def _fail(kind: str, error: Exception) -> typer.Exit:
-    line = f"{kind}: {error}"
-    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(1)
-
-
 def _read_files(inputs: list[str]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for text in inputs:
         named = _NAMED.fullmatch(text)
         name, path = named.groups() if named else ("", text)
         if name in arrays:
-            raise _UnusableInput(f"input {name!r} is given twice" if name else "only one --input can go without a name")
+            raise UnusableArgument(
+                f"input {name!r} is given twice" if name else "only one --input can go without a name"
+            )
         try:
             loaded = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise _UnusableInput(f"{path} cannot be read as a .npy file: {error}") from None
+            raise UnusableArgument(f"{path} cannot be read as a .npy file: {error}") from None
         if not isinstance(loaded, np.ndarray):
-            raise _UnusableInput(f"{path} holds several arrays (.npz): give each as a .npy file")
+            raise UnusableArgument(f"{path} holds several arrays (.npz): give each as a .npy file")
         arrays[name] = loaded
     return arrays
 
@@ -151,7 +137,7 @@ def _read_files(inputs: list[str]) -> dict[str, Array]:
 def _read_json(text: str) -> _Question:
     request: InferRequest = codec.decode_request(text.strip().encode())
     if request.encoding is not Encoding.JSON:
-        raise _UnusableInput("--json takes a JSON object")
+        raise UnusableArgument("--json takes a JSON object")
     return _Question(
         {tensor.name: tensor.to_array() for tensor in request.inputs},
         request.model_version,

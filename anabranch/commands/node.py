@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from anabranch.errors import StackError
+from anabranch.stack.errors import StackError
 
 
 class ProcessKind(StrEnum):

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 
 from anabranch.commands.stack import DataDir
-from anabranch.errors import StackError
 from anabranch.flink_job.config import Config, load
 from anabranch.flink_job.slots import stage_slots
 from anabranch.stack import local_stack as stack
+from anabranch.stack.errors import StackError
 from anabranch.stack.flink_rest import FlinkRest
 
 if TYPE_CHECKING:

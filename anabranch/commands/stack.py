@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from anabranch.errors import NotRunning
 from anabranch.stack import local_stack as stack
+from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink_cluster import TASK_MANAGER_MEMORY_MB
 
 DataDir = Annotated[

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from anabranch.commands.stack import DataDir
-from anabranch.errors import NotRunning
 from anabranch.job_activity import JobActivity, activity, wanted
 from anabranch.schemas.latency_breakdown import STAGES
 from anabranch.stack import local_stack as stack
+from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink_rest import FlinkRest
 
 _COLOURS = ("grey62", "cyan", "yellow", "magenta", "green", "blue", "red")

@@ -7,8 +7,8 @@ from pathlib import Path
 from shutil import copyfile
 
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
-from anabranch.errors import StackError
 from anabranch.flink_job.config import Config
+from anabranch.stack.errors import StackError
 from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.flink_rest import FlinkRest
 from anabranch.stack.kafka_broker import KafkaBroker, record_counts

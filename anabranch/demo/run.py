@@ -24,6 +24,7 @@ from anabranch.demo.features import FeatureReader, ModelFile, RuledFile, ScoreRe
 from anabranch.demo.files import FoundFile, find_files
 from anabranch.demo.local_job import LocalJob
 from anabranch.demo.report import Figures
+from anabranch.errors import UnusableArgument
 from anabranch.schemas.tensors import Array
 
 _IN_FLIGHT = 64
@@ -38,10 +39,6 @@ _ERRORS_TIMEOUT_S = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Advance = Callable[[int], object]
-
-
-class NothingToDo(Exception):
-    """The folder holds no file that Magika's model is needed for."""
 
 
 @dataclass
@@ -87,8 +84,8 @@ class Demo:
         """Starts everything, asks, stops everything, and compares; nothing is left running, however it ends.
 
         Raises:
-            NothingToDo: There is nothing to stream.
-            StackError, InstallationError, ClientError: The stack or the job did not start.
+            UnusableArgument: There is nothing to stream.
+            StackError, InstallationError, TransportError: The stack or the job did not start.
         """
         with (
             _interruptible(),
@@ -143,7 +140,7 @@ class Demo:
             f"{found.linked_folders:,} links to folders not followed"
         )
         if not files.model:
-            raise NothingToDo(
+            raise UnusableArgument(
                 f"{found.folder} has no file that Magika's model is needed for: name another with --input"
             )
         return files

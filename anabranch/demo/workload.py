@@ -80,7 +80,7 @@ def wait_until_served(
         on_silence: Called each time that this is over.
 
     Raises:
-        ClientError, AnabranchError: It does not, or with an error.
+        TransportError, AnabranchError: It does not, or with an error.
     """
     end_s = time.monotonic() + timeout_s
     asked: list[Future[Result]] = []
@@ -155,7 +155,7 @@ def ask_large(client: Client, tokens: Array, timeout_s: float) -> LargeAnswer:
     """One request of many rows, which the job splits, runs on several tasks, and merges.
 
     Raises:
-        ClientError, AnabranchError: It was not answered, or with an error.
+        TransportError, AnabranchError: It was not answered, or with an error.
     """
     result = client.infer(MODEL_NAME, {INPUT_NAME: tokens}, parameters={"explain": True}, timeout_s=timeout_s)
     return LargeAnswer(

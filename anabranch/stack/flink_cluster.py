@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from anabranch.errors import StackError
 from anabranch.stack import flink_process
+from anabranch.stack.errors import StackError
 from anabranch.stack.flink_rest import FlinkRest
 from anabranch.stack.ports import LOOPBACK, claim, free_port
 from anabranch.stack.processes import LocalProcess

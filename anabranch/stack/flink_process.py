@@ -14,14 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from anabranch.errors import StackError, StartFailed
-from anabranch.flink_job.installation import (
-    LibpythonNotFound,
-    find_java,
-    flink_home,
-    flink_lib_dir,
-    process_environment,
-)
+from anabranch.flink_job.errors import LibpythonNotFound
+from anabranch.flink_job.installation import find_java, flink_home, flink_lib_dir, process_environment
+from anabranch.stack.errors import StackError, StartFailed
 
 Kind = Literal["job-manager", "task-manager"]
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from anabranch.errors import StackError
+from anabranch.stack.errors import StackError
 
 _TIMEOUT_S = 10.0
 #: Flink refuses a request line of more than 4 KiB.

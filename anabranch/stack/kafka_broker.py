@@ -10,8 +10,8 @@ from typing import Self
 
 import msgspec
 
-from anabranch.errors import StackError, TopicNotMade
 from anabranch.flink_job.installation import find_java, kafka_class_path
+from anabranch.stack.errors import StackError, TopicNotMade
 from anabranch.stack.ports import LOOPBACK, answers, claim, free_port
 from anabranch.stack.processes import LocalProcess
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
-from anabranch.errors import NotEnoughMemory, NotRunning, StackError
+from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink_cluster import JOB_MANAGER_MEMORY_MB, TASK_MANAGER_MEMORY_MB, FlinkCluster
 from anabranch.stack.flink_rest import FlinkJob, FlinkRest
 from anabranch.stack.kafka_broker import HEAP_MB, KafkaBroker

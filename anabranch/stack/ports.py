@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-from anabranch.errors import PortInUse, StackError
+from anabranch.stack.errors import PortInUse, StackError
 
 LOOPBACK = "127.0.0.1"
 

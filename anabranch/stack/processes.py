@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 import psutil
 
-from anabranch.errors import StartFailed
+from anabranch.stack.errors import StartFailed
 
 _MARKER = "ANABRANCH_PROCESS"
 _START_TIME_TOLERANCE_S = 5.0

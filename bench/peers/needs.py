@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from anabranch.flink_job.installation import InstallationError
+from anabranch.flink_job.errors import InstallationError
 from bench.peers import java_flink
 from bench.subjects import ENVIRONMENTS, JAVA_KINDS
 from deploy.environments import EnvironmentFailed, environment

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from anabranch.flink_job.config import ConfigError
+from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.errors import UnknownModel, UnknownVersion

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from anabranch.flink_job.config import ConfigError
+from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.core.merging.merge_rules import MERGE_RULES, cannot_merge
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, TensorSpec

@@ -21,7 +21,8 @@ from typing import Any
 
 import msgspec
 
-from anabranch.flink_job.config import ConfigError, ModelDefaults, check_batching, check_session
+from anabranch.flink_job.config import ModelDefaults, check_batching, check_session
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
 from anabranch.flink_job.model_repository.stages import read_stages

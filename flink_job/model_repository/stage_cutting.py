@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from anabranch.flink_job.config import ConfigError
+from anabranch.flink_job.errors import ConfigError
 from anabranch.schemas.stage_manifest import decode_plan
 
 

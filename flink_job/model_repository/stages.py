@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from anabranch.flink_job.config import ConfigError
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.stage_cutting import cut
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.model import ModelSpec, StageSpec, TensorSpec

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import NUMPY_DTYPES, Array
 
@@ -40,8 +41,10 @@ class Backend(Protocol):
         ...
 
 
-class ModelLoadFailed(Exception):
+class ModelLoadFailed(AnabranchError):
     """A model cannot be read or loaded; the message names its file and the reason."""
+
+    code = "model_load_failed"
 
 
 def zeros(model: ModelSpec, rows: int) -> dict[str, Array]:

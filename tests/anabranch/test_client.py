@@ -1,6 +1,4 @@
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import anabranch
 from anabranch import BrokerUnreachable, Client, ClientClosed, NoAnswer, Result, TopicMissing
 from anabranch.schemas.errors import AnabranchError, InvalidParameter, RequestTooLarge, UnknownModel, WrongDatatype
 from anabranch.schemas.latency_breakdown import STAGES
@@ -32,29 +29,6 @@ def make_client(job: FakeJob, **options: Any) -> Client:
         responses_topic=job.responses_topic,
         **{"timeout_s": 20.0, **options},
     )
-
-
-def test_exported_members() -> None:
-    assert anabranch.__all__ == [
-        "BrokerUnreachable",
-        "Client",
-        "ClientClosed",
-        "ClientError",
-        "NoAnswer",
-        "NotSent",
-        "Result",
-        "TopicMissing",
-    ]
-    for name in anabranch.__all__:
-        assert getattr(anabranch, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'pickle'"):
-        _ = anabranch.pickle
-
-
-def test_importing_brings_no_kafka_client() -> None:
-    code = "import anabranch, sys, threading; print('kafka' in sys.modules, threading.active_count())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["False", "1"]
 
 
 def test_arrays_come_back_as_they_were(client: Client) -> None:

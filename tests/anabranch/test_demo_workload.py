@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from anabranch.client import Client
-from anabranch.client_errors import NoAnswer
 from anabranch.demo import reference, workload
 from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME, TOKENS
 from anabranch.demo.reference import TOLERANCE
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.transport_errors import NoAnswer
 from tests.anabranch.conftest import Answer, FakeJob
 
 

@@ -115,26 +115,28 @@ def test_no_answer(config: Path, job: FakeJob, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(1))
     result = infer("m", "--input", tmp_path / "x.npy", "--config", config, "--timeout-s", "0.2")
     assert result.exit_code == 1
-    assert result.stderr.startswith("NoAnswer: no answer from model 'm' within 0.2 s")
+    assert result.stderr.startswith("no_answer: no answer from model 'm' within 0.2 s")
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(1))
     result = infer("m", "--input", tmp_path / "x.npy", "--bootstrap-servers", "127.0.0.1:1")
     assert result.exit_code == 1
-    assert result.stderr.startswith("BrokerUnreachable: no Kafka broker at 127.0.0.1:1: is the stack up (anabranch up)")
+    assert result.stderr.startswith(
+        "broker_unreachable: no Kafka broker at 127.0.0.1:1: is the stack up (anabranch up)"
+    )
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--input", "nowhere.npy"], "UnusableInput: nowhere.npy cannot be read as a .npy file: "),
-        (["--input", __file__], f"UnusableInput: {__file__} cannot be read as a .npy file: "),
+        (["--input", "nowhere.npy"], "unusable_argument: nowhere.npy cannot be read as a .npy file: "),
+        (["--input", __file__], f"unusable_argument: {__file__} cannot be read as a .npy file: "),
         (["--json", '{"inputs": ['], "unreadable: not a JSON message: "),
         (["--json", "[]"], "unreadable: "),
         (["--json", '{"inputs": [{"name": "x"}]}'], "malformed_request: the JSON message breaks the protocol: "),
-        (["--json", '{"inputs": []}', "--config", "nowhere.toml"], "ConfigError: cannot read the configuration"),
+        (["--json", '{"inputs": []}', "--config", "nowhere.toml"], "config_error: cannot read the configuration"),
     ],
 )
 def test_what_cannot_be_sent(arguments: list[str], line: str) -> None:

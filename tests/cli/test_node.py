@@ -7,7 +7,7 @@ from time import monotonic, sleep
 import pytest
 
 from anabranch.commands.node import ProcessKind, node
-from anabranch.errors import StackError
+from anabranch.stack.errors import StackError
 from anabranch.stack.flink_cluster import FlinkCluster
 
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))

@@ -104,13 +104,13 @@ def test_a_batch_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["nothing.onnx", "--stages", "2"], "UnreadableModel: cannot read the model nothing.onnx: No such file"),
-        (["text.onnx", "--stages", "2"], "UnreadableModel: text.onnx is no ONNX model"),
-        (["empty", "--stages", "2"], "UnreadableModel: there is no model in empty"),
-        ([str(LIGHT), "--stages", "999"], "NoPlan: 999 stages are more than the model can be cut into: "),
-        ([str(LIGHT), "--nodes", "tiny.toml"], "NoPlan: a stage of "),
-        ([str(LIGHT), "--nodes", "text.onnx"], "UnusableNodes: text.onnx: "),
-        (["sequences.onnx", "--stages", "2"], "NoPlan: 2 stages are more than the model can be cut into: 1 at most"),
+        (["nothing.onnx", "--stages", "2"], "unreadable_model: cannot read the model nothing.onnx: No such file"),
+        (["text.onnx", "--stages", "2"], "unreadable_model: text.onnx is no ONNX model"),
+        (["empty", "--stages", "2"], "unreadable_model: there is no model in empty"),
+        ([str(LIGHT), "--stages", "999"], "no_plan: 999 stages are more than the model can be cut into: "),
+        ([str(LIGHT), "--nodes", "tiny.toml"], "no_plan: a stage of "),
+        ([str(LIGHT), "--nodes", "text.onnx"], "unusable_nodes: text.onnx: "),
+        (["sequences.onnx", "--stages", "2"], "no_plan: 2 stages are more than the model can be cut into: 1 at most"),
     ],
 )
 def test_a_failure_is_one_line(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from anabranch.commands import run
-from anabranch.errors import StackError
 from anabranch.stack import local_stack as stack
+from anabranch.stack.errors import StackError
 from anabranch.stack.flink_rest import FlinkRest
 
 URL = "http://127.0.0.1:8081"

@@ -65,7 +65,7 @@ def test_a_known_error_is_one_line_and_exit_code_1(
     assert said.out == ""
     lines = [line for line in said.err.splitlines() if line.strip() and "Starting" not in line]
     assert lines == [
-        f"PortInUse: port {port} is in use by another process: stop it, or choose another port with --kafka-port"
+        f"port_in_use: port {port} is in use by another process: stop it, or choose another port with --kafka-port"
     ]
 
 

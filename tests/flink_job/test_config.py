@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from anabranch.flink_job import config as config_module
-from anabranch.flink_job.config import UNALIGNED, Config, ConfigError, load, shares_memory
+from anabranch.flink_job.config import UNALIGNED, Config, load, shares_memory
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.job import flink_options
 
 

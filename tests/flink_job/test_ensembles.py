@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto
 
-from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.schemas.model import ModelSpec, TensorSpec
 from tests.flink.models import FLOAT, FLOAT16, INT64, STRING, _write

@@ -8,7 +8,7 @@ import find_libpython
 import pytest
 
 from anabranch.flink_job import installation
-from anabranch.flink_job.installation import CompilationFailed, JarsMissing, JavaNotFound, LibpythonNotFound
+from anabranch.flink_job.errors import CompilationFailed, JarsMissing, JavaNotFound, LibpythonNotFound
 
 
 @pytest.fixture

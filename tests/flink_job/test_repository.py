@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import OnnxBackend, sha256_of

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from anabranch.flink_job.config import ConfigError, ModelDefaults
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import sha256_of

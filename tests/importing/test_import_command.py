@@ -60,14 +60,14 @@ def test_versions_count_on_and_are_never_replaced(run_import: Import) -> None:
         assert f"models/net/{version}/model.onnx" in run_import("--name", "net").stdout
     done = run_import("--name", "net", "--version", "2")
     assert done.returncode == 1
-    assert done.stderr.startswith("VersionThere: models/net/2 is there already")
+    assert done.stderr.startswith("version_there: models/net/2 is there already")
 
 
 def test_a_model_that_answers_otherwise_leaves_nothing_behind(run_import: Import) -> None:
     run_import.framework_gives(ROWS * 3)
     done = run_import("--name", "net")
     assert done.returncode == 1
-    assert "NotEqual: output 'y' differs" in done.stderr
+    assert "not_equal: output 'y' differs" in done.stderr
     assert not (run_import.folder / "models").exists()
 
 

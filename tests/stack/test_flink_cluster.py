@@ -10,8 +10,8 @@ from pyflink.common import Configuration, Types
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
-from anabranch.errors import StackError, StartFailed
 from anabranch.flink_job.installation import activate, python_settings
+from anabranch.stack.errors import StackError, StartFailed
 from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.flink_rest import FlinkRest
 from tests.stack.test_kafka_broker import listening_addresses

@@ -4,7 +4,7 @@ import psutil
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from anabranch.errors import PortInUse, StackError, TopicNotMade
+from anabranch.stack.errors import PortInUse, StackError, TopicNotMade
 from anabranch.stack.kafka_broker import DEFAULT_MAX_MESSAGE_BYTES, KafkaBroker, Topic, record_counts
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from anabranch.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack import local_stack as stack
+from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.flink_rest import FlinkRest
 from anabranch.stack.processes import ProcessRecord

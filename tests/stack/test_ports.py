@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from anabranch.errors import PortInUse
+from anabranch.stack.errors import PortInUse
 from anabranch.stack.ports import answers, claim, free_port, is_free
 
 

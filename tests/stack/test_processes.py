@@ -7,7 +7,7 @@ import msgspec
 import psutil
 import pytest
 
-from anabranch.errors import StartFailed
+from anabranch.stack.errors import StartFailed
 from anabranch.stack.processes import LocalProcess, stop_all
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]

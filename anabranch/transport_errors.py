@@ -1,6 +1,6 @@
 """What can go wrong between a client and the job.
 
-    ClientError
+    TransportError
     ├── BrokerUnreachable   nobody answers at that address
     ├── TopicMissing        the broker has no such topic
     ├── NotSent             the broker did not take the request
@@ -10,26 +10,40 @@
 A request that the job refused, or failed to serve, raises the error of `errors` that stands for it instead.
 """
 
+from anabranch.schemas.errors import AnabranchError
 
-class ClientError(Exception):
+
+class TransportError(AnabranchError):
     """Base of what can go wrong between this process and the job."""
 
+    code = "transport_error"
 
-class BrokerUnreachable(ClientError, ConnectionError):
+
+class BrokerUnreachable(TransportError, ConnectionError):
     """No Kafka broker answers at the bootstrap address."""
 
+    code = "broker_unreachable"
 
-class TopicMissing(ClientError):
+
+class TopicMissing(TransportError):
     """The broker has no such topic: the job has not made it yet, or it has another name."""
 
+    code = "topic_missing"
 
-class NotSent(ClientError):
+
+class NotSent(TransportError):
     """The broker did not take the request."""
 
+    code = "not_sent"
 
-class NoAnswer(ClientError, TimeoutError):
+
+class NoAnswer(TransportError, TimeoutError):
     """The request was sent, but no answer came in time. It may still be served."""
 
+    code = "no_answer"
 
-class ClientClosed(ClientError):
+
+class ClientClosed(TransportError):
     """The client was closed before the answer came, or before it was asked."""
+
+    code = "client_closed"
