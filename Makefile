@@ -13,7 +13,7 @@ JARS := .venv/share/anabranch/jars
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 # What clashes with PyFlink's packages has environments of its own: NAME.in says what is wanted, NAME.lock what that comes to.
-APART := $(foreach peer,ray mlserver,bench/peers/$(peer)) $(foreach kind,pytorch tensorflow,tests/importing/$(kind)) \
+APART := $(foreach peer,ray mlserver,bench/systems/serving/$(peer)) $(foreach kind,pytorch tensorflow,tests/importing/$(kind)) \
 	tests/interop/requirements
 # Of the benchmark's peer in Java.
 PEER_JARS := com.microsoft.onnxruntime:onnxruntime:1.29.0 com.google.protobuf:protobuf-java:4.36.2 \
@@ -80,7 +80,7 @@ lock: .tools/jgo.stamp ## For maintainers: resolve all packages and jars again, 
 	@.tools/jgo/bin/python deploy/jars.py lock
 	@for set in $(APART); do $(COMPILE) --upgrade $$set.in -o $$set.lock; done
 	@$(COMPILE) --upgrade --no-deps tests/partition/zoo.in -o tests/partition/zoo.lock
-	@.tools/jgo/bin/python deploy/jars.py pin --lock bench/peers/jars.lock --folder peers $(PEER_JARS)
+	@.tools/jgo/bin/python deploy/jars.py pin --lock bench/systems/flink/jars.lock --folder peers $(PEER_JARS)
 
 # ---- what `setup` is made of -----------------------------------------------------------------------------------------
 

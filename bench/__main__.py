@@ -1,4 +1,4 @@
-"""`python -m bench`: every scenario, every subject in turn; writes result files, plots and a README."""
+"""`python -m bench`: every scenario, every system in turn; writes result files, plots and a README."""
 
 import argparse
 import sys
@@ -12,18 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.errors import StackError
-from bench import plots, tables
-from bench.arena import Arena, Stalled
-from bench.models import FFNN, RESNET
-from bench.peers.beam import BeamFailed
-from bench.peers.needs import PeerMissing
-from bench.program import SCENARIOS, Models
-from bench.results import AnyRun, Result, machine, today, versions
+from bench.harness.environment import BenchEnvironment, Stalled
+from bench.harness.settings import QUICK, Settings
+from bench.program import SCENARIOS, Repositories
+from bench.report import plots, tables
+from bench.report.results import AnyRun, Result, machine, today, versions
+from bench.report.summary import read_notes, write_summary
 from bench.scenarios.base import Scenario
 from bench.scenarios.efficiency import FFNN_ROWS
-from bench.settings import QUICK, Settings
-from bench.summary import read_notes, write_summary
-from bench.text_lines import RECOGNIZER
+from bench.systems.in_memory.beam import BeamFailed
+from bench.systems.peer_installation import PeerMissing
+from bench.workloads.models import FFNN, RESNET
+from bench.workloads.text_lines import RECOGNIZER
 
 WORKLOADS = (f"{FFNN} 1", f"{FFNN} {FFNN_ROWS}", MAGIKA, RESNET, RECOGNIZER)
 _WORKLOADS_HELP = f"of efficiency, sustainable and ledger: {', '.join(WORKLOADS)}"
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Runs what the command line asks for; exit code 1 if a subject failed, 2 if a target was missed."""
+    """Runs what the command line asks for; exit code 1 if a system failed, 2 if a target was missed."""
     options = _options()
     settings = _settings(options)
     # A log file has no width of its own.
@@ -42,13 +42,13 @@ def main() -> None:
     failed = missed = stopped = False
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
-        models = Models(folder)
+        models = Repositories(folder)
         made = [SCENARIOS[name](settings, models) for name in options.only]
         _estimate(console, [scenario for scenario, _ in made])
         for scenario, repository in made:
             # A broker each, so that none pays for what another left on it.
-            with Arena(folder / scenario.name, repository) as arena:
-                result, stopped = _run(scenario, settings, arena, console)
+            with BenchEnvironment(folder / scenario.name, repository) as environment:
+                result, stopped = _run(scenario, settings, environment, console)
             result.write(out)
             plots.draw(result, out)
             console.print(tables.table_of(result))
@@ -69,7 +69,9 @@ def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
     console.print(f"This takes about {sum(minutes.values()):.0f} minutes: {parts}.", highlight=False)
 
 
-def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console) -> tuple[Result, bool]:
+def _run(
+    scenario: Scenario, settings: Settings, environment: BenchEnvironment, console: Console
+) -> tuple[Result, bool]:
     """The result, of what was measured until then if it was interrupted; and whether it was."""
     stopped = False
     runs: list[AnyRun] = []
@@ -88,7 +90,7 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
         for step in steps:
             progress.update(task, description=step.label)
             try:
-                runs += step.take(arena)
+                runs += step.take(environment)
             except PeerMissing as error:
                 skipped.append(f"{step.label}: {error}")
                 console.print(skipped[-1], style="yellow", highlight=False, markup=False)
@@ -113,9 +115,9 @@ def _run(scenario: Scenario, settings: Settings, arena: Arena, console: Console)
         ratios=conclusion.ratios,
         rows=conclusion.rows,
         limits=conclusion.limits,
-        failures=[failure.replace(str(arena.folder), "…") for failure in failures],
+        failures=[failure.replace(str(environment.folder), "…") for failure in failures],
         runs=runs,
-        skipped=[line.replace(str(arena.folder), "…") for line in skipped],
+        skipped=[line.replace(str(environment.folder), "…") for line in skipped],
     )
     return result, stopped
 
@@ -124,12 +126,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="show that all of it works; the figures mean nothing")
     parser.add_argument("--only", type=_names, default=tuple(SCENARIOS), metavar="NAMES", help=", ".join(SCENARIOS))
-    parser.add_argument("--repeats", type=int, help="rounds; in each, every subject has its turn")
+    parser.add_argument("--repeats", type=int, help="rounds; in each, every system has its turn")
     parser.add_argument("--modes", type=_modes, metavar="MODES", help="thread, process, or thread,process")
     parser.add_argument("--seconds", type=float, help="how long each latency run sends")
     parser.add_argument("--workloads", type=_workloads, metavar="NAMES", help=_WORKLOADS_HELP)
     parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
-    parser.add_argument("--tasks", type=int, help="parallelism of the Flink subjects in latency runs")
+    parser.add_argument("--tasks", type=int, help="parallelism of the Flink systems in latency runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default: bench/results)")
     parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 20 GB")
     return parser.parse_args()

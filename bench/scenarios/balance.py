@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from anabranch.stack.flink_cluster import FlinkCluster
-from bench.accounting import core_s_per_1000, other_cores
-from bench.arena import Arena
-from bench.busy import read_busy_s
-from bench.measures import rate_per_s, tally
-from bench.results import AnyRun, BalanceRun, Ratio, keys_of, ratio_of, rows_of, target_of
+from bench.harness.accounting import core_s_per_1000, other_cores
+from bench.harness.analysis.measures import rate_per_s, tally
+from bench.harness.environment import BenchEnvironment
+from bench.harness.session_time import read_busy_s
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, BalanceRun, Ratio, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
-from bench.settings import Settings
-from bench.subjects import Subject, anabranch
-from bench.workloads import Workload
+from bench.systems.registry import System, anabranch
+from bench.workloads.workload import Workload
 
 TASKS = 2
 _SLOWDOWN = 4
@@ -60,7 +60,7 @@ class Balance:
             _Case("a heavy and a light model", two_models, 4, requests=30),
             _Case("all equal", magika, 4),
         )
-        self._subjects = [
+        self._systems = [
             replace(anabranch(mode, TASKS), balance=balance)
             for mode in settings.modes
             for balance in ("offload", "off")
@@ -70,9 +70,9 @@ class Balance:
         """Every case with and without, then again for the next round."""
         for repeat in range(self._settings.repeats):
             for case in self._cases:
-                for subject in self._subjects:
-                    label = f"balance, round {repeat + 1}: {case.name}, {subject.name}"
-                    yield Step(label, partial(self._run, case, subject, repeat), _TURN_S)
+                for system in self._systems:
+                    label = f"balance, round {repeat + 1}: {case.name}, {system.name}"
+                    yield Step(label, partial(self._run, case, system, repeat), _TURN_S)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """How unequal, and how fast."""
@@ -82,38 +82,38 @@ class Balance:
             _SKEW: [max(run.busy_s) * len(run.busy_s) / sum(run.busy_s) for run in ours],
         }
         rows = rows_of(ours, metrics, keys_of(ours))
-        offloading = {subject.name for subject in self._subjects if subject.balance == "offload"}
-        targets = [target_of(row, _SKEW, "<=", _LIMIT) for row in rows if row.subject in offloading]
+        offloading = {system.name for system in self._systems if system.balance == "offload"}
+        targets = [target_of(row, _SKEW, "<=", _LIMIT) for row in rows if row.system in offloading]
         ratios: list[Ratio] = []
-        for on, off in zip(self._subjects[::2], self._subjects[1::2], strict=True):
+        for on, off in zip(self._systems[::2], self._systems[1::2], strict=True):
             for case in self._cases:
                 ratio = ratio_of(ours, metrics[_RATE], on.name, off.name, case.name, _RATE)
                 ratios += [ratio] if ratio else []
         return Conclusion(rows, ratios, targets, {})
 
-    def _run(self, case: _Case, subject: Subject, repeat: int, arena: Arena) -> list[BalanceRun]:
+    def _run(self, case: _Case, system: System, repeat: int, environment: BenchEnvironment) -> list[BalanceRun]:
         count = self._settings.balance_requests * case.requests
-        topics = arena.topics()
-        arena.send(topics.requests, case.workload, count, 0, None, partitions=case.partitions)
-        folder = arena.folder / f"balance-{topics.responses}"
+        topics = environment.topics()
+        environment.send(topics.requests, case.workload, count, 0, None, partitions=case.partitions)
+        folder = environment.folder / f"balance-{topics.responses}"
         busy = folder / "busy"
         busy.mkdir(parents=True)
-        slowed = replace(subject, busy_folder=str(busy), slowdown=case.slowdown)
+        slowed = replace(system, busy_folder=str(busy), slowdown=case.slowdown)
         with (
             FlinkCluster(folder, task_managers=TASKS) as cluster,
-            arena.serving(slowed, topics, cluster.url) as process,
+            environment.serving(slowed, topics, cluster.url) as process,
         ):
-            account = arena.account(*cluster.task_managers.values())
-            arena.await_answers(topics.responses, 1, process)
+            account = environment.account(*cluster.task_managers.values())
+            environment.await_answers(topics.responses, 1, process)
             before = account.look()
-            arena.await_answers(topics.responses, count, process)
+            environment.await_answers(topics.responses, count, process)
             after = account.look()
             busy_s = read_busy_s(busy)
-        answers = arena.read(topics.responses, case.workload, count)
-        arena.drop(topics.requests, topics.responses, topics.errors)
+        answers = environment.read(topics.responses, case.workload, count)
+        environment.drop(topics.requests, topics.responses, topics.errors)
         return [
             BalanceRun(
-                subject=subject.name,
+                system=system.name,
                 workload=case.name,
                 repeat=repeat,
                 tally=tally(answers, 0, count, case.workload.tolerance),

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.arena import Arena
-from bench.results import AnyRun, Ratio, Row, Target
+from bench.harness.environment import BenchEnvironment
+from bench.report.results import AnyRun, Ratio, Row, Target
 
 
 @dataclass(frozen=True)
 class Step:
-    """One subject's turn, not taken yet.
+    """One system's turn, not taken yet.
 
     Attributes:
         label: What the progress display says meanwhile.
@@ -18,7 +18,7 @@ class Step:
     """
 
     label: str
-    take: Callable[[Arena], Sequence[AnyRun]]
+    take: Callable[[BenchEnvironment], Sequence[AnyRun]]
     seconds: float = 30.0
 
 
@@ -27,7 +27,7 @@ class Conclusion:
     """What follows from all runs of a scenario.
 
     Attributes:
-        limits: Figures that no subject can pass, by name.
+        limits: Figures that no system can pass, by name.
     """
 
     rows: list[Row]
@@ -44,7 +44,7 @@ class Scenario(Protocol):
     method: str
 
     def steps(self) -> Iterable[Step]:
-        """All turns, in their order: every subject once, then all again for the next round."""
+        """All turns, in their order: every system once, then all again for the next round."""
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Sums up; some turns may have failed."""

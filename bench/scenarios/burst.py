@@ -5,19 +5,19 @@ from functools import partial
 
 import numpy as np
 
-from bench.arena import Arena
-from bench.measures import recovery_s
-from bench.offers import Offered, in_service
-from bench.results import AnyRun, BurstRun, keys_of, rows_of
+from bench.harness.analysis.measures import recovery_s
+from bench.harness.environment import BenchEnvironment
+from bench.harness.load_run import LoadRun, in_service
+from bench.harness.schedule import phases_offsets_ns
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, BurstRun, keys_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.schedule import phases_offsets_ns
-from bench.settings import Settings
-from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
-from bench.workloads import Workload
+from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
+from bench.workloads.workload import Workload
 
 #: Priority, and milliseconds from when the request should have been sent.
 DEADLINES_MS = {1: 100, 5: 500, 9: 2_000}
-#: Of what a subject answers a second of requests that are there. All classes but the last fit into it even in a burst.
+#: Of what a system answers a second of requests that are there. All classes but the last fit into it even in a burst.
 CALM, BURST = 0.5, 1.5
 
 _CAPACITY_REQUESTS = 250
@@ -26,7 +26,7 @@ _TURN_S = 20.0
 
 
 class Burst:
-    """Every subject in turn, each at shares of its own capacity.
+    """Every system in turn, each at shares of its own capacity.
 
     Args:
         plain: Requests with neither priority nor deadline, which find the capacity.
@@ -36,7 +36,7 @@ class Burst:
     name = "burst"
     method = (
         "Magika on real files, a third of the requests in each of the priorities 1, 5 and 9, with deadlines of 100, "
-        f"500 and 2,000 ms. A Poisson load of {CALM} of the subject's capacity, then of {BURST}, then of {CALM} again "
+        f"500 and 2,000 ms. A Poisson load of {CALM} of the system's capacity, then of {BURST}, then of {CALM} again "
         "(Crayfish's pattern; its bursts are of 1.1 of a rate that is kept up with, and so none that has to wait). "
         f"Capacity: what it answers a second of {_CAPACITY_REQUESTS} requests that come at once, right before, after "
         "as many for the JVM to compile what is hot. Hit: the right answer within the deadline of the scheduled send "
@@ -47,16 +47,16 @@ class Burst:
     def __init__(self, settings: Settings, plain: Workload, urgent: Workload) -> None:
         self._settings = settings
         self._plain, self._urgent = plain, urgent
-        self._subjects = anabranch("thread"), naive_map("thread"), CONFLUENT
+        self._systems = anabranch("thread"), naive_map("thread"), CONFLUENT
 
     def steps(self) -> Iterator[Step]:
         """Round by round."""
         settings = self._settings
         seconds = _TURN_S + settings.burst_seconds + 2 * settings.calm_seconds
         for repeat in range(settings.repeats):
-            for subject in self._subjects:
-                label = f"burst, round {repeat + 1}: {subject.name}"
-                yield Step(label, partial(self._run, subject, repeat), seconds)
+            for system in self._systems:
+                label = f"burst, round {repeat + 1}: {system.name}"
+                yield Step(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Who kept which deadlines."""
@@ -67,18 +67,18 @@ class Burst:
         metrics["recovery_s"] = [run.recovery_s for run in ours]
         return Conclusion(rows_of(ours, metrics, keys_of(ours)), [], [], {})
 
-    def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[BurstRun]:
+    def _run(self, system: System, repeat: int, environment: BenchEnvironment) -> list[BurstRun]:
         settings = self._settings
         count = settings.burst_of(_CAPACITY_REQUESTS)
-        with in_service(arena, subject, self._plain) as service:
+        with in_service(environment, system, self._plain) as service:
             service.burst(self._plain, count)
             capacity_per_s = service.burst(self._plain, count)
             calm = CALM * capacity_per_s, settings.calm_seconds
             phases = calm, (BURST * capacity_per_s, settings.burst_seconds), calm
             offered = service.offer_by(self._urgent, phases_offsets_ns(phases, seed=400 + 10 * repeat))
-        return [self._note(offered, subject, repeat, capacity_per_s)]
+        return [self._note(offered, system, repeat, capacity_per_s)]
 
-    def _note(self, offered: Offered, subject: Subject, repeat: int, capacity_per_s: float) -> BurstRun:
+    def _note(self, offered: LoadRun, system: System, repeat: int, capacity_per_s: float) -> BurstRun:
         settings, firsts = self._settings, offered.firsts
         spent_ms = (offered.answers.received_ns[firsts] - offered.scheduled_ns) / 1e6
         right = (firsts >= 0) & (offered.answers.deviation[firsts] <= offered.workload.tolerance)
@@ -87,7 +87,7 @@ class Burst:
         over_s = settings.calm_seconds + settings.burst_seconds
         calm, later = right & (at_s < settings.calm_seconds), right & (at_s >= over_s)
         return BurstRun(
-            subject=subject.name,
+            system=system.name,
             workload=self._urgent.name,
             repeat=repeat,
             tally=offered.tally,

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
-from bench.arena import Arena
-from bench.offers import Service, in_service
-from bench.results import AnyRun, CostRun, Ratio, keys_of, make_target, ratio_of, rows_of
+from bench.harness.environment import BenchEnvironment
+from bench.harness.load_run import RunningSystem, in_service
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, CostRun, Ratio, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.settings import Settings
-from bench.subjects import anabranch
-from bench.workloads import Workload
+from bench.systems.registry import anabranch
+from bench.workloads.workload import Workload
 
 RATES_PER_S = (250, 500, 1_000, 2_000, 4_000)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -63,9 +63,9 @@ class Cost:
             targets = [make_target(*about, value, "<=", _MOST, clean=clean)]
         return Conclusion(rows, [*by_load, *by_rows], targets, {})
 
-    def _run(self, repeat: int, arena: Arena) -> list[CostRun]:
+    def _run(self, repeat: int, environment: BenchEnvironment) -> list[CostRun]:
         single, seed = self._by_rows[1], 300 + repeat
-        with in_service(arena, self._ours, single) as service:
+        with in_service(environment, self._ours, single) as service:
             service.burst(single, self._settings.burst_of(_WARM_UP))
             by_load = [self._offer(service, single, rate, self._at(rate), repeat, seed) for rate in RATES_PER_S]
             by_rows = [
@@ -75,12 +75,12 @@ class Cost:
         return by_load + by_rows
 
     def _offer(
-        self, service: Service, workload: Workload, rate_per_s: float, subject: str, repeat: int, seed: int
+        self, service: RunningSystem, workload: Workload, rate_per_s: float, system: str, repeat: int, seed: int
     ) -> CostRun:
         offered = service.offer(workload, rate_per_s, self._settings.load_seconds, seed)
-        own = sum(spent for part, spent in offered.core_s_per_1000.items() if part.startswith("subject"))
+        own = sum(spent for part, spent in offered.core_s_per_1000.items() if part.startswith("system"))
         return CostRun(
-            subject=subject,
+            system=system,
             # All of them are the same network's, so that they can be compared.
             workload=self._by_rows[1].name,
             repeat=repeat,
@@ -99,12 +99,12 @@ class Cost:
         return f"{self._ours.name}, {_RATE_OF_ROWS_PER_S}/s of {rows} row{'s' * (rows > 1)}"
 
 
-def _doublings(runs: Sequence[CostRun], subjects: Sequence[str]) -> list[Ratio]:
+def _doublings(runs: Sequence[CostRun], systems: Sequence[str]) -> list[Ratio]:
     costs = [run.core_s_per_1000_rows for run in runs]
     workloads = {run.workload for run in runs}
     ratios = [
         ratio_of(runs, costs, two, one, workload, "core-s per 1,000 rows")
         for workload in workloads
-        for one, two in pairwise(subjects)
+        for one, two in pairwise(systems)
     ]
     return [ratio for ratio in ratios if ratio]

@@ -9,17 +9,17 @@ from pathlib import Path
 import msgspec
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
-from bench.arena import Arena, Stalled
-from bench.measures import Spread
-from bench.models import FFNN, RESNET
-from bench.peers.raw_onnx import workload_rows_per_s
-from bench.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
+from bench.harness.analysis.measures import Spread
+from bench.harness.environment import BenchEnvironment, Stalled
+from bench.harness.preloaded import Preloaded
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.scenarios.preloaded import Preloaded
-from bench.settings import Settings
-from bench.subjects import CONFLUENT, Subject, anabranch
-from bench.text_lines import RECOGNIZER
-from bench.workloads import Workload
+from bench.systems.in_memory.onnx_runtime_alone import workload_rows_per_s
+from bench.systems.registry import CONFLUENT, System, anabranch
+from bench.workloads.models import FFNN, RESNET
+from bench.workloads.text_lines import RECOGNIZER
+from bench.workloads.workload import Workload
 
 FFNN_ROWS = 32
 
@@ -49,12 +49,12 @@ class Case:
     rows: int
     share: float
     warm_up: float
-    peers: tuple[Subject, ...]
+    peers: tuple[System, ...]
     is_alone_too: bool = False
 
 
 class Efficiency:
-    """Workload by workload: ONNX Runtime alone, every subject in turn, ONNX Runtime beside broker and generator.
+    """Workload by workload: ONNX Runtime alone, every system in turn, ONNX Runtime beside broker and generator.
 
     Args:
         ffnn: With `FFNN_ROWS` rows in each request.
@@ -62,9 +62,9 @@ class Efficiency:
 
     name = "efficiency"
     method = (
-        "As in throughput: all requests are in the topic before a subject starts, one task or worker, one thread in "
+        "As in throughput: all requests are in the topic before a system starts, one task or worker, one thread in "
         "its session; a worker runs what is there as one batch, of 64 requests at most, whatever the model. But while "
-        "a subject is measured, a generator sends the same kind of requests, by a Poisson schedule, to another topic "
+        "a system is measured, a generator sends the same kind of requests, by a Poisson schedule, to another topic "
         "of the same broker, which nobody reads: as many a second as our job served in one turn without a generator. "
         "Alone: ONNX Runtime in a loop on one thread, in the best of the batch sizes 1, 8 and 32. Attainable: the same "
         "beside the same generator, at the same rate, on the same cores. Core-seconds of the broker include what it "
@@ -108,11 +108,11 @@ class Efficiency:
             yield Step(f"{name}: ONNX Runtime alone", partial(self._measure_alone, case), alone_s)
             yield Step(f"{name}: without a generator", partial(self._measure_pace, preloaded), turn_s)
             for repeat in range(self._settings.repeats):
-                for subject in (self._ours, *case.peers):
-                    label = f"{name}, round {repeat + 1}: {subject.name}"
-                    yield Step(label, partial(self._serve, preloaded, subject, repeat), turn_s)
+                for system in (self._ours, *case.peers):
+                    label = f"{name}, round {repeat + 1}: {system.name}"
+                    yield Step(label, partial(self._serve, preloaded, system, repeat), turn_s)
                     if case.is_alone_too:
-                        yield Step(f"{label}{_ALONE}", partial(self._serve_alone, preloaded, subject, repeat), turn_s)
+                        yield Step(f"{label}{_ALONE}", partial(self._serve_alone, preloaded, system, repeat), turn_s)
             yield Step(f"{name}: attainable", partial(self._measure_attainable, case, preloaded), self._attainable_s)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
@@ -135,15 +135,13 @@ class Efficiency:
         measured = [
             (row.workload, "rate / attainable", row.metrics["of_attainable"].median, _LEAST_OF_ATTAINABLE[row.workload])
             for row in rows
-            if row.subject == self._ours.name
-            and row.workload in _LEAST_OF_ATTAINABLE
-            and "of_attainable" in row.metrics
+            if row.system == self._ours.name and row.workload in _LEAST_OF_ATTAINABLE and "of_attainable" in row.metrics
         ] + [
             (ratio.workload, f"rate / {ratio.peer}", ratio.ratio.median, 1.0)
             for ratio in ratios
             if ratio.workload.startswith(FFNN) and ratio.peer.startswith(CONFLUENT.name)
         ]
-        wrong = {row.workload for row in rows if row.subject.startswith(self._ours.name) and row.not_answered_right}
+        wrong = {row.workload for row in rows if row.system.startswith(self._ours.name) and row.not_answered_right}
         targets = [
             make_target(workload, self._ours.name, metric, value, ">=", limit, clean=workload not in wrong)
             for workload, metric, value, limit in measured
@@ -157,7 +155,7 @@ class Efficiency:
         return Conclusion(rows, ratios, targets, limits)
 
     def _attainable_by(self, run: ThroughputRun) -> float:
-        return self._alone[run.workload][1] if run.subject.endswith(_ALONE) else self._attainable[run.workload]
+        return self._alone[run.workload][1] if run.system.endswith(_ALONE) else self._attainable[run.workload]
 
     def _pairs(self, case: Case) -> Iterator[tuple[str, str]]:
         """Whose rates are compared: ours with each peer's, and two tasks with one."""
@@ -170,34 +168,40 @@ class Efficiency:
     def _attainable_s(self) -> float:
         return self._settings.repeats * (_RAW_SECONDS + 1) + 2
 
-    def _measure_pace(self, preloaded: Preloaded, arena: Arena) -> list[ThroughputRun]:
-        run = preloaded.serve(self._ours, 0, arena)
+    def _measure_pace(self, preloaded: Preloaded, environment: BenchEnvironment) -> list[ThroughputRun]:
+        run = preloaded.serve(self._ours, 0, environment)
         self._paces[run.workload] = run.rate_per_s
         return []
 
-    def _serve(self, preloaded: Preloaded, subject: Subject, repeat: int, arena: Arena) -> list[ThroughputRun]:
-        return [preloaded.serve(subject, repeat, arena, self._pace(preloaded.workload))]
+    def _serve(
+        self, preloaded: Preloaded, system: System, repeat: int, environment: BenchEnvironment
+    ) -> list[ThroughputRun]:
+        return [preloaded.serve(system, repeat, environment, self._pace(preloaded.workload))]
 
-    def _serve_alone(self, preloaded: Preloaded, subject: Subject, repeat: int, arena: Arena) -> list[ThroughputRun]:
-        run = preloaded.serve(subject, repeat, arena)
-        return [msgspec.structs.replace(run, subject=subject.name + _ALONE)]
+    def _serve_alone(
+        self, preloaded: Preloaded, system: System, repeat: int, environment: BenchEnvironment
+    ) -> list[ThroughputRun]:
+        run = preloaded.serve(system, repeat, environment)
+        return [msgspec.structs.replace(run, system=system.name + _ALONE)]
 
     def _pace(self, workload: Workload) -> float:
         if workload.name not in self._paces:
             raise Stalled(f"the generator's rate for {workload.name} is not known")
         return self._paces[workload.name]
 
-    def _measure_alone(self, case: Case, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+    def _measure_alone(self, case: Case, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
         rates = {batch: self._raw_rate(case.workload, batch) for batch in _BATCHES}
         best = max(rates, key=lambda batch: rates[batch])
         self._alone[case.workload.name] = best, rates[best]
         return []
 
-    def _measure_attainable(self, case: Case, preloaded: Preloaded, arena: Arena) -> list[ThroughputRun]:
-        preloaded.drop(arena)
+    def _measure_attainable(
+        self, case: Case, preloaded: Preloaded, environment: BenchEnvironment
+    ) -> list[ThroughputRun]:
+        preloaded.drop(environment)
         workload = case.workload
         batch, _ = self._alone[workload.name]
-        with arena.generating_beside(workload, self._pace(workload), 2 * self._attainable_s) as begin:
+        with environment.generating_beside(workload, self._pace(workload), 2 * self._attainable_s) as begin:
             begin()
             rates = [self._raw_rate(workload, batch) for _ in range(self._settings.repeats)]
         self._attainable[workload.name] = Spread.of(rates).median

@@ -9,13 +9,13 @@ import numpy as np
 
 from anabranch.flink_job.config import ExchangeConfig as Defaults
 from anabranch.stack.flink_cluster import FlinkCluster
-from bench.accounting import Account, other_cores
-from bench.arena import Arena
-from bench.measures import Percentiles, Tally
-from bench.orders import MESSAGES, SHARED_MEMORY, ExchangeOrder, Phase, Seen, Transport
-from bench.results import AnyRun, ExchangeRun, Ratio, keys_of, ratio_of, rows_of
+from bench.harness.accounting import ProcessorTime, other_cores
+from bench.harness.analysis.measures import Percentiles, Tally
+from bench.harness.environment import BenchEnvironment
+from bench.harness.messages import MESSAGES, SHARED_MEMORY, Transport, TransportCommand, TransportLog, TransportPhase
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, ExchangeRun, Ratio, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.settings import Settings
 
 KB, MB = 1024, 1024 * 1024
 SIZES = (4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 10 * MB, 32 * MB)
@@ -69,28 +69,28 @@ class Exchange:
         }
         return Conclusion(rows, ratios, [], {name: size for name, size in found.items() if size is not None})
 
-    def _run(self, arena: Arena) -> list[ExchangeRun]:
+    def _run(self, environment: BenchEnvironment) -> list[ExchangeRun]:
         phases = phases_of(self._settings.repeats)
-        out = arena.folder / "exchange-seen.json"
-        with FlinkCluster(arena.folder / "exchange-cluster", task_managers=2) as cluster:
-            order = ExchangeOrder(
+        out = environment.folder / "exchange-seen.json"
+        with FlinkCluster(environment.folder / "exchange-cluster", task_managers=2) as cluster:
+            command = TransportCommand(
                 flink_url=cluster.url,
                 job=os.urandom(16).hex(),
                 arena_bytes=Defaults().arena_bytes,
                 phases=phases,
                 out_path=str(out),
             )
-            account = Account({})
+            account = ProcessorTime({})
             before = account.look()
-            arena.run_to_end("exchange", "bench.exchange", order.to_argument())
+            environment.run_to_end("exchange", "bench.systems.transport_job", command.to_argument())
             after = account.look()
-        seen = msgspec.json.decode(out.read_bytes(), type=list[Seen])
+        seen = msgspec.json.decode(out.read_bytes(), type=list[TransportLog])
         busy = other_cores(before, after)
         bursts = zip(phases[::2], seen[::2], seen[1::2], strict=True)
         return [run_of(phase, burst, paced, busy) for phase, burst, paced in bursts if phase.repeat >= 0]
 
 
-def phases_of(repeats: int) -> list[Phase]:
+def phases_of(repeats: int) -> list[TransportPhase]:
     """A round to warm up, then the others; for each size and way a burst, and the same spaced out."""
     phases = []
     for repeat, size_bytes, transport in product(range(-1, repeats), SIZES, _TRANSPORTS):
@@ -98,17 +98,19 @@ def phases_of(repeats: int) -> list[Phase]:
         pause_s = _INTERVAL_S + _INTERVAL_S_PER_BYTE * size_bytes
         for count, interval_s in ((burst, 0.0), (_PACED, pause_s)):
             phases.append(
-                Phase(transport=transport, size_bytes=size_bytes, repeat=repeat, count=count, interval_s=interval_s)
+                TransportPhase(
+                    transport=transport, size_bytes=size_bytes, repeat=repeat, count=count, interval_s=interval_s
+                )
             )
     return phases
 
 
-def run_of(phase: Phase, burst: Seen, paced: Seen, busy_cores: float) -> ExchangeRun:
+def run_of(phase: TransportPhase, burst: TransportLog, paced: TransportLog, busy_cores: float) -> ExchangeRun:
     """What a size gave by one way, in one round."""
     wanted, came = phase.count + _PACED, len(burst.spent_ms) + len(paced.spent_ms)
     span_s = (burst.ended_ms - burst.started_ms) / 1000
     return ExchangeRun(
-        subject=phase.transport,
+        system=phase.transport,
         workload=label_of(phase.size_bytes),
         repeat=phase.repeat,
         tally=Tally(

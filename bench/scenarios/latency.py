@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from anabranch.stack.processes import LocalProcess
-from bench.accounting import core_s_per_1000, other_cores
-from bench.arena import Arena, Stalled, Topics
-from bench.measures import Percentiles, append_latencies_ms, latencies_ms, tally
-from bench.peers.raw_onnx import model_ms
-from bench.results import AnyRun, LatencyRun, keys_of, ratio_of, rows_of, target_of
+from bench.harness.accounting import core_s_per_1000, other_cores
+from bench.harness.analysis.measures import Percentiles, append_latencies_ms, latencies_ms, tally
+from bench.harness.environment import BenchEnvironment, Stalled, Topics
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, LatencyRun, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
-from bench.settings import Settings
-from bench.subjects import CONFLUENT, Subject, anabranch, naive_map
-from bench.workloads import Workload
+from bench.systems.in_memory.onnx_runtime_alone import model_ms
+from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
+from bench.workloads.workload import Workload
 
 #: What the project promises beside the time that the model takes.
 _P50_MS, _P99_MS = 4.0, 20.0
@@ -39,7 +39,7 @@ class Offer:
 
 
 class Latency:
-    """Every subject in turn, at the same rates, by the same schedules.
+    """Every system in turn, at the same rates, by the same schedules.
 
     Args:
         repository: Where the models of both workloads are.
@@ -48,9 +48,9 @@ class Latency:
     name = "latency"
     method = (
         "Open loop: a generator process sends by a Poisson schedule that is fixed before the run (the same for every "
-        "subject of a round). latency = when a reader process had the answer - scheduled send time; append_latency "
+        "system of a round). latency = when a reader process had the answer - scheduled send time; append_latency "
         "ends at the answer's LogAppendTime instead. All clocks are the machine's wall clock. Each answer is compared "
-        "with a direct run of the model. Median of the rounds, subjects in turn. Limits: for p50 "
+        "with a direct run of the model. Median of the rounds, systems in turn. Limits: for p50 "
         f"{_P50_MS:g} ms, for p99 {_P99_MS:g} ms, both beside what ONNX Runtime alone takes for a request on one "
         f"thread, the quickest of {_MODEL_TIMES} seconds; but {_MAGIKA_P99_MS:g} ms, all in all, for Magika's p99: at "
         "its rate requests now and then wait for those before them, each for as long as the model takes."
@@ -71,9 +71,9 @@ class Latency:
         settings = self._settings
         seconds = 15 + len(self._offers) * (settings.latency_warm_up_seconds + settings.latency_seconds + 6)
         for repeat in range(settings.repeats):
-            for subject in (*_zip(self._ours, self._naive), CONFLUENT):
-                label = f"latency, round {repeat + 1}: {subject.name}"
-                yield Step(label, partial(self._run, subject, repeat), seconds)
+            for system in (*_zip(self._ours, self._naive), CONFLUENT):
+                label = f"latency, round {repeat + 1}: {system.name}"
+                yield Step(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Percentiles beside the peers', and whether ours keep to their limits."""
@@ -81,9 +81,9 @@ class Latency:
         metrics = {name: [float(getattr(run.latency, name)) for run in ours] for name in _METRICS}
         rows = rows_of(ours, metrics, sorted(keys_of(ours), key=lambda key: key[1]))
         ratios = [
-            ratio_of(ours, metrics[metric], subject.name, peer.name, offer.workload.name, metric)
+            ratio_of(ours, metrics[metric], system.name, peer.name, offer.workload.name, metric)
             for offer in self._offers
-            for subject, naive in zip(self._ours, self._naive, strict=True)
+            for system, naive in zip(self._ours, self._naive, strict=True)
             for peer in (naive, CONFLUENT)
             for metric in ("p50_ms", "p99_ms")
         ]
@@ -91,7 +91,7 @@ class Latency:
             target_of(row, metric, "<=", limit)
             for offer in self._offers
             for row in rows
-            if row.subject == self._ours[0].name and row.workload == offer.workload.name
+            if row.system == self._ours[0].name and row.workload == offer.workload.name
             for metric, limit in self._limits_ms(offer)
         ]
         times = {f"{name}: ONNX Runtime alone, 1 thread, ms": spent_ms for name, spent_ms in self._model_ms.items()}
@@ -102,46 +102,46 @@ class Latency:
         yield "p50_ms", round(_P50_MS + spent_ms, 3)
         yield "p99_ms", offer.p99_ms or round(_P99_MS + spent_ms, 3)
 
-    def _measure_models(self, arena: Arena) -> list[LatencyRun]:  # noqa: ARG002 - a step's
+    def _measure_models(self, environment: BenchEnvironment) -> list[LatencyRun]:  # noqa: ARG002 - a step's
         for offer in self._offers:
             # The quickest: what else the machine does shall not make a promise easier to keep.
             spent_ms = min(model_ms(offer.workload, self._repository) for _ in range(_MODEL_TIMES))
             self._model_ms[offer.workload.name] = round(spent_ms, 3)
         return []
 
-    def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[LatencyRun]:
-        topics = arena.topics()
-        with arena.serving(subject, topics) as process:
+    def _run(self, system: System, repeat: int, environment: BenchEnvironment) -> list[LatencyRun]:
+        topics = environment.topics()
+        with environment.serving(system, topics) as process:
             sent = 1
-            arena.send(topics.requests, self._offers[0].workload, sent, 0, None)
-            arena.await_answers(topics.responses, sent, process)
+            environment.send(topics.requests, self._offers[0].workload, sent, 0, None)
+            environment.await_answers(topics.responses, sent, process)
             runs = []
             for offer in self._offers:
                 warm_up = round(offer.warm_up_rate_per_s * self._settings.latency_warm_up_seconds)
-                arena.send(topics.requests, offer.workload, warm_up, sent, offer.warm_up_rate_per_s, seed=repeat)
+                environment.send(topics.requests, offer.workload, warm_up, sent, offer.warm_up_rate_per_s, seed=repeat)
                 sent += warm_up
-                arena.await_answers(topics.responses, sent, process)
-                runs.append(self._offer(offer, arena, topics, process, sent, subject.name, repeat))
+                environment.await_answers(topics.responses, sent, process)
+                runs.append(self._offer(offer, environment, topics, process, sent, system.name, repeat))
                 sent += runs[-1].tally.requests
-        arena.drop(topics.requests, topics.responses, topics.errors)
+        environment.drop(topics.requests, topics.responses, topics.errors)
         return runs
 
     def _offer(
         self,
         offer: Offer,
-        arena: Arena,
+        environment: BenchEnvironment,
         topics: Topics,
         process: LocalProcess,
         first_id: int,
-        subject: str,
+        system: str,
         repeat: int,
     ) -> LatencyRun:
         count = round(offer.rate_per_s * self._settings.latency_seconds)
-        account = arena.account(process)
-        start = arena.end_offsets(topics.responses)
-        with arena.reading(topics.responses, offer.workload, count, start) as reader:
+        account = environment.account(process)
+        start = environment.end_offsets(topics.responses)
+        with environment.reading(topics.responses, offer.workload, count, start) as reader:
             before = account.look()
-            scheduled_ns = arena.send(
+            scheduled_ns = environment.send(
                 topics.requests, offer.workload, count, first_id, offer.rate_per_s, seed=1_000 + repeat
             )
             after = account.look()
@@ -149,7 +149,7 @@ class Latency:
         if not len(answers.ids):
             raise Stalled(f"none of {count} requests was answered")
         return LatencyRun(
-            subject=subject,
+            system=system,
             workload=offer.workload.name,
             repeat=repeat,
             tally=tally(answers, first_id, count, offer.workload.tolerance),
@@ -162,5 +162,5 @@ class Latency:
         )
 
 
-def _zip(ours: Sequence[Subject], naive: Sequence[Subject]) -> list[Subject]:
-    return [subject for pair in zip(ours, naive, strict=True) for subject in pair]
+def _zip(ours: Sequence[System], naive: Sequence[System]) -> list[System]:
+    return [system for pair in zip(ours, naive, strict=True) for system in pair]

@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from functools import partial
 
 from anabranch.schemas.latency_breakdown import STAGES
-from bench.arena import Arena
-from bench.measures import Percentiles
-from bench.offers import in_service
-from bench.results import AnyRun, LedgerRun, keys_of, rows_of, target_of
+from bench.harness.analysis.latency_phases import ALL_STAGES, stages_ms
+from bench.harness.analysis.measures import Percentiles
+from bench.harness.environment import BenchEnvironment
+from bench.harness.load_run import in_service
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, LedgerRun, keys_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
-from bench.settings import Settings
-from bench.stages import ALL_STAGES, stages_ms
-from bench.subjects import anabranch
-from bench.workloads import Workload
+from bench.systems.registry import anabranch
+from bench.workloads.workload import Workload
 
 _LEAST, _LEAST_MS = "shortest stage, ms", -1.0
 
 
 @dataclass(frozen=True)
-class Account:
+class ExplainedLoad:
     """A workload whose requests ask to `explain`, and a rate that our job can keep up with."""
 
     workload: Workload
@@ -42,7 +42,7 @@ class Ledger:
         "answer itself says make up; what the job does not see is missing there."
     )
 
-    def __init__(self, settings: Settings, accounts: Sequence[Account]) -> None:
+    def __init__(self, settings: Settings, accounts: Sequence[ExplainedLoad]) -> None:
         self._settings = settings
         self._accounts = [account for account in accounts if settings.wants(account.workload.name)]
         self._ours = anabranch("thread")
@@ -65,9 +65,9 @@ class Ledger:
         targets = [target_of(row, _LEAST, ">=", _LEAST_MS) for row in rows_of(ours, least, keys_of(ours))]
         return Conclusion(rows, [], targets, {})
 
-    def _run(self, repeat: int, arena: Arena) -> list[LedgerRun]:
+    def _run(self, repeat: int, environment: BenchEnvironment) -> list[LedgerRun]:
         runs = []
-        with in_service(arena, self._ours, self._accounts[0].workload) as service:
+        with in_service(environment, self._ours, self._accounts[0].workload) as service:
             for account in self._accounts:
                 service.burst(account.workload, self._settings.burst_of(account.warm_up))
                 offered = service.offer(
@@ -75,7 +75,7 @@ class Ledger:
                 )
                 runs.append(
                     LedgerRun(
-                        subject=self._ours.name,
+                        system=self._ours.name,
                         workload=account.workload.name,
                         repeat=repeat,
                         tally=offered.tally,

@@ -9,14 +9,14 @@ import numpy as np
 
 from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.processes import LocalProcess
-from bench.accounting import core_s_per_1000, other_cores, resident_mb
-from bench.arena import Arena
-from bench.measures import fit_line, tally
-from bench.results import AnyRun, MemoryRun, keys_of, ratio_of, rows_of, target_of
+from bench.harness.accounting import core_s_per_1000, other_cores, resident_mb
+from bench.harness.analysis.measures import fit_line, tally
+from bench.harness.environment import BenchEnvironment
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, MemoryRun, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
-from bench.settings import Settings
-from bench.subjects import Subject, anabranch, naive_map
-from bench.workloads import Workload
+from bench.systems.registry import System, anabranch, naive_map
+from bench.workloads.workload import Workload
 
 _SAMPLE_INTERVAL_S = 1.0
 _SLOPE_LIMIT_MB = 1.0
@@ -40,10 +40,10 @@ class Memory:
 
     def steps(self) -> Iterator[Step]:
         """One round: memory differs little from run to run, and each takes long."""
-        for subject in (subject for pair in self._pairs for subject in pair):
+        for system in (system for pair in self._pairs for system in pair):
             watched = self._settings.memory_requests + self._settings.memory_settle
             seconds = 40 + watched / self._settings.memory_rate_per_s
-            yield Step(f"memory: {subject.name}", partial(self._run, subject), seconds)
+            yield Step(f"memory: {system.name}", partial(self._run, system), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """How much, and how much more with every request."""
@@ -56,39 +56,39 @@ class Memory:
         }
         rows = rows_of(ours, metrics, keys_of(ours))
         ratios = [
-            ratio_of(ours, metrics["warm_mb"], subject.name, naive.name, self._workload.name, "warm_mb")
-            for subject, naive in self._pairs
+            ratio_of(ours, metrics["warm_mb"], system.name, naive.name, self._workload.name, "warm_mb")
+            for system, naive in self._pairs
         ]
-        names = {subject.name for subject, _ in self._pairs}
-        targets = [target_of(row, _SLOPE, "<=", _SLOPE_LIMIT_MB) for row in rows if row.subject in names]
+        names = {system.name for system, _ in self._pairs}
+        targets = [target_of(row, _SLOPE, "<=", _SLOPE_LIMIT_MB) for row in rows if row.system in names]
         return Conclusion(rows, [ratio for ratio in ratios if ratio], targets, {})
 
-    def _run(self, subject: Subject, arena: Arena) -> list[MemoryRun]:
+    def _run(self, system: System, environment: BenchEnvironment) -> list[MemoryRun]:
         settings = self._settings
         at_once, count, rate_per_s = settings.memory_warm_up, settings.memory_requests, settings.memory_rate_per_s
         warm_up = at_once + settings.memory_settle
-        topics = arena.topics()
-        folder = arena.folder / f"cluster-{topics.responses}"
-        with FlinkCluster(folder, task_managers=1, slots=subject.parallelism) as cluster:
+        topics = environment.topics()
+        folder = environment.folder / f"cluster-{topics.responses}"
+        with FlinkCluster(folder, task_managers=1, slots=system.parallelism) as cluster:
             (task_manager,) = cluster.task_managers.values()
             idle_mb = resident_mb(task_manager.pid)
-            with arena.serving(subject, topics, cluster.url) as process:
-                account = arena.account(task_manager)
-                arena.send(topics.requests, self._workload, at_once, 0, None)
-                arena.await_answers(topics.responses, at_once, process)
-                arena.send(topics.requests, self._workload, settings.memory_settle, at_once, rate_per_s)
-                arena.await_answers(topics.responses, warm_up, process)
+            with environment.serving(system, topics, cluster.url) as process:
+                account = environment.account(task_manager)
+                environment.send(topics.requests, self._workload, at_once, 0, None)
+                environment.await_answers(topics.responses, at_once, process)
+                environment.send(topics.requests, self._workload, settings.memory_settle, at_once, rate_per_s)
+                environment.await_answers(topics.responses, warm_up, process)
                 before = account.look()
-                with Sampler(arena, task_manager, topics.responses, warm_up) as sampler:
-                    arena.send(topics.requests, self._workload, count, warm_up, rate_per_s)
-                    arena.await_answers(topics.responses, warm_up + count, process)
+                with Sampler(environment, task_manager, topics.responses, warm_up) as sampler:
+                    environment.send(topics.requests, self._workload, count, warm_up, rate_per_s)
+                    environment.await_answers(topics.responses, warm_up + count, process)
                 after = account.look()
-        answers = arena.read(topics.responses, self._workload, warm_up + count)
-        arena.drop(topics.requests, topics.responses, topics.errors)
+        answers = environment.read(topics.responses, self._workload, warm_up + count)
+        environment.drop(topics.requests, topics.responses, topics.errors)
         resident = np.array(sampler.resident_mb)
         return [
             MemoryRun(
-                subject=subject.name,
+                system=system.name,
                 workload=self._workload.name,
                 repeat=0,
                 tally=tally(answers, 0, warm_up + count, self._workload.tolerance),
@@ -108,8 +108,8 @@ class Memory:
 class Sampler:
     """Notes a process's memory, and the answers so far, every second of a `with` block and at its end."""
 
-    def __init__(self, arena: Arena, process: LocalProcess, topic: str, answered_before: int) -> None:
-        self._arena = arena
+    def __init__(self, environment: BenchEnvironment, process: LocalProcess, topic: str, answered_before: int) -> None:
+        self._environment = environment
         self._process = process
         self._topic = topic
         self._answered_before = answered_before
@@ -135,5 +135,5 @@ class Sampler:
             self._note()
 
     def _note(self) -> None:
-        self.answered.append(sum(self._arena.end_offsets(self._topic)) - self._answered_before)
+        self.answered.append(sum(self._environment.end_offsets(self._topic)) - self._answered_before)
         self.resident_mb.append(resident_mb(self._process.pid))

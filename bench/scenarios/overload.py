@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from anabranch.stack.processes import LocalProcess
-from bench.accounting import core_s_per_1000, other_cores
-from bench.arena import Arena, Stalled, Topics
-from bench.measures import Floats, first_answers, tally
-from bench.results import AnyRun, OverloadRun, Relation, Target, keys_of, make_target, rows_of
+from bench.harness.accounting import core_s_per_1000, other_cores
+from bench.harness.analysis.measures import Floats, first_answers, tally
+from bench.harness.environment import BenchEnvironment, Stalled, Topics
+from bench.harness.preloaded import Preloaded
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, OverloadRun, Relation, Target, keys_of, make_target, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.memory import Sampler
-from bench.scenarios.preloaded import Preloaded
-from bench.settings import Settings
-from bench.subjects import anabranch
-from bench.workloads import Workload
+from bench.systems.registry import anabranch
+from bench.workloads.workload import Workload
 
 #: Priorities, and how many of 60 requests have each: the urgent are few.
 SHARES = {1: 6, 5: 18, 9: 36}
@@ -101,31 +101,33 @@ class Overload:
                 yield _target([run], _DRAIN, run.drain_s, "<=", _MOST_DRAIN_S)
                 yield _target([run], _GROWTH, growth_of(run.resident_mb), "<=", 1.1)
 
-    def _run(self, loads: Sequence[tuple[float, int]], seconds: float, arena: Arena) -> list[OverloadRun]:
+    def _run(
+        self, loads: Sequence[tuple[float, int]], seconds: float, environment: BenchEnvironment
+    ) -> list[OverloadRun]:
         if self._peak_per_s is None:
             raise Stalled("the peak was not found")
-        topics, runs, sent = arena.topics(), [], 1
+        topics, runs, sent = environment.topics(), [], 1
         warm_up = DOUBLE, 0, self._settings.overload_warm_up / self._peak_per_s
-        with arena.serving(self._refusing, topics) as process:
-            arena.send(topics.requests, self._workload, 1, 0, None)
-            arena.await_answers(topics.responses, 1, process)
+        with environment.serving(self._refusing, topics) as process:
+            environment.send(topics.requests, self._workload, 1, 0, None)
+            environment.await_answers(topics.responses, 1, process)
             for load, repeat, lasts_s in (warm_up, *((*each, seconds) for each in loads)):
-                run = self._offer(arena, topics, process, sent, load, lasts_s, self._peak_per_s, repeat)
+                run = self._offer(environment, topics, process, sent, load, lasts_s, self._peak_per_s, repeat)
                 sent += run.tally.requests
                 runs.append(run)
-        arena.drop(topics.requests, topics.responses, topics.errors)
+        environment.drop(topics.requests, topics.responses, topics.errors)
         return runs[1:]
 
-    def _find_peak(self, arena: Arena) -> list[OverloadRun]:
+    def _find_peak(self, environment: BenchEnvironment) -> list[OverloadRun]:
         settings = self._settings
         requests = Preloaded(self._workload, settings.overload_peak_requests, settings.overload_warm_up)
-        self._peak_per_s = requests.serve(self._waiting, 0, arena).rate_per_s
-        requests.drop(arena)
+        self._peak_per_s = requests.serve(self._waiting, 0, environment).rate_per_s
+        requests.drop(environment)
         return []
 
     def _offer(
         self,
-        arena: Arena,
+        environment: BenchEnvironment,
         topics: Topics,
         process: LocalProcess,
         first_id: int,
@@ -136,17 +138,19 @@ class Overload:
     ) -> OverloadRun:
         rate = load * peak_per_s
         count = round(rate * seconds)
-        account = arena.account(process)
+        account = environment.account(process)
         with (
-            arena.reading(topics.responses, self._workload, count, arena.end_offsets(topics.responses)) as reader,
-            Sampler(arena, process, topics.responses, first_id) as sampler,
+            environment.reading(
+                topics.responses, self._workload, count, environment.end_offsets(topics.responses)
+            ) as reader,
+            Sampler(environment, process, topics.responses, first_id) as sampler,
         ):
             before = account.look()
-            scheduled_ns = arena.send(
+            scheduled_ns = environment.send(
                 topics.requests, self._workload, count, first_id, rate, seed=round(load * 100) + repeat
             )
             sent_s = monotonic()
-            arena.await_answers(topics.responses, first_id + count, process)
+            environment.await_answers(topics.responses, first_id + count, process)
             drain_s = monotonic() - sent_s
             after = account.look()
             answers = reader.finish()
@@ -162,7 +166,7 @@ class Overload:
         by_class = {priority: priorities == priority for priority in SHARES}
         span_s = float(scheduled_ns[-1] - scheduled_ns[0]) / 1e9
         return OverloadRun(
-            subject=f"{self._refusing.name}, {load:g} x peak",
+            system=f"{self._refusing.name}, {load:g} x peak",
             workload=f"{self._workload.name}, 3 priorities",
             repeat=repeat,
             tally=tally(answers, first_id, count, self._workload.tolerance),
@@ -209,4 +213,4 @@ def growth_of(resident_mb: Sequence[float]) -> float:
 
 def _target(runs: Sequence[OverloadRun], metric: str, value: float, relation: Relation, limit: float) -> Target:
     clean = all(run.tally.is_clean for run in runs)
-    return make_target(runs[0].workload, runs[0].subject, metric, value, relation, limit, clean=clean)
+    return make_target(runs[0].workload, runs[0].system, metric, value, relation, limit, clean=clean)

@@ -11,14 +11,14 @@ from threading import Thread
 import msgspec
 
 from anabranch.schemas.tensors import Array
-from bench.arena import Arena
-from bench.cutting import STAGES, Chain, Chosen, best_single_cut, cut_in_two
-from bench.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
+from bench.harness.analysis.stage_timing import STAGES, Chosen, StageSessions, best_single_cut, cut_in_two
+from bench.harness.environment import BenchEnvironment
+from bench.harness.preloaded import Preloaded
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.scenarios.preloaded import Preloaded
-from bench.settings import Settings
-from bench.subjects import anabranch
-from bench.workloads import Workload
+from bench.systems.registry import anabranch
+from bench.workloads.workload import Workload
 
 WHOLE, CUT = "whole, 1 task", f"{STAGES} stages, {STAGES} tasks"
 _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both stages at once"
@@ -64,7 +64,7 @@ class Pipeline:
 
     name = "pipeline"
     method = (
-        "As in throughput: all requests are in the topic before a subject starts; one thread in each session. Whole: "
+        "As in throughput: all requests are in the topic before a system starts; one thread in each session. Whole: "
         "one task. In stages: a job with one task for each of two stages, which the planner cut from a profile taken "
         "just before. Bound: one request each time the slower stage has run, timed alone on one thread right before "
         "each round; or both stages timed while they run at once, as they do in the job, on cores that broker and job "
@@ -76,7 +76,7 @@ class Pipeline:
     def __init__(self, settings: Settings, cases: Sequence[Case]) -> None:
         self._settings = settings
         self._cases = cases
-        self._subject = anabranch(settings.modes[0])
+        self._system = anabranch(settings.modes[0])
         self._alone_ms: dict[tuple[str, int], float] = {}
         self._together_ms: dict[tuple[str, int], float] = {}
         self._cuts: dict[str, tuple[float, float, int]] = {}
@@ -103,11 +103,11 @@ class Pipeline:
         rows = rows_of(ours, {"rate_per_s": rates} | shares, keys_of(ours))
         pairs = [ratio_of(ours, rates, CUT, WHOLE, case.name, "rate_per_s") for case in self._cases]
         ratios = [ratio for ratio in pairs if ratio]
-        clean = {row.workload: not row.not_answered_right for row in rows if row.subject == CUT}
+        clean = {row.workload: not row.not_answered_right for row in rows if row.system == CUT}
         served = [
             (row.workload, metric, row.metrics[key].median, 0.85)
             for row in rows
-            if row.subject == CUT
+            if row.system == CUT
             for metric, key in ((_OF_BOUND, "of_bound"), (_OF_BOTH, "of_bound_together"))
         ]
         large = [each for each in ratios if each.workload == self._cases[0].name]
@@ -147,22 +147,24 @@ class Pipeline:
         warm_up = ceil(count * _WARM_UP)
         return Preloaded(case.whole, count, warm_up), Preloaded(case.cut, count, warm_up)
 
-    def _serve(self, case: Case, load: Preloaded, subject: str, repeat: int, arena: Arena) -> list[ThroughputRun]:
+    def _serve(
+        self, case: Case, load: Preloaded, system: str, repeat: int, environment: BenchEnvironment
+    ) -> list[ThroughputRun]:
         for each in self._cases:
             _ = each.chosen  # a job reads the plans of all its models
         if (case.name, repeat) not in self._alone_ms:
             self._alone_ms[case.name, repeat], self._together_ms[case.name, repeat] = _stage_times_ms(case)
-        run = load.serve(self._subject, repeat, arena)
-        return [msgspec.structs.replace(run, subject=subject, workload=case.name)]
+        run = load.serve(self._system, repeat, environment)
+        return [msgspec.structs.replace(run, system=system, workload=case.name)]
 
-    def _try_cuts(self, case: Case, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+    def _try_cuts(self, case: Case, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
         self._cuts[case.name] = best_single_cut(case.model, case.chosen, case.batch, _CUT_ROUNDS)
         return []
 
 
 def _stage_times_ms(case: Case) -> tuple[float, float]:
     """The slower stage's time: alone, and while the other one runs too."""
-    chain = Chain(case.chosen.folder, case.batch)
+    chain = StageSessions(case.chosen.folder, case.batch)
     alone_ms = chain.bottleneck_ms(_STAGE_RUNS)
     times: dict[int, list[float]] = {number: [] for number in range(STAGES)}
 

@@ -16,12 +16,12 @@ from anabranch.partition.planning.placement import Machine, Placement, PlannedSt
 from anabranch.partition.planning.planner import plan
 from anabranch.partition.profiling.costs import CostGraph, Cuts
 from anabranch.partition.profiling.profile import Profile, costs_of, profile
-from bench.arena import Arena
-from bench.measures import Spread, Tally
-from bench.models import LIGHT, RESNET
-from bench.results import AnyRun, Row, ScalingRun
+from bench.harness.analysis.measures import Spread, Tally
+from bench.harness.analysis.pipeline_simulation import Feed, simulate
+from bench.harness.environment import BenchEnvironment
+from bench.report.results import AnyRun, Row, ScalingRun
 from bench.scenarios.base import Conclusion, Step
-from bench.simulation import Feed, simulate
+from bench.workloads.models import LIGHT, RESNET
 
 NODES = tuple(2**power for power in range(11))
 _BANDWIDTH_BYTES_PER_S = 1.25e9
@@ -85,25 +85,25 @@ class Scaling:
     def steps(self) -> Iterator[Step]:
         """Every model, way and number of nodes."""
         for model in self._models:
-            for subject in (_PIPELINE, _REPLICAS, _SMALL):
-                if subject == _SMALL and not model.has_weights:
+            for system in (_PIPELINE, _REPLICAS, _SMALL):
+                if system == _SMALL and not model.has_weights:
                     continue
                 for nodes in NODES:
-                    yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, subject, nodes), 2)
+                    yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, system, nodes), 2)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """How far each way goes."""
         ours = [run for run in runs if isinstance(run, ScalingRun)]
         rows = []
         for model in self._models:
-            for subject in (_PIPELINE, _REPLICAS, _SMALL):
-                taken = [run for run in ours if (run.workload, run.subject) == (model.name, subject)]
+            for system in (_PIPELINE, _REPLICAS, _SMALL):
+                taken = [run for run in ours if (run.workload, run.system) == (model.name, system)]
                 if taken:
                     rows.append(_row(taken))
         return Conclusion(rows, [], [], {})
 
-    def _run(self, model: _Model, subject: str, nodes: int, _: Arena) -> list[ScalingRun]:
-        placement = _placement(model.costs, subject, nodes)
+    def _run(self, model: _Model, system: str, nodes: int, _: BenchEnvironment) -> list[ScalingRun]:
+        placement = _placement(model.costs, system, nodes)
         if placement is None:
             return []
         batches = max(4_000, 10 * nodes)
@@ -112,7 +112,7 @@ class Scaling:
         slowest = max(placement.stages, key=lambda stage: stage.period_ms)
         return [
             ScalingRun(
-                subject=subject,
+                system=system,
                 workload=model.name,
                 repeat=0,
                 tally=Tally(requests=batches, answered=batches, missing=0, wrong=0, repeated=0, deviation=0.0),
@@ -128,12 +128,12 @@ class Scaling:
         ]
 
 
-def _placement(costs: CostGraph, subject: str, nodes: int) -> Placement | None:
+def _placement(costs: CostGraph, system: str, nodes: int) -> Placement | None:
     """The plan; None where the model needs more nodes."""
     machine = Machine(name="node", count=nodes, bandwidth_bytes_per_s=_BANDWIDTH_BYTES_PER_S, latency_ms=_LATENCY_MS)
-    if subject == _REPLICAS:
+    if system == _REPLICAS:
         return plan(costs, [machine])
-    if subject == _SMALL:
+    if system == _SMALL:
         try:
             return plan(costs, [msgspec.structs.replace(machine, memory_bytes=_third(costs))])
         except NoPlan:
@@ -184,7 +184,7 @@ def _row(taken: Sequence[ScalingRun]) -> Row:
         "simulated_to_predicted": min(run.rate_per_s / run.predicted_per_s for run in taken),
     }
     return Row(
-        subject=f"{taken[0].subject}: then {by_nodes[max(rates)].held_up_by}",
+        system=f"{taken[0].system}: then {by_nodes[max(rates)].held_up_by}",
         workload=taken[0].workload,
         metrics={name: Spread.of([value]) for name, value in figures.items()},
         core_s_per_1000={},

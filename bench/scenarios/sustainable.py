@@ -1,4 +1,4 @@
-"""The highest rate that each subject can keep up with, and its latency at shares of it."""
+"""The highest rate that each system can keep up with, and its latency at shares of it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import msgspec
 
-from bench.arena import Arena
-from bench.measures import Percentiles, Spread
-from bench.offers import Offered, Service, in_service
-from bench.peers.raw_onnx import model_ms
-from bench.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, make_target, ratio_of, rows_of
+from bench.harness.analysis.measures import Percentiles, Spread
+from bench.harness.analysis.rate_bisection import Probe
+from bench.harness.environment import BenchEnvironment
+from bench.harness.load_run import LoadRun, RunningSystem, in_service
+from bench.harness.rate_search import BEFORE_PROBES, bound_of, find, offer, seconds_of
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.search import Probe
-from bench.settings import Settings
-from bench.subjects import Subject, anabranch
-from bench.sustaining import BEFORE_PROBES, bound_of, find, offer, seconds_of
-from bench.workloads import Workload
+from bench.systems.in_memory.onnx_runtime_alone import model_ms
+from bench.systems.registry import System, anabranch
+from bench.workloads.workload import Workload
 
 SUSTAINABLE, NO_QUEUE, COMMON = "sustainable", "no queue", "common rate"
-#: Shares of a subject's own sustainable rate. At a twentieth there is no queue.
+#: Shares of a system's own sustainable rate. At a twentieth there is no queue.
 SHARES = {NO_QUEUE: 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "90 %": 0.9}
 OVER_NO_QUEUE = "p99 at 50 % / p50 with no queue"
 
@@ -38,19 +38,19 @@ class Case:
     """A workload, and who serves it.
 
     Attributes:
-        burst: Requests that all subjects answer within some seconds.
+        burst: Requests that all systems answer within some seconds.
         common_per_s: A rate that all of them can keep up with.
-        subjects: This project first.
+        systems: This project first.
     """
 
     workload: Workload
     burst: int
     common_per_s: float
-    subjects: tuple[Subject, ...]
+    systems: tuple[System, ...]
 
 
 class Sustainable:
-    """Every subject in turn, with all of its workloads in one go.
+    """Every system in turn, with all of its workloads in one go.
 
     Args:
         repository: Where the models of all workloads are.
@@ -64,10 +64,10 @@ class Sustainable:
         "100 ms (or five times what the model takes for a request, if that is more), and latency does not grow by more "
         "than a hundredth of a second in a second (least-squares slope over scheduled time, less twice its error); "
         "then confirmed in a longer run. What the generator is late by is in the latency, and so a limit of quick "
-        "subjects' rates. Latency, from the scheduled send time, at shares of each subject's own "
-        "sustainable rate, and at a rate that all share. No queue: a twentieth of it. Subjects in turn, each with one "
+        "systems' rates. Latency, from the scheduled send time, at shares of each system's own "
+        "sustainable rate, and at a rate that all share. No queue: a twentieth of it. Systems in turn, each with one "
         "start for all its workloads and rates, and first a load of its first workload that is not measured: the JVMs "
-        "of broker and subject compile what is hot."
+        "of broker and system compile what is hot."
     )
 
     def __init__(self, settings: Settings, cases: Sequence[Case], repository: Path) -> None:
@@ -79,19 +79,19 @@ class Sustainable:
         self._found: dict[tuple[str, str], float] = {}
 
     def steps(self) -> Iterator[Step]:
-        """The models' own times; then every subject's turn, round by round."""
+        """The models' own times; then every system's turn, round by round."""
         yield Step("sustainable: the models' own times", self._measure_models, 2.0 * len(self._cases))
-        subjects = list(dict.fromkeys(subject for case in self._cases for subject in case.subjects))
+        systems = list(dict.fromkeys(system for case in self._cases for system in case.systems))
         settings = self._settings
         probe_s = settings.search_seconds + _TURN_S
         first_s, later_s = 2 * _BURST_S + settings.search_probes * probe_s, _BURST_S + BEFORE_PROBES * probe_s
         for repeat in range(settings.repeats):
-            for subject in subjects:
-                cases = [case for case in self._cases if subject in case.subjects]
-                label = f"sustainable, round {repeat + 1}: {subject.name}"
+            for system in systems:
+                cases = [case for case in self._cases if system in case.systems]
+                label = f"sustainable, round {repeat + 1}: {system.name}"
                 search_s = (later_s if repeat else first_s) + settings.load_seconds + _TURN_S
                 seconds = 20 + settings.search_warm_up_seconds + sum(search_s + self._loads_s(case) for case in cases)
-                yield Step(label, partial(self._run, subject, cases, repeat), seconds)
+                yield Step(label, partial(self._run, system, cases, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Rates and percentiles by load; ours over each peer's."""
@@ -102,8 +102,8 @@ class Sustainable:
         }
         rows = [row for load, chosen in by_load.items() for row in _rows(chosen, load)]
         workloads = list(dict.fromkeys(run.workload for run in ours))
-        subjects = list(dict.fromkeys(run.subject for run in ours))
-        rows.sort(key=lambda row: (workloads.index(row.workload), subjects.index(row.subject.rsplit(", ", 1)[0])))
+        systems = list(dict.fromkeys(run.system for run in ours))
+        rows.sort(key=lambda row: (workloads.index(row.workload), systems.index(row.system.rsplit(", ", 1)[0])))
         return Conclusion(rows, list(self._ratios(by_load)), self._targets(by_load), dict(self._limits()))
 
     def _loads_s(self, case: Case) -> float:
@@ -113,7 +113,7 @@ class Sustainable:
     def _ratios(self, by_load: dict[str, list[RateRun]]) -> Iterator[Ratio]:
         best, common = by_load.get(SUSTAINABLE, []), by_load.get(COMMON, [])
         for case in self._cases:
-            for peer in case.subjects:
+            for peer in case.systems:
                 pair = self._ours.name, peer.name, case.workload.name
                 if peer == self._ours:
                     continue
@@ -123,8 +123,8 @@ class Sustainable:
 
     def _targets(self, by_load: dict[str, list[RateRun]]) -> list[Target]:
         targets = []
-        calm = {(run.workload, run.repeat): run for run in by_load.get(NO_QUEUE, []) if run.subject == self._ours.name}
-        half = {(run.workload, run.repeat): run for run in by_load.get("50 %", []) if run.subject == self._ours.name}
+        calm = {(run.workload, run.repeat): run for run in by_load.get(NO_QUEUE, []) if run.system == self._ours.name}
+        half = {(run.workload, run.repeat): run for run in by_load.get("50 %", []) if run.system == self._ours.name}
         for case in self._cases:
             pairs = [(half[key], calm[key]) for key in half if key in calm and key[0] == case.workload.name]
             if not pairs:
@@ -139,24 +139,24 @@ class Sustainable:
         for workload, bound_ms in self._bounds_ms.items():
             yield f"{workload}: p99 must be at most, ms", round(bound_ms, 1)
 
-    def _measure_models(self, arena: Arena) -> list[RateRun]:  # noqa: ARG002 - a step's
+    def _measure_models(self, environment: BenchEnvironment) -> list[RateRun]:  # noqa: ARG002 - a step's
         for case in self._cases:
             spent_ms = model_ms(case.workload, self._repository)
             self._bounds_ms[case.workload.name] = bound_of(spent_ms)
         return []
 
-    def _run(self, subject: Subject, cases: Sequence[Case], repeat: int, arena: Arena) -> list[RateRun]:
+    def _run(self, system: System, cases: Sequence[Case], repeat: int, environment: BenchEnvironment) -> list[RateRun]:
         runs: list[RateRun] = []
-        with in_service(arena, subject, cases[0].workload) as service:
+        with in_service(environment, system, cases[0].workload) as service:
             # A burst compiles what is hot where requests come together, and not where they come one by one.
             first, seconds = cases[0], self._settings.search_warm_up_seconds
             service.offer(first.workload, first.burst * _WARM_UP_SHARE, seconds, seed=0)
             for case in cases:
-                runs += self._serve(service, subject, case, repeat)
+                runs += self._serve(service, system, case, repeat)
         return runs
 
-    def _serve(self, service: Service, subject: Subject, case: Case, repeat: int) -> Iterator[RateRun]:
-        key, settings = (subject.name, case.workload.name), self._settings
+    def _serve(self, service: RunningSystem, system: System, case: Case, repeat: int) -> Iterator[RateRun]:
+        key, settings = (system.name, case.workload.name), self._settings
         bound_ms = self._bounds_ms[case.workload.name]
         found = find(
             service,
@@ -167,22 +167,22 @@ class Sustainable:
             before_per_s=self._found.get(key),
             seed=1_000 * (repeat + 1),
         )
-        # Of a subject that keeps up with nothing, the probes say why.
+        # Of a system that keeps up with nothing, the probes say why.
         best = msgspec.structs.replace(found.probes[-1], rate_per_s=found.rate_per_s)
-        yield self._note(found.offered, best, subject, SUSTAINABLE, repeat, found.probes)
+        yield self._note(found.offered, best, system, SUSTAINABLE, repeat, found.probes)
         if not found.rate_per_s:
             return
         self._found[key] = found.rate_per_s
         rates = {load: share * found.rate_per_s for load, share in SHARES.items()} | {COMMON: case.common_per_s}
         for load, rate in rates.items():
             offered, probe = offer(service, case.workload, rate, settings.load_seconds, bound_ms, seed=100 + repeat)
-            yield self._note(offered, probe, subject, load, repeat, [])
+            yield self._note(offered, probe, system, load, repeat, [])
 
     def _note(
-        self, offered: Offered, probe: Probe, subject: Subject, load: str, repeat: int, probes: list[Probe]
+        self, offered: LoadRun, probe: Probe, system: System, load: str, repeat: int, probes: list[Probe]
     ) -> RateRun:
         return RateRun(
-            subject=subject.name,
+            system=system.name,
             workload=offered.workload.name,
             repeat=repeat,
             tally=offered.tally,
@@ -203,4 +203,4 @@ def _rows(runs: Sequence[RateRun], load: str) -> list[Row]:
         metrics[name] = [float(getattr(run.latency, name)) for run in runs]
     metrics["generator_p99_ms"] = [run.generator_p99_ms for run in runs]
     rows = rows_of(runs, metrics, keys_of(runs))
-    return [msgspec.structs.replace(row, subject=f"{row.subject}, {load}") for row in rows]
+    return [msgspec.structs.replace(row, system=f"{row.system}, {load}") for row in rows]

@@ -1,4 +1,4 @@
-"""Throughput: single-row requests of the feed-forward network that were there before the subject started."""
+"""Throughput: single-row requests of the feed-forward network that were there before the system started."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -8,28 +8,28 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.arena import Arena
-from bench.measures import Spread
-from bench.models import FFNN, FFNN_WIDTHS
-from bench.peers import beam
-from bench.peers.crayfish import as_crayfish
-from bench.peers.raw_onnx import rows_per_s
-from bench.results import AnyRun, Ratio, ThroughputRun, keys_of, make_target, ratio_of, rows_of
+from bench.harness.analysis.measures import Spread
+from bench.harness.environment import BenchEnvironment
+from bench.harness.preloaded import Preloaded
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, Ratio, ThroughputRun, keys_of, make_target, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
-from bench.scenarios.preloaded import Preloaded
-from bench.settings import Settings
-from bench.subjects import (
+from bench.systems.flink.crayfish_wire import as_crayfish
+from bench.systems.in_memory import beam
+from bench.systems.in_memory.onnx_runtime_alone import rows_per_s
+from bench.systems.registry import (
     CONFLUENT,
     CRAYFISH,
     JAVA,
     KAFKA_PYTHON,
     MLSERVER,
     RAY_SERVE,
-    Subject,
+    System,
     anabranch,
     naive_map,
 )
-from bench.workloads import Workload
+from bench.workloads.models import FFNN, FFNN_WIDTHS
+from bench.workloads.workload import Workload
 
 _METRIC = "rate_per_s"
 _RAW_BATCHES = (1, 64)
@@ -49,15 +49,15 @@ _LEAST = {
 
 
 class Throughput:
-    """Every subject in turn, on the same records of the same topic."""
+    """Every system in turn, on the same records of the same topic."""
 
     name = "throughput"
     method = (
-        "All requests are in the topic before the first subject starts, and every subject reads the same records; the "
+        "All requests are in the topic before the first system starts, and every system reads the same records; the "
         "slow ones fewer (kafka-python a tenth, Java on Crayfish's JSON a twentieth, Ray Serve and MLServer a "
         "fortieth), and on Crayfish's JSON the same rows as text. Rate = answers after warm-up / time between their "
         "first and last LogAppendTime; no generator runs meanwhile, and answers are read and compared with a direct "
-        "run of the model afterwards. Median of the rounds, subjects in turn; ratios are taken round by round. Beam "
+        "run of the model afterwards. Median of the rounds, systems in turn; ratios are taken round by round. Beam "
         "runs in memory, without broker."
     )
 
@@ -75,23 +75,23 @@ class Throughput:
         yield Step("throughput: Beam in memory", self._measure_beam)
         # The quick ones serve some 80,000 a second, which are then read and compared as fast; the slow ones have fewer.
         seconds = 15 + (self._settings.throughput_warm_up + self._settings.throughput_requests) / 40_000
-        one_task = [subject for pair in self._pairs if pair[0].parallelism == 1 for subject in pair]
-        two_tasks = [subject for pair in self._pairs if pair[0].parallelism == 2 for subject in pair]
+        one_task = [system for pair in self._pairs if pair[0].parallelism == 1 for system in pair]
+        two_tasks = [system for pair in self._pairs if pair[0].parallelism == 2 for system in pair]
         for repeat in range(self._settings.repeats):
-            for subject in (*one_task, *_PEERS, *two_tasks):
-                label = f"throughput, round {repeat + 1}: {subject.name}"
-                yield Step(label, partial(self._run, subject, repeat), seconds)
+            for system in (*one_task, *_PEERS, *two_tasks):
+                label = f"throughput, round {repeat + 1}: {system.name}"
+                yield Step(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
         """Rates, and ours over each peer's."""
         ours = [run for run in runs if isinstance(run, ThroughputRun)]
         rates = [run.rate_per_s for run in ours]
         rows = rows_of(ours, {_METRIC: rates}, keys_of(ours))
-        beside_naive = [self._ratio(ours, rates, subject, naive) for subject, naive in self._pairs]
+        beside_naive = [self._ratio(ours, rates, system, naive) for system, naive in self._pairs]
         beside_peers = [
-            self._ratio(ours, rates, subject, peer)
-            for subject, _ in self._pairs
-            if subject.parallelism == 1
+            self._ratio(ours, rates, system, peer)
+            for system, _ in self._pairs
+            if system.parallelism == 1
             for peer in _PEERS
         ]
         speed_up = [
@@ -101,16 +101,16 @@ class Throughput:
             for two in kind
             if one.mode == two.mode and (one.parallelism, two.parallelism) == (1, 2)
         ]
-        wrong = {row.subject: row.not_answered_right for row in rows}
+        wrong = {row.system: row.not_answered_right for row in rows}
         targets = [
             make_target(
                 ratio.workload,
-                ratio.subject,
+                ratio.system,
                 f"rate / {ratio.peer}",
                 ratio.ratio.median,
                 ">=",
                 limit,
-                clean=not wrong[ratio.subject],
+                clean=not wrong[ratio.system],
             )
             for ratio in (*beside_naive, *beside_peers)
             if ratio and (limit := _LEAST.get(ratio.peer.split(",")[0])) is not None
@@ -118,10 +118,10 @@ class Throughput:
         ratios = [ratio for ratio in (*beside_naive, *beside_peers, *speed_up) if ratio]
         return Conclusion(rows, ratios, targets, self._limits)
 
-    def _ratio(self, runs: Sequence[AnyRun], rates: list[float], subject: Subject, peer: Subject) -> Ratio | None:
-        return ratio_of(runs, rates, subject.name, peer.name, self._workload.name, _METRIC)
+    def _ratio(self, runs: Sequence[AnyRun], rates: list[float], system: System, peer: System) -> Ratio | None:
+        return ratio_of(runs, rates, system.name, peer.name, self._workload.name, _METRIC)
 
-    def _measure_limit(self, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+    def _measure_limit(self, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
         row = np.random.default_rng(0).random((1, FFNN_WIDTHS[0]), np.float32)
         for batch in _RAW_BATCHES:
             rates = [rows_per_s(self._model, row, batch, _RAW_SECONDS) for _ in range(self._settings.repeats)]
@@ -129,7 +129,7 @@ class Throughput:
             self._limits[name] = round(Spread.of(rates).median)
         return []
 
-    def _measure_beam(self, arena: Arena) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+    def _measure_beam(self, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
         count = self._settings.throughput_requests
         rates = [beam.rows_per_s(self._model, count) for _ in range(self._settings.repeats)]
         self._limits["Beam RunInference in memory, 1 thread, batch 64: rows/s"] = round(Spread.of(rates).median)
@@ -139,14 +139,14 @@ class Throughput:
     def _model(self) -> Path:
         return self._repository / FFNN / "1" / "model.onnx"
 
-    def _run(self, subject: Subject, repeat: int, arena: Arena) -> list[ThroughputRun]:
-        workload = as_crayfish(self._workload) if subject == CRAYFISH else self._workload
-        share = _SHARES.get(subject, 1.0)
+    def _run(self, system: System, repeat: int, environment: BenchEnvironment) -> list[ThroughputRun]:
+        workload = as_crayfish(self._workload) if system == CRAYFISH else self._workload
+        share = _SHARES.get(system, 1.0)
         # Those with one workload and one share read the same records.
         key = workload.name, share
         if key not in self._preloaded:
             self._preloaded[key] = self._preload(workload, share)
-        run = self._preloaded[key].serve(subject, repeat, arena)
+        run = self._preloaded[key].serve(system, repeat, environment)
         # The same rows, and so the same workload, whatever the wire.
         return [msgspec.structs.replace(run, workload=self._workload.name)]
 

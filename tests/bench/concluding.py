@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from bench.results import AnyRun, Result
+from bench.harness.settings import Settings
+from bench.report.results import AnyRun, Result
 from bench.scenarios.base import Scenario
-from bench.settings import Settings
 
 
 def conclude(scenario: Scenario, runs: Sequence[AnyRun]) -> Result:

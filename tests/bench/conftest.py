@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bench.workloads import Workload
+from bench.workloads.workload import Workload
 
 
 @pytest.fixture

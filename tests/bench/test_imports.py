@@ -1,4 +1,4 @@
-"""Importing the benchmark starts nothing; and what starts it needs no PyFlink, which only subjects do."""
+"""Importing the benchmark starts nothing; and what starts it needs no PyFlink, which only systems do."""
 
 import subprocess
 import sys

@@ -8,8 +8,8 @@ from anabranch.flink_job.installation import jars_dir
 from deploy.jars import LockedJar, read_lock, sha256_of
 
 ROOT = Path(__file__).parents[2]
-PEERS = ROOT / "bench" / "peers"
-LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "deploy").glob("*.lock")), *sorted(PEERS.glob("*.lock"))]
+PEERS = ROOT / "bench" / "systems"
+LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "deploy").glob("*.lock")), *sorted(PEERS.rglob("*.lock"))]
 
 
 def make(*arguments: str) -> str:

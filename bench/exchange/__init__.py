@@ -1,1 +1,0 @@
-"""Flink's exchange alone: one task that writes, one that reads, each on a TaskManager of its own."""

@@ -1,0 +1,1 @@
+"""Figures computed from recorded runs; nothing here waits, sends or writes."""

@@ -1,0 +1,136 @@
+"""Models cut in two for the benchmark, and how long stages take, each alone on one thread."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from anabranch.partition.graph.model_graph import Graph, load_graph
+from anabranch.partition.planning.placement import Machine
+from anabranch.partition.planning.planner import plan_timed
+from anabranch.partition.profiling.costs import Cuts
+from anabranch.partition.profiling.profile import costs_of, profile
+from anabranch.partition.profiling.stage_timing import stage_times_ms
+from anabranch.partition.stages.manifest import write_placement
+from anabranch.partition.stages.writer import write_stages
+from anabranch.schemas import codec
+from anabranch.schemas.tensors import Array
+from bench.systems.onnx_session import open_session
+from bench.workloads.workload import Workload
+
+STAGES = 2
+PLAN = f"stages-{STAGES}/plan.json"
+_BEST = 5
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the planner chose.
+
+    Attributes:
+        cut: The nodes of the first stage, as a bit for each.
+        predicted_ms: Of the slower stage.
+        folder: Where the stages' models are.
+    """
+
+    cut: int
+    predicted_ms: float
+    folder: Path
+
+
+def cut_in_two(model: Path) -> Chosen:
+    """Profiles a model afresh, cuts it, and writes stages and plan beside it, where a job looks for `PLAN`."""
+    graph = load_graph(model)
+    known = profile(graph, 1, again=True)
+    time_stages = partial(stage_times_ms, graph, rows=known.rows)
+    _, placement = plan_timed(costs_of(graph, known), [Machine(name="node", count=STAGES)], STAGES, time_stages)
+    folder = model.parent / Path(PLAN).parent
+    write_placement(graph, placement, folder, rows=known.rows)
+    return Chosen(placement.downsets[0], placement.bottleneck_ms, folder)
+
+
+class StageSessions:
+    """The stages of one cut, loaded, with what each takes for one batch.
+
+    Args:
+        folder: Of `stage-0.onnx` and so on.
+        batch: The whole model's inputs.
+    """
+
+    def __init__(self, folder: Path, batch: Mapping[str, Array]) -> None:
+        self._stages: list[tuple[Any, list[str], dict[str, Array]]] = []
+        living = dict(batch)
+        for number in range(STAGES):
+            session = open_session(folder / f"stage-{number}.onnx")
+            inputs = {tensor.name: living[tensor.name] for tensor in session.get_inputs()}
+            names = [tensor.name for tensor in session.get_outputs()]
+            living.update(zip(names, session.run(names, inputs), strict=True))
+            self._stages.append((session, names, inputs))
+
+    def run_ms(self, number: int) -> float:
+        """One run of a stage."""
+        session, names, inputs = self._stages[number]
+        start_s = perf_counter()
+        session.run(names, inputs)
+        return (perf_counter() - start_s) * 1000
+
+    def bottleneck_ms(self, runs: int) -> float:
+        """The slower stage's median, the stages in turn."""
+        times = [[self.run_ms(number) for number in range(STAGES)] for _ in range(runs)]
+        return max(median(of_run[number] for of_run in times) for number in range(STAGES))
+
+
+def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rounds: int) -> tuple[float, float, int]:
+    """Measures every single cut, and the best of them again, in turn with the planner's.
+
+    The least of several medians is less than any of them would be again. So the best is found in half of the rounds,
+    and its time is that of the other half.
+
+    Returns:
+        The bottleneck of the best single cut and the planner's, in milliseconds; and how many cuts there are.
+    """
+    graph = load_graph(model)
+    with tempfile.TemporaryDirectory(prefix="bench-cuts-") as folder:
+        found = [(_written(graph, cut, Path(folder), batch).bottleneck_ms(2), cut) for cut in _cuts(graph)]
+        best = [cut for _, cut in sorted(found)[:_BEST]]
+        chains: list[StageSessions] = []
+        for cut in (chosen.cut, *best):
+            place = Path(folder) / f"{len(chains)}"
+            place.mkdir()
+            chains.append(_written(graph, cut, place, batch))
+        times: list[list[float]] = [[] for _ in chains]
+        for _ in range(2 * rounds):
+            for chain, of_chain in zip(chains, times, strict=True):
+                # Brings its weights into the caches, where a task that does nothing else has them.
+                chain.bottleneck_ms(1)
+                of_chain.append(chain.bottleneck_ms(1))
+    best_times = min(times[1:], key=lambda of_chain: median(of_chain[:rounds]))
+    return median(best_times[rounds:]), median(times[0][rounds:]), len(found)
+
+
+def _cuts(graph: Graph) -> Iterator[int]:
+    """The nodes of the first stage of every cut that the planner knows of."""
+    for members in Cuts(costs_of(graph, profile(graph, 1))).members[1:-1]:
+        yield sum(1 << int(node) for node in np.flatnonzero(members))
+
+
+def _written(graph: Graph, cut: int, folder: Path, batch: Mapping[str, Array]) -> StageSessions:
+    write_stages(graph, [cut], folder)
+    return StageSessions(folder, batch)
+
+
+def first_batch(workload: Workload) -> dict[str, Array]:
+    """The inputs of a workload's first request."""
+    return {tensor.name: tensor.to_array() for tensor in codec.decode_request(workload.message(0)).inputs}
+
+
+def generated(model: Path, shape: Sequence[int]) -> dict[str, Array]:
+    """One random batch for a model with one input of floats."""
+    [name] = load_graph(model).inputs
+    return {name: np.random.default_rng(1).standard_normal(shape, np.float32)}

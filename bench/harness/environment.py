@@ -1,0 +1,367 @@
+"""Where systems meet: one broker, the topics, and the processes that send, serve and read."""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from anabranch.stack.kafka_broker import KafkaBroker, Topic
+from anabranch.stack.processes import LocalProcess
+from bench.harness.accounting import ProcessorTime
+from bench.harness.messages import LoadCommand, ReadCommand, ServeCommand
+from bench.harness.response_log import ResponseLog
+from bench.harness.schedule import poisson_offsets_ns
+from bench.systems.peer_installation import interpreter_of
+from bench.systems.registry import System
+from bench.workloads.workload import Workload
+
+PARTITIONS = 4
+
+_STOP_GRACE_S = 3.0
+_STALL_S = 90.0
+_READ_PATIENCE_S = 20.0
+_LOAD_TIMEOUT_S = 900.0
+_POLL_S = 0.02
+#: Each look at a topic is work for the broker, on the same cores: it is looked at again after such a share of the time
+#: that is still to wait, and so long at most.
+_POLL_SHARE, _MOST_POLL_S = 0.25, 0.5
+_OFFSETS_TIMEOUT_S = 30.0
+#: Of syslog: an admin client that is done says, a level below, what it throws away.
+_NOTICE = 5
+
+
+class Stalled(Exception):
+    """A system stopped answering."""
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics of one run."""
+
+    requests: str
+    responses: str
+    errors: str
+
+
+class BenchEnvironment:
+    """A broker that lives as long as the `with` block, and all that runs against it.
+
+    Args:
+        folder: For the broker's data, logs and what the processes hand to each other; several GB at times.
+        repository: The models that every system serves.
+    """
+
+    def __init__(self, folder: Path, repository: Path) -> None:
+        self.folder = folder
+        self._repository = repository
+        self._broker = KafkaBroker(folder / "kafka", log_dir=folder / "logs")
+        self._temporary = folder / "tmp"
+        self._numbers = itertools.count(1)
+        self._workload_paths: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        """Starts the broker."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        self._broker.start()
+        self._offsets = self._new_client()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops the broker."""
+        self._offsets.close()
+        self._broker.stop()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The broker's address."""
+        return self._broker.bootstrap_servers
+
+    def account(self, *system: LocalProcess) -> ProcessorTime:
+        """The processor time of the broker and of a system's processes."""
+        return ProcessorTime({"broker": [self._broker.process.pid], "system": [process.pid for process in system]})
+
+    def topics(self, requests: str | None = None) -> Topics:
+        """New topics for a run; `requests` may be those of an earlier one, to be read again."""
+        number = next(self._numbers)
+        topics = Topics(requests or f"requests-{number}", f"responses-{number}", f"errors-{number}")
+        stamped = {"message.timestamp.type": "LogAppendTime"}
+        self._broker.create_topics(
+            Topic(topics.requests, PARTITIONS),
+            Topic(topics.responses, PARTITIONS, stamped),
+            Topic(topics.errors, PARTITIONS),
+        )
+        return topics
+
+    @contextmanager
+    def serving(self, system: System, topics: Topics, flink_url: str | None = None) -> Iterator[LocalProcess]:
+        """A system's process, stopped at the end of the block; it may not be ready yet.
+
+        Raises:
+            PeerMissing: What it needs cannot be had on this machine.
+        """
+        python = interpreter_of(system.kind)
+        command = ServeCommand(
+            kind=system.kind,
+            bootstrap_servers=self.bootstrap_servers,
+            requests_topic=topics.requests,
+            responses_topic=topics.responses,
+            errors_topic=topics.errors,
+            group_id=topics.responses,
+            repository=str(self._repository),
+            parallelism=system.parallelism,
+            mode=system.mode or "thread",
+            flink_url=flink_url,
+            overload=system.overload,
+            balance=system.balance,
+            busy_folder=system.busy_folder,
+            slowdown=system.slowdown,
+        )
+        process = self._start("system", "bench.systems", command.to_argument(), python)
+        try:
+            yield process
+        finally:
+            process.stop(_STOP_GRACE_S)
+
+    def send(
+        self,
+        topic: str,
+        workload: Workload,
+        count: int,
+        first_id: int,
+        rate_per_s: float | None,
+        seed: int = 0,
+        partitions: int = PARTITIONS,
+    ) -> npt.NDArray[np.int64]:
+        """Sends by a Poisson schedule, or at once; returns when each was scheduled: Unix time, nanoseconds."""
+        offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
+        with self.generating(offsets_ns, topic, workload, count, first_id, partitions) as generator:
+            return generator.send()[0]
+
+    @contextmanager
+    def generating(
+        self,
+        offsets_ns: npt.NDArray[np.int64] | None,
+        topic: str,
+        workload: Workload,
+        count: int,
+        first_id: int,
+        partitions: int = PARTITIONS,
+    ) -> Iterator["Generator"]:
+        """A generator's process that has yet to be told to begin; at the end of the block it sends no more.
+
+        Args:
+            offsets_ns: When to send, after the first could be; None sends as fast as the broker takes it.
+            partitions: The first so many of the topic get the requests, in turn.
+        """
+        out, offsets_path = self._new_file("load.npz"), None
+        if offsets_ns is not None:
+            offsets_path = str(self._new_file("offsets.npy"))
+            np.save(offsets_path, offsets_ns)
+        command = LoadCommand(
+            bootstrap_servers=self.bootstrap_servers,
+            topic=topic,
+            partitions=partitions,
+            workload_path=str(self._path_of(workload)),
+            first_id=first_id,
+            count=count,
+            offsets_path=offsets_path,
+            go_path=str(self._new_file("go")),
+            out_path=str(out),
+        )
+        process = self._start("load", "bench.harness.load", command.to_argument())
+        try:
+            yield Generator(process, Path(command.go_path), out)
+        finally:
+            process.kill()
+
+    @contextmanager
+    def generating_beside(self, workload: Workload, rate_per_s: float, seconds: float) -> Iterator[Callable[[], None]]:
+        """A generator that loads the broker and the machine with what nobody reads; its topic is gone after the block.
+
+        Args:
+            seconds: How long it sends at most; it should last longer than what is measured beside it.
+
+        Yields:
+            What lets it begin, and returns once it sends.
+        """
+        topics, count = self.topics(), max(1, round(rate_per_s * seconds))
+        offsets_ns = poisson_offsets_ns(rate_per_s, count, seed=0)
+        try:
+            with self.generating(offsets_ns, topics.requests, workload, count, 0) as generator:
+
+                def begin() -> None:
+                    generator.begin()
+                    self.await_answers(topics.requests, 1, generator.process)
+
+                yield begin
+        finally:
+            self.drop(topics.requests, topics.responses, topics.errors)
+
+    @contextmanager
+    def reading(
+        self, topic: str, workload: Workload, expected: int, start_offsets: tuple[int, ...]
+    ) -> Iterator["Reader"]:
+        """A reader's process that has its place in the topic."""
+        command = ReadCommand(
+            bootstrap_servers=self.bootstrap_servers,
+            topic=topic,
+            start_offsets=start_offsets,
+            expected=expected,
+            patience_s=_READ_PATIENCE_S,
+            workload_path=str(self._path_of(workload)),
+            ready_path=str(self._new_file("ready")),
+            out_path=str(self._new_file("answers.npz")),
+        )
+        process = self._start("reader", "bench.harness.response_log", command.to_argument())
+        try:
+            process.await_ready(Path(command.ready_path).exists, _OFFSETS_TIMEOUT_S)
+            yield Reader(process, Path(command.out_path))
+        finally:
+            process.kill()
+
+    def read(self, topic: str, workload: Workload, expected: int) -> ResponseLog:
+        """All answers of a topic, read after the fact."""
+        with self.reading(topic, workload, expected, (0,) * PARTITIONS) as reader:
+            return reader.finish()
+
+    def end_offsets(self, topic: str) -> tuple[int, ...]:
+        """How many records each partition of a topic has had."""
+        return tuple(self._end_offset(TopicPartition(topic, partition)) for partition in range(PARTITIONS))
+
+    def _new_client(self) -> Consumer:
+        return Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "bench-offsets"})
+
+    def _end_offset(self, place: TopicPartition) -> int:
+        give_up_at = monotonic() + _OFFSETS_TIMEOUT_S
+        while True:
+            try:
+                return int(self._offsets.get_watermark_offsets(place, _OFFSETS_TIMEOUT_S)[1])
+            except KafkaException as error:
+                # A topic that has just been made may have no leader yet; and now and then a client no longer knows one,
+                # however often it is asked.
+                if monotonic() > give_up_at:
+                    raise Stalled(f"the broker does not tell the end of {place.topic}: {error}") from error
+                sleep(_POLL_S)
+                self._offsets.close()
+                self._offsets = self._new_client()
+
+    def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
+        """Waits until a topic has so many records, and returns how many it has by then.
+
+        Raises:
+            Stalled: For a long time none was added.
+            StartFailed: The system's process ended.
+        """
+        seen, stalled_at = -1, 0.0
+        began_s = monotonic()
+        there = first = sum(self.end_offsets(topic))
+        while there < wanted:
+            if there > seen:
+                seen, stalled_at = there, monotonic() + _STALL_S
+            if monotonic() > stalled_at:
+                raise Stalled(
+                    f"{seen} of {wanted} answers came, then none for {_STALL_S:.0f} s; see {process.log_path}"
+                )
+            process.check()
+            left_s = (wanted - there) * (monotonic() - began_s) / max(there - first, 1)
+            sleep(min(max(left_s * _POLL_SHARE, _POLL_S), _MOST_POLL_S))
+            there = sum(self.end_offsets(topic))
+        return there
+
+    def drop(self, *topics: str) -> None:
+        """Deletes topics, so that the disk does not fill."""
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only here
+
+        # Without a name of its own it would be gone before its answers are there.
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": _NOTICE})
+        for future in admin.delete_topics(list(topics)).values():
+            try:
+                future.result()
+            except KafkaException:
+                continue
+
+    def run_to_end(self, name: str, module: str, argument: str) -> None:
+        """Runs a program of the benchmark's own, and returns when it is done.
+
+        Raises:
+            StartFailed: It failed, or took too long.
+        """
+        process = self._start(name, module, argument)
+        try:
+            process.await_success(_LOAD_TIMEOUT_S)
+        finally:
+            process.kill()
+
+    def _start(self, name: str, module: str, argument: str, python: Path = Path(sys.executable)) -> LocalProcess:
+        number = next(self._numbers)
+        logs = self.folder / "logs"
+        return LocalProcess.start(
+            f"{name}-{number}",
+            [str(python), "-m", module, argument],
+            environment={
+                "FLINK_LOG_DIR": str(logs / f"{name}-{number}"),
+                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+                # A MiniCluster keeps its checkpoints there, and leaves them.
+                "TMPDIR": str(self._temporary),
+            },
+            directory=self.folder,
+            out_path=logs / f"{name}-{number}.out",
+            tied=True,
+        )
+
+    def _path_of(self, workload: Workload) -> Path:
+        if workload.name not in self._workload_paths:
+            path = self._workload_paths[workload.name] = self._new_file("workload.npz")
+            workload.save(path)
+        return self._workload_paths[workload.name]
+
+    def _new_file(self, name: str) -> Path:
+        return self.folder / f"{next(self._numbers)}-{name}"
+
+
+class Generator:
+    """A process that sends requests once it is told to."""
+
+    def __init__(self, process: LocalProcess, go_path: Path, out_path: Path) -> None:
+        self.process = process
+        self._go_path = go_path
+        self._out_path = out_path
+
+    def begin(self) -> None:
+        """Lets it send, and does not wait."""
+        self._go_path.touch()
+
+    def send(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Lets it send everything; returns when each request was scheduled, and when it was sent: nanoseconds."""
+        self.begin()
+        self.process.await_success(_LOAD_TIMEOUT_S)
+        with np.load(self._out_path) as file:
+            return file["scheduled_ns"], file["sent_ns"]
+
+
+class Reader:
+    """A process that collects answers."""
+
+    def __init__(self, process: LocalProcess, out_path: Path) -> None:
+        self._process = process
+        self._out_path = out_path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def finish(self) -> ResponseLog:
+        """Waits until it has all answers, or has waited long enough, and returns what came."""
+        self._process.await_success(_LOAD_TIMEOUT_S)
+        return ResponseLog.load(self._out_path)

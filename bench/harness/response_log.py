@@ -1,0 +1,155 @@
+"""The reader of answers, a process of its own: notes when each came, and afterwards whether it is right.
+
+    python -m bench.harness.response_log COMMAND
+
+While answers come it does nothing but take the time; decoding and comparing wait until the last is there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time_ns
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, Message, TopicPartition
+from google.protobuf.message import DecodeError
+
+from anabranch.schemas.errors import DeadlineExceeded, Overloaded
+from anabranch.schemas.latency_breakdown import STAGES, SUFFIX
+from anabranch.schemas.open_inference_pb2 import InferParameter, ModelInferResponse
+from anabranch.schemas.tensors import Array
+from bench.harness.messages import ReadCommand
+from bench.systems.flink import crayfish_wire
+from bench.workloads.workload import Workload
+
+#: What an answer says that was asked to explain itself.
+_EXPLAINED = STAGES[0] + SUFFIX
+_AFTER_THE_LAST_S = 0.5
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class ResponseLog:
+    """The answers of one run, in the command they came.
+
+    Attributes:
+        ids: The request's number; -1 where the answer names none.
+        received_ns: When this machine's reader got it: Unix time, nanoseconds.
+        appended_ms: When the broker wrote it (LogAppendTime): Unix time, milliseconds.
+        deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
+        refused: Whether it says `overloaded`.
+        expired: Whether it says `deadline_exceeded`.
+        stages_us: [answers, stages of `latency_breakdown`]: where its time went; NaN where the answer does not say.
+    """
+
+    ids: npt.NDArray[np.int64]
+    received_ns: npt.NDArray[np.int64]
+    appended_ms: npt.NDArray[np.int64]
+    deviation: npt.NDArray[np.float64]
+    refused: npt.NDArray[np.bool_]
+    expired: npt.NDArray[np.bool_]
+    stages_us: npt.NDArray[np.float64]
+
+    def save(self, path: Path) -> None:
+        """Writes them where another process can read them."""
+        np.savez(
+            path,
+            ids=self.ids,
+            received_ns=self.received_ns,
+            appended_ms=self.appended_ms,
+            deviation=self.deviation,
+            refused=self.refused,
+            expired=self.expired,
+            stages_us=self.stages_us,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote."""
+        with np.load(path) as file:
+            return cls(**file)
+
+
+def main() -> None:
+    """Reads what the command says, then writes it with what comparing gave."""
+    command = ReadCommand.from_arguments()
+    workload = Workload.load(Path(command.workload_path))
+    received = collect(command)
+    compare(received, workload).save(Path(command.out_path))
+
+
+def collect(command: ReadCommand) -> list[tuple[int, Message]]:
+    """Takes answers until all are there and a moment more, for a duplicate would come late."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": command.bootstrap_servers,
+            "group.id": "bench-reader",
+            "enable.auto.commit": False,
+            "fetch.min.bytes": 1,
+            "fetch.queue.backoff.ms": 10,
+        }
+    )
+    consumer.assign([TopicPartition(command.topic, *place) for place in enumerate(command.start_offsets)])
+    received: list[tuple[int, Message]] = []
+    give_up_at = monotonic() + command.patience_s
+    poll, note = consumer.poll, received.append
+    ready = False
+    while True:
+        message = poll(_POLL_S)
+        if not ready:
+            Path(command.ready_path).touch()
+            ready = True
+        if message is not None and message.error() is None:
+            note((time_ns(), message))
+            if len(received) < command.expected:
+                give_up_at = monotonic() + command.patience_s
+            elif len(received) == command.expected:
+                give_up_at = monotonic() + _AFTER_THE_LAST_S
+        elif monotonic() > give_up_at:
+            break
+    consumer.close()
+    return received
+
+
+def compare(received: list[tuple[int, Message]], workload: Workload) -> ResponseLog:
+    """Decodes the answers, and compares each with what the model itself gives."""
+    count = len(received)
+    ids = np.full(count, -1, np.int64)
+    deviation = np.full(count, np.nan)
+    refused, expired = np.zeros(count, bool), np.zeros(count, bool)
+    stages_us = np.full((count, len(STAGES)), np.nan)
+    for index, (_, message) in enumerate(received):
+        try:
+            ids[index], values, said = _read(message.value() or b"")
+        except (DecodeError, ValueError):
+            continue
+        if said is not None:
+            code = said["error_code"].string_param
+            refused[index], expired[index] = code == Overloaded.code, code == DeadlineExceeded.code
+            if _EXPLAINED in said:
+                stages_us[index] = [said[stage + SUFFIX].int64_param for stage in STAGES]
+        expected = workload.answer(int(ids[index]))
+        if len(values) == len(expected):
+            deviation[index] = np.abs(values - expected).max()
+    received_ns = np.array([time for time, _ in received], np.int64)
+    appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
+    return ResponseLog(ids, received_ns, appended_ms, deviation, refused, expired, stages_us)
+
+
+def _read(message: bytes) -> tuple[int, Array, Mapping[str, InferParameter] | None]:
+    """An answer's request, its scores (float32 [values], none where there are none), and its parameters if it has any.
+
+    Raises:
+        DecodeError, ValueError: It is no answer to a request of ours.
+    """
+    if crayfish_wire.is_answer(message):
+        return *crayfish_wire.read_answer(message), None
+    answer = ModelInferResponse.FromString(message)
+    raw = answer.raw_output_contents[0] if len(answer.raw_output_contents) == 1 else b""
+    return int(answer.id), np.frombuffer(raw, np.float32), answer.parameters
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""This project's job as a system."""
+
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.job import start
+from bench.harness.messages import ServeCommand
+from bench.harness.session_time import BusyBackend
+
+
+def config_of(command: ServeCommand) -> Config:
+    """The project's defaults, with what the command says."""
+    return Config().replace(
+        kafka={
+            "bootstrap_servers": command.bootstrap_servers,
+            "requests_topic": command.requests_topic,
+            "responses_topic": command.responses_topic,
+            "errors_topic": command.errors_topic,
+            "group_id": command.group_id,
+        },
+        job={"parallelism": command.parallelism, "execution_mode": command.mode},
+        models={"repository": command.repository},
+        scheduling={"overload": command.overload, "balance": command.balance},
+    )
+
+
+def run(command: ServeCommand) -> None:
+    """Runs the job until this process is stopped."""
+    backend = BusyBackend(command.busy_folder, command.slowdown) if command.busy_folder else None
+    start(config_of(command), command.flink_url, backend).wait()

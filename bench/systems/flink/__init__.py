@@ -1,0 +1,1 @@
+"""Peers that are Flink jobs."""

@@ -1,0 +1,108 @@
+"""A peer: the PyFlink job that one writes first, with one `map` that runs the model for each record.
+
+    Kafka value --> [ map: parse, session.run, serialise ] --> Kafka value
+
+It has our settings for execution mode, parallelism, buffer timeout, checkpoints and Kafka, so that the difference is
+what the project adds.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyflink.common import Configuration, Types, WatermarkStrategy
+from pyflink.common.serialization import ByteArraySchema
+from pyflink.datastream import MapFunction, RuntimeContext, StreamExecutionEnvironment
+from pyflink.datastream.connectors.base import DeliveryGuarantee
+from pyflink.datastream.connectors.kafka import (
+    KafkaOffsetsInitializer,
+    KafkaRecordSerializationSchema,
+    KafkaSink,
+    KafkaSource,
+)
+from pyflink.java_gateway import get_gateway
+
+from anabranch.flink_job import installation
+from anabranch.flink_job.job import flink_options
+from bench.harness.messages import ServeCommand
+from bench.systems.anabranch_job import config_of
+from bench.systems.direct_models import DirectModels
+
+
+class InferMap(MapFunction):
+    """ModelInferRequest -> ModelInferResponse, one session call each."""
+
+    def __init__(self, repository: str) -> None:
+        self._repository = repository
+
+    def open(self, runtime_context: RuntimeContext) -> None:  # noqa: ARG002 - Flink's
+        """Loads the models."""
+        self._models = DirectModels(Path(self._repository))
+
+    def map(self, value: bytes) -> bytes:
+        """Answers one request."""
+        return self._models.answer(value)
+
+
+def run(command: ServeCommand) -> None:
+    """Runs the job until this process is stopped."""
+    installation.activate()
+    env = _environment(command)
+    env.set_parallelism(command.parallelism)
+    source = (
+        KafkaSource.builder()
+        .set_bootstrap_servers(command.bootstrap_servers)
+        .set_topics(command.requests_topic)
+        .set_group_id(command.group_id)
+        .set_starting_offsets(KafkaOffsetsInitializer.earliest())
+        .set_value_only_deserializer(ByteArraySchema())
+        .set_property("fetch.max.wait.ms", "100")
+        .build()
+    )
+    serializer = (
+        KafkaRecordSerializationSchema.builder()
+        .set_topic(command.responses_topic)
+        .set_value_serialization_schema(ByteArraySchema())
+        .build()
+    )
+    sink = (
+        KafkaSink.builder()
+        .set_bootstrap_servers(command.bootstrap_servers)
+        .set_record_serializer(serializer)
+        .set_delivery_guarantee(DeliveryGuarantee.AT_LEAST_ONCE)
+        .set_property("linger.ms", "0")
+        .build()
+    )
+    requests = env.from_source(source, WatermarkStrategy.no_watermarks(), "requests")
+    requests.map(InferMap(command.repository), Types.PRIMITIVE_ARRAY(Types.BYTE())).sink_to(sink)
+    env.execute("naive map")
+
+
+def _environment(command: ServeCommand) -> StreamExecutionEnvironment:
+    """The kind of cluster, and the options, that our own job has."""
+    options = flink_options(config_of(command))
+    settings = Configuration()
+    if command.flink_url is None:
+        options = {
+            "rest.port": "0",
+            "rest.bind-address": "127.0.0.1",
+            "taskmanager.numberOfTaskSlots": str(command.parallelism),
+            "_python_worker_execution_mode": "process",
+            "execution.checkpointing.dir": Path(tempfile.mkdtemp(prefix="bench-checkpoints-")).as_uri(),
+        } | options
+    for key, value in options.items():
+        settings.set_string(key, value)
+    if command.flink_url is None:
+        return StreamExecutionEnvironment.get_execution_environment(settings)
+    address = urlsplit(command.flink_url)
+    gateway: Any = get_gateway()
+    java_environment = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
+    return StreamExecutionEnvironment(
+        java_environment.createRemoteEnvironment(
+            address.hostname,
+            address.port,
+            settings._j_configuration,  # noqa: SLF001 - PyFlink has no other way to a running cluster
+            gateway.new_array(gateway.jvm.java.lang.String, 0),
+        )
+    )

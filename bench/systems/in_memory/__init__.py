@@ -1,0 +1,1 @@
+"""Reference systems without a broker: the attainable limits."""

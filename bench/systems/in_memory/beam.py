@@ -1,0 +1,37 @@
+"""A peer beside the others: Apache Beam's RunInference with its ONNX handler, in memory, without a broker.
+
+Settings: Beam's direct runner in one process, the quickest on one machine; batches of 64 rows; one thread in the
+session; rows made inside the pipeline, for they would be pickled on their way into it. Beam is the one that came with
+PyFlink. It runs in a process of its own: its modules load as much as PyFlink.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+_TIMEOUT_S = 300.0
+
+
+class BeamFailed(Exception):
+    """The pipeline did not run."""
+
+
+def rows_per_s(model: Path, rows: int) -> float:
+    """Rows a second of a pipeline, less the time that one with a single batch takes.
+
+    Raises:
+        BeamFailed: It did not run.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "bench.systems.in_memory.beam_pipeline", str(model), str(rows)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+    )
+    if done.returncode:
+        raise BeamFailed(f"Beam's pipeline ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return float(done.stdout.split()[-1])

@@ -1,0 +1,1 @@
+"""Peers that consume from Kafka and run the model in the same process."""

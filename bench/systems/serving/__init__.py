@@ -1,0 +1,1 @@
+"""Peers that are model servers behind a Kafka bridge."""

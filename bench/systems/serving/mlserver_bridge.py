@@ -1,0 +1,86 @@
+"""A peer: MLServer with adaptive batching, behind a consumer and a producer on confluent-kafka.
+
+    Kafka --> [ bridge: gRPC ModelInfer ] --> [ MLServer: adaptive batching, session.run ] --> [ bridge ] --> Kafka
+
+Settings: gRPC, for a Kafka value is a ModelInferRequest already and goes on unparsed, as does the answer; 128 requests
+in flight; batches of at most 64 that wait 5 ms at most; the model in the server's own process (`parallel_workers` 0: no
+pickling between processes); sessions on one thread; no metrics, no access log.
+"""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from bench.harness.messages import ServeCommand
+from bench.systems.serving.kafka_bridge import carry
+
+_MAX_ROWS = 64
+_MAX_WAIT_S = 0.005
+_IN_FLIGHT = 128
+_READY_TIMEOUT_S = 60.0
+_METHOD = "/inference.GRPCInferenceService"
+
+
+def run(command: ServeCommand) -> None:
+    """Serves until this process is stopped."""
+    with tempfile.TemporaryDirectory(prefix="mlserver-") as folder:
+        port = write_settings(Path(folder), Path(command.repository))
+        # Whatever ends this process ends the server too.
+        tie = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL"]
+        server = subprocess.Popen([*tie, str(Path(sys.executable).with_name("mlserver")), "start", folder])
+        try:
+            asyncio.run(_serve(command, port))
+        finally:
+            server.kill()
+            server.wait()
+
+
+def write_settings(folder: Path, repository: Path) -> int:
+    """Writes what MLServer reads, for every model of a repository, and returns the port of its gRPC."""
+    http_port, grpc_port = _free_ports()
+    settings = {
+        "debug": False,
+        "host": "127.0.0.1",
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "parallel_workers": 0,
+        "metrics_endpoint": None,
+    }
+    (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
+    for path in repository.glob("*/*/model.onnx"):
+        name = path.parent.parent.name
+        model = {
+            "name": name,
+            "implementation": "bench.systems.serving.mlserver_runtime.OnnxModel",
+            "max_batch_size": _MAX_ROWS,
+            "max_batch_time": _MAX_WAIT_S,
+            "parameters": {"uri": str(path)},
+        }
+        (folder / name).mkdir()
+        (folder / name / "model-settings.json").write_bytes(msgspec.json.encode(model))
+    return grpc_port
+
+
+async def _serve(command: ServeCommand, port: int) -> None:
+    import grpc  # noqa: PLC0415 - its own environment's
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        # It listens once its models are loaded.
+        await channel.unary_unary(f"{_METHOD}/ServerReady")(b"", timeout=_READY_TIMEOUT_S, wait_for_ready=True)
+        infer = channel.unary_unary(f"{_METHOD}/ModelInfer")
+
+        async def ask(message: bytes) -> tuple[None, bytes]:
+            return None, await infer(message)
+
+        await carry(command, ask, _IN_FLIGHT)
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]

@@ -1,0 +1,26 @@
+"""ONNX Runtime inside MLServer, which has no runtime for it: imported by the server, in its own environment."""
+
+from pathlib import Path
+
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse
+from mlserver.utils import get_model_uri
+
+from bench.systems.onnx_session import open_session
+
+
+class OnnxModel(MLModel):
+    """A model of one input and one output, for which MLServer itself forms the batches."""
+
+    async def load(self) -> bool:
+        """Loads it."""
+        self._session = open_session(Path(await get_model_uri(self._settings)))
+        self._output = self._session.get_outputs()[0].name
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answers one batch."""
+        tensor = payload.inputs[0]
+        (scores,) = self._session.run([self._output], {tensor.name: NumpyCodec.decode_input(tensor)})
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output(self._output, scores)])

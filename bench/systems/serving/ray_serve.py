@@ -1,0 +1,69 @@
+"""A peer: Ray Serve with `@serve.batch`, behind a consumer and a producer on confluent-kafka.
+
+    Kafka --> [ bridge: DeploymentHandle.remote ] --> [ replica: @serve.batch, session.run ] --> [ bridge ] --> Kafka
+
+Settings, the quickest of those that were tried: handles in place of HTTP, so no proxy; Ray's own set for throughput
+(`RAY_SERVE_THROUGHPUT_OPTIMIZED`: no extra threads, gRPC between handle and replica); batches of at most 64 that wait
+for nobody; 256 requests in flight from one event loop; one replica with sessions on one thread; no dashboard. Messages
+cross as bytes: parsing is the replica's, as a batch.
+"""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.harness.messages import ServeCommand
+from bench.systems.direct_models import DirectModels
+from bench.systems.serving.kafka_bridge import carry
+
+_MAX_ROWS = 64
+_IN_FLIGHT = 256
+_OBJECT_STORE_BYTES = 200_000_000
+
+
+def run(command: ServeCommand) -> None:
+    """Serves until this process is stopped, and ends all processes of Ray with it."""
+    # Read when Ray is imported.
+    os.environ |= {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    import ray  # noqa: PLC0415
+
+    # Its sockets' paths may not be longer than 107 bytes: the benchmark's own folder is too deep.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=folder,
+        )
+        try:
+            asyncio.run(_serve(command))
+        finally:
+            ray.shutdown()
+
+
+async def _serve(command: ServeCommand) -> None:
+    from ray import serve  # noqa: PLC0415
+
+    serve.start(proxy_location="Disabled")
+    # In the loop that uses the handle: with these settings its router runs in it.
+    handle = serve.run(_application(command.repository), name="peer", route_prefix=None)
+    await carry(command, handle.remote, _IN_FLIGHT)
+
+
+def _application(repository: str) -> Any:
+    from ray import serve  # noqa: PLC0415
+
+    @serve.deployment(max_ongoing_requests=2 * _IN_FLIGHT, ray_actor_options={"num_cpus": 1})
+    class Replica:
+        def __init__(self) -> None:
+            self._models = DirectModels(Path(repository))
+
+        @serve.batch(max_batch_size=_MAX_ROWS, batch_wait_timeout_s=0)  # type: ignore[untyped-decorator]
+        async def __call__(self, messages: list[bytes]) -> list[tuple[bytes, bytes]]:
+            # A caller may get another's answer, where models are mixed: each comes with its key, so none is lost.
+            return self._models.answer_batch(messages)
+
+    return Replica.bind()  # type: ignore[attr-defined]

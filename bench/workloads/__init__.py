@@ -1,0 +1,1 @@
+"""Models, requests and the answers that each request must get."""

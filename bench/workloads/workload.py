@@ -1,0 +1,169 @@
+"""What is sent: requests that are made once and differ only in their id, and the answers that they must get."""
+
+import dataclasses
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnxruntime
+
+from anabranch.demo.features import MODEL_NAME as MAGIKA
+from anabranch.demo.features import FeatureReader, ModelFile
+from anabranch.onnx_runtime.session import open_session
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.tensors import Array, Tensor
+from bench.workloads.models import FFNN, FFNN_WIDTHS, HEAVY, RESNET
+
+ID_BYTES = 12
+#: Where the id goes.
+PLACEHOLDER = "@" * ID_BYTES
+#: What batches of other sizes may change in a float32 result.
+TOLERANCE = 1e-5
+
+#: A request's `priority`, `timeout`, `explain`.
+Parameters = Mapping[str, int | bool]
+
+_DISTINCT_REQUESTS = 64
+#: Channels, height, width.
+_PICTURE = (3, 224, 224)
+_DISTINCT_PICTURES = 16
+_SEED = 1
+#: Its scores of a row differ by 3e-3 when the row shares a batch.
+_MAGIKA_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Distinct requests of one length, sent round and round.
+
+    Attributes:
+        requests: uint8, [requests, bytes]: whole messages, with a placeholder where the id goes.
+        id_at: Where in every message that is.
+        answers: float32, [requests, values]: what a direct run of the model gives for each.
+        rows: In each request.
+        tolerance: How far a right answer may be from these.
+    """
+
+    name: str
+    requests: Array
+    id_at: int
+    answers: Array
+    rows: int = 1
+    tolerance: float = TOLERANCE
+
+    def message(self, number: int) -> bytes:
+        """The message of the request with this number; its id is the number too."""
+        head, tail = self._parts[number % len(self._parts)]
+        return b"".join((head, id_of(number), tail))
+
+    def answer(self, number: int) -> Array:
+        """What the outputs of that request must be."""
+        answer: Array = self.answers[number % len(self.answers)]
+        return answer
+
+    @property
+    def message_bytes(self) -> int:
+        """Size of every message."""
+        return int(self.requests.shape[1])
+
+    @cached_property
+    def _parts(self) -> list[tuple[bytes, bytes]]:
+        end = self.id_at + ID_BYTES
+        return [(row[: self.id_at].tobytes(), row[end:].tobytes()) for row in self.requests]
+
+    def save(self, path: Path) -> None:
+        """Writes it where another process can read it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        np.savez(path, **fields)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote."""
+        with np.load(path) as file:
+            scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance")}
+            return cls(requests=file["requests"], answers=file["answers"], **scalars)
+
+
+def id_of(number: int) -> bytes:
+    """A request's number as its id."""
+    return b"%0*d" % (ID_BYTES, number)
+
+
+def ffnn_rows(repository: Path, rows: int = 1, *, explain: bool = False) -> Workload:
+    """Random vectors for the feed-forward network, `rows` in each request."""
+    rng = np.random.default_rng(_SEED)
+    tensors = [rng.random((rows, FFNN_WIDTHS[0]), np.float32) for _ in range(_DISTINCT_REQUESTS)]
+    return workload_of(f"{FFNN} {rows}", FFNN, "x", tensors, repository, asking(explain=explain))
+
+
+def heavy_and_light(repository: Path) -> Workload:
+    """One row in each request, for the heavy and for the light network in turn."""
+    rng = np.random.default_rng(_SEED)
+    tensors = [rng.random((1, FFNN_WIDTHS[0]), np.float32) for _ in range(_DISTINCT_REQUESTS)]
+    heavy, light = (workload_of(model, model, "x", tensors, repository) for model in (HEAVY, FFNN))
+    requests, answers = heavy.requests.copy(), heavy.answers.copy()
+    requests[1::2], answers[1::2] = light.requests[1::2], light.answers[1::2]
+    return Workload(f"{HEAVY} and {FFNN}", requests, heavy.id_at, answers)
+
+
+def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({},), model: str = MAGIKA) -> Workload:
+    """Real files of the running Python's library, as Magika's own code turns them into tokens.
+
+    Args:
+        parameters_in_turn: Of the requests: request n has those of n modulo their number.
+        model: Magika, or a copy of it.
+    """
+    count = _DISTINCT_REQUESTS - _DISTINCT_REQUESTS % len(parameters_in_turn)
+    tensors = [tokens[np.newaxis] for tokens in islice(_tokens_of_files(), count)]
+    return workload_of(model, model, "bytes", tensors, repository, parameters_in_turn, tolerance=_MAGIKA_TOLERANCE)
+
+
+def resnet_pictures(repository: Path, *, explain: bool = False, model: str = RESNET) -> Workload:
+    """Random pictures, one in each request, for ResNet-50 or a copy of it."""
+    rng = np.random.default_rng(_SEED)
+    tensors = [rng.standard_normal((1, *_PICTURE), np.float32) for _ in range(_DISTINCT_PICTURES)]
+    return workload_of(model, model, "gpu_0/data_0", tensors, repository, asking(explain=explain))
+
+
+def asking(*, explain: bool) -> Sequence[Parameters]:
+    """Parameters for all requests: that their answers shall say where the time went, or none."""
+    return ({"explain": True},) if explain else ({},)
+
+
+def _tokens_of_files() -> Iterator[Array]:
+    reader = FeatureReader()
+    paths = sorted(path for path in Path(sysconfig.get_path("stdlib")).iterdir() if path.is_file())
+    for path in paths:
+        file = reader.read(path)
+        if isinstance(file, ModelFile):
+            yield np.ascontiguousarray(file.tokens, np.int32)
+
+
+def workload_of(
+    name: str,
+    model: str,
+    input_name: str,
+    tensors: list[Array],
+    repository: Path,
+    parameters_in_turn: Sequence[Parameters] = ({},),
+    *,
+    tolerance: float = TOLERANCE,
+) -> Workload:
+    """One request for each tensor, to a model with one input and one output, and what a direct run answers."""
+    messages = []
+    for number, array in enumerate(tensors):
+        parameters = {**parameters_in_turn[number % len(parameters_in_turn)]}
+        request = InferRequest(model, (Tensor.from_array(input_name, array),), id=PLACEHOLDER, parameters=parameters)
+        messages.append(codec.encode_request(request))
+    (id_at,) = {message.index(PLACEHOLDER.encode()) for message in messages}
+    session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
+    answers = [session.run(None, {input_name: array})[0].ravel() for array in tensors]
+    requests = np.stack([np.frombuffer(message, np.uint8) for message in messages])
+    values = np.stack(answers).astype(np.float32)
+    return Workload(name, requests, id_at, values, rows=tensors[0].shape[0], tolerance=tolerance)

@@ -1,0 +1,351 @@
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from bench.harness.analysis.latency_phases import ALL_STAGES
+from bench.harness.analysis.measures import Line, Percentiles, Spread, Tally
+from bench.harness.settings import Settings
+from bench.report import plots, tables
+from bench.report.results import (
+    LatencyRun,
+    LedgerRun,
+    MemoryRun,
+    OverloadRun,
+    RateRun,
+    Result,
+    ThroughputRun,
+    keys_of,
+    ratio_of,
+    rows_of,
+    target_of,
+)
+from bench.report.summary import Promise, read_notes, write_summary
+from bench.scenarios.efficiency import Efficiency
+from bench.scenarios.latency import Latency
+from bench.scenarios.ledger import ExplainedLoad, Ledger
+from bench.scenarios.memory import Memory
+from bench.scenarios.overload import Overload, by_fifth, growth_of
+from bench.scenarios.sustainable import COMMON, OVER_NO_QUEUE, SUSTAINABLE, Case, Sustainable
+from bench.scenarios.throughput import Throughput
+from bench.systems.registry import CONFLUENT, anabranch
+from bench.workloads.workload import Workload
+from tests.bench.concluding import conclude
+
+CLEAN = Tally(requests=10, answered=10, missing=0, wrong=0, repeated=0, deviation=0.0)
+LOST_ONE = msgspec.structs.replace(CLEAN, answered=9, missing=1)
+COSTS = {"broker java": 0.1, "system java": 0.3}
+
+
+def throughput_run(system: str, repeat: int, rate: float, tally: Tally = CLEAN) -> ThroughputRun:
+    return ThroughputRun(
+        system=system,
+        workload="tiny",
+        repeat=repeat,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        warm_up_requests=5,
+        rate_per_s=rate,
+    )
+
+
+def latency_run(system: str, workload: str, p50_ms: float, tally: Tally = CLEAN) -> LatencyRun:
+    percentiles = Percentiles(p50_ms, p50_ms, 2 * p50_ms, 3 * p50_ms, 4 * p50_ms, p50_ms)
+    return LatencyRun(
+        system=system,
+        workload=workload,
+        repeat=0,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        rate_per_s=200,
+        seconds=1,
+        latency=percentiles,
+        append_latency=percentiles,
+    )
+
+
+def memory_run(system: str, slope: float) -> MemoryRun:
+    return MemoryRun(
+        system=system,
+        workload="tiny",
+        repeat=0,
+        tally=CLEAN,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        idle_mb=300,
+        warm_mb=700,
+        peak_mb=710,
+        rate_per_s=1000,
+        answered=[0, 5_000, 10_000],
+        resident_mb=[700, 700 + slope / 2, 700 + slope],
+        line=Line(700, slope, 0.1),
+    )
+
+
+def overload_run(load: float, goodput_per_s: float, p99_ms: float, tally: Tally = CLEAN) -> OverloadRun:
+    return OverloadRun(
+        system=f"anabranch, thread, 1 task, {load:g} x peak",
+        workload="tiny",
+        repeat=0,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        load=load,
+        seconds=1,
+        offered_per_s=100 * load,
+        peak_per_s=100,
+        goodput_per_s=goodput_per_s,
+        goodput_by_fifth_per_s=[0.0, *[goodput_per_s] * 3, 2 * goodput_per_s],
+        refused=3,
+        served_share={"1": 1.0, "5": 0.5, "9": 0.0},
+        p50_ms={"1": 5.0, "5": 6.0, "9": 0.0},
+        p99_ms={"1": p99_ms, "5": 60.0, "9": 0.0},
+        drain_s=0.5,
+        peak_mb=700,
+        resident_mb=[700],
+    )
+
+
+def rate_run(system: str, load: str, rate_per_s: float, p50_ms: float, tally: Tally = CLEAN) -> RateRun:
+    return RateRun(
+        system=system,
+        workload="tiny",
+        repeat=0,
+        tally=tally,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        load=load,
+        rate_per_s=rate_per_s,
+        latency=Percentiles(p50_ms, p50_ms, 2 * p50_ms, 3 * p50_ms, 4 * p50_ms, p50_ms),
+        lag=0.0,
+        generator_p99_ms=0.1,
+        probes=[],
+    )
+
+
+def ledger_run(workload: str, latency_ms: float) -> LedgerRun:
+    return LedgerRun(
+        system="anabranch, thread, 1 task",
+        workload=workload,
+        repeat=0,
+        tally=CLEAN,
+        core_s_per_1000=COSTS,
+        other_cores=0.1,
+        rate_per_s=200,
+        latency=Percentiles(1, 1, 1, 1, 1, latency_ms),
+        stages_ms=dict.fromkeys(ALL_STAGES, 0.5),
+    )
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    runs = [throughput_run("a", 0, 100), throughput_run("b", 0, 50), throughput_run("a", 1, 30)]
+    runs += [throughput_run("b", 1, 30), throughput_run("a", 2, 90)]
+    ratio = ratio_of(runs, [run.rate_per_s for run in runs], "a", "b", "tiny", "rate_per_s")
+    assert ratio is not None
+    assert ratio.ratio == Spread(1.5, 1, 2)
+    assert ratio_of(runs, [run.rate_per_s for run in runs], "a", "c", "tiny", "rate_per_s") is None
+
+
+def test_a_target_is_not_met_by_a_run_that_lost_something() -> None:
+    runs = [latency_run("anabranch", "tiny", 5, LOST_ONE)]
+    (row,) = rows_of(runs, {"p50_ms": [5]}, keys_of(runs))
+    assert row.not_answered_right == 1
+    assert not target_of(row, "p50_ms", "<=", 8).met
+
+
+def test_latency_may_have_the_time_that_the_model_takes(tmp_path: Path, tiny_workload: Workload) -> None:
+    scenario = Latency(Settings(), tiny_workload, tiny_workload, tmp_path)
+    scenario._model_ms = {"tiny": 2.5}
+    result = conclude(
+        scenario,
+        [
+            latency_run("anabranch, thread, 1 task", "tiny", 6),
+            latency_run("naive PyFlink map, thread, 1 task", "tiny", 3),
+        ],
+    )
+    found = {(target.metric, target.limit): target.met for target in result.targets}
+    assert found == {
+        ("p50_ms", 6.5): True,
+        ("p99_ms", 22.5): True,
+        ("p99_ms", 60): True,
+    }
+    assert {ratio.ratio.median for ratio in result.ratios} == {2.0}
+
+
+def test_throughput_beside_the_naive_map(tmp_path: Path, tiny_workload: Workload) -> None:
+    result = conclude(
+        Throughput(Settings(), tiny_workload, tmp_path),
+        [
+            throughput_run("anabranch, thread, 1 task", 0, 120),
+            throughput_run("naive PyFlink map, thread, 1 task", 0, 100),
+            throughput_run("confluent-kafka worker", 0, 240),
+        ],
+    )
+    assert [(target.value, target.limit, target.met) for target in result.targets] == [
+        (1.2, 1.5, False),
+        (0.5, 0.5, True),
+    ]
+    assert {ratio.peer: ratio.ratio.median for ratio in result.ratios} == {
+        "naive PyFlink map, thread, 1 task": 1.2,
+        "confluent-kafka worker": 0.5,
+    }
+
+
+def test_only_the_workloads_that_were_asked_for_are_measured(tmp_path: Path, tiny_workload: Workload) -> None:
+    other = replace(tiny_workload, name="other")
+    settings = Settings(workloads=("other",), repeats=1)
+    steps = Efficiency(settings, tiny_workload, other, tiny_workload, tiny_workload, tmp_path).steps()
+    assert all("other" in step.label for step in steps)
+    cases = [Case(workload, 10, 1, (CONFLUENT,)) for workload in (tiny_workload, other)]
+    assert len(Sustainable(settings, cases, tmp_path)._cases) == 1
+
+
+def test_efficiency_without_the_attainable_rate_promises_nothing(tmp_path: Path, tiny_workload: Workload) -> None:
+    scenario = Efficiency(Settings(), tiny_workload, tiny_workload, tiny_workload, tiny_workload, tmp_path)
+    result = conclude(scenario, [throughput_run("anabranch, thread, 1 task", 0, 120)])
+    assert result.targets == []
+    assert list(result.rows[0].metrics) == ["rate_per_s"]
+
+
+def test_efficiency_is_the_share_of_what_is_attainable(tmp_path: Path, tiny_workload: Workload) -> None:
+    magika = replace(tiny_workload, name="magika")
+    scenario = Efficiency(Settings(), tiny_workload, magika, tiny_workload, tiny_workload, tmp_path)
+    scenario._attainable = {"magika": 150.0}
+    ours = throughput_run("anabranch, thread, 1 task", 0, 135)
+    result = conclude(scenario, [msgspec.structs.replace(ours, workload="magika")])
+    assert [(target.value, target.limit, target.met) for target in result.targets] == [(0.9, 0.8, True)]
+    assert plots.draw(result, tmp_path) == tmp_path / "efficiency.svg"
+
+
+@pytest.mark.parametrize(("half_ms", "tally", "met"), [(1.9, CLEAN, True), (2.1, CLEAN, False), (1.9, LOST_ONE, False)])
+def test_tails_at_half_of_what_is_sustainable(
+    tmp_path: Path, tiny_workload: Workload, half_ms: float, tally: Tally, met: bool
+) -> None:
+    ours, peer = anabranch("thread").name, CONFLUENT.name
+    case = Case(tiny_workload, 100, 10, (anabranch("thread"), CONFLUENT))
+    runs = [
+        rate_run(ours, SUSTAINABLE, 1000, 9),
+        rate_run(ours, "no queue", 50, 2),
+        rate_run(ours, "50 %", 500, half_ms, tally),
+        rate_run(ours, COMMON, 10, 2),
+        rate_run(peer, SUSTAINABLE, 2000, 9),
+        rate_run(peer, COMMON, 10, 1),
+    ]
+    result = conclude(Sustainable(Settings(), [case], tmp_path), runs)
+    assert [(target.metric, target.met) for target in result.targets] == [(OVER_NO_QUEUE, met)]
+    assert {ratio.metric: ratio.ratio.median for ratio in result.ratios} == {
+        "sustainable rate": 0.5,
+        "p99 at the common rate": 2.0,
+    }
+    loads = [f"{ours}, {load}" for load in (SUSTAINABLE, "no queue", "50 %", COMMON)]
+    assert [row.system for row in result.rows] == [*loads, f"{peer}, {SUSTAINABLE}", f"{peer}, {COMMON}"]
+    assert plots.draw(result, tmp_path) == tmp_path / "sustainable.svg"
+
+
+@pytest.mark.parametrize(("write_ms", "met"), [(0.5, True), (-0.9, True), (-1.1, False)])
+def test_no_stage_of_the_ledger_takes_less_than_nothing(
+    tmp_path: Path, tiny_workload: Workload, write_ms: float, met: bool
+) -> None:
+    scenario, run = Ledger(Settings(), [ExplainedLoad(tiny_workload, 200, 10)]), ledger_run("tiny", 5)
+    result = conclude(scenario, [msgspec.structs.replace(run, stages_ms={**run.stages_ms, "write": write_ms})])
+    assert [target.met for target in result.targets] == [met]
+    assert result.rows[0].metrics["explained"].median == pytest.approx(0.8)
+    assert plots.draw(result, tmp_path) == tmp_path / "ledger.svg"
+
+
+def test_a_missed_target_has_its_ledger_and_its_note_or_says_that_it_has_none(
+    tmp_path: Path, tiny_workload: Workload
+) -> None:
+    conclude(Ledger(Settings(), [ExplainedLoad(tiny_workload, 200, 10)]), [ledger_run("tiny", 4.5)]).write(tmp_path)
+    runs = [latency_run("anabranch, thread, 1 task", "tiny", 5)]
+    conclude(Latency(Settings(), tiny_workload, tiny_workload, tmp_path), runs).write(tmp_path)
+    notes = {"tiny": {"p50_ms": "Tried hard."}}
+    promises = msgspec.json.decode(write_summary(tmp_path, notes).read_bytes(), type=list[Promise])
+    missed = [promise for promise in promises if not promise.met]
+    assert {promise.metric for promise in missed} == {"p50_ms"}
+    assert all(promise.note == "Tried hard." for promise in missed)
+    assert all(promise.breakdown == dict.fromkeys(ALL_STAGES, 0.5) for promise in missed)
+    assert not any(promise.note or promise.breakdown for promise in promises if promise.met)
+    tables.write_readme(tmp_path, notes)
+    assert "Tried hard." in (tmp_path / "README.md").read_text()
+    tables.write_readme(tmp_path, {})
+    assert "No note says why." in (tmp_path / "README.md").read_text()
+
+
+def test_the_committed_notes_can_be_read() -> None:
+    assert isinstance(read_notes(), dict)
+
+
+def test_the_summary_has_every_target_of_every_file_and_is_no_result_itself(
+    tmp_path: Path, tiny_workload: Workload
+) -> None:
+    conclude(Memory(Settings(), tiny_workload), [memory_run("anabranch, thread, 1 task", 0.2)]).write(tmp_path)
+    for _ in range(2):
+        (promise,) = msgspec.json.decode(write_summary(tmp_path, {}).read_bytes(), type=list[Promise])
+        assert promise.met
+        assert promise.command == "python -m bench"
+        assert promise.target.startswith("<= ")
+    tables.write_readme(tmp_path, {})
+
+
+@pytest.mark.parametrize(("slope", "met"), [(0.2, True), (5.0, False)])
+def test_memory_must_not_grow(tiny_workload: Workload, slope: float, met: bool) -> None:
+    result = conclude(Memory(Settings(), tiny_workload), [memory_run("anabranch, thread, 1 task", slope)])
+    assert [target.met for target in result.targets] == [met]
+
+
+@pytest.mark.parametrize(
+    ("goodput_per_s", "p99_ms", "tally", "met"),
+    [(95, 19, CLEAN, [True] * 4), (85, 21, CLEAN, [False, False, True, True]), (95, 19, LOST_ONE, [False] * 4)],
+)
+def test_overload_costs_neither_goodput_nor_the_urgent(
+    tiny_workload: Workload, goodput_per_s: float, p99_ms: float, tally: Tally, met: list[bool]
+) -> None:
+    runs = [overload_run(0.25, 25, 10), overload_run(2, 95, p99_ms, tally), overload_run(3, goodput_per_s, 50, tally)]
+    result = conclude(Overload(Settings(), tiny_workload), runs)
+    assert [target.met for target in result.targets] == met
+
+
+def test_the_urgent_must_be_served_to_be_quick(tiny_workload: Workload) -> None:
+    refused = msgspec.structs.replace(
+        overload_run(2, 95, 0.0), served_share={"1": 0.0, "5": 0.5, "9": 0.9}, p99_ms={"1": 0.0, "5": 60.0, "9": 70.0}
+    )
+    result = conclude(Overload(Settings(), tiny_workload), [overload_run(0.25, 25, 10), refused])
+    assert [target.met for target in result.targets] == [False]
+
+
+def test_memory_that_grows_under_overload_shows() -> None:
+    assert growth_of([100, 300, 500, 500, 500, 500, 505, 505, 505, 510]) == pytest.approx(1.02)
+    assert growth_of([100, 300, 500, 500, 600, 700, 800, 900, 1000, 1000]) == pytest.approx(2)
+
+
+def test_goodput_by_fifth_shows_where_it_fell() -> None:
+    answered_ns = np.array([0.5, 1.5, 2.5, 3.5, 3.6, 9.9]) * 1e9
+    assert by_fifth(answered_ns.astype(np.int64), span_s=10) == [1.0, 1.5, 0.0, 0.0, 0.5]
+
+
+def test_a_result_survives_its_file_and_makes_a_readme_and_a_plot(tmp_path: Path, tiny_workload: Workload) -> None:
+    names = ("anabranch, thread, 1 task", "naive PyFlink map, thread, 1 task")
+    results = [
+        conclude(
+            Latency(Settings(), tiny_workload, tiny_workload, tmp_path),
+            [latency_run(name, "tiny", 5) for name in names],
+        ),
+        conclude(Throughput(Settings(), tiny_workload, tmp_path), [throughput_run(name, 0, 9) for name in names]),
+        conclude(Memory(Settings(), tiny_workload), [memory_run(name, 0.3) for name in names]),
+        conclude(Overload(Settings(), tiny_workload), [overload_run(load, 90, 20) for load in (0.25, 2, 3)]),
+    ]
+    for result in results:
+        path = result.write(tmp_path)
+        assert msgspec.json.decode(path.read_bytes(), type=Result) == result
+        picture = plots.draw(result, tmp_path)
+        assert picture is not None
+        assert "<svg" in picture.read_text()
+    tables.write_readme(tmp_path, {})
+    readme = (tmp_path / "README.md").read_text()
+    for name in (*names, "latency.svg", "throughput.svg", "memory.svg", "overload.svg", "python -m bench"):
+        assert name in readme

@@ -1,0 +1,69 @@
+"""The balance scenario: whose time counts, and what follows from it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from anabranch.operators.backends.fake import FakeSession
+from anabranch.schemas.tensors import Array
+from bench.harness.analysis.measures import Tally
+from bench.harness.session_time import BusyClock, BusySession, read_busy_s
+from bench.harness.settings import Settings
+from bench.report.results import BalanceRun
+from bench.scenarios.balance import Balance
+from bench.workloads.workload import Workload
+
+ON, OFF = "anabranch, thread, 2 tasks", "anabranch, thread, 2 tasks, no balance"
+TINY = Workload("tiny", np.zeros((1, 20), np.uint8), 0, np.zeros((1, 1), np.float32))
+
+
+def double(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"y": 2 * inputs["x"]}
+
+
+def test_a_slow_session_runs_more_often_and_gives_the_same(tmp_path: Path) -> None:
+    inner = FakeSession(double)
+    session = BusySession(inner, BusyClock(tmp_path / "1.busy"), runs=4)
+    [y] = session.run(["y"], {"x": np.ones((3, 1))})
+    assert y.tolist() == [[2.0]] * 3
+    assert inner.batches == [3] * 4
+
+
+def test_each_process_s_seconds_can_be_read_and_zeros_do_not_count(tmp_path: Path) -> None:
+    idle, busy = BusyClock(tmp_path / "1.busy"), BusyClock(tmp_path / "2.busy")
+    busy.add(1.5)
+    busy.add(0.25)
+    inner = FakeSession(double)
+    BusySession(inner, idle, runs=4).run(["y"], {"x": np.zeros((3, 1))})
+    assert read_busy_s(tmp_path) == [0.0, 1.75]
+    assert inner.batches == [3]
+
+
+def run(system: str, workload: str, busy_s: list[float], rate: float) -> BalanceRun:
+    return BalanceRun(
+        system=system,
+        workload=workload,
+        repeat=0,
+        tally=Tally(requests=10, answered=10, missing=0, wrong=0, repeated=0, deviation=0.0),
+        core_s_per_1000={},
+        other_cores=0.0,
+        rate_per_s=rate,
+        busy_s=busy_s,
+    )
+
+
+def test_the_busiest_task_is_held_to_the_mean_where_balance_is_on() -> None:
+    scenario = Balance(Settings(), TINY, TINY)
+    runs = [
+        run(ON, "one partition", [7.0, 9.0], 200.0),
+        run(OFF, "one partition", [0.0, 20.0], 100.0),
+        run(ON, "one task 4x slower", [5.0, 15.0], 50.0),
+    ]
+    conclusion = scenario.conclude(runs)
+    assert [(target.workload, target.value, target.met) for target in conclusion.targets] == [
+        ("one partition", 1.125, True),
+        ("one task 4x slower", 1.5, False),
+    ]
+    assert [(ratio.workload, ratio.ratio.median) for ratio in conclusion.ratios] == [("one partition", 2.0)]
+    assert conclusion.rows[1].metrics["busiest_over_mean"].median == 2.0

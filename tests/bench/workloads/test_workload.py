@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest
+from bench.workloads.models import FFNN, make_repository
+from bench.workloads.workload import Workload, ffnn_rows
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_repository(tmp_path_factory.mktemp("models"))
+
+
+def test_messages_differ_in_their_id_alone(tiny_workload: Workload) -> None:
+    assert tiny_workload.message(7) == b"head-000000000007-two"
+    assert tiny_workload.message(8) == b"head-000000000008-one"
+    assert tiny_workload.answer(7).tolist() == [0.25, 0.75]
+
+
+def test_survives_its_file(tiny_workload: Workload, tmp_path: Path) -> None:
+    tiny_workload.save(tmp_path / "w.npz")
+    loaded = Workload.load(tmp_path / "w.npz")
+    assert (loaded.name, loaded.message(1)) == (tiny_workload.name, tiny_workload.message(1))
+    assert np.array_equal(loaded.answers, tiny_workload.answers)
+
+
+def test_requests_are_what_a_client_sends_and_answers_what_the_model_gives(repository: Path) -> None:
+    workload = ffnn_rows(repository)
+    request = codec.decode_request(workload.message(3))
+    assert isinstance(request, InferRequest)
+    assert (request.model_name, request.id) == (FFNN, "000000000003")
+    session = onnxruntime.InferenceSession(repository / FFNN / "1" / "model.onnx")
+    (scores,) = session.run(None, {"x": request.inputs[0].to_array()})
+    assert np.allclose(scores[0], workload.answer(3), atol=1e-6)
