@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.errors import StackError
+from bench import compare
 from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.settings import QUICK, Settings
 from bench.program import SCENARIOS, Repositories
@@ -32,6 +33,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Runs what the command line asks for; exit code 1 if a system failed, 2 if a target was missed."""
+    if sys.argv[1:2] == ["compare"]:
+        compare.main(sys.argv[2:])
     options = _options()
     settings = _settings(options)
     # A log file has no width of its own.

@@ -1,8 +1,8 @@
-"""Where systems meet: one broker, the topics, and the processes that send, serve and read."""
+"""The measuring environment: one broker, the topics, and the processes that send, serve and read."""
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -26,16 +26,16 @@ from bench.workloads.workload import Workload
 
 PARTITIONS = 4
 
+_ROOT = Path(__file__).resolve().parents[2]
 _STOP_GRACE_S = 3.0
 _STALL_S = 90.0
 _READ_PATIENCE_S = 20.0
 _LOAD_TIMEOUT_S = 900.0
 _POLL_S = 0.02
-#: Each look at a topic is work for the broker, on the same cores: it is looked at again after such a share of the time
-#: that is still to wait, and so long at most.
+#: Share of the expected remaining time between two polls: each poll costs the broker processor time.
 _POLL_SHARE, _MOST_POLL_S = 0.25, 0.5
 _OFFSETS_TIMEOUT_S = 30.0
-#: Of syslog: an admin client that is done says, a level below, what it throws away.
+#: Syslog level that silences the admin client's messages at its end.
 _NOTICE = 5
 
 
@@ -52,10 +52,10 @@ class Topics(msgspec.Struct, frozen=True):
 
 
 class BenchEnvironment:
-    """A broker that lives as long as the `with` block, and all that runs against it.
+    """A broker that lives as long as the `with` block, and the processes that use it.
 
     Args:
-        folder: For the broker's data, logs and what the processes hand to each other; several GB at times.
+        folder: For the broker's data, logs and files between processes; several GB at times.
         repository: The models that every system serves.
     """
 
@@ -87,11 +87,11 @@ class BenchEnvironment:
         return self._broker.bootstrap_servers
 
     def account(self, *system: LocalProcess) -> ProcessorTime:
-        """The processor time of the broker and of a system's processes."""
+        """Measures the processor time of the broker and of a system's processes."""
         return ProcessorTime({"broker": [self._broker.process.pid], "system": [process.pid for process in system]})
 
     def topics(self, requests: str | None = None) -> Topics:
-        """New topics for a run; `requests` may be those of an earlier one, to be read again."""
+        """Creates topics for a run; `requests` may name the topic of an earlier one, to read it again."""
         number = next(self._numbers)
         topics = Topics(requests or f"requests-{number}", f"responses-{number}", f"errors-{number}")
         stamped = {"message.timestamp.type": "LogAppendTime"}
@@ -104,12 +104,11 @@ class BenchEnvironment:
 
     @contextmanager
     def serving(self, system: System, topics: Topics, flink_url: str | None = None) -> Iterator[LocalProcess]:
-        """A system's process, stopped at the end of the block; it may not be ready yet.
+        """Starts a system's process and stops it after the block; it may not be ready yet.
 
         Raises:
-            PeerMissing: What it needs cannot be had on this machine.
+            PeerMissing: A peer's packages or jars are not available on this machine.
         """
-        python = interpreter_of(system.kind)
         command = ServeCommand(
             kind=system.kind,
             bootstrap_servers=self.bootstrap_servers,
@@ -126,7 +125,10 @@ class BenchEnvironment:
             busy_folder=system.busy_folder,
             slowdown=system.slowdown,
         )
-        process = self._start("system", "bench.systems", command.to_argument(), python)
+        if system.checkout:
+            process = self._start_checkout(Path(system.checkout), command)
+        else:
+            process = self._start("system", "bench.systems", command.to_argument(), interpreter_of(system.kind))
         try:
             yield process
         finally:
@@ -142,7 +144,7 @@ class BenchEnvironment:
         seed: int = 0,
         partitions: int = PARTITIONS,
     ) -> npt.NDArray[np.int64]:
-        """Sends by a Poisson schedule, or at once; returns when each was scheduled: Unix time, nanoseconds."""
+        """Sends by a Poisson schedule, or at once; returns the scheduled times: Unix time, nanoseconds."""
         offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
         with self.generating(offsets_ns, topic, workload, count, first_id, partitions) as generator:
             return generator.send()[0]
@@ -157,11 +159,11 @@ class BenchEnvironment:
         first_id: int,
         partitions: int = PARTITIONS,
     ) -> Iterator["Generator"]:
-        """A generator's process that has yet to be told to begin; at the end of the block it sends no more.
+        """Starts a generator process that waits for its signal, and kills it after the block.
 
         Args:
-            offsets_ns: When to send, after the first could be; None sends as fast as the broker takes it.
-            partitions: The first so many of the topic get the requests, in turn.
+            offsets_ns: Send times after the start; None sends as fast as the broker takes the requests.
+            partitions: The first `partitions` of the topic get the requests, in turn.
         """
         out, offsets_path = self._new_file("load.npz"), None
         if offsets_ns is not None:
@@ -186,13 +188,13 @@ class BenchEnvironment:
 
     @contextmanager
     def generating_beside(self, workload: Workload, rate_per_s: float, seconds: float) -> Iterator[Callable[[], None]]:
-        """A generator that loads the broker and the machine with what nobody reads; its topic is gone after the block.
+        """Loads broker and machine with requests that no system reads; deletes their topic after the block.
 
         Args:
-            seconds: How long it sends at most; it should last longer than what is measured beside it.
+            seconds: Longest time to send; should exceed the measurement beside it.
 
         Yields:
-            What lets it begin, and returns once it sends.
+            A function that starts the load and returns once the first request is stored.
         """
         topics, count = self.topics(), max(1, round(rate_per_s * seconds))
         offsets_ns = poisson_offsets_ns(rate_per_s, count, seed=0)
@@ -211,7 +213,7 @@ class BenchEnvironment:
     def reading(
         self, topic: str, workload: Workload, expected: int, start_offsets: tuple[int, ...]
     ) -> Iterator["Reader"]:
-        """A reader's process that has its place in the topic."""
+        """Starts a reader process and waits until it has its place in the topic."""
         command = ReadCommand(
             bootstrap_servers=self.bootstrap_servers,
             topic=topic,
@@ -230,12 +232,12 @@ class BenchEnvironment:
             process.kill()
 
     def read(self, topic: str, workload: Workload, expected: int) -> ResponseLog:
-        """All answers of a topic, read after the fact."""
+        """Reads all answers of a topic from its start."""
         with self.reading(topic, workload, expected, (0,) * PARTITIONS) as reader:
             return reader.finish()
 
     def end_offsets(self, topic: str) -> tuple[int, ...]:
-        """How many records each partition of a topic has had."""
+        """Number of records written to each partition of a topic."""
         return tuple(self._end_offset(TopicPartition(topic, partition)) for partition in range(PARTITIONS))
 
     def _new_client(self) -> Consumer:
@@ -247,42 +249,41 @@ class BenchEnvironment:
             try:
                 return int(self._offsets.get_watermark_offsets(place, _OFFSETS_TIMEOUT_S)[1])
             except KafkaException as error:
-                # A topic that has just been made may have no leader yet; and now and then a client no longer knows one,
-                # however often it is asked.
+                # A new topic may have no leader yet, and a client may lose its leader for good: take a new client.
                 if monotonic() > give_up_at:
-                    raise Stalled(f"the broker does not tell the end of {place.topic}: {error}") from error
+                    raise Stalled(f"no end offset of topic {place.topic} from the broker: {error}") from error
                 sleep(_POLL_S)
                 self._offsets.close()
                 self._offsets = self._new_client()
 
     def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
-        """Waits until a topic has so many records, and returns how many it has by then.
+        """Waits until a topic has `wanted` records, and returns the number it has by then.
 
         Raises:
-            Stalled: For a long time none was added.
+            Stalled: No record was added for a long time.
             StartFailed: The system's process ended.
         """
         seen, stalled_at = -1, 0.0
         began_s = monotonic()
-        there = first = sum(self.end_offsets(topic))
-        while there < wanted:
-            if there > seen:
-                seen, stalled_at = there, monotonic() + _STALL_S
+        stored = first = sum(self.end_offsets(topic))
+        while stored < wanted:
+            if stored > seen:
+                seen, stalled_at = stored, monotonic() + _STALL_S
             if monotonic() > stalled_at:
                 raise Stalled(
-                    f"{seen} of {wanted} answers came, then none for {_STALL_S:.0f} s; see {process.log_path}"
+                    f"{seen} of {wanted} answers arrived, then none for {_STALL_S:.0f} s; see {process.log_path}"
                 )
             process.check()
-            left_s = (wanted - there) * (monotonic() - began_s) / max(there - first, 1)
+            left_s = (wanted - stored) * (monotonic() - began_s) / max(stored - first, 1)
             sleep(min(max(left_s * _POLL_SHARE, _POLL_S), _MOST_POLL_S))
-            there = sum(self.end_offsets(topic))
-        return there
+            stored = sum(self.end_offsets(topic))
+        return stored
 
     def drop(self, *topics: str) -> None:
         """Deletes topics, so that the disk does not fill."""
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only here
 
-        # Without a name of its own it would be gone before its answers are there.
+        # The client must outlive its futures.
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": _NOTICE})
         for future in admin.delete_topics(list(topics)).values():
             try:
@@ -291,7 +292,7 @@ class BenchEnvironment:
                 continue
 
     def run_to_end(self, name: str, module: str, argument: str) -> None:
-        """Runs a program of the benchmark's own, and returns when it is done.
+        """Runs one of the benchmark's programs to its end.
 
         Raises:
             StartFailed: It failed, or took too long.
@@ -303,17 +304,25 @@ class BenchEnvironment:
             process.kill()
 
     def _start(self, name: str, module: str, argument: str, python: Path = Path(sys.executable)) -> LocalProcess:
+        return self._launch(name, [str(python), "-m", module, argument], {"PYTHONPATH": str(_ROOT)})
+
+    def _start_checkout(self, checkout: Path, command: ServeCommand) -> LocalProcess:
+        """Starts the job of another checkout by its own command line, with its own packages."""
+        config = self._new_file("config.toml")
+        config.write_text(config_text(command))
+        program = checkout / ".venv" / "bin" / "anabranch"
+        return self._launch(
+            "system", [str(program), "run", "--mini-cluster", "--config", str(config)], {"PYTHONPATH": ""}
+        )
+
+    def _launch(self, name: str, arguments: Sequence[str], variables: Mapping[str, str]) -> LocalProcess:
         number = next(self._numbers)
         logs = self.folder / "logs"
         return LocalProcess.start(
             f"{name}-{number}",
-            [str(python), "-m", module, argument],
-            environment={
-                "FLINK_LOG_DIR": str(logs / f"{name}-{number}"),
-                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-                # A MiniCluster keeps its checkpoints there, and leaves them.
-                "TMPDIR": str(self._temporary),
-            },
+            arguments,
+            # A MiniCluster leaves its checkpoints in TMPDIR.
+            environment={"FLINK_LOG_DIR": str(logs / f"{name}-{number}"), "TMPDIR": str(self._temporary), **variables},
             directory=self.folder,
             out_path=logs / f"{name}-{number}.out",
             tied=True,
@@ -329,8 +338,28 @@ class BenchEnvironment:
         return self.folder / f"{next(self._numbers)}-{name}"
 
 
+def config_text(command: ServeCommand) -> str:
+    """The job's TOML configuration, with keys that every version of this project knows."""
+    tables: dict[str, dict[str, str | int]] = {
+        "kafka": {
+            "bootstrap_servers": command.bootstrap_servers,
+            "requests_topic": command.requests_topic,
+            "responses_topic": command.responses_topic,
+            "errors_topic": command.errors_topic,
+            "group_id": command.group_id,
+        },
+        "job": {"parallelism": command.parallelism, "execution_mode": command.mode},
+        "models": {"repository": command.repository},
+    }
+    lines = []
+    for table, keys in tables.items():
+        # JSON strings and numbers are TOML values too.
+        lines += [f"[{table}]", *(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in keys.items())]
+    return "\n".join([*lines, ""])
+
+
 class Generator:
-    """A process that sends requests once it is told to."""
+    """A process that sends requests on a signal."""
 
     def __init__(self, process: LocalProcess, go_path: Path, out_path: Path) -> None:
         self.process = process
@@ -338,11 +367,11 @@ class Generator:
         self._out_path = out_path
 
     def begin(self) -> None:
-        """Lets it send, and does not wait."""
+        """Gives the signal and returns at once."""
         self._go_path.touch()
 
     def send(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Lets it send everything; returns when each request was scheduled, and when it was sent: nanoseconds."""
+        """Gives the signal and waits for the end; returns scheduled and actual send times in nanoseconds."""
         self.begin()
         self.process.await_success(_LOAD_TIMEOUT_S)
         with np.load(self._out_path) as file:
@@ -356,12 +385,7 @@ class Reader:
         self._process = process
         self._out_path = out_path
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
     def finish(self) -> ResponseLog:
-        """Waits until it has all answers, or has waited long enough, and returns what came."""
+        """Waits until the reader has all answers or gave up, and returns them."""
         self._process.await_success(_LOAD_TIMEOUT_S)
         return ResponseLog.load(self._out_path)

@@ -1,4 +1,4 @@
-"""A system in service, and one load after the other that is offered to it."""
+"""A running system, and one load after the other that it is given."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +19,12 @@ from bench.workloads.workload import Workload
 
 @dataclass(frozen=True)
 class LoadRun:
-    """What became of one load.
+    """One load and its answers.
 
     Attributes:
-        scheduled_ns: When each request should have been sent, and `sent_ns` when it was: Unix time.
-        after: What was used once the last answer was there.
+        scheduled_ns: Scheduled send time of each request; `sent_ns` is the actual one: Unix time.
+        before: Processor time before the first request.
+        after: Processor time after the last answer.
     """
 
     workload: Workload
@@ -36,38 +37,44 @@ class LoadRun:
 
     @property
     def count(self) -> int:
-        """How many requests it had."""
+        """Number of requests."""
         return len(self.scheduled_ns)
 
     @property
     def tally(self) -> Tally:
-        """What became of them."""
+        """Counts of right, wrong, missing and repeated answers."""
         return tally(self.answers, self.first_id, self.count, self.workload.tolerance)
 
     @property
     def firsts(self) -> npt.NDArray[np.int64]:
-        """The place of each request's first answer, or -1."""
+        """Index of each request's first answer, or -1."""
         return first_answers(self.answers, self.first_id, self.count)
 
-    def spent_ms(self) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """The latency of every request that was answered, and when each was scheduled."""
-        there = self.firsts >= 0
-        at_ns = self.scheduled_ns[there]
-        return (self.answers.received_ns[self.firsts[there]] - at_ns) / 1e6, at_ns
+    def latencies(self) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """Latency in ms and scheduled time in ns of every answered request."""
+        answered = self.firsts >= 0
+        at_ns = self.scheduled_ns[answered]
+        return (self.answers.received_ns[self.firsts[answered]] - at_ns) / 1e6, at_ns
+
+    @property
+    def rate_per_s(self) -> float:
+        """Answers a second, from the first request sent to the last answer stored by the broker."""
+        spent_ms = int(self.answers.appended_ms.max()) - int(self.sent_ns[0]) // 1_000_000
+        return self.count * 1000 / max(spent_ms, 1)
 
     @property
     def core_s_per_1000(self) -> dict[str, float]:
-        """Core-seconds for each 1,000 requests, by part."""
+        """Core-seconds per 1,000 requests, by part."""
         return core_s_per_1000(self.before, self.after, self.count)
 
     @property
     def other_cores(self) -> float:
-        """Cores that something outside the benchmark kept busy."""
+        """Cores that processes outside the benchmark kept busy."""
         return other_cores(self.before, self.after)
 
     @property
     def generator_p99_ms(self) -> float:
-        """By how much the generator was late; that is part of latency, for no request asked for it."""
+        """Delay of the generator; it is part of each latency."""
         return round(float(np.percentile(self.sent_ns - self.scheduled_ns, 99)) / 1e6, 3)
 
 
@@ -75,7 +82,7 @@ class RunningSystem:
     """A system that answers.
 
     Args:
-        sent: How many requests it has had.
+        sent: Number of requests sent so far; the next id.
     """
 
     def __init__(self, environment: BenchEnvironment, topics: Topics, process: LocalProcess, sent: int) -> None:
@@ -85,25 +92,23 @@ class RunningSystem:
         self._sent = sent
 
     def offer(self, workload: Workload, rate_per_s: float, seconds: float, seed: int) -> LoadRun:
-        """A Poisson load."""
+        """Sends a Poisson load and waits for its answers."""
         count = max(1, round(rate_per_s * seconds))
         return self.offer_by(workload, poisson_offsets_ns(rate_per_s, count, seed))
 
-    def burst(self, workload: Workload, count: int) -> float:
-        """As many requests as the broker takes at once; returns how many a second were answered, from the first on."""
-        offered = self._offer(workload, count, None)
-        spent_ms = int(offered.answers.appended_ms.max()) - int(offered.sent_ns[0]) // 1_000_000
-        return count * 1000 / max(spent_ms, 1)
-
     def offer_by(self, workload: Workload, offsets_ns: npt.NDArray[np.int64]) -> LoadRun:
-        """A load by a schedule."""
+        """Sends a load by a schedule and waits for its answers."""
         return self._offer(workload, len(offsets_ns), offsets_ns)
+
+    def burst(self, workload: Workload, count: int) -> LoadRun:
+        """Sends requests as fast as the broker takes them and waits for their answers."""
+        return self._offer(workload, count, None)
 
     def _offer(self, workload: Workload, count: int, offsets_ns: npt.NDArray[np.int64] | None) -> LoadRun:
         environment, topics, first_id = self._environment, self._topics, self._sent
         account = environment.account(self._process)
         start = environment.end_offsets(topics.responses)
-        # Both processes start at once: neither does anything yet.
+        # Generator and reader start at once; both are idle until `send`.
         with (
             environment.generating(offsets_ns, topics.requests, workload, count, first_id) as generator,
             environment.reading(topics.responses, workload, count, start) as reader,
@@ -115,13 +120,13 @@ class RunningSystem:
             after = account.look()
             answers = reader.finish()
         if not len(answers.ids):
-            raise Stalled(f"none of {count} requests was answered")
+            raise Stalled(f"0 of {count} requests were answered")
         return LoadRun(workload, first_id, scheduled_ns, sent_ns, answers, before, after)
 
 
 @contextmanager
 def in_service(environment: BenchEnvironment, system: System, workload: Workload) -> Iterator[RunningSystem]:
-    """A system that has answered its first request; its topics are gone after the block."""
+    """Starts a system and yields it after its first answer; deletes its topics after the block."""
     topics = environment.topics()
     try:
         with environment.serving(system, topics) as process:

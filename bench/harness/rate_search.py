@@ -64,7 +64,7 @@ def find(
     if before_per_s:
         low, high, halvings = before_per_s * _BEFORE_LOW, before_per_s * _BEFORE_HIGH, BEFORE_PROBES
     else:
-        peak_per_s = service.burst(workload, burst)
+        peak_per_s = service.burst(workload, burst).rate_per_s
         low, high, halvings = peak_per_s * _LOW, peak_per_s * _HIGH, settings.search_probes
     search = Search(low, high, halvings)
     probes: list[Probe] = []
@@ -82,5 +82,5 @@ def offer(
 ) -> tuple[LoadRun, Probe]:
     """One load, longer than asked for where it would be of too few requests, and whether the system kept up."""
     offered = service.offer(workload, rate_per_s, seconds_of(rate_per_s, seconds), seed)
-    spent_ms, at_ns = offered.spent_ms()
+    spent_ms, at_ns = offered.latencies()
     return offered, judge(rate_per_s, offered.tally, spent_ms, at_ns, bound_ms)

@@ -72,7 +72,7 @@ class Burst:
         count = settings.burst_of(_CAPACITY_REQUESTS)
         with in_service(environment, system, self._plain) as service:
             service.burst(self._plain, count)
-            capacity_per_s = service.burst(self._plain, count)
+            capacity_per_s = service.burst(self._plain, count).rate_per_s
             calm = CALM * capacity_per_s, settings.calm_seconds
             phases = calm, (BURST * capacity_per_s, settings.burst_seconds), calm
             offered = service.offer_by(self._urgent, phases_offsets_ns(phases, seed=400 + 10 * repeat))

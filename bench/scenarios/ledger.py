@@ -82,7 +82,7 @@ class Ledger:
                         core_s_per_1000=offered.core_s_per_1000,
                         other_cores=offered.other_cores,
                         rate_per_s=account.rate_per_s,
-                        latency=Percentiles.of(offered.spent_ms()[0]),
+                        latency=Percentiles.of(offered.latencies()[0]),
                         stages_ms=stages_ms(offered),
                     )
                 )

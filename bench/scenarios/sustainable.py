@@ -190,7 +190,7 @@ class Sustainable:
             other_cores=offered.other_cores,
             load=load,
             rate_per_s=probe.rate_per_s,
-            latency=Percentiles.of(offered.spent_ms()[0]),
+            latency=Percentiles.of(offered.latencies()[0]),
             lag=probe.lag,
             generator_p99_ms=offered.generator_p99_ms,
             probes=probes,

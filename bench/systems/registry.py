@@ -1,11 +1,11 @@
-"""Who is measured. Every system answers the same requests, on the same topics, from the same model repository."""
+"""The measured systems: each answers the same requests, on the same topics, from the same model repository."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from bench.harness.messages import Mode
 
-#: The module whose `run(ServeCommand)` serves. Only the system's own process imports it: a worker needs no PyFlink.
+#: The module with `run(ServeCommand)` of each kind. Only the system's own process imports it.
 MODULES = {
     "anabranch": "bench.systems.anabranch_job",
     "naive PyFlink map": "bench.systems.flink.naive_map",
@@ -16,7 +16,7 @@ MODULES = {
     "Ray Serve": "bench.systems.serving.ray_serve",
     "MLServer": "bench.systems.serving.mlserver_bridge",
 }
-#: Kinds whose packages clash with PyFlink's, and the environment of each: `serving/NAME.lock` says what is in it.
+#: Kinds with packages that conflict with PyFlink's: the name of their environment and lock file.
 ENVIRONMENTS = {"Ray Serve": "ray", "MLServer": "mlserver"}
 #: Kinds that need the jars of `flink/jars.lock`.
 JAVA_KINDS = frozenset({"Java Flink map", "Java Flink map on Crayfish's JSON"})
@@ -24,15 +24,16 @@ JAVA_KINDS = frozenset({"Java Flink map", "Java Flink map on Crayfish's JSON"})
 
 @dataclass(frozen=True)
 class System:
-    """One contender.
+    """One measured system.
 
     Attributes:
-        kind: A key of `MODULES`.
-        parallelism: Flink tasks; a worker or a server has one.
-        mode: PyFlink's execution mode; None where there is no PyFlink.
-        overload: What this project does with more than it can serve.
-        balance: Whether its tasks hand batches to each other.
-        busy_folder, slowdown: See `bench.harness.session_time`.
+        kind: A key of `MODULES`, or the name of a checkout.
+        parallelism: Flink tasks; workers and servers have one.
+        mode: PyFlink's execution mode; None without PyFlink.
+        overload: This project's policy for more requests than it can serve.
+        balance: Load balancing between this project's tasks.
+        busy_folder: See `bench.harness.session_time`, also for `slowdown`.
+        checkout: A folder whose own command line serves; empty for this checkout.
     """
 
     kind: str
@@ -42,10 +43,11 @@ class System:
     balance: Literal["offload", "off"] = "offload"
     busy_folder: str = ""
     slowdown: int = 1
+    checkout: str = ""
 
     @property
     def name(self) -> str:
-        """What tables and plots call it."""
+        """Name in tables and plots."""
         if self.mode is None:
             return self.kind
         tasks = "1 task" if self.parallelism == 1 else f"{self.parallelism} tasks"
@@ -64,9 +66,9 @@ def naive_map(mode: Mode, parallelism: int = 1) -> System:
 
 KAFKA_PYTHON = System("kafka-python worker")
 CONFLUENT = System("confluent-kafka worker")
-#: Per record, as in Crayfish, on the wire that all systems share.
+#: One session call per record, as in Crayfish, with the requests that all systems share.
 JAVA = System("Java Flink map")
-#: On Crayfish's own wire: its requests are those of `bench.systems.flink.crayfish_wire.as_crayfish`.
+#: With Crayfish's own JSON requests: see `bench.systems.flink.crayfish_wire`.
 CRAYFISH = System("Java Flink map on Crayfish's JSON")
 RAY_SERVE = System("Ray Serve")
 MLSERVER = System("MLServer")

@@ -1,0 +1,239 @@
+"""Before and after: two checkouts of this project in alternation, on one broker, with the same requests.
+
+    python -m bench compare --base ../before --quick
+
+Each round starts both checkouts' own job by its command line (`.venv/bin/anabranch run`), sends the same loads,
+and takes the ratio of the two. The order alternates: base, change, change, base. A figure has changed where the
+95 % interval of its ratio leaves 1 out.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from anabranch.demo.features import MODEL_NAME as MAGIKA
+from anabranch.stack.errors import StackError
+from bench.harness.environment import BenchEnvironment, Stalled
+from bench.harness.load_run import LoadRun, RunningSystem, in_service
+from bench.systems.registry import System
+from bench.workloads.models import FFNN, make_repository
+from bench.workloads.workload import Workload, ffnn_rows, magika_files
+
+THROUGHPUT, LATENCY = "throughput", "latency"
+SCENARIOS = (THROUGHPUT, LATENCY)
+WORKLOADS = (f"{FFNN}-1", f"{FFNN}-32", MAGIKA)
+#: Figures for which more is better; for the others less is.
+_MORE_IS_BETTER = frozenset({"requests/s"})
+
+#: Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1; then the normal distribution's.
+_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20)
+_Z_95 = 1.96
+
+#: By workload and figure, one value a round.
+Figures = dict[tuple[str, str], list[float]]
+
+
+@dataclass(frozen=True)
+class ComparedLoad:
+    """The loads of one workload in each turn.
+
+    Attributes:
+        warm_up: Requests at once that are not measured.
+        burst: Requests at once for throughput.
+        rate_per_s: Fixed rate for latency.
+    """
+
+    workload: Workload
+    warm_up: int
+    burst: int
+    rate_per_s: float
+
+    def scaled(self, factor: float) -> "ComparedLoad":
+        """The same with more requests."""
+        return ComparedLoad(self.workload, round(self.warm_up * factor), round(self.burst * factor), self.rate_per_s)
+
+
+@dataclass(frozen=True)
+class RatioInterval:
+    """A ratio of two sides over all rounds, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, change: Sequence[float], base: Sequence[float]) -> "RatioInterval":
+        """The geometric mean of the rounds' ratios; the interval is unbounded for one round."""
+        logs = [log(after / before) for after, before in zip(change, base, strict=True)]
+        middle = mean(logs)
+        if len(logs) < 2:
+            return cls(exp(middle), 0.0, float("inf"))
+        quantile = _T_95[len(logs) - 2] if len(logs) - 2 < len(_T_95) else _Z_95
+        margin = quantile * stdev(logs) / sqrt(len(logs))
+        return cls(exp(middle), exp(middle - margin), exp(middle + margin))
+
+    def verdict(self, figure: str) -> str:
+        """Says in words whether the interval leaves 1 out."""
+        if self.low <= 1 <= self.high:
+            return "no difference shown"
+        return "better" if (self.low > 1) == (figure in _MORE_IS_BETTER) else "WORSE"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the comparison; exit code 1 if a job failed or answered wrong, 2 if a figure is worse."""
+    options = _options(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    sides = [System("base", checkout=str(options.base)), System("change", checkout=str(options.change))]
+    with tempfile.TemporaryDirectory(prefix="anabranch-compare-", dir=options.scratch) as scratch:
+        folder = Path(scratch)
+        repository = make_repository(folder / "models")
+        chosen = [load for name, load in loads_of(repository).items() if name in options.workloads]
+        loads = [load if options.quick else load.scaled(4) for load in chosen]
+        seconds = 4.0 if options.quick else 15.0
+
+        def turn(side: System, number: int) -> Figures:
+            console.print(f"round {number + 1}: {side.kind}, {side.checkout}", highlight=False, markup=False)
+            with in_service(environment, side, loads[0].workload) as service:
+                return measure(service, loads, options.scenarios, seconds, number)
+
+        with BenchEnvironment(folder / "compare", repository) as environment:
+            try:
+                base, change = alternate(sides, options.rounds, turn)
+            except (Stalled, StackError, WrongAnswers) as error:
+                console.print(f"FAILED: {error}", style="red", highlight=False, markup=False)
+                sys.exit(1)
+    console.print(table_of(base, change))
+    verdicts = [RatioInterval.of(change[key], base[key]).verdict(key[1]) for key in base]
+    sys.exit(2 if "WORSE" in verdicts else 0)
+
+
+class WrongAnswers(Exception):
+    """Answers are missing, repeated or wrong: the figures mean nothing."""
+
+
+def loads_of(repository: Path) -> dict[str, ComparedLoad]:
+    """The loads of a quick comparison, by workload; a turn of all takes about a minute."""
+    return dict(
+        zip(
+            WORKLOADS,
+            (
+                ComparedLoad(ffnn_rows(repository), 60_000, 60_000, 200),
+                ComparedLoad(ffnn_rows(repository, 32), 4_000, 4_000, 100),
+                ComparedLoad(magika_files(repository), 100, 300, 30),
+            ),
+            strict=True,
+        )
+    )
+
+
+def alternate(sides: Sequence[System], rounds: int, turn: Callable[[System, int], Figures]) -> tuple[Figures, Figures]:
+    """Gives both sides a turn in each round, the order reversed from round to round; returns the figures of both."""
+    figures: dict[str, Figures] = {side.kind: {} for side in sides}
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else sides[::-1]:
+            for key, values in turn(side, number).items():
+                figures[side.kind].setdefault(key, []).extend(values)
+    base, change = (figures[side.kind] for side in sides)
+    return base, change
+
+
+def measure(
+    service: RunningSystem, loads: Sequence[ComparedLoad], scenarios: Sequence[str], seconds: float, number: int
+) -> Figures:
+    """One side's figures in one round.
+
+    Raises:
+        WrongAnswers: A load was not answered exactly once and right.
+    """
+    figures: Figures = {}
+    for load in loads:
+        service.burst(load.workload, load.warm_up)
+        for scenario in scenarios:
+            if scenario == THROUGHPUT:
+                run = service.burst(load.workload, load.burst)
+                found = {"requests/s": run.rate_per_s}
+            else:
+                run = service.offer(load.workload, load.rate_per_s, seconds, seed=number)
+                found = _latency_of(run)
+            if not run.tally.is_clean:
+                raise WrongAnswers(f"{load.workload.name}, {scenario}: {run.tally}")
+            found[f"job's core-ms per request, {scenario}"] = _core_ms(run)
+            for figure, value in found.items():
+                figures[load.workload.name, figure] = [value]
+    return figures
+
+
+def _latency_of(run: LoadRun) -> dict[str, float]:
+    spent_ms, _ = run.latencies()
+    return {f"p{percent} ms": float(np.percentile(spent_ms, percent)) for percent in (50, 99)}
+
+
+def _core_ms(run: LoadRun) -> float:
+    # Clocks of processes tick in hundredths of a second: never 0, for the ratio's sake.
+    return max(sum(spent for part, spent in run.core_s_per_1000.items() if part.startswith("system")), 1e-6)
+
+
+def table_of(base: Figures, change: Figures) -> Table:
+    """Medians of both sides, and the ratio with its interval."""
+    table = Table(title="change / base", title_justify="left")
+    for name in ("workload", "figure", "base", "change", "ratio", "95 % interval", ""):
+        table.add_column(name, justify="right" if name in ("base", "change", "ratio") else "left")
+    for cells in _lines(base, change):
+        table.add_row(*cells)
+    return table
+
+
+def _lines(base: Figures, change: Figures) -> Iterator[tuple[str, ...]]:
+    for (workload, figure), before in base.items():
+        after = change[workload, figure]
+        found = RatioInterval.of(after, before)
+        yield (
+            workload,
+            figure,
+            f"{np.median(before):,.4g}",
+            f"{np.median(after):,.4g}",
+            f"{found.ratio:.3f}",
+            f"{found.low:.3f} to {found.high:.3f}",
+            found.verdict(figure),
+        )
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", type=_checkout, required=True, metavar="PATH", help="the checkout before the change")
+    here = Path(__file__).resolve().parents[1]
+    parser.add_argument("--change", type=_checkout, default=here, metavar="PATH", help="default: this checkout")
+    for name, known in (("scenarios", SCENARIOS), ("workloads", WORKLOADS)):
+        parser.add_argument(f"--{name}", type=_names(known), default=known, metavar="NAMES", help=", ".join(known))
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each checkout; more make the interval narrower")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the requests, for under 10 minutes in all")
+    parser.add_argument("--scratch", type=Path, metavar="PATH", help="folder for topics and logs; needs 20 GB")
+    return parser.parse_args(arguments)
+
+
+def _checkout(text: str) -> Path:
+    path = Path(text).resolve()
+    if not (path / ".venv" / "bin" / "anabranch").is_file():
+        raise argparse.ArgumentTypeError(f"{text} has no .venv/bin/anabranch: run `make setup` there")
+    return path
+
+
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"unknown {', '.join(sorted(unknown))}; available: {', '.join(known)}")
+        return names
+
+    return parse
