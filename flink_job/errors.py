@@ -10,36 +10,36 @@ class ConfigError(AnabranchError):
 
 
 class InstallationError(AnabranchError):
-    """Something that Anabranch needs is not on this machine; the message says what to do."""
+    """A part that Anabranch needs is missing on this machine; the message says what to do."""
 
     code = "installation_error"
 
 
 class JavaNotFound(InstallationError):
-    """There is no Java that Flink runs on."""
+    """No Java 17 or 21 was found."""
 
     code = "java_not_found"
 
 
 class FlinkNotFound(InstallationError):
-    """This environment has no Flink distribution."""
+    """This environment has no apache-flink package."""
 
     code = "flink_not_found"
 
 
 class JarsMissing(InstallationError):
-    """The jars of the Kafka connector or of the broker are not there."""
+    """The jars of the Kafka connector or of the broker are missing."""
 
     code = "jars_missing"
 
 
 class CompilationFailed(InstallationError):
-    """Our Java does not fit the Flink or the Kafka connector that is here."""
+    """The job's Java does not compile against the installed Flink and Kafka connector."""
 
     code = "compilation_failed"
 
 
 class LibpythonNotFound(InstallationError):
-    """Thread mode cannot work, for there is no shared libpython to load into the JVM."""
+    """This Python has no shared library that thread mode could load into the JVM."""
 
     code = "libpython_not_found"

@@ -9,6 +9,7 @@ import pytest
 
 from anabranch.flink_job import installation
 from anabranch.flink_job.errors import CompilationFailed, JarsMissing, JavaNotFound, LibpythonNotFound
+from anabranch.flink_job.installation import java_compiler
 
 
 @pytest.fixture
@@ -32,13 +33,13 @@ def fake_java(home: Path, version: str, *, release_file: bool = True) -> Path:
 
 @pytest.mark.usefixtures("no_java")
 class TestJava:
-    def test_none_at_all(self) -> None:
-        with pytest.raises(JavaNotFound, match="needs Java 17 or 21, and none was found: run `make setup`"):
+    def test_find_java_without_any_says_what_to_do(self) -> None:
+        with pytest.raises(JavaNotFound, match="Java 17 or 21 was not found: run `make setup`"):
             installation.find_java()
 
     @pytest.mark.parametrize("release_file", [True, False])
     @pytest.mark.parametrize("version", ["17", "21"])
-    def test_java_home(
+    def test_find_java_reads_java_home(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, *, release_file: bool
     ) -> None:
         home = fake_java(tmp_path / "java", version, release_file=release_file)
@@ -46,12 +47,14 @@ class TestJava:
         monkeypatch.setenv("PATH", "/bin")
         assert installation.find_java() == home
 
-    def test_an_unfit_one_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_find_java_names_an_unfit_version(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "java", "11")))
         with pytest.raises(JavaNotFound, match=r"\(JAVA_HOME has Java 11\)"):
             installation.find_java()
 
-    def test_an_unfit_one_does_not_hide_a_fit_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_find_java_skips_one_that_does_not_fit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "11")))
         links = tmp_path / "links"
         links.mkdir()
@@ -61,29 +64,29 @@ class TestJava:
 
 
 class TestJars:
-    def test_missing_ones_say_what_to_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_jars_missing_say_what_to_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANABRANCH_JARS", str(tmp_path))
         with pytest.raises(JarsMissing, match="run `make setup`"):
             installation.connector_jar()
         with pytest.raises(JarsMissing, match="run `make setup`"):
             installation.kafka_class_path()
 
-    def test_java_that_does_not_fit_says_so_and_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_compile_java_that_fails_leaves_no_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANABRANCH_JARS", str(installation.jars_dir()))
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
-        monkeypatch.setattr(installation, "connector_jar", lambda: tmp_path / "no-connector.jar")
-        with pytest.raises(CompilationFailed, match=r"our Java cannot be compiled: (?s:.*)KafkaSource"):
+        monkeypatch.setattr(java_compiler, "connector_jar", lambda: tmp_path / "no-connector.jar")
+        with pytest.raises(CompilationFailed, match=r"java does not compile: (?s:.*)KafkaSource"):
             installation.java_jar()
         assert list((tmp_path / "share" / "anabranch" / "java").iterdir()) == []
 
-    def test_the_broker_is_on_its_class_path(self) -> None:
+    def test_kafka_class_path_holds_the_broker(self) -> None:
         names = [Path(jar).name for jar in installation.kafka_class_path().split(os.pathsep)]
         assert any(name.startswith("kafka_2.13-") for name in names)
         assert all(Path(jar).is_file() for jar in installation.kafka_class_path().split(os.pathsep))
 
-    def test_flinks_class_path_is_whole_and_mends_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_flink_lib_dir_replaces_broken_links(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         jars = installation.jars_dir()
         monkeypatch.setenv("ANABRANCH_JARS", str(jars))
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
@@ -102,17 +105,17 @@ class TestJars:
 
 
 class TestEnvironment:
-    def test_every_part_is_there(self) -> None:
+    def test_process_environment_names_existing_parts(self) -> None:
         variables = installation.process_environment()
         assert (Path(variables["JAVA_HOME"]) / "bin" / "java").is_file()
         assert (Path(variables["FLINK_HOME"]) / "bin" / "flink").is_file()
         assert variables["FLINK_LIB_DIR"] == str(installation.flink_lib_dir())
         python_path = variables["PYTHONPATH"].split(os.pathsep)
-        assert str(Path(installation.__file__).parents[2]) in python_path
+        assert str(Path(installation.__file__).parents[3]) in python_path
         assert any((Path(folder) / "pyflink").is_dir() for folder in python_path)
         assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
-    def test_activating_twice_is_activating_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_activate_twice_changes_nothing_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in installation.process_environment():
             monkeypatch.setenv(name, os.environ.get(name, ""))
         installation.activate()
@@ -120,18 +123,18 @@ class TestEnvironment:
         installation.activate()
         assert dict(os.environ) == once
 
-    def test_a_python_without_a_shared_library_is_fine_for_process_mode(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_process_mode_needs_no_shared_libpython(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(find_libpython, "find_libpython", lambda: None)
         with pytest.raises(LibpythonNotFound, match="or process mode"):
             installation.process_environment()
         assert "LD_LIBRARY_PATH" not in installation.process_environment(thread_mode=False)
 
-    def test_workers_use_this_interpreter(self) -> None:
+    def test_python_settings_name_this_interpreter(self) -> None:
         assert set(installation.python_settings().values()) == {sys.executable}
 
 
-def test_set_up_can_ask_before_anything_is_installed() -> None:
-    root = Path(installation.__file__).parents[2]
+def test_module_runs_without_site_packages() -> None:
+    root = Path(installation.__file__).parents[3]
     # -S: no site-packages at all.
     done = subprocess.run(
         [sys.executable, "-S", "-m", "anabranch.flink_job.installation", "--java"],

@@ -1,0 +1,94 @@
+"""The environment variables and options that Flink's processes and PyFlink's JVM need."""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from anabranch.flink_job.errors import LibpythonNotFound
+from anabranch.flink_job.installation.flink_class_path import flink_lib_dir
+from anabranch.flink_job.installation.flink_distribution import flink_home
+from anabranch.flink_job.installation.java_runtime import find_java
+
+
+def libpython_dir() -> Path:
+    """Returns the folder of this interpreter's shared library, which thread mode loads into the JVM.
+
+    Raises:
+        LibpythonNotFound: It has none.
+    """
+    from find_libpython import find_libpython  # noqa: PLC0415  (set-up looks for Java before it is installed)
+
+    found = find_libpython()
+    if not found:
+        raise LibpythonNotFound(
+            f"{sys.executable} has no shared libpython, which thread mode needs: "
+            "use a Python built with --enable-shared, or process mode"
+        )
+    return Path(found).parent
+
+
+def python_path() -> list[Path]:
+    """Returns the folders from which an interpreter inside Flink imports this package and its dependencies.
+
+    An interpreter that a JVM starts ignores `.pth` files, so the folder of an editable install is listed too.
+    """
+    project = Path(__file__).parents[3]
+    return list(dict.fromkeys([Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")), project]))
+
+
+def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
+    """Returns the variables that JobManager, TaskManager and PyFlink's JVM need beyond those of this process.
+
+    Args:
+        thread_mode: Whether Python runs inside the JVM, which needs a shared libpython.
+
+    Raises:
+        InstallationError: A part is missing.
+    """
+    java_home = find_java()
+    # Flink's processes run in another folder.
+    python_path_here = [
+        str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path
+    ]
+    variables = {
+        "JAVA_HOME": str(java_home),
+        # PyFlink overwrites FLINK_LIB_DIR unless FLINK_HOME is set.
+        "FLINK_HOME": str(flink_home()),
+        "FLINK_LIB_DIR": str(flink_lib_dir()),
+        "FLINK_OPT_DIR": str(flink_home() / "opt"),
+        "FLINK_PLUGINS_DIR": str(flink_home() / "plugins"),
+        "PYTHONPATH": _joined([*map(str, python_path()), *python_path_here], None),
+        # Flink's scripts and Python workers start `python` and `java` by name.
+        "PATH": _joined([str(Path(sys.executable).parent), str(java_home / "bin")], os.environ.get("PATH")),
+    }
+    if thread_mode:
+        variables["LD_LIBRARY_PATH"] = _joined([str(libpython_dir())], os.environ.get("LD_LIBRARY_PATH"))
+    return variables
+
+
+def _joined(first: list[str], present: str | None) -> str:
+    return os.pathsep.join(dict.fromkeys([*first, *(present.split(os.pathsep) if present else [])]))
+
+
+def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
+    """Prepares this process to start PyFlink's JVM, with the Kafka connector on its class path.
+
+    Call it before the first use of a PyFlink class; further calls change nothing.
+
+    Args:
+        thread_mode: See `process_environment`.
+        log_dir: Folder of the JVM's log; Flink's default is inside the installed package.
+
+    Raises:
+        InstallationError: See `process_environment`.
+    """
+    os.environ.update(process_environment(thread_mode=thread_mode))
+    if log_dir:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        os.environ["FLINK_LOG_DIR"] = str(log_dir)
+
+
+def python_settings() -> dict[str, str]:
+    """Returns the Flink options that make every Python worker use this interpreter."""
+    return {"python.executable": sys.executable, "python.client.executable": sys.executable}

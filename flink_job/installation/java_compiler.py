@@ -1,0 +1,59 @@
+"""Jars that are compiled here: the job's own Java, and the benchmark's."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from anabranch.flink_job.errors import CompilationFailed
+from anabranch.flink_job.installation.flink_distribution import flink_home
+from anabranch.flink_job.installation.jars import connector_jar, find_jars, share_dir
+from anabranch.flink_job.installation.java_runtime import find_java
+
+
+def java_jar() -> Path:
+    """Returns the jar of the job's Java (`flink_job/java`), compiled if it is missing.
+
+    Raises:
+        InstallationError: See `compile_java`.
+    """
+    return compile_java("anabranch", Path(__file__).parents[1] / "java", [connector_jar()])
+
+
+def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
+    """Returns the jar of a folder of Java sources, compiled if it is missing; several processes may call this at once.
+
+    Args:
+        name: Start of the jar's name, which ends with a digest of sources and class path.
+        folder: The sources.
+        libraries: Jars on the class path besides Flink's.
+
+    Raises:
+        FlinkNotFound: Flink is missing.
+        JarsMissing: The compiler is missing.
+        JavaNotFound: No Java can run the compiler.
+        CompilationFailed: The compiler reported errors.
+    """
+    sources = sorted(folder.glob("*.java"))
+    compiler = find_jars("compiler", "ecj-*.jar")[-1]
+    class_path = [*sorted((flink_home() / "lib").glob("flink-dist-*.jar")), *libraries]
+    content = "\n".join([*(jar.name for jar in (compiler, *class_path)), *(source.read_text() for source in sources)])
+    jar = share_dir() / "java" / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jar"
+    if not jar.is_file():
+        jar.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=jar.parent) as scratch:
+            classes = Path(scratch) / "classes"
+            options = ["-17", "-proc:none", "-classpath", os.pathsep.join(map(str, class_path)), "-d", str(classes)]
+            done = subprocess.run(
+                [str(find_java() / "bin" / "java"), "-jar", str(compiler), *options, *map(str, sources)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise CompilationFailed(f"{folder} does not compile: {(done.stderr or done.stdout).strip()}")
+            archive = Path(shutil.make_archive(str(Path(scratch) / "archive"), "zip", classes))
+            archive.replace(jar)
+    return jar
