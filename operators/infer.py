@@ -53,6 +53,5 @@ class InferFunction(ProcessFunction):
         with self._turn.of_others() if record[0] == RecordKind.BATCH else nullcontext():
             outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
-        self._defect_log.report()
-        # This operator has no timers: counts that are left wait for the next record.
-        self._metrics.flush()
+        # This operator has no timers: other counts that are left wait for the next record.
+        self._metrics.flush(at_once=self._defect_log.report())

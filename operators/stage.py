@@ -78,5 +78,4 @@ class StageFunction(ProcessFunction):
             else:
                 row = KeyedRow(output.key, output.value)
                 yield row if self._is_last else (FAILURES_TAG, row)
-        self._defect_log.report()
-        self._metrics.flush()
+        self._metrics.flush(at_once=self._defect_log.report())

@@ -31,10 +31,12 @@ class DefectLog:
         self._logged_at_s: dict[tuple[str, type[BaseException]], float] = {}
         self._suppressed: dict[tuple[str, type[BaseException]], int] = {}
 
-    def report(self) -> None:
-        """Logs what was noted since the last report; called after each call of the operator."""
-        for defect in self._defects.drain():
+    def report(self) -> bool:
+        """Logs the defects since the last report, after each call of the operator; returns whether there were any."""
+        defects = self._defects.drain()
+        for defect in defects:
             self._log(defect)
+        return bool(defects)
 
     def _log(self, defect: Defect) -> None:
         kind = (defect.phase, type(defect.error))

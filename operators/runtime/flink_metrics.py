@@ -38,14 +38,14 @@ class FlinkMetrics:
         self._container: Any = None
         self._next_s = 0.0
 
-    def flush(self) -> float:
-        """Copies the counts if a second has passed; else returns the seconds left, or 0 if there are no counts."""
+    def flush(self, *, at_once: bool = False) -> float:
+        """Copies the counts if a second has passed or `at_once`; else returns the seconds left, 0 without counts."""
         if self._by_beam and self._container is None:
             self._container = flink_compat.current_metrics_container()
             if self._container is None:
                 return 0.0  # A timer, before the first element.
         left_s = self._next_s - monotonic()
-        if left_s > 0:
+        if left_s > 0 and not at_once:
             return left_s if self._meter.has_more else 0.0
         self._next_s = monotonic() + _INTERVAL_S
         for path, count in self._meter.drain().items():

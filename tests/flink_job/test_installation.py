@@ -47,9 +47,7 @@ class TestJava:
         monkeypatch.setenv("PATH", "/bin")
         assert installation.find_java() == home
 
-    def test_find_java_names_an_unfit_version(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_find_java_names_an_unfit_version(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "java", "11")))
         with pytest.raises(JavaNotFound, match=r"\(JAVA_HOME has Java 11\)"):
             installation.find_java()
@@ -84,9 +82,7 @@ class TestJars:
         assert any(name.startswith("kafka_2.13-") for name in names)
         assert all(Path(jar).is_file() for jar in installation.kafka_class_path().split(os.pathsep))
 
-    def test_flink_lib_dir_replaces_broken_links(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_flink_lib_dir_replaces_broken_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         jars = installation.jars_dir()
         monkeypatch.setenv("ANABRANCH_JARS", str(jars))
         monkeypatch.setattr(sys, "prefix", str(tmp_path))

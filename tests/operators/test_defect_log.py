@@ -49,7 +49,7 @@ def test_report_logs_place_detail_and_traceback(
     defects: Defects, log: DefectLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     defects.note("session", buggy(), "request 'a'")
-    log.report()
+    assert log.report()
     [record] = caplog.records
     assert (record.name, record.levelno) == ("anabranch.defects", logging.ERROR)
     first, *rest = record.getMessage().splitlines()
@@ -61,7 +61,7 @@ def test_report_logs_place_detail_and_traceback(
 
 
 def test_report_without_defects_logs_nothing(log: DefectLog, caplog: pytest.LogCaptureFixture) -> None:
-    log.report()
+    assert not log.report()
     assert caplog.records == []
 
 

@@ -67,6 +67,7 @@ class InferenceTask:
         self._catalog = catalog
         self._session_of = session_of
         self._response_writer = response_writer
+        self._defects = response_writer.defects
         self._task = task
         self._pack = pack
 
@@ -112,7 +113,8 @@ class InferenceTask:
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, only who is concerned may hear of it
             if len(requests) == 1:
-                return self._response_writer.fail(requests[0], _failure_of(error))
+                failure = self._failure_of(error, f"request {requests[0].id!r}")
+                return self._response_writer.fail(requests[0], failure)
             return [output for request in requests for output in self.on_batch([request], taken_ms)]
         return outputs
 
@@ -131,7 +133,8 @@ class InferenceTask:
         try:
             batch = BatchRecord.decode(encoded)
             requests = unpack(batch)
-        except Exception:  # noqa: BLE001 - no record, whatever else it is
+        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+            self._defects.note("batch", error, f"undecodable BATCH of {len(encoded)} bytes")
             return []
         alive = [each for each in requests if each.deadline_ms == NO_DEADLINE_MS or each.deadline_ms > now_ms]
         if len(alive) == len(requests):
@@ -151,7 +154,8 @@ class InferenceTask:
         """
         try:
             shard = Record.decode(encoded)
-        except Exception:  # noqa: BLE001 - no record, whatever else it is
+        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+            self._defects.note("batch", error, f"undecodable SHARD of {len(encoded)} bytes")
             return []
         if shard.deadline_ms != NO_DEADLINE_MS and shard.deadline_ms <= now_ms:
             return []
@@ -160,7 +164,7 @@ class InferenceTask:
         try:
             return self._run_shard(shard, now_ms)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            return [_failed(shard, 0, shard.rows, _failure_of(error))]
+            return [_failed(shard, 0, shard.rows, self._failure_of(error, f"shard of request {shard.id!r}"))]
 
     def _run_shard(self, shard: Record, taken_ms: float) -> list[WindowPart]:
         signature = decode_signature(shard.signature)
@@ -225,6 +229,12 @@ class InferenceTask:
             task=self._task,
             breakdown=request.breakdown,
         )
+
+    def _failure_of(self, error: Exception, detail: str) -> Failure:
+        failure = _failure_of(error)
+        if failure.code == InternalError.code:
+            self._defects.note("batch", error, detail)
+        return failure
 
 
 def _failure_of(error: Exception) -> Failure:
