@@ -10,6 +10,7 @@ needs no training, and its answers can be checked by eye.
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -45,7 +46,7 @@ def build_model() -> onnx.ModelProto:
         "offsets": (-(colours**2).sum(axis=1) / _SPREAD).astype(np.float32),
         "last_axis": np.array([1], np.int64),
     }
-    names = helper.make_tensor("names", TensorProto.STRING, [len(COLOURS)], [name.encode() for name in COLOURS])
+    names = numpy_helper.from_array(np.array(list(COLOURS), object), "names")
     graph = helper.make_graph(
         [
             helper.make_node("Mul", ["pixels", "scale"], ["scaled"]),
@@ -70,7 +71,7 @@ def build_model() -> onnx.ModelProto:
     return model
 
 
-def make_pixels() -> np.ndarray:
+def make_pixels() -> npt.NDArray[np.float32]:
     """Four pixels: strawberry, grass, sky and chocolate."""
     return np.array([[225, 40, 50], [60, 150, 50], [80, 190, 230], [110, 65, 35]], np.float32)
 
