@@ -1,7 +1,7 @@
 """What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -36,9 +36,9 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     enabled: bool | None = None
-    shard_rows: int = 32
-    max_rows: int | None = None
-    max_delay_ms: float = 0.0
+    shard_rows: Annotated[int, msgspec.Meta(ge=1)] = 32
+    max_rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=365 * 24 * 3_600_000)] = 0.0
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,11 +53,11 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             known.
     """
 
-    intra_op_threads: int = 1
-    inter_op_threads: int = 1
+    intra_op_threads: Annotated[int, msgspec.Meta(ge=0)] = 1
+    inter_op_threads: Annotated[int, msgspec.Meta(ge=0)] = 1
     optimization: Literal["none", "basic", "extended", "all"] = "all"
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    warm_up_rows: int = 1
+    providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
+    warm_up_rows: Annotated[int, msgspec.Meta(ge=0)] = 1
     calibrate: bool = True
 
 

@@ -21,11 +21,12 @@ from typing import Any
 
 import msgspec
 
-from anabranch.flink_job.config import ModelDefaults, check_batching, check_session
+from anabranch.flink_job.config import ModelDefaults
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
 from anabranch.flink_job.model_repository.stages import read_stages
+from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
 
@@ -134,24 +135,25 @@ def _read_model_file(path: Path) -> _ModelFile:
     if not path.exists():
         return _ModelFile()
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=_ModelFile)
+        written = msgspec.toml.decode(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    return read_section(written, _ModelFile, str(path))
 
 
 def _fill_in(path: Path, file: _ModelFile, defaults: ModelDefaults) -> tuple[Batching, SessionOptions]:
-    try:
-        batching = msgspec.convert(msgspec.structs.asdict(defaults.batching) | file.batching, Batching)
-        session = msgspec.convert(msgspec.structs.asdict(defaults.session) | file.session, SessionOptions)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    check_batching(batching, f"{path}: batching.")
-    check_session(session, f"{path}: session.")
+    batching = msgspec.structs.asdict(defaults.batching) | file.batching
+    session = msgspec.structs.asdict(defaults.session) | file.session
+    place = str(path)
+    settings = (
+        read_section(batching, Batching, place, "batching."),
+        read_section(session, SessionOptions, place, "session."),
+    )
     if file.replicas and not file.stages:
         raise ConfigError(f"{path}: replicas are of stages, and there are no stages")
-    return batching, session
+    return settings
 
 
 def version_order(version: str) -> list[tuple[int, int, str]]:

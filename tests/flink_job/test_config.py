@@ -1,11 +1,24 @@
-"""The configuration: what is written is what is used, and what cannot be used is refused by its name."""
+"""The configuration: written values are used, and unusable ones are refused by their names."""
 
+import inspect
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from anabranch.flink_job import config as config_module
-from anabranch.flink_job.config import UNALIGNED, Config, load, shares_memory
+from anabranch.flink_job.config import (
+    UNALIGNED,
+    Config,
+    ExchangeConfig,
+    JobConfig,
+    KafkaConfig,
+    ModelsConfig,
+    SchedulingConfig,
+    load,
+    shares_memory,
+)
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.job import flink_options
 
@@ -16,12 +29,12 @@ def written(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_without_a_file_the_defaults_hold_and_are_valid() -> None:
+def test_load_without_a_file_gives_valid_defaults() -> None:
     assert load(None) == Config()
     assert config_module.check(Config()) == Config()
 
 
-def test_every_section_is_read(tmp_path: Path) -> None:
+def test_load_reads_every_section(tmp_path: Path) -> None:
     config = load(
         written(
             tmp_path,
@@ -56,14 +69,14 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     assert config.kafka.responses_topic == Config().kafka.responses_topic
 
 
-def test_what_a_caller_wants_holds_where_the_file_says_nothing(tmp_path: Path) -> None:
+def test_load_prefers_the_file_to_the_callers_defaults(tmp_path: Path) -> None:
     path = written(tmp_path, "[job]\nparallelism = 3\n")
     config = load(path, job={"parallelism": 9, "name": "caller"}, models={"repository": "m"})
     assert (config.job.parallelism, config.job.name, config.models.repository) == (3, "caller", "m")
     assert load(None, job={"parallelism": 9}).job.parallelism == 9
 
 
-def test_changed_keys_are_checked_too() -> None:
+def test_replace_checks_changed_keys() -> None:
     assert Config().replace(job={"parallelism": 4}).job.parallelism == 4
     with pytest.raises(ConfigError, match=r"job\.parallelism is 0"):
         Config().replace(job={"parallelism": 0})
@@ -113,21 +126,67 @@ def test_changed_keys_are_checked_too() -> None:
         ("[defaults.session]\nproviders = []\n", "defaults.session.providers"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name_in_one_line(tmp_path: Path, text: str, named: str) -> None:
+def test_load_unusable_value_names_the_key_in_one_line(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(written(tmp_path, text))
     assert named in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[job]\nparallelism = 0\n", "job.parallelism is 0, expected at least 1"),
+        ("[job]\nmax_parallelism = 32769\n", "job.max_parallelism is 32769, expected 1 to 32768"),
+        (
+            "[job]\nparallelism = 129\n",
+            "job.parallelism is 129, expected 1 to 128: lower it, or raise job.max_parallelism",
+        ),
+        ("[job]\nparallelism = '2'\n", "job.parallelism is '2', expected int"),
+        ("[job]\nparallelism = 2.5\n", "job.parallelism is 2.5, expected int"),
+        ("[job]\nbounded = 1\n", "job.bounded is 1, expected bool"),
+        ("[job]\ndelivery = 'once'\n", "unknown job.delivery 'once'; available: at-least-once, exactly-once"),
+        (
+            "[exchange]\nsize = 1\n",
+            "unknown key 'size' in [exchange]; available: arena_bytes, claim_from_bytes, transport",
+        ),
+        (
+            "[kafkas]\n",
+            "unknown key 'kafkas'; available: defaults, exchange, job, kafka, models, scheduling",
+        ),
+        ("[scheduling]\nwork_slice_ms = nan\n", "scheduling.work_slice_ms is nan, expected 0 to 31536000000"),
+        ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows is 0, expected at least 1"),
+        ("[defaults.session]\nproviders = []\n", "defaults.session.providers is [], expected a list of at least 1"),
+        ("job = 3\n", "job is 3, expected object"),
+        (
+            "[kafka]\nresponses_topic = 'inference-requests'\n",
+            "the topics of [kafka] are 'inference-requests', 'inference-requests', 'inference-errors', "
+            "expected three different names",
+        ),
+    ],
+)
+def test_load_message_says_value_and_expectation(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(path := written(tmp_path, text))
+    assert str(refused.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("section", [KafkaConfig, JobConfig, SchedulingConfig, ExchangeConfig, ModelsConfig])
+def test_every_key_is_described_in_one_line_of_attributes(section: type[msgspec.Struct]) -> None:
+    """The configuration reference prints these lines."""
+    _, _, attributes = (inspect.getdoc(section) or "").partition("Attributes:\n")
+    described = re.findall(r"^    (\w+): \S.*", attributes, re.MULTILINE)
+    assert described == [field.name for field in msgspec.structs.fields(section)]
+
+
 @pytest.mark.parametrize("text", ["[kafka", "a = ", b"\xff\xfe", b"a = '\xff'"])
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str | bytes) -> None:
+def test_load_file_that_is_not_toml_is_named(tmp_path: Path, text: str | bytes) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError, match=r"anabranch\.toml"):
         load(path)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_load_unreadable_file_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(ConfigError, match="cannot read"):
             load(path)
@@ -143,9 +202,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("[job.flink]\n'execution.checkpointing.unaligned' = 'true'\n", False),
     ],
 )
-def test_memory_is_only_shared_where_no_checkpoint_holds_what_is_on_its_way(
-    tmp_path: Path, text: str, shared: bool
-) -> None:
+def test_shares_memory_excludes_unaligned_checkpoints(tmp_path: Path, text: str, shared: bool) -> None:
     config = load(written(tmp_path, text))
     assert shares_memory(config) == shared
     # A cluster's own configuration must not decide otherwise.
@@ -153,7 +210,7 @@ def test_memory_is_only_shared_where_no_checkpoint_holds_what_is_on_its_way(
     assert (flink_options(config).get(UNALIGNED) == "false") == shared
 
 
-def test_no_task_wakes_up_for_nothing() -> None:
+def test_flink_options_wake_no_idle_task() -> None:
     modes = "thread", "process"
     threads, processes = (flink_options(Config().replace(job={"execution_mode": mode})) for mode in modes)
     bundle, buffer = "python.fn-execution.bundle.time", "execution.buffer-timeout.interval"

@@ -1,0 +1,80 @@
+"""Reads tables of a TOML file into structs; errors name the key, the value and what was expected."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from anabranch.flink_job.errors import ConfigError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def read_section(written: object, section: type[T], place: str, prefix: str = "") -> T:
+    """Converts a table of a TOML file.
+
+    Args:
+        place: The file, for messages.
+        prefix: Name of the table with a dot behind it, for messages; empty for the whole file.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or its value has another type or is out of range.
+    """
+    try:
+        return msgspec.convert(written, section)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{place}: {_explain(str(error), written, section, prefix)}") from None
+
+
+def _explain(message: str, written: object, section: type, prefix: str) -> str:
+    """Puts msgspec's message into the shape `KEY is VALUE, expected RANGE`."""
+    what, _, path = message.partition(" - at `$.")
+    names = path.rstrip("`").split(".") if path else []
+    key = prefix + ".".join(names)
+    if match := re.fullmatch(r"Object contains unknown field `(.*)`", what):
+        table = key.rstrip(".")
+        return f"unknown key '{match[1]}'{f' in [{table}]' if table else ''}; {_available(_type_at(section, names))}"
+    value, expected = _value_at(written, names), _type_at(section, names)
+    if isinstance(expected, inspect.LiteralType):
+        return f"unknown {key} {value!r}; {_available(expected)}"
+    if match := re.fullmatch(r"Expected `array` of length >= (\d+)", what):
+        return f"{key} is {value!r}, expected a list of at least {match[1]}"
+    if isinstance(expected, inspect.IntType | inspect.FloatType) and ", got" not in what:
+        return f"{key} is {value}, expected {_range(expected)}"
+    if match := re.fullmatch(r"Expected `(.*)`, got `.*`", what):
+        return f"{key} is {value!r}, expected {match[1]}"
+    return f"{key}: {what}"
+
+
+def _value_at(written: Any, names: list[str]) -> object:
+    for name in names:
+        written = written[name] if isinstance(written, Mapping) and name in written else None
+    return written
+
+
+def _type_at(section: type, names: list[str]) -> inspect.Type | None:
+    found: inspect.Type | None = inspect.type_info(section)
+    for name in names:
+        fields = {each.encode_name: each.type for each in found.fields} if isinstance(found, inspect.StructType) else {}
+        found = fields.get(name)
+        if isinstance(found, inspect.UnionType):
+            found = next(each for each in found.types if not isinstance(each, inspect.NoneType))
+    return found
+
+
+def _available(found: inspect.Type | None) -> str:
+    names: Iterable[object] = ()
+    if isinstance(found, inspect.StructType):
+        names = sorted(each.encode_name for each in found.fields)
+    if isinstance(found, inspect.LiteralType):
+        names = found.values
+    return f"available: {', '.join(map(str, names))}"
+
+
+def _range(found: inspect.IntType | inspect.FloatType) -> str:
+    least, most = found.ge, found.le
+    if least is None or most is None:
+        return f"at most {most}" if least is None else f"at least {least}"
+    return f"{least} to {most}"
