@@ -52,7 +52,8 @@ def described(struct: type) -> dict[str, str]:
 
 
 def _kind(annotation: Any) -> str:
-    text = re.sub(r"Annotated\[(.*), msgspec.Meta.*\]", r"\1", inspect.formatannotation(annotation))
+    text = re.sub(r"Annotated\[(.*?), msgspec\.Meta\(.*?\)\]", r"\1", inspect.formatannotation(annotation))
+    text = re.sub(r"(?:typing\.)?Optional\[(.*)\]", r"\1 or None", text)
     text = re.sub(r"Literal\[(.*?)\]", r"\1", text.replace("typing.", ""))
     return text.replace("|", "or").replace("'", '"')
 

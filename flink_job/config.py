@@ -1,9 +1,4 @@
-"""The job's configuration: one TOML file, read into frozen structs; unknown keys are refused.
-
-[kafka]  topics and brokers                [job]       Flink's settings
-[models] the model repository              [defaults]  settings that a model.toml may change for its model
-[scheduling] waiting, priorities, overload [exchange]  large records between tasks
-"""
+"""The job's configuration: one TOML file, read into frozen structs."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +10,10 @@ from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.schemas.model import Batching, SessionOptions
 
-#: Part of a record beside the message: key, batch headers, the fields of a dead letter.
+#: Key, batch headers, and the fields of a dead letter.
 _FRAMING_BYTES = 64 * 1024
-#: One year, far from the end of Flink's 64-bit timers.
 _MAX_WAIT_MS = 365 * 24 * 3_600_000
-#: Flink's option for checkpoints that include records between tasks, and its name before Flink 1.20.
+#: Flink's option and its older name.
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
 _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 EXECUTION_MODE = "python.execution-mode"
@@ -33,18 +27,18 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class KafkaConfig(_Section, frozen=True):
-    """The brokers and topics of requests, answers and dead letters.
+    """Brokers and topics.
 
     Attributes:
-        bootstrap_servers: Addresses of brokers, `HOST:PORT`, separated by commas.
+        bootstrap_servers: Brokers, `HOST:PORT`, separated by commas.
         requests_topic: Topic that the job reads.
         responses_topic: Topic of answers.
         errors_topic: Topic of dead letters.
-        group_id: Consumer group of the job; it commits offsets at each checkpoint.
+        group_id: Consumer group of the job.
         start: Position of a group without committed offsets.
         partitions: Partitions of topics that `anabranch run` creates.
-        max_message_bytes: Largest request and largest answer, in bytes; larger ones are answered with an error.
-        properties: Settings for every Kafka client of the job, in Java's names, such as `security.protocol`.
+        max_message_bytes: Largest request and answer; others are answered with an error.
+        properties: Java settings of all Kafka clients of the job, such as `security.protocol`.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -54,39 +48,35 @@ class KafkaConfig(_Section, frozen=True):
     group_id: str = "anabranch"
     start: Literal["earliest", "latest"] = "earliest"
     partitions: _PositiveInt = 4
-    # Arrays of Java end before 2 GiB, and a dead letter holds its original in base64.
+    # Java's arrays end at 2 GiB; dead letters hold base64.
     max_message_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 16 * 1024 * 1024
     properties: dict[str, str] = {}
 
     @property
     def record_limit_bytes(self) -> int:
-        """Largest record of requests and answers: a value of `max_message_bytes` with key and framing."""
+        """Largest record of requests and answers."""
         return self.max_message_bytes + _FRAMING_BYTES
 
     @property
     def letter_limit_bytes(self) -> int:
-        """Largest record of dead letters: base64 makes 4 bytes of 3."""
+        """Largest record of dead letters, with its base64."""
         return self.max_message_bytes * 4 // 3 + _FRAMING_BYTES
 
 
 class JobConfig(_Section, frozen=True):
-    """The job's settings in Flink.
+    """Flink's settings.
 
     Attributes:
-        name: Name of the job in Flink, and prefix of its Kafka transactions.
+        name: Name in Flink, and prefix of Kafka transactions.
         parallelism: Inference tasks.
-        execution_mode: `thread` runs Python in the TaskManager's JVM, with low latency; `process` in processes of its
-            own.
-        delivery: `exactly-once` shows answers to a read_committed reader at each checkpoint; `at-least-once` shows
-            them at once, and repeats some after a failure.
-        checkpoint_interval_ms: Milliseconds between checkpoints.
-        checkpoint_dir: URI of a folder that every TaskManager can write; empty keeps checkpoints in the JobManager's
-            memory.
-        buffer_timeout_ms: Milliseconds that a record waits for others on its way to another task; 0 sends it at once,
-            -1 waits for a full buffer.
-        max_parallelism: Upper bound of `parallelism` for as long as the job's state is kept.
-        bounded: Whether the job ends at the last record that is in the topic when it starts.
-        flink: Other options of Flink, in its own names; they take precedence.
+        execution_mode: `thread` runs Python in the TaskManager's JVM, `process` beside it.
+        delivery: `at-least-once` shows answers at once and may repeat some; `exactly-once` shows them at checkpoints.
+        checkpoint_interval_ms: Time between checkpoints.
+        checkpoint_dir: URI that every TaskManager can write; empty for the JobManager's memory.
+        buffer_timeout_ms: Time that records wait for others between tasks; -1 for a full buffer.
+        max_parallelism: Bound of `parallelism` while the job's state is kept.
+        bounded: Whether the job ends at the last record of its start.
+        flink: Other options of Flink; they take precedence.
     """
 
     name: str = "anabranch"
@@ -105,19 +95,17 @@ class SchedulingConfig(_Section, frozen=True):
     """Order, waiting and overload.
 
     Attributes:
-        default_priority: Priority of requests that have 0 or none; 1 is the most urgent.
-        window_timeout_ms: Milliseconds that a split request without a deadline waits for its last shard.
-        remember_ms: Milliseconds that an answered split request is remembered, to drop late parts.
-        work_slice_ms: Milliseconds that a task runs batches before it reads new requests.
-        overload: `wait` leaves requests that cannot be served in Kafka; `refuse` answers the least urgent ones with
-            `overloaded`.
-        max_waiting_bytes: Bytes of waiting requests from which a task reads no more, or refuses.
-        max_backlog_ms: Milliseconds of waiting work from which a task refuses.
-        balance: `offload` lets a task that is behind hand batches to other tasks; `off` runs every request in the task
-            that read it.
-        offload_backlog_ms: Milliseconds of waiting work from which a task is behind.
-        priority_step_ms: Milliseconds that each step of lower priority adds to a request's place in the queue.
-        no_deadline_ms: Milliseconds to the deadline that orders requests without one.
+        default_priority: Priority of requests that have none; 1 is the most urgent.
+        window_timeout_ms: Time that a split request without deadline waits for its last shard.
+        remember_ms: Time that an answered split request is remembered, to drop late parts.
+        work_slice_ms: Time that a task runs batches before it reads new requests.
+        overload: `wait` leaves requests in Kafka; `refuse` answers the least urgent with `overloaded`.
+        max_waiting_bytes: Waiting requests from which a task reads no more, or refuses.
+        max_backlog_ms: Waiting work from which a task refuses.
+        balance: `offload` hands batches of late tasks to others; `off` does not.
+        offload_backlog_ms: Waiting work from which a task is late.
+        priority_step_ms: Delay in the queue for each step of lower priority.
+        no_deadline_ms: Deadline that orders requests without one.
     """
 
     default_priority: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5
@@ -137,10 +125,9 @@ class ExchangeConfig(_Section, frozen=True):
     """Large records between tasks.
 
     Attributes:
-        transport: `auto` passes large records through shared memory if all tasks are on one host; `messages` lets
-            Flink carry them, which its unaligned checkpoints require and get.
-        claim_from_bytes: Bytes from which a record goes through shared memory.
-        arena_bytes: Bytes of shared memory of a task for its records to one operator; further records are messages.
+        transport: `auto` uses shared memory on one host; `messages` and unaligned checkpoints use Flink's network.
+        claim_from_bytes: Size from which a record goes through shared memory.
+        arena_bytes: Shared memory of a task for its records to one operator; others are messages.
     """
 
     transport: Literal["auto", "messages"] = "auto"
@@ -152,14 +139,14 @@ class ModelsConfig(_Section, frozen=True):
     """The models that the job serves.
 
     Attributes:
-        repository: Folder of `NAME/VERSION/model.onnx`, at the same path on every TaskManager.
+        repository: Folder of `NAME/VERSION/model.onnx`, the same on every TaskManager.
     """
 
     repository: str = "models"
 
 
 class ModelDefaults(_Section, frozen=True):
-    """Settings of models whose `model.toml` has no others."""
+    """Settings of models without their own."""
 
     batching: Batching = Batching()
     session: SessionOptions = SessionOptions()
@@ -176,11 +163,7 @@ class Config(_Section, frozen=True):
     defaults: ModelDefaults = ModelDefaults()
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
-        """Returns a copy with some keys changed: `config.replace(job={"parallelism": 4})`.
-
-        Raises:
-            ConfigError: A value is out of range.
-        """
+        """Returns a copy with some keys changed: `config.replace(job={"parallelism": 4})`."""
         changed = {name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()}
         return check(msgspec.structs.replace(self, **changed))
 
@@ -189,11 +172,10 @@ def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
     """Reads a TOML file.
 
     Args:
-        path: None for a configuration without a file.
-        defaults: Values by section for keys that the file leaves out: `load(path, job={"parallelism": 4})`.
+        defaults: Values of keys that the file leaves out: `load(path, job={"parallelism": 4})`.
 
     Raises:
-        ConfigError: The file cannot be read or decoded, a key is unknown, or a value has a wrong type or range.
+        ConfigError: The file, a key or a value cannot be used.
     """
     place = str(path or "the configuration")
     try:
@@ -212,7 +194,7 @@ def check(config: Config) -> Config:
     """Returns the same configuration.
 
     Raises:
-        ConfigError: A value is out of range, or two values exclude each other.
+        ConfigError: A value cannot be used.
     """
     place = "the configuration"
     read_section(msgspec.to_builtins(config), Config, place)
@@ -234,14 +216,11 @@ def _check_together(config: Config, place: str) -> Config:
 
 
 def shares_memory(config: Config) -> bool:
-    """Whether records may travel by shared memory.
-
-    An unaligned checkpoint holds records between tasks: restored claims would point to memory that is gone.
-    """
+    """Whether records may travel by shared memory; an unaligned checkpoint would restore claims to lost memory."""
     asked = (config.job.flink.get(key, "false") for key in (UNALIGNED, _UNALIGNED_ONCE))
     return config.exchange.transport == "auto" and not any(value.strip().lower() == "true" for value in asked)
 
 
 def frames_stay_in_process(config: Config) -> bool:
-    """Whether Python reads frames in Java's memory: both are one process, and frames are in no checkpoint."""
+    """Whether Python reads frames in Java's memory."""
     return config.job.flink.get(EXECUTION_MODE, config.job.execution_mode) == "thread" and shares_memory(config)
