@@ -60,7 +60,8 @@ class StageFunction(ProcessFunction):
         if not self._is_last:
             to, readers = stage_receiver(model, index + 1), model.stages[index + 1].replicas
         sender = Sender(self._exchange, task, to, readers, meter)
-        arguments = (model, index, session, self._response_writer.now_ms, task.index, sender.pack)
+        writer = self._response_writer
+        arguments = (model, index, session, writer.now_ms, task.index, sender.pack, writer.defects)
         stage = model.stages[index]
         if model.is_chain:
             before = None if stage.before is None else load_function(stage.before)

@@ -169,7 +169,14 @@ def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
 
 @pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
 def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
-    assert serving().on_shard(unknown, NOW_MS) == []
+    task = serving()
+    assert task.on_shard(unknown, NOW_MS) == []
+    assert task.on_travelled(unknown, NOW_MS) == []
+    found = task._response_writer.defects.drain()
+    assert [each.detail for each in found] == [
+        f"undecodable {kind} of {len(unknown)} bytes" for kind in ("SHARD", "BATCH")
+    ]
+    assert task._response_writer.meter.drain() == {("phase", "batch", "defects"): 2}
 
 
 # ---- batches of other tasks -----------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ import pytest
 
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution import stage as staging
 from anabranch.operators.core.execution.stage import Stage, stage_name
 from anabranch.operators.core.merging.request_window import Window, answer_of
 from anabranch.operators.core.merging.shards import opening, shards
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -172,7 +174,12 @@ def test_a_unit_is_dropped_when_nobody_in_it_waits_any_more() -> None:
 
 @pytest.mark.parametrize("unknown", [b"", b"\x05", b"\x05" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
 def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
-    assert stage(0).on_unit(unknown, NOW_MS) == []
+    defects = Defects(Meter())
+    first = Stage(CUT, 0, session_of(CUT.stage(0)), now_ms, 0, defects=defects)
+    assert first.on_unit(unknown, NOW_MS) == []
+    [defect] = defects.drain()
+    assert defect.phase == "batch"
+    assert f"undecodable UNIT of {len(unknown)} bytes" in defect.detail
 
 
 def test_a_defect_of_ours_becomes_the_failure_of_all_members() -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from anabranch.operators.backends.base import Session
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.batch_run import BatchRun, FailedRows, PartOutcome
 from anabranch.operators.core.merging.request_window import window_key
 from anabranch.operators.core.merging.row_ranges import RowBlock
 from anabranch.operators.core.merging.shards import row_offsets
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.errors import InferenceFailed, InternalError
@@ -100,7 +102,8 @@ class Stage:
         index: Of the stage, from 0.
         session: Of the stage.
         task: The index of the task, for requests that ask where they ran.
-        pack: What makes units, or the outputs of the last stage, ready for their way to another task.
+        pack: Encodes units, or the outputs of the last stage, for another task.
+        defects: Gets unexpected exceptions.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Stage:
         now_ms: Callable[[], float],
         task: int,
         pack: Callable[[Record], bytes] = Record.encode,
+        defects: Defects | None = None,
     ) -> None:
         self._model = model
         self._index = index
@@ -118,6 +122,7 @@ class Stage:
         self._now_ms = now_ms
         self._task = task
         self._pack = pack
+        self._defects = defects or Defects(Meter())
         self._is_last = index == len(model.stages) - 1
         self._name = f"stage {index + 1}"
         self._plans: dict[bytes, _Plan] = {}
@@ -131,7 +136,8 @@ class Stage:
         try:
             unit = Record.decode(encoded)
             members = decode_segments(unit.original)
-        except Exception:  # noqa: BLE001 - no record, whatever else it is
+        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+            self._defects.note("batch", error, f"{self._name}: undecodable UNIT of {len(encoded)} bytes")
             return []
         if unit.deadline_ms != NO_DEADLINE_MS and unit.deadline_ms <= now_ms:
             return []
@@ -139,7 +145,8 @@ class Stage:
             if unit.kind is RecordKind.FAILURE:
                 return self._failures_of(members, decode_failure(unit.signature))
             return self._run(unit, members, now_ms)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+        except Exception as error:  # noqa: BLE001 - a defect must not kill the job
+            self._defects.note("batch", error, self._name)
             failure = Failure(InternalError.code, f"{type(error).__name__}: {error}", self._name)
             return self._failures_of(members, failure)
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from anabranch.operators.backends.base import Session
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.stage import Stage
 from anabranch.operators.core.merging.row_ranges import RowBlock
 from anabranch.operators.core.outputs import Unit, WindowPart
@@ -49,11 +50,12 @@ class Step(Stage):
         now_ms: Callable[[], float],
         task: int,
         pack: Callable[[Record], bytes] = Record.encode,
+        defects: Defects | None = None,
         *,
         before: Before | None = None,
         after: After | None = None,
     ) -> None:
-        super().__init__(model, index, session, now_ms, task, pack)
+        super().__init__(model, index, session, now_ms, task, pack, defects)
         self._step = model.stages[index]
         self._before = before
         self._after = after

@@ -258,7 +258,8 @@ def answer_of(
         return _serve(opening, [each for each in records if each.kind is RecordKind.PARTIAL], closing, response_writer)
     except AnabranchError as error:
         return response_writer.fail(opening, Failure(error.code, error.message, STAGE))
-    except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+    except Exception as error:  # noqa: BLE001 - a defect must not kill the job
+        response_writer.defects.note("merge", error, f"request {opening.id!r}")
         return response_writer.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
 
 
