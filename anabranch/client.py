@@ -1,66 +1,58 @@
-"""The client: asks a running job for answers, over Kafka.
+"""The client: sends requests to a running job over Kafka and returns its answers."""
 
-Requests are sent with Kafka's own defaults, `acks=all` and idempotence: none is lost with a broker, none is sent twice,
-and those with one key stay in order. A consumer, and so the job, is shown a record only when all in-sync replicas have
-it, whatever the producer waits for; what it costs is that a partition takes one batch at a time. Measured at 200
-requests/s: 0.4 ms at the median, 2 to 10 ms at the 99th percentile. `{"acks": 1, "enable_idempotence": False}` saves
-that.
-"""
+from __future__ import annotations
 
 import itertools
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-import kafka
-import kafka.errors
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.flink_job.config import Config
-from anabranch.response_receiver import ResponseReceiver, Waiting
+from anabranch.connection import Connection, IsolationLevel, KafkaConnection
+from anabranch.response_receiver import PendingRequest, ResponseReceiver
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.errors import InvalidParameter, RequestTooLarge
 from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
-from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from anabranch.flink_job.config import Config
 
 Inputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 Parameters = Mapping[str, Parameter | np.generic]
 
-#: What a record's key and framing may add to a message of the largest size.
-_FRAMING_BYTES = 64 * 1024
-#: How long to wait for a broker that does not answer.
-_CONNECT_S = 5.0
 _INT64 = range(-(2**63), 2**63)
 
 
 class Client:
-    """Asks a running job for answers. Every method may be called from any thread.
+    """Sends requests to a running job. Every method may be called from any thread.
 
-    Connects when it is made. Close it, or use it as a context manager: it holds two connections and a thread.
+    A client connects when it is made, and holds two connections and a thread: close it, or use it as a context manager.
 
     Args:
         bootstrap_servers: `host:port` of one broker or several, separated by commas.
-        requests_topic: As the job's configuration has it.
-        responses_topic: As the job's configuration has it.
-        max_message_bytes: The job's `kafka.max_message_bytes`: larger requests are refused here.
-        timeout_s: How long to wait for an answer.
-        isolation_level: `read_committed` waits for the job's transaction where it delivers exactly once, and makes no
-            difference otherwise; `read_uncommitted` sees answers early, which a failure may then repeat.
-        properties: Further options of the Kafka clients, in kafka-python's names or with dots in place of underscores
+        requests_topic: The job's `kafka.requests_topic`.
+        responses_topic: The job's `kafka.responses_topic`.
+        max_message_bytes: The job's `kafka.max_message_bytes`; larger requests are refused here.
+        timeout_s: How long a request waits for its answer.
+        isolation_level: `read_committed` waits for the transaction of a job that delivers exactly once, and makes no
+            difference otherwise; `read_uncommitted` sees answers early, and a failure may repeat them.
+        properties: Further options of the Kafka clients, in kafka-python's names, or with dots for underscores
             (`{"security.protocol": "SSL"}`).
+        connection: Used instead of Kafka; `anabranch.testing.FakeJob.connection` makes one for tests.
 
     Raises:
-        BrokerUnreachable: Nobody answers at `bootstrap_servers`.
+        BrokerUnreachable: No broker answers at `bootstrap_servers`.
         TopicMissing: One of the two topics does not exist.
-        ValueError: A property that kafka-python does not have.
+        ValueError: kafka-python has no such property.
     """
 
     def __init__(
@@ -71,57 +63,31 @@ class Client:
         responses_topic: str = "inference-responses",
         max_message_bytes: int = 16 * 1024 * 1024,
         timeout_s: float = 30.0,
-        isolation_level: Literal["read_committed", "read_uncommitted"] = "read_committed",
+        isolation_level: IsolationLevel = "read_committed",
         properties: Mapping[str, Any] | None = None,
+        connection: Connection | None = None,
     ) -> None:
-        self._requests_topic = requests_topic
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
         # Unique among clients: they all read the same responses topic.
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_count = itertools.count()
-        own = {
-            "bootstrap_servers": bootstrap_servers.split(","),
-            "bootstrap_timeout_ms": int(_CONNECT_S * 1000),
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-        }
-        consuming = own | {
-            "group_id": None,
-            "enable_auto_commit": False,
-            "isolation_level": isolation_level,
-            "fetch_min_bytes": 1,
-            "fetch_max_bytes": max(4 * max_message_bytes, 52_428_800),
-            "max_partition_fetch_bytes": max_message_bytes + _FRAMING_BYTES,
-        }
-        producing = own | {
-            "linger_ms": 0,
-            "max_request_size": max_message_bytes + _FRAMING_BYTES,
-            "max_block_ms": int(_CONNECT_S * 1000),
-        }
-        for_consumer, for_producer = _divide(properties or {})
-        if not for_consumer.keys() & {"proxy_url", "socks5_proxy"}:
-            _knock(bootstrap_servers)
-        try:
-            with ExitStack() as opened:
-                consumer = kafka.KafkaConsumer(**consuming | for_consumer)
-                opened.callback(consumer.close)
-                _seek_to_end(consumer, requests_topic, responses_topic, bootstrap_servers)
-                self._producer = kafka.KafkaProducer(**producing | for_producer)
-                opened.callback(self._producer.close, timeout=0)
-                # Looked up now, so that the first request does not wait for it.
-                self._producer.partitions_for(requests_topic)
-                opened.pop_all()
-        except kafka.errors.KafkaError as error:
-            raise _unreachable(bootstrap_servers, error) from error
-        self._answers = ResponseReceiver(consumer)
+        self._connection = connection or KafkaConnection(
+            bootstrap_servers,
+            requests_topic=requests_topic,
+            responses_topic=responses_topic,
+            max_message_bytes=max_message_bytes,
+            isolation_level=isolation_level,
+            properties=properties or {},
+        )
+        self._receiver = ResponseReceiver(self._connection)
 
     @classmethod
     def for_job(cls, config: Config, *, timeout_s: float = 30.0) -> Self:
-        """A client with the topics, size limit and Kafka properties of a job's configuration.
+        """Makes a client with the topics, size limit and Kafka properties of a job's configuration.
 
         Raises:
-            BrokerUnreachable, TopicMissing, ValueError: As the constructor.
+            BrokerUnreachable, TopicMissing, ValueError: As for the constructor.
         """
         kafka_config = config.kafka
         return cls(
@@ -147,25 +113,25 @@ class Client:
         key: str | None = None,
         timeout_s: float | None = None,
     ) -> Result:
-        """Asks, and waits for the answer.
+        """Sends a request and waits for its answer.
 
         Args:
             model: Name of the model; empty where the job serves only one.
-            inputs: An array for each input of the model, axis 0 being the batch; or, for a model with a single input,
-                the array alone. Strings and bytes become BYTES.
-            version: Empty for the newest.
-            outputs: The outputs wanted, in this order; empty for all.
+            inputs: An array for each input of the model, with the batch in axis 0; or, for a model with one input, the
+                array alone. Strings and bytes become BYTES.
+            version: Version of the model; empty for the newest.
+            outputs: The outputs to answer with, in this order; empty for all.
             priority: 1 is the highest; 0 leaves it to the job.
-            deadline_ms: The job has so long, counted from now; then it answers with `DeadlineExceeded`.
-            partial: At the deadline, answer with the rows that are there: see `Result.missing_rows`.
+            deadline_ms: Time from now after which the job answers with `DeadlineExceeded`.
+            partial: Asks the job to answer at the deadline with the rows that it has; see `Result.missing_rows`.
             parameters: Further request parameters.
             key: Requests with the same key stay in order; without one, they are spread over all partitions.
-            timeout_s: How long to wait here, instead of the client's own time-out.
+            timeout_s: How long to wait for the answer; overrides the client's own time-out.
 
         Raises:
-            RequestError: The request is at fault; what kind of error says how.
+            RequestError: The request is at fault; the class of the error says how.
             ServingError: The request was fine, but was not served.
-            TransportError: No answer could be had; see `anabranch.transport_errors`.
+            TransportError: No answer arrived.
         """
         return self.submit(
             model,
@@ -194,10 +160,10 @@ class Client:
         key: str | None = None,
         timeout_s: float | None = None,
     ) -> Future[Result]:
-        """Asks, and returns at once; the future ends with the answer or with one of the errors of `infer`.
+        """Sends a request and returns at once; the future ends with the answer, or with an error of `infer`.
 
-        The future's callbacks run on the thread that receives all answers: keep them short. Arrays must not be
-        changed before this returns; afterwards they may.
+        Takes the arguments of `infer`. Callbacks of the future run on the thread that receives all answers: keep them
+        short. The arrays may be changed once this method has returned.
 
         Raises:
             RequestTooLarge: The request is over `max_message_bytes`.
@@ -206,7 +172,7 @@ class Client:
             ClientClosed: The client is closed.
         """
         if timeout_s is None:
-            # An answer that says that the deadline has passed is worth waiting for.
+            # Waits beyond the deadline, for the answer that says that it has passed.
             timeout_s = self._timeout_s if deadline_ms is None else max(self._timeout_s, deadline_ms / 1000 + 1)
         request_id = f"{self._id_prefix}-{next(self._id_count):x}"
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
@@ -225,41 +191,35 @@ class Client:
                 f"the request takes {len(message)} bytes, over the limit of {self._max_message_bytes}: split it, or "
                 "raise max_message_bytes of this client and kafka.max_message_bytes of the job"
             )
-        return self._send(message, request_id.encode(), key, Waiting(Future(), time.monotonic(), timeout_s, model))
+        pending = PendingRequest(Future(), time.monotonic(), timeout_s, model)
+        return self._send(message, request_id.encode(), key, pending)
 
     def close(self) -> None:
-        """Ends the connections; requests still without an answer end with `ClientClosed`. Safe to call again."""
-        self._answers.close()
-        self._producer.close(timeout=1)
+        """Closes the connections; requests without an answer end with `ClientClosed`. May be called again."""
+        self._receiver.close()
+        self._connection.close_sender()
 
     def __enter__(self) -> Self:
-        """The client itself."""
+        """Returns the client itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes it."""
+        """Closes the client."""
         self.close()
 
-    def _send(self, message: bytes, request_id: bytes, key: str | None, waiting: Waiting) -> Future[Result]:
-        def fail(error: Exception) -> None:
-            self._answers.settle(request_id, _not_sent(error, len(message)))
-
-        self._answers.expect(request_id, waiting)
-        try:
-            sent = self._producer.send(self._requests_topic, message, key=request_id if key is None else key.encode())
-        except kafka.errors.KafkaError as error:
-            fail(error)
-        else:
-            sent.add_errback(fail)
-        return waiting.future
+    def _send(self, message: bytes, request_id: bytes, key: str | None, pending: PendingRequest) -> Future[Result]:
+        self._receiver.expect(request_id, pending)
+        record_key = request_id if key is None else key.encode()
+        self._connection.send(message, record_key, lambda error: self._receiver.settle(request_id, error))
+        return pending.future
 
 
 def _encode(request: InferRequest) -> bytes:
     try:
         return codec.encode_request(request)
-    except (ValueError, TypeError) as error:  # protobuf's own: a text with a lone surrogate, for example
+    except (ValueError, TypeError) as error:  # raised by protobuf, for a lone surrogate for example
         raise InvalidParameter(f"the request cannot be written: {error}") from None
 
 
@@ -268,7 +228,7 @@ def _scheduling(priority: int, deadline_ms: float | None, *, partial: bool) -> d
     if priority:
         parameters["priority"] = priority
     if deadline_ms is not None:
-        # 0 would mean "none" to some servers: the shortest deadline that there is says what was meant.
+        # Some servers read 0 as "no deadline": send the shortest deadline instead.
         parameters["timeout"] = max(1, round(deadline_ms * 1000))
     if partial:
         parameters["partial"] = True
@@ -283,59 +243,3 @@ def _check_parameters(parameters: Parameters) -> dict[str, Parameter]:
             raise InvalidParameter(f"parameter {name!r} is {plain!r}: use a bool, an int of 64 bits, a float or a str")
         checked[name] = plain
     return checked
-
-
-def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The properties that a consumer knows, and those that a producer does."""
-    named = {name.replace(".", "_"): value for name, value in properties.items()}
-    consumer, producer = kafka.KafkaConsumer.DEFAULT_CONFIG, kafka.KafkaProducer.DEFAULT_CONFIG
-    strangers = named.keys() - consumer.keys() - producer.keys()
-    if strangers:
-        raise ValueError(f"kafka-python has no option {', '.join(sorted(strangers))}")
-    return (
-        {name: value for name, value in named.items() if name in consumer},
-        {name: value for name, value in named.items() if name in producer},
-    )
-
-
-def _knock(bootstrap_servers: str) -> None:
-    """Finds out at once that nobody is there; kafka-python would try again until its time is up."""
-    refusal: Exception | None = None
-    for server in bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-        except (OSError, ValueError) as error:
-            refusal = error
-        else:
-            return
-    raise _unreachable(bootstrap_servers, refusal) from refusal
-
-
-def _unreachable(bootstrap_servers: str, error: Exception | None) -> BrokerUnreachable:
-    return BrokerUnreachable(f"no Kafka broker at {bootstrap_servers}: is the stack up (anabranch up)? ({error})")
-
-
-def _seek_to_end(
-    consumer: kafka.KafkaConsumer, requests_topic: str, responses_topic: str, bootstrap_servers: str
-) -> None:
-    for topic in (requests_topic, responses_topic):
-        if not consumer.partitions_for_topic(topic):
-            raise TopicMissing(
-                f"the broker at {bootstrap_servers} has no topic {topic!r}: start the job, which makes it "
-                "(anabranch run), or name the topic that the job uses"
-            )
-    numbers = sorted(consumer.partitions_for_topic(responses_topic))
-    partitions = [kafka.TopicPartition(responses_topic, number) for number in numbers]
-    consumer.assign(partitions)
-    # `seek_to_end` would look the end up at the first poll: after the first request, perhaps after its answer.
-    for partition, offset in consumer.end_offsets(partitions).items():
-        consumer.seek(partition, offset)
-
-
-def _not_sent(error: Exception, size_bytes: int) -> Exception:
-    if isinstance(error, kafka.errors.MessageSizeTooLargeError | kafka.errors.RecordListTooLargeError):
-        return RequestTooLarge(
-            f"the request takes {size_bytes} bytes, which the broker refuses: raise the topic's max.message.bytes"
-        )
-    return NotSent(f"the broker did not take the request: {error}")

@@ -1,34 +1,35 @@
 """The receiving half of a client: one thread that hands every answer to the future that waits for it.
 
-It reads every partition of the responses topic without a consumer group, from the end that the topic had when the
-client was made: no answer to a request of its own can lie before that. A record whose key is not the id of a request
-that still waits is skipped before any of it is decoded, so other clients' answers and repeated ones cost next to
-nothing.
+A record whose key is not the id of a pending request is skipped before it is decoded: answers to other clients, and
+repeated answers, cost little.
 """
+
+from __future__ import annotations
 
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import kafka
-
+from anabranch.connection import Connection
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, error_with_code
 from anabranch.schemas.messages import ErrorResponse
 from anabranch.transport_errors import ClientClosed, NoAnswer, TransportError
 
-#: How often to look for requests whose time is up, and whether to end.
+_Outcome = Result | Exception
+
+#: How often the thread looks for expired requests, and for its own end.
 _TICK_MS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A request whose answer has not come.
+@dataclass(frozen=True)
+class PendingRequest:
+    """A request without an answer.
 
     Attributes:
-        sent_s: When it was handed in, on the monotonic clock.
+        sent_s: Time of `submit`, on the monotonic clock.
     """
 
     future: Future[Result]
@@ -38,39 +39,35 @@ class Waiting:
 
 
 class ResponseReceiver:
-    """The requests that wait, and the thread that answers them.
+    """The pending requests of a client, and the thread that answers them."""
 
-    Args:
-        consumer: Assigned to the responses topic and at its end. It is used and closed by the thread alone.
-    """
-
-    def __init__(self, consumer: kafka.KafkaConsumer) -> None:
-        self._consumer = consumer
-        self._waiting: dict[bytes, Waiting] = {}
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pending: dict[bytes, PendingRequest] = {}
         self._lock = threading.Lock()
         self._end_reason: TransportError | None = None
         self._thread = threading.Thread(target=self._receive, name="anabranch-answers", daemon=True)
         self._thread.start()
 
-    def expect(self, request_id: bytes, waiting: Waiting) -> None:
-        """To be called before the request is sent, so that no answer can be faster.
+    def expect(self, request_id: bytes, pending: PendingRequest) -> None:
+        """Adds a request. Call it before sending, so that no answer comes first.
 
         Raises:
-            TransportError: No answer can be received any more.
+            TransportError: The receiver has ended.
         """
         with self._lock:
             if self._end_reason is not None:
                 raise self._end_reason
-            self._waiting[request_id] = waiting
+            self._pending[request_id] = pending
 
-    def settle(self, request_id: bytes, outcome: Result | Exception) -> None:
-        """Ends a request, if it still waits."""
-        waiting = self._waiting.pop(request_id, None)
-        if waiting is not None:
-            _end(waiting.future, outcome)
+    def settle(self, request_id: bytes, outcome: _Outcome) -> None:
+        """Ends a request, if it is still pending."""
+        pending = self._pending.pop(request_id, None)
+        if pending is not None:
+            _end(pending.future, outcome)
 
     def close(self) -> None:
-        """Ends the thread, and every request that still waits with `ClientClosed`. Safe to call again."""
+        """Ends the thread, and every pending request with `ClientClosed`. May be called again."""
         self._stop(ClientClosed("the client is closed"))
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -78,41 +75,40 @@ class ResponseReceiver:
     def _stop(self, reason: TransportError) -> None:
         with self._lock:
             self._end_reason = self._end_reason or reason
-        while self._waiting:
-            _end(self._waiting.popitem()[1].future, reason)
+        while self._pending:
+            _end(self._pending.popitem()[1].future, reason)
 
     def _receive(self) -> None:
         next_tick_s = time.monotonic()
         try:
             while self._end_reason is None:
-                for records in self._consumer.poll(timeout_ms=_TICK_MS).values():
-                    for record in records:
-                        waiting = self._waiting.pop(record.key, None)
-                        if waiting is not None:
-                            _end(waiting.future, _read_answer(record.value, waiting))
+                for key, value in self._connection.receive(_TICK_MS):
+                    pending = self._pending.pop(key, None) if key else None
+                    if pending is not None:
+                        _end(pending.future, _read_answer(value, pending))
                 now_s = time.monotonic()
                 if now_s >= next_tick_s:
                     next_tick_s = now_s + _TICK_MS / 1000
                     self._expire(now_s)
-        except Exception as error:  # noqa: BLE001 - whatever it is, without this thread nobody is ever answered
+        except Exception as error:  # noqa: BLE001 - without this thread no request would ever end
             self._stop(TransportError(f"answers can no longer be read: {error}; make a new client"))
         finally:
-            self._consumer.close()
+            self._connection.close_receiver()
 
     def _expire(self, now_s: float) -> None:
-        # A copy, for other threads add to it; what is in flight is little enough to look at all of it.
-        for request_id, waiting in list(self._waiting.items()):
-            if now_s - waiting.sent_s >= waiting.timeout_s:
+        # A copy, because other threads add to it.
+        for request_id, pending in list(self._pending.items()):
+            if now_s - pending.sent_s >= pending.timeout_s:
                 self.settle(
                     request_id,
                     NoAnswer(
-                        f"no answer from model {waiting.model!r} within {waiting.timeout_s:g} s: is the job running "
+                        f"no answer from model {pending.model!r} within {pending.timeout_s:g} s: is the job running "
                         "(anabranch status)? If it is busy, allow more with timeout_s"
                     ),
                 )
 
 
-def _end(future: Future[Result], outcome: Result | Exception) -> None:
+def _end(future: Future[Result], outcome: _Outcome) -> None:
     if not future.set_running_or_notify_cancel():
         return
     if isinstance(outcome, Result):
@@ -121,11 +117,11 @@ def _end(future: Future[Result], outcome: Result | Exception) -> None:
         future.set_exception(outcome)
 
 
-def _read_answer(message: bytes, waiting: Waiting) -> Result | Exception:
+def _read_answer(message: bytes, pending: PendingRequest) -> _Outcome:
     try:
         response = codec.decode_response(message)
         if isinstance(response, ErrorResponse):
             return error_with_code(response.code, response.message)
-        return Result(response, latency_ms=(time.monotonic() - waiting.sent_s) * 1000)
+        return Result(response, latency_ms=(time.monotonic() - pending.sent_s) * 1000)
     except AnabranchError as error:
         return error

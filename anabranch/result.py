@@ -1,4 +1,4 @@
-"""What a person gets back: the outputs of a model as numpy arrays, and what the answer says about itself."""
+"""The answer to a request: a model's outputs as numpy arrays, and the facts that the answer carries."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -13,29 +13,29 @@ MISSING_MEMBERS = "missing_members"
 
 
 class Result(Mapping[str, Array]):
-    """The outputs of one request, by name, in the order in which they were asked for.
+    """The outputs of one request, by name, in the order of the request.
 
-    Arrays are read-only views of the answer's bytes (`.copy()` makes one that can be written to); BYTES outputs are
+    Arrays are read-only views of the answer's bytes (`.copy()` makes a writable one); BYTES outputs are
     object arrays of `bytes`.
 
     Attributes:
         id: The request's id.
         model_name: The model that answered.
         model_version: The version that answered.
-        parameters: What else the answer carries.
+        parameters: Further parameters of the answer.
         missing_rows: First and last row, both included, of every range that a partial answer lacks; the outputs hold
             the other rows, in order. Empty for a complete answer.
-        missing_members: The members of an ensemble that the outputs are made without.
+        missing_members: Members of an ensemble that the outputs were merged without.
         latency_ms: From `submit` until the answer was decoded in this process.
-        ledger_ms: Where that time went, by stage (see `latency_breakdown`), if the request's parameters had `explain`;
-            "return" is the answer's way back. Empty otherwise.
+        breakdown_ms: Latency by phase (see `latency_breakdown`), if the request's parameters had `explain`; "return" is
+            the answer's way back. Empty otherwise.
     """
 
     __slots__ = (
         "_outputs",
+        "breakdown_ms",
         "id",
         "latency_ms",
-        "ledger_ms",
         "missing_members",
         "missing_rows",
         "model_name",
@@ -52,13 +52,13 @@ class Result(Mapping[str, Array]):
         self.missing_rows = read_row_ranges(str(response.parameters.get(MISSING_ROWS, "")))
         self.missing_members = [name for name in str(response.parameters.get(MISSING_MEMBERS, "")).split(",") if name]
         self.latency_ms = latency_ms
-        self.ledger_ms = _read_ledger(response.parameters, latency_ms)
+        self.breakdown_ms = _read_breakdown(response.parameters, latency_ms)
 
     def __getitem__(self, name: str) -> Array:
         try:
             return self._outputs[name]
         except KeyError:
-            raise KeyError(f"no output {name!r}; the answer has {', '.join(self._outputs) or 'none'}") from None
+            raise KeyError(f"unknown output {name!r}; available: {', '.join(self._outputs) or 'none'}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._outputs)
@@ -71,21 +71,21 @@ class Result(Mapping[str, Array]):
         return f"Result({self.model_name}/{self.model_version}: {outputs}; {self.latency_ms:.1f} ms)"
 
 
-def _read_ledger(parameters: Mapping[str, Parameter], latency_ms: float) -> dict[str, float]:
+def _read_breakdown(parameters: Mapping[str, Parameter], latency_ms: float) -> dict[str, float]:
     spent_us = {stage: parameters.get(f"{stage}{SUFFIX}") for stage in STAGES}
-    ledger_ms = {stage: us / 1000 for stage, us in spent_us.items() if isinstance(us, int)}
-    # Kafka's timestamps are whole milliseconds, and the clocks of other machines are not ours.
-    return ledger_ms | {"return": max(0.0, latency_ms - sum(ledger_ms.values()))} if ledger_ms else {}
+    breakdown_ms = {stage: us / 1000 for stage, us in spent_us.items() if isinstance(us, int)}
+    # Kafka's timestamps are whole milliseconds, and clocks of other machines differ: never below 0.
+    return breakdown_ms | {"return": max(0.0, latency_ms - sum(breakdown_ms.values()))} if breakdown_ms else {}
 
 
 def read_row_ranges(text: str) -> list[tuple[int, int]]:
-    """The ranges in `"first-last,…"`; none for an empty text.
+    """Returns the ranges in `"first-last,…"`.
 
     Raises:
-        MalformedRequest: It is no list of row ranges.
+        MalformedRequest: The text is not a list of row ranges.
     """
     try:
         pairs = [part.split("-") for part in text.split(",") if part]
         return [(int(first), int(last)) for first, last in pairs]
     except ValueError:
-        raise MalformedRequest(f"the answer's {MISSING_ROWS} {text!r} is not 'first-last,…'") from None
+        raise MalformedRequest(f"the answer's {MISSING_ROWS} {text!r} should read 'first-last,…'") from None

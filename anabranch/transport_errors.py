@@ -1,20 +1,20 @@
-"""What can go wrong between a client and the job.
+"""Errors between a client and the job.
 
     TransportError
-    ├── BrokerUnreachable   nobody answers at that address
+    ├── BrokerUnreachable   no broker answers at that address
     ├── TopicMissing        the broker has no such topic
     ├── NotSent             the broker did not take the request
-    ├── NoAnswer            it was sent, but nothing came back in time
+    ├── NoAnswer            it was sent, but no answer came in time
     └── ClientClosed        the client was closed before the answer came
 
-A request that the job refused, or failed to serve, raises the error of `errors` that stands for it instead.
+A request that the job refused or failed to serve raises a `RequestError` or `ServingError` instead.
 """
 
 from anabranch.schemas.errors import AnabranchError
 
 
 class TransportError(AnabranchError):
-    """Base of what can go wrong between this process and the job."""
+    """Base of errors between this process and the job."""
 
     code = "transport_error"
 

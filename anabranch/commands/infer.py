@@ -174,21 +174,21 @@ def _print(result: Result, output_dir: Path | None) -> None:
         markup=False,
         highlight=False,
     )
-    _print_ledger(console, result.ledger_ms)
+    _print_breakdown(console, result.breakdown_ms)
     for name, value in result.parameters.items():
-        if name.removesuffix(SUFFIX) in result.ledger_ms:
+        if name.removesuffix(SUFFIX) in result.breakdown_ms:
             continue
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if output_dir:
         console.print(f"Written to {output_dir}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_ledger(console: Console, ledger_ms: Mapping[str, float]) -> None:
-    if not ledger_ms:
+def _print_breakdown(console: Console, breakdown_ms: Mapping[str, float]) -> None:
+    if not breakdown_ms:
         return
     table = Table(box=None, show_header=False, padding=(0, 1))
-    longest_ms = max(ledger_ms.values()) or 1.0
-    for stage, spent_ms in ledger_ms.items():
+    longest_ms = max(breakdown_ms.values()) or 1.0
+    for stage, spent_ms in breakdown_ms.items():
         table.add_row(stage, f"{spent_ms:.2f} ms", "█" * round(_BAR_WIDTH * spent_ms / longest_ms))
     console.print(table)
 

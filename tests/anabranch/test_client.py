@@ -1,6 +1,7 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Any
@@ -13,21 +14,36 @@ from anabranch.schemas.errors import AnabranchError, InvalidParameter, RequestTo
 from anabranch.schemas.latency_breakdown import STAGES
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from tests.anabranch.conftest import Answer, FakeJob, echo
+from anabranch.testing import Answer, FakeJob, echo
+from tests.anabranch.conftest import KafkaJob, Topics
+
+
+@pytest.fixture(params=["memory", "kafka"])
+def job(request: pytest.FixtureRequest) -> Iterator[FakeJob]:
+    """A fake job in memory and one behind a broker: clients must not see a difference."""
+    if request.param == "kafka":
+        yield request.getfixturevalue("kafka_job")
+    else:
+        with FakeJob() as fake:
+            yield fake
 
 
 @pytest.fixture
-def client(job: FakeJob) -> Any:
+def client(job: FakeJob) -> Iterator[Client]:
     with make_client(job) as made:
         yield made
 
 
 def make_client(job: FakeJob, **options: Any) -> Client:
+    options = {"timeout_s": 20.0, **options}
+    if not isinstance(job, KafkaJob):
+        return Client(connection=job.connection(), **options)
+    topics = job.topics
     return Client(
-        job.bootstrap_servers,
-        requests_topic=job.requests_topic,
-        responses_topic=job.responses_topic,
-        **{"timeout_s": 20.0, **options},
+        topics.bootstrap_servers,
+        requests_topic=topics.requests_topic,
+        responses_topic=topics.responses_topic,
+        **options,
     )
 
 
@@ -51,13 +67,13 @@ def test_arrays_come_back_as_they_were(client: Client) -> None:
     assert (result.model_name, result.model_version, result.missing_rows) == ("m", "7", [])
     assert result.missing_members == []
     assert 0 < result.latency_ms < 20_000
-    with pytest.raises(KeyError, match="no output 'logits'; the answer has floats"):
+    with pytest.raises(KeyError, match="unknown output 'logits'; available: floats"):
         result["logits"]
 
 
 def test_a_bare_array_has_no_name(client: Client, job: FakeJob) -> None:
     assert client.infer("m", np.zeros((1, 2), np.float32))[""].shape == (1, 2)
-    assert job.requests()[-1].inputs[0].name == ""
+    assert job.requests[-1].inputs[0].name == ""
 
 
 def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
@@ -71,7 +87,7 @@ def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
         parameters={"explain": True, "tenant": "a", "temperature": 0.5, "seed": np.int32(7)},
         key="customer-1",
     )
-    request = job.requests()[-1]
+    request = job.requests[-1]
     assert dict(request.parameters) == {
         "priority": 1,
         "timeout": 2_500_500,
@@ -82,29 +98,32 @@ def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
         "seed": 7,
     }
     assert request.outputs == ("b", "a")
-    assert job.records[-1].key == b"customer-1"
+    assert job.received[-1].key == b"customer-1"
 
 
 def test_a_result_says_where_its_time_went_and_the_rest_is_the_way_back(client: Client, job: FakeJob) -> None:
     spent_us = dict(zip(STAGES, (100, 10, 20, 5, 300, 0, 40), strict=True))
     told = {f"{stage}_us": us for stage, us in spent_us.items()}
-    job.answer = lambda request: [InferResponse("m", "1", request.id, request.inputs, told)]
+
+    def explained(request: InferRequest) -> list[Answer]:
+        time.sleep(0.001)  # longer than the phases together, as on the way through Kafka
+        return [InferResponse("m", "1", request.id, request.inputs, told)]
+
+    job.answer = explained
     result = client.infer("m", np.zeros(1), parameters={"explain": True})
-    assert list(result.ledger_ms) == [*STAGES, "return"]
-    assert sum(result.ledger_ms.values()) == pytest.approx(result.latency_ms)
-    assert result.ledger_ms["session"] == 0.3
+    assert list(result.breakdown_ms) == [*STAGES, "return"]
+    assert sum(result.breakdown_ms.values()) == pytest.approx(result.latency_ms)
+    assert result.breakdown_ms["session"] == 0.3
     job.answer = echo
-    assert client.infer("m", np.zeros(1)).ledger_ms == {}
+    assert client.infer("m", np.zeros(1)).breakdown_ms == {}
 
 
 def test_ids_are_record_keys_and_spread_over_partitions(client: Client, job: FakeJob) -> None:
-    already = len(job.records)
     futures = [client.submit("m", np.full((1,), index)) for index in range(40)]
     values = [int(future.result()[""][0]) for future in futures]
     assert values == list(range(40))
-    records = job.records[already:]
-    assert {record.key.decode() for record in records} == {request.id for request in job.requests()[already:]}
-    assert len({record.partition for record in records}) == 3
+    assert [received.key.decode() for received in job.received] == [request.id for request in job.requests]
+    assert len({received.partition for received in job.received}) == (3 if isinstance(job, KafkaJob) else 1)
 
 
 def test_a_failure_raises_the_error_of_its_code(client: Client, job: FakeJob) -> None:
@@ -172,8 +191,11 @@ def test_a_request_over_the_largest_size_is_refused_here(client: Client) -> None
         client.submit("m", np.zeros(4_195_000, np.float32))
 
 
-def test_a_request_that_the_broker_refuses(job: FakeJob) -> None:
-    with make_client(job, max_message_bytes=1 << 26) as generous, pytest.raises(RequestTooLarge, match=r"max\.message"):
+def test_a_request_that_the_broker_refuses(kafka_job: KafkaJob) -> None:
+    with (
+        make_client(kafka_job, max_message_bytes=1 << 26) as generous,
+        pytest.raises(RequestTooLarge, match=r"max\.message"),
+    ):
         generous.infer("m", np.zeros(5_000_000, np.float32))
 
 
@@ -239,20 +261,22 @@ def test_nobody_at_the_address(address: str) -> None:
 
 
 def test_somebody_else_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.client._CONNECT_S", 0.5)
+    monkeypatch.setattr("anabranch.connection._CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(BrokerUnreachable):
         Client(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("which", ["requests_topic", "responses_topic"])
-def test_a_topic_that_does_not_exist(job: FakeJob, which: str) -> None:
-    topics = {"requests_topic": job.requests_topic, "responses_topic": job.responses_topic, which: "nowhere"}
+def test_a_topic_that_does_not_exist(topics: Topics, which: str) -> None:
+    names = {"requests_topic": topics.requests_topic, "responses_topic": topics.responses_topic, which: "nowhere"}
     with pytest.raises(TopicMissing, match=r"has no topic 'nowhere': start the job.*anabranch run"):
-        Client(job.bootstrap_servers, **topics)  # type: ignore[arg-type]
+        Client(topics.bootstrap_servers, **names)  # type: ignore[arg-type]
 
 
-def test_properties(job: FakeJob) -> None:
-    with make_client(job, properties={"acks": 1, "enable.idempotence": False, "fetch.max.wait.ms": 100}) as client:
+def test_properties(kafka_job: KafkaJob) -> None:
+    with make_client(
+        kafka_job, properties={"acks": 1, "enable.idempotence": False, "fetch.max.wait.ms": 100}
+    ) as client:
         assert client.infer("m", np.array([1]))[""].tolist() == [1]
     with pytest.raises(ValueError, match="kafka-python has no option sasl_jaas_config"):
-        make_client(job, properties={"sasl.jaas.config": "x"})
+        make_client(kafka_job, properties={"sasl.jaas.config": "x"})

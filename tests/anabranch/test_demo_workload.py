@@ -10,8 +10,8 @@ from anabranch.demo.reference import TOLERANCE
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.testing import Answer, FakeJob
 from anabranch.transport_errors import NoAnswer
-from tests.anabranch.conftest import Answer, FakeJob
 
 
 def scores_of(tokens: Array) -> Array:
@@ -33,9 +33,7 @@ def serve(request: InferRequest) -> list[Answer]:
 @pytest.fixture
 def client(job: FakeJob) -> Client:
     job.answer = serve
-    return Client(
-        job.bootstrap_servers, requests_topic=job.requests_topic, responses_topic=job.responses_topic, timeout_s=20
-    )
+    return job.client(timeout_s=20)
 
 
 def numbered(count: int, first: int = 100) -> Array:

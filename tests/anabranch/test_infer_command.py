@@ -9,15 +9,22 @@ from anabranch.cli import app
 from anabranch.schemas.latency_breakdown import STAGES
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from tests.anabranch.conftest import Answer, FakeJob
+from anabranch.testing import Answer, FakeJob
+from tests.anabranch.conftest import KafkaJob
 
 
 @pytest.fixture
-def config(job: FakeJob, tmp_path: Path) -> Path:
+def job(kafka_job: KafkaJob) -> FakeJob:
+    return kafka_job
+
+
+@pytest.fixture
+def config(kafka_job: KafkaJob, tmp_path: Path) -> Path:
     path = tmp_path / "anabranch.toml"
+    topics = kafka_job.topics
     path.write_text(
-        f'[kafka]\nbootstrap_servers = "{job.bootstrap_servers}"\n'
-        f'requests_topic = "{job.requests_topic}"\nresponses_topic = "{job.responses_topic}"\n'
+        f'[kafka]\nbootstrap_servers = "{topics.bootstrap_servers}"\n'
+        f'requests_topic = "{topics.requests_topic}"\nresponses_topic = "{topics.responses_topic}"\n'
     )
     return path
 
@@ -36,7 +43,7 @@ def test_files_in_table_out(config: Path, job: FakeJob, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for expected in ("FP32", "[2, 4]", "0, 0.33333, 0.66667", ", …", "BYTES", "an, anabranch", "m, version 3: ", " ms"):
         assert expected in result.stdout
-    request = job.requests()[-1]
+    request = job.requests[-1]
     assert dict(request.parameters) == {"priority": 1, "timeout": 5_000_000}
     assert request.outputs == ("x", "y:0")
 
@@ -47,7 +54,7 @@ def test_one_file_needs_no_name(config: Path, job: FakeJob, tmp_path: Path) -> N
     np.save(folder / "x.npy", np.zeros((1, 2), np.int64))
     result = infer("m", "--input", folder / "x.npy", "--config", config)
     assert result.exit_code == 0, result.output
-    assert [tensor.name for tensor in job.requests()[-1].inputs] == [""]
+    assert [tensor.name for tensor in job.requests[-1].inputs] == [""]
 
 
 def test_json_in_json_out(config: Path) -> None:
@@ -82,7 +89,7 @@ def test_where_the_time_went_is_drawn(config: Path, job: FakeJob, tmp_path: Path
     np.save(tmp_path / "x.npy", np.zeros((1, 1)))
     result = infer("m", "--input", tmp_path / "x.npy", "--config", config, "--explain")
     assert result.exit_code == 0, result.output
-    assert job.requests()[-1].parameters["explain"] is True
+    assert job.requests[-1].parameters["explain"] is True
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert [name for name in lines if name in STAGES] == list(STAGES)
     assert "6.00 ms" in lines["encode"]

@@ -1,0 +1,187 @@
+"""The connection of a client: sends requests to Kafka and receives the records of the responses topic.
+
+Requests are sent with `acks=all` and idempotence, Kafka's defaults: a request is neither lost with a broker nor sent
+twice, and requests with one key stay in order.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, Literal, Protocol
+
+import kafka
+import kafka.errors
+
+from anabranch.schemas.errors import AnabranchError, RequestTooLarge
+from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing
+
+IsolationLevel = Literal["read_committed", "read_uncommitted"]
+
+#: Room for the key and the batch headers of a record of the largest size.
+_FRAMING_BYTES = 64 * 1024
+_CONNECT_S = 5.0
+
+
+class Connection(Protocol):
+    """Carries encoded requests to a job and its encoded answers back."""
+
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+        """Sends a request; may be called from any thread.
+
+        Args:
+            message: The encoded request.
+            key: The key of its record.
+            fail: Called with the reason if the request cannot be sent, now or later.
+        """
+
+    def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
+        """Returns keys and values of new answers; waits `timeout_ms` at most. One thread calls it."""
+
+    def close_sender(self) -> None:
+        """Ends the sending half."""
+
+    def close_receiver(self) -> None:
+        """Ends the receiving half; called by the thread that receives."""
+
+
+class KafkaConnection:
+    """A `Connection` over Kafka: a producer, and a consumer of every partition of the responses topic.
+
+    The consumer has no group and starts at the end of the topic: answers to this client's requests come after it.
+
+    Raises:
+        BrokerUnreachable: No broker answers at `bootstrap_servers`.
+        TopicMissing: One of the two topics does not exist.
+        ValueError: kafka-python has no such property.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        requests_topic: str,
+        responses_topic: str,
+        max_message_bytes: int,
+        isolation_level: IsolationLevel,
+        properties: Mapping[str, Any],
+    ) -> None:
+        self._requests_topic = requests_topic
+        common = {
+            "bootstrap_servers": bootstrap_servers.split(","),
+            "bootstrap_timeout_ms": int(_CONNECT_S * 1000),
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+        consuming = common | {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "isolation_level": isolation_level,
+            "fetch_min_bytes": 1,
+            "fetch_max_bytes": max(4 * max_message_bytes, 52_428_800),
+            "max_partition_fetch_bytes": max_message_bytes + _FRAMING_BYTES,
+        }
+        producing = common | {
+            "linger_ms": 0,
+            "max_request_size": max_message_bytes + _FRAMING_BYTES,
+            "max_block_ms": int(_CONNECT_S * 1000),
+        }
+        for_consumer, for_producer = _divide(properties)
+        if not for_consumer.keys() & {"proxy_url", "socks5_proxy"}:
+            _probe(bootstrap_servers)
+        try:
+            with ExitStack() as opened:
+                self._consumer = kafka.KafkaConsumer(**consuming | for_consumer)
+                opened.callback(self._consumer.close)
+                _seek_to_end(self._consumer, requests_topic, responses_topic, bootstrap_servers)
+                self._producer = kafka.KafkaProducer(**producing | for_producer)
+                opened.callback(self._producer.close, timeout=0)
+                # Fetches the metadata now, so that the first request does not wait for it.
+                self._producer.partitions_for(requests_topic)
+                opened.pop_all()
+        except kafka.errors.KafkaError as error:
+            raise _unreachable(bootstrap_servers, error) from error
+
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+        """Hands a request to the producer."""
+
+        def on_error(error: Exception) -> None:
+            fail(_not_sent(error, len(message)))
+
+        try:
+            sent = self._producer.send(self._requests_topic, message, key=key)
+        except kafka.errors.KafkaError as error:
+            on_error(error)
+        else:
+            sent.add_errback(on_error)
+
+    def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
+        """Polls the responses topic."""
+        for records in self._consumer.poll(timeout_ms=timeout_ms).values():
+            for record in records:
+                yield record.key, record.value
+
+    def close_sender(self) -> None:
+        """Closes the producer; a request that it has not sent within a second is dropped."""
+        self._producer.close(timeout=1)
+
+    def close_receiver(self) -> None:
+        """Closes the consumer."""
+        self._consumer.close()
+
+
+def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits properties into those of a consumer and those of a producer; a property may be in both."""
+    named = {name.replace(".", "_"): value for name, value in properties.items()}
+    consumer, producer = kafka.KafkaConsumer.DEFAULT_CONFIG, kafka.KafkaProducer.DEFAULT_CONFIG
+    unknown = named.keys() - consumer.keys() - producer.keys()
+    if unknown:
+        raise ValueError(f"kafka-python has no option {', '.join(sorted(unknown))}")
+    return (
+        {name: value for name, value in named.items() if name in consumer},
+        {name: value for name, value in named.items() if name in producer},
+    )
+
+
+def _probe(bootstrap_servers: str) -> None:
+    """Fails at once if no server listens; kafka-python would retry until its time-out."""
+    refusal: Exception | None = None
+    for server in bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        except (OSError, ValueError) as error:
+            refusal = error
+        else:
+            return
+    raise _unreachable(bootstrap_servers, refusal) from refusal
+
+
+def _unreachable(bootstrap_servers: str, error: Exception | None) -> BrokerUnreachable:
+    return BrokerUnreachable(f"no Kafka broker at {bootstrap_servers}: is the stack up (anabranch up)? ({error})")
+
+
+def _seek_to_end(
+    consumer: kafka.KafkaConsumer, requests_topic: str, responses_topic: str, bootstrap_servers: str
+) -> None:
+    for topic in (requests_topic, responses_topic):
+        if not consumer.partitions_for_topic(topic):
+            raise TopicMissing(
+                f"the broker at {bootstrap_servers} has no topic {topic!r}: start the job, which makes it "
+                "(anabranch run), or name the topic that the job uses"
+            )
+    numbers = sorted(consumer.partitions_for_topic(responses_topic))
+    partitions = [kafka.TopicPartition(responses_topic, number) for number in numbers]
+    consumer.assign(partitions)
+    # `seek_to_end` looks the end up at the first poll, which may be after the first answer.
+    for partition, offset in consumer.end_offsets(partitions).items():
+        consumer.seek(partition, offset)
+
+
+def _not_sent(error: Exception, size_bytes: int) -> AnabranchError:
+    if isinstance(error, (kafka.errors.MessageSizeTooLargeError, kafka.errors.RecordListTooLargeError)):
+        return RequestTooLarge(
+            f"the request takes {size_bytes} bytes, which the broker refuses: raise the topic's max.message.bytes"
+        )
+    return NotSent(f"the broker did not take the request: {error}")
