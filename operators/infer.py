@@ -37,7 +37,7 @@ class InferFunction(ProcessFunction):
         task = task_context_of(runtime_context)
         sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
-        self._turn = lock_of(self._exchange.job, task.index)
+        self._lock = lock_of(self._exchange.job, task.index)
         meter = self._response_writer.meter
         self._metrics = FlinkMetrics(meter, runtime_context)
         self._defect_log = DefectLog(self._response_writer.defects, "infer", task)
@@ -50,7 +50,7 @@ class InferFunction(ProcessFunction):
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Runs one batch or shard."""
         record = self._receiver.redeem(value)
-        with self._turn.of_others() if record[0] == RecordKind.BATCH else nullcontext():
+        with self._lock.offloaded_batch() if record[0] == RecordKind.BATCH else nullcontext():
             outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
         # This operator has no timers: other counts that are left wait for the next record.

@@ -11,7 +11,8 @@ Everything in `State` is what the shells put into Flink state (and the exchange,
 everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil
@@ -27,14 +28,16 @@ from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel,
 from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
 from anabranch.operators.core.scheduling.key_groups import lane_of
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.operators.core.scheduling.task_loop import TaskLoop
+from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import decode_letter
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import Encoding
-from anabranch.schemas.model import Batching, Catalog
+from anabranch.schemas.model import Batching, Catalog, ModelSpec
 from anabranch.schemas.records import Record, RecordKind, Source, decode_segments, decode_signature, kind_of
+from anabranch.schemas.tensors import Array
 from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 
@@ -73,63 +76,91 @@ class State:
 
 
 class Task:
-    """`anabranch.operators.serve.ServeFunction`, line by line; when a slice of work is over, the seed decides."""
+    """One task: the classes that `anabranch.operators.serve` and `infer` drive, with simulated state and time."""
 
     def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
         self._job = job
-        self.lane = lane_of(task, tasks, KEYS_BY_GROUP)
+        self.key = lane_of(task, tasks, KEYS_BY_GROUP)
         self._tasks = tasks
-        self._mirror: TaskLoop | None = None
-        self._wakes_at_ms: int | None = None
+        self._current_key = self.key
+        self._is_full = False
         self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, default_priority=5)
-        self.serving = InferenceTask(job.catalog, session_of, job.response_writer, task)
+        self.serving = InferenceTask(job.catalog, job.session_of, job.response_writer, task)
+        self._loop = TaskLoop(
+            self.key,
+            self._new_pipeline,
+            lambda: job.state.waiting.get(self._current_key, {}).items(),
+            self,
+            lambda: 0.0,
+            lambda: job.now_ms,
+            work_slice_ms=job.work_slice_ms,
+        )
+        self._call_began_ms = 0.0
+        self._last_timer_ms: int | None = None
+        self._frames_came = False
 
     def process(self, frame: bytes) -> Iterator[Output]:
-        mirror = self._mirror
-        if mirror is None:
-            mirror = self._mirror = self._chain()
-            yield from mirror.restore(self._held(self.lane), self._job.now_ms)
-        yield from mirror.on_frame(frame, self._job.now_ms)
-        yield from self._work(mirror)
-        self._save(self.lane, mirror)
-        self._wake(mirror)
+        self._frames_came = True
+        yield from self._carry_out(self.key, self._loop.on_frame(frame), is_quiet=False)
+
+    def on_timer(self, key: int, at_ms: int) -> Iterator[Output]:
+        is_own = key == self.key
+        is_superseded = is_own and self._last_timer_ms not in (None, at_ms)
+        is_quiet = is_own and not is_superseded and not self._frames_came
+        if is_own and not is_superseded:
+            self._last_timer_ms, self._frames_came = None, False
+        actions = self._carry_out(key, self._loop.on_timer(key, at_ms), is_quiet=is_quiet)
+        if is_superseded:
+            assert not list(actions), "a superseded timer works"
+            return
+        yield from actions
+
+    def _carry_out(self, key: int, actions: Iterator[Action], *, is_quiet: bool) -> Iterator[Output]:
+        """`ServeFunction._carry_out`, on simulated state."""
+        self._current_key, self._call_began_ms, state = key, self._job.now_ms, self._job.state
+        waiting = state.waiting.setdefault(key, {})
+        for action in actions:
+            if isinstance(action, Settlement):
+                for number in action.departed:
+                    waiting.pop(number, None)
+                waiting.update(action.arrived)
+                if action.wake_at_ms is not None:
+                    assert key == self.key
+                    in_past = action.wake_at_ms < int(self._job.now_ms)
+                    assert in_past <= is_quiet, "no pause while requests come in"
+                    self._last_timer_ms = action.wake_at_ms
+                    state.lane_timers.add((action.wake_at_ms, key))
+                continue
+            yield from action
+            if action and isinstance(action[0], Offload):
+                self._job.now_ms += self._job.exchange_wait_ms()
+
+    @contextmanager
+    def own_batch(self) -> Iterator[None]:
+        """Checks that the slice is not over; an offloaded batch may run first."""
+        of = self._loop._own
+        in_slice = self._job.now_ms - self._call_began_ms < self._job.work_slice_ms
+        assert in_slice or self._job.now_ms == self._call_began_ms or (of is not None and of.is_full), "slice is over"
+        self._job.now_ms += self._job.lock_wait_ms()
+        yield
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        yield
+
+    def rest(self) -> None:
+        """Nothing waits for it here."""
 
     def on_unit(self, unit: Unit) -> Sequence[Unit | WindowPart]:
         """`anabranch.operators.stage.StageFunction`: the next of the stages that have to see what travels."""
         model = self._job.catalog.find(*unit.model)
         live = {spec.name for spec in decode_signature(Record.decode(unit.value).signature).inputs}
         index = 0 if "h" not in live else 1 if "label" not in live else 2
-        stage = Stage(model, index, session_of(model.stage(index)), self._job.response_writer.now_ms, task=0)
+        stage = Stage(model, index, self._job.session_of(model.stage(index)), self._job.response_writer.now_ms, task=0)
         return stage.on_unit(unit.value, self._job.now_ms)
 
-    def on_timer(self, lane: int) -> Iterator[Output]:
-        own = lane == self.lane
-        mirror = self._mirror if own else None
-        if mirror is None:
-            mirror = self._chain()
-            yield from mirror.restore(self._held(lane), self._job.now_ms)
-            if own:
-                self._mirror = mirror
-        if own:
-            self._wakes_at_ms = None
-            yield from self._work(mirror)
-            self._save(lane, mirror)
-            self._wake(mirror)
-        else:
-            while (outputs := mirror.next(self._job.now_ms, all_is_due=True)) is not None:
-                yield from outputs
-            self._save(lane, mirror)
-
-    def _work(self, mirror: TaskLoop) -> Iterator[Output]:
-        while (outputs := mirror.next(self._job.now_ms)) is not None:
-            yield from outputs
-            if outputs and isinstance(outputs[0], Offload):
-                mirror.note_wait(self._job.exchange_wait_ms(), self._job.now_ms)
-            if self._job.slice_is_over() and not mirror.is_full:
-                return
-
-    def _chain(self) -> TaskLoop:
-        return TaskLoop(
+    def _new_pipeline(self) -> RequestPipeline:
+        return RequestPipeline(
             self._admission,
             Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ()), UrgencyOrder()),
             self.serving,
@@ -139,25 +170,17 @@ class Task:
             offloading=LoadBalancer(self._tasks, BACKLOG_MS) if self._job.offloads else None,
         )
 
-    def _held(self, lane: int) -> Iterable[tuple[int, bytes]]:
-        return self._job.state.waiting.get(lane, {}).items()
 
-    def _save(self, lane: int, mirror: TaskLoop) -> None:
-        changes = mirror.settle()
-        waiting = self._job.state.waiting.setdefault(lane, {})
-        for number in changes.departed:
-            waiting.pop(number, None)
-        for number, frame in changes.arrived:
-            waiting[number] = frame
+class SlowSession:
+    """A session of `tests.core.models` whose runs take simulated time."""
 
-    def _wake(self, mirror: TaskLoop) -> None:
-        due_ms = mirror.next_deadline()
-        if due_ms is None:
-            return
-        wake_at_ms = max(ceil(due_ms), int(self._job.now_ms))
-        if self._wakes_at_ms is None or wake_at_ms < self._wakes_at_ms:
-            self._wakes_at_ms = wake_at_ms
-            self._job.state.lane_timers.add((wake_at_ms, self.lane))
+    def __init__(self, job: "Simulation", model: ModelSpec) -> None:
+        self._job = job
+        self._session = session_of(model)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        self._job.run_takes()
+        return self._session.run(outputs, inputs)
 
 
 class Simulation:
@@ -174,6 +197,7 @@ class Simulation:
         self._random = Random(seed)
         self.refuses = self._random.random() < 0.3
         self.offloads = self._random.random() < 0.7
+        self.work_slice_ms = self._random.choice((0.0, 0.2, 1.0, 10.0))
         self.offloaded = 0  # batches that were run
         self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
@@ -202,10 +226,17 @@ class Simulation:
         """How long the exchange keeps a task that gives it a batch."""
         return self._random.choice((0.0, 0.0, 100.0))
 
-    def slice_is_over(self) -> bool:
-        """Whether a task that has run a batch is to look what else came in; running it took time."""
+    def lock_wait_ms(self) -> float:
+        """How long an offloaded batch delays an own one."""
+        return self._random.choice((0.0, 0.0, 0.0, 0.3))
+
+    def session_of(self, model: ModelSpec) -> "SlowSession":
+        """A session that takes simulated time."""
+        return SlowSession(self, model)
+
+    def run_takes(self) -> None:
+        """Advances the clock by the time of one batch."""
         self.now_ms += self._random.choice((0.0, 0.0, 0.3, 1.0))
-        return self._random.random() < 0.7
 
     # ---- the scheduler
 
@@ -259,8 +290,8 @@ class Simulation:
         windows = [timer for timer in self.state.window_timers if timer[0] <= self.now_ms]
         if due:
             self.state.lane_timers.remove(timer := min(due))
-            owner = next((task for task in self._tasks if task.lane == timer[1]), self._tasks[0])
-            self._take(owner.on_timer(timer[1]))
+            owner = next((task for task in self._tasks if task.key == timer[1]), self._tasks[0])
+            self._take(owner.on_timer(timer[1], timer[0]))
         elif windows:
             self.state.window_timers.remove(first := min(windows))
             self._window_timer(first[1])

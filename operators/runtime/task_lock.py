@@ -1,93 +1,124 @@
-"""Whose turn it is in a task: its own requests go before those of others, for a while.
+"""Mutual exclusion between a task's own batches and batches that other tasks offloaded to it.
 
-The chained and the exchange operator of a task are two threads with one processor between them: one of them runs a
-batch at a time, or a task that is behind would take a second processor from those who could help it. What other tasks
-hand over is for one that has time: so it lies until the task's own lane is empty, or it has lain long enough. That it
-lies is also what tells the exchange to send the next batch elsewhere.
+The serve and the infer operator of a task are two threads that share one processor, so one batch runs at a time. An
+offloaded batch waits until the task's own queue is empty, or until it has waited long enough. The wait fills the
+channel, so the partitioner sends the next batch to a less busy task.
 
-Long enough depends on what it takes: a task that is busy gives others a fifth of its time. If it were the same for
-all, who takes long for a batch, by far the busiest, would spend most of its time on what others gave it.
+The wait grows with the time that the last offloaded batch took: a busy task spends at most a fifth of its time on
+offloaded batches. With a fixed wait the slowest task would mostly run other tasks' work.
 
-    lane       ##########################      ################
-    exchange           |took|--- 4 x took --->|took|---
+    own          ##########################      ################
+    offloaded              |took|--- 4 x took --->|took|---
 """
 
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from weakref import WeakValueDictionary
 
-_lock = threading.Lock()
-_turns: WeakValueDictionary[tuple[str, int], "TaskLock"] = WeakValueDictionary()
+_registry_lock = threading.Lock()
+_locks: WeakValueDictionary[tuple[str, int], "TaskLock"] = WeakValueDictionary()
 
-#: So long do others wait at least, and at most after their last batch: their requests may have waited before.
+#: The shortest wait of an offloaded batch, and the longest after the one before it.
 _PATIENCE_S, _MOST_PATIENCE_S = 0.05, 1.0
-#: How long they wait after a batch of theirs, for each second that it took.
+#: The wait after an offloaded batch, for each second that it took.
 _PATIENCE_S_PER_S = 4.0
-_POLL_S = 0.001
+
+
+class _OwnBatch:
+    """Context manager of the task's own batches; reused, for it is entered once per batch."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: "TaskLock") -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.enter_own_batch()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.leave_batch()
 
 
 class TaskLock:
-    """Of one task.
-
-    Attributes:
-        lane_is_busy: Whether the task has requests of its own to run.
-    """
+    """The lock of one task."""
 
     def __init__(self) -> None:
-        self.lane_is_busy = False
-        self._not_before_s = 0.0
-        self._change = threading.Condition()
+        self._mutex = threading.Lock()
+        self._free = threading.Condition(self._mutex)
+        self._rested = threading.Condition(self._mutex)
+        self._is_busy = False
         self._is_taken = False
-        self._others_are_next = False
+        self._offloaded_is_next = False
+        self._not_before_s = 0.0
+        self._own_batch = _OwnBatch(self)
+
+    def own_batch(self) -> AbstractContextManager[None]:
+        """Runs one batch of the task's own, after an offloaded one that runs or has waited long enough."""
+        return self._own_batch
 
     @contextmanager
-    def of_lane(self) -> Iterator[None]:
-        """A batch of the task's own; waits for one of others that runs, or has waited long enough."""
-        with self._change:
-            while self._is_taken or self._others_are_next:
-                self._change.wait()
-            self._is_taken = True
-        try:
-            yield
-        finally:
-            self._leave()
-
-    @contextmanager
-    def of_others(self) -> Iterator[None]:
-        """A batch of others; waits until the task has time for it."""
-        end_s = max(time.monotonic() + _PATIENCE_S, self._not_before_s)
-        while self.lane_is_busy and time.monotonic() < end_s:
-            time.sleep(_POLL_S)
-        with self._change:
-            self._others_are_next = True
+    def offloaded_batch(self) -> Iterator[None]:
+        """Runs one offloaded batch, once the task is idle or the batch has waited long enough."""
+        with self._mutex:
+            end_s = max(time.monotonic() + _PATIENCE_S, self._not_before_s)
+            while self._is_busy and (left_s := end_s - time.monotonic()) > 0:
+                self._rested.wait(left_s)
+            self._offloaded_is_next = True
             while self._is_taken:
-                self._change.wait()
-            self._is_taken, self._others_are_next = True, False
+                self._free.wait()
+            self._is_taken, self._offloaded_is_next = True, False
         began_s = time.monotonic()
         try:
             yield
         finally:
             ended_s = time.monotonic()
             self._not_before_s = ended_s + min((ended_s - began_s) * _PATIENCE_S_PER_S, _MOST_PATIENCE_S)
-            self._leave()
+            self.leave_batch()
 
-    def _leave(self) -> None:
-        with self._change:
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Lets offloaded batches run while the task waits for the exchange."""
+        was_busy = self._is_busy
+        self.rest()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._is_busy = was_busy
+
+    def rest(self) -> None:
+        """Ends the task's own work until its next batch."""
+        if self._is_busy:
+            with self._mutex:
+                self._is_busy = False
+                self._rested.notify_all()
+
+    def enter_own_batch(self) -> None:
+        """Takes the lock for an own batch; see `own_batch`."""
+        with self._mutex:
+            self._is_busy = True
+            while self._is_taken or self._offloaded_is_next:
+                self._free.wait()
+            self._is_taken = True
+
+    def leave_batch(self) -> None:
+        """Gives the lock back."""
+        with self._mutex:
             self._is_taken = False
-            self._change.notify_all()
+            self._free.notify_all()
 
 
 def lock_of(job: str, task: int) -> TaskLock:
-    """What the operators of a task share, where they live in one process.
+    """Returns the lock that the operators of a task share in one process.
 
     Args:
-        job: No two jobs have the same.
-        task: Its index.
+        job: The unique name of the job.
+        task: The index of the task.
     """
-    with _lock:
-        turn = _turns.get((job, task))
-        if turn is None:
-            turn = _turns[job, task] = TaskLock()
-        return turn
+    with _registry_lock:
+        lock = _locks.get((job, task))
+        if lock is None:
+            lock = _locks[job, task] = TaskLock()
+        return lock

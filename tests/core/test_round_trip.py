@@ -4,9 +4,12 @@ Every request gets one answer for a read_committed reader; others see some again
 values in the right order, or names what is missing and why.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from inspect import getsource
+from textwrap import dedent
 from typing import Any
 from unittest.mock import patch
 
@@ -21,9 +24,10 @@ from anabranch.operators.core.merging import request_window as windows
 from anabranch.operators.core.merging import row_ranges as merging
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Request
-from anabranch.operators.core.scheduling import task_loop as chain_module
+from anabranch.operators.core.scheduling import request_pipeline as chain_module
 from anabranch.operators.core.scheduling.batch_queue import BatchQueue
-from anabranch.operators.core.scheduling.task_loop import StateChanges, TaskLoop
+from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline, StateChanges
+from anabranch.operators.core.scheduling.task_loop import TaskLoop
 from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse
 from anabranch.schemas.model import Batching
@@ -147,11 +151,11 @@ def _forget_failures(window: windows.Window) -> bytes:
     return windows._encoder.encode(replace(window._state, failed=[]))
 
 
-def _forget_arrivals(chain: TaskLoop, settle: Any = TaskLoop.settle) -> StateChanges:
+def _forget_arrivals(chain: RequestPipeline, settle: Any = RequestPipeline.settle) -> StateChanges:
     return StateChanges([], settle(chain).departed)
 
 
-def _forget_departures(chain: TaskLoop, settle: Any = TaskLoop.settle) -> StateChanges:
+def _forget_departures(chain: RequestPipeline, settle: Any = RequestPipeline.settle) -> StateChanges:
     return StateChanges(settle(chain).arrived, [])
 
 
@@ -173,6 +177,16 @@ def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging._
     return within(members, 0, first_row + rows)
 
 
+def mutated(owner: type, name: str, old: str, new: str) -> AbstractContextManager[Any]:
+    """A method of a class with one piece of its source replaced."""
+    function = vars(owner)[name]
+    source = dedent(getsource(function))
+    assert source.count(old) == 1, f"{old!r} is not in {name} once"
+    namespace: dict[str, Any] = {}
+    exec(source.replace(old, new), vars(sys.modules[owner.__module__]), namespace)
+    return patch.object(owner, name, namespace[name])
+
+
 PLANTED: dict[str, AbstractContextManager[Any]] = {
     "duplicates are merged twice": patch.object(windows, "not_covered", lambda _, *rows: [rows]),
     "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
@@ -181,14 +195,28 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "missing members are not named": patch.object(windows, "_missing_members", lambda *_: []),
     "members that are not complete are merged": patch.object(windows.Window, "_find_gaps", _all_complete),
     "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
-    "what waits is not put into state": patch.object(TaskLoop, "settle", _forget_arrivals),
-    "what left stays in state": patch.object(TaskLoop, "settle", _forget_departures),
-    "what waited is not restored": patch.object(TaskLoop, "restore", _restore_nothing),
+    "what waits is not put into state": patch.object(RequestPipeline, "settle", _forget_arrivals),
+    "what left stays in state": patch.object(RequestPipeline, "settle", _forget_departures),
+    "what waited is not restored": patch.object(RequestPipeline, "restore", _restore_nothing),
     "a newcomer takes the place in state of what was restored": patch.object(BatchQueue, "number_after", _keep_nothing),
-    "nobody wakes the task for what its slice left": patch.object(TaskLoop, "next_deadline", _keep_nothing),
+    "nobody wakes the task for what its slice left": patch.object(RequestPipeline, "next_deadline", _keep_nothing),
     "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
     "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
     "what expires is not answered": patch.object(BatchQueue, "_expire", _lose_the_late),
+    "time slice is ignored": mutated(
+        TaskLoop, "_work", "if 2 * now_ms - began_ms >= stop_ms and not own.is_full", "if False"
+    ),
+    "superseded timers run": mutated(TaskLoop, "on_timer", "not in (None, at_ms)", "in ()"),
+    "pause never resets": mutated(TaskLoop, "on_timer", "self._came_in = not self._came_in, False", "_ = True, None"),
+    "wake-up is too late": mutated(TaskLoop, "_next_wake_up", "max(ceil(due_ms)", "max(200_000 + ceil(due_ms)"),
+    "wrong key is drained": mutated(TaskLoop, "_drain", "self._own if is_own else None", "self._own"),
+    "drained requests stay in state": mutated(
+        TaskLoop, "_drain", "Settlement(arrived, departed)", "Settlement(arrived, [])"
+    ),
+    "own requests stay in state": mutated(
+        TaskLoop, "_settle_own", "Settlement(arrived, departed,", "Settlement(arrived, [],"
+    ),
+    "restored outputs are dropped": mutated(TaskLoop, "on_timer", "yield from self._emit(own.restore", "(own.restore"),
 }
 
 

@@ -1,361 +1,141 @@
-"""A task's chain: from frames of Kafka records to answers, and through state and back."""
+"""The scheduler of a task, on a scripted pipeline and clock."""
 
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from anabranch.operators.core.admission import Admission
-from anabranch.operators.core.execution.inference_task import InferenceTask
-from anabranch.operators.core.merging.request_window import Window, answer_of
-from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, WindowPart
-from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling import router as sharding_module
-from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
-from anabranch.operators.core.scheduling.router import Router
-from anabranch.operators.core.scheduling.task_loop import StateChanges, TaskLoop
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_letter
-from anabranch.schemas.frames import write_requests
-from anabranch.schemas.latency_breakdown import STAGES
-from anabranch.schemas.messages import ErrorResponse, InferResponse
-from anabranch.schemas.model import Batching, Catalog
-from anabranch.schemas.records import Source
-from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
-
-SERVED = catalog()
-PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
-NOTHING = StateChanges([], [])
-
-
-def chain(
-    served: Catalog = SERVED,
-    max_backlog_ms: float | None = None,
-    max_waiting_bytes: int = 10**6,
-    clock: Callable[[], float] = now_ms,
-    offloading: LoadBalancer | None = None,
-) -> TaskLoop:
-    response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, clock)
-    return TaskLoop(
-        Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
-        Router(served, lambda _: known_costs(), UrgencyOrder()),
-        InferenceTask(served, session_of, response_writer, task=0),
-        response_writer,
-        max_backlog_ms=max_backlog_ms,
-        max_waiting_bytes=max_waiting_bytes,
-        offloading=offloading,
-    )
-
-
-def known_costs() -> BatchCostModel:
-    """About a millisecond for each row, and least for eight of them."""
-    costs = BatchCostModel([Measurement(1, 1.1), Measurement(8, 8.0)])
-    costs.observe(1, 1.1)
-    return costs
-
-
-def frame(*messages: bytes | None, first_offset: int = 0) -> bytes:
-    return write_requests([(message, Source(0, first_offset + n, int(NOW_MS))) for n, message in enumerate(messages)])
-
-
-def named(request_id: str, rows: int = 1, **options: Any) -> bytes:
-    return request(values=[float(n) for n in range(rows)], request_id=request_id, **options)
-
-
-def work(of: TaskLoop, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[Output]:
-    outputs: list[Output] = []
-    while (more := of.next(now_ms, all_is_due=all_is_due)) is not None:
-        outputs += more
-    return outputs
-
-
-def answers(outputs: list[Output]) -> dict[str, str]:
-    """Id -> code, or "" for an answer with the right rows; there is a letter for every failure."""
-    found: dict[str, str] = {}
-    for output in outputs:
-        if isinstance(output, Answer):
-            answer = codec.decode_response(output.value)
-            assert answer.id not in found
-            if isinstance(answer, ErrorResponse):
-                found[answer.id] = answer.code
-            else:
-                values = [float(n) for n in range(answer.outputs[0].shape[0])]
-                assert {t.name: t.to_array().tolist() for t in answer.outputs} == expected("rows", values)
-                found[answer.id] = ""
-    letters = [decode_letter(output.value).id for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert sorted(filter(None, letters)) == sorted(name for name, code in found.items() if code)
-    return found
-
-
-def test_requests_of_a_frame_are_answered_together() -> None:
-    task = chain()
-    assert task.on_frame(frame(named("a"), named("b", 2), named("c", 3)), NOW_MS) == []
-    assert task.next_deadline() == 0
-    assert answers(task.next(NOW_MS) or []) == {"a": "", "b": "", "c": ""}
-    assert (task.next(NOW_MS), task.next_deadline()) == (None, None)
-    assert task.settle() == NOTHING
-
-
-def test_an_empty_frame_is_nothing() -> None:
-    assert chain().on_frame(b"", NOW_MS) == []
-
-
-def test_what_is_refused_is_answered_at_once_and_its_neighbours_wait() -> None:
-    task = chain()
-    refused = task.on_frame(frame(named("a"), request("nobody", request_id="b"), None, named("c")), NOW_MS)
-    assert answers(refused) == {"b": "unknown_model"}
-    assert sum(isinstance(output, DeadLetterRecord) for output in refused) == 2  # a tombstone has nobody to be answered
-    assert answers(work(task)) == {"a": "", "c": ""}
-
-
-def test_a_big_request_leaves_at_once_for_its_window_and_the_exchange() -> None:
-    task = chain()
-    outputs = task.on_frame(frame(named("a", 9), named("b")), NOW_MS)
-    assert [type(output) for output in outputs] == [WindowPart, Shard, Shard, Shard]
-    assert answers(work(task)) == {"b": ""}
-
-
-def test_rows_at_fault_cost_no_neighbour_its_answer() -> None:
-    task = chain()
-    task.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), named("c")), NOW_MS)
-    assert answers(work(task)) == {"a": "", "b": "inference_failed", "c": ""}
-
-
-@pytest.mark.parametrize("rows", [1, 9])
-def test_what_expired_on_its_way_is_answered_and_not_run(rows: int) -> None:
-    task = chain()
-    late = task.on_frame(frame(named("a", rows, parameters={"timeout": 1_000})), NOW_MS + 1)
-    assert answers(late) == {"a": "deadline_exceeded"}
-    assert task.next(NOW_MS + 1) is None
-
-
-def test_what_expires_while_it_waits_is_answered_by_the_name_of_its_model() -> None:
-    task = chain()
-    task.on_frame(frame(named("a", parameters={"timeout": 1_000, "priority": 9}), named("b")), NOW_MS)
-    outputs = task.next(NOW_MS + 1) or []
-    assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert (letter.stage, letter.model_name, letter.model_version) == ("shard", "rows", "10")
-
-
-def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("defect")
-
-    monkeypatch.setattr(sharding_module, "shards", fail)
-    task = chain()
-    outputs = task.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
-    assert answers(outputs) == {"b": "internal_error"}
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert (letter.message, letter.stage, letter.original) == ("RuntimeError: defect", "shard", named("b", 9))
-    assert answers(work(task)) == {"a": "", "c": ""}
-
-
-def test_a_defect_of_ours_fails_what_is_restored_and_does_not_kill_the_job_again_and_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before = chain(catalog(Batching(shard_rows=16)))
-    before.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("defect")
-
-    monkeypatch.setattr(sharding_module, "shards", fail)
-    after = chain(catalog(Batching(shard_rows=4)))
-    assert answers(after.restore(before.settle().arrived, NOW_MS)) == {"b": "internal_error"}
-    assert set(after.settle().departed) == {1}
-    assert answers(work(after)) == {"a": "", "c": ""}
-
-
-# ---- where the time goes -------------------------------------------------------------------------------------------
-
-
-def test_stages_sum_to_the_time_between_the_record_and_the_answer() -> None:
-    ticks = count(int(NOW_MS) + 5)  # each look at the clock is a millisecond later
-    task = chain(clock=lambda: float(next(ticks)))
-    task.on_frame(frame(named("a", parameters={"explain": True}), named("b")), NOW_MS + 4)
-    first, second = (codec.decode_response(output.value) for output in task.next(NOW_MS + 6) or [])
-    assert isinstance(first, InferResponse)
-    assert isinstance(second, InferResponse)
-    assert second.parameters == {}
-    spent_us = [first.parameters[f"{stage}_us"] for stage in STAGES]
-    # read at 4, admitted at 5, taken at 6, started at 7, ended at 8, written at 9
-    assert spent_us == [4000, 1000, 1000, 1000, 1000, 0, 1000]
-
-
-def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
-    clock_ms = NOW_MS + 2
-    task = chain(clock=lambda: clock_ms)
-    opening, *shards = task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
-    assert isinstance(opening, WindowPart)
-    window = Window(1000.0, 1000.0)
-    kept = [opening.value]
-    assert window.on_record(opening.value, NOW_MS)[1] is None
-    closing = None
-    for place, shard in enumerate(shards):
-        clock_ms = NOW_MS + 10 * (place + 1)
-        [part] = task._serving.on_shard(shard.value, clock_ms - 3)
-        _, closing = window.on_record(part.value, clock_ms)
-        kept.append(part.value)
-    assert closing is not None
-    clock_ms += 4
-    [output] = answer_of(closing, kept, task._response_writer)
-    answer = codec.decode_response(output.value)
-    assert isinstance(answer, InferResponse)
-    assert [answer.parameters[f"{stage}_us"] for stage in STAGES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
-
-
-def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> None:
-    task = chain()
-    task.on_frame(frame(named("a"), named("b", 2), request(values=[POISON], request_id="c"), request("nobody")), NOW_MS)
-    work(task)
-    counted = task._response_writer.meter.drain()
-    assert counted["model", "rows-10", "requests"] == 2
-    assert counted["model", "rows-10", "rows"] == 3
-    assert counted["error", "inference_failed", "requests"] == 1
-    assert counted["error", "unknown_model", "requests"] == 1
-
-
-# ---- more than can be served ---------------------------------------------------------------------------------------
-
-
-def test_a_task_that_may_refuse_refuses_the_least_urgent_and_serves_the_others() -> None:
-    task = chain(max_backlog_ms=10.0)
-    priorities = [1 + n % 3 for n in range(20)]
-    messages = [named(f"{n}", parameters={"priority": priority}) for n, priority in enumerate(priorities)]
-    refused = answers(task.on_frame(frame(*messages), NOW_MS))
-    assert set(refused.values()) == {"overloaded"}
-    assert {priorities[int(name)] for name in refused} == {2, 3}
-    served = answers(work(task))
-    assert (len(served), set(served.values())) == (9, {""})
-    assert not task.is_full
-
-
-def test_what_is_refused_leaves_state() -> None:
-    task = chain(PATIENT, max_backlog_ms=4.0)
-    task.on_frame(frame(named("a", parameters={"priority": 9}), named("b")), NOW_MS)
-    assert [number for number, _ in task.settle().arrived] == [0, 1]
-    refused = task.on_frame(frame(*[named(f"{n}", parameters={"priority": 1}) for n in range(3)]), NOW_MS)
-    assert answers(refused) == {"a": "overloaded", "b": "overloaded"}
-    changes = task.settle()
-    assert ([number for number, _ in changes.arrived], sorted(changes.departed)) == ([2, 3, 4], [0, 1])
-
-
-def test_a_task_that_may_not_refuse_is_full_and_reads_no_more() -> None:
-    task = chain(max_waiting_bytes=len(named("a")))
-    full = []
-    for name in "ab":
-        assert task.on_frame(frame(named(name)), NOW_MS) == []
-        full.append(task.is_full)
-    assert full == [False, True]
-    assert answers(work(task)) == {"a": "", "b": ""}
-    assert task.is_full is False
-
-
-def test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed() -> None:
-    task = chain()
-    task.on_frame(
-        frame(named("a", 4, parameters={"timeout": 3_000}), named("b", 2, parameters={"timeout": 3_000})), NOW_MS
-    )
-    outputs = work(task)
-    assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert letter.message == "the model needs more than the 3.0 ms that are left until the deadline"
-
-
-# ---- through state and back ----------------------------------------------------------------------------------------
-
-
-def test_state_holds_what_waits_as_it_came() -> None:
-    task = chain(PATIENT)
-    task.on_frame(frame(named("a"), named("b", 9), named("c"), first_offset=4), NOW_MS)
-    changes = task.settle()
-    assert changes == StateChanges([(0, frame(named("a"), first_offset=4)), (1, frame(named("c"), first_offset=6))], [])
-    assert answers(work(task, NOW_MS + 2)) == {"a": "", "c": ""}
-    assert task.settle() == StateChanges([], [0, 1])
-
-
-def test_what_is_restored_is_served_at_once_in_its_order_with_its_source() -> None:
-    before = chain(PATIENT)
-    before.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), first_offset=4), NOW_MS)
-    after = chain(PATIENT)
-    assert after.restore(reversed(before.settle().arrived), NOW_MS + 1) == []  # Flink's state has an order of its own
-    assert (after.next_deadline(), after.settle()) == (0, NOTHING)
-    outputs = work(after, NOW_MS + 1)
-    assert [output.key for output in outputs if isinstance(output, Answer)] == [b"a", b"b"]
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert letter.source.offset == 5
-    assert after.settle() == StateChanges([], [0, 1])
-
-
-def test_what_can_no_longer_be_served_when_it_is_restored_is_answered_and_leaves_state() -> None:
-    before = chain(PATIENT)
-    before.on_frame(frame(named("a"), named("b", parameters={"timeout": 1_000})), NOW_MS)
-    held = before.settle().arrived
-    assert len(held) == 2
-    upgraded = chain(catalog(without=["rows"]))
-    assert answers(upgraded.restore(held, NOW_MS)) == {"a": "unknown_model", "b": "unknown_model"}
-    assert upgraded.settle() == StateChanges([], [0, 1])
-    late = chain(PATIENT)
-    assert answers(late.restore(held, NOW_MS + 1)) == {"b": "deadline_exceeded"}
-    assert late.settle() == StateChanges([], [1])
-    assert answers(work(late, NOW_MS + 1)) == {"a": ""}
-    assert late.settle() == StateChanges([], [0])
-
-
-def test_at_the_end_of_the_input_nobody_is_patient() -> None:
-    task = chain(PATIENT)
-    task.on_frame(frame(named("a")), NOW_MS)
-    assert work(task) == []
-    [answer] = work(task, all_is_due=True)
-    assert isinstance(codec.decode_response(answer.value), InferResponse)
-
-
-# ---- a task that has fallen behind ---------------------------------------------------------------------------------
-
-
-def behind(served: Catalog = SERVED) -> TaskLoop:
-    """A task with five batches in hand, each of four rows."""
-    of = chain(served, offloading=LoadBalancer(2, backlog_ms=8.0))
-    of.on_frame(frame(*[named(f"{n}", rows=4, parameters={"priority": n % 9 + 1}) for n in range(5)]), NOW_MS)
-    return of
-
-
-ONE_EACH = catalog(Batching(shard_rows=4, max_rows=4))
-
-
-def test_the_least_urgent_batches_leave_and_whoever_runs_them_answers_as_here() -> None:
-    outputs = work(behind(ONE_EACH))
-    assert [type(output) for output in outputs] == [Offload, Answer, Offload, Answer, Answer]  # then it is not behind
-    elsewhere = InferenceTask(ONE_EACH, session_of, ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms), task=1)
-    there = [elsewhere.on_exchange(output.value, NOW_MS) for output in outputs if isinstance(output, Offload)]
-    assert list(answers(outputs)) == ["0", "1", "2"]
-    assert [answers([*each]) for each in there] == [{"4": ""}, {"3": ""}]
-
-
-def test_what_left_is_no_longer_this_task_s() -> None:
-    of = behind(ONE_EACH)
-    assert len(of.settle().arrived) == 5
-    assert [type(output) for output in of.next(NOW_MS) or []] == [Offload]
-    of.next(NOW_MS)
-    assert of.settle() == StateChanges([], [4, 0])
-
-
-def test_what_leaves_before_state_knew_of_it_never_gets_there() -> None:
-    of = behind(ONE_EACH)
-    of.next(NOW_MS)
-    assert [number for number, _ in of.settle().arrived] == [0, 1, 2, 3]
-
-
-def test_nothing_leaves_at_the_end_of_the_input() -> None:
-    assert len(answers(work(behind(ONE_EACH), all_is_due=True))) == 5
-
-
-def test_an_exchange_that_was_full_gets_less() -> None:
-    of = behind(ONE_EACH)
-    of.next(NOW_MS)
-    of.note_wait(100.0, NOW_MS)
-    assert not any(isinstance(output, Offload) for output in work(of))
+from anabranch.operators.core.outputs import Answer, Offload, Shard
+from anabranch.operators.core.scheduling.request_pipeline import StateChanges
+from anabranch.operators.core.scheduling.task_loop import Settlement, TaskLoop
+
+KEY, FOREIGN = 7, 8
+ANSWER = [Answer(b"", b"")]
+
+
+class Script:
+    """A pipeline, a lock and a clock: every batch takes 4 ms."""
+
+    def __init__(self, *batches: list[Any], slice_ms: float = 10.0, flush_s: float = 0.0) -> None:
+        self.batches = list(batches)
+        self.now_ms = 1000.5
+        self.leaves_at_once: list[Any] = []
+        self.is_full = False
+        self.log: list[str] = []
+        self.waits: list[float] = []
+        self.made = 0
+        self.loop = TaskLoop(
+            KEY, self._make, list, self, lambda: flush_s, lambda: self.now_ms, work_slice_ms=slice_ms
+        )
+
+    def _make(self) -> Any:
+        self.made += 1
+        return self
+
+    def restore(self, held: Iterable[Any], now_ms: float) -> list[Any]:
+        return []
+
+    def on_frame(self, frame: Any, now_ms: float) -> list[Any]:
+        return self.leaves_at_once
+
+    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Any] | None:
+        if not self.batches:
+            return None
+        self.now_ms += 4
+        return self.batches.pop(0)
+
+    def settle(self) -> StateChanges:
+        return StateChanges([], [])
+
+    def next_deadline(self) -> float | None:
+        return 0.0 if self.batches else None
+
+    def note_wait(self, waited_ms: float, now_ms: float) -> None:
+        self.waits.append(waited_ms)
+
+    @contextmanager
+    def own_batch(self) -> Iterator[None]:
+        self.log.append("batch")
+        yield
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        self.log.append("idle")
+        yield
+        self.log.append("busy")
+
+    def rest(self) -> None:
+        self.log.append("rest")
+
+
+def test_frame_runs_batches_until_slice_is_over() -> None:
+    script = Script(*[ANSWER] * 5)
+    *outputs, settlement = script.loop.on_frame(b"")
+    # A third batch would end 12 ms after the start.
+    assert outputs == [ANSWER] * 2
+    assert settlement == Settlement([], [], 1008, end_at_ms=1000)
+
+
+def test_full_task_works_on_and_ignores_due_timer() -> None:
+    script = Script(*[ANSWER] * 5)
+    list(script.loop.on_frame(b""))
+    assert list(script.loop.on_frame(b"")) == []
+    script.is_full = True
+    assert list(script.loop.on_frame(b"")) == [ANSWER] * 3
+
+
+def test_timer_that_was_superseded_does_nothing() -> None:
+    script = Script(*[ANSWER] * 5)
+    list(script.loop.on_frame(b""))
+    assert list(script.loop.on_timer(KEY, 900)) == []
+    assert list(script.loop.on_timer(KEY, 1008))[:1] == [ANSWER]
+
+
+def test_wake_up_is_in_the_past_once_no_frames_come() -> None:
+    script = Script(*[ANSWER] * 9)
+    list(script.loop.on_frame(b""))
+    for wake_at_ms, expected_ms in ((1008, 1016), (1016, 1023)):
+        *_, settlement = script.loop.on_timer(KEY, wake_at_ms)
+        assert isinstance(settlement, Settlement)
+        assert settlement.wake_at_ms == expected_ms
+
+
+def test_pending_counts_wake_the_task() -> None:
+    *_, settlement = Script(flush_s=0.5).loop.on_frame(b"")
+    assert isinstance(settlement, Settlement)
+    assert settlement.wake_at_ms == 1501
+
+
+def test_foreign_key_is_drained_by_its_own_pipeline() -> None:
+    script = Script(*[ANSWER] * 5)
+    assert list(script.loop.on_timer(FOREIGN, 1)) == [ANSWER] * 5
+    assert script.made == 1
+    list(script.loop.on_frame(b""))
+    assert script.made == 2
+
+
+def test_end_of_input_runs_everything_and_rests() -> None:
+    script = Script(*[ANSWER] * 5)
+    assert list(script.loop.on_end(KEY)) == [ANSWER] * 5
+    assert script.log == ["rest"]
+
+
+@pytest.mark.parametrize("outputs", [[Shard(b"")], [Offload(b"")]])
+def test_task_is_idle_while_the_exchange_blocks_it(outputs: list[Any]) -> None:
+    script = Script(outputs)
+    for action in script.loop.on_frame(b""):
+        if action == outputs:
+            script.log.append("blocked")
+            script.now_ms += 100
+    assert script.log == ["batch", "idle", "blocked", "busy", "rest"]
+    assert script.waits == ([100.0] if isinstance(outputs[0], Offload) else [])
+
+
+def test_frame_that_splits_is_emitted_while_idle() -> None:
+    script = Script()
+    script.leaves_at_once = [Shard(b"")]
+    for action in script.loop.on_frame(b""):
+        if not isinstance(action, Settlement):
+            script.log.append("blocked")
+    assert script.log[:3] == ["idle", "blocked", "busy"]

@@ -6,6 +6,7 @@ from threading import Event, Thread
 
 import pytest
 
+from anabranch.operators.runtime import task_lock
 from anabranch.operators.runtime.task_lock import TaskLock, lock_of
 
 
@@ -35,32 +36,48 @@ def test_the_operators_of_a_task_share_its_turn_and_others_have_theirs() -> None
     assert lock_of("other", 0) is not turn
 
 
-def test_others_wait_until_the_lane_is_empty() -> None:
-    turn = TaskLock()
-    seen: list[bool] = []
-
-    def take() -> None:
-        with turn.of_others():
-            seen.append(turn.lane_is_busy)
-
-    turn.lane_is_busy = True
-    waiting = Thread(target=take)
-    waiting.start()
-    turn.lane_is_busy = False
-    waiting.join()
-    assert seen == [False]
+def busy() -> TaskLock:
+    lock = TaskLock()
+    with lock.own_batch():
+        pass
+    return lock
 
 
-def test_others_have_waited_enough_at_some_time() -> None:
-    turn = TaskLock()
-    turn.lane_is_busy = True
-    with turn.of_others():
-        assert turn.lane_is_busy
+@pytest.mark.parametrize("way", ["rest", "idle"])
+def test_offloaded_batch_runs_once_the_task_rests(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_lock, "_PATIENCE_S", 60.0)
+    lock = busy()
+    batch = Batch(lock.offloaded_batch)
+    assert not batch.runs.wait(0.05)
+    if way == "rest":
+        lock.rest()
+        assert batch.runs.wait(5)
+    else:
+        with lock.idle():
+            assert batch.runs.wait(5)
+    batch.end()
+
+
+def test_idle_ends_with_a_busy_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_lock, "_PATIENCE_S", 60.0)
+    lock = busy()
+    with lock.idle():
+        pass
+    batch = Batch(lock.offloaded_batch)
+    assert not batch.runs.wait(0.05)
+    lock.rest()
+    assert batch.runs.wait(5)
+    batch.end()
+
+
+def test_offloaded_batch_does_not_wait_for_ever() -> None:
+    with busy().offloaded_batch():
+        pass
 
 
 def test_one_batch_runs_at_a_time_whosever_it_is() -> None:
     turn = TaskLock()
-    for first, second in ((turn.of_lane, turn.of_others), (turn.of_others, turn.of_lane)):
+    for first, second in ((turn.own_batch, turn.offloaded_batch), (turn.offloaded_batch, turn.own_batch)):
         running = Batch(first)
         assert running.runs.wait(5)
         waiting = Batch(second)
@@ -72,19 +89,18 @@ def test_one_batch_runs_at_a_time_whosever_it_is() -> None:
 
 def test_a_lane_that_always_has_a_next_batch_lets_others_in_between() -> None:
     turn = TaskLock()
-    turn.lane_is_busy = True
-    others = Batch(turn.of_others)
+    others = Batch(turn.offloaded_batch)
     others.may_end.set()
     while not others.runs.is_set():
-        with turn.of_lane():
+        with turn.own_batch():
             pass
     others.end()
 
 
 def test_a_batch_that_fails_gives_the_turn_back() -> None:
     turn = TaskLock()
-    for each in (turn.of_lane, turn.of_others):
+    for each in (turn.own_batch, turn.offloaded_batch):
         with pytest.raises(ValueError, match="a bad batch"), each():
             raise ValueError("a bad batch")
-    with turn.of_lane():
+    with turn.own_batch():
         pass

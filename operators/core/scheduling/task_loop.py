@@ -1,192 +1,205 @@
-"""What one task does with the requests that it reads, from their bytes to their answers.
+"""The scheduler of one task: decides when batches run, when the task reads, wakes up, and writes state.
 
-    frame --> [ admit ] --> [ shard ] --> lane --> the most urgent batch that is due --> [ infer ] --> answers
-                  |              |                                  |
-                  v              |                                  +--> a task that is behind: BATCH to the exchange
-              refused            +--> OPENING to the request's window, SHARDs to the exchange
-                                      (for a model in stages: UNITs to its first stage)
+    frame --> on_frame --+                            +--> outputs of each batch, in turn
+    timer --> on_timer --+--> batches for one slice --+--> one `Settlement`: state changes and timers
+    end   --> on_end   --+    (at the end: all)
 
-A call takes a frame in, or works on one batch. What still waits when the task turns to something else is handed to
-Flink's state as it came from Kafka, and admitted again if it must be restored: state does not know what a request is.
+Every event gives an iterator of actions. The caller carries out an action before it takes the next one, so the loop
+sees how long the exchange blocks the task, and reads the clock again after each batch.
+
+A task that is not busy runs a frame at once. A busy task runs batches for `work_slice_ms`, then sets a timer, so that
+new requests, which may be more urgent, and checkpoints get their turn. State learns only of requests that still wait
+when a call ends. Keys that a rescale left at this task are drained when one of their timers fires.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from math import ceil
+from typing import NamedTuple, Protocol, TypeAlias
 
-from anabranch.operators.core.admission import Admission
-from anabranch.operators.core.execution.batch_transfer import pack
-from anabranch.operators.core.execution.inference_task import InferenceTask
-from anabranch.operators.core.outputs import Offload, Output
-from anabranch.operators.core.requests import Refused, Request
-from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
-from anabranch.operators.core.scheduling.router import Router
-from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
-from anabranch.schemas.frames import read_requests, write_requests
-from anabranch.schemas.records import Failure
+from anabranch.operators.core.outputs import Answer, Offload, Output
+from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.schemas.tensors import Buffer
 
-STAGE = "shard"
 
-
-class StateChanges(NamedTuple):
-    """What state must learn.
+class Settlement(NamedTuple):
+    """The last action of a call: what the state of the current key and its timers must learn.
 
     Attributes:
-        arrived: Number and frame of each request that waits.
-        departed: Numbers of those that wait no more.
+        arrived: Number and frame of each request to put into state.
+        departed: Numbers of requests to remove from state.
+        wake_at_ms: The next processing-time timer; None if none is needed.
+        end_at_ms: The event-time timer that fires at the end of a bounded input; None if it is set already.
     """
 
     arrived: list[tuple[int, bytes]]
     departed: list[int]
+    wake_at_ms: int | None = None
+    end_at_ms: int | None = None
+
+
+Action: TypeAlias = list[Output] | Settlement
+
+
+class BatchExclusion(Protocol):
+    """Mutual exclusion with batches that other tasks offloaded to this task."""
+
+    def own_batch(self) -> AbstractContextManager[None]:
+        """Runs one batch of the task's own; from then on the task is busy."""
+
+    def idle(self) -> AbstractContextManager[None]:
+        """Lets offloaded batches run while the task waits for the exchange."""
+
+    def rest(self) -> None:
+        """Ends the task's own work: nothing that is due is queued."""
 
 
 class TaskLoop:
-    """One task, or one lane that a failure left behind.
+    """The scheduler of one task.
 
     Args:
-        max_backlog_ms: With more work than this in hand, the least urgent requests are refused; None refuses nobody.
-        max_waiting_bytes: The same for memory.
-        offloading: Which batches leave for other tasks; None where none does.
+        key: The task's own key; see `key_groups`.
+        new_pipeline: Makes the pipeline of one key.
+        held: Reads number and frame of all requests in the state of the current key.
+        exclusion: The task's lock.
+        flush_metrics: Hands counts over; returns the seconds until it should be called again, 0 if it need not.
+        clock: Unix time in milliseconds.
+        work_slice_ms: How long a call runs batches.
+        sees_back_pressure: Whether a caller that emits outputs is blocked while the exchange is full.
     """
 
     def __init__(
         self,
-        admission: Admission,
-        sharding: Router,
-        serving: InferenceTask,
-        response_writer: ResponseWriter,
+        key: int,
+        new_pipeline: Callable[[], RequestPipeline],
+        held: Callable[[], Iterable[tuple[int, bytes]]],
+        exclusion: BatchExclusion,
+        flush_metrics: Callable[[], float],
+        clock: Callable[[], float],
         *,
-        max_backlog_ms: float | None,
-        max_waiting_bytes: int,
-        offloading: LoadBalancer | None = None,
+        work_slice_ms: float,
+        sees_back_pressure: bool = True,
     ) -> None:
-        self._admission = admission
-        self._sharding = sharding
-        self._serving = serving
-        self._response_writer = response_writer
-        self._max_backlog_ms = max_backlog_ms
-        self._max_waiting_bytes = max_waiting_bytes
-        self._offloading = offloading
+        self._key = key
+        self._new_pipeline = new_pipeline
+        self._held = held
+        self._exclusion = exclusion
+        self._flush_metrics = flush_metrics
+        self._clock = clock
+        self._work_slice_ms = work_slice_ms
+        self._sees_back_pressure = sees_back_pressure
+        self._own: RequestPipeline | None = None
+        self._wakes_at_ms: int | None = None
+        self._came_in = False
 
-    @property
-    def is_full(self) -> bool:
-        """Whether so much waits that nothing more should be read."""
-        return self._max_backlog_ms is None and self._sharding.waiting_size_bytes > self._max_waiting_bytes
+    def on_frame(self, frame: Buffer) -> Iterator[Action]:
+        """Takes requests of the task's own key, and works unless a timer is due."""
+        now_ms = self._clock()
+        self._came_in = True
+        own, end_at_ms = self._own, None
+        if own is None:
+            own = self._own = self._new_pipeline()
+            yield from self._emit(own.restore(self._held(), now_ms))
+            # The last watermark of a bounded input fires this timer; processing-time timers may still pend then. Its
+            # outputs carry its time, so that must be a timestamp that Kafka takes.
+            end_at_ms = int(now_ms)
+        outputs = own.on_frame(frame, now_ms)
+        if outputs:
+            yield from self._emit(outputs)
+        # With a timer due, the source has its turn first: then all requests that came are there to choose from.
+        if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or own.is_full:
+            yield from self._work(own)
+        yield from self._settle_own(own, end_at_ms=end_at_ms)
 
-    def on_frame(self, frame: Buffer, now_ms: float) -> list[Output]:
-        """Takes requests in, and returns what leaves without waiting; never raises for a request.
+    def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
+        """Continues with the task's own key, or drains a key that a rescale left here."""
+        if key != self._key:
+            yield from self._drain(key)
+            return
+        # An earlier timer replaced this one. If both worked, each would set a next one, and their number would grow.
+        if self._wakes_at_ms not in (None, at_ms):
+            return
+        self._wakes_at_ms = None
+        own = self._own
+        if own is None:
+            own = self._own = self._new_pipeline()
+            yield from self._emit(own.restore(self._held(), self._clock()))
+        is_quiet, self._came_in = not self._came_in, False
+        yield from self._work(own)
+        yield from self._settle_own(own, at_once=is_quiet)
 
-        Args:
-            frame: Of Kafka records; see `anabranch.schemas.frames`.
-            now_ms: Unix time.
-        """
-        outputs: list[Output] = []
-        admit, take_in = self._admission.admit, self._sharding.take_in
-        requests = read_requests(frame)
-        for message, source in requests:
-            request = admit(message, source, now_ms)
-            if isinstance(request, Refused):
-                outputs += self._response_writer.refuse(request)
-                continue
-            if request.breakdown is not None:
-                request.breakdown.admitted_ms = self._response_writer.now_ms()
-            try:
-                outputs += take_in(request, now_ms)
-            except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-                outputs += self._response_writer.fail(request, _defect(error))
-        if requests:
-            self._response_writer.meter.note_admission(len(requests), self._response_writer.now_ms() - now_ms)
-        if self._max_backlog_ms is not None:
-            for request in self._sharding.shed(self._max_backlog_ms, self._max_waiting_bytes):
-                outputs += self._response_writer.fail(
-                    request, _failure(Overloaded, "more urgent requests fill the task")
-                )
-        return outputs
+    def on_end(self, key: int) -> Iterator[Action]:
+        """Runs everything that is queued for a key: the input has ended."""
+        return self._drain(key)
 
-    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Output] | None:
-        """Works on the most urgent batch that is due, and answers what has expired; None if there is neither.
+    def _drain(self, key: int) -> Iterator[Action]:
+        is_own = key == self._key
+        pipeline = self._own if is_own else None
+        if pipeline is None:
+            pipeline = self._new_pipeline()
+            yield from self._emit(pipeline.restore(self._held(), self._clock()))
+            if is_own:
+                self._own = pipeline
+        while (outputs := pipeline.next(self._clock(), all_is_due=True)) is not None:
+            yield outputs
+        arrived, departed = pipeline.settle()
+        if arrived or departed:
+            yield Settlement(arrived, departed)
+        if is_own:
+            self._exclusion.rest()
 
-        Where the task is behind, it may be an `Offload` instead: the least urgent batch.
+    def _work(self, own: RequestPipeline) -> Iterator[Action]:
+        clock = self._clock
+        stop_ms = clock() + self._work_slice_ms
+        while True:
+            with self._exclusion.own_batch():
+                # Read under the lock: a request that expired while an offloaded batch ran must not run.
+                began_ms = clock()
+                outputs = own.next(began_ms)
+            if outputs is None:
+                break
+            yield from self._emit(outputs, own)
+            now_ms = clock()
+            # Another batch like this one would end after the slice. (A full task does not stop: it must not read.)
+            if 2 * now_ms - began_ms >= stop_ms and not own.is_full:
+                break
+        if own.next_deadline() != 0:
+            self._exclusion.rest()
 
-        Args:
-            now_ms: Unix time.
-            all_is_due: Whether delays do not count: the input has ended, and nothing leaves.
-        """
-        offloading = None if all_is_due else self._offloading
-        backlog_ms = self._sharding.backlog_ms
-        if offloading is not None and offloading.is_due(backlog_ms, now_ms):
-            given = self._sharding.take_last(lambda unit: offloading.is_worth(unit, backlog_ms, now_ms))
-            offloading.note_given(given, now_ms)
-            if given:
-                return [Offload(pack(given).encode())]
-        departure = self._sharding.next(now_ms, all_is_due=all_is_due)
-        if departure is None:
+    def _emit(self, outputs: list[Output], own: RequestPipeline | None = None) -> Iterator[Action]:
+        if not outputs:
+            return
+        if type(outputs[0]) is Answer:
+            yield outputs
+            return
+        # While the exchange or a stage is full, the caller is blocked here: offloaded batches may run.
+        began_ms = self._clock()
+        with self._exclusion.idle():
+            yield outputs
+        if own is not None and self._sees_back_pressure and isinstance(outputs[0], Offload):
+            now_ms = self._clock()
+            own.note_wait(now_ms - began_ms, now_ms)
+
+    def _settle_own(
+        self, own: RequestPipeline, *, at_once: bool = False, end_at_ms: int | None = None
+    ) -> Iterator[Action]:
+        arrived, departed = own.settle()
+        wake_at_ms = self._next_wake_up(own.next_deadline(), at_once=at_once)
+        if arrived or departed or wake_at_ms is not None or end_at_ms is not None:
+            yield Settlement(arrived, departed, wake_at_ms, end_at_ms)
+
+    def _next_wake_up(self, due_ms: float | None, *, at_once: bool) -> int | None:
+        now_ms = self._clock()
+        counts_in_s = self._flush_metrics()
+        if counts_in_s:
+            counts_at_ms = now_ms + counts_in_s * 1000
+            due_ms = counts_at_ms if due_ms is None else min(due_ms, counts_at_ms)
+        if due_ms is None:
             return None
-        outputs: list[Output] = []
-        for request in departure.expired:
-            outputs += self._response_writer.fail(request, _late(request, now_ms))
-        if departure.unit:
-            if offloading is not None:
-                offloading.note_run()
-            outputs += self._enter(departure.unit) or self._serving.on_batch(departure.unit, now_ms)
-        return outputs
-
-    def note_wait(self, waited_ms: float, now_ms: float) -> None:
-        """Learns how long the exchange kept the task that gave it a batch."""
-        if self._offloading is not None:
-            self._offloading.note_wait(waited_ms, now_ms)
-
-    def _enter(self, unit: Sequence[Request]) -> Sequence[Output] | None:
-        try:
-            return self._sharding.enter(unit)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            return [output for request in unit for output in self._response_writer.fail(request, _defect(error))]
-
-    def next_deadline(self) -> float | None:
-        """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
-        return self._sharding.next_deadline()
-
-    def settle(self) -> StateChanges:
-        """What state must learn, now that the task turns to something else."""
-        changes = self._sharding.settle()
-        return StateChanges(
-            [(request.number, write_requests([(request.original, request.source)])) for request in changes.arrived],
-            changes.departed,
-        )
-
-    def restore(self, held: Iterable[tuple[int, bytes]], now_ms: float) -> list[Output]:
-        """Puts requests back that state held, with their numbers, and returns what leaves without waiting."""
-        outputs: list[Output] = []
-        for number, frame in sorted(held):
-            for message, source in read_requests(frame):
-                request = self._admission.admit(message, source, now_ms)
-                if isinstance(request, Refused):  # its time is up, or an upgrade took its model
-                    self._sharding.forget(number)
-                    outputs += self._response_writer.refuse(request)
-                else:
-                    if request.breakdown is not None:
-                        request.breakdown.admitted_ms = self._response_writer.now_ms()
-                    try:
-                        outputs += self._sharding.restore(number, request)
-                    except Exception as error:  # noqa: BLE001 - it would kill the job again after each restart
-                        self._sharding.forget(number)
-                        outputs += self._response_writer.fail(request, _defect(error))
-        return outputs
-
-
-def _late(request: Request, now_ms: float) -> Failure:
-    left_ms = request.deadline_ms - now_ms
-    if left_ms <= 0:
-        return _failure(DeadlineExceeded, "the deadline passed while the request waited for its batch")
-    return _failure(
-        DeadlineExceeded, f"the model needs more than the {left_ms:.1f} ms that are left until the deadline"
-    )
-
-
-def _defect(error: Exception) -> Failure:
-    return _failure(InternalError, f"{type(error).__name__}: {error}")
-
-
-def _failure(error: type[AnabranchError], message: str) -> Failure:
-    return Failure(error.code, message, STAGE)
+        # Flink fires a timer for now or later up to 1 ms late, and one in the past immediately. While requests come in,
+        # 1 ms is accepted: on few cores the threads that fetch them need it (ADR 0016).
+        wake_at_ms = max(ceil(due_ms), int(now_ms) - at_once)
+        if self._wakes_at_ms is not None and wake_at_ms >= self._wakes_at_ms:
+            return None
+        self._wakes_at_ms = wake_at_ms
+        return wake_at_ms
