@@ -25,9 +25,7 @@ class Script:
         self.log: list[str] = []
         self.waits: list[float] = []
         self.made = 0
-        self.loop = TaskLoop(
-            KEY, self._make, list, self, lambda: flush_s, lambda: self.now_ms, work_slice_ms=slice_ms
-        )
+        self.loop = TaskLoop(KEY, self._make, list, self, lambda: flush_s, lambda: self.now_ms, work_slice_ms=slice_ms)
 
     def _make(self) -> Any:
         self.made += 1
