@@ -53,7 +53,7 @@ def plain(tensor: Tensor) -> dict[str, Any]:
     return {"dtype": str(array.dtype), "shape": list(array.shape), "elements": elements}
 
 
-@pytest.mark.parametrize(("name", "form"), CASES)
+@pytest.mark.parametrize(("name", "encoding"), CASES)
 def test_its_requests_are_read(folder: Path, name: str, encoding: Encoding) -> None:
     request = read_request(folder, name, encoding)
     sent = json.loads((folder / f"{name}.inputs.json").read_text())
@@ -96,7 +96,7 @@ def test_its_selection_of_outputs_is_read(folder: Path, encoding: Encoding) -> N
     assert read_request(folder, "several", encoding).outputs == ("flags", "image")
 
 
-@pytest.mark.parametrize(("name", "form"), CASES)
+@pytest.mark.parametrize(("name", "encoding"), CASES)
 def test_our_answers_are_read_by_it(folder: Path, name: str, encoding: Encoding) -> None:
     request = read_request(folder, name, encoding)
     got = json.loads(path_of(folder, name, encoding, "outputs.json").read_text())
