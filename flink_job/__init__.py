@@ -1,1 +1,1 @@
-"""Where things are wired together: configuration, Kafka, the model repository, the topology."""
+"""The Flink job: configuration, model repository, Kafka, topology."""

@@ -4,13 +4,13 @@ from anabranch.schemas.errors import AnabranchError
 
 
 class ConfigError(AnabranchError):
-    """The configuration cannot be used; the message names the key and the reason."""
+    """The configuration cannot be used."""
 
     code = "config_error"
 
 
 class InstallationError(AnabranchError):
-    """A part that Anabranch needs is missing on this machine; the message says what to do."""
+    """A part that Anabranch needs is missing on this machine."""
 
     code = "installation_error"
 

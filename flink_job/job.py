@@ -1,4 +1,4 @@
-"""Starts the job: in this process on a MiniCluster, or on a running cluster by its REST address."""
+"""Starts the job, on a MiniCluster in this process or on a running cluster."""
 
 import atexit
 import shutil
@@ -25,8 +25,7 @@ from anabranch.operators.runtime.flink_compat import (
 from anabranch.schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
-#: Process mode: how long a record waits for others on its way to Python, where 0 would mean 1000. Thread mode has no
-#: bundles, but would wake every Python operator so often to look for one.
+#: PyFlink takes 0 for 1000. Thread mode has no bundles, but would wake its operators as often.
 _BUNDLE_MS = "2"
 
 
@@ -38,39 +37,39 @@ class RunningJob:
 
     @property
     def job_id(self) -> str:
-        """Flink's id of the job, in hex."""
+        """Flink's id, in hex."""
         return str(self._client.get_job_id())
 
     def status(self) -> str:
-        """Flink's name of the job's state: such as `RUNNING` or `FAILED`."""
+        """Returns Flink's name of the state, such as `RUNNING`."""
         return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
 
     def drain(self, savepoint_dir: str) -> None:
-        """Stops the job once everything that it has read is answered; a restart goes on behind it.
+        """Answers all requests that were read, then stops with a savepoint.
 
         Args:
-            savepoint_dir: URI of a folder for the savepoint that Flink takes meanwhile.
+            savepoint_dir: URI of the folder for the savepoint.
 
         Raises:
-            Exception: The job does not run, or failed before it was done.
+            Exception: The job does not run, or fails meanwhile.
         """
         stop_with_savepoint(self._client, savepoint_dir)
 
     def cancel(self) -> None:
-        """Stops the job at once: what it has read and not answered is forgotten, unless a checkpoint is restored."""
+        """Stops at once; unanswered requests are lost unless a checkpoint is restored."""
         self._client.cancel().result()
 
     def wait(self) -> None:
         """Waits for the end of a bounded job.
 
         Raises:
-            Exception: The job failed, or was cancelled.
+            Exception: It failed or was cancelled.
         """
         self._client.get_job_execution_result().result()
 
 
 def read_models(config: Config) -> Catalog:
-    """What a job of this configuration serves.
+    """Reads the models that a job of this configuration serves.
 
     Raises:
         ConfigError: The model repository cannot be used.
@@ -82,16 +81,15 @@ def read_models(config: Config) -> Catalog:
 def start(
     config: Config, flink_url: str | None = None, backend: Backend | None = None, catalog: Catalog | None = None
 ) -> RunningJob:
-    """Builds and submits the job; the models are read here once, before anything is started.
+    """Builds and submits the job.
 
     Args:
         flink_url: REST address of a running cluster; None starts a MiniCluster in this process.
-        backend: What loads the models; ONNX Runtime by default.
-        catalog: What `read_models` gave, if it was asked before.
+        backend: Loader of models; ONNX Runtime by default.
+        catalog: Result of an earlier `read_models`.
 
     Raises:
-        ConfigError: The configuration or the model repository cannot be used.
-        ModelLoadFailed: A model cannot be read.
+        ConfigError, ModelLoadFailed: See `read_models`.
     """
     catalog = catalog or read_models(config)
     installation.activate()
@@ -101,7 +99,7 @@ def start(
     env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)
     env.set_parallelism(config.job.parallelism)
     env.set_max_parallelism(config.job.max_parallelism)
-    # For whoever looks at the job: which models a task that serves holds.
+    # Shown by Flink's web page.
     whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
     env.get_config().set_global_job_parameters({"anabranch.models": whole})
     build(env, config, catalog, backend or OnnxBackend())
@@ -109,7 +107,7 @@ def start(
 
 
 def flink_options(config: Config) -> dict[str, str]:
-    """The Flink options of the job; `job.flink` has the last word."""
+    """Returns the Flink options of the job."""
     job = config.job
     exactly_once = job.delivery == "exactly-once"
     return {
@@ -121,15 +119,15 @@ def flink_options(config: Config) -> dict[str, str]:
         "execution.checkpointing.mode": "EXACTLY_ONCE" if exactly_once else "AT_LEAST_ONCE",
         "execution.checkpointing.min-pause": f"{min(500, job.checkpoint_interval_ms)} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER,
-        # Whatever the cluster's own configuration says: see `shares_memory`.
+        # Overrides the cluster's own configuration.
         **({UNALIGNED: "false"} if shares_memory(config) else {}),
         **({"execution.checkpointing.dir": job.checkpoint_dir} if job.checkpoint_dir else {}),
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": _FOREVER,
         "restart-strategy.fixed-delay.delay": "1 s",
-        # Our operators never change a record that they passed on, so the next one need not get a copy.
+        # Operators never change an emitted record, so copies are not needed.
         "pipeline.object-reuse": "true",
-        # A task takes from the exchange what the least busy neighbour would wait for longest.
+        # Rebalancing prefers the least busy task.
         "taskmanager.network.adaptive-partitioner.enabled": "true",
         **job.flink,
     }
@@ -138,13 +136,13 @@ def flink_options(config: Config) -> dict[str, str]:
 def _mini_cluster(options: dict[str, str], slots: int) -> StreamExecutionEnvironment:
     settings = Configuration()
     checkpoints = Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-"))
-    # The MiniCluster does not outlive this process, and its checkpoints are of no use without it.
+    # Useless after the end of this process.
     atexit.register(shutil.rmtree, checkpoints, ignore_errors=True)
     defaults = {
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": str(slots),
-        # A checkpoint in the JobManager's memory holds 5 MB at most: less than one large request.
+        # The JobManager's memory holds 5 MB at most.
         "execution.checkpointing.dir": checkpoints.as_uri(),
     }
     for key, value in (defaults | options).items():
@@ -155,5 +153,5 @@ def _mini_cluster(options: dict[str, str], slots: int) -> StreamExecutionEnviron
 def _remote(options: dict[str, str], flink_url: str) -> StreamExecutionEnvironment:
     address = urlsplit(flink_url if "//" in flink_url else f"//{flink_url}")
     if not address.hostname or not address.port:
-        raise ConfigError(f"{flink_url!r} is no REST address of a Flink cluster: write it as http://HOST:PORT")
+        raise ConfigError(f"{flink_url!r} is not the REST address of a Flink cluster: write http://HOST:PORT")
     return remote_environment(address.hostname, address.port, options)

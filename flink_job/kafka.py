@@ -1,4 +1,4 @@
-"""The only place that knows how the job reads from Kafka and writes to it."""
+"""Kafka sources and sinks of the job."""
 
 from collections.abc import Sequence
 
@@ -16,21 +16,16 @@ from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
 from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer
 
-#: What a fetch takes of broker and job is shared by its records (ADR 0017); eight of them may wait in memory, for each
-#: task. A larger record comes alone.
+#: Eight fetches of this size may wait in the memory of each task.
 _FETCH_BYTES = 8 * 1024 * 1024
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
-#: Brokers refuse more than 15 minutes by default; it must outlast a checkpoint and a restart.
+#: Outlasts a checkpoint and a restart; brokers allow 15 minutes by default.
 _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
 
 
 def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group: Sequence[int]) -> DataStream:
-    """`Row(lane, frame)`: all requests, as many in a frame as are there (see `anabranch.schemas.frames`).
-
-    Args:
-        keys_by_group: See `anabranch.operators.core.scheduling.key_groups`.
-    """
+    """Returns all requests as `Row(task key, frame)`; see `java.read_frames`."""
     kafka = config.kafka
     gateway = java_gateway()
     properties = {
@@ -38,15 +33,13 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
         "auto.offset.reset": kafka.start,
         "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
-        # What the system finds right, and not Kafka's 64 KB, which a request of 100 KB does not fit into.
+        # The system's choice: Kafka's 64 KB hold no large request.
         "receive.buffer.bytes": "-1",
-        # What comes while the task is busy is fetched meanwhile, a few records a time, and has to be at hand when the
-        # task looks: with Flink's 2 fetches, a third waits for the next look. The size of a fetch bounds the memory.
+        # Requests that arrive while the task works come in many small fetches; Flink's default keeps 2.
         "source.reader.element.queue.capacity": "8",
         "fetch.max.bytes": str(_FETCH_BYTES),
     }
-    # PyFlink's own builder gives the value alone: a request's partition and offset name it, for they are the same again
-    # after a replay, and its timestamp starts its deadline.
+    # PyFlink's builder drops partition, offset and timestamp.
     builder = gateway.jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()
     topics = gateway.jvm.java.util.Collections.singletonList(kafka.requests_topic)
     for name, value in properties.items():
@@ -60,7 +53,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
-    """Writes `Row(key: bytes, value: bytes)` to a topic, with the job's delivery guarantee."""
+    """Writes `Row(key: bytes, value: bytes)` to a topic."""
     kafka = config.kafka
     serializer = (
         KafkaRecordSerializationSchema.builder()
@@ -73,7 +66,7 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
         KafkaSink.builder()
         .set_bootstrap_servers(kafka.bootstrap_servers)
         .set_record_serializer(serializer)
-        # Kafka 4 clients wait 5 ms for company by default.
+        # Kafka 4 waits 5 ms by default.
         .set_property("linger.ms", "0")
         .set_property("max.request.size", str(kafka.letter_limit_bytes))
         .set_property("buffer.memory", str(max(33_554_432, 2 * kafka.letter_limit_bytes)))

@@ -1,8 +1,4 @@
-"""Connections between operators for which PyFlink would insert a Python operator of its own.
-
-PyFlink's `key_by` inserts one that computes the key, and its `get_side_output` one that copies every record. The
-operators of this job emit their keys and the types of their side outputs are declared, so Flink needs neither.
-"""
+"""Connections between operators without the Python operators that PyFlink's `key_by` and `get_side_output` add."""
 
 from pyflink.common import TypeInformation, Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag
@@ -13,17 +9,17 @@ VALUE_TYPE = Types.PRIMITIVE_ARRAY(Types.BYTE())
 
 
 def exchange_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
-    """Sends every `Row(key, bytes)` over the network to the task that its key belongs to."""
+    """Sends every `Row(key, bytes)` to the task of its key."""
     return keyed_by_first_field(stream, key_type, VALUE_TYPE, in_place=False)
 
 
 def keep_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
-    """Keys `Row(key, bytes)` without moving it: a key must belong to the task that emits it (see `keys_by_group`)."""
+    """Keys `Row(key, bytes)` without moving it; its key must belong to the task that emits it."""
     return keyed_by_first_field(stream, key_type, VALUE_TYPE, in_place=True)
 
 
 def side_output(stream: DataStream, tag: OutputTag) -> DataStream:
-    """Returns the records that an operator emits with a tag."""
+    """Returns the records emitted with a tag."""
     return DataStream(java_stream(stream).getSideOutput(tag.get_java_output_tag()))
 
 

@@ -1,4 +1,4 @@
-"""Reads tables of a TOML file into structs; errors name the key, the value and what was expected."""
+"""Reads tables of a TOML file into structs."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,10 @@ def read_section(written: object, section: type[T], place: str, prefix: str = ""
 
     Args:
         place: The file, for messages.
-        prefix: Name of the table with a dot behind it, for messages; empty for the whole file.
+        prefix: Name of the table and a dot, for messages.
 
     Raises:
-        ConfigError: A key is unknown or missing, or its value has another type or is out of range.
+        ConfigError: A key or a value cannot be used.
     """
     try:
         return msgspec.convert(written, section)

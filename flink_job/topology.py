@@ -1,7 +1,7 @@
-"""The job as a picture in code; every arrow below is a line of `build`.
+"""The job's operators and streams.
 
               one chain in every task: no network in it, and frames of many requests on the way
-requests --> [ frame ] --> [ serve (keyed): admit > shard > infer ] --> [ unpack ] -- answers --> responses
+requests --> [ frame ] --> [ serve (keyed): admit > route > infer ] --> [ unpack ] -- answers --> responses
                               |   |   |
                               |   |   +-- openings --+
                               |   +-- shards,        v
@@ -40,7 +40,7 @@ from anabranch.schemas.model import Catalog, ModelSpec
 
 
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
-    """Adds the job to an environment; nothing runs yet."""
+    """Adds the job to an environment."""
     kafka, scheduling = config.kafka, config.scheduling
     response_writer = ResponseWriter(kafka.requests_topic, kafka.max_message_bytes, now_ms)
     groups = keys_by_group(config.job.max_parallelism)
@@ -90,11 +90,11 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
             output_type=KEYED_BYTES,
         )
         .name("aggregate")
-        # Its inputs come out of many groups; then Flink's rule would be no rule.
+        # Its inputs come from several groups.
         .slot_sharing_group(DEFAULT_GROUP)
     )
 
-    # A sink each: behind a union it would be a task of its own, and a hop away.
+    # Three sinks: one after a union would not be fused with its inputs.
     write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
     write(java.unpack_answers(exchanged, KEYED_BYTES), config, kafka.responses_topic, "exchanged-responses")
     write(merged, config, kafka.responses_topic, "merged-responses")
@@ -111,7 +111,7 @@ def _through_stages(
     *,
     windows: int,
 ) -> list[DataStream]:
-    """What comes out of a model in stages for the windows: outputs, and the rows on which a stage failed."""
+    """Adds the stages of a model; returns their outputs and failures, for the windows."""
     parts = []
     last = len(model.stages) - 1
     for index, stage in enumerate(model.stages):

@@ -1,7 +1,4 @@
-"""The parts that a job needs on this machine: Java, Flink, jars and libpython; `python -m` prints them.
-
-All modules import the standard library only, so that `make setup` can run them before packages are installed.
-"""
+"""Java, Flink, jars and libpython on this machine; standard library only, for `make setup`."""
 
 from anabranch.flink_job.installation.environment import (
     activate,

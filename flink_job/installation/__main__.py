@@ -1,4 +1,4 @@
-"""Prints the parts that were found, for `make setup`; `--java` looks for Java only."""
+"""Prints the installed parts, for `make setup`; with `--java`, Java only."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the parts that were found; exits with a message if one is missing."""
+    """Prints the parts, or exits with the message of a missing one."""
     try:
         print(f"setup: Java   {find_java()}")
         if "--java" not in arguments:

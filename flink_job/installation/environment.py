@@ -1,4 +1,4 @@
-"""The environment variables and options that Flink's processes and PyFlink's JVM need."""
+"""Environment of Flink's processes and PyFlink's JVM."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def libpython_dir() -> Path:
-    """Returns the folder of this interpreter's shared library, which thread mode loads into the JVM.
+    """Returns the folder of the shared libpython.
 
     Raises:
-        LibpythonNotFound: It has none.
+        LibpythonNotFound: This interpreter has none.
     """
     from find_libpython import find_libpython  # noqa: PLC0415  (set-up looks for Java before it is installed)
 
@@ -29,19 +29,16 @@ def libpython_dir() -> Path:
 
 
 def python_path() -> list[Path]:
-    """Returns the folders from which an interpreter inside Flink imports this package and its dependencies.
-
-    An interpreter that a JVM starts ignores `.pth` files, so the folder of an editable install is listed too.
-    """
+    """Returns the import path of Python inside Flink, which ignores `.pth` files."""
     project = Path(__file__).parents[3]
     return list(dict.fromkeys([Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")), project]))
 
 
 def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
-    """Returns the variables that JobManager, TaskManager and PyFlink's JVM need beyond those of this process.
+    """Returns the variables that Flink's processes need besides those of this process.
 
     Args:
-        thread_mode: Whether Python runs inside the JVM, which needs a shared libpython.
+        thread_mode: Whether Python runs inside the JVM.
 
     Raises:
         InstallationError: A part is missing.
@@ -72,16 +69,14 @@ def _joined(first: list[str], present: str | None) -> str:
 
 
 def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
-    """Prepares this process to start PyFlink's JVM, with the Kafka connector on its class path.
-
-    Call it before the first use of a PyFlink class; further calls change nothing.
+    """Prepares this process for PyFlink's JVM, before the first use of a PyFlink class.
 
     Args:
         thread_mode: See `process_environment`.
-        log_dir: Folder of the JVM's log; Flink's default is inside the installed package.
+        log_dir: Folder of the JVM's log; by default inside the `pyflink` package.
 
     Raises:
-        InstallationError: See `process_environment`.
+        InstallationError: A part is missing.
     """
     os.environ.update(process_environment(thread_mode=thread_mode))
     if log_dir:
@@ -90,5 +85,5 @@ def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
 
 
 def python_settings() -> dict[str, str]:
-    """Returns the Flink options that make every Python worker use this interpreter."""
+    """Returns the Flink options that choose this interpreter."""
     return {"python.executable": sys.executable, "python.client.executable": sys.executable}

@@ -12,14 +12,12 @@ from anabranch.flink_job.installation.java_compiler import java_jar
 
 
 def flink_lib_dir() -> Path:
-    """Returns a folder of links to Flink's `lib`, `flink-python`, the Kafka connector and the job's Java.
+    """Returns a folder of links to Flink's jars, the Kafka connector and the job's Java.
 
-    Its name is a digest of the links' targets: an upgrade gets a new folder, and running processes keep theirs. Broken
-    links are replaced. Several processes may call this at once.
+    Its name is a digest of their paths, so that running processes keep their folder after an upgrade.
 
     Raises:
-        FlinkNotFound: Flink is missing.
-        InstallationError: See `java_jar`.
+        InstallationError: A part is missing.
     """
     home = flink_home()
     jars = [
@@ -47,11 +45,11 @@ def _link(folder: Path, jars: list[Path]) -> None:
         for jar in jars:
             (made / jar.name).symlink_to(jar)
         if folder.exists():
-            # Other processes may be reading it, so broken links are replaced one by one.
+            # Others may be reading it: broken links are replaced one by one.
             for link in made.iterdir():
                 link.replace(folder / link.name)
         else:
-            # Fails if another process made the same folder first.
+            # Fails if another process was faster.
             with contextlib.suppress(OSError):
                 made.rename(folder)
     finally:

@@ -8,10 +8,10 @@ from anabranch.flink_job.errors import FlinkNotFound
 
 
 def flink_home() -> Path:
-    """Returns the folder of the `pyflink` package, which holds Flink's `bin`, `lib` and `opt`.
+    """Returns the folder that holds Flink's `bin`, `lib` and `opt`.
 
     Raises:
-        FlinkNotFound: This environment has no such package, or one without a distribution.
+        FlinkNotFound: This environment has none.
     """
     specification = importlib.util.find_spec("pyflink")
     for folder in (specification.submodule_search_locations if specification else None) or ():

@@ -21,11 +21,7 @@ def jars_dir() -> Path:
 
 
 def find_jars(folder: str, pattern: str) -> list[Path]:
-    """Returns the jars of a subfolder that match a pattern.
-
-    Raises:
-        JarsMissing: None does.
-    """
+    """Returns the jars of a subfolder that match a pattern, at least one."""
     jars = sorted((jars_dir() / folder).glob(pattern))
     if not jars:
         raise JarsMissing(f"no {pattern} in {jars_dir() / folder}: run `make setup`")
@@ -33,7 +29,7 @@ def find_jars(folder: str, pattern: str) -> list[Path]:
 
 
 def connector_jar() -> Path:
-    """Returns the jar of Flink's Kafka connector, which includes its dependencies.
+    """Returns the jar of Flink's Kafka connector.
 
     Raises:
         JarsMissing: It was not fetched.

@@ -14,27 +14,20 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def java_jar() -> Path:
-    """Returns the jar of the job's Java (`flink_job/java`), compiled if it is missing.
-
-    Raises:
-        InstallationError: See `compile_java`.
-    """
+    """Returns the jar of the job's Java, compiled if it is missing."""
     return compile_java("anabranch", Path(__file__).parents[1] / "java", [connector_jar()])
 
 
 def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
-    """Returns the jar of a folder of Java sources, compiled if it is missing; several processes may call this at once.
+    """Returns the jar of a folder of Java sources, compiled if it is missing.
 
     Args:
-        name: Start of the jar's name, which ends with a digest of sources and class path.
+        name: Start of the jar's name, before a digest of its contents.
         folder: The sources.
         libraries: Jars on the class path besides Flink's.
 
     Raises:
-        FlinkNotFound: Flink is missing.
-        JarsMissing: The compiler is missing.
-        JavaNotFound: No Java can run the compiler.
-        CompilationFailed: The compiler reported errors.
+        InstallationError: A part is missing, or the sources do not compile.
     """
     sources = sorted(folder.glob("*.java"))
     compiler = find_jars("compiler", "ecj-*.jar")[-1]

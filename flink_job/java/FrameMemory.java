@@ -7,31 +7,30 @@ import org.apache.flink.core.memory.MemorySegment;
 import org.apache.flink.core.memory.MemorySegmentFactory;
 
 /**
- * Memory outside of Java's heap, where Python in the same process reads large frames without a copy.
+ * Off-heap memory, where Python in the same process reads large frames without a copy.
  *
- * A segment starts with a header, whose first long is 1 while the frame behind it is in use. Who reads it sets it to 0
- * once nothing refers to the frame any more (`operators/transport/frame_memory.py`). So segments belong to the process: none is ever
- * freed, whatever becomes of the task that wrote it, and a frame that nobody ever read keeps its own.
+ * The first long of a segment is 1 while its frame is in use; `operators/transport/frame_memory.py` sets it to 0.
+ * Segments belong to the process and are never freed. A frame that is never read keeps its segment.
  */
 final class FrameMemory {
-    /** Where the frame begins. */
+    /** Start of the frame. */
     static final int HEADER_BYTES = 64;
 
     private static final int SEGMENT_BYTES = 2 * 1024 * 1024;
     private static final int MAX_SEGMENTS = 16;
-    /** What is smaller is as quickly copied as it is looked after. */
+    /** Smaller frames are copied as fast as they are shared. */
     private static final int LEAST_FRAME_BYTES = 64 * 1024;
 
     private static final List<MemorySegment> SEGMENTS = new ArrayList<>();
 
     private FrameMemory() {}
 
-    /** A segment for a frame; null where it is too small or too large for one, or all of them are in use. */
+    /** Returns a free segment; null if all are in use, or the frame is too small or too large. */
     static synchronized MemorySegment take(long frameBytes) {
         if (frameBytes < LEAST_FRAME_BYTES || frameBytes > SEGMENT_BYTES - HEADER_BYTES) {
             return null;
         }
-        // Always the first that is free: it is the one that the processor's caches may still hold.
+        // The first free segment is the likeliest to be in the processor's caches.
         for (MemorySegment segment : SEGMENTS) {
             if (segment.getLong(0) == 0) {
                 VarHandle.acquireFence();

@@ -34,15 +34,15 @@ import org.apache.flink.types.Row;
 import org.apache.flink.util.Collector;
 
 /**
- * Flink's Kafka source, which emits all records that it has at hand as one: Row(lane, frame).
+ * Flink's Kafka source, which emits all records that it has fetched as one Row(task key, frame).
  *
- * The lane is a key that belongs to the very task that reads. A frame is, little-endian: the number of records (int); for
- * every record its value's size (int, -1 where there is none), partition (int), offset (long), and timestamp in Unix
- * milliseconds (long, -1 where there is none); all values. Where Python runs in this process, a large frame stays where it
- * is written ({@link FrameMemory}), and what is emitted says where: -1 and its size (ints), and its address (long).
+ * The task key belongs to the reading task. A frame is, little-endian: the number of records (int); for every record the
+ * size of its value (int, -1 for null), partition (int), offset (long), and Unix milliseconds (long, -1 for none); all
+ * values. If Python runs in this process, a large frame stays in {@link FrameMemory}, and a claim is emitted in its
+ * place: -1 and the frame's size (ints), and its address (long).
  *
- * Nobody waits for company, and nothing is held: a frame is made and emitted within one call of the task, and checkpoints
- * are taken between calls. So the offsets in them are those of frames that have left.
+ * A frame is built and emitted within one call of the task, and checkpoints are taken between calls, so that their
+ * offsets are those of emitted frames.
  */
 public final class FrameSource
         implements Source<Row, KafkaPartitionSplit, KafkaSourceEnumState>, ResultTypeQueryable<Row> {
@@ -56,10 +56,10 @@ public final class FrameSource
 
     /**
      * @param kafka Made with {@link Whole} and {@link Views}.
-     * @param maxRecords The most that one frame takes.
-     * @param maxBytes A frame takes no further record once it has so many.
-     * @param keysByGroup For every key group, a key that Flink puts into it.
-     * @param stayInProcess Whether large frames may stay in memory that whoever reads them, chained to this source, shares.
+     * @param maxRecords Records of a full frame.
+     * @param maxBytes Bytes of a full frame; its last record may exceed them.
+     * @param keysByGroup A key of each key group.
+     * @param stayInProcess Whether the reader of frames shares this process.
      */
     public FrameSource(
             KafkaSource<ConsumerRecord<?, ?>> kafka,
@@ -114,7 +114,7 @@ public final class FrameSource
         return Types.ROW(Types.INT, Types.PRIMITIVE_ARRAY(Types.BYTE));
     }
 
-    /** Values as they lie in what was fetched: Kafka's own deserializers make a copy of each. */
+    /** Views of values in the fetched buffer; Kafka's own deserializers copy them. */
     public static final class Views implements Deserializer<ByteBuffer> {
         @Override
         public ByteBuffer deserialize(String topic, Headers headers, ByteBuffer value) {
@@ -127,7 +127,7 @@ public final class FrameSource
         }
     }
 
-    /** Hands on the whole record, whose value {@link Views} made: the frame wants to know where it came from. */
+    /** Passes on whole records, with partition and offset. */
     public static final class Whole implements KafkaRecordDeserializationSchema<ConsumerRecord<?, ?>> {
         private static final long serialVersionUID = 1L;
 
@@ -146,12 +146,12 @@ public final class FrameSource
     private static final class Reader implements SourceReader<Row, KafkaPartitionSplit> {
         private final SourceReader<ConsumerRecord<?, ?>, KafkaPartitionSplit> kafka;
         private final Frame frame;
-        private final Integer lane;
+        private final Integer taskKey;
 
-        Reader(SourceReader<ConsumerRecord<?, ?>, KafkaPartitionSplit> kafka, Frame frame, int lane) {
+        Reader(SourceReader<ConsumerRecord<?, ?>, KafkaPartitionSplit> kafka, Frame frame, int taskKey) {
             this.kafka = kafka;
             this.frame = frame;
-            this.lane = lane;
+            this.taskKey = taskKey;
         }
 
         @Override
@@ -161,7 +161,7 @@ public final class FrameSource
                 status = kafka.pollNext(frame);
             }
             if (!frame.isEmpty()) {
-                output.collect(Row.of(lane, frame.take()));
+                output.collect(Row.of(taskKey, frame.take()));
             }
             return status;
         }
@@ -212,7 +212,7 @@ public final class FrameSource
         }
     }
 
-    /** Where the Kafka reader emits to. The job has no watermarks, so there is one output for all partitions. */
+    /** Collects the records of a frame. Without watermarks, one output serves all partitions. */
     private static final class Frame implements ReaderOutput<ConsumerRecord<?, ?>> {
         private static final int COUNT_BYTES = 4;
         private static final int HEADER_BYTES = 24;

@@ -7,7 +7,7 @@ import org.apache.flink.types.Row;
 import org.apache.flink.util.Collector;
 
 /**
- * Unpacks the answers that came out of Python together into `Row(key, value)`.
+ * Unpacks a frame of answers into `Row(key, value)`.
  *
  * A frame is, little-endian, for every answer: the sizes of key and value (two ints), the key, and the value.
  */

@@ -2,9 +2,7 @@
 
     Kafka --> [ FrameSource ] -- frames --> Python -- frames --> [ UnpackAnswers ] --> Kafka
 
-One crossing between Java and Python costs as much as all other work for a small request, and PyFlink has no way to
-pass several records at once. All decisions are made in Python. The classes have to be on the class path of the client
-and of the cluster: `anabranch.flink_job.installation.java_jar`.
+One crossing into Python costs as much as all other work for a small request, and PyFlink passes one record at a time.
 """
 
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.operators.runtime.flink_compat import java_gateway, java_stream, source_stream
 
-#: Larger frames leave the processor's caches between Java and Python: 1,024 records or 4 MiB serve less (ADR 0017).
+#: Larger frames leave the processor's caches before Python reads them.
 _FRAME_RECORDS = 256
 _FRAME_BYTES = 1024 * 1024
 
@@ -31,9 +29,9 @@ def read_frames(
     """Returns all requests of a Kafka source as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
     Args:
-        kafka_builder: Flink's Java builder, complete but for the deserializer.
-        keys_by_group: See `anabranch.operators.core.scheduling.key_groups`.
-        stay_in_process: Whether Python runs in Java's process, so that large frames need not be copied.
+        kafka_builder: Flink's Java builder, without a deserializer.
+        keys_by_group: See `operators.core.scheduling.key_groups`.
+        stay_in_process: Whether Python may read large frames in Java's memory.
     """
     gateway = java_gateway()
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
@@ -41,7 +39,7 @@ def read_frames(
         keys[group] = key
     kafka_builder.setDeserializer(gateway.jvm.anabranch.FrameSource.Whole())
     kafka_source = kafka_builder.build()
-    # `build` overwrites the deserializer, and the source goes on to use the builder's properties.
+    # `build` overwrites the property; the source reads it later.
     kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
     source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys, stay_in_process)
     return source_stream(env, source, name)

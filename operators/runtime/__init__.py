@@ -1,1 +1,1 @@
-"""Adapters to Flink: types, side outputs, metrics, task context and the task lock."""
+"""Adapters between Flink and the core."""

@@ -1,7 +1,6 @@
-"""Writes the defects of a task to its log, with their tracebacks.
+"""Logs the defects of a task.
 
-Python's `logging` reaches the log of the TaskManager in both execution modes: pemja adds a handler to the root logger
-in thread mode, Beam in process mode.
+Python's `logging` reaches the TaskManager's log through pemja in thread mode, through Beam in process mode.
 """
 
 import logging
@@ -11,19 +10,14 @@ from time import monotonic
 from anabranch.operators.core.defects import Defect, Defects
 from anabranch.operators.runtime.task_context import TaskContext
 
-#: Defects of one phase and exception type are logged once in this time; the others are counted.
+#: One defect of each phase and exception type is logged in this time.
 INTERVAL_S = 10.0
 
 _LOGGER = logging.getLogger("anabranch.defects")
 
 
 class DefectLog:
-    """Logs the defects of one operator's task.
-
-    Args:
-        defects: Drained by each report.
-        operator: Flink's name of the operator.
-    """
+    """Logs defects with traceback, at a limited rate."""
 
     def __init__(self, defects: Defects, operator: str, task: TaskContext) -> None:
         self._defects = defects
@@ -32,7 +26,7 @@ class DefectLog:
         self._suppressed: dict[tuple[str, type[BaseException]], int] = {}
 
     def report(self) -> bool:
-        """Logs the defects since the last report, after each call of the operator; returns whether there were any."""
+        """Logs the defects since the last report; returns whether there were any."""
         defects = self._defects.drain()
         for defect in defects:
             self._log(defect)

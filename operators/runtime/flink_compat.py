@@ -1,8 +1,4 @@
-"""All uses of PyFlink and Beam internals by the operators and the job; see `tests/operators/test_flink_compat.py`.
-
-PyFlink 2.3 has no public way to do any of this. Each function names the gap. An upgrade of PyFlink has to keep the
-contract tests green, and no other module of `operators` or `flink_job` may use a private name of PyFlink or Beam.
-"""
+"""All uses of PyFlink and Beam internals; `test_flink_compat.py` has a contract test for each."""
 
 import os
 from typing import Any
@@ -20,7 +16,7 @@ _WORKER_MODE = "_python_worker_execution_mode"
 
 
 class KeyedRow(Row):
-    """`Row(key, value)`, built in a third of the time: `Row.__init__` checks every attribute that it sets."""
+    """`Row(key, value)` without the checks of `Row.__setattr__`, in a third of the time."""
 
     def __init__(self, key: object, value: bytes) -> None:
         fields = self.__dict__
@@ -29,47 +25,41 @@ class KeyedRow(Row):
         fields["_row_kind"] = _INSERT
 
 
-# --- inside a task ---------------------------------------------------------------------------------------------------
-
-
 def java_runtime_context(context: RuntimeContext) -> Any | None:
-    """Returns the Java context behind a context of thread mode, None in process mode.
+    """Returns the Java context of thread mode, None in process mode.
 
-    PyFlink 2.3 calls methods of it that Flink moved to `getTaskInfo()`: index, parallelism and attempt are found there.
+    PyFlink 2.3 calls methods of it that Flink moved to `getTaskInfo()`.
     """
     return getattr(context, "_runtime_context", None)
 
 
 def counts_through_beam(group: MetricGroup) -> bool:
-    """Whether counters of the group reach Flink through Beam: process mode."""
+    """Whether counters reach Flink through Beam: process mode."""
     return isinstance(group, GenericMetricGroup)
 
 
 def current_metrics_container() -> Any | None:
-    """Returns the container that Beam counts into during a call for an element; None during a timer."""
+    """Returns the container that Beam counts into; None during a timer."""
     return MetricsEnvironment.current_container()
 
 
 def counter_in(container: Any, counter: Counter) -> Any:
-    """Returns the cell of a counter in a container: it counts during timers, and the counter itself does not."""
+    """Returns the cell of a counter, which counts during timers, too."""
     return container.get_counter(counter._inner_counter.metric_name)
 
 
-# --- where the job is built ------------------------------------------------------------------------------------------
-
-
 def java_gateway() -> Any:
-    """Returns the connection to PyFlink's JVM, which the first call starts."""
+    """Returns the connection to PyFlink's JVM."""
     return get_gateway()
 
 
 def use_worker_processes() -> None:
-    """Makes the Python workers of a MiniCluster processes; by default they are threads of the client."""
+    """Makes Python workers of a MiniCluster processes, instead of threads of the client."""
     os.environ[_WORKER_MODE] = "process"
 
 
 def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamExecutionEnvironment:
-    """Returns the environment of a running cluster; PyFlink's own constructor ignores `execution.target`."""
+    """Returns the environment of a running cluster; PyFlink ignores `execution.target`."""
     gateway = java_gateway()
     settings = Configuration()
     for key, value in options.items():
@@ -82,34 +72,34 @@ def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamE
 
 
 def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> None:
-    """Drains a job; PyFlink's own method leaves out the savepoint's format, which Flink 2 requires."""
+    """Drains a job; PyFlink leaves out the format, which Flink 2 requires."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
 
 
 def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) -> DataStream:
-    """Returns the stream of a Java source that has no class in PyFlink; it has no watermarks."""
+    """Returns the stream of a Java source, without watermarks."""
     no_watermarks = java_gateway().jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
     return DataStream(env._j_stream_execution_environment.fromSource(java_source, no_watermarks, name))
 
 
 def java_stream(stream: DataStream) -> Any:
-    """Returns the Java stream behind a stream of PyFlink."""
+    """Returns the Java stream of a stream."""
     return stream._j_data_stream
 
 
 def java_initializer(offsets: Any) -> Any:
-    """Returns the Java object behind a `KafkaOffsetsInitializer`."""
+    """Returns the Java object of a `KafkaOffsetsInitializer`."""
     return offsets._j_initializer
 
 
 def keyed_by_first_field(
     stream: DataStream, key_type: TypeInformation, value_type: TypeInformation, *, in_place: bool
 ) -> KeyedStream:
-    """Keys a stream of `Row(key, value)` by its key; PyFlink's `key_by` adds a Python operator that computes it.
+    """Keys a stream of `Row(key, value)`; PyFlink's `key_by` adds a Python operator.
 
     Args:
-        in_place: Whether every record stays in the task that emitted it, to which its key must belong.
+        in_place: Whether records stay in the task that emitted them, to which their keys must belong.
     """
     gateway = java_gateway()
     selector, java_key_type = gateway.jvm.KeyByKeySelector(), Types.ROW([key_type]).get_java_type_info()

@@ -1,7 +1,4 @@
-"""Flink counters of a task's `Meter`, in the scope "anabranch" of its operator.
-
-The Prometheus reporter names them `flink_taskmanager_job_task_operator_anabranch_model_requests{model="…"}` and so on.
-"""
+"""Flink counters of a task's `Meter`."""
 
 from time import monotonic
 from typing import Any, Protocol
@@ -13,9 +10,9 @@ from anabranch.operators.core.metrics import Meter, Path
 from anabranch.operators.runtime import flink_compat
 
 SCOPE = "anabranch"
-#: Groups that Flink turns into labels: the next name of the path is the value.
+#: Names of labels; the next name of a path is the value.
 _LABELS = frozenset(("model", "le", "error", "phase"))
-#: Each count crosses into Java, so counts are collected for this long.
+#: Each count crosses into Java.
 _INTERVAL_S = 1.0
 
 
@@ -26,8 +23,7 @@ class _Counter(Protocol):
 class FlinkMetrics:
     """Copies the counts of a meter to Flink, at most once a second.
 
-    In process mode Beam drops counts that are made during a timer. Its metrics container lives as long as the
-    operator, so the container of the first element serves timers too.
+    Beam has no metrics container during timers of process mode; that of the first element is kept for them.
     """
 
     def __init__(self, meter: Meter, context: RuntimeContext) -> None:

@@ -1,4 +1,4 @@
-"""How an operator emits what leaves a task: answers in frames, everything else on the side."""
+"""Emits outputs of the core: answers in frames, everything else as side outputs."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -17,16 +17,16 @@ PARTS_TAG = OutputTag("parts", PARTS)
 
 @cache
 def units_tag(model: tuple[str, str]) -> OutputTag:
-    """Where units leave for the first stage of a model: name and version."""
+    """Returns the tag of units for a model, given by name and version."""
     return OutputTag("units {}/{}".format(*model), BYTES)
 
 
-#: Java has no array of 2 GiB, and large answers gain nothing from company.
+#: Frames save time for small answers only.
 _FRAME_BYTES = 4 * 1024 * 1024
 
 
 def emit(outputs: Iterable[Output]) -> Iterator[object]:
-    """What a Flink operator yields for outputs of the core."""
+    """Converts outputs of the core to the values that a Flink operator yields."""
     answers: list[Answer] = []
     size_bytes = 0
     for output in outputs:

@@ -14,7 +14,7 @@ class TaskContext:
 
     Attributes:
         attempt: Earlier starts of this task by Flink.
-        in_jvm: Whether it runs in a thread of the JVM: then emitted records have left when `yield` returns.
+        in_jvm: Whether it is in thread mode: records have left when `yield` returns.
     """
 
     index: int

@@ -1,19 +1,12 @@
-"""One seam for all records between tasks: what an `Sender` packs, an `Receiver` at the other end gives back.
+"""Sends records between tasks, as messages or through shared memory.
 
-    writer: pack(record) --> message, or claim check + arena --> redeem(message): reader
+    Sender.pack(record) --> message, or claim check + arena --> Receiver.redeem(message)
 
-A claim is only used once every reader that Flink may choose is seen on this host. If one turns up that cannot be
-redeemed, nothing is lost:
+Claims are used once every possible reader is seen on this host. A claim that cannot be redeemed loses nothing:
 
-- Its writer has died, or its attempt of the job is over: the reader's task fails, Flink restarts the job as it must,
-  and what is replayed is computed again. State never holds a claim, and no checkpoint does: barriers are aligned.
-- It comes from another host: its rows become a FAILURE, and their request is answered with an error. (An OPENING has no
-  rows: only the original, for a dead letter, is missing then.)
-
-So do the rows of a record that is too large for a message. Where a process gets no memory to share, it sends messages.
-
-In thread mode PyFlink may hold an operator of a failed attempt for long: the tasks of the next attempt, in the same
-process, let go of what the earlier ones held.
+- If its writer or its attempt of the job has ended, the reader's task fails and Flink replays. Neither state nor
+  checkpoints hold claims.
+- If it comes from another host, its rows become a FAILURE, as do those of a record too large for a message.
 """
 
 import hashlib
@@ -37,7 +30,7 @@ from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.records import Record
 from anabranch.schemas.tensors import Buffer
 
-#: Operators with an inbox.
+#: Operators with a receiver.
 INFER, AGGREGATE = "infer", "aggregate"
 
 _LOOK_AGAIN_S = 0.1
@@ -47,18 +40,18 @@ _opened: "WeakSet[Sender | Receiver]" = WeakSet()
 
 
 def stage_receiver(model: ModelSpec, index: int) -> str:
-    """The inbox of one stage of a model."""
+    """Returns the name of the receiver of a stage."""
     return f"stage-{index}-{hashlib.sha256(f'{model.name}/{model.version}'.encode()).hexdigest()[:16]}"
 
 
 class Sender:
-    """The records of one task for another operator.
+    """Sends records of one task to another operator.
 
     Args:
-        task: The writer's.
-        to: The name of the reading operator's `Receiver`.
-        readers: How many tasks that operator has.
-        meter: Counts claims, and large messages.
+        task: The sending task.
+        to: Name of the operator's `Receiver`.
+        readers: Number of its tasks.
+        meter: Counts claims and large messages.
     """
 
     def __init__(self, options: TransportOptions, task: TaskContext, to: str, readers: int, meter: Meter) -> None:
@@ -72,11 +65,11 @@ class Sender:
         _replace_earlier(self)
 
     def let_go(self) -> None:
-        """Drops the arena: no task of this attempt runs any more."""
+        """Drops the arena, after the end of its attempt."""
         self._arena = None
 
     def pack(self, record: Record) -> bytes:
-        """What travels; `Receiver.redeem` makes a record of it, or what is left of one that is too large."""
+        """Encodes a record, or a FAILURE of one that is too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
         if self._host is not None and self._options.is_claimable(size_bytes):
@@ -92,7 +85,7 @@ class Sender:
 
     def _open_arena(self, host: bytes) -> MemfdArena | None:
         if self._arena is None:
-            with suppress(OSError):  # no descriptor, no memory, or the container forbids it
+            with suppress(OSError):  # No descriptor, no memory, or not allowed.
                 self._arena = MemfdArena(self._options.arena_bytes, host, self.attempt)
         return self._arena
 
@@ -104,12 +97,12 @@ class Sender:
 
 
 class Receiver:
-    """The records that one task gets; they may come from any number of outboxes.
+    """Receives records of any number of senders.
 
     Args:
-        task: The reader's.
-        name: Of the reading operator.
-        meter: Counts records that were lost.
+        task: The receiving task.
+        name: Name of its operator.
+        meter: Counts lost records.
     """
 
     def __init__(self, options: TransportOptions, task: TaskContext, name: str, meter: Meter) -> None:
@@ -121,16 +114,14 @@ class Receiver:
         _replace_earlier(self)
 
     def let_go(self) -> None:
-        """Drops all mappings, and is seen no more: no task of this attempt runs any more."""
+        """Drops all mappings and its presence, after the end of its attempt."""
         self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
-        """The encoded record; what is left of it, if it cannot be had here.
-
-        Of a claim it is a view: whatever goes into state must be a copy.
+        """Returns the encoded record, or a FAILURE in its place; a claimed record is a view of shared memory.
 
         Raises:
-            SegmentGone: The writer is gone, so that the job has to be restarted.
+            SegmentGone: The writer has ended, so the job has to be restarted.
         """
         if not is_claim(message):
             return message
@@ -139,12 +130,13 @@ class Receiver:
             try:
                 return self._mappings.read(claim)
             except OSError:
-                pass  # may not be opened, whatever the reason
+                pass  # Not allowed.
         self._meter.note_lost()
         return lost(head).encode()
 
 
 def _replace_earlier(opened: Sender | Receiver) -> None:
+    # PyFlink's thread mode may hold operators of failed attempts for long.
     with _lock:
         for other in list(_opened):
             if other.job == opened.job and other.attempt < opened.attempt:

@@ -1,11 +1,7 @@
-"""Frames of requests that Python reads where Java wrote them: both are in one process.
+"""Frames of requests that Python reads in Java's memory, if both are one process.
 
-    flink_job/java/FrameMemory.java   | 1 in use, 0 free: i64 | ... | frame |   segments that are never freed
-    claim                             address and size of the frame, as `anabranch.schemas.frames` lays it out
-    open_frame                        a view of it; when the last view of the frame or of any request in it is dropped,
-                                      the segment is free, and Java writes the next frame there
-
-On its other way a frame is copied once more by JNI, and once more into Python's bytes.
+segment   | 1 in use, 0 free: i64 | ... | frame |    of `flink_job/java/FrameMemory.java`, never freed
+claim     address and size of the frame; see `anabranch.schemas.frames`
 """
 
 import ctypes
@@ -17,15 +13,17 @@ from anabranch.schemas.tensors import Buffer
 #: As in `FrameMemory.java`.
 HEADER_BYTES = 64
 _SEGMENT_BYTES = 2 * 1024 * 1024
-#: One type for all of them: ctypes keeps every type of array that it has made.
+#: ctypes keeps every array type that it makes.
 _Segment = ctypes.c_ubyte * _SEGMENT_BYTES
 
 
 def open_frame(frame: bytes) -> Buffer:
-    """The frame itself, or a view of what lies where it says.
+    """Returns the frame, or a view of the frame that a claim points to.
+
+    Dropping the last view frees the segment.
 
     Args:
-        frame: As it came from Java: whoever else made it could have it say any address.
+        frame: From the job's own Java only, because a claim may hold any address.
     """
     claim = read_claim(frame)
     if claim is None:

@@ -1,13 +1,8 @@
-"""Shared memory between the processes of one host, which the kernel frees with the last process that holds it.
+"""Shared memory of the processes of one host, freed by the kernel with its last process (ADR 0014).
 
-    writer   an arena: a file without a name (memfd)       | slots | sequence, record | sequence, record | free ... |
-    claim    process, descriptor, name, slot, offset ...   travels as a message; see `core.exchange`
-    reader   opens /proc/PROCESS/fd/DESCRIPTOR, maps the   views over the record; when the last one is dropped, the
-             arena once, and keeps the mapping             slot says so, and the writer uses the bytes again
-
-Nothing has a name in a file system, so nothing is left behind and nothing needs to be swept: whoever dies, by `kill -9`
-too, takes along what only it held. An arena is mapped once and used again and again: a fresh file for each
-record would pay for every page of it each time (ADR 0014).
+writer   an arena without a file name (memfd): | slots | sequence, record | sequence, record | free ... |
+claim    process, descriptor, slot, offset ...; see `core.transport.claim_check`
+reader   maps /proc/PROCESS/fd/DESCRIPTOR once; dropping the last view of a record frees its slot
 """
 
 import mmap
@@ -27,7 +22,7 @@ from anabranch.operators.transport.memory_lease import lend
 from anabranch.schemas.tensors import Buffer
 
 NAME = "anabranch"
-#: How many records of an arena may be under way.
+#: Records of an arena on their way.
 SLOTS = 4096
 
 _ALIGNMENT_BYTES = 64
@@ -36,21 +31,16 @@ _DONE_CODE = _DONE[0]
 
 
 class SegmentGone(Exception):
-    """The process, or the attempt of the job, that wrote a record is no more, and the record with it.
-
-    Flink is about to restart the job, or must: the checkpoint brings back what the record was made from.
-    """
+    """The writer of a record has ended; Flink has to restart the job from its checkpoint."""
 
 
 class MemfdArena:
-    """Records that one task wrote and others of this host read; one thread's.
-
-    The memory lives as long as this object, and as readers that have it mapped.
+    """Memory of one writing thread; it lives as long as this object and its readers.
 
     Args:
-        size_bytes: What records may take up together. Pages count once they are used.
-        host: What `host_identity` gave.
-        attempt: Of the job.
+        size_bytes: Bound of all records together; unused pages take no memory.
+        host: Result of `host_identity`.
+        attempt: Attempt of the job.
     """
 
     def __init__(self, size_bytes: int, host: bytes, attempt: int) -> None:
@@ -68,7 +58,7 @@ class MemfdArena:
         self._sequence = 0
 
     def put(self, parts: Sequence[Buffer], size_bytes: int) -> Claim | None:
-        """Copies the parts of a record in, one behind the other; None where there is no room."""
+        """Copies the parts of a record into the arena; returns None without room."""
         self._collect()
         offset = self._extents.take(_ALIGNMENT_BYTES + size_bytes) if self._slots else None
         if offset is None:
@@ -89,7 +79,7 @@ class MemfdArena:
 
     @property
     def under_way(self) -> int:
-        """Records that are not read yet."""
+        """Number of records that are not read yet."""
         self._collect()
         return len(self._taken)
 
@@ -103,17 +93,17 @@ class MemfdArena:
 
 
 class Mappings:
-    """The arenas that one task reads from; they are mapped until this object is dropped, and all views with it."""
+    """The arenas that one task reads, mapped until this object and all views are dropped."""
 
     def __init__(self) -> None:
         self._mapped: dict[bytes, mmap.mmap] = {}
 
     def read(self, claim: Claim) -> memoryview:
-        """A record, as it was written; its bytes are the writer's again when the last view of them is dropped.
+        """Returns a view of a record; dropping the last one returns the memory to the writer.
 
         Raises:
-            SegmentGone: There is no such record (any more).
-            OSError: This process may not open it.
+            SegmentGone: The record does not exist any more.
+            OSError: This process may not open the arena.
         """
         mapped = self._mapped.get(claim.arena)
         if mapped is None:
@@ -126,34 +116,30 @@ class Mappings:
 
 
 class Presence:
-    """Says that a reader is on this host, for as long as this object lives: the kernel takes the name back.
-
-    Args:
-        name: The reader's; see `is_present`.
-    """
+    """Shows a reader on this host while this object lives."""
 
     def __init__(self, name: str) -> None:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         weakref.finalize(self, bound.close)
-        # Where the name is taken, a reader that had this one's place is still there: on this host, as it says.
+        # The name may be taken by this reader's predecessor on this host.
         with suppress(OSError):
             bound.bind(_address(name))
 
 
 def is_present(name: str) -> bool:
-    """Whether a reader of that name is on this host: one that sees the same processes, and may open their files."""
+    """Whether a reader of that name is on this host."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(_address(name)) == 0
 
 
 @lru_cache(maxsize=1)
 def host_identity() -> bytes | None:
-    """What the processes of one host have in common that can open each other's files; None where there is no way.
+    """Returns a digest that processes share if they can open each other's files; None if they cannot.
 
-    Containers that do not share their processes' names are different hosts.
+    Containers with process namespaces of their own are different hosts.
     """
     try:
-        # A process whose files others may not open is not the owner of its own folder.
+        # A protected process does not own its own folder.
         if not hasattr(os, "memfd_create") or Path("/proc/self/fd").stat().st_uid != os.geteuid():
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -164,14 +150,14 @@ def host_identity() -> bytes | None:
 
 
 def _address(name: str) -> bytes:
-    """An abstract address: the name of a socket that is no file."""
+    """Returns an abstract socket address, which needs no file."""
     return b"\0" + f"{NAME}-{(host_identity() or b'').hex()}-{name}".encode()
 
 
 def _map(claim: Claim) -> mmap.mmap:
     path = f"/proc/{claim.process}/fd/{claim.file}"
     try:
-        # Whatever else has the number by now must not be opened: it may be a pipe.
+        # The descriptor may belong to something else by now.
         if not os.readlink(path).startswith(f"/memfd:{NAME}-{claim.arena.hex()}"):  # noqa: PTH115 - no path, but a name
             raise SegmentGone(f"arena {claim.arena.hex()} is closed")
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)

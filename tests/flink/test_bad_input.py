@@ -49,7 +49,7 @@ UNREADABLE = (
 )
 
 
-def test_every_bad_request_gets_its_typed_error_and_the_neighbours_their_answer(service: Topics) -> None:
+def test_bad_requests_get_typed_errors_and_others_answers(service: Topics) -> None:
     letters_before = len(service.letters)
     neighbours = [f"neighbour {n}" for n in range(30)]
     mixed: list[bytes | None] = [encoded(name) for name in neighbours]

@@ -35,7 +35,7 @@ def request(number: int) -> InferRequest:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("balance", ["offload", "off"])
-def test_a_task_that_is_behind_is_helped_by_one_that_is_idle(
+def test_task_that_is_behind_is_helped_by_an_idle_task(
     broker: KafkaBroker, model_repository: Path, mode: str, balance: Literal["offload", "off"]
 ) -> None:
     config = Config().replace(

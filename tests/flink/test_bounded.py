@@ -46,14 +46,14 @@ def check_answers(topics: Topics) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_bounded_input_is_answered_to_the_last_record(broker: KafkaBroker, model_repository: Path, mode: str) -> None:
+def test_bounded_input_is_answered_to_the_last_record(broker: KafkaBroker, model_repository: Path, mode: str) -> None:
     topics = waiting_topics(broker, model_repository, mode, bounded=True)
     job.start(topics.config).wait()
     check_answers(topics)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_drained_job_answers_what_it_has_read(
+def test_drained_job_answers_all_requests_it_has_read(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:
     topics = waiting_topics(broker, model_repository, mode, bounded=False)

@@ -84,7 +84,7 @@ def ocr(picture: Array) -> InferRequest:
     return InferRequest("ocr", (Tensor.from_array("picture", picture),), uuid.uuid4().hex, parameters={"explain": True})
 
 
-def test_the_text_of_pictures_is_what_rapidocr_reads_itself(
+def test_ocr_chain_reads_the_same_text_as_rapidocr(
     service: Topics, read_directly: dict[str, tuple[list[str], list[float]]]
 ) -> None:
     answers = service.ask(*(ocr(picture) for picture in PICTURES.values()), timeout_s=110)
@@ -102,7 +102,7 @@ def test_the_text_of_pictures_is_what_rapidocr_reads_itself(
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_requests_become_as_many_runs_as_a_step_wants(service: Topics, encoding: Encoding) -> None:
+def test_step_function_sets_the_number_of_runs(service: Topics, encoding: Encoding) -> None:
     texts = ["an anabranch", "a", "leaves the stream and joins it again"] * 20
     for text, answer in zip(texts, service.ask(*(words(text, encoding) for text in texts)), strict=True):
         assert isinstance(answer, InferResponse), answer
@@ -111,7 +111,7 @@ def test_requests_become_as_many_runs_as_a_step_wants(service: Topics, encoding:
         assert values["word"] == [word.encode() for word in text.split()]
 
 
-def test_what_a_function_raises_is_the_answer_to_its_request_alone(service: Topics) -> None:
+def test_function_that_raises_fails_its_request_alone(service: Topics) -> None:
     *answers, failed = service.ask(words("joins"), words("again"), words("incomprehensibilities"))
     assert all(isinstance(answer, InferResponse) for answer in answers)
     assert isinstance(failed, ErrorResponse)

@@ -17,23 +17,21 @@ def rows(count: int) -> Array:
 
 @FORMS
 @pytest.mark.parametrize("count", [1, 3, 500])
-def test_members_are_merged_row_by_row_however_many_shards_they_are(
-    service: Topics, encoding: Encoding, count: int
-) -> None:
+def test_ensemble_merges_rows_for_any_number_of_shards(service: Topics, encoding: Encoding, count: int) -> None:
     answer = ask(service, request("halfway", {"x": rows(count)}, encoding=encoding, explain=True))
     assert np.array_equal(values(answer)["y"], 2 * rows(count) + np.float32(1.5))
     assert (answer.model_name, answer.model_version) == ("halfway", "1")
     assert answer.parameters["shards"] == 2 * -(-count // 16)
 
 
-def test_models_without_a_batch_axis_are_members_too(service: Topics) -> None:
+def test_ensemble_merges_models_without_a_batch_axis(service: Topics) -> None:
     x = np.arange(10, dtype=np.float32).reshape(5, 2)
     answer = ask(service, request("extremes", {"x": x}))
     assert values(answer)["y"].tolist() == [45, 9]
 
 
 @pytest.mark.parametrize("count", [4, 200])
-def test_a_member_that_fails_is_named_where_the_rest_may_answer(service: Topics, count: int) -> None:
+def test_ensemble_of_the_rest_names_the_failed_member(service: Topics, count: int) -> None:
     i = np.arange(count) % 8
     answer = ask(service, request("careful", {"i": i}))
     assert values(answer)["y"].tolist() == (i * 10).tolist()
@@ -45,7 +43,7 @@ def test_a_member_that_fails_is_named_where_the_rest_may_answer(service: Topics,
     assert f"member lookup: row {count // 2}" in str(answer.parameters["error_message"])
 
 
-def test_a_member_that_fails_fails_the_request_where_all_must_answer(service: Topics) -> None:
+def test_ensemble_of_all_fails_with_its_member(service: Topics) -> None:
     sent = request("strict", {"i": np.array([1, 99, 2])})
     [answer] = service.ask(sent)
     assert isinstance(answer, ErrorResponse)
@@ -56,7 +54,7 @@ def test_a_member_that_fails_fails_the_request_where_all_must_answer(service: To
     assert partial.parameters["missing_rows"] == "1-1"
 
 
-def test_a_burst_of_requests_is_answered_once_each(service: Topics) -> None:
+def test_ensemble_burst_is_answered_once_each(service: Topics) -> None:
     rng = np.random.default_rng(5)
     inputs = [rng.standard_normal((int(count), 4)).astype(np.float32) for count in rng.integers(1, 40, 100)]
     requests = [request(("halfway", "double")[n % 2], {"x": x}) for n, x in enumerate(inputs)]

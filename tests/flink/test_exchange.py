@@ -90,7 +90,7 @@ def await_gone(names: Iterable[str], timeout_s: float = 60) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", MODES)
-def test_large_records_go_by_shared_memory_and_a_kill_leaves_nothing(
+def test_shared_memory_survives_a_kill_and_leaves_nothing(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:
     others = arenas().keys()
@@ -158,9 +158,7 @@ def kill_one(cluster: FlinkCluster) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_bounded_input_hands_all_of_it_on_before_it_ends(
-    broker: KafkaBroker, model_repository: Path, mode: str
-) -> None:
+def test_bounded_input_claims_are_read_before_the_end(broker: KafkaBroker, model_repository: Path, mode: str) -> None:
     """The arena of a writer that is done stays until its readers are."""
     settings = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": True, "checkpoint_interval_ms": 500},

@@ -45,7 +45,7 @@ def test_keys_by_group_gives_one_key_to_each_group() -> None:
     assert assign(row, 128) == 77
 
 
-def test_remote_environment_is_of_the_cluster_asked_for() -> None:
+def test_remote_environment_uses_the_given_cluster() -> None:
     """Else `anabranch run` starts a MiniCluster of its own."""
     installation.activate()
     flink_compat.use_worker_processes()

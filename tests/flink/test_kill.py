@@ -36,7 +36,7 @@ def rows_of(number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-def test_a_killed_task_manager_loses_and_changes_nothing(
+def test_killed_task_manager_loses_and_changes_nothing(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
 ) -> None:
     config = Config().replace(

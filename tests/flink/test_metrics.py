@@ -36,7 +36,9 @@ def requests() -> list[InferRequest]:
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("mode", MODES)
-def test_what_a_job_does_can_be_watched(broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str) -> None:
+def test_counts_reach_prometheus_rest_and_top(
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
+) -> None:
     port = free_port()
     config = Config().replace(
         job={"name": f"watched-{mode}", "execution_mode": mode, "parallelism": 1},

@@ -47,9 +47,7 @@ def write_models(folder: Path) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
-def test_stages_sit_on_task_managers_of_their_own_and_hold_no_other_weights(
-    broker: KafkaBroker, tmp_path: Path, mode: str
-) -> None:
+def test_stages_have_their_own_processes_and_weights(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
     write_models(tmp_path / "models")
     config = Config().replace(
         job={"name": f"placed-{mode}", "execution_mode": mode, "parallelism": 1},

@@ -40,7 +40,7 @@ def values(answer: InferResponse) -> dict[str, Any]:
 
 
 @FORMS
-def test_every_kind_of_model_answers_with_its_values(service: Topics, encoding: Encoding) -> None:
+def test_each_kind_of_model_answers_with_its_values(service: Topics, encoding: Encoding) -> None:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert np.array_equal(values(ask(service, request("double", {"x": x}, encoding=encoding)))["y"], 2 * x + 2)
     assert np.array_equal(
@@ -63,7 +63,7 @@ def test_every_kind_of_model_answers_with_its_values(service: Topics, encoding: 
     assert values(ask(service, request("text", {"s": text}, encoding=encoding)))["t"].tolist() == expected
 
 
-def test_shapes_that_cannot_share_a_batch_are_answered_apart(service: Topics) -> None:
+def test_different_shapes_are_answered_in_separate_batches(service: Topics) -> None:
     rows = [np.full((1 + n % 2, 1 + n % 3), n, np.float32) for n in range(24)]
     answers = service.ask(*(request("wide", {"x": row}) for row in rows))
     for row, answer in zip(rows, answers, strict=True):
@@ -71,7 +71,7 @@ def test_shapes_that_cannot_share_a_batch_are_answered_apart(service: Topics) ->
         assert np.array_equal(values(answer)["y"], row.mean(axis=1, keepdims=True))
 
 
-def test_models_with_a_fixed_batch_or_none_work(service: Topics) -> None:
+def test_models_with_fixed_or_no_batch_axis_answer(service: Topics) -> None:
     x = np.arange(100, dtype=np.float32).reshape(50, 2)
     answer = ask(service, request("single", {"x": x}, explain=True))
     assert np.array_equal(values(answer)["y"], 3 * x)
@@ -80,7 +80,7 @@ def test_models_with_a_fixed_batch_or_none_work(service: Topics) -> None:
 
 
 @FORMS
-def test_a_big_request_is_spread_over_tasks_and_merged_in_order(service: Topics, encoding: Encoding) -> None:
+def test_large_request_is_split_and_merged_in_order(service: Topics, encoding: Encoding) -> None:
     x = np.arange(4 * 1001, dtype=np.float32).reshape(1001, 4)
     answer = ask(service, request("double", {"x": x}, encoding=encoding, explain=True))
     assert np.array_equal(values(answer)["y"], 2 * x + 2)
@@ -88,7 +88,7 @@ def test_a_big_request_is_spread_over_tasks_and_merged_in_order(service: Topics,
 
 
 @pytest.mark.parametrize("rows", [1, 200])
-def test_an_answer_says_where_its_time_went(service: Topics, rows: int) -> None:
+def test_explained_answer_has_a_latency_breakdown(service: Topics, rows: int) -> None:
     def ask_once() -> tuple[float, float]:
         start_s = time.time()
         answer = ask(service, request("double", {"x": np.ones((rows, 4), np.float32)}, explain=True))
@@ -101,7 +101,7 @@ def test_an_answer_says_where_its_time_went(service: Topics, rows: int) -> None:
     assert all(0 < told <= seen + 1 for told, seen in zip(told_ms, seen_ms, strict=True))
 
 
-def test_a_burst_of_requests_of_all_sizes_is_answered_once_each(service: Topics) -> None:
+def test_burst_of_all_sizes_is_answered_once_each(service: Topics) -> None:
     rng = np.random.default_rng(7)
     inputs = [rng.standard_normal((int(rows), 4)).astype(np.float32) for rows in rng.integers(1, 60, 400)]
     requests = [request("double", {"x": x}, priority=n % 3) for n, x in enumerate(inputs)]
@@ -112,7 +112,7 @@ def test_a_burst_of_requests_of_all_sizes_is_answered_once_each(service: Topics)
     assert all(len(service.answers[sent.id]) == 1 for sent in requests)
 
 
-def test_large_requests_that_wait_keep_their_bytes(service: Topics) -> None:
+def test_large_waiting_requests_keep_their_bytes(service: Topics) -> None:
     # In thread mode they lie where Java wrote them, and where it writes the next ones once they are answered; there is
     # no room for all of them. Of eight widths, so that no batch is full before its delay is over.
     rows = [np.full((1, 40_000 + n % 8), n, np.float32) for n in range(400)]
@@ -122,7 +122,7 @@ def test_large_requests_that_wait_keep_their_bytes(service: Topics) -> None:
         assert values(answer)["y"] == n
 
 
-def test_a_bad_row_fails_alone(service: Topics) -> None:
+def test_bad_row_fails_its_request_alone(service: Topics) -> None:
     good = [request("lookup", {"i": np.array([n % 8])}) for n in range(20)]
     bad = request("lookup", {"i": np.array([99])})
     *answers, failure = service.ask(*good, bad)
@@ -134,7 +134,7 @@ def test_a_bad_row_fails_alone(service: Topics) -> None:
 
 
 @pytest.mark.parametrize("rows", [20, 200])
-def test_rows_at_fault_are_named_where_a_partial_answer_is_allowed(service: Topics, rows: int) -> None:
+def test_partial_answer_names_the_failed_rows(service: Topics, rows: int) -> None:
     """20 rows run in one batch, 200 as shards of 32."""
     i = np.arange(rows) % 8
     i[[3, 4, rows - 1]] = 99
@@ -149,13 +149,13 @@ def test_rows_at_fault_are_named_where_a_partial_answer_is_allowed(service: Topi
     assert failure.code == "inference_failed"
 
 
-def test_a_request_past_its_deadline_is_not_run(service: Topics) -> None:
+def test_request_past_its_deadline_is_not_run(service: Topics) -> None:
     [failure] = service.ask(request("double", {"x": np.zeros((1, 4), np.float32)}, timeout=1))
     assert isinstance(failure, ErrorResponse)
     assert failure.code == "deadline_exceeded"
 
 
-def test_equal_ids_are_two_requests(service: Topics) -> None:
+def test_requests_with_equal_ids_are_answered_twice(service: Topics) -> None:
     one, two = (request("double", {"x": np.full((n, 4), n, np.float32)}) for n in (40, 41))
     service.ask(InferRequest(one.model_name, one.inputs, "twin"), InferRequest(two.model_name, two.inputs, "twin"))
     while len(service.answers["twin"]) < 2:

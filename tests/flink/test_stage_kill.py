@@ -52,7 +52,7 @@ def holder_of(stage: str, cluster: FlinkCluster) -> int:
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-def test_a_killed_stage_loses_and_changes_nothing(
+def test_killed_stage_loses_and_changes_nothing(
     broker: KafkaBroker, tmp_path: Path, mode: str, delivery: str, count: int
 ) -> None:
     write_cut_model(tmp_path / "models", "replicas = [1, 1, 1]\n[batching]\nshard_rows = 16\n")

@@ -69,7 +69,7 @@ def check(answer: InferResponse | ErrorResponse, rows: int, without: tuple[int, 
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_requests_of_all_sizes_and_models_are_answered_once_each(service: Topics, encoding: Encoding) -> None:
+def test_stages_answer_requests_of_all_sizes_once_each(service: Topics, encoding: Encoding) -> None:
     sizes = [1, 7, 16, 17, 100, 1, 333] * 10
     cut = [steps(rows, encoding=encoding) for rows in sizes]
     x = np.ones((3, 4), np.float32)
@@ -86,7 +86,7 @@ def test_requests_of_all_sizes_and_models_are_answered_once_each(service: Topics
     assert all(len(service.answers[sent.id]) == 1 for sent in (*cut, *whole))
 
 
-def test_one_output_of_an_inner_stage_can_be_asked_for(service: Topics) -> None:
+def test_output_of_an_inner_stage_can_be_requested(service: Topics) -> None:
     [answer] = service.ask(steps(20, outputs=("found",)))
     assert isinstance(answer, InferResponse), answer
     [found] = answer.outputs
@@ -115,7 +115,7 @@ def test_rows_that_fail_in_a_stage_fail_alone(service: Topics, rows: int) -> Non
 
 
 @pytest.mark.parametrize("rows", [1, 10, 100])
-def test_a_member_of_an_ensemble_may_be_in_stages(service: Topics, rows: int) -> None:
+def test_ensemble_member_in_stages_is_merged(service: Topics, rows: int) -> None:
     """Of `steps` and `idle`, whose y is 0 and whose `found` is x."""
     sent = [steps(rows, model="both") for _ in range(5)]
     x, i = inputs_of(rows)
@@ -129,7 +129,7 @@ def test_a_member_of_an_ensemble_may_be_in_stages(service: Topics, rows: int) ->
 
 
 @pytest.mark.parametrize("rows", [10, 100])
-def test_a_member_whose_stage_fails_is_handled_as_configured(service: Topics, rows: int) -> None:
+def test_ensemble_member_with_failed_stage_obeys_on_failure(service: Topics, rows: int) -> None:
     alone, failing = service.ask(steps(rows, (rows - 1,), model="either"), steps(rows, (rows - 1,), model="both"))
     assert isinstance(alone, InferResponse), alone
     values = {tensor.name: tensor.to_array() for tensor in alone.outputs}
@@ -141,14 +141,14 @@ def test_a_member_whose_stage_fails_is_handled_as_configured(service: Topics, ro
     assert f"member steps: row {rows - 1}" in failing.message
 
 
-def test_a_deadline_holds_in_a_pipeline(service: Topics) -> None:
+def test_deadline_holds_across_stages(service: Topics) -> None:
     late, early = service.ask(steps(100, timeout=1), steps(100, timeout=60_000_000))
     assert isinstance(late, ErrorResponse), late
     assert late.code == "deadline_exceeded"
     check(early, 100)
 
 
-def test_an_answer_says_over_what_it_was_spread_and_where_its_time_went(service: Topics) -> None:
+def test_explained_answer_of_stages_has_shards_and_breakdown(service: Topics) -> None:
     [answer] = service.ask(steps(100, explain=True))
     check(answer, 100)
     assert answer.parameters["shards"] == 7  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ def model(name: str, *replicas: int) -> ModelSpec:
     return ModelSpec(name, "1", "", "", (), (), stages=tuple(StageSpec("", "", (), (), count) for count in replicas))
 
 
-def test_every_replica_of_a_stage_needs_a_slot_and_whole_models_share_theirs() -> None:
+def test_slots_needed_counts_tasks_and_stage_replicas() -> None:
     catalog = Catalog(
         {name: {"1": model(name, *replicas)} for name, replicas in (("a", [1, 3]), ("b", []), ("c", [2]))}
     )
@@ -14,6 +14,6 @@ def test_every_replica_of_a_stage_needs_a_slot_and_whole_models_share_theirs() -
     assert slots_needed(catalog, parallelism=2) == 8
 
 
-def test_no_two_stages_share_a_group() -> None:
+def test_group_of_differs_for_each_stage() -> None:
     groups = [group_of(model(name, 1, 1), index) for name in ("a", "b") for index in (0, 1)]
     assert len({*groups, "default"}) == 5

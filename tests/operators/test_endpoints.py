@@ -39,7 +39,7 @@ def sent(message: bytes, inbox: Receiver) -> Record:
     return Record.decode(inbox.redeem(message))
 
 
-def test_a_large_record_is_claimed_and_a_small_one_is_a_message() -> None:
+def test_pack_claims_large_records_only() -> None:
     meter, chosen = Meter(), options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
     for size in (0, 800, 1000, 100_000):
@@ -54,7 +54,7 @@ def test_a_large_record_is_claimed_and_a_small_one_is_a_message() -> None:
     assert counted == {("exchange", "claims"): 2}
 
 
-def test_an_opening_is_claimed_with_its_original() -> None:
+def test_pack_claims_an_opening_with_its_original() -> None:
     chosen = options()
     inbox, outbox = Receiver(chosen, NEVER, "a", Meter()), Sender(chosen, NEVER, "a", 1, Meter())
     record = Record(RecordKind.OPENING, Source(0, 1, 2), SIGNATURE, "a", original=bytes(100_000))
@@ -65,7 +65,7 @@ def test_an_opening_is_claimed_with_its_original() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 300_000), max_size=30), st.integers(0, 2**32))
-def test_records_of_any_size_redeemed_in_any_order_are_what_was_sent(sizes: list[int], seed: int) -> None:
+def test_redeem_in_any_order_returns_the_sent_records(sizes: list[int], seed: int) -> None:
     chance = Random(seed)
     chosen = options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
@@ -86,7 +86,7 @@ def test_records_of_any_size_redeemed_in_any_order_are_what_was_sent(sizes: list
         assert bytes(tensors[0]) == expected
 
 
-def test_bytes_are_used_again_only_when_the_last_view_is_dropped() -> None:
+def test_memory_is_reused_after_the_last_view_is_dropped() -> None:
     chosen = options(arena_bytes=150_000)
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
     first = sent(outbox.pack(shard(b"a" * 100_000)), inbox)
@@ -99,7 +99,7 @@ def test_bytes_are_used_again_only_when_the_last_view_is_dropped() -> None:
     assert is_claim(outbox.pack(shard(b"b" * 100_000)))
 
 
-def test_a_full_arena_falls_back_to_messages() -> None:
+def test_pack_full_arena_falls_back_to_messages() -> None:
     meter, chosen = Meter(), options(arena_bytes=250_000)
     inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
     messages = [outbox.pack(shard(bytes([number]) * 100_000)) for number in range(4)]
@@ -111,7 +111,7 @@ def test_a_full_arena_falls_back_to_messages() -> None:
     assert (counted["exchange", "claims"], counted["exchange", "large_messages"]) == (3, 2)
 
 
-def test_where_no_memory_can_be_shared_everything_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_without_memfd_falls_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError
 
@@ -127,7 +127,7 @@ def test_where_no_memory_can_be_shared_everything_is_a_message(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("shares_memory", [False, True])
-def test_what_no_message_can_hold_fails_its_rows(shares_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_record_beyond_messages_fails_its_rows(shares_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "MAX_MESSAGE_BYTES", 50_000)
     chosen = options(shares_memory=shares_memory, arena_bytes=100_000)
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
@@ -140,7 +140,7 @@ def test_what_no_message_can_hold_fails_its_rows(shares_memory: bool, monkeypatc
     assert decode_failure(failed.signature).code == ExchangeFailed.code
 
 
-def test_more_records_than_slots_fall_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_without_slots_falls_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "SLOTS", 3)
     chosen = options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
@@ -149,7 +149,7 @@ def test_more_records_than_slots_fall_back_to_messages(monkeypatch: pytest.Monke
     assert [sent(message, inbox).tensors[0][0] for message in messages] == list(range(5))
 
 
-def test_claims_wait_until_every_reader_is_seen_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_claims_once_all_readers_are_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_LOOK_AGAIN_S", 0.0)
     chosen = options()
     outbox = Sender(chosen, TaskContext(0, 2, 4), "infer", 2, Meter())
@@ -168,7 +168,7 @@ def test_claims_wait_until_every_reader_is_seen_on_this_host(monkeypatch: pytest
     assert len(sent(message, second).tensors[0]) == 2000
 
 
-def test_a_reader_that_is_gone_is_not_seen() -> None:
+def test_pack_ignores_a_reader_that_is_gone() -> None:
     chosen = options()
     inbox = Receiver(chosen, NEVER, "infer", Meter())
     del inbox
@@ -176,9 +176,7 @@ def test_a_reader_that_is_gone_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("chosen", [options(shares_memory=False), options()], ids=["messages", "no way"])
-def test_without_shared_memory_everything_is_a_message(
-    chosen: TransportOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pack_without_shared_memory_sends_messages(chosen: TransportOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "host_identity", lambda: None)
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
     message = outbox.pack(shard(bytes(2000)))
@@ -187,7 +185,7 @@ def test_without_shared_memory_everything_is_a_message(
 
 
 @pytest.mark.parametrize("kind", [RecordKind.SHARD, RecordKind.FAILURE])
-def test_a_claim_from_elsewhere_becomes_a_failure(kind: RecordKind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redeem_claim_of_another_host_gives_a_failure(kind: RecordKind, monkeypatch: pytest.MonkeyPatch) -> None:
     meter, chosen = Meter(), options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, Meter())
     message = outbox.pack(shard(bytes(2000), first_row=7))
@@ -204,7 +202,7 @@ def test_a_claim_from_elsewhere_becomes_a_failure(kind: RecordKind, monkeypatch:
     )
 
 
-def test_an_arena_that_may_not_be_opened_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redeem_forbidden_arena_gives_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
     message = outbox.pack(shard(bytes(2000)))
@@ -216,7 +214,7 @@ def test_an_arena_that_may_not_be_opened_is_elsewhere(monkeypatch: pytest.Monkey
     assert sent(message, inbox).kind is RecordKind.FAILURE
 
 
-def test_a_record_whose_writer_is_gone_makes_the_task_fail() -> None:
+def test_redeem_after_the_writers_end_raises() -> None:
     chosen = options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
     message = outbox.pack(shard(bytes(2000)))
@@ -225,7 +223,7 @@ def test_a_record_whose_writer_is_gone_makes_the_task_fail() -> None:
         inbox.redeem(message)
 
 
-def test_a_record_cannot_be_redeemed_twice() -> None:
+def test_redeem_twice_raises() -> None:
     chosen = options()
     inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
     message = outbox.pack(shard(bytes(2000)))
@@ -238,7 +236,7 @@ def test_a_record_cannot_be_redeemed_twice() -> None:
     assert set(sent(following, inbox).tensors[0]) == {ord("b")}
 
 
-def test_arenas_go_with_the_last_who_holds_them() -> None:
+def test_arena_is_freed_with_its_last_holder() -> None:
     gc.collect()
     before = len(arenas([os.getpid()]))
     chosen = options()
@@ -251,7 +249,7 @@ def test_arenas_go_with_the_last_who_holds_them() -> None:
     assert len(arenas([os.getpid()])) == before
 
 
-def test_the_next_attempt_lets_go_of_what_the_last_one_held() -> None:
+def test_next_attempt_frees_what_the_last_one_held() -> None:
     gc.collect()
     before = arenas([os.getpid()]).keys()
     chosen, other = options(), options()

@@ -33,7 +33,7 @@ def segment() -> Segment:
     return Segment(write_requests(RECORDS))
 
 
-def test_it_is_read_where_it_lies(segment: Segment) -> None:
+def test_open_frame_reads_javas_memory(segment: Segment) -> None:
     requests = read_requests(open_frame(segment.claim))
     assert requests == RECORDS
     segment.memory[HEADER_BYTES + 4 + 3 * 24] = 7
@@ -42,12 +42,12 @@ def test_it_is_read_where_it_lies(segment: Segment) -> None:
     assert value[0] == 7
 
 
-def test_it_cannot_be_written(segment: Segment) -> None:
+def test_open_frame_is_read_only(segment: Segment) -> None:
     with pytest.raises(TypeError):
         open_frame(segment.claim)[0] = 7  # type: ignore[index]
 
 
-def test_the_last_view_of_any_request_gives_it_back(segment: Segment) -> None:
+def test_open_frame_frees_the_segment_with_the_last_view(segment: Segment) -> None:
     requests = read_requests(open_frame(segment.claim))
     value, _ = requests.pop()
     assert value is not None
@@ -62,7 +62,7 @@ def test_the_last_view_of_any_request_gives_it_back(segment: Segment) -> None:
     assert not segment.in_use
 
 
-def test_what_is_small_is_copied_and_holds_nothing() -> None:
+def test_small_frame_is_copied_and_holds_no_segment() -> None:
     segment = Segment(write_requests([(b"value", Source(0, 0, 0))]))
     [(value, _)] = read_requests(open_frame(segment.claim))
     gc.collect()
@@ -70,6 +70,6 @@ def test_what_is_small_is_copied_and_holds_nothing() -> None:
     assert value == b"value"
 
 
-def test_a_frame_of_its_own_is_handed_on() -> None:
+def test_open_frame_without_claim_returns_the_frame() -> None:
     frame = write_requests(RECORDS)
     assert open_frame(frame) is frame

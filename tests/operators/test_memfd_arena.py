@@ -95,7 +95,7 @@ def is_freed(message: bytes) -> bool:
     return decode_claim(message)[0].arena.hex() not in arenas()
 
 
-def test_a_record_crosses_from_process_to_process(writer: Other, inbox: Receiver) -> None:
+def test_record_crosses_between_processes(writer: Other, inbox: Receiver) -> None:
     for number in range(20):
         message = bytes.fromhex(writer.ask(str(number)))
         assert is_claim(message), "an arena of 16 MiB holds all that is under way"
@@ -103,7 +103,7 @@ def test_a_record_crosses_from_process_to_process(writer: Other, inbox: Receiver
         assert (len(data), data[0], data[-1]) == (SIZE_BYTES, number, number)
 
 
-def test_a_killed_writer_leaves_nothing(writer: Other, inbox: Receiver) -> None:
+def test_killed_writer_leaves_nothing(writer: Other, inbox: Receiver) -> None:
     message = bytes.fromhex(writer.ask("7"))
     assert not is_freed(message)
     writer.kill()
@@ -112,7 +112,7 @@ def test_a_killed_writer_leaves_nothing(writer: Other, inbox: Receiver) -> None:
         inbox.redeem(message)
 
 
-def test_what_a_killed_writer_wrote_can_be_read_by_who_has_mapped_it(writer: Other, job: str) -> None:
+def test_record_of_a_killed_writer_stays_readable_if_mapped(writer: Other, job: str) -> None:
     inbox = Receiver(options(job), TaskContext(0, 1, 0), "infer", Meter())
     first, second = (bytes.fromhex(writer.ask(number)) for number in ("1", "2"))
     held = Record.decode(inbox.redeem(first))
@@ -125,7 +125,7 @@ def test_what_a_killed_writer_wrote_can_be_read_by_who_has_mapped_it(writer: Oth
     assert is_freed(first)
 
 
-def test_a_killed_reader_leaves_nothing_and_is_not_seen_any_more(job: str) -> None:
+def test_killed_reader_leaves_nothing_and_is_not_present(job: str) -> None:
     reader = Other("reader", job)
     assert reader.hear() == "ready"
     outbox = Sender(options(job), TaskContext(0, 1, 0), "infer", 1, Meter())
@@ -143,7 +143,7 @@ def test_a_killed_reader_leaves_nothing_and_is_not_seen_any_more(job: str) -> No
     assert not is_claim(restarted.pack(record)), "its reader is gone"
 
 
-def test_both_killed_leave_nothing(job: str) -> None:
+def test_killed_writer_and_reader_leave_nothing(job: str) -> None:
     reader = Other("reader", job)
     assert reader.hear() == "ready"
     writer = Other("writer", job)
@@ -158,7 +158,7 @@ def test_both_killed_leave_nothing(job: str) -> None:
         time.sleep(0.01)
 
 
-def test_processes_of_one_host_agree_who_they_are() -> None:
+def test_host_identity_is_equal_in_all_processes() -> None:
     said = subprocess.run(
         [
             sys.executable,
