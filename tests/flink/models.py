@@ -1,4 +1,4 @@
-"""Small ONNX models, each with one trait that the job has to cope with."""
+"""Small ONNX models, each with one trait that the job has to support."""
 
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -93,7 +93,7 @@ def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n")
 
 
 def write_ensembles_with_stages(folder: Path) -> None:
-    """Ensembles of `steps`, as `write_cut_model` wrote it, and `idle`: (x, i) -> y = 0, found = x, which never fails.
+    """Ensembles of `steps`, as `write_cut_model` writes it, and `idle`: (x, i) -> y = 0, found = x, which never fails.
 
     either: the mean of both, or idle alone                     both:    the mean; both must answer
     """

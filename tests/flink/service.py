@@ -1,4 +1,4 @@
-"""A running job with a broker, as a test talks to it: bytes in, answers and dead letters out."""
+"""A test's side of a running job: requests in, answers and dead letters out."""
 
 import time
 import uuid
@@ -19,7 +19,7 @@ RECORD_LIMIT_BYTES = 20 * 1024 * 1024
 
 
 class Topics:
-    """Three topics of their own, and what travels through them."""
+    """The three topics of one job, with producer and consumers."""
 
     def __init__(self, broker: KafkaBroker, config: Config) -> None:
         run = uuid.uuid4().hex[:8]
@@ -34,7 +34,7 @@ class Topics:
         )
         kafka = self.config.kafka
         limits = {
-            # Larger than the job takes, as a foreign producer's topic may be.
+            # Larger than the job's limit, as the topic of another producer may be.
             kafka.requests_topic: RECORD_LIMIT_BYTES,
             kafka.responses_topic: kafka.record_limit_bytes,
             kafka.errors_topic: kafka.letter_limit_bytes,
@@ -51,20 +51,20 @@ class Topics:
         self.letters: list[DeadLetter] = []
 
     def send(self, *values: bytes | None, partition: int | None = None) -> None:
-        """Sends records, and returns when the broker has them; they go to all partitions, or to one."""
+        """Sends records to all partitions or to one; returns when the broker has them."""
         kafka = self.config.kafka
         for number, value in enumerate(values):
             self._producer.send(kafka.requests_topic, key=b"%d" % number, value=value, partition=partition)
         self._producer.flush()
 
     def ask(self, *requests: InferRequest, timeout_s: float = 60) -> list[InferResponse | ErrorResponse]:
-        """The one answer to each request, in order."""
+        """Sends requests; returns the first answer to each, in order."""
         self.send(*(codec.encode_request(request) for request in requests))
         answers = self.await_answers((request.id for request in requests), timeout_s)
         return [answers[request.id] for request in requests]
 
     def await_answers(self, ids: Iterable[str], timeout_s: float = 60) -> Mapping[str, InferResponse | ErrorResponse]:
-        """The first answer to each id."""
+        """Returns the first answer to each id."""
         wanted, end = set(ids), time.monotonic() + timeout_s
         while not wanted <= self.answers.keys():
             assert time.monotonic() < end, f"no answer to {sorted(wanted - self.answers.keys())[:5]}"
@@ -72,7 +72,7 @@ class Topics:
         return {name: self.answers[name][0] for name in wanted}
 
     def await_letters(self, count: int, timeout_s: float = 30) -> list[DeadLetter]:
-        """All dead letters, once there are as many as that."""
+        """Returns all dead letters, once there are that many."""
         end = time.monotonic() + timeout_s
         while len(self.letters) < count:
             assert time.monotonic() < end, f"{len(self.letters)} of {count} dead letters: {self.letters}"
@@ -81,7 +81,7 @@ class Topics:
         return self.letters
 
     def read_answers(self, timeout_ms: int = 100) -> int:
-        """Reads what has come in; returns how much that was."""
+        """Reads the answers that have arrived; returns their number."""
         count = 0
         for records in self._answers.poll(timeout_ms=timeout_ms).values():
             for record in records:
@@ -92,7 +92,7 @@ class Topics:
         return count
 
     def check_repeated(self, delivery: str) -> None:
-        """Reads what is still to come: no second answer where delivery is exactly-once, and none that differs."""
+        """Reads the remaining answers: exactly-once gives no second one, and at-least-once none that differs."""
         while self.read_answers(timeout_ms=3000):
             pass
         repeated = [name for name, seen in self.answers.items() if len(seen) > 1]

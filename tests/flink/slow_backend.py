@@ -14,7 +14,7 @@ BATCH_S = 0.02
 
 @dataclass(frozen=True)
 class SlowBackend:
-    """ONNX models that take a while, and no processor meanwhile: so tasks are as quick as each other anywhere."""
+    """ONNX models that sleep before each batch, so that all tasks are equally fast on any machine."""
 
     def load(self, model: ModelSpec) -> Session:
         return SlowSession(OnnxBackend().load(model))

@@ -1,4 +1,4 @@
-"""Whatever is sent, the job lives, the neighbours are answered, and the sender learns what was wrong."""
+"""Bad requests get errors that name the fault; the job and all other requests are not affected."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""All requests in one partition, so that one of two tasks reads them all: both run them, unless that is turned off.
+"""One of two tasks reads all requests: both run them, unless `balance` is off.
 
 requests --> partition 0 --> [ task A ] -- units --> [ task B ] --> responses
                                  |                                      ^
@@ -42,12 +42,12 @@ def test_task_that_is_behind_is_helped_by_an_idle_task(
         job={"name": f"{balance}-{mode}", "execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 1000},
         models={"repository": str(model_repository)},
         scheduling={"balance": balance},
-        # What batches of other sessions cost is not what these cost: the calibration is kept by these options.
+        # Calibrations are cached by these options; those of other tests do not hold for slow sessions.
         defaults={"batching": Batching(max_rows=1), "session": SessionOptions(warm_up_rows=2)},
     )
     topics = Topics(broker, config)
     running = job.start(topics.config, backend=SlowBackend())
-    # Of both tasks: one whose Python is still to start helps nobody.
+    # Both tasks have to be up before the load.
     first = [request(0) for _ in range(PARTITIONS)]
     for partition, each in enumerate(first):
         topics.send(codec.encode_request(each), partition=partition)
@@ -66,8 +66,8 @@ def test_task_that_is_behind_is_helped_by_an_idle_task(
         assert len(ran) == 1
     else:
         assert ran.keys() == {0, 1}
-        # In process mode 48 to 80 of 200 ran in the idle task, in five runs; in thread mode 90 to 93, in four. Probably
-        # what lies at a task is in its Python worker by then, where the load-aware partitioner does not see it.
+        # Seen in the idle task: 90 to 93 of 200 in thread mode, 48 to 80 in process mode, probably because the
+        # partitioner does not see records that are queued in a Python worker.
         least = REQUESTS / 4 if mode == "thread" else REQUESTS / 10
         assert min(ran.values()) > least, ran
     topics.read_answers(timeout_ms=500)

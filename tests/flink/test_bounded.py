@@ -1,4 +1,4 @@
-"""What waits is answered at the end: of a bounded input (backfill), and of a job that is drained."""
+"""Waiting requests are answered at the end of a bounded input (backfill) and of a drained job."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ ROWS = [np.full((1 if n % 100 else 300, 4), n, np.float32) for n in range(501)]
 
 
 def waiting_topics(broker: KafkaBroker, model_repository: Path, mode: str, *, bounded: bool) -> Topics:
-    """Batches would wait for longer than the test runs: only the end lets them go."""
+    """Makes batches wait for longer than the test runs, so that only the end releases them."""
     config = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": bounded, "checkpoint_interval_ms": 500},
         defaults={"batching": Batching(max_delay_ms=3_600_000.0)},

@@ -20,7 +20,7 @@ from tests.flink.models import FLOAT, _write
 from tests.flink.service import Topics
 
 PICTURES = pictures()
-#: Splits a text into words, doubles the length of each in one run for each, and puts all into one answer.
+#: Splits a text into words, doubles the length of each in its own run, and joins the results.
 CHAIN = """
 [chain]
 steps = [{ model = "twice.onnx", before = "steps.py:words", after = "steps.py:lengths" }, { model = "twice.onnx" }]
@@ -47,7 +47,7 @@ def lengths(tensors, runs):
 def service(
     request: pytest.FixtureRequest, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Topics]:
-    """A job that serves `ocr` and `words`, every step of which is an operator of its own."""
+    """A job that serves `ocr` and `words`, with an operator for each step."""
     repository = tmp_path_factory.mktemp("repository")
     make_repository(repository)
     _write(repository / "words", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
@@ -69,7 +69,7 @@ def service(
 
 @pytest.fixture(scope="module")
 def read_directly() -> dict[str, tuple[list[str], list[float]]]:
-    """What rapidocr itself reads: text and scores of each picture."""
+    """Text and scores that rapidocr itself reads in each picture."""
     ocr = RapidOCR(params={"Global.log_level": "critical"})
     found: dict[str, Any] = {name: ocr(picture) for name, picture in PICTURES.items()}
     return {name: (list(each.txts or ()), list(each.scores or ())) for name, each in found.items()}
@@ -96,7 +96,7 @@ def test_ocr_chain_reads_the_same_text_as_rapidocr(
         np.testing.assert_allclose(values["score"], scores, atol=1e-4, err_msg=name)
         assert values["box"].shape == (len(text), 4, 2)
         assert answer.parameters["shards"] == 1
-    # Without the step that turns what stands on its head, this would not be the same text.
+    # Without the step that turns pictures, this would not be the same text.
     assert sorted(read_directly["upside down"][0]) == sorted(read_directly["invoice"][0])
     assert len(read_directly["invoice"][0]) == 4
 

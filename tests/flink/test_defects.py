@@ -1,4 +1,4 @@
-"""Bugs of Anabranch itself: their tracebacks are in the task's log, and Flink counts them, in both execution modes."""
+"""Bugs leave their traceback in the task's log and a count in Flink, in both execution modes."""
 
 import time
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_defects_are_logged_with_traceback_and_counted(
 
 
 def tracebacks(log: str, defect: str) -> list[str]:
-    """The tracebacks that are logged with defects whose description begins like that."""
+    """Returns the tracebacks of logged defects whose description starts with `defect`."""
     found = []
     for entry in log.split("defect in phase ")[1:]:
         description, _, rest = entry.partition("\n")
@@ -73,7 +73,7 @@ def tracebacks(log: str, defect: str) -> list[str]:
 
 
 def await_defects(cluster: FlinkCluster, job_id: str) -> dict[str, int]:
-    """The defects that Flink counted, by operator, once both operators have some."""
+    """Returns the defects that Flink counted, by operator, once all are counted."""
     end = time.monotonic() + 30
     while True:
         sums = cluster.rest.sums(job_id, lambda names: [name for name in names if name.endswith(".defects")])

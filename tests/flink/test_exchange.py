@@ -1,4 +1,4 @@
-"""Large records travel by shared memory between TaskManagers; one is killed; nothing is lost, nothing stays behind."""
+"""Large records travel through shared memory of TaskManagers; kills lose no request and leak no memory."""
 
 import time
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ Rows = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def config(model_repository: Path, checkpoints: Path, mode: str, delivery: str) -> Config:
-    """Even small shards and their outputs are claims."""
+    """Makes small shards and their outputs travel as claims."""
     return Config().replace(
         job={
             "name": f"exchange-{mode}-{delivery}",
@@ -40,7 +40,7 @@ def config(model_repository: Path, checkpoints: Path, mode: str, delivery: str) 
 
 
 def rows_of(number: int) -> Rows:
-    """Every third is a request of 2 MB in shards of 1 MB; the others have 13 shards of 256 bytes.
+    """Returns 2 MB in shards of 1 MB for every third request, 13 shards of 256 bytes for the others.
 
     Whole numbers: their sums are exact in any order.
     """
@@ -64,7 +64,7 @@ def check(answers: Iterable[tuple[int, object]]) -> None:
 
 
 def counts(cluster: FlinkCluster, job_id: str) -> dict[str, float]:
-    """What went by the exchange, over all operators."""
+    """Returns the exchange counters, summed over all operators."""
     sums = cluster.rest.sums(job_id, lambda names: [name for name in names if ".anabranch.exchange." in name])
     found: dict[str, float] = {}
     for name, value in sums.items():
@@ -159,7 +159,7 @@ def kill_one(cluster: FlinkCluster) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_bounded_input_claims_are_read_before_the_end(broker: KafkaBroker, model_repository: Path, mode: str) -> None:
-    """The arena of a writer that is done stays until its readers are."""
+    """The arena of a finished writer has to outlive its readers."""
     settings = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": True, "checkpoint_interval_ms": 500},
         exchange={"claim_from_bytes": 256},

@@ -1,4 +1,4 @@
-"""A TaskManager dies (`kill -9`) in the middle of 10,000 requests: nothing is lost, nothing is wrong.
+"""A TaskManager is killed (`kill -9`) amid 10,000 requests: all answers arrive, and are right.
 
 requests  |-------- 10,000, some of them split ---------|
 answers      |----- ... --X                     |------ ... all of them
@@ -23,7 +23,7 @@ from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
 REQUESTS = 10_000
-#: Every so many is split into shards.
+#: One request in this many is split into shards.
 SPLIT_EVERY = 400
 
 
@@ -92,7 +92,7 @@ def _send(topics: Topics, numbers: range) -> None:
 
 
 def await_checkpoint(cluster: FlinkCluster, job_id: str) -> None:
-    """Waits for a checkpoint that began after this call: the kill then has something to restore."""
+    """Waits for a checkpoint that starts after this call."""
     completed = cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"]
     end = time.monotonic() + 60
     while cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"] < completed + 2:

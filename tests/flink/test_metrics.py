@@ -1,4 +1,4 @@
-"""What a job counts can be read: by Prometheus, through Flink's REST interface, and with `anabranch top`."""
+"""A job's counts reach Prometheus, Flink's REST interface and `anabranch top`."""
 
 import json
 import re
@@ -103,14 +103,14 @@ Sample = tuple[str, dict[str, str], float]
 
 
 def await_counts(ports: range) -> list[Sample]:
-    """All of the project's counters, once the last request is in them."""
+    """Returns all counters of Anabranch, once they include the last request."""
     end, is_complete = time.monotonic() + 60, False
     while True:
         samples = [sample for port in ports for sample in scrape(port)]
         there = [sample for sample in samples if re.search("anabranch_(model|error)_requests$", sample[0])]
         if is_complete:
             return samples
-        # Counters go up one after the other: the others are seen with the next look.
+        # Counters are updated one after the other: the next look sees all of them.
         is_complete = sum(value for _, _, value in there) >= SMALL + LARGE + BAD
         assert time.monotonic() < end, [(has["operator_name"], count) for _, has, count in there]
         time.sleep(0.5)

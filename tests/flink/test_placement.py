@@ -1,4 +1,4 @@
-"""Stages on a standalone cluster sit on TaskManagers of their own, and each of these holds no other stage's weights."""
+"""On a standalone cluster each stage has a TaskManager of its own, with its own weights only."""
 
 import os
 import re
@@ -22,10 +22,10 @@ from tests.flink.models import FLOAT, INT64, Tensors, _write, write_plan
 from tests.flink.service import Topics
 
 ROWS = 4096
-#: One slot for what serves, and one for each stage.
+#: One slot for `serve`, and one for each stage.
 TASK_MANAGERS = 3
 RANDOM = np.random.default_rng(17)
-#: The weights of a whole model, and of the two stages of another: 1 MB each, and nowhere else in the world.
+#: Weights of a whole model and of two stages of another: random, 1 MB each.
 TABLES = {name: RANDOM.standard_normal((ROWS, 64), dtype=np.float32) for name in ("whole", "stage 1/2", "stage 2/2")}
 
 
@@ -76,7 +76,7 @@ def test_stages_have_their_own_processes_and_weights(broker: KafkaBroker, tmp_pa
 
 
 def holder(worker: Worker) -> str:
-    """What one TaskManager does: a stage, or serving whole models."""
+    """Returns the operator of one TaskManager: a stage, or serving of whole models."""
     stages = {task.operator.removeprefix("tables/1 ") for task in worker.tasks if "stage" in task.operator}
     served = {model for task in worker.tasks for model in task.models}
     if stages:
@@ -88,7 +88,7 @@ def holder(worker: Worker) -> str:
 
 
 def weights_in(pid: int) -> set[str]:
-    """Of which tables the memory of a process, or of one that it started, holds some rows in the middle."""
+    """Returns the tables with rows in the memory of a process or its children."""
     process = psutil.Process(pid)
     found = set()
     needles = {name: table[ROWS // 2 : ROWS // 2 + 4].tobytes() for name, table in TABLES.items()}
@@ -99,7 +99,7 @@ def weights_in(pid: int) -> set[str]:
 
 
 def memory_of(pid: int, chunk_bytes: int = 64 * 2**20) -> Iterator[bytes]:
-    """All that a process can read and write, in pieces that overlap by a page."""
+    """Yields the writable memory of a process, in pieces that overlap by a page."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""The job on a MiniCluster, in both execution modes: what is sent is answered, with the right values."""
+"""The job on a MiniCluster, in both execution modes, answers requests with the right values."""
 
 import time
 import uuid
@@ -96,7 +96,7 @@ def test_explained_answer_has_a_latency_breakdown(service: Topics, rows: int) ->
         spent_ms = [int(answer.parameters[f"{stage}_us"]) / 1000 for stage in STAGES]
         return sum(spent_ms), (end_s - start_s) * 1000
 
-    # The rest of what the sender sees is the way to the broker, and that of the answer back.
+    # The sender also waits for the ways to and from the broker.
     told_ms, seen_ms = zip(*[ask_once() for _ in range(5)], strict=True)
     assert all(0 < told <= seen + 1 for told, seen in zip(told_ms, seen_ms, strict=True))
 
@@ -113,8 +113,8 @@ def test_burst_of_all_sizes_is_answered_once_each(service: Topics) -> None:
 
 
 def test_large_waiting_requests_keep_their_bytes(service: Topics) -> None:
-    # In thread mode they lie where Java wrote them, and where it writes the next ones once they are answered; there is
-    # no room for all of them. Of eight widths, so that no batch is full before its delay is over.
+    # In thread mode they stay in Java's memory, which has no room for all of them and is reused after an answer. Eight
+    # widths keep every batch waiting for its whole delay.
     rows = [np.full((1, 40_000 + n % 8), n, np.float32) for n in range(400)]
     answers = service.ask(*(request("patient", {"x": row}) for row in rows))
     for n, answer in enumerate(answers):

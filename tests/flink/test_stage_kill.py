@@ -1,4 +1,4 @@
-"""The process of one stage dies (`kill -9`) while requests are on their way through it: nothing is lost or wrong.
+"""The process of one stage is killed (`kill -9`) under load: all answers arrive, and are right.
 
 requests  |------ some of them split -----------|
 answers      |----- ... --X                     |------ ... all of them

@@ -24,7 +24,7 @@ TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 def service(
     request: pytest.FixtureRequest, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Topics]:
-    """A job that serves `steps` in three stages, the second in two tasks, ensembles of it, and models as a whole."""
+    """A job that serves `steps` in three stages (the second twice), ensembles of it, and whole models."""
     repository = tmp_path_factory.mktemp("repository")
     write_repository(repository)
     write_cut_model(repository, "[batching]\nshard_rows = 16\n")
@@ -116,7 +116,7 @@ def test_rows_that_fail_in_a_stage_fail_alone(service: Topics, rows: int) -> Non
 
 @pytest.mark.parametrize("rows", [1, 10, 100])
 def test_ensemble_member_in_stages_is_merged(service: Topics, rows: int) -> None:
-    """Of `steps` and `idle`, whose y is 0 and whose `found` is x."""
+    """The other member is `idle`, whose y is 0 and whose `found` is x."""
     sent = [steps(rows, model="both") for _ in range(5)]
     x, i = inputs_of(rows)
     for answer in service.ask(*sent):

@@ -1,4 +1,4 @@
-"""Sender and inbox in one process: what is packed is redeemed, by shared memory or by message."""
+"""Sender and receiver in one process, through shared memory and messages."""
 
 import gc
 import os
@@ -35,18 +35,18 @@ def shard(*tensors: Buffer, first_row: int = 0, kind: RecordKind = RecordKind.SH
     return Record(kind, Source(0, 1, 2), SIGNATURE, "a", first_row=first_row, tensors=tensors)
 
 
-def sent(message: bytes, inbox: Receiver) -> Record:
-    return Record.decode(inbox.redeem(message))
+def sent(message: bytes, receiver: Receiver) -> Record:
+    return Record.decode(receiver.redeem(message))
 
 
 def test_pack_claims_large_records_only() -> None:
     meter, chosen = Meter(), options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
+    receiver, sender = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
     for size in (0, 800, 1000, 100_000):
         record = shard(os.urandom(size), b"tail")
-        message = outbox.pack(record)
+        message = sender.pack(record)
         assert is_claim(message) == (size >= 1000)
-        redeemed = sent(message, inbox)
+        redeemed = sent(message, receiver)
         assert [bytes(tensor) for tensor in redeemed.tensors] == list(record.tensors)
         assert redeemed.source == record.source
     counted = meter.drain()
@@ -56,11 +56,11 @@ def test_pack_claims_large_records_only() -> None:
 
 def test_pack_claims_an_opening_with_its_original() -> None:
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "a", Meter()), Sender(chosen, NEVER, "a", 1, Meter())
+    receiver, sender = Receiver(chosen, NEVER, "a", Meter()), Sender(chosen, NEVER, "a", 1, Meter())
     record = Record(RecordKind.OPENING, Source(0, 1, 2), SIGNATURE, "a", original=bytes(100_000))
-    message = outbox.pack(record)
+    message = sender.pack(record)
     assert is_claim(message)
-    assert len(sent(message, inbox).original) == 100_000
+    assert len(sent(message, receiver).original) == 100_000
 
 
 @settings(deadline=None)
@@ -68,45 +68,45 @@ def test_pack_claims_an_opening_with_its_original() -> None:
 def test_redeem_in_any_order_returns_the_sent_records(sizes: list[int], seed: int) -> None:
     chance = Random(seed)
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
     under_way: list[tuple[bytes, bytes]] = []
     held: list[tuple[Sequence[Buffer], bytes]] = []
     for size in sizes:
         data = chance.randbytes(size)
-        under_way.append((outbox.pack(shard(data)), data))
+        under_way.append((sender.pack(shard(data)), data))
         while under_way and chance.random() < 0.5:
             message, expected = under_way.pop(chance.randrange(len(under_way)))
-            held.append((sent(message, inbox).tensors, expected))
+            held.append((sent(message, receiver).tensors, expected))
         while held and chance.random() < 0.4:
             tensors, expected = held.pop(chance.randrange(len(held)))
             assert bytes(tensors[0]) == expected
     for message, expected in under_way:
-        held.append((sent(message, inbox).tensors, expected))
+        held.append((sent(message, receiver).tensors, expected))
     for tensors, expected in held:
         assert bytes(tensors[0]) == expected
 
 
 def test_memory_is_reused_after_the_last_view_is_dropped() -> None:
     chosen = options(arena_bytes=150_000)
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    first = sent(outbox.pack(shard(b"a" * 100_000)), inbox)
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    first = sent(sender.pack(shard(b"a" * 100_000)), receiver)
     array = np.frombuffer(first.tensors[0], np.uint8)[::2][5:]
     del first
-    assert not is_claim(outbox.pack(shard(b"b" * 100_000))), "there is no room while the first is looked at"
+    assert not is_claim(sender.pack(shard(b"b" * 100_000))), "there is no room while the first is looked at"
     assert set(array) == {ord("a")}
     assert not array.flags.writeable
     del array
-    assert is_claim(outbox.pack(shard(b"b" * 100_000)))
+    assert is_claim(sender.pack(shard(b"b" * 100_000)))
 
 
 def test_pack_full_arena_falls_back_to_messages() -> None:
     meter, chosen = Meter(), options(arena_bytes=250_000)
-    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
-    messages = [outbox.pack(shard(bytes([number]) * 100_000)) for number in range(4)]
+    receiver, sender = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
+    messages = [sender.pack(shard(bytes([number]) * 100_000)) for number in range(4)]
     assert [is_claim(message) for message in messages] == [True, True, False, False]
     for number, message in enumerate(messages):
-        assert set(sent(message, inbox).tensors[0]) == {number}
-    assert is_claim(outbox.pack(shard(bytes(100_000))))
+        assert set(sent(message, receiver).tensors[0]) == {number}
+    assert is_claim(sender.pack(shard(bytes(100_000))))
     counted = meter.drain()
     assert (counted["exchange", "claims"], counted["exchange", "large_messages"]) == (3, 2)
 
@@ -116,13 +116,13 @@ def test_pack_without_memfd_falls_back_to_messages(monkeypatch: pytest.MonkeyPat
         raise PermissionError
 
     meter, chosen = Meter(), options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
+    receiver, sender = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, meter)
     with monkeypatch.context() as forbidden:
         forbidden.setattr(os, "memfd_create", refuse)
-        message = outbox.pack(shard(bytes(2000)))
+        message = sender.pack(shard(bytes(2000)))
         assert not is_claim(message)
-    assert len(sent(message, inbox).tensors[0]) == 2000
-    assert is_claim(outbox.pack(shard(bytes(2000)))), "it is tried again"
+    assert len(sent(message, receiver).tensors[0]) == 2000
+    assert is_claim(sender.pack(shard(bytes(2000)))), "it is tried again"
     assert meter.drain()["exchange", "large_messages"] == 1
 
 
@@ -130,12 +130,12 @@ def test_pack_without_memfd_falls_back_to_messages(monkeypatch: pytest.MonkeyPat
 def test_pack_record_beyond_messages_fails_its_rows(shares_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "MAX_MESSAGE_BYTES", 50_000)
     chosen = options(shares_memory=shares_memory, arena_bytes=100_000)
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    record = sent(outbox.pack(shard(bytes(60_000), first_row=7)), inbox)
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    record = sent(sender.pack(shard(bytes(60_000), first_row=7)), receiver)
     assert record.kind is (RecordKind.SHARD if shares_memory else RecordKind.FAILURE), (
         "memory that is shared may hold it"
     )
-    failed = sent(outbox.pack(shard(bytes(200_000), first_row=7)), inbox)
+    failed = sent(sender.pack(shard(bytes(200_000), first_row=7)), receiver)
     assert (failed.kind, failed.first_row, failed.tensors) == (RecordKind.FAILURE, 7, ())
     assert decode_failure(failed.signature).code == ExchangeFailed.code
 
@@ -143,26 +143,26 @@ def test_pack_record_beyond_messages_fails_its_rows(shares_memory: bool, monkeyp
 def test_pack_without_slots_falls_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "SLOTS", 3)
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    messages = [outbox.pack(shard(bytes([number]) * 2000)) for number in range(5)]
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    messages = [sender.pack(shard(bytes([number]) * 2000)) for number in range(5)]
     assert [is_claim(message) for message in messages] == [True, True, True, False, False]
-    assert [sent(message, inbox).tensors[0][0] for message in messages] == list(range(5))
+    assert [sent(message, receiver).tensors[0][0] for message in messages] == list(range(5))
 
 
 def test_pack_claims_once_all_readers_are_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_LOOK_AGAIN_S", 0.0)
     chosen = options()
-    outbox = Sender(chosen, TaskContext(0, 2, 4), "infer", 2, Meter())
-    assert not is_claim(outbox.pack(shard(bytes(2000))))
+    sender = Sender(chosen, TaskContext(0, 2, 4), "infer", 2, Meter())
+    assert not is_claim(sender.pack(shard(bytes(2000))))
     first = Receiver(chosen, TaskContext(0, 2, 4), "infer", Meter())
     others = [
         Receiver(options(), TaskContext(1, 2, 4), "infer", Meter()),  # of another job
         Receiver(chosen, TaskContext(1, 2, 3), "infer", Meter()),  # of an attempt that failed
         Receiver(chosen, TaskContext(1, 2, 4), "aggregate", Meter()),  # another operator
     ]
-    assert not is_claim(outbox.pack(shard(bytes(2000))))
+    assert not is_claim(sender.pack(shard(bytes(2000))))
     second = Receiver(chosen, TaskContext(1, 2, 4), "infer", Meter())
-    message = outbox.pack(shard(bytes(2000)))
+    message = sender.pack(shard(bytes(2000)))
     assert is_claim(message)
     del first, others
     assert len(sent(message, second).tensors[0]) == 2000
@@ -170,32 +170,32 @@ def test_pack_claims_once_all_readers_are_on_this_host(monkeypatch: pytest.Monke
 
 def test_pack_ignores_a_reader_that_is_gone() -> None:
     chosen = options()
-    inbox = Receiver(chosen, NEVER, "infer", Meter())
-    del inbox
+    receiver = Receiver(chosen, NEVER, "infer", Meter())
+    del receiver
     assert not is_claim(Sender(chosen, NEVER, "infer", 1, Meter()).pack(shard(bytes(2000))))
 
 
 @pytest.mark.parametrize("chosen", [options(shares_memory=False), options()], ids=["messages", "no way"])
 def test_pack_without_shared_memory_sends_messages(chosen: TransportOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "host_identity", lambda: None)
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    message = outbox.pack(shard(bytes(2000)))
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = sender.pack(shard(bytes(2000)))
     assert not is_claim(message)
-    assert inbox.redeem(message) is message
+    assert receiver.redeem(message) is message
 
 
 @pytest.mark.parametrize("kind", [RecordKind.SHARD, RecordKind.FAILURE])
 def test_redeem_claim_of_another_host_gives_a_failure(kind: RecordKind, monkeypatch: pytest.MonkeyPatch) -> None:
     meter, chosen = Meter(), options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, Meter())
-    message = outbox.pack(shard(bytes(2000), first_row=7))
+    receiver, sender = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = sender.pack(shard(bytes(2000), first_row=7))
     monkeypatch.setattr(exchange, "host_identity", lambda: b"another host    ")
     elsewhere = Receiver(chosen, NEVER, "infer", meter)
     record = sent(message, elsewhere)
     assert (record.kind, record.first_row) == (RecordKind.FAILURE, 7)
     assert decode_failure(record.signature).code == ExchangeFailed.code
     assert meter.drain() == {("exchange", "lost"): 1}
-    assert sent(message, inbox).kind is RecordKind.SHARD
+    assert sent(message, receiver).kind is RecordKind.SHARD
     later = Receiver(chosen, TaskContext(0, 1, 1), "infer", meter)
     assert sent(message, later).kind is RecordKind.FAILURE, (
         "a claim of an earlier attempt would fail in each that follows"
@@ -204,46 +204,46 @@ def test_redeem_claim_of_another_host_gives_a_failure(kind: RecordKind, monkeypa
 
 def test_redeem_forbidden_arena_gives_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    message = outbox.pack(shard(bytes(2000)))
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = sender.pack(shard(bytes(2000)))
 
     def refuse(*_: object) -> int:
         raise PermissionError
 
     monkeypatch.setattr(os, "open", refuse)
-    assert sent(message, inbox).kind is RecordKind.FAILURE
+    assert sent(message, receiver).kind is RecordKind.FAILURE
 
 
 def test_redeem_after_the_writers_end_raises() -> None:
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    message = outbox.pack(shard(bytes(2000)))
-    del outbox
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = sender.pack(shard(bytes(2000)))
+    del sender
     with pytest.raises(SegmentGone):
-        inbox.redeem(message)
+        receiver.redeem(message)
 
 
 def test_redeem_twice_raises() -> None:
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    message = outbox.pack(shard(bytes(2000)))
-    sent(message, inbox)
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    message = sender.pack(shard(bytes(2000)))
+    sent(message, receiver)
     with pytest.raises(SegmentGone):
-        inbox.redeem(message)
-    following = outbox.pack(shard(b"b" * 2000))
+        receiver.redeem(message)
+    following = sender.pack(shard(b"b" * 2000))
     with pytest.raises(SegmentGone):
-        inbox.redeem(message)
-    assert set(sent(following, inbox).tensors[0]) == {ord("b")}
+        receiver.redeem(message)
+    assert set(sent(following, receiver).tensors[0]) == {ord("b")}
 
 
 def test_arena_is_freed_with_its_last_holder() -> None:
     gc.collect()
     before = len(arenas([os.getpid()]))
     chosen = options()
-    inbox, outbox = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    record = sent(outbox.pack(shard(b"a" * 2000)), inbox)
+    receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
+    record = sent(sender.pack(shard(b"a" * 2000)), receiver)
     assert len(arenas([os.getpid()])) > before
-    del outbox, inbox
+    del sender, receiver
     assert set(record.tensors[0]) == {ord("a")}, "a mapping outlives its arena"
     del record
     assert len(arenas([os.getpid()])) == before
@@ -260,11 +260,11 @@ def test_next_attempt_frees_what_the_last_one_held() -> None:
         )
         for job, attempt in ((chosen, 0), (other, 0))
     ]
-    views = [sent(outbox.pack(shard(b"a" * 2000)), inbox) for inbox, outbox in held]
+    views = [sent(sender.pack(shard(b"a" * 2000)), receiver) for receiver, sender in held]
     assert len(arenas([os.getpid()]).keys() - before) == 2
     following = Receiver(chosen, TaskContext(0, 1, 1), "infer", Meter())
     assert set(views[0].tensors[0]) == {ord("a")}, "what is looked at stays"
     views.clear()
     assert len(arenas([os.getpid()]).keys() - before) == 1, "another job's stays"
-    outbox = Sender(chosen, TaskContext(0, 1, 1), "infer", 1, Meter())
-    assert len(sent(outbox.pack(shard(bytes(2000))), following).tensors[0]) == 2000
+    sender = Sender(chosen, TaskContext(0, 1, 1), "infer", 1, Meter())
+    assert len(sent(sender.pack(shard(bytes(2000))), following).tensors[0]) == 2000

@@ -1,4 +1,4 @@
-"""A frame in Java's memory: read where it lies, and Java's again once nobody looks at it any more."""
+"""Frames in Java's memory are read without a copy, and freed with the last view."""
 
 import ctypes
 import gc
@@ -15,7 +15,7 @@ RECORDS = [(bytes([n]) * 70_000, Source(0, n, n)) for n in range(3)]
 
 
 class Segment:
-    """What Java has."""
+    """Java's segments."""
 
     def __init__(self, frame: bytes) -> None:
         self.memory = (ctypes.c_ubyte * (2 * 1024 * 1024))()

@@ -1,4 +1,4 @@
-"""Two processes share memory, and either is killed (`kill -9`): the kernel frees what nobody holds any more."""
+"""Two processes share memory; after a kill (`kill -9`) of either, the kernel frees it with the last holder."""
 
 import os
 import subprocess
@@ -29,16 +29,16 @@ from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.schemas.records import RecordKind, Record, Source
 options = TransportOptions(job=sys.argv[2], shares_memory=True, claim_from_bytes=1000, arena_bytes=1 << 24)
 if sys.argv[1] == "writer":
-    outbox = Sender(options, TaskContext(0, 1, 0), "infer", 1, Meter())
+    sender = Sender(options, TaskContext(0, 1, 0), "infer", 1, Meter())
     for line in sys.stdin:
         data = bytes([int(line)]) * int(sys.argv[3])
-        print(outbox.pack(Record(RecordKind.SHARD, Source(0, 0, 0), b"", tensors=(data,))).hex(), flush=True)
+        print(sender.pack(Record(RecordKind.SHARD, Source(0, 0, 0), b"", tensors=(data,))).hex(), flush=True)
 else:
-    inbox = Receiver(options, TaskContext(0, 1, 0), "infer", Meter())
+    receiver = Receiver(options, TaskContext(0, 1, 0), "infer", Meter())
     print("ready", flush=True)
     held = []
     for line in sys.stdin:
-        held.append(Record.decode(inbox.redeem(bytes.fromhex(line))))
+        held.append(Record.decode(receiver.redeem(bytes.fromhex(line))))
         data = held[-1].tensors[0]
         print(len(data), data[0], data[-1], flush=True)
 """
@@ -79,12 +79,12 @@ def options(job: str) -> TransportOptions:
 
 
 @pytest.fixture
-def inbox(job: str) -> Receiver:
+def receiver(job: str) -> Receiver:
     return Receiver(options(job), TaskContext(0, 1, 0), "infer", Meter())
 
 
 @pytest.fixture
-def writer(job: str, inbox: Receiver) -> Iterator[Other]:
+def writer(job: str, receiver: Receiver) -> Iterator[Other]:
     writer = Other("writer", job)
     yield writer
     if writer.process.returncode is None:
@@ -95,49 +95,49 @@ def is_freed(message: bytes) -> bool:
     return decode_claim(message)[0].arena.hex() not in arenas()
 
 
-def test_record_crosses_between_processes(writer: Other, inbox: Receiver) -> None:
+def test_record_crosses_between_processes(writer: Other, receiver: Receiver) -> None:
     for number in range(20):
         message = bytes.fromhex(writer.ask(str(number)))
         assert is_claim(message), "an arena of 16 MiB holds all that is under way"
-        [data] = Record.decode(inbox.redeem(message)).tensors
+        [data] = Record.decode(receiver.redeem(message)).tensors
         assert (len(data), data[0], data[-1]) == (SIZE_BYTES, number, number)
 
 
-def test_killed_writer_leaves_nothing(writer: Other, inbox: Receiver) -> None:
+def test_killed_writer_leaves_nothing(writer: Other, receiver: Receiver) -> None:
     message = bytes.fromhex(writer.ask("7"))
     assert not is_freed(message)
     writer.kill()
     assert is_freed(message)
     with pytest.raises(SegmentGone):
-        inbox.redeem(message)
+        receiver.redeem(message)
 
 
 def test_record_of_a_killed_writer_stays_readable_if_mapped(writer: Other, job: str) -> None:
-    inbox = Receiver(options(job), TaskContext(0, 1, 0), "infer", Meter())
+    receiver = Receiver(options(job), TaskContext(0, 1, 0), "infer", Meter())
     first, second = (bytes.fromhex(writer.ask(number)) for number in ("1", "2"))
-    held = Record.decode(inbox.redeem(first))
+    held = Record.decode(receiver.redeem(first))
     writer.kill()
     assert set(bytes(held.tensors[0])) == {1}
     del held
-    assert set(bytes(Record.decode(inbox.redeem(second)).tensors[0])) == {2}
+    assert set(bytes(Record.decode(receiver.redeem(second)).tensors[0])) == {2}
     assert not is_freed(first)
-    del inbox
+    del receiver
     assert is_freed(first)
 
 
 def test_killed_reader_leaves_nothing_and_is_not_present(job: str) -> None:
     reader = Other("reader", job)
     assert reader.hear() == "ready"
-    outbox = Sender(options(job), TaskContext(0, 1, 0), "infer", 1, Meter())
+    sender = Sender(options(job), TaskContext(0, 1, 0), "infer", 1, Meter())
     record = Record(RecordKind.SHARD, Source(0, 0, 0), b"", tensors=(bytes([9]) * SIZE_BYTES,))
-    messages = [outbox.pack(record) for _ in range(3)]
+    messages = [sender.pack(record) for _ in range(3)]
     assert all(map(is_claim, messages))
     for message in messages[:2]:
         assert reader.ask(message.hex()) == f"{SIZE_BYTES} 9 9"
     reader.kill()
     name = decode_claim(messages[0])[0].arena.hex()
     assert arenas()[name] == {os.getpid()}
-    del outbox
+    del sender
     assert is_freed(messages[0])
     restarted = Sender(options(job), TaskContext(0, 1, 0), "infer", 1, Meter())
     assert not is_claim(restarted.pack(record)), "its reader is gone"
