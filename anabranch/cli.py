@@ -19,6 +19,7 @@ from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
 from anabranch.commands.node import node
 from anabranch.commands.plan import plan
+from anabranch.commands.prepare import prepare
 from anabranch.commands.run import run
 from anabranch.commands.top import top
 from anabranch.schemas.errors import AnabranchError
@@ -49,6 +50,7 @@ app.command()(stack.status)
 app.command()(run)
 app.command()(infer)
 app.command()(plan)
+app.command()(prepare)
 app.command()(top)
 app.command("import")(import_model)
 app.command()(demo)

@@ -31,6 +31,7 @@
     │   ├── NoAnswer                      no_answer
     │   └── ClientClosed                  client_closed
     ├── ConfigError                       config_error           the configuration or model repository is at fault
+    │   └── StagesNotPrepared             stages_not_prepared
     ├── ModelLoadFailed                   model_load_failed      a model's file is at fault
     ├── PartitionError                    partition_error        a model cannot be cut into stages
     │   ├── ModelError                    model_error
@@ -83,6 +84,7 @@ from anabranch.flink_job.errors import (
     JarsMissing,
     JavaNotFound,
     LibpythonNotFound,
+    StagesNotPrepared,
 )
 from anabranch.importing.errors import (
     FrameworkMissing,
@@ -211,6 +213,7 @@ __all__ = [
     "ServingError",
     "StackError",
     "StageFailed",
+    "StagesNotPrepared",
     "StartFailed",
     "TopicMissing",
     "TopicNotMade",

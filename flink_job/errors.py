@@ -1,12 +1,40 @@
 """Errors of the configuration and of the installation. Standard library only: `make setup` imports it first."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from anabranch.schemas.errors import AnabranchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anabranch.flink_job.model_repository.stages import UnpreparedModel
 
 
 class ConfigError(AnabranchError):
     """The configuration cannot be used."""
 
     code = "config_error"
+
+
+class StagesNotPrepared(ConfigError):
+    """Models of the repository must be cut before they can be served.
+
+    Attributes:
+        models: These models.
+    """
+
+    code = "stages_not_prepared"
+
+    def __init__(self, repository: Path, models: Sequence[UnpreparedModel]) -> None:
+        missing = ", ".join(f"{model.label} into {model.stages} stages" for model in models)
+        super().__init__(
+            f"{repository} has models that are not cut yet: {missing}; "
+            f"run `anabranch prepare --model-repository {repository}`"
+        )
+        self.models = tuple(models)
 
 
 class InstallationError(AnabranchError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from anabranch.commands.prepare import prepare_models
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
 from anabranch.flink_job.slots import stage_slots
@@ -70,8 +71,8 @@ def run(
     from anabranch.flink_job import job  # noqa: PLC0415 - likewise
     from anabranch.topics import make_topics  # noqa: PLC0415 - a second, which --help need not pay
 
-    with console.status("Reading the models and submitting the job"):
-        catalog = job.read_models(config)
+    catalog = prepare_models(config, console)
+    with console.status("Submitting the job"):
         if catalog.in_stages():
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:

@@ -9,8 +9,8 @@
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
 A step's model is a file beside the `model.toml`, or a model of the repository by its name. Its functions (see
-`step`) are in Python files beside it too: code of whoever runs the job, as trusted as the models,
-that runs where the step does. It is looked at here, and not run.
+`anabranch.operators.core.execution.step`) are in Python files beside it. They are code of the job's operator, trusted
+like the models, and run in the step's tasks. Reading a chain parses them and does not run them.
 """
 
 import ast
@@ -26,7 +26,7 @@ from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec, SessionOptions, StageSpec, TensorSpec
 from anabranch.schemas.tensors import DATATYPES
 
-#: A chain's files have no version.
+#: Version of every chain, whose files have none.
 VERSION = "1"
 
 
@@ -55,15 +55,16 @@ class ChainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: Catalog) -> ModelSpec:
-    """The model that a `model.toml` makes of steps.
+    """Reads a model that is a chain of steps.
 
     Args:
-        path: The `model.toml`; its folder's name is the model's.
-        session: How the sessions of all steps are held.
-        models: Those that a step can name.
+        path: The `model.toml`; its folder names the model.
+        table: The `[chain]`.
+        session: Session options of all steps.
+        models: Models that a step can name.
 
     Raises:
-        ConfigError: A step names a model or function that is not there, or an input or output makes no sense.
+        ConfigError: A step names an unknown model or function, or an input or output is invalid.
         ModelLoadFailed: A model cannot be read.
     """
     where = f"{path}: chain"
@@ -89,10 +90,12 @@ def _specs(tables: Mapping[str, TensorTable], where: str) -> tuple[TensorSpec, .
     for name, table in tables.items():
         if table.datatype not in DATATYPES:
             raise ConfigError(
-                f"{where}.{name}: datatype is {table.datatype!r}; there is {', '.join(sorted(DATATYPES))}"
+                f"{where}.{name}: unknown datatype {table.datatype!r}; available: {', '.join(sorted(DATATYPES))}"
             )
         if any(size < -1 for size in table.shape):
-            raise ConfigError(f"{where}.{name}: shape is {list(table.shape)}; -1 is an axis of any size")
+            raise ConfigError(
+                f"{where}.{name}: shape = {list(table.shape)}, expected sizes of 0 or more, or -1 for any size"
+            )
     return tuple(
         TensorSpec(name, table.datatype, tuple(None if size == -1 else size for size in table.shape))
         for name, table in tables.items()
@@ -101,7 +104,7 @@ def _specs(tables: Mapping[str, TensorTable], where: str) -> tuple[TensorSpec, .
 
 def _read_step(folder: Path, step: StepTable, models: Catalog, where: str) -> StageSpec:
     if step.replicas < 1:
-        raise ConfigError(f"{where}: replicas is {step.replicas}; it must be at least 1")
+        raise ConfigError(f"{where}: replicas = {step.replicas}, expected 1 or more")
     path, sha256, inputs, outputs = _read_model(folder, step.model, models, where)
     return StageSpec(
         path=path,
@@ -123,7 +126,7 @@ def _read_model(
         return str(path.resolve()), sha256_of(path), *read_signature(path)
     try:
         if not name:
-            raise UnknownModel("a step needs a model")
+            raise UnknownModel("a step needs a model: give its name or file")
         model = models.find(*(name.split("@", 1) if "@" in name else (name, "")))
     except (UnknownModel, UnknownVersion) as error:
         raise ConfigError(f"{where}: {error.message}") from None
@@ -135,14 +138,14 @@ def _read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
         return None
     file, _, name = named.rpartition(":")
     if not file.endswith(".py") or not name.isidentifier():
-        raise ConfigError(f"{where} is {named!r}; write it as file.py:function")
+        raise ConfigError(f"{where} = {named!r}, expected file.py:function")
     path = _beside(folder, file, where)
     try:
         sha256, tree = sha256_of(path), ast.parse(path.read_bytes(), str(path))
     except ModelLoadFailed as error:
         raise ConfigError(f"{where}: {error}") from None
     except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"{where}: {path} is no Python: {error}") from None
+        raise ConfigError(f"{where}: {path} is not Python: {error}") from None
     if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
         raise ConfigError(f"{where}: {path} has no function {name!r}")
     return FunctionSpec(str(path.resolve()), sha256, name)
@@ -150,5 +153,5 @@ def _read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
 
 def _beside(folder: Path, file: str, where: str) -> Path:
     if Path(file).name != file:
-        raise ConfigError(f"{where} names {file!r}; it must lie beside model.toml")
+        raise ConfigError(f"{where} = {file!r}, expected a file beside model.toml")
     return folder / file

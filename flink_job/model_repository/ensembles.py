@@ -1,15 +1,15 @@
-"""Reads a model that is made of others: the `[ensemble]` of a `model.toml`.
+"""Reads an ensemble: the `[ensemble]` of a `model.toml`.
 
     [ensemble]
-    members = ["a", "b@2"]        models of the repository, the newest version where none is named
+    members = ["a", "b@2"]        models of the repository; the newest version by default
     merge = "mean"                weighted_mean, vote, stack, max: see `anabranch.operators.core.merging.merge_rules`
     weights = [2, 1]              for weighted_mean
-    outputs = ["y"]               those that all members have, where it says nothing
-    on_failure = "rest"           answer from the members that are there; default "fail"
-    min_members = 1               ... if they are so many
-    member_timeout_ms = 200       how long members have; as long as the request has by default
+    outputs = ["y"]               by default those that all members have
+    on_failure = "rest"           answer from the members that succeed; default "fail"
+    min_members = 1               ... if at least this many do
+    member_timeout_ms = 200       time for the members; by default the request's deadline
 
-Its inputs and outputs are its members': they must fit each other, or the job does not start.
+Its inputs and outputs are those of its members, which must agree, or the job does not start.
 """
 
 import math
@@ -24,7 +24,7 @@ from anabranch.operators.core.merging.merge_rules import MERGE_RULES, cannot_mer
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, TensorSpec
 
-#: An ensemble's files have no version.
+#: Version of every ensemble, which has no files.
 VERSION = "1"
 
 
@@ -41,14 +41,15 @@ class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpec:
-    """The model that a `model.toml` makes of others.
+    """Reads a model that merges the outputs of others.
 
     Args:
-        path: The `model.toml`; its folder's name is the model's.
-        models: What it may be made of.
+        path: The `model.toml`; its folder names the model.
+        table: The `[ensemble]`.
+        models: Models that can be members.
 
     Raises:
-        ConfigError: It names models that are not there, or that do not fit each other.
+        ConfigError: A member is unknown, or the members do not agree.
     """
     try:
         members = [_find(member, models) for member in table.members]
@@ -56,7 +57,7 @@ def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpe
         _check_alike(members)
         inputs = tuple(_common_input(spec, members) for spec in members[0].inputs)
         outputs = tuple(_merged_output(name, table, members) for name in table.outputs or _common_outputs(members))
-    except _Misfit as error:
+    except _EnsembleError as error:
         raise ConfigError(f"{path}: ensemble.{error}") from None
     first = members[0]
     fixed_rows = [member.fixed_rows for member in members if member.fixed_rows is not None]
@@ -81,58 +82,60 @@ def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpe
     )
 
 
-class _Misfit(Exception):
-    """What is wrong, and with which key."""
+class _EnsembleError(Exception):
+    """Starts with the key that is wrong."""
 
 
 def _find(member: str, models: Catalog) -> ModelSpec:
     name, _, version = member.partition("@")
     try:
         if not name:
-            raise UnknownModel("a member needs a name")
+            raise UnknownModel("a member needs a name: remove the empty one")
         return models.find(name, version)
     except (UnknownModel, UnknownVersion) as error:
-        raise _Misfit(f"members: {error.message}") from None
+        raise _EnsembleError(f"members: {error.message}") from None
 
 
 def _check_numbers(table: EnsembleTable) -> None:
     count = len(table.members)
     if count < 2:
-        raise _Misfit(f"members has {count}; it takes two or more")
+        raise _EnsembleError(f"members has {count} entries, expected 2 or more")
     rule = MERGE_RULES.get(table.merge)
     if rule is None:
-        raise _Misfit(f"merge: unknown rule {table.merge!r}; available: {', '.join(MERGE_RULES)}")
+        raise _EnsembleError(f"merge: unknown rule {table.merge!r}; available: {', '.join(MERGE_RULES)}")
     if rule.takes_weights and len(table.weights) != count:
-        raise _Misfit(f"weights has {len(table.weights)} numbers for {count} members")
+        raise _EnsembleError(f"weights has {len(table.weights)} numbers for {count} members")
     if table.weights and not rule.takes_weights:
         takers = ", ".join(name for name, each in MERGE_RULES.items() if each.takes_weights)
-        raise _Misfit(f"weights are for {takers}; merge is {table.merge}")
+        raise _EnsembleError(f"weights are for {takers}; merge is {table.merge}")
     if not all(0 < weight < math.inf for weight in table.weights):
-        raise _Misfit(f"weights is {list(table.weights)}; all must be above 0")
+        raise _EnsembleError(f"weights = {list(table.weights)}, expected numbers above 0")
     if not 1 <= table.min_members <= count:
-        raise _Misfit(f"min_members is {table.min_members}; it must be from 1 to {count}")
+        raise _EnsembleError(f"min_members = {table.min_members}, expected 1 to {count}")
     if table.min_members != 1 and table.on_failure == "fail":
-        raise _Misfit('min_members needs on_failure = "rest": without, no member may be missing')
+        raise _EnsembleError('min_members needs on_failure = "rest": set it, or remove min_members')
     if table.member_timeout_ms < 0:
-        raise _Misfit(f"member_timeout_ms is {table.member_timeout_ms}; it must be at least 0")
+        raise _EnsembleError(f"member_timeout_ms = {table.member_timeout_ms}, expected 0 or more")
 
 
 def _check_alike(members: Sequence[ModelSpec]) -> None:
     if len({(member.name, member.version) for member in members}) < len(members):
-        raise _Misfit("members names one twice")
+        raise _EnsembleError("members has a model twice: remove one")
     first = members[0]
     for member in members[1:]:
         if member.batchable != first.batchable:
-            raise _Misfit(f"members: axis 0 counts rows in one of {first.name} and {member.name}, and not in the other")
+            raise _EnsembleError(
+                f"members: axis 0 counts rows in one of {first.name} and {member.name}, and not in the other"
+            )
         if {spec.name for spec in member.inputs} != {spec.name for spec in first.inputs}:
-            raise _Misfit(
+            raise _EnsembleError(
                 f"members: {first.name} takes {_names(first.inputs)}, {member.name} takes {_names(member.inputs)}"
             )
 
 
 def _common_input(spec: TensorSpec, members: Sequence[ModelSpec]) -> TensorSpec:
-    others = [_named(spec.name, member.inputs) for member in members]
-    return TensorSpec(spec.name, spec.datatype, _common_shape("input", others, members))
+    specs = [_named(spec.name, member.inputs) for member in members]
+    return TensorSpec(spec.name, spec.datatype, _common_shape("input", specs, members))
 
 
 def _common_outputs(members: Sequence[ModelSpec]) -> list[str]:
@@ -142,37 +145,39 @@ def _common_outputs(members: Sequence[ModelSpec]) -> list[str]:
         if all(spec.name in (other.name for other in member.outputs) for member in members)
     ]
     if not names:
-        said = "; ".join(f"{member.name} gives {_names(member.outputs)}" for member in members)
-        raise _Misfit(f"members have no output in common: {said}")
+        listed = "; ".join(f"{member.name} gives {_names(member.outputs)}" for member in members)
+        raise _EnsembleError(f"members have no output in common: {listed}")
     return names
 
 
 def _merged_output(name: str, table: EnsembleTable, members: Sequence[ModelSpec]) -> TensorSpec:
     for member in members:
         if name not in (spec.name for spec in member.outputs):
-            raise _Misfit(f"outputs: {member.name} has no output {name!r}; it gives {_names(member.outputs)}")
+            raise _EnsembleError(f"outputs: {member.name} has no output {name!r}; it gives {_names(member.outputs)}")
     specs = [_named(name, member.outputs) for member in members]
     shape = _common_shape("output", specs, members)
     datatype = specs[0].datatype
     reason = cannot_merge(table.merge, datatype)
     if reason is not None:
-        raise _Misfit(f"merge: {reason}, and output {name!r} is {datatype}; name the outputs to merge in outputs")
+        raise _EnsembleError(
+            f"merge: {reason}, and output {name!r} is {datatype}; name the outputs to merge in outputs"
+        )
     rule = MERGE_RULES[table.merge]
     if rule.adds_member_axis:
         at = 1 if members[0].batchable else 0
-        # Where members may be missing, the axis has those that are there.
+        # If members may be missing, the axis has any size.
         shape = (*shape[:at], len(members) if table.on_failure == "fail" else None, *shape[at:])
     return TensorSpec(name, rule.result_datatype(datatype), shape)
 
 
 def _common_shape(kind: str, specs: Sequence[TensorSpec], members: Sequence[ModelSpec]) -> tuple[int | None, ...]:
-    """The shape that all fit: an axis that one leaves open may be fixed in another; rows are open."""
+    """Returns the shape that all members accept: an axis is fixed if any member fixes it; rows are open."""
     first_axis = 1 if members[0].batchable else 0
     axes = list(zip(*(spec.shape[first_axis:] for spec in specs), strict=False))
     fits = all(len(set(axis) - {None}) <= 1 for axis in axes)
     if len({(spec.datatype, len(spec.shape)) for spec in specs}) > 1 or not fits:
-        said = "; ".join(f"{member.name} has {_shown(spec)}" for member, spec in zip(members, specs, strict=True))
-        raise _Misfit(f"members disagree on {kind} {specs[0].name!r}: {said}")
+        listed = "; ".join(f"{member.name} has {_shown(spec)}" for member, spec in zip(members, specs, strict=True))
+        raise _EnsembleError(f"members disagree on {kind} {specs[0].name!r}: {listed}")
     common = tuple(next((size for size in axis if size is not None), None) for axis in axes)
     return (None, *common) if first_axis else common
 

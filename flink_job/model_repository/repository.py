@@ -9,10 +9,10 @@
     │   └── model.toml          [ensemble]: made of other models; see `anabranch.flink_job.model_repository.ensembles`
     └── ocr/
         ├── model.toml          [chain]: one model's output feeds the next; see `chains`
-        ├── detect.onnx …       what its steps run
+        ├── detect.onnx …       the models of its steps
         └── steps.py            their functions
 
-Inputs and outputs are read off the ONNX file, not asked for again.
+Inputs and outputs are read from the ONNX files. Reading runs no model and writes nothing.
 """
 
 import re
@@ -22,17 +22,17 @@ from typing import Any
 import msgspec
 
 from anabranch.flink_job.config import ModelDefaults
-from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
 from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
-from anabranch.flink_job.model_repository.stages import read_stages
+from anabranch.flink_job.model_repository.stages import UnpreparedModel, read_stages
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
 
 
 class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is refused beyond names, datatypes and shapes."""
+    """Checks beyond names, datatypes and shapes."""
 
     require_finite: bool = False
 
@@ -41,8 +41,8 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A `model.toml`.
 
     Attributes:
-        stages: See `stages`; 0 for a model that runs as a whole wherever requests are read.
-        replicas: How many tasks each stage has; empty for as many as the plan says.
+        stages: A number of stages, or a stage manifest; 0 runs the whole model in the tasks that read requests.
+        replicas: Tasks of each stage; empty for those that the manifest says.
     """
 
     stages: int | str = 0
@@ -55,35 +55,43 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
-    """Every model in a repository.
+    """Reads every model of a repository.
 
     Raises:
         ConfigError: The folder is missing or holds no model, or a `model.toml` cannot be used.
+        StagesNotPrepared: Models must be cut first: see `stage_preparation`.
         ModelLoadFailed: A model cannot be read.
     """
     if not folder.is_dir():
         raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
-    models = {}
+    models: dict[str, dict[str, ModelSpec]] = {}
+    unprepared: list[UnpreparedModel] = []
     ensembles = {}
     chains = {}
-    # What starts with a dot is a tool's own: .ipynb_checkpoints, .git.
+    # Folders with a leading dot belong to tools: .ipynb_checkpoints, .git.
     for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
         toml = model_folder / "model.toml"
         file = _read_model_file(toml)
         if file.ensemble is not None:
             if versions or file != _ModelFile(ensemble=file.ensemble):
-                raise ConfigError(f"{toml}: beside [ensemble] there can be no other table, and no version of a model")
+                raise ConfigError(f"{toml}: [ensemble] allows no other table beside it, and no version of a model")
             ensembles[toml] = file.ensemble
         elif file.chain is not None:
             if versions or file != _ModelFile(chain=file.chain, session=file.session):
-                raise ConfigError(f"{toml}: beside [chain] there can be [session], and no version of a model")
+                raise ConfigError(f"{toml}: [chain] allows only [session] beside it, and no version of a model")
             chains[toml] = (file.chain, _fill_in(toml, file, defaults)[1])
         elif versions:
             batching, session = _fill_in(toml, file, defaults)
-            models[model_folder.name] = {
-                path.parent.name: _read_model(path, file, batching, session) for path in versions
-            }
+            models[model_folder.name] = {}
+            for path in versions:
+                model = _read_model(path, file, batching, session)
+                if isinstance(model, UnpreparedModel):
+                    unprepared.append(model)
+                else:
+                    models[model_folder.name][model.version] = model
+    if unprepared:
+        raise StagesNotPrepared(folder, unprepared)
     if not models and not chains:
         raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
     read_chains = [read_chain(toml, table, session, Catalog(models)) for toml, (table, session) in chains.items()]
@@ -92,7 +100,9 @@ def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
     return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in read_ensembles})
 
 
-def _read_model(path: Path, file: _ModelFile, batching: Batching, session: SessionOptions) -> ModelSpec:
+def _read_model(
+    path: Path, file: _ModelFile, batching: Batching, session: SessionOptions
+) -> ModelSpec | UnpreparedModel:
     inputs, outputs = read_signature(path)
     fixed_rows = _fixed_rows(inputs, outputs)
     batchable = fixed_rows is not None or all(spec.shape and spec.shape[0] is None for spec in inputs + outputs)
@@ -115,7 +125,7 @@ def _read_model(path: Path, file: _ModelFile, batching: Batching, session: Sessi
 
 
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
-    """The one size that axis 0 of every input and output has, if it has one."""
+    """Returns the size of axis 0, if it is fixed and the same in every input and output."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
     return sizes.pop() or None if len(sizes) == 1 else None
 
@@ -127,8 +137,8 @@ def _check_batch_axis(
     without = [spec.name for spec in inputs if not spec.shape]
     fixed = [spec.name for spec in inputs + outputs if spec.shape and spec.shape[0] not in (None, fixed_rows)]
     if without or fixed or not inputs:
-        what = f"axis 0 of {', '.join(fixed)} has a fixed size" if fixed else "an input has no axis 0"
-        raise ConfigError(f"{path}: enabled = true under [batching], but {what}")
+        obstacle = f"axis 0 of {', '.join(fixed)} has a fixed size" if fixed else "an input has no axis 0"
+        raise ConfigError(f"{path}: enabled = true under [batching], but {obstacle}")
 
 
 def _read_model_file(path: Path) -> _ModelFile:
@@ -152,10 +162,10 @@ def _fill_in(path: Path, file: _ModelFile, defaults: ModelDefaults) -> tuple[Bat
         read_section(session, SessionOptions, place, "session."),
     )
     if file.replicas and not file.stages:
-        raise ConfigError(f"{path}: replicas are of stages, and there are no stages")
+        raise ConfigError(f"{path}: replicas = {list(file.replicas)} without stages: set stages, or remove replicas")
     return settings
 
 
 def version_order(version: str) -> list[tuple[int, int, str]]:
-    """Numbers as numbers: 2 < 10, 1.9 < 1.10."""
+    """Returns a sort key that orders numbers by value: 2 < 10, 1.9 < 1.10."""
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]

@@ -1,119 +1,156 @@
-"""The stages of a model, as `model.toml` asks for them: so many, or those of a plan, whose files lie beside it.
+"""Reads the stages that a `model.toml` asks for: a number of them, or those of a manifest beside the model.
 
 my-model/
-├── model.toml          stages = "plan.json"
-└── 1/model.onnx        what was cut, and what requests are checked against
+├── model.toml          stages = "plan.json", or stages = 2
+└── 1/model.onnx        the model that was cut; requests are checked against it
   1/plan.json           see `anabranch.schemas.stage_manifest`
-  1/stage-0.onnx …      what the stages load, on whichever TaskManager they are
+  1/stage-0.onnx …      the stages, loaded by their tasks on any TaskManager
+  1/stages-2/           the same, written by `prepare_stages` for stages = 2
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.model_repository.stage_cutting import cut
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.model import ModelSpec, StageSpec, TensorSpec
 from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_plan
 
+_MANIFEST = "plan.json"
 
-def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) -> ModelSpec:
-    """A model with its stages.
+
+@dataclass(frozen=True, slots=True)
+class UnpreparedModel:
+    """A model whose stages are missing, or were cut from another file.
+
+    Attributes:
+        label: Its name and version: `resnet50/1`.
+        path: Its file.
+        stages: The number of stages to cut it into.
+    """
+
+    label: str
+    path: Path
+    stages: int
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the stages."""
+        return self.path.parent / f"stages-{self.stages}"
+
+
+def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) -> ModelSpec | UnpreparedModel:
+    """Reads the stages of a model.
 
     Args:
-        chosen: The file of a plan, in the folder of the model's version; or how many stages to cut the model into,
-            where 1 leaves it whole.
-        replicas: For each stage, where the plan shall not decide.
+        model: The model, as a whole.
+        chosen: A manifest's path, relative to the folder of the model's version; or the number of stages, where 1
+            leaves the model whole.
+        replicas: Replicas of each stage; empty for those of the manifest.
+
+    Returns:
+        The model with its stages; or the order to cut it.
 
     Raises:
-        ConfigError: There is no such plan, or it does not fit the model or its own files; the model cannot be cut so.
+        ConfigError: The manifest is missing, or does not fit the model or its own files.
         ModelLoadFailed: A stage cannot be read.
     """
-    where = f"the stages of {model.name}/{model.version}"
+    subject = f"the stages of {model.name}/{model.version}"
     if chosen == 1:
         stages: tuple[StageSpec, ...] = (StageSpec(model.path, model.sha256, model.inputs, model.outputs),)
     elif isinstance(chosen, int):
         if chosen < 1:
-            raise ConfigError(f"{where}: stages = {chosen}; it must be at least 1")
-        stages = _planned(model, cut(Path(model.path), model.sha256, chosen))
+            raise ConfigError(f"{subject}: stages = {chosen}, expected 1 or more")
+        unprepared = UnpreparedModel(f"{model.name}/{model.version}", Path(model.path), chosen)
+        manifest = unprepared.folder / _MANIFEST
+        if not _is_cut_from(manifest, model.sha256):
+            return unprepared
+        stages = _read_manifest_stages(model, manifest)
     else:
-        stages = _planned(model, Path(model.path).parent / chosen)
+        stages = _read_manifest_stages(model, Path(model.path).parent / chosen)
     if replicas:
         if len(replicas) != len(stages) or min(replicas) < 1:
-            raise ConfigError(f"{where}: replicas must be {len(stages)} numbers from 1, and is {list(replicas)}")
+            raise ConfigError(f"{subject}: replicas = {list(replicas)}, expected {len(stages)} numbers of 1 or more")
         stages = tuple(replace(stage, replicas=count) for stage, count in zip(stages, replicas, strict=True))
-    _check_wiring(model, stages, where)
+    _check_wiring(model, stages, subject)
     return replace(model, stages=stages)
 
 
-def _planned(model: ModelSpec, path: Path) -> tuple[StageSpec, ...]:
-    plan = _read_plan(path)
-    if plan.model_sha256 != model.sha256:
-        raise ConfigError(f"{path} is the plan of another file than {model.path}: cut the model again")
-    if not plan.stages:
-        raise ConfigError(f"{path} has no stages")
-    return tuple(_read_stage(path.parent, stage, plan.rows) for stage in plan.stages)
+def _is_cut_from(manifest: Path, sha256: str) -> bool:
+    try:
+        return decode_plan(manifest.read_bytes()).model_sha256 == sha256
+    except (OSError, msgspec.MsgspecError):
+        return False
 
 
-def _read_plan(path: Path) -> StageManifest:
+def _read_manifest_stages(model: ModelSpec, path: Path) -> tuple[StageSpec, ...]:
+    manifest = _read_manifest(path)
+    if manifest.model_sha256 != model.sha256:
+        raise ConfigError(f"{path} is the manifest of another file than {model.path}: cut the model again")
+    if not manifest.stages:
+        raise ConfigError(f"{path} has no stages: cut the model again")
+    return tuple(_read_stage(path.parent, entry, manifest.rows) for entry in manifest.stages)
+
+
+def _read_manifest(path: Path) -> StageManifest:
     try:
         return decode_plan(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"cannot read the plan {path}: {error.strerror}; make one with `anabranch plan`") from None
+        raise ConfigError(f"cannot read the manifest {path}: {error.strerror}; write it by `anabranch plan`") from None
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path} is no plan: {error}") from None
+        raise ConfigError(f"{path} is not a stage manifest: {error}") from None
 
 
-def _read_stage(folder: Path, planned: StageEntry, rows: int) -> StageSpec:
-    path = folder / planned.file
-    if Path(planned.file).name != planned.file:
-        raise ConfigError(f"the plan in {folder} names {planned.file!r}: the files of its stages lie beside it")
-    if planned.replicas < 1:
-        raise ConfigError(f"the plan in {folder} gives {planned.file} {planned.replicas} replicas; at least 1")
+def _read_stage(folder: Path, entry: StageEntry, rows: int) -> StageSpec:
+    path = folder / entry.file
+    if Path(entry.file).name != entry.file:
+        raise ConfigError(f"the manifest in {folder} names {entry.file!r}, expected a file in the same folder")
+    if entry.replicas < 1:
+        raise ConfigError(f"the manifest in {folder} gives {entry.file} {entry.replicas} replicas, expected 1 or more")
     sha256 = sha256_of(path)
-    if sha256 != planned.sha256:
-        raise ConfigError(f"{path} is not the file that the plan beside it was made with: cut the model again")
-    inputs, outputs = (_in_order(path, specs) for specs in read_signature(path))
-    if (set(inputs), set(outputs)) != (set(planned.inputs), set(planned.outputs)):
-        raise ConfigError(f"{path} has other inputs or outputs than its plan says: cut the model again")
+    if sha256 != entry.sha256:
+        raise ConfigError(f"{path} is not the file that its manifest was written with: cut the model again")
+    inputs, outputs = (_by_name(path, specs) for specs in read_signature(path))
+    if (set(inputs), set(outputs)) != (set(entry.inputs), set(entry.outputs)):
+        raise ConfigError(f"{path} has other inputs or outputs than its manifest says: cut the model again")
     return StageSpec(
         path=str(path.resolve()),
         sha256=sha256,
-        inputs=tuple(inputs[name] for name in planned.inputs),
-        outputs=tuple(outputs[name] for name in planned.outputs),
-        replicas=planned.replicas,
-        row_ms=planned.ms / max(rows, 1),
+        inputs=tuple(inputs[name] for name in entry.inputs),
+        outputs=tuple(outputs[name] for name in entry.outputs),
+        replicas=entry.replicas,
+        row_ms=entry.ms / max(rows, 1),
     )
 
 
-def _in_order(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, TensorSpec]:
+def _by_name(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, TensorSpec]:
     named = {spec.name: spec for spec in specs}
     if len(named) < len(specs):
-        raise ConfigError(f"{path} has two inputs or outputs of one name")
+        raise ConfigError(f"{path} has two inputs or outputs of one name: cut the model again")
     return named
 
 
-def _check_wiring(model: ModelSpec, stages: tuple[StageSpec, ...], where: str) -> None:
-    """Refuses stages of which one needs what is not there, or that do not make the model's outputs."""
-    there = {spec.name: spec for spec in model.inputs}
+def _check_wiring(model: ModelSpec, stages: tuple[StageSpec, ...], subject: str) -> None:
+    """Refuses stages with an unknown input, and stages that do not make the model's outputs."""
+    known = {spec.name: spec for spec in model.inputs}
     for number, stage in enumerate(stages, 1):
         for spec in stage.inputs:
-            source = there.get(spec.name)
+            source = known.get(spec.name)
             if source is None or source.datatype != spec.datatype:
-                raise ConfigError(f"{where}: nothing before stage {number} makes its input {spec.name!r}")
+                raise ConfigError(f"{subject}: nothing before stage {number} makes its input {spec.name!r}")
         for spec in stage.outputs:
-            if spec.name in there:
-                raise ConfigError(f"{where}: {spec.name!r} is made twice")
-            there[spec.name] = spec
+            if spec.name in known:
+                raise ConfigError(f"{subject}: {spec.name!r} is made twice")
+            known[spec.name] = spec
         fixed = [s.name for s in stage.inputs + stage.outputs if s.shape and s.shape[0] not in (None, model.fixed_rows)]
         if model.batchable and fixed:
             raise ConfigError(
-                f"{where}: axis 0 of {', '.join(fixed)} does not count rows; cut the model elsewhere, or set "
+                f"{subject}: axis 0 of {', '.join(fixed)} does not count rows: cut the model elsewhere, or set "
                 "enabled = false under [batching]"
             )
     for spec in model.outputs:
-        made = there.get(spec.name)
+        made = known.get(spec.name)
         if made is None or made.datatype != spec.datatype:
-            raise ConfigError(f"{where}: no stage makes the output {spec.name!r}")
+            raise ConfigError(f"{subject}: no stage makes the output {spec.name!r}")

@@ -25,7 +25,7 @@ CODES = {
     *("unknown_source", "framework_missing", "not_converted", "not_equal", "version_there"),
     *("stack_error", "port_in_use", "not_enough_memory", "not_running", "topic_not_made"),
     *("start_failed", "installation_error", "java_not_found", "flink_not_found", "jars_missing"),
-    *("compilation_failed", "libpython_not_found", "unusable_argument"),
+    *("compilation_failed", "libpython_not_found", "unusable_argument", "stages_not_prepared"),
 }
 
 

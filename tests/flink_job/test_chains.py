@@ -77,16 +77,16 @@ def test_a_repository_may_hold_a_chain_alone(repository: Path, tmp_path: Path) -
         ('steps = [{ model = "" }]', "a step needs a model"),
         (
             'steps = [{ model = "m" }, { model = "../m/1/model.onnx" }]',
-            r"steps\[1\]: model names .* beside model\.toml",
+            r"steps\[1\]: model = .* beside model\.toml",
         ),
-        ('steps = [{ model = "m", replicas = 0 }]', "replicas is 0"),
-        ('steps = [{ model = "m", before = "first" }]', "write it as file.py:function"),
-        ('steps = [{ model = "m", before = "steps.py:" }]', "write it as file.py:function"),
-        ('steps = [{ model = "m", before = "../steps.py:first" }]', r"before names '\.\./steps\.py'"),
+        ('steps = [{ model = "m", replicas = 0 }]', "replicas = 0, expected 1 or more"),
+        ('steps = [{ model = "m", before = "first" }]', "expected file.py:function"),
+        ('steps = [{ model = "m", before = "steps.py:" }]', "expected file.py:function"),
+        ('steps = [{ model = "m", before = "../steps.py:first" }]', r"before = '\.\./steps\.py'"),
         ('steps = [{ model = "m", before = "none.py:first" }]', r"before: cannot read .*none\.py"),
         ('steps = [{ model = "m", after = "steps.py:none" }]', r"after: .*steps\.py has no function 'none'"),
         ('steps = [{ model = "m", after = "steps.py:third" }]', "has no function 'third'"),
-        ('steps = [{ model = "m", after = "broken.py:first" }]', r"broken\.py is no Python"),
+        ('steps = [{ model = "m", after = "broken.py:first" }]', r"broken\.py is not Python"),
         ('steps = [{ model = "m", during = "steps.py:first" }]', "during"),
     ],
 )
@@ -103,8 +103,8 @@ def test_what_a_step_cannot_do_is_refused_with_the_reason(repository: Path, step
     [
         ('inputs.x = { datatype = "FLOAT", shape = [] }\noutputs = {}', "at least one"),
         ('inputs = {}\noutputs.y = { datatype = "FP32", shape = [] }', "at least one"),
-        (ENDS.replace("INT64", "int64"), r"outputs\.n: datatype is 'int64'; there is BOOL, BYTES"),
-        (ENDS.replace("-1", "-2"), r"outputs\.y: shape is \[-2, 2\]"),
+        (ENDS.replace("INT64", "int64"), r"outputs\.n: unknown datatype 'int64'; available: BOOL, BYTES"),
+        (ENDS.replace("-1", "-2"), r"outputs\.y: shape = \[-2, 2\]"),
     ],
 )
 def test_ends_that_make_no_sense_are_refused(repository: Path, ends: str, reason: str) -> None:
@@ -120,8 +120,8 @@ def test_a_model_that_cannot_be_read_is_named(repository: Path) -> None:
 
 
 def test_beside_a_chain_there_is_its_session_and_nothing_else(repository: Path) -> None:
-    with pytest.raises(ConfigError, match=r"beside \[chain\]"):
+    with pytest.raises(ConfigError, match=r"\[chain\] allows only"):
         read(repository, f"{STEPS}\n{ENDS}", "[batching]\nmax_rows = 3\n")
     (repository / "chain" / "1").symlink_to(repository / "m" / "1")
-    with pytest.raises(ConfigError, match=r"beside \[chain\]"):
+    with pytest.raises(ConfigError, match=r"\[chain\] allows only"):
         read(repository, f"{STEPS}\n{ENDS}")

@@ -1,5 +1,8 @@
-"""Stages are read with their plan, and a plan that does not fit is refused in one line that says what to do."""
+"""Stages of a model: reading them writes nothing, preparing them cuts, and a wrong manifest is refused in one line."""
 
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,9 @@ import msgspec
 import pytest
 
 from anabranch.flink_job.config import ModelDefaults
-from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
 from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.flink_job.model_repository.stage_preparation import prepare_stages
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import sha256_of
 from anabranch.schemas.model import ModelSpec
@@ -25,6 +29,15 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path) -> ModelSpec:
     return read_repository(folder, ModelDefaults()).find("steps", "")
+
+
+def prepare(folder: Path) -> ModelSpec:
+    return prepare_stages(folder, ModelDefaults()).find("steps", "")
+
+
+def files_of(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every path below a folder with its time of change, and its bytes if it is a file."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")}
 
 
 def toml(folder: Path, text: str) -> None:
@@ -71,25 +84,89 @@ def test_one_stage_is_the_model_itself(folder: Path) -> None:
     assert (stage.path, stage.sha256, stage.replicas) == (model.path, model.sha256, 2)
 
 
-def test_a_number_cuts_the_model_once_and_again_where_it_has_changed(folder: Path) -> None:
+def test_prepare_cuts_once_and_again_after_a_change(folder: Path) -> None:
     toml(folder, "stages = 2\n")
-    first, second = read(folder).stages
+    first, second = prepare(folder).stages
     assert {spec.name for spec in first.inputs + second.inputs} >= {"x", "i"}
     assert {spec.name for spec in second.outputs} >= {"y"}
     assert Path(first.path).parent == (folder / "steps" / "1" / "stages-2").resolve()
     written = Path(first.path).stat().st_mtime_ns
-    assert read(folder).stages == (first, second)
+    assert prepare(folder).stages == read(folder).stages == (first, second)
     assert Path(first.path).stat().st_mtime_ns == written
     _write(folder / "steps" / "1", ["Neg x h", "Abs h y"], {"x": (FLOAT, ["n", 4])}, {"y": (FLOAT, ["n", 4])})
-    first, second = read(folder).stages
+    with pytest.raises(StagesNotPrepared, match="steps/1 into 2 stages"):
+        read(folder)
+    first, second = prepare(folder).stages
     assert [spec.name for spec in first.inputs] == ["x"]
 
 
-def test_where_stages_cannot_be_written_it_is_said(folder: Path) -> None:
+@pytest.mark.parametrize("stages", ['"plan.json"', "1", "2", "3"])
+def test_read_twice_changes_nothing_in_the_folder(folder: Path, stages: str) -> None:
+    toml(folder, f"stages = {stages}\n")
+    before = files_of(folder)
+    read_outcomes = []
+    for _ in range(2):
+        try:
+            read_outcomes.append(str(read(folder)))
+        except StagesNotPrepared as error:
+            read_outcomes.append(str(error))
+    assert read_outcomes[0] == read_outcomes[1]
+    assert files_of(folder) == before
+
+
+def test_read_prepared_stages_changes_nothing(folder: Path) -> None:
+    toml(folder, "stages = 2\n")
+    model = prepare(folder)
+    before = files_of(folder)
+    assert read(folder) == model
+    assert files_of(folder) == before
+
+
+def test_read_missing_stages_names_models_and_command(folder: Path) -> None:
+    toml(folder, "stages = 2\n")
+    shutil.copytree(folder / "steps", folder / "again")
+    expected = "again/1 into 2 stages, steps/1 into 2 stages; run `anabranch prepare --model-repository"
+    with pytest.raises(StagesNotPrepared, match=expected) as refused:
+        read(folder)
+    assert [model.label for model in refused.value.models] == ["again/1", "steps/1"]
+    assert "\n" not in str(refused.value)
+
+
+def test_prepare_read_only_repository_names_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    toml(folder, "stages = 2\n")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ConfigError, match="Read-only file system; run `anabranch prepare` on a machine that can write"):
+        prepare(folder)
+
+
+def test_prepare_blocked_folder_is_refused(folder: Path) -> None:
     toml(folder, "stages = 2\n")
     (folder / "steps" / "1" / "stages-2").write_text("in the way")
     with pytest.raises(ConfigError, match=r"cannot be cut into 2 stages: cannot write"):
-        read(folder)
+        prepare(folder)
+
+
+def test_prepare_too_many_stages_is_refused_and_leaves_nothing(folder: Path) -> None:
+    toml(folder, "stages = 9\n")
+    before = set(folder.rglob("*"))
+    with pytest.raises(ConfigError, match="cannot be cut into 9 stages") as refused:
+        prepare(folder)
+    assert "\n" not in str(refused.value)
+    assert set(folder.rglob("*")) == before
+
+
+def test_prepare_reports_rising_progress(folder: Path) -> None:
+    toml(folder, "stages = 2\n")
+    reported: list[tuple[str, float, str]] = []
+    prepare_stages(folder, ModelDefaults(), lambda *progress: reported.append(progress))
+    assert {model for model, _, _ in reported} == {"steps/1"}
+    fractions = [done for _, done, _ in reported]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert all(step for _, _, step in reported)
 
 
 def test_without_stages_a_plan_is_just_a_file(folder: Path) -> None:
@@ -100,13 +177,12 @@ def test_without_stages_a_plan_is_just_a_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('stages = "other.json"', r"cannot read the plan .*other\.json.*anabranch plan"),
-        ("stages = -1", "stages = -1; it must be at least 1"),
-        ("stages = 9", "cannot be cut into 9 stages"),
+        ('stages = "other.json"', r"cannot read the manifest .*other\.json.*anabranch plan"),
+        ("stages = -1", "stages = -1, expected 1 or more"),
         ("stages = 1.5", r"model\.toml"),
-        ("replicas = [1]", "there are no stages"),
-        ('stages = "plan.json"\nreplicas = [1, 1]', "3 numbers from 1"),
-        ('stages = "plan.json"\nreplicas = [1, 0, 1]', "3 numbers from 1"),
+        ("replicas = [1]", "without stages"),
+        ('stages = "plan.json"\nreplicas = [1, 1]', "expected 3 numbers of 1 or more"),
+        ('stages = "plan.json"\nreplicas = [1, 0, 1]', "expected 3 numbers of 1 or more"),
     ],
 )
 def test_a_model_toml_that_does_not_fit_is_refused(folder: Path, text: str, said: str) -> None:
@@ -119,10 +195,10 @@ def test_a_model_toml_that_does_not_fit_is_refused(folder: Path, text: str, said
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda plan: msgspec.structs.replace(plan, model_sha256="0"), "plan of another file"),
+        (lambda plan: msgspec.structs.replace(plan, model_sha256="0"), "manifest of another file"),
         (lambda plan: msgspec.structs.replace(plan, stages=()), "has no stages"),
         (with_stage(0, sha256="0"), r"stage-0\.onnx is not the file"),
-        (with_stage(0, file="../1/stage-0.onnx"), "lie beside it"),
+        (with_stage(0, file="../1/stage-0.onnx"), "expected a file in the same folder"),
         (with_stage(1, replicas=0), "0 replicas"),
         (with_stage(1, inputs=("x",)), "other inputs or outputs"),
         (lambda plan: msgspec.structs.replace(plan, stages=plan.stages[::-1]), "nothing before stage 1"),
@@ -155,5 +231,5 @@ def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
     with pytest.raises(ModelLoadFailed, match=r"stage-1\.onnx"):
         read(folder)
     (version / "plan.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"plan\.json is no plan"):
+    with pytest.raises(ConfigError, match=r"plan\.json is not a stage manifest"):
         read(folder)

@@ -1,0 +1,81 @@
+"""`prepare`: cuts the models of a repository whose stages are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from anabranch.flink_job.config import Config, load
+
+if TYPE_CHECKING:
+    from anabranch.flink_job.model_repository.stage_preparation import PreparationProgress
+    from anabranch.schemas.model import Catalog
+
+#: Shorter preparations show no progress bar.
+_PATIENCE_S = 2.0
+
+
+def prepare(
+    config_path: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", dir_okay=False, help="The job's TOML configuration.")
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="The folder of the models. Default: as configured."),
+    ] = None,
+) -> None:
+    """Cut the models whose model.toml asks for a number of stages, and prove that the stages equal them.
+
+    `anabranch run` does the same before it submits a job. Prepare a repository by
+    itself if the job will read it without write access.
+
+      anabranch prepare --model-repository models
+    """
+    config = load(config_path)
+    if model_repository:
+        config = config.replace(models={"repository": str(model_repository)})
+    catalog = prepare_models(config, Console(stderr=True))
+    console = Console()
+    for model in catalog.in_stages():
+        if not model.is_chain:
+            line = f"{model.name}/{model.version}: {len(model.stages)} stages in {Path(model.stages[0].path).parent}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print("Every model is prepared.")
+
+
+def prepare_models(config: Config, console: Console) -> Catalog:
+    """Reads the configured repository and prepares missing stages; shows a progress bar if that takes long.
+
+    Raises:
+        ConfigError: The repository cannot be used, or a model cannot be cut.
+        ModelLoadFailed: A model cannot be read.
+    """
+    from anabranch.flink_job.model_repository.stage_preparation import prepare_stages  # noqa: PLC0415 - ONNX is slow
+
+    with _progress_bar(console) as report:
+        return prepare_stages(Path(config.models.repository), config.defaults, report)
+
+
+@contextmanager
+def _progress_bar(console: Console) -> Iterator[PreparationProgress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("Reading the models", total=None)
+    timer = Timer(_PATIENCE_S, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda model, done, step: bar.update(
+            task, completed=done, total=1.0, description=f"Preparing {model}: {step}"
+        )
+    finally:
+        timer.cancel()
+        timer.join()
+        bar.stop()

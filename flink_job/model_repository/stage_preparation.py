@@ -1,0 +1,85 @@
+"""Prepares stages: cuts models whose `model.toml` asks for a number of stages, as `anabranch plan --stages K` does.
+
+The stages are written beside the model, to `stages-K/`, where every TaskManager can read them. They are cut once, and
+again only if the model's file has changed. Reading a repository never cuts: see `repository`.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from anabranch.flink_job.config import ModelDefaults
+from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.flink_job.model_repository.stages import UnpreparedModel
+from anabranch.schemas.model import Catalog
+
+#: Called with a model's name and version, the fraction of its work that is done, from 0 to 1, and the next step.
+PreparationProgress = Callable[[str, float, str], None]
+
+#: Fractions of the work that are done after profiling, and after planning.
+_PROFILED, _PLANNED = 0.6, 0.85
+
+
+def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationProgress | None = None) -> Catalog:
+    """Reads a repository; profiles and cuts the models whose stages are missing, and proves the stages equal.
+
+    Args:
+        folder: The repository.
+        defaults: Settings of models without their own.
+        progress: Reports the progress of each model that is cut.
+
+    Raises:
+        ConfigError: The repository cannot be used or written, or a model cannot be cut as its `model.toml` says.
+        ModelLoadFailed: A model cannot be read.
+    """
+    try:
+        return read_repository(folder, defaults)
+    except StagesNotPrepared as error:
+        missing = error.models
+    for model in missing:
+        _cut(model, progress or (lambda *_: None))
+    return read_repository(folder, defaults)
+
+
+def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
+    # Planning imports ONNX, which a job without such a model does not need.
+    from anabranch.partition.errors import PartitionError  # noqa: PLC0415
+    from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
+    from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
+    from anabranch.partition.planning.planner import plan_timed  # noqa: PLC0415
+    from anabranch.partition.profiling.profile import costs_of, profile, rows_of  # noqa: PLC0415
+    from anabranch.partition.profiling.stage_timing import stage_times_ms  # noqa: PLC0415
+    from anabranch.partition.stages.manifest import write_placement  # noqa: PLC0415
+
+    def report(done: float, step: str) -> None:
+        progress(model.label, done, step)
+
+    _check_writable(model)
+    try:
+        report(0.0, "reading the model")
+        graph = load_graph(model.path)
+        known = profile(graph, rows_of(graph, 1), lambda done, step: report(done * _PROFILED, step))
+        report(_PROFILED, "choosing cuts and timing stages")
+        time_stages = partial(stage_times_ms, graph, rows=known.rows)
+        machines = [Machine(name="machine", count=model.stages)]
+        _, plan = plan_timed(costs_of(graph, known), machines, model.stages, time_stages)
+        report(_PLANNED, "writing stages and proving them equal")
+        write_placement(graph, plan, model.folder, rows=known.rows)
+        report(1.0, "done")
+    except PartitionError as error:
+        with suppress(OSError):
+            model.folder.rmdir()  # made by the check, and empty
+        raise ConfigError(f"{model.path} cannot be cut into {model.stages} stages: {error}") from None
+
+
+def _check_writable(model: UnpreparedModel) -> None:
+    """Makes the folder of the stages before the model is profiled, which takes seconds."""
+    try:
+        model.folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{model.path} cannot be cut into {model.stages} stages: cannot write {model.folder}: {error.strerror}; "
+            "run `anabranch prepare` on a machine that can write to the repository"
+        ) from None

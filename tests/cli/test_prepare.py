@@ -1,0 +1,53 @@
+"""`anabranch prepare` cuts what is missing and says where the stages are."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from anabranch import cli
+from anabranch.demo.features import model_path
+from anabranch.partition.profiling import profile
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(profile, "_BUDGET_S", 0.1)
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    shutil.copyfile(model_path(), tmp_path / "models" / "m" / "1" / "model.onnx")
+    (tmp_path / "models" / "m" / "model.toml").write_text("stages = 2\n")
+    return tmp_path / "models"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(cli.app, ["prepare", *map(str, arguments)])
+
+
+def test_prepare_missing_stages_are_cut_once(repository: Path) -> None:
+    stages = repository / "m" / "1" / "stages-2"
+    for _ in range(2):
+        result = run("--model-repository", repository)
+        assert result.exit_code == 0, result.output
+        assert f"m/1: 2 stages in {stages}" in result.stdout
+        assert result.stdout.endswith("Every model is prepared.\n")
+    assert sorted(path.name for path in stages.iterdir()) == ["plan.json", "stage-0.onnx", "stage-1.onnx"]
+
+
+def test_prepare_configured_repository_is_used(repository: Path, tmp_path: Path) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text(f'[models]\nrepository = "{repository}"\n')
+    assert run("--config", config).exit_code == 0
+    assert (repository / "m" / "1" / "stages-2" / "plan.json").exists()
+
+
+def test_prepare_failure_is_one_line(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "m" / "model.toml").write_text("stages = 999\n")
+    monkeypatch.setattr(sys, "argv", ["anabranch", "prepare", "--model-repository", str(repository)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "cannot be cut into 999 stages" in capsys.readouterr().err.splitlines()[-1]
