@@ -15,12 +15,11 @@ import kafka
 import kafka.errors
 
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge
+from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing
 
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 
-#: Room for the key and the batch headers of a record of the largest size.
-_FRAMING_BYTES = 64 * 1024
 _CONNECT_S = 5.0
 
 
@@ -80,11 +79,11 @@ class KafkaConnection:
             "isolation_level": isolation_level,
             "fetch_min_bytes": 1,
             "fetch_max_bytes": max(4 * max_message_bytes, 52_428_800),
-            "max_partition_fetch_bytes": max_message_bytes + _FRAMING_BYTES,
+            "max_partition_fetch_bytes": max_message_bytes + KAFKA_FRAMING_BYTES,
         }
         producing = common | {
             "linger_ms": 0,
-            "max_request_size": max_message_bytes + _FRAMING_BYTES,
+            "max_request_size": max_message_bytes + KAFKA_FRAMING_BYTES,
             "max_block_ms": int(_CONNECT_S * 1000),
         }
         for_consumer, for_producer = _divide(properties)

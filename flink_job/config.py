@@ -8,10 +8,9 @@ from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.toml_sections import read_section
+from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.schemas.model import Batching, SessionOptions
 
-#: Key, batch headers, and the fields of a dead letter.
-_FRAMING_BYTES = 64 * 1024
 _MAX_WAIT_MS = 365 * 24 * 3_600_000
 #: Flink's option and its older name.
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
@@ -55,12 +54,12 @@ class KafkaConfig(_Section, frozen=True):
     @property
     def record_limit_bytes(self) -> int:
         """Largest record of requests and answers."""
-        return self.max_message_bytes + _FRAMING_BYTES
+        return self.max_message_bytes + KAFKA_FRAMING_BYTES
 
     @property
     def letter_limit_bytes(self) -> int:
         """Largest record of dead letters, with its base64."""
-        return self.max_message_bytes * 4 // 3 + _FRAMING_BYTES
+        return self.max_message_bytes * 4 // 3 + KAFKA_FRAMING_BYTES
 
 
 class JobConfig(_Section, frozen=True):

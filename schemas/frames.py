@@ -12,6 +12,7 @@ Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
+from anabranch.schemas.limits import FRAME_VIEW_FROM_BYTES
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Buffer
 
@@ -19,8 +20,6 @@ _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
 _CLAIM = struct.Struct("<iiq")
 _ANSWER = struct.Struct("<ii")
-#: A view of a value keeps all of its frame, 1 MiB for most. So what is small is copied, which is as quick.
-_VIEW_FROM_BYTES = 64 * 1024
 
 
 def read_claim(frame: bytes) -> tuple[int, int] | None:
@@ -53,7 +52,7 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
             requests.append((None, source))
         else:
             end = at + size
-            if size >= _VIEW_FROM_BYTES:
+            if size >= FRAME_VIEW_FROM_BYTES:
                 requests.append((view[at:end], source))
             else:
                 requests.append((frame[at:end] if is_bytes else view[at:end].tobytes(), source))

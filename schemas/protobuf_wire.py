@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from anabranch.schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from anabranch.schemas.limits import CACHED_SIGNATURES, CACHED_VARINTS
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.open_inference_pb2 import (
     InferParameter,
@@ -233,7 +234,7 @@ class ResponseFrame(msgspec.Struct, frozen=True):
         return b"".join(parts)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_SIGNATURES)
 def response_frame(
     model_name: str, model_version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
 ) -> ResponseFrame:
@@ -296,7 +297,7 @@ def read_response(message_bytes: bytes) -> InferResponse | ErrorResponse:
     return InferResponse(message.model_name, message.model_version, message.id, tuple(outputs), parameters)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_VARINTS)
 def _write_varint(value: int) -> bytes:
     encoded = bytearray()
     while value >= 0x80:

@@ -17,13 +17,12 @@ from functools import lru_cache
 
 import msgspec
 
+from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_FAILURE_LENGTH, TENSOR_ALIGNMENT_BYTES
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.tensors import Buffer
 
-ALIGNMENT_BYTES = 16
 NO_DEADLINE_MS = 0
-MAX_FAILURE_LENGTH = 2000
 
 
 class RecordKind(IntEnum):
@@ -154,7 +153,7 @@ _FORMS = {encoding.value: encoding for encoding in Encoding}
 _HEADER = struct.Struct("<BBBBHHIIIIiiqqqI")
 _SIZE = struct.Struct("<I")
 _TIMES = tuple(struct.Struct(f"<{count}d") for count in range(4))
-_PADDING = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
+_PADDING = tuple(bytes(size) for size in range(TENSOR_ALIGNMENT_BYTES))
 _FLAG_PARTIAL_ALLOWED = 1
 _FLAG_EXPLAIN = 2
 _FLAG_WHOLE = 4
@@ -292,7 +291,7 @@ def append_tensors(parts: list[Buffer], tensors: Sequence[Buffer]) -> None:
     parts.append(b"".join([_SIZE.pack(len(tensor)) for tensor in tensors]))
     size_bytes = sum(map(len, parts))
     for tensor in tensors:
-        padding = -size_bytes % ALIGNMENT_BYTES
+        padding = -size_bytes % TENSOR_ALIGNMENT_BYTES
         parts += (_PADDING[padding], tensor)
         size_bytes += padding + len(tensor)
 
@@ -310,7 +309,7 @@ def read_tensors(view: memoryview, at: int, count: int) -> list[memoryview]:
     tensors, sizes_at = [], at
     at += _SIZE.size * count
     for index in range(count):
-        at += -at % ALIGNMENT_BYTES
+        at += -at % TENSOR_ALIGNMENT_BYTES
         (size,) = _SIZE.unpack_from(view, sizes_at + _SIZE.size * index)
         tensors.append(view[at : at + size])
         at += size
@@ -337,19 +336,19 @@ def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
     return _encode_struct(signature)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_signature(encoded: bytes) -> Signature:
     """The signature of a request, SHARD or OPENING."""
     return _signatures.decode(encoded)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_opening_signature(encoded: bytes) -> OpeningSignature:
     """The signature of an OPENING, with the ensemble whose window it opens."""
     return _opening_signatures.decode(encoded)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_output_signature(encoded: bytes) -> OutputSignature:
     """The signature of a PARTIAL."""
     return _output_signatures.decode(encoded)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anabranch.schemas.errors import MalformedRequest, WrongDatatype, WrongSize
+from anabranch.schemas.limits import MAX_RANK, MAX_TENSOR_BYTES
 
 Buffer: TypeAlias = bytes | memoryview
 Array: TypeAlias = npt.NDArray[Any]
@@ -39,9 +40,6 @@ NUMPY_DTYPES: dict[str, np.dtype[np.generic]] = {
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = frozenset(NUMPY_DTYPES) | {BYTES}
 _DATATYPE_OF_DTYPE = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
-#: numpy refuses more axes than this, and tensors of more bytes than this.
-MAX_RANK = 64
-_MAX_SIZE_BYTES = 2**63 - 1
 _LARGEST_ITEM_BYTES = 8
 _LENGTH = struct.Struct("<I")
 
@@ -186,7 +184,7 @@ def check_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     if any(axis < 0 for axis in shape):
         raise MalformedRequest(f"tensor {name!r} has a negative axis in its shape {list(shape)}")
     # numpy counts an empty tensor's other axes all the same: [0, 2**62] is too big for it.
-    if prod(filter(None, shape)) * _LARGEST_ITEM_BYTES > _MAX_SIZE_BYTES:
+    if prod(filter(None, shape)) * _LARGEST_ITEM_BYTES > MAX_TENSOR_BYTES:
         raise MalformedRequest(f"tensor {name!r} has a shape of more elements than any memory holds")
     return tuple(shape)
 

@@ -12,11 +12,11 @@ from anabranch.flink_job.config import KafkaConfig
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import DeadLetter, decode_letter
 from anabranch.schemas.errors import AnabranchError
+from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.schemas.messages import ErrorResponse
 
 #: base64 and a record's framing may add so much to a value of the largest size.
 _GROWTH = 2
-_FRAMING_BYTES = 64 * 1024
 
 Place = tuple[int, int]
 
@@ -91,7 +91,7 @@ def _send(settings: KafkaConfig, requests: list[BadRequest]) -> list[Place]:
         bootstrap_servers=settings.bootstrap_servers,
         metrics_enabled=False,
         linger_ms=0,
-        max_request_size=settings.max_message_bytes + _FRAMING_BYTES,
+        max_request_size=settings.max_message_bytes + KAFKA_FRAMING_BYTES,
     )
     try:
         sent = [

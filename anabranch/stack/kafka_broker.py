@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from anabranch.flink_job.installation import find_java, kafka_class_path
+from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.stack.errors import StackError, TopicNotMade
 from anabranch.stack.ports import LOOPBACK, answers, claim, free_port
 from anabranch.stack.processes import LocalProcess
@@ -18,8 +19,6 @@ from anabranch.stack.processes import LocalProcess
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 HEAP_MB = 512
 
-# What a record weighs besides its value: key, headers and the batch around it.
-_RECORD_OVERHEAD_BYTES = 64 * 1024
 _FORMAT_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 10.0
@@ -229,7 +228,7 @@ class KafkaBroker:
     def _write_settings(self) -> Path:
         self._data_dir.mkdir(parents=True, exist_ok=True)
         controller_port = free_port()
-        request_bytes = self._max_message_bytes + _RECORD_OVERHEAD_BYTES
+        request_bytes = self._max_message_bytes + KAFKA_FRAMING_BYTES
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",

@@ -33,16 +33,13 @@ from anabranch.schemas.errors import (
     WrongSize,
 )
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
+from anabranch.schemas.limits import MAX_DEADLINE_MS, MAX_ID_BYTES, MAX_PRIORITY
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.records import NO_DEADLINE_MS, Failure, Signature, Source, TensorSignature, encode_signature
 from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
 STAGE = "admit"
-MAX_ID_SIZE_BYTES = 1024
-_MAX_PRIORITY = 2**31 - 1
-#: The year 287,396: a timer of Flink's can hold it, and so can a float.
-_MAX_DEADLINE_MS = 2**53
 _REMEMBERED_HEADS = 1024
 #: Heads are a few dozen bytes; one with megabytes of fields that nobody knows is not worth its memory.
 _MAX_REMEMBERED_SIZE_BYTES = 4096
@@ -239,7 +236,7 @@ def _request(
     if head.timeout_ms is not None:
         # A record without a timestamp (-1) starts to wait now.
         start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
-        deadline_ms = min(start_ms + head.timeout_ms, _MAX_DEADLINE_MS)
+        deadline_ms = min(start_ms + head.timeout_ms, MAX_DEADLINE_MS)
         if deadline_ms <= now_ms:
             raise DeadlineExceeded(f"the deadline passed {now_ms - deadline_ms:.0f} ms before the request was read")
     # By position, which costs half: every request comes through here.
@@ -272,7 +269,7 @@ def _prober(message: memoryview) -> Callable[[bytes, int], bool]:
 
 def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
     request_id, encoding = ("", Encoding.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
-    if len(request_id.encode()) > MAX_ID_SIZE_BYTES:
+    if len(request_id.encode()) > MAX_ID_BYTES:
         request_id = ""
     return Refused(source, request_id, encoding, message, Failure(error.code, error.message, STAGE))
 
@@ -283,8 +280,8 @@ def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
 
 
 def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None:
-    if len(request_id) > MAX_ID_SIZE_BYTES // 4 and len(request_id.encode()) > MAX_ID_SIZE_BYTES:
-        raise MalformedRequest(f"the id is over {MAX_ID_SIZE_BYTES} bytes")
+    if len(request_id) > MAX_ID_BYTES // 4 and len(request_id.encode()) > MAX_ID_BYTES:
+        raise MalformedRequest(f"the id is over {MAX_ID_BYTES} bytes")
     if head.rows > len(message):
         # Rows without elements take no bytes: a short message could ask for billions of them.
         raise WrongShape(f"{head.rows} rows in a message of {len(message)} bytes")
@@ -362,7 +359,7 @@ def _check_finite(spec: TensorSpec, shape: tuple[int, ...], data: Buffer) -> Non
 
 def _priority(parameters: Mapping[str, Parameter]) -> int:
     priority = parameters.get("priority", 0)
-    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= _MAX_PRIORITY:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         raise InvalidParameter(f"priority is {priority!r}; it is an integer from 0 (default) and 1 (highest) up")
     return priority
 

@@ -3,9 +3,7 @@
 from typing import NamedTuple
 
 from anabranch.operators.core.metrics import Meter
-
-#: Further defects are counted, and not kept.
-MAX_PENDING = 16
+from anabranch.schemas.limits import MAX_PENDING_DEFECTS
 
 
 class Defect(NamedTuple):
@@ -34,9 +32,9 @@ class Defects:
         self._pending: list[Defect] = []
 
     def note(self, phase: str, error: BaseException, detail: str = "") -> None:
-        """Counts a defect, and keeps it for the log while fewer than `MAX_PENDING` are kept."""
+        """Counts a defect, and keeps it for the log while fewer than `MAX_PENDING_DEFECTS` are kept."""
         self._meter.note_defect(phase)
-        if len(self._pending) < MAX_PENDING:
+        if len(self._pending) < MAX_PENDING_DEFECTS:
             self._pending.append(Defect(phase, error, detail))
 
     def drain(self) -> list[Defect]:

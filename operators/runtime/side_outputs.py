@@ -9,6 +9,7 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, 
 from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS
 from anabranch.schemas.frames import write_answers
+from anabranch.schemas.limits import ANSWER_FRAME_BYTES
 
 LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
 WORK_TAG = OutputTag("work", BYTES)
@@ -21,10 +22,6 @@ def units_tag(model: tuple[str, str]) -> OutputTag:
     return OutputTag("units {}/{}".format(*model), BYTES)
 
 
-#: Frames save time for small answers only.
-_FRAME_BYTES = 4 * 1024 * 1024
-
-
 def emit(outputs: Iterable[Output]) -> Iterator[object]:
     """Converts outputs of the core to the values that a Flink operator yields."""
     answers: list[Answer] = []
@@ -33,7 +30,7 @@ def emit(outputs: Iterable[Output]) -> Iterator[object]:
         if isinstance(output, Answer):
             answers.append(output)
             size_bytes += len(output.value)
-            if size_bytes >= _FRAME_BYTES:
+            if size_bytes >= ANSWER_FRAME_BYTES:
                 yield write_answers(answers)
                 answers, size_bytes = [], 0
         elif isinstance(output, DeadLetterRecord):

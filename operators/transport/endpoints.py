@@ -17,7 +17,6 @@ from weakref import WeakSet
 
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.transport.claim_check import (
-    MAX_MESSAGE_BYTES,
     TransportOptions,
     decode_claim,
     is_claim,
@@ -26,6 +25,7 @@ from anabranch.operators.core.transport.claim_check import (
 )
 from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport.memfd_arena import Mappings, MemfdArena, Presence, host_identity, is_present
+from anabranch.schemas.limits import MAX_MESSAGE_BYTES
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.records import Record
 from anabranch.schemas.tensors import Buffer

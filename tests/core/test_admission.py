@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.operators.core.admission import MAX_ID_SIZE_BYTES, Admission
+from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec
+from anabranch.schemas.limits import MAX_ID_BYTES
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.records import NO_DEADLINE_MS, Source, decode_signature
@@ -164,7 +165,7 @@ def test_bad_input_is_refused_alike_once_its_sender_is_known(kind: str) -> None:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_an_id_may_have_a_kilobyte_and_no_more(encoding: Encoding) -> None:
-    for size, code in ((MAX_ID_SIZE_BYTES, "admitted"), (MAX_ID_SIZE_BYTES + 1, "malformed_request"), (70_000,) * 2):
+    for size, code in ((MAX_ID_BYTES, "admitted"), (MAX_ID_BYTES + 1, "malformed_request"), (70_000,) * 2):
         record = judge(request(request_id="i" * int(size), encoding=encoding))
         assert code_of(record) == (code if isinstance(code, str) else "malformed_request")
         assert len(record.id) in (size, 0)

@@ -137,7 +137,7 @@ def test_a_patient_unit_leaves_when_its_rows_are_full_and_the_rest_stays_patient
 
 
 def test_a_patient_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
+    monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 10)
     patient = filled(waiting("aaaa"), waiting("bbbb"), patient_ms={b"m": 2.0})
     assert units(patient) == []
     patient.add(waiting("cccc"), 0)
@@ -172,7 +172,7 @@ def test_a_request_of_more_rows_than_a_unit_holds_leaves_alone() -> None:
 
 
 def test_a_unit_holds_as_many_bytes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_UNIT_BYTES", 10)
+    monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 10)
     several = filled(*[waiting(name) for name in ("aaaa", "bbbb", "cccc", "d", "e" * 50)], max_rows=100)
     assert units(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
 
@@ -556,7 +556,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(all_is_due=st.sampled_from([False, False, False, True]))
     def take(self, all_is_due: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batching, "MAX_UNIT_BYTES", MAX_BYTES)
+            patch.setattr(batching, "MAX_BATCH_BYTES", MAX_BYTES)
             departure = self.lane.take(self.now_ms, all_is_due=all_is_due)
             wakes_at_ms = self.lane.next_deadline()
         late = [request for request in self.inside if self.is_late(request)]
@@ -585,7 +585,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(is_wanted=st.booleans())
     def take_last(self, is_wanted: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batching, "MAX_UNIT_BYTES", MAX_BYTES)
+            patch.setattr(batching, "MAX_BATCH_BYTES", MAX_BYTES)
             taken = self.lane.take_last(lambda unit: is_wanted and DELAYS_MS[unit[0].signature] == 0)
         due = sorted((r for r in self.inside if DELAYS_MS[r.signature] == 0), key=urgency)
         assert bool(taken) == (is_wanted and bool(due))

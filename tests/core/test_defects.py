@@ -1,8 +1,9 @@
 import pickle
 
-from anabranch.operators.core.defects import MAX_PENDING, Defect, Defects
+from anabranch.operators.core.defects import Defect, Defects
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.schemas.limits import MAX_PENDING_DEFECTS
 from tests.core.models import MAX_MESSAGE_BYTES, now_ms
 
 
@@ -17,11 +18,11 @@ def test_defects_noted_are_drained_once_in_order() -> None:
 def test_defects_beyond_the_limit_are_counted() -> None:
     meter = Meter()
     defects = Defects(meter)
-    for _ in range(MAX_PENDING + 3):
+    for _ in range(MAX_PENDING_DEFECTS + 3):
         defects.note("session", ValueError())
-    assert len(defects.drain()) == MAX_PENDING
+    assert len(defects.drain()) == MAX_PENDING_DEFECTS
     assert meter.has_more
-    assert meter.drain() == {("phase", "session", "defects"): MAX_PENDING + 3}
+    assert meter.drain() == {("phase", "session", "defects"): MAX_PENDING_DEFECTS + 3}
     assert not meter.has_more
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch.schemas.batches import BatchEntry, BatchRecord
+from anabranch.schemas.limits import TENSOR_ALIGNMENT_BYTES
 from anabranch.schemas.messages import Encoding
-from anabranch.schemas.records import ALIGNMENT_BYTES, Record, RecordKind, Source, kind_of
+from anabranch.schemas.records import Record, RecordKind, Source, kind_of
 from tests.strategies import texts
 
 _u32, _i32, _i64 = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
@@ -56,7 +57,7 @@ def test_decoding_copies_neither_originals_nor_tensors_and_these_lie_on_their_bo
     for part in (*decoded.tensors, *(member.original for member in decoded.members)):
         assert isinstance(part, memoryview)
         assert part.obj is encoded
-    assert all(address(tensor) % ALIGNMENT_BYTES == 0 for tensor in decoded.tensors if len(tensor))
+    assert all(address(tensor) % TENSOR_ALIGNMENT_BYTES == 0 for tensor in decoded.tensors if len(tensor))
 
 
 @given(batches, st.data())

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anabranch.schemas.limits import MAX_FAILURE_LENGTH, TENSOR_ALIGNMENT_BYTES
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.records import (
-    ALIGNMENT_BYTES,
-    MAX_FAILURE_LENGTH,
     Failure,
     OpeningSignature,
     OutputSignature,
@@ -82,7 +81,7 @@ def test_decoding_copies_neither_original_nor_tensors(record: Record) -> None:
 def test_every_tensor_lies_on_its_boundary(record: Record) -> None:
     for tensor in Record.decode(record.encode()).tensors:
         if len(tensor):
-            assert address(tensor) % ALIGNMENT_BYTES == 0
+            assert address(tensor) % TENSOR_ALIGNMENT_BYTES == 0
 
 
 @given(records(), st.data())

@@ -23,6 +23,7 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.errors import InferenceFailed, InternalError
+from anabranch.schemas.limits import CACHED_SIGNATURES
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.records import (
     NO_DEADLINE_MS,
@@ -41,8 +42,6 @@ from anabranch.schemas.records import (
     encode_signature,
 )
 from anabranch.schemas.tensors import Buffer, Tensor
-
-_MAX_PLANS = 4096
 
 
 def stage_name(model: ModelSpec, index: int) -> str:
@@ -268,7 +267,7 @@ class Stage:
     def _plan_of(self, encoded: bytes) -> _Plan:
         plan = self._plans.get(encoded)
         if plan is None:
-            if len(self._plans) >= _MAX_PLANS:  # dynamic shapes make endlessly many signatures
+            if len(self._plans) >= CACHED_SIGNATURES:  # dynamic shapes make endlessly many signatures
                 self._plans.clear()
             plan = self._plans[encoded] = self._make_plan(decode_signature(encoded))
         return plan

@@ -21,11 +21,10 @@ from operator import itemgetter
 
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
+from anabranch.schemas.limits import MAX_BATCH_BYTES
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
 
-#: A unit of more bytes than this holds one request only: 64 requests of 16 MiB would take 2 GiB to run.
-MAX_UNIT_BYTES = 16 * 1024 * 1024
 #: When what was restored after a failure is said to have come: it is due at once, and goes before what comes now.
 LONG_AGO_MS = -1e12
 _NEVER = float("inf")
@@ -125,7 +124,7 @@ class _Group:
         """When a unit is due: at once where it is full, or else when the delay of its oldest request is over."""
         max_delay_ms = self.batching.max_delay_ms
         waiting = len(self._line) - self._gone
-        is_full = self.rows >= self.max_rows or waiting >= self.max_requests or self.size_bytes >= MAX_UNIT_BYTES
+        is_full = self.rows >= self.max_rows or waiting >= self.max_requests or self.size_bytes >= MAX_BATCH_BYTES
         if is_full or max_delay_ms <= 0:
             return 0.0
         oldest_ms = min(request.arrived_ms for _, request in self._line if not request.gone)
@@ -159,7 +158,7 @@ class _Group:
                 self._gone -= 1
             else:
                 size = request.size_bytes
-                if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_UNIT_BYTES):
+                if unit and (rows + request.rows > max_rows or size_bytes + size > MAX_BATCH_BYTES):
                     break
                 if len(unit) == self.max_requests:
                     break
@@ -186,7 +185,7 @@ class _Group:
                 continue
             rows += request.rows
             size_bytes += request.size_bytes
-            if unit and (rows > self.max_rows or size_bytes > MAX_UNIT_BYTES):
+            if unit and (rows > self.max_rows or size_bytes > MAX_BATCH_BYTES):
                 break
             if len(unit) == self.max_requests:
                 break

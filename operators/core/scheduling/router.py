@@ -19,12 +19,10 @@ from anabranch.operators.core.outputs import Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
 from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure, UrgencyOrder
+from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_SHARDS
 from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import Record, decode_signature
 
-#: Shards of small rows grow rather than become more: a window costs per shard.
-MAX_SHARDS = 1024
-_MAX_POLICIES = 4096
 #: What a batch may take in the slowest of a model's stages, where it is of more than one row.
 _STAGE_MS = 10.0
 #: Of a model that has no batch axis.
@@ -199,7 +197,7 @@ class Router:
     def _policy_of(self, signature: bytes) -> _Policy:
         policy = self._policies.get(signature)
         if policy is None:
-            if len(self._policies) >= _MAX_POLICIES:  # dynamic shapes make endlessly many signatures
+            if len(self._policies) >= CACHED_SIGNATURES:  # dynamic shapes make endlessly many signatures
                 self._policies.clear()
             decoded = decode_signature(signature)
             model = self._catalog.find(decoded.model_name, decoded.model_version)

@@ -14,12 +14,10 @@ import msgspec
 from msgspec.structs import replace
 
 from anabranch.schemas.errors import ExchangeFailed
+from anabranch.schemas.limits import MAX_MESSAGE_BYTES
 from anabranch.schemas.records import Failure, Record, RecordKind, decode_signature, encode_signature
 
 STAGE = "exchange"
-
-#: Java has no array of 2 GiB: a larger message would take its TaskManager along.
-MAX_MESSAGE_BYTES = 1 << 30
 
 _MARK = 255
 _MARK_BYTE = bytes((_MARK,))
