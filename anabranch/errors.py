@@ -43,7 +43,7 @@
     │   │   └── UncarriedTensor           uncarried_tensor
     │   ├── PlanningError                 planning_error
     │   │   ├── NoPlan                    no_plan
-    │   │   └── UnusableNodes             unusable_nodes
+    │   │   └── UnusableMachines          unusable_machines
     │   ├── ProofError                    proof_error
     │   │   ├── UnusableInputs            unusable_inputs
     │   │   ├── WholeModelFailed          whole_model_failed
@@ -110,7 +110,7 @@ from anabranch.partition.errors import (
     UnreadableModel,
     UnsafeModel,
     UnusableInputs,
-    UnusableNodes,
+    UnusableMachines,
     WholeModelFailed,
 )
 from anabranch.schemas.errors import (
@@ -230,7 +230,7 @@ __all__ = [
     "UnsafeModel",
     "UnusableArgument",
     "UnusableInputs",
-    "UnusableNodes",
+    "UnusableMachines",
     "VersionThere",
     "WholeModelFailed",
     "WrongDatatype",

@@ -10,7 +10,7 @@ PartitionError
 │   └── UncarriedTensor              what would cross is no tensor that the wire carries
 ├── PlanningError                    no plan can be made
 │   ├── NoPlan                       no way to cut the model suits these nodes
-│   └── UnusableNodes                the file that describes the nodes cannot be used
+│   └── UnusableMachines                the file that describes the nodes cannot be used
 ├── ProofError                       the stages are not shown to equal the model
 │   ├── UnusableInputs               no file of arrays, or not the model's inputs
 │   ├── WholeModelFailed             the model itself does not run on the inputs
@@ -82,10 +82,10 @@ class NoPlan(PlanningError):
     code = "no_plan"
 
 
-class UnusableNodes(PlanningError):
+class UnusableMachines(PlanningError):
     """The file that describes the nodes cannot be used."""
 
-    code = "unusable_nodes"
+    code = "unusable_machines"
 
 
 class ProofError(PartitionError):

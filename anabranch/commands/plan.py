@@ -1,4 +1,4 @@
-"""`plan`: cuts a model into stages for several nodes."""
+"""`plan`: cuts a model into stages for several machines."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def plan(
     ],
     stages: Annotated[
         int | None,
-        typer.Option("--stages", metavar="K", min=1, help="So many stages. Without --nodes: on K nodes like this one."),
+        typer.Option("--stages", metavar="K", min=1, help="Number of stages; by default for K machines like this one."),
     ] = None,
-    nodes: Annotated[
+    machines: Annotated[
         Path | None,
-        typer.Option("--nodes", metavar="FILE", help="The nodes: speed, memory, link, count; see examples/nodes.toml."),
+        typer.Option(
+            "--machines", metavar="FILE", help="Speed, memory, link and count of machines: see examples/machines.toml."
+        ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch; a model with a fixed number has that.")] = 1,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the plan there.")] = None,
@@ -49,27 +51,26 @@ def plan(
         bool, typer.Option("--fresh", help="Profile the model again: this machine was busy, or has changed.")
     ] = False,
 ) -> None:
-    """Cut a model into stages that run as a pipeline on several nodes, and prove that they equal it.
+    """Cut a model into stages that run as a pipeline on several machines, and prove that they equal it.
 
-    The model is run here to see what each operator costs (once: it is kept, see
-    --fresh), then cut so that the slowest stage or transfer is as quick as it can
-    be. A stage that would hold the others up gets replicas, where nodes are left.
-    While the whole model fits on every node, replicas of all of it are best: ask
-    for --stages to cut it all the same. A model too big for every node is cut so
-    that each stage fits.
+    Profiles the model on this machine (once, see --fresh), then cuts it so that
+    the slowest stage or transfer is as fast as possible. Slow stages get
+    replicas while machines are left. If the whole model fits on every machine,
+    replicas of all of it are best: use --stages to cut it nevertheless. A model
+    too large for every machine is cut into stages that fit.
 
-    At the end it says by which line of its model.toml a model of a repository is
-    served so: stages = "model-stages/plan.json".
+    The last line of the output is the line for the model.toml of a model of a
+    repository: stages = "model-stages/plan.json".
 
       anabranch plan model.onnx --stages 3 --svg plan.svg
 
-      anabranch plan models/my-model --nodes nodes.toml --rows 8
+      anabranch plan models/my-model --machines machines.toml --rows 8
     """
-    if stages is None and nodes is None:
-        raise typer.BadParameter("give --stages K, or --nodes FILE, or both")
+    if stages is None and machines is None:
+        raise typer.BadParameter("give --stages K, or --machines FILE, or both")
     # Not at the top: `--help` should not wait for ONNX.
     from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
-    from anabranch.partition.planning.machines_file import read_nodes_file  # noqa: PLC0415
+    from anabranch.partition.planning.machines_file import read_machines  # noqa: PLC0415
     from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
     from anabranch.partition.planning.planner import plan_timed  # noqa: PLC0415
     from anabranch.partition.profiling.inputs import read_inputs  # noqa: PLC0415
@@ -79,23 +80,23 @@ def plan(
     from anabranch.partition.stages.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
 
     console, errors = Console(), Console(stderr=True)
-    machines = read_nodes_file(nodes) if nodes else (Machine(name="node", count=stages or 1),)
+    kinds = read_machines(machines) if machines else (Machine(name="machine", count=stages or 1),)
     path = _file_of(model)
     with errors.status("Reading the model"):
         graph = load_graph(path)
         batch = read_inputs(inputs, graph) if inputs else None
     with _bar(errors) as progress:
         known = profile(graph, rows_of(graph, rows, batch), progress, batch, again=fresh)
-    with errors.status("Choosing cuts and nodes, and timing the stages"):
+    with errors.status("Choosing cuts and machines, and timing the stages"):
         time_stages = partial(stage_times_ms, graph, rows=known.rows, batch=batch)
-        costs, placement = plan_timed(costs_of(graph, known), machines, stages, time_stages)
+        costs, placement = plan_timed(costs_of(graph, known), kinds, stages, time_stages)
     title = path.name if path == model else f"{model.resolve().name}, {path.parent.name}"
     folder = out or path.with_name(f"{path.stem}-stages")
     with errors.status("Writing the stages, and proving that they equal the model"):
         batches = [batch] if batch else []
         _, proof = write_placement(graph, placement, folder, rows=known.rows, batches=batches)
     console.print(_table(placement, title))
-    for line in _verdict(placement, known, machines):
+    for line in _verdict(placement, known, kinds):
         console.print(line, highlight=False, soft_wrap=True)
     if svg:
         try:
@@ -142,7 +143,7 @@ def _table(placement: Placement, title: str) -> Table:
     from anabranch.partition.report.svg import crew_of, size_of  # noqa: PLC0415 - as above
 
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "operators", "ms", "weights", "sends", "every"):
+    for name in ("stage", "nodes", "ms", "weights", "sends", "every"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("replicas")
     for number, stage in enumerate(placement.stages):
@@ -159,9 +160,9 @@ def _table(placement: Placement, title: str) -> Table:
     return table
 
 
-def _verdict(placement: Placement, known: Profile, machines: tuple[Machine, ...]) -> Iterator[str]:
-    period_ms, spare = placement.bottleneck_ms, sum(machine.count for machine in machines) - placement.node_count
-    used = "1 node" if placement.node_count == 1 else f"{placement.node_count} nodes"
+def _verdict(placement: Placement, known: Profile, kinds: tuple[Machine, ...]) -> Iterator[str]:
+    period_ms, spare = placement.bottleneck_ms, sum(kind.count for kind in kinds) - placement.machine_count
+    used = "1 machine" if placement.machine_count == 1 else f"{placement.machine_count} machines"
     used += f" ({spare} left over)" if spare else ""
     yield (
         f"Predicted on {used}: {_rate(known.rows, period_ms)} rows/s, a batch of {known.rows} every "
@@ -170,8 +171,8 @@ def _verdict(placement: Placement, known: Profile, machines: tuple[Machine, ...]
     )
     slowest = max(placement.stages, key=lambda stage: stage.period_ms)
     yield f"The bottleneck is stage {placement.stages.index(slowest)}: {slowest.held_up_by}."
-    if len(placement.stages) == 1 and placement.node_count > 1:
-        where = "on these" if spare else "on every node"
+    if len(placement.stages) == 1 and placement.machine_count > 1:
+        where = "on these" if spare else "on every machine"
         yield f"The model fits {where}, so replicas of the whole model are best: nothing has to travel."
     if not placement.exact:
         yield "There were more plans than could be looked at: a better one may exist."

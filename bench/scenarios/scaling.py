@@ -119,7 +119,7 @@ class Scaling:
                 core_s_per_1000={},
                 other_cores=0.0,
                 nodes=nodes,
-                used=placement.node_count,
+                used=placement.machine_count,
                 stages=len(placement.stages),
                 rate_per_s=rate_per_s,
                 predicted_per_s=1000 / max(placement.bottleneck_ms, fed_ms),
@@ -130,7 +130,7 @@ class Scaling:
 
 def _placement(costs: CostGraph, system: str, nodes: int) -> Placement | None:
     """The plan; None where the model needs more nodes."""
-    machine = Machine(name="node", count=nodes, bandwidth_bytes_per_s=_BANDWIDTH_BYTES_PER_S, latency_ms=_LATENCY_MS)
+    machine = Machine(name="machine", count=nodes, bandwidth_bytes_per_s=_BANDWIDTH_BYTES_PER_S, latency_ms=_LATENCY_MS)
     if system == _REPLICAS:
         return plan(costs, [machine])
     if system == _SMALL:

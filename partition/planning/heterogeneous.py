@@ -1,13 +1,12 @@
-"""Plans for machines that differ.
+"""Plans for machines of several kinds.
 
-Whatever a plan is, some order of the machines has each stage's replicas one after the other. For one order, the
-shortest run of machines from its start with which everything up to a cut can keep to a bound follows from those of the
-cuts before it; a stage may leave out machines that are too small for it, or whose link would hold the others up.
+Every plan corresponds to an order of the machines in which the replicas of each stage are contiguous. For one order,
+dynamic programming finds, for each cut, the shortest prefix of the machines that meets a bound. A stage may skip
+machines that are too small, or whose link is too slow.
 
-Few machines (`_MOST_ORDERS` orders that differ): every order is tried, so the bottleneck is the best there is. More:
-by speed, memory and link, both ways, and then what exchanging two machines brings: a heuristic. With more than
-`_MOST_CUTS` cuts, only the narrowest of each stretch of the model are looked at: a heuristic, too. Ties are broken
-between orders only.
+Up to `_MOST_ORDERS` distinct orders are all tried, and the bottleneck is optimal. Otherwise heuristics apply: orders by
+speed, memory and link, improved by exchanging two machines; and beyond `_MOST_CUTS` cuts, only the narrowest cut of
+each stretch of the model. Ties are broken between orders only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,15 +24,18 @@ from anabranch.partition.profiling.costs import Cuts, Floats
 _MOST_ORDERS = 720
 _MOST_CUTS = 250
 _MOST_EXCHANGES = 200
-#: Bounds that can be divided by.
+#: Range of bounds, to divide by.
 _SHORTEST_MS, _LONGEST_MS = 1e-200, 1e200
 
 
 def plan_unequal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> tuple[Choice, bool]:
-    """The best choice that was found, and whether it is known to have the lowest bottleneck.
+    """Finds a choice for machines of several kinds.
+
+    Returns:
+        The choice, and whether its bottleneck is proven to be the lowest.
 
     Raises:
-        NoPlan: There is none.
+        NoPlan: The machines do not suffice, or the model has too few cuts.
     """
     chosen = _thinned(cuts)
     costs = _Costs(
@@ -59,7 +61,7 @@ def plan_unequal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) ->
 
 @dataclass(frozen=True)
 class _Costs:
-    """Of the stages between each two of the cuts that were chosen."""
+    """Costs of the stages between each two of the chosen cuts."""
 
     chosen: list[int]
     ms: Floats
@@ -70,7 +72,7 @@ class _Costs:
 
 @dataclass(frozen=True)
 class _Found:
-    """A plan along one order of the machines."""
+    """A plan for one order of the machines."""
 
     order: tuple[Machine, ...]
     ends: list[int]
@@ -85,7 +87,7 @@ class _Found:
 
 
 def _thinned(cuts: Cuts) -> list[int]:
-    """All cuts, or of each stretch of the model that takes an equal part of the time the narrowest."""
+    """Chooses all cuts, or the narrowest of each stretch of the model of equal time."""
     if len(cuts) <= _MOST_CUTS:
         return list(range(len(cuts)))
     total = cuts.ms[-1] or 1.0
@@ -100,7 +102,7 @@ def _thinned(cuts: Cuts) -> list[int]:
 
 
 def _orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
-    """Every order that differs in more than names."""
+    """Yields every order of the machines, machines of one kind being equal."""
     kinds: dict[Machine, list[Machine]] = {}
     for machine in machines:
         kinds.setdefault(kind_of(machine), []).append(machine)
@@ -120,16 +122,16 @@ def _orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
 
 def _sorted_orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
     for key in (
-        lambda node: node.speed,
-        lambda node: np.inf if node.memory_bytes is None else node.memory_bytes,
-        lambda node: node.bandwidth_bytes_per_s,
+        lambda machine: machine.speed,
+        lambda machine: np.inf if machine.memory_bytes is None else machine.memory_bytes,
+        lambda machine: machine.bandwidth_bytes_per_s,
     ):
         yield tuple(sorted(machines, key=key))
         yield tuple(sorted(machines, key=key, reverse=True))
 
 
 def _exchanged(costs: _Costs, stages: int | None, best: _Found) -> _Found:
-    """The best that exchanging two machines at a time leads to."""
+    """Improves a plan by exchanging two machines at a time."""
     tried = 0
     while True:
         order = best.order
@@ -150,7 +152,7 @@ def _exchanged(costs: _Costs, stages: int | None, best: _Found) -> _Found:
 
 
 def _better(costs: _Costs, order: tuple[Machine, ...], stages: int | None, best: _Found | None) -> _Found | None:
-    """The best plan along an order, or the one that is known if that is better."""
+    """Returns the best plan for an order, or the known one if that is better."""
     line = _Line(costs, order, stages)
     found = line.within(np.inf if best is None else best.bottleneck_ms)
     if found is None or (best is not None and line.within(best.bottleneck_ms * (1 - 4 * TIE)) is None):
@@ -167,18 +169,18 @@ def _better(costs: _Costs, order: tuple[Machine, ...], stages: int | None, best:
 
 
 class _Line:
-    """Machines in one order."""
+    """Plans for one order of the machines."""
 
     def __init__(self, costs: _Costs, order: tuple[Machine, ...], stages: int | None) -> None:
         self._costs = costs
         self._order = order
         self._stages = stages
-        self._memory = np.array([np.inf if node.memory_bytes is None else node.memory_bytes for node in order])
-        self._drag = np.array([node.speed * node.ms_per_byte for node in order])
-        speeds = np.array([node.speed for node in order])
+        self._memory = np.array([np.inf if machine.memory_bytes is None else machine.memory_bytes for machine in order])
+        self._drag = np.array([machine.speed * machine.ms_per_byte for machine in order])
+        speeds = np.array([machine.speed for machine in order])
         self._levels = np.unique(self._memory)
         self._drags = np.unique(self._drag)
-        #: By level of memory and drag, the speed of all machines up to each that have no less and no more.
+        #: Total speed of the first machines with at least a memory and at most a drag.
         self._speed_up_to = np.zeros((len(self._levels), len(self._drags), len(order) + 1))
         for level, memory in enumerate(self._levels):
             for place, drag in enumerate(self._drags):
@@ -187,7 +189,7 @@ class _Line:
         self._level = np.searchsorted(self._levels, costs.memory_bytes)
 
     def within(self, bound: float) -> _Found | None:
-        """A plan that keeps to a bound with the shortest run of machines; None if there are too few."""
+        """Finds the plan within a bound that needs the shortest prefix of machines; None if all do not suffice."""
         size = len(self._costs.chosen)
         best = np.full((size,), len(self._order) + 1)
         best[0] = 0
@@ -208,7 +210,7 @@ class _Line:
         return self._found(parents)
 
     def _runs(self, starts: npt.NDArray[np.int64], end: int, bound: float) -> npt.NDArray[np.int64]:
-        """By the stage's start, how far its run of machines must reach at least."""
+        """Computes the shortest prefix of machines up to a stage, by its start."""
         most = len(self._order)
         runs = np.full(len(starts), most + 1)
         ms, level = self._costs.ms[: len(starts), end], self._level[: len(starts), end]
@@ -223,7 +225,7 @@ class _Line:
                     continue
                 speed_up_to = self._speed_up_to[number, place]
                 before = speed_up_to[starts[here]]
-                # The least that counts as a machine, for a stage that takes no time.
+                # A stage without cost needs a machine, too.
                 reach = np.maximum(needed[here] * (1 - TIE), TIE * self._speed_up_to[0, -1, -1]) + before
                 runs[here] = np.minimum(runs[here], np.searchsorted(speed_up_to, reach))
         return np.where(runs > most, most + 1, runs)
@@ -242,13 +244,13 @@ class _Line:
             bottleneck = max(bottleneck, period_ms)
             moved = self._costs.crossing_bytes[start] + self._costs.crossing_bytes[end]
             latency += max(
-                self._costs.ms[start, end] / node.speed + moved * node.ms_per_byte + 2 * node.latency_ms
-                for node in machines
+                self._costs.ms[start, end] / machine.speed + moved * machine.ms_per_byte + 2 * machine.latency_ms
+                for machine in machines
             )
         return _Found(self._order, ends, replicas, bottleneck, float(latency))
 
     def _crew(self, first: int, last: int, start: int, end: int) -> tuple[list[Machine], float]:
-        """The machines of a run that a stage uses, and how often they give a batch."""
+        """Chooses the machines of a run that a stage uses, and computes the time between two batches."""
         ms, size_bytes = self._costs.ms[start, end], self._costs.size_bytes[start, end]
         fits = self._memory[first:last] >= self._costs.memory_bytes[start, end]
         choices = []
@@ -256,8 +258,8 @@ class _Line:
             usable = np.flatnonzero(fits & (self._drag[first:last] <= drag))
             if len(usable):
                 machines = [self._order[first + place] for place in usable]
-                speed = sum(node.speed for node in machines)
-                widest = max(node.speed * node.ms_per_byte for node in machines)
+                speed = sum(machine.speed for machine in machines)
+                widest = max(machine.speed * machine.ms_per_byte for machine in machines)
                 choices.append((float(max(ms, widest * size_bytes) / speed), machines))
         period_ms, machines = min(choices, key=lambda choice: choice[0])
         return machines, period_ms

@@ -1,7 +1,7 @@
-"""Plans for machines that are all alike.
+"""Plans for machines of one kind.
 
-The bottleneck is the best there is over all of the cuts. Ties go to the least latency, then to the fewest machines,
-while cuts ** 2 * machines * stages is no more than `_MOST_TIES`; beyond it to the fewest machines.
+The bottleneck is optimal over the given cuts. Ties go to the lowest latency, then to the fewest machines; beyond
+cuts ** 2 * machines * stages = `_MOST_TIES`, only to the fewest machines.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from anabranch.partition.errors import NoPlan
 from anabranch.partition.planning.placement import Choice, Machine
 from anabranch.partition.profiling.costs import Cuts, Floats
 
-#: Bottlenecks that differ by less, relatively, are equal.
+#: Relative difference below which bottlenecks are equal.
 TIE = 1e-9
 
 _MOST_TIES = 1_000_000_000
@@ -24,16 +24,16 @@ Counts = npt.NDArray[np.int32]
 
 
 def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> Choice:
-    """The best choice for machines that are all alike.
+    """Finds the best choice for machines of one kind.
 
     Raises:
-        NoPlan: There is none.
+        NoPlan: The machines do not suffice, or the model has too few cuts.
     """
     machine, most = machines[0], len(machines)
     cost = np.maximum(cuts.stage_ms / machine.speed, cuts.stage_bytes * machine.ms_per_byte)
     if machine.memory_bytes is not None:
         cost = np.where(cuts.memory_bytes <= machine.memory_bytes, cost, np.inf)
-    cost = np.ascontiguousarray(cost.T)  # by end, then start: what leads to an end lies together
+    cost = np.ascontiguousarray(cost.T)  # by end, then start: faster
     ends = _fewest(_needs(cost, np.inf, most), most, stages)
     if ends is None:
         raise NoPlan(why_not(cuts, machines, stages))
@@ -60,7 +60,7 @@ def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> C
 
 
 def _needs(cost: Floats, bound: float, most: int) -> Counts:
-    """How many machines each stage needs, by its end and start, to keep to the bound; `_NEVER` for more than `most`."""
+    """Counts the machines of each stage within a bound, by its end and start; `_NEVER` for more than `most`."""
     if bound == 0:
         return np.where(cost == 0, 1, _NEVER).astype(np.int32)
     needs = np.maximum(np.ceil(cost / bound - TIE), 1) if np.isfinite(bound) else np.where(np.isfinite(cost), 1, np.inf)
@@ -74,7 +74,7 @@ def _bottleneck(cost: Floats, ends: Sequence[int], bound: float) -> float:
 
 
 def _fewest(needs: Counts, most: int, stages: int | None) -> list[int] | None:
-    """The ends of the stages that need the fewest machines; None if those are too many."""
+    """Finds the ends of the stages that need the fewest machines; None if these are too many."""
     size = len(needs)
     parents = []
     best = np.full(size, _NEVER, np.int32)
@@ -99,18 +99,20 @@ def _fewest(needs: Counts, most: int, stages: int | None) -> list[int] | None:
 
 
 def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> list[int]:
-    """The ends of the stages whose cuts have the lowest prices, then need the fewest machines, and no more than `most`.
+    """Finds the ends of the stages with the lowest price, then the fewest machines.
 
     Args:
-        needs: By a stage's end and start.
-        price: Of each downset as a stage's end.
+        needs: Machines of a stage, by its end and start.
+        price: Price of each cut.
+        most: Number of machines.
+        stages: Number of stages; None for any.
     """
     size, layers = len(needs), stages or 0
-    # By stages so far, end of the last of them and machines in use: the lowest price, and the downset before that end.
+    # The lowest price, and the cut before, by number of stages, end of the last stage and number of machines.
     lowest = np.full((layers + 1, size, most + 1), np.inf)
     lowest[0, 0, 0] = 0
     parents = np.zeros((layers + 1, size, most + 1), np.int32)
-    # With any number of stages there is one layer, which follows itself.
+    # For any number of stages, one layer follows itself.
     before, after = (lowest[:-1], slice(1, None)) if stages else (lowest, slice(None))
     for end in range(1, size):
         row = needs[end, :end]
@@ -134,13 +136,13 @@ def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> li
 
 
 def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
-    """Why there is no plan, in one line."""
+    """Explains in one line why there is no plan."""
     longest = _longest(cuts.follows)
     if stages is not None and stages > longest:
         return f"{stages} stages are more than the model can be cut into: {longest} at most"
     if stages is not None and stages > len(machines):
-        return f"{stages} stages need a node each, and there are {len(machines)}"
-    largest = max(np.inf if node.memory_bytes is None else node.memory_bytes for node in machines)
+        return f"{stages} stages need a machine each, and there are {len(machines)}"
+    largest = max(np.inf if machine.memory_bytes is None else machine.memory_bytes for machine in machines)
     fits = cuts.follows & (cuts.memory_bytes <= largest)
     reached = np.zeros(len(cuts), np.bool_)
     reached[0] = True
@@ -148,16 +150,16 @@ def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
         reached[end] = (reached[:end] & fits[:end, end]).any()
     if not reached[-1]:
         smallest = smallest_piece(cuts)
-        return f"a stage of {smallest:,.0f} bytes cannot be cut further, and the largest node holds {largest:,.0f}"
+        return f"a stage of {smallest:,.0f} bytes cannot be cut further, and the largest machine holds {largest:,.0f}"
     fewest = _fewest(np.where(fits.T, 1, _NEVER).astype(np.int32), _NEVER - 1, None)
     if fewest is not None and len(fewest) - 1 > len(machines):
-        return f"the model needs {len(fewest) - 1} nodes of the largest memory, and there are {len(machines)}"
+        return f"the model needs {len(fewest) - 1} machines of the largest memory, and there are {len(machines)}"
     wanted = "" if stages is None else f" in {stages} stages"
-    return f"the model does not fit the memory of the nodes{wanted}: add nodes, or memory"
+    return f"the model does not fit the memory of the machines{wanted}: add machines, or memory"
 
 
 def _longest(follows: npt.NDArray[np.bool_]) -> int:
-    """How many stages there can be."""
+    """Computes the largest possible number of stages."""
     length = np.zeros(len(follows), np.int64)
     for end in range(1, len(follows)):
         length[end] = length[:end][follows[:end, end]].max() + 1
@@ -165,7 +167,7 @@ def _longest(follows: npt.NDArray[np.bool_]) -> int:
 
 
 def smallest_piece(cuts: Cuts) -> float:
-    """The least that the largest stage of any plan has to hold."""
+    """Computes the memory that the largest stage needs in every plan, at least."""
     least = np.full(len(cuts), np.inf)
     least[0] = 0
     for end in range(1, len(cuts)):

@@ -1,4 +1,4 @@
-"""Machines, and what a plan for them comes to."""
+"""Machines, and the times of a plan for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Machines of one kind, each of which can hold one replica of one stage.
 
     Attributes:
-        speed: 1.0 computes as fast as the machine that the model was profiled on.
-        memory_bytes: For a stage's weights and what it receives and sends; leave room for ONNX Runtime itself.
-        count: How many there are.
-        bandwidth_bytes_per_s: Of its link, each way.
-        latency_ms: Of its link, each way.
+        speed: Relative to the machine that the model was profiled on.
+        memory_bytes: Room for a stage's weights, inputs and outputs, without ONNX Runtime itself.
+        count: Number of these machines.
+        bandwidth_bytes_per_s: Bandwidth of a machine's link, each way.
+        latency_ms: Latency of a machine's link, each way.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def ms_per_byte(self) -> float:
-        """What a byte takes on its link."""
+        """Time of a byte on its link."""
         return 1000 / self.bandwidth_bytes_per_s
 
 
-def kind_of(node: Machine) -> Machine:
-    """What machines have in common that differ in nothing but their names."""
-    return msgspec.structs.replace(node, name="", count=1)
+def kind_of(machine: Machine) -> Machine:
+    """Returns the machine without name and count; machines of one kind compare equal."""
+    return msgspec.structs.replace(machine, name="", count=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class PlannedStage:
     """One stage of a plan.
 
     Attributes:
-        nodes: Of the graph.
-        replicas: The machines' kinds, one for each replica.
-        ms: What a batch takes at speed 1.
-        output_bytes: What crosses the cut after it; 0 for the last.
-        compute_ms: How often its replicas together give a batch; likewise `receive_ms` and `send_ms` for their links.
-        latency_ms: From the first byte on its link to the last byte that has left it, on its slowest replica.
+        nodes: Nodes of the graph.
+        replicas: The machine of each replica.
+        ms: Time of a batch at speed 1.
+        output_bytes: Bytes that cross the cut after it; 0 for the last stage.
+        compute_ms: Time between two batches of all replicas together; `receive_ms` and `send_ms`: of their links.
+        latency_ms: Time of one batch on the slowest replica, with both transfers.
     """
 
     nodes: tuple[int, ...]
@@ -64,12 +64,12 @@ class PlannedStage:
 
     @property
     def period_ms(self) -> float:
-        """How often it gives a batch."""
+        """Time between two batches."""
         return max(self.compute_ms, self.receive_ms, self.send_ms)
 
     @property
     def held_up_by(self) -> str:
-        """What takes so long."""
+        """The slowest of its three parts."""
         parts = {"computing": self.compute_ms, "receiving": self.receive_ms, "sending": self.send_ms}
         return max(parts, key=lambda part: parts[part])
 
@@ -79,7 +79,8 @@ class Placement:
     """A plan.
 
     Attributes:
-        exact: Whether no other plan has a lower bottleneck.
+        stages: The stages in order.
+        exact: No other plan has a lower bottleneck.
     """
 
     stages: tuple[PlannedStage, ...]
@@ -87,27 +88,27 @@ class Placement:
 
     @property
     def bottleneck_ms(self) -> float:
-        """How often the pipeline gives a batch."""
+        """Time between two batches of the pipeline."""
         return max(stage.period_ms for stage in self.stages)
 
     @property
     def latency_ms(self) -> float:
-        """What one batch takes from the first stage to the last, when none is in its way."""
+        """Time of one batch from the first stage to the last in an idle pipeline."""
         return sum(stage.latency_ms for stage in self.stages)
 
     @property
     def downsets(self) -> list[int]:
-        """What has run at the end of each stage but the last, as sets of the graph's nodes: see `model_graph`."""
+        """The cuts after each stage but the last: see `model_graph`."""
         parts = (sum(1 << node for node in stage.nodes) for stage in self.stages[:-1])
         return list(accumulate(parts, or_))
 
     @property
-    def node_count(self) -> int:
-        """How many machines it takes."""
+    def machine_count(self) -> int:
+        """Number of machines in use."""
         return sum(len(stage.replicas) for stage in self.stages)
 
     def with_times(self, ms: Sequence[float]) -> "Placement":
-        """The same plan, where a batch takes so long in each of its stages at speed 1."""
+        """Returns the same plan with other times of its stages, at speed 1."""
         sent = [stage.output_bytes for stage in self.stages[:-1]]
         ends, last = list(zip([0, *sent], [*sent, 0], strict=True)), len(sent)
         timed = [
@@ -124,12 +125,12 @@ class Placement:
         return replace(self, stages=tuple(timed))
 
 
-#: The downsets at which a plan cuts, none and all of the nodes included, and the machines of each stage.
+#: The cuts of a plan by number, the empty set and all nodes included; and the machines of each stage.
 Choice = tuple[list[int], list[list[Machine]]]
 
 
 def stages_of(graph: CostGraph, cuts: Cuts, choice: Choice) -> list[PlannedStage]:
-    """What a choice comes to."""
+    """Computes the stages of a choice."""
     ends, replicas = choice
     found = []
     for (start, end), machines in zip(pairwise(ends), replicas, strict=True):

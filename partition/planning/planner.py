@@ -1,18 +1,15 @@
-"""Chooses cuts, replicas and nodes so that the pipeline's slowest part is as quick as it can be.
+"""Chooses cuts, replicas and machines that minimize the pipeline's bottleneck.
 
     bottleneck = max over stages of      ms / sum of its replicas' speeds
                  and over their links of bytes / bandwidth * the replica's share of the batches
 
-What is assumed: stages work at the same time on different batches. A stage's replicas share the batches in proportion
-to their speeds, and each is on a node of its own. What crosses a cut leaves by the sender's link and comes in by the
-receiver's; a link sends and receives at the same time, while its node computes, so that each of its two directions is
-a stage of the pipeline of its own. A link's latency makes answers later, not fewer. What comes into the first stage and
-goes out of the last is there in every plan, and not counted.
+Assumptions: stages work at the same time on different batches. Each replica has a machine of its own, and a share of
+the batches in proportion to its speed. Computing, sending and receiving overlap; a cut costs the sender's link and the
+receiver's. Latency of links delays answers and does not reduce throughput. Transfers into the first stage and out of
+the last are the same in every plan, and are not counted.
 
-For a given bottleneck it is plain how many nodes each possible stage takes, so the fewest nodes for everything up to a
-cut follow from those for the cuts before it (PipeDream's dynamic program); the least bottleneck for which there are
-enough is found by halving (Alpa bounds the slowest stage in the same way). `homogeneous` and `heterogeneous`
-say what is the best there is, and what a heuristic.
+A bound on the bottleneck fixes how many machines each possible stage needs. Dynamic programming over the cuts then
+finds the fewest machines (as in PipeDream), and bisection the lowest feasible bound (as in Alpa).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,27 +21,28 @@ from anabranch.partition.planning.homogeneous import plan_equal
 from anabranch.partition.planning.placement import Machine, Placement, kind_of, stages_of
 from anabranch.partition.profiling.costs import CostGraph, Cuts
 
-#: How many plans are timed; two suffice nearly always.
+#: Plans that are timed at most; two nearly always suffice.
 _MOST_TIMED = 4
 
-#: What a batch takes in each stage of a plan, ms, at speed 1; None if it cannot be told.
+#: Measures the time of a batch in each stage of a plan, in ms at speed 1; None if that is not possible.
 TimeStages = Callable[[Placement], Sequence[float] | None]
 
 
 def plan_timed(
-    graph: CostGraph, nodes: Sequence[Machine], stages: int | None, time_stages: TimeStages
+    graph: CostGraph, machines: Sequence[Machine], stages: int | None, time_stages: TimeStages
 ) -> tuple[CostGraph, Placement]:
-    """The best plan by what its stages really take, and the costs by which it is the best.
+    """Plans with measured times of stages.
 
-    A profile of the whole model tells the time of kernels that several nodes became, and not what changes at a cut. So
-    the stages of a plan are timed, the costs of their nodes are corrected in proportion, and the next plan is made by
-    these; until a plan comes again. Of those that were timed, the one with the lowest bottleneck is taken, unless the
-    whole model in one stage has become better.
+    A profile of the whole model cannot show which kernels a cut separates. Therefore the stages of a plan are timed,
+    the costs of their nodes corrected in proportion, and the next plan made, until a plan repeats.
+
+    Returns:
+        The corrected costs, and the timed plan with the lowest bottleneck.
 
     Raises:
-        NoPlan: There is none; the message says why.
+        NoPlan: The machines do not suffice, or the model has too few cuts.
     """
-    placement = plan(graph, nodes, stages)
+    placement = plan(graph, machines, stages)
     timed: dict[tuple[int, ...], tuple[CostGraph, Placement]] = {}
     while len(placement.stages) > 1 and tuple(placement.downsets) not in timed:
         ms = time_stages(placement) if len(timed) < _MOST_TIMED else None
@@ -52,7 +50,7 @@ def plan_timed(
             break
         graph = _corrected(graph, placement, ms)
         timed[tuple(placement.downsets)] = graph, placement.with_times(ms)
-        placement = plan(graph, nodes, stages)
+        placement = plan(graph, machines, stages)
     if len(placement.stages) == 1:
         timed[()] = graph, placement
     return min(timed.values(), key=lambda each: each[1].bottleneck_ms, default=(graph, placement))
@@ -66,20 +64,22 @@ def _corrected(graph: CostGraph, placement: Placement, ms: Sequence[float]) -> C
     return replace(graph, ms=tuple(node_ms))
 
 
-def plan(graph: CostGraph, nodes: Sequence[Machine], stages: int | None = None) -> Placement:
-    """The best way to cut a model for these machines.
+def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) -> Placement:
+    """Finds the best way to cut a model for some machines.
 
     Args:
-        stages: How many there shall be; None for as many as are best.
+        graph: The model's costs.
+        kinds: The machines.
+        stages: Number of stages; None for the best number.
 
     Raises:
-        NoPlan: There is none; the message says why.
+        NoPlan: The machines do not suffice, or the model has too few cuts.
     """
     if not graph.ms:
         raise NoPlan("the model has no nodes to plan for")
     cuts = Cuts(graph)
-    machines = [node for node in nodes for _ in range(node.count)]
-    if len({kind_of(node) for node in nodes}) == 1:
+    machines = [machine for machine in kinds for _ in range(machine.count)]
+    if len({kind_of(machine) for machine in kinds}) == 1:
         choice, exact = plan_equal(cuts, machines, stages), cuts.complete
     else:
         choice, exact = plan_unequal(cuts, machines, stages)

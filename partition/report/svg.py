@@ -89,8 +89,8 @@ def _heading(placement: Placement, title: str) -> Iterator[str]:
     yield _text(_MARGIN, 32, title, "title")
     told = f"a batch every {placement.bottleneck_ms:.2f} ms, each after {placement.latency_ms:.2f} ms"
     stages = "1 stage" if len(placement.stages) == 1 else f"{len(placement.stages)} stages"
-    nodes = "1 node" if placement.node_count == 1 else f"{placement.node_count} nodes"
-    yield _text(_MARGIN, 54, f"{stages} on {nodes}: {told}", "faint")
+    machines = "1 machine" if placement.machine_count == 1 else f"{placement.machine_count} machines"
+    yield _text(_MARGIN, 54, f"{stages} on {machines}: {told}", "faint")
     yield _text(_BARS_LEFT, 54, "ms for each batch", "faint")
 
 
@@ -109,9 +109,9 @@ def _band(number: int, stage: PlannedStage, top: float, height: float) -> Iterat
     yield f'<rect x="{_MARGIN}" y="{top}" width="5" height="{height}" rx="2" fill="{hue}"/>'
     middle = top + height / 2
     crew = crew_of(stage)
-    operators = "1 operator" if len(stage.nodes) == 1 else f"{len(stage.nodes)} operators"
+    nodes = "1 node" if len(stage.nodes) == 1 else f"{len(stage.nodes)} nodes"
     yield _text(_MARGIN + 14, middle - 25, f"stage {number}", "strong")
-    yield _text(_MARGIN + 14, middle - 8, operators, "small")
+    yield _text(_MARGIN + 14, middle - 8, nodes, "small")
     yield _text(_MARGIN + 14, middle + 6, f"{stage.ms:.2f} ms at speed 1", "small")
     yield _text(_MARGIN + 14, middle + 20, f"{size_of(stage.parameter_bytes)} of weights", "small")
     yield _text(_MARGIN + 14, middle + 34, crew if len(crew) < 20 else f"{crew[:18]}…", "small")

@@ -20,7 +20,7 @@ CODES = {
     *("broker_unreachable", "topic_missing", "not_sent", "no_answer", "client_closed"),
     *("config_error", "model_load_failed", "partition_error", "model_error", "unreadable_model"),
     *("invalid_model", "unsafe_model", "cut_error", "no_such_cut", "uncarried_tensor"),
-    *("planning_error", "no_plan", "unusable_nodes", "proof_error", "unusable_inputs"),
+    *("planning_error", "no_plan", "unusable_machines", "proof_error", "unusable_inputs"),
     *("whole_model_failed", "stage_failed", "unequal_output", "plan_not_written", "import_failed"),
     *("unknown_source", "framework_missing", "not_converted", "not_equal", "version_there"),
     *("stack_error", "port_in_use", "not_enough_memory", "not_running", "topic_not_made"),

@@ -39,7 +39,7 @@ def test_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path)
     assert max(stage.ms for stage in plan.stages) <= plan.bottleneck_ms
     for stage in plan.stages:
         onnx.checker.check_model(tmp_path / "out" / stage.file)
-    assert f"Predicted on {stages} nodes: " in result.stdout
+    assert f"Predicted on {stages} machines: " in result.stdout
     assert "Written and proven on " in result.stdout
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
 
@@ -48,9 +48,9 @@ def test_nodes_that_differ_and_a_model_of_a_repository(tmp_path: Path) -> None:
     for version in ("9", "10"):
         (tmp_path / "models" / "m" / version).mkdir(parents=True)
         shutil.copyfile(model_path(), tmp_path / "models" / "m" / version / "model.onnx")
-    nodes = tmp_path / "nodes.toml"
-    nodes.write_text('[[nodes]]\nname = "slow"\nspeed = 0.5\ncount = 2\n[[nodes]]\nname = "fast"\n')
-    result = run(tmp_path / "models" / "m", "--nodes", nodes, "--rows", 2)
+    machines = tmp_path / "machines.toml"
+    machines.write_text('[[machines]]\nname = "slow"\nspeed = 0.5\ncount = 2\n[[machines]]\nname = "fast"\n')
+    result = run(tmp_path / "models" / "m", "--machines", machines, "--rows", 2)
     assert result.exit_code == 0, result.output
     plan = decode_plan((tmp_path / "models" / "m" / "10" / "model-stages" / "plan.json").read_bytes())
     assert plan.rows == 2
@@ -64,16 +64,16 @@ def test_a_small_model_takes_some_time_and_fits_where_it_fits(tmp_path: Path) ->
     text = """<ir_version: 10, opset_import: ["" : 17]>
         g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { y = Add(x, w) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
-    nodes = tmp_path / "nodes.toml"
-    nodes.write_text('[[nodes]]\nname = "tiny"\nmemory_bytes = 1\n[[nodes]]\nname = "large"\ncount = 2\n')
-    result = run(tmp_path / "small.onnx", "--nodes", nodes)
+    machines = tmp_path / "machines.toml"
+    machines.write_text('[[machines]]\nname = "tiny"\nmemory_bytes = 1\n[[machines]]\nname = "large"\ncount = 2\n')
+    result = run(tmp_path / "small.onnx", "--machines", machines)
     assert result.exit_code == 0, result.output
-    assert "Predicted on 2 nodes (1 left over): " in result.stdout
+    assert "Predicted on 2 machines (1 left over): " in result.stdout
     assert "fits on these" in result.stdout
     assert "0.00 ms" not in result.stdout
     assert "model.toml" not in result.stdout
     result = run(tmp_path / "small.onnx", "--stages", 1)
-    assert "Predicted on 1 node: " in result.stdout
+    assert "Predicted on 1 machine: " in result.stdout
 
 
 def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
     start, end = ([make_tensor_value_info(name, TensorProto.FLOAT, ["N", side])] for name in ("t0", "t3"))
     graph = make_graph(layers, "g", start, end, weights)
     onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), tmp_path / "large.onnx")
-    nodes = tmp_path / "nodes.toml"
-    nodes.write_text('[[nodes]]\nname = "small"\nmemory_bytes = "600 kB"\ncount = 3\n')
-    result = run(tmp_path / "large.onnx", "--nodes", nodes, "--out", tmp_path / "out")
+    machines = tmp_path / "machines.toml"
+    machines.write_text('[[machines]]\nname = "small"\nmemory_bytes = "600 kB"\ncount = 3\n')
+    result = run(tmp_path / "large.onnx", "--machines", machines, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     stages = decode_plan((tmp_path / "out" / "plan.json").read_bytes()).stages
     assert len(stages) > 1
@@ -108,8 +108,8 @@ def test_a_batch_of_ones_own(tmp_path: Path) -> None:
         (["text.onnx", "--stages", "2"], "unreadable_model: text.onnx is no ONNX model"),
         (["empty", "--stages", "2"], "unreadable_model: there is no model in empty"),
         ([str(LIGHT), "--stages", "999"], "no_plan: 999 stages are more than the model can be cut into: "),
-        ([str(LIGHT), "--nodes", "tiny.toml"], "no_plan: a stage of "),
-        ([str(LIGHT), "--nodes", "text.onnx"], "unusable_nodes: text.onnx: "),
+        ([str(LIGHT), "--machines", "tiny.toml"], "no_plan: a stage of "),
+        ([str(LIGHT), "--machines", "text.onnx"], "unusable_machines: text.onnx: "),
         (["sequences.onnx", "--stages", "2"], "no_plan: 2 stages are more than the model can be cut into: 1 at most"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_failure_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("text.onnx").write_text("no model")
-    Path("tiny.toml").write_text('[[nodes]]\nname = "tiny"\nmemory_bytes = 1000\n')
+    Path("tiny.toml").write_text('[[machines]]\nname = "tiny"\nmemory_bytes = 1000\n')
     text = """<ir_version: 10, opset_import: ["" : 17]>
         g (float[N, 4] x) => (int64 y) { a = SequenceConstruct(x)  y = SequenceLength(a) }"""
     onnx.save(onnx.parser.parse_model(text), "sequences.onnx")
@@ -138,4 +138,4 @@ def test_a_failure_is_one_line(
 def test_how_many_stages_must_be_said() -> None:
     result = run(LIGHT)
     assert result.exit_code == 2
-    assert "--stages K, or --nodes FILE" in result.stderr
+    assert "--stages K, or --machines FILE" in result.stderr

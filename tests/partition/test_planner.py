@@ -32,12 +32,12 @@ def graphs(draw: st.DrawFn) -> CostGraph:
     return CostGraph(tuple(map(float, ms)), tuple(tensors), tuple(parameters))
 
 
-def node(name: str = "a", **fields: Any) -> Machine:
+def machine(name: str = "a", **fields: Any) -> Machine:
     return Machine(name=name, **({"bandwidth_bytes_per_s": 1000.0, "latency_ms": 0.5} | fields))
 
 
-NODES = st.builds(
-    node,
+MACHINES = st.builds(
+    machine,
     speed=st.sampled_from([0.5, 1.0, 2.0]),
     memory_bytes=st.sampled_from([None, 10, 20, 40]),
     bandwidth_bytes_per_s=st.sampled_from([1000.0, 3000.0]),
@@ -105,11 +105,11 @@ def best(found: Iterator[tuple[float, float, int]]) -> tuple[float, float, int]:
 
 
 def figures(placement: Placement) -> tuple[float, float, int]:
-    return placement.bottleneck_ms, placement.latency_ms, placement.node_count
+    return placement.bottleneck_ms, placement.latency_ms, placement.machine_count
 
 
 @settings(deadline=None, max_examples=100)
-@given(graphs(), NODES, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
+@given(graphs(), MACHINES, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
 def test_equal_nodes_are_used_as_well_as_can_be(
     graph: CostGraph, machine: Machine, count: int, stages: int | None
 ) -> None:
@@ -131,7 +131,7 @@ def test_equal_nodes_are_used_as_well_as_can_be(
 
 
 @settings(deadline=None, max_examples=100)
-@given(graphs(), st.lists(NODES, min_size=2, max_size=3), st.sampled_from([None, 1, 2]))
+@given(graphs(), st.lists(MACHINES, min_size=2, max_size=3), st.sampled_from([None, 1, 2]))
 def test_unequal_nodes_have_the_lowest_bottleneck(
     graph: CostGraph, machines: list[Machine], stages: int | None
 ) -> None:
@@ -173,31 +173,36 @@ def line(*ms: float, size_bytes: int = 0, parameter_bytes: int = 0) -> CostGraph
 
 
 def test_a_model_too_big_for_every_node_is_cut_so_that_each_stage_fits() -> None:
-    placement = plan(line(1, 1, 1, 1, parameter_bytes=10), [node(memory_bytes=25, count=4)])
+    placement = plan(line(1, 1, 1, 1, parameter_bytes=10), [machine(memory_bytes=25, count=4)])
     assert [(stage.parameter_bytes, len(stage.replicas)) for stage in placement.stages] == [(20, 2), (20, 2)]
     assert placement.bottleneck_ms == 1
 
 
 @pytest.mark.parametrize(
-    ("graph", "nodes", "stages", "why"),
+    ("graph", "machines", "stages", "why"),
     [
-        (line(1, 1), [node(count=9)], 3, "3 stages are more than the model can be cut into: 2 at most"),
-        (line(1, 1, 1), [node(count=2)], 3, "3 stages need a node each, and there are 2"),
-        (line(1, 1, parameter_bytes=30), [node(memory_bytes=29)], None, "a stage of 30 bytes cannot be cut further"),
-        (line(1, 1, parameter_bytes=30), [node(memory_bytes=30)], None, "the model needs 2 nodes of the largest"),
-        (line(1, 1, parameter_bytes=30), [node(memory_bytes=40, count=2)], 1, "does not fit the memory of the nodes"),
-        (line(1, 1, parameter_bytes=30), [node(memory_bytes=40), node("b", memory_bytes=9)], None, "does not fit"),
-        (CostGraph((), ()), [node()], None, "the model has no nodes"),
+        (line(1, 1), [machine(count=9)], 3, "3 stages are more than the model can be cut into: 2 at most"),
+        (line(1, 1, 1), [machine(count=2)], 3, "3 stages need a machine each, and there are 2"),
+        (line(1, 1, parameter_bytes=30), [machine(memory_bytes=29)], None, "a stage of 30 bytes cannot be cut further"),
+        (line(1, 1, parameter_bytes=30), [machine(memory_bytes=30)], None, "the model needs 2 machines of the largest"),
+        (
+            line(1, 1, parameter_bytes=30),
+            [machine(memory_bytes=40, count=2)],
+            1,
+            "does not fit the memory of the machines",
+        ),
+        (line(1, 1, parameter_bytes=30), [machine(memory_bytes=40), machine("b", memory_bytes=9)], None, "not fit"),
+        (CostGraph((), ()), [machine()], None, "the model has no nodes"),
     ],
 )
-def test_why_there_is_no_plan(graph: CostGraph, nodes: list[Machine], stages: int | None, why: str) -> None:
+def test_why_there_is_no_plan(graph: CostGraph, machines: list[Machine], stages: int | None, why: str) -> None:
     with pytest.raises(NoPlan, match=why):
-        plan(graph, nodes, stages)
+        plan(graph, machines, stages)
 
 
 def test_a_cut_where_much_would_travel_is_avoided() -> None:
     tensors = (TensorCost(5_000, 0, (1,)), TensorCost(1, 1, (2,)), TensorCost(0, 2, (), is_output=True))
-    placement = plan(CostGraph((4.0, 1.0, 2.0), tensors), [node(count=2)], 2)
+    placement = plan(CostGraph((4.0, 1.0, 2.0), tensors), [machine(count=2)], 2)
     assert [stage.nodes for stage in placement.stages] == [(0, 1), (2,)]
 
 
@@ -217,7 +222,7 @@ def test_a_graph_of_too_many_downsets_is_cut_along_good_orders() -> None:
     graph = CostGraph((1.0,) * (wide + 2), (*tensors, TensorCost(1, wide + 1, (), is_output=True)))
     cuts = Cuts(graph)
     assert not cuts.complete
-    placement = plan(graph, [node(count=3, bandwidth_bytes_per_s=1e9)], 3)
+    placement = plan(graph, [machine(count=3, bandwidth_bytes_per_s=1e9)], 3)
     assert not placement.exact
     assert placement.bottleneck_ms == 6
     assert [len(stage.nodes) for stage in placement.stages] == [6, 6, 6]
@@ -225,16 +230,16 @@ def test_a_graph_of_too_many_downsets_is_cut_along_good_orders() -> None:
 
 def test_many_unequal_nodes_are_planned_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = line(*[1.0] * 40, parameter_bytes=1)
-    nodes = [node(str(number), speed=1 + number / 10, memory_bytes=8) for number in range(9)]
+    machines = [machine(str(number), speed=1 + number / 10, memory_bytes=8) for number in range(9)]
     monkeypatch.setattr(unequal, "_MOST_CUTS", 20)
-    placement = plan(graph, nodes)
+    placement = plan(graph, machines)
     assert not placement.exact
     check(graph, placement)
-    assert placement.bottleneck_ms <= 1.25 * sum(graph.ms) / sum(each.speed for each in nodes)
+    assert placement.bottleneck_ms <= 1.25 * sum(graph.ms) / sum(each.speed for each in machines)
 
 
 @settings(deadline=None, max_examples=100)
-@given(graphs(), st.lists(NODES, min_size=1, max_size=2), st.sampled_from([None, 2, 3]), st.data())
+@given(graphs(), st.lists(MACHINES, min_size=1, max_size=2), st.sampled_from([None, 2, 3]), st.data())
 def test_a_plan_is_corrected_by_what_its_stages_take(
     graph: CostGraph, machines: list[Machine], stages: int | None, data: st.DataObject
 ) -> None:
@@ -270,10 +275,10 @@ def test_a_profile_that_is_wrong_about_a_part_leads_to_the_best_cut_all_the_same
     def time_stages(placement: Placement) -> list[float]:
         return [sum(2.0 if each < 5 else 1.0 for each in stage.nodes) for stage in placement.stages]
 
-    _, placement = plan_timed(line(*[1.0] * 10), [node(count=2)], 2, time_stages)
+    _, placement = plan_timed(line(*[1.0] * 10), [machine(count=2)], 2, time_stages)
     assert [(stage.nodes, stage.ms) for stage in placement.stages] == [((0, 1, 2, 3), 8.0), ((4, 5, 6, 7, 8, 9), 7.0)]
 
 
 def test_what_cannot_be_timed_is_planned_by_its_profile() -> None:
     graph = line(1, 1, 1)
-    assert plan_timed(graph, [node(count=2)], 2, lambda _: None) == (graph, plan(graph, [node(count=2)], 2))
+    assert plan_timed(graph, [machine(count=2)], 2, lambda _: None) == (graph, plan(graph, [machine(count=2)], 2))

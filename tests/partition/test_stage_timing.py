@@ -37,7 +37,7 @@ g (int64[N] x) => (float[N] y)
 
 
 def in_two(graph: Graph) -> Placement:
-    return plan(costs_of(graph, profile(graph, 2)), [Machine(name="node", count=2)], 2)
+    return plan(costs_of(graph, profile(graph, 2)), [Machine(name="machine", count=2)], 2)
 
 
 def test_each_stage_is_timed(tmp_path: Path) -> None:

@@ -17,5 +17,5 @@ def test_a_picture_has_stages_nodes_cuts_and_costs(tmp_path: Path) -> None:
     picture = draw(graph, costs, plan(costs, [Machine(name="<small>", count=2)], 2), title="a & b")
     texts = {text.text for text in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")}
     assert {"a & b", "stage 0", "stage 1", "4.0 KiB in 2 tensors", "1 x <small>", "Add", "2.00 ms"} <= texts
-    assert "2 stages on 2 nodes: a batch every 4.00 ms, each after 8.21 ms" in texts
+    assert "2 stages on 2 machines: a batch every 4.00 ms, each after 8.21 ms" in texts
     assert "prefers-color-scheme: dark" in picture

@@ -49,7 +49,7 @@ def cut_in_two(model: Path) -> Chosen:
     graph = load_graph(model)
     known = profile(graph, 1, again=True)
     time_stages = partial(stage_times_ms, graph, rows=known.rows)
-    _, placement = plan_timed(costs_of(graph, known), [Machine(name="node", count=STAGES)], STAGES, time_stages)
+    _, placement = plan_timed(costs_of(graph, known), [Machine(name="machine", count=STAGES)], STAGES, time_stages)
     folder = model.parent / Path(PLAN).parent
     write_placement(graph, placement, folder, rows=known.rows)
     return Chosen(placement.downsets[0], placement.bottleneck_ms, folder)
