@@ -1,13 +1,13 @@
 """The command line. Each command is a function of `anabranch.commands`, registered here.
 
-A command imports what is heavy (PyFlink, Kafka, ONNX Runtime) when it runs, so that `--help` is there at once.
+Commands import PyFlink, Kafka and ONNX Runtime when they run, so that `--help` is printed at once.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,16 +17,16 @@ from anabranch.commands import stack
 from anabranch.commands.demo import demo
 from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
-from anabranch.commands.node import node
 from anabranch.commands.plan import plan
 from anabranch.commands.prepare import prepare
+from anabranch.commands.process import process
 from anabranch.commands.run import run
 from anabranch.commands.top import top
 from anabranch.schemas.errors import AnabranchError
 
 
 class _Commands(TyperGroup):
-    """The commands; an `AnabranchError` of any of them is one line on stderr and exit code 1."""
+    """All commands. Prints an `AnabranchError` as one line on stderr and exits with code 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -37,13 +37,32 @@ class _Commands(TyperGroup):
             raise typer.Exit(1) from None
 
 
-app = typer.Typer(
-    cls=_Commands,
-    help="Streaming, distributed, parallel deep-learning inference on Apache Flink.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from anabranch import __version__  # noqa: PLC0415 - reads the package's metadata
+
+        typer.echo(f"anabranch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def anabranch(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Streaming, distributed, parallel deep-learning inference on Apache Flink.
+
+    First steps: `anabranch up` starts Kafka and Flink on this machine,
+    `anabranch run` serves the models of a folder, `anabranch infer` sends a
+    request, `anabranch top` shows the load, and `anabranch down` stops it all.
+    """
+
+
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
@@ -54,10 +73,10 @@ app.command()(prepare)
 app.command()(top)
 app.command("import")(import_model)
 app.command()(demo)
-app.command()(node)
+app.command()(process)
 
 
 def main() -> None:
-    """Runs the command line. A plain `kill` cleans up as Ctrl-C does."""
+    """Runs the command line. SIGTERM cleans up as Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     app()

@@ -1,4 +1,4 @@
-"""`import`: puts a model of another framework into the repository."""
+"""`import`: converts a model of another framework and adds it to the repository."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.importing.errors import VersionThere
 from anabranch.schemas.model import ModelSpec, TensorSpec
 
@@ -28,38 +29,42 @@ def import_model(
             "a SavedModel's folder, or a .keras or .h5 file."
         ),
     ],
-    name: Annotated[str, typer.Option("--name", help="What the repository calls it.")],
-    version: Annotated[str, typer.Option(help="Its version; by default the next number.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of the model in the repository.")],
+    version: Annotated[str, typer.Option(help="Version of the model. Default: the next number.")] = "",
     model_repository: Annotated[
-        Path, typer.Option(metavar="DIR", file_okay=False, help="Where it goes; made where it is not there.")
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Model repository; made if it is missing.")
     ] = Path("models"),
     sample: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.npz", exists=True, dir_okay=False, help="Inputs to compare on, an array for each by its name."
+            metavar="FILE.npz",
+            exists=True,
+            dir_okay=False,
+            help="Inputs to compare on: an array for each input, by name.",
         ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", metavar="NAME=DTYPE[AXES]", help='Of a module, without a sample: "x=float32[2,3,224,224]".'
+            "--input",
+            metavar="NAME=DTYPE[AXES]",
+            help='Input of a torch.nn.Module without --sample: "x=float32[2,3,224,224]".',
         ),
     ] = None,
     python: Annotated[
         str,
-        typer.Option(
-            metavar="PYTHON", show_default=False, help="The interpreter that has the framework. Default: this one."
-        ),
+        typer.Option(metavar="PYTHON", show_default=False, help="Interpreter with the framework. Default: this one."),
     ] = sys.executable,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="What floats may differ by, absolutely and relatively.")
+        float, typer.Option(min=0, help="Largest difference of floats, absolute and relative.")
     ] = 1e-4,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Put a PyTorch, TensorFlow or Keras model into the repository, as ONNX.
+    """Convert a PyTorch, TensorFlow or Keras model to ONNX and add it to the repository.
 
     The framework's own exporter converts it, in an interpreter that has the
-    framework; then ONNX Runtime must give here what the framework gave there, on
-    your sample or on generated inputs, before the model goes in.
+    framework. The model is added only if ONNX Runtime gives the same outputs as the
+    framework, on your sample or on generated inputs.
 
       anabranch import net.pt2 --name net --python TORCH/bin/python
 
@@ -68,16 +73,16 @@ def import_model(
       anabranch import saved_model/ --name net --python TENSORFLOW/bin/python
 
     TORCH and TENSORFLOW are environments with torch and onnxscript, or with
-    tensorflow-cpu and tf2onnx: PyFlink cannot live with what they need.
+    tensorflow-cpu and tf2onnx: PyFlink needs other versions of their packages.
     """
     if not _NAME.fullmatch(name) or (version and not _NAME.fullmatch(version)):
-        raise typer.BadParameter("--name and --version are names of folders: letters, digits, '.', '_' and '-'")
+        raise typer.BadParameter("--name and --version become folders: use letters, digits, '.', '_' and '-'")
     folder = model_repository / name
     version = version or _next_version(folder)
     if (folder / version).exists():
-        raise VersionThere(f"{folder / version} is there already: leave --version out for the next number")
+        raise VersionThere(f"{folder / version} already exists: leave --version out for the next number")
 
-    from anabranch.importing.convert import CASES, MODEL, convert, framework_of  # noqa: PLC0415 - --help need not pay
+    from anabranch.importing.convert import CASES, MODEL, convert, framework_of  # noqa: PLC0415 - `--help` must be quick
     from anabranch.importing.parity import largest_difference, read_cases  # noqa: PLC0415 - likewise
     from anabranch.operators.backends.onnx import OnnxBackend, read_signature, sha256_of  # noqa: PLC0415 - likewise
 
@@ -87,13 +92,27 @@ def import_model(
         out = Path(scratch)
         with console.status(f"Converting with {framework.name}"):
             convert(framework, source, out, python, sample=sample, inputs=inputs or ())
-        with console.status("Comparing ONNX Runtime with it"):
+        with console.status("Comparing ONNX Runtime with the framework"):
             path = out / MODEL
             taken, given = read_signature(path)
             spec = ModelSpec(name, version, str(path), sha256_of(path), taken, given)
             cases = read_cases(sorted(out.glob(CASES)))
             difference = largest_difference(OnnxBackend().load(spec), cases, tolerance)
         _put(path, folder / version / MODEL)
+    if output is OutputFormat.JSON:
+        print_json(
+            {
+                "model": name,
+                "version": version,
+                "path": str(folder / version / MODEL),
+                "framework": framework.name,
+                "cases": len(cases),
+                "largest_difference": float(difference),
+                "inputs": taken,
+                "outputs": given,
+            }
+        )
+        return
     Console().print(_picture(taken, given))
     runs = "1 run" if len(cases) == 1 else f"{len(cases)} runs"
     Console().print(
@@ -103,7 +122,7 @@ def import_model(
     )
     match list({spec.shape[0] if spec.shape else None for spec in (*taken, *given)}):
         case [int(rows)]:
-            console.print(f"Axis 0 has a fixed size: a request must have {rows} rows, or a multiple of it.")
+            console.print(f"Axis 0 has a fixed size: requests need {rows} rows or a multiple.")
 
 
 def _next_version(folder: Path) -> str:
@@ -112,7 +131,7 @@ def _next_version(folder: Path) -> str:
 
 
 def _put(path: Path, target: Path) -> None:
-    """All of it or nothing: a job that starts meanwhile must not see half a model."""
+    """Adds the model in one step: a job that starts meanwhile must not read half a model."""
     target.parent.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=target.parent.parent) as folder:
         version = Path(folder) / "version"

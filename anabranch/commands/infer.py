@@ -1,8 +1,9 @@
-"""`infer`: one request from the command line."""
+"""`infer`: sends one request and prints the answer."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anabranch.commands.output import Output, OutputFormat
 from anabranch.commands.stack import DataDir
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import load
@@ -30,11 +32,11 @@ _VALUES_SHOWN = 6
 _BAR_WIDTH = 40
 
 
-class _Question(msgspec.Struct):
-    """What to ask.
+class _RequestArguments(msgspec.Struct):
+    """Content of the request.
 
     Attributes:
-        arrays: By the name of the input, which is empty where the person left it out.
+        arrays: Arrays by input name; the name is empty if the command line has none.
     """
 
     arrays: dict[str, Array]
@@ -44,54 +46,64 @@ class _Question(msgspec.Struct):
 
 
 def infer(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: Annotated[str, typer.Argument(help="Name of the model; `anabranch models` lists them.")],
     inputs: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             metavar="[NAME=]FILE.npy",
-            help="An input, axis 0 being the batch; once for each. NAME may be left out where the model has only one.",
+            help="Array of an input, with the batch in axis 0; repeat it for each input. "
+            "A model with one input needs no NAME.",
         ),
     ] = None,
-    json_request: Annotated[
+    request: Annotated[
         str | None,
         typer.Option(
-            "--json",
-            metavar="TEXT",
-            help='A request of the protocol\'s REST form instead: {"inputs": [{"name", "shape", "datatype", "data"}]}.',
+            metavar="FILE|-|TEXT",
+            help="JSON request instead of --input, from a file, from standard input, or as text: "
+            '{"inputs": [{"name", "shape", "datatype", "data"}]}.',
         ),
     ] = None,
-    version: Annotated[str, typer.Option(help="Version of the model; the newest by default.")] = "",
+    version: Annotated[str, typer.Option(help="Version of the model. Default: the newest.")] = "",
     outputs: Annotated[
-        list[str] | None, typer.Option("--output", metavar="NAME", help="Only this output; once for each.")
+        list[str] | None,
+        typer.Option("--select", metavar="NAME", help="Output to answer with; may be repeated. Default: all."),
     ] = None,
-    priority: Annotated[int, typer.Option(min=0, help="1 is the highest; 0 leaves it to the job.")] = 0,
+    priority: Annotated[int, typer.Option(min=0, help="1 is the highest; 0 takes the job's default.")] = 0,
     deadline_ms: Annotated[
-        float | None, typer.Option("--deadline-ms", min=0, help="How long the job has; after that it answers an error.")
+        float | None, typer.Option("--deadline-ms", min=0, help="Time after which the job answers with an error.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show where the time went, and over how many tasks the rows were spread.")
+        bool, typer.Option("--explain", help="Show the time of each phase, and the tasks that shared the rows.")
     ] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0, help="How long to wait for the answer here.")] = 30,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0, help="Time to wait for the answer.")] = 30,
     bootstrap_servers: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="The broker. Default: the local stack's.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: the local stack's.")
     ] = None,
     config_path: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="The job's configuration, for its topics and limits."),
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", file_okay=False, help="Write each output there, as NAME.npy.")
+        Path | None, typer.Option(metavar="DIR", file_okay=False, help="Write each output to DIR/NAME.npy, too.")
     ] = None,
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--as-json", help="Print the answer as one JSON object.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Ask the running job for one answer, and show it."""
-    if bool(inputs) == (json_request is not None):
-        raise typer.BadParameter("give --input, once for each input of the model, or --json")
-    from anabranch.client import Client  # noqa: PLC0415 - half a second for Kafka, which `--help` need not wait for
+    """Send one request to the running job and print the answer.
 
-    question = _Question(_read_files(inputs)) if inputs else _read_json(json_request or "")
+    Inputs are .npy files of numpy.save, or a JSON request of the Open Inference
+    Protocol.
+
+      anabranch infer digits --input image.npy
+
+      anabranch infer digits --request request.json -o json
+    """
+    if bool(inputs) == (request is not None):
+        raise typer.BadParameter("give --input, once for each input of the model, or --request")
+    from anabranch.client import Client  # noqa: PLC0415 - imports Kafka, which takes half a second
+
+    arguments = _RequestArguments(_read_files(inputs)) if inputs else _read_request(request or "")
     config = load(config_path)
     if not bootstrap_servers and not config_path:
         bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
@@ -100,16 +112,16 @@ def infer(
     with Client.for_job(config, timeout_s=timeout_s) as client:
         result = client.infer(
             model,
-            question.arrays,
-            version=version or question.version,
-            outputs=outputs or question.outputs,
+            arguments.arrays,
+            version=version or arguments.version,
+            outputs=outputs or arguments.outputs,
             priority=priority,
             deadline_ms=deadline_ms,
-            parameters=question.parameters | ({"explain": True} if explain else {}),
+            parameters=arguments.parameters | ({"explain": True} if explain else {}),
         )
     if output_dir:
         _write_files(output_dir, result)
-    if as_json:
+    if output is OutputFormat.JSON:
         typer.echo(codec.encode_response(_response(result), Encoding.JSON))
     else:
         _print(result, output_dir)
@@ -121,29 +133,43 @@ def _read_files(inputs: list[str]) -> dict[str, Array]:
         named = _NAMED.fullmatch(text)
         name, path = named.groups() if named else ("", text)
         if name in arrays:
-            raise UnusableArgument(
-                f"input {name!r} is given twice" if name else "only one --input can go without a name"
-            )
+            found = f"--input {name!r} is given twice" if name else "several --input have no name"
+            raise UnusableArgument(f"{found}: give each input once, as NAME=FILE.npy")
         try:
             loaded = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UnusableArgument(f"{path} cannot be read as a .npy file: {error}") from None
+            raise UnusableArgument(
+                f"cannot read {path} as a .npy file ({error}): write it with numpy.save, without pickled objects"
+            ) from None
         if not isinstance(loaded, np.ndarray):
-            raise UnusableArgument(f"{path} holds several arrays (.npz): give each as a .npy file")
+            raise UnusableArgument(f"{path} holds several arrays (.npz): save each array as a .npy file")
         arrays[name] = loaded
     return arrays
 
 
-def _read_json(text: str) -> _Question:
-    request: InferRequest = codec.decode_request(text.strip().encode())
-    if request.encoding is not Encoding.JSON:
-        raise UnusableArgument("--json takes a JSON object")
-    return _Question(
-        {tensor.name: tensor.to_array() for tensor in request.inputs},
-        request.model_version,
-        request.outputs,
-        dict(request.parameters),
+def _read_request(source: str) -> _RequestArguments:
+    decoded: InferRequest = codec.decode_request(_request_text(source).strip().encode())
+    if decoded.encoding is not Encoding.JSON:
+        raise UnusableArgument('--request is not a JSON object: write {"inputs": […]}')
+    return _RequestArguments(
+        {tensor.name: tensor.to_array() for tensor in decoded.inputs},
+        decoded.model_version,
+        decoded.outputs,
+        dict(decoded.parameters),
     )
+
+
+def _request_text(source: str) -> str:
+    if source == "-":
+        return sys.stdin.read()
+    if source.lstrip().startswith(("{", "[")):
+        return source
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnusableArgument(
+            f"cannot read --request {source!r} ({error}): give a file, JSON text, or - for standard input"
+        ) from None
 
 
 def _response(result: Result) -> InferResponse:
@@ -154,7 +180,7 @@ def _response(result: Result) -> InferResponse:
 def _write_files(folder: Path, result: Result) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in result.items():
-        # Objects could only be written as pickles.
+        # NumPy writes object arrays as pickles only.
         plain = array.astype(np.bytes_) if array.dtype == object else array
         np.save(folder / f"{_file_name(name)}.npy", plain, allow_pickle=False)
 

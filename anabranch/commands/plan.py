@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.flink_job.model_repository.repository import version_order
 from anabranch.partition.errors import PlanNotWritten, UnreadableModel
 
@@ -20,36 +21,40 @@ if TYPE_CHECKING:
     from anabranch.partition.planning.placement import Machine, Placement
     from anabranch.partition.profiling.profile import Profile
     from anabranch.partition.profiling.profile import Progress as Report
+    from anabranch.partition.stages.equivalence import Proof
 
 
 def plan(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="An ONNX file, or a model of a repository: its folder, or a version's."),
+        typer.Argument(metavar="MODEL", help="ONNX file, or folder of a model or version in a repository."),
     ],
     stages: Annotated[
         int | None,
-        typer.Option("--stages", metavar="K", min=1, help="Number of stages; by default for K machines like this one."),
+        typer.Option(metavar="K", min=1, help="Number of stages. Without --machines: on K machines like this one."),
     ] = None,
     machines: Annotated[
         Path | None,
-        typer.Option(
-            "--machines", metavar="FILE", help="Speed, memory, link and count of machines: see examples/machines.toml."
-        ),
+        typer.Option(metavar="FILE", help="Machines: speed, memory, link, count; see examples/machines.toml."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch; a model with a fixed number has that.")] = 1,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the plan there.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Rows of a batch; a model with a fixed batch size keeps that size.")
+    ] = 1,
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the plan to this file.")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="For stages and plan.json. Default: MODEL-stages beside it."),
+        typer.Option(metavar="DIR", file_okay=False, help="Folder of stages and plan.json. Default: MODEL-stages."),
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option("--inputs", metavar="FILE.npz", help="A batch to time and prove the stages on. Default: random."),
+        typer.Option(metavar="FILE.npz", help="Batch to time and compare the stages on. Default: random values."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Profile the model again: this machine was busy, or has changed.")
+        bool, typer.Option("--fresh", help="Profile the model again, after changes of this machine or its load.")
     ] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Cut a model into stages that run as a pipeline on several machines, and prove that they equal it.
 
@@ -68,7 +73,7 @@ def plan(
     """
     if stages is None and machines is None:
         raise typer.BadParameter("give --stages K, or --machines FILE, or both")
-    # Not at the top: `--help` should not wait for ONNX.
+    # `--help` must be quick.
     from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
     from anabranch.partition.planning.machines_file import read_machines  # noqa: PLC0415
     from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
@@ -92,40 +97,40 @@ def plan(
         costs, placement = plan_timed(costs_of(graph, known), kinds, stages, time_stages)
     title = path.name if path == model else f"{model.resolve().name}, {path.parent.name}"
     folder = out or path.with_name(f"{path.stem}-stages")
-    with errors.status("Writing the stages, and proving that they equal the model"):
+    with errors.status("Writing the stages, and comparing them with the model"):
         batches = [batch] if batch else []
         _, proof = write_placement(graph, placement, folder, rows=known.rows, batches=batches)
-    console.print(_table(placement, title))
-    for line in _verdict(placement, known, kinds):
-        console.print(line, highlight=False, soft_wrap=True)
     if svg:
         try:
             svg.write_text(draw(graph, costs, placement, title=title))
         except OSError as error:
             raise PlanNotWritten(f"cannot write {svg}: {error.strerror}") from None
-        console.print(f"Drawn: {svg}", highlight=False, markup=False, soft_wrap=True)
-    difference = f", which differ by {proof.largest_difference:.2g} at most" if proof.largest_difference else ""
-    count = "1 batch" if proof.batches == 1 else f"{proof.batches} batches"
-    done = f"Written and proven on {count}{difference}: {folder}"
-    console.print(done, highlight=False, markup=False, soft_wrap=True)
-    if path != model:
-        served = f"Served so by: {_line_of(path, folder / PLAN_FILE)}"
-        console.print(served, highlight=False, markup=False, soft_wrap=True)
+    served = _line_of(path, folder / PLAN_FILE) if path != model else ""
+    if output is OutputFormat.JSON:
+        print_json(_summary(placement, known, folder / PLAN_FILE, proof, served))
+        return
+    console.print(_table(placement, title))
+    lines = list(_verdict(placement, known, kinds))
+    lines += [f"Drawn: {svg}"] if svg else []
+    lines.append(f"Written after a comparison with the model on {_comparison(proof)}: {folder}")
+    lines += [f"Served by the line: {served}"] if served else []
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _file_of(model: Path) -> Path:
-    """The file of a model that may be given as a folder of a repository; of several versions the newest."""
+    """Returns the ONNX file of a model; of a repository's folder, that of the newest version."""
     if not model.is_dir():
         return model
     versions = sorted(model.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
     found = [*versions, *model.glob("model.onnx")]
     if not found:
-        raise UnreadableModel(f"there is no model in {model}: give an ONNX file, or a folder of VERSION/model.onnx")
+        raise UnreadableModel(f"no model in {model}: give an ONNX file, or a folder with VERSION/model.onnx")
     return found[-1]
 
 
 def _line_of(path: Path, manifest: Path) -> str:
-    """What a model's `model.toml` says so that it is served in these stages, and where that file is."""
+    """Returns the line that serves the stages, and the path of its `model.toml`."""
     version, manifest = path.resolve().parent, manifest.resolve()
     chosen = manifest.relative_to(version) if manifest.is_relative_to(version) else manifest
     return f'stages = "{chosen}" in {version.parent / "model.toml"}'
@@ -140,7 +145,7 @@ def _bar(console: Console) -> Iterator[Report]:
 
 
 def _table(placement: Placement, title: str) -> Table:
-    from anabranch.partition.report.svg import crew_of, size_of  # noqa: PLC0415 - as above
+    from anabranch.partition.report.svg import crew_of, size_of  # noqa: PLC0415 - `--help` must be quick
 
     table = Table(title=title, title_justify="left")
     for name in ("stage", "nodes", "ms", "weights", "sends", "every"):
@@ -160,6 +165,38 @@ def _table(placement: Placement, title: str) -> Table:
     return table
 
 
+def _comparison(proof: Proof) -> str:
+    count = "1 batch" if proof.batches == 1 else f"{proof.batches} batches"
+    return f"{count}, within {proof.largest_difference:.2g}" if proof.largest_difference else count
+
+
+def _summary(placement: Placement, known: Profile, manifest: Path, proof: Proof, served: str) -> dict[str, object]:
+    """Returns the plan as JSON shows it."""
+    return {
+        "stages": [
+            {
+                "nodes": len(stage.nodes),
+                "ms": stage.ms,
+                "period_ms": stage.period_ms,
+                "parameter_bytes": stage.parameter_bytes,
+                "output_bytes": stage.output_bytes,
+                "replicas": [machine.name for machine in stage.replicas],
+                "limited_by": stage.held_up_by,
+            }
+            for stage in placement.stages
+        ],
+        "rows": known.rows,
+        "bottleneck_ms": placement.bottleneck_ms,
+        "latency_ms": placement.latency_ms,
+        "whole_model_ms": known.run_ms,
+        "is_optimal": placement.exact,
+        "manifest": str(manifest),
+        "model_toml": served or None,
+        "compared_batches": proof.batches,
+        "largest_difference": float(proof.largest_difference),
+    }
+
+
 def _verdict(placement: Placement, known: Profile, kinds: tuple[Machine, ...]) -> Iterator[str]:
     period_ms, spare = placement.bottleneck_ms, sum(kind.count for kind in kinds) - placement.machine_count
     used = "1 machine" if placement.machine_count == 1 else f"{placement.machine_count} machines"
@@ -175,11 +212,11 @@ def _verdict(placement: Placement, known: Profile, kinds: tuple[Machine, ...]) -
         where = "on these" if spare else "on every machine"
         yield f"The model fits {where}, so replicas of the whole model are best: nothing has to travel."
     if not placement.exact:
-        yield "There were more plans than could be looked at: a better one may exist."
+        yield "There are too many plans to compare them all: a better one may exist."
 
 
 def _ms(ms: float) -> str:
-    """A time as people read it, however short."""
+    """Formats a time with the digits that people need."""
     return f"{ms:.2f}" if ms >= 1 or not ms else f"{ms:.3g}"
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.flink_job.config import Config, load
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def prepare(
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="The folder of the models. Default: as configured."),
     ] = None,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Cut the models whose model.toml asks for a number of stages, and prove that the stages equal them.
 
@@ -42,11 +44,22 @@ def prepare(
     if model_repository:
         config = config.replace(models={"repository": str(model_repository)})
     catalog = prepare_models(config, Console(stderr=True))
-    console = Console()
-    for model in catalog.in_stages():
-        if not model.is_chain:
-            line = f"{model.name}/{model.version}: {len(model.stages)} stages in {Path(model.stages[0].path).parent}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    prepared = [
+        {
+            "model": model.name,
+            "version": model.version,
+            "stages": len(model.stages),
+            "folder": str(Path(model.stages[0].path).parent),
+        }
+        for model in catalog.in_stages()
+        if not model.is_chain
+    ]
+    if output is OutputFormat.JSON:
+        print_json(prepared)
+        return
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for each in prepared:
+        console.print("{model}/{version}: {stages} stages in {folder}".format(**each))
     console.print("Every model is prepared.")
 
 

@@ -1,4 +1,4 @@
-"""`run`: submits the job."""
+"""`run`: submits the job and waits for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.commands.prepare import prepare_models
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
@@ -31,23 +32,30 @@ def run(
     ] = None,
     model_repository: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Serve the models of this folder: NAME/VERSION/model.onnx."),
+        typer.Option(metavar="DIR", file_okay=False, help="Folder of the models: NAME/VERSION/model.onnx."),
     ] = None,
     flink_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Submit to this cluster. Default: the local stack's.")
+        str | None, typer.Option(metavar="URL", help="REST address of the Flink cluster. Default: the local stack's.")
     ] = None,
     mini_cluster: Annotated[
-        bool, typer.Option("--mini-cluster", help="Run inside this very process, on a MiniCluster.")
+        bool, typer.Option("--mini-cluster", help="Run Flink inside this process; needs only a Kafka broker.")
     ] = False,
     bootstrap_servers: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="The Kafka broker. Default: as configured, or the stack's.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: as configured, or the local stack's."),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when the job serves; it runs on.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the job serves; it goes on in the background.")
+    ] = False,
     data_dir: DataDir = None,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Serve a model repository: submit the job to the local stack, to another cluster, or run it right here.
+    """Serve the models of a repository: submit the job to the local stack or to another cluster.
 
-    Stays until Ctrl-C, which stops the job; with --detach, returns when the job serves.
+    Waits until Ctrl-C, which answers the requests that were read and stops
+    the job. A second Ctrl-C stops it at once.
+
+      anabranch run --model-repository models --detach
     """
     console = Console(stderr=True)
     if mini_cluster and (flink_url or detach):
@@ -68,8 +76,8 @@ def run(
 
     config, cluster_url = configure(0)
 
-    from anabranch.flink_job import job  # noqa: PLC0415 - likewise
-    from anabranch.topics import make_topics  # noqa: PLC0415 - a second, which --help need not pay
+    from anabranch.flink_job import job  # noqa: PLC0415 - imports PyFlink, which takes a second
+    from anabranch.topics import make_topics  # noqa: PLC0415 - imports Kafka
 
     catalog = prepare_models(config, console)
     with console.status("Submitting the job"):
@@ -82,31 +90,37 @@ def run(
     try:
         with console.status("Loading the models"):
             _await_serving(running, cluster_url)
-        where = f" at {cluster_url}/#/job/running/{running.job_id}" if cluster_url else " in this process"
-        Console().print(f"Job {running.job_id} serves{where}", soft_wrap=True, highlight=False)
-        Console().print(
-            f"{config.kafka.requests_topic} -> {config.kafka.responses_topic} on {config.kafka.bootstrap_servers}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        _print_job(running.job_id, config, cluster_url, output)
         if not detach:
-            console.print("Ctrl-C stops it, when what it has read is answered; twice, at once.")
+            console.print("Ctrl-C answers the requests that were read, and stops the job; twice stops it at once.")
             running.wait()
     except (KeyboardInterrupt, SystemExit):
         _stop(running, console)
         raise
 
 
+def _print_job(job_id: str, config: Config, cluster_url: str | None, output: OutputFormat) -> None:
+    kafka = config.kafka
+    if output is OutputFormat.JSON:
+        topics = {name: getattr(kafka, name) for name in ("requests_topic", "responses_topic", "errors_topic")}
+        print_json({"job_id": job_id, "flink_url": cluster_url, "bootstrap_servers": kafka.bootstrap_servers, **topics})
+        return
+    where = f" at {cluster_url}/#/job/running/{job_id}" if cluster_url else " in this process"
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"Job {job_id} serves{where}")
+    console.print(f"{kafka.requests_topic} -> {kafka.responses_topic} on {kafka.bootstrap_servers}")
+
+
 def _stop(running: RunningJob, console: Console) -> None:
-    """Drains the job; at the next Ctrl-C, or if that fails, cancels it."""
+    """Drains the job. Cancels it at the next Ctrl-C, or if draining fails."""
     try:
-        with console.status("Answering what was read; Ctrl-C stops at once"):
+        with console.status("Answering the requests that were read; Ctrl-C stops at once"):
             running.drain(Path(tempfile.mkdtemp(prefix="anabranch-savepoint-")).as_uri())
-        console.print("Stopped; all that was read is answered.")
+        console.print("Stopped. All requests that were read are answered.")
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - a job that cannot be drained must still end
         with console.status("Cancelling the job"):
             running.cancel()
-        console.print(f"Cancelled: what waited for its answer is forgotten{_reason(error)}.")
+        console.print(f"Cancelled. Waiting requests have no answer{_reason(error)}.")
 
 
 def _reason(error: BaseException) -> str:
@@ -122,7 +136,7 @@ def _configure(
     servers: str | None,
     stage_slots: int,
 ) -> tuple[Config, str | None]:
-    """The configuration, completed with what the local stack knows, and the cluster to submit to."""
+    """Returns the configuration, completed from the local stack, and the URL of the cluster."""
     kafka: dict[str, Any] = {}
     job: dict[str, Any] = {}
     found = stack.status(folder)
@@ -141,18 +155,18 @@ def _configure(
 
 
 def _check_slots(flink_url: str, parallelism: int, stage_slots: int) -> None:
-    """Refuses what Flink would wait for without a word."""
+    """Refuses a job that has too few slots: Flink would wait for them silently."""
     free, wanted = FlinkRest(flink_url).get("/overview")["slots-available"], parallelism + stage_slots
     if free < wanted:
         stages = f" ({parallelism} that serve, {stage_slots} for stages of models)" if stage_slots else ""
         raise StackError(
-            f"the cluster at {flink_url} has {free} free slots, and the job wants {wanted}{stages}: "
+            f"the cluster at {flink_url} has {free} free slots, and the job needs {wanted}{stages}: "
             "cancel another job, add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
         )
 
 
 def _await_serving(running: RunningJob, flink_url: str | None) -> None:
-    """Returns when every task has loaded its models."""
+    """Waits until every task has loaded its models."""
     while running.status() not in _ENDED:
         if running.status() == "RUNNING" and (flink_url is None or _tasks_run(flink_url, running.job_id)):
             return

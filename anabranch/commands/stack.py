@@ -1,49 +1,55 @@
-"""`up`, `down` and `status`: the local stack."""
+"""`up`, `down` and `status`: start, stop and show the local stack."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink_cluster import TASK_MANAGER_MEMORY_MB
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where the stack keeps all it has. Default: $ANABRANCH_DATA_DIR, else .anabranch"),
+    typer.Option(
+        "--data-dir", metavar="DIR", help="Folder of the stack. Default: $ANABRANCH_DATA_DIR, else .anabranch."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 _BAR_WIDTH = 10
 
 
 def up(
-    task_managers: Annotated[int, typer.Option(min=1, max=64, help="Flink TaskManagers, of one slot each.")] = (
-        stack.DEFAULT_TASK_MANAGERS
-    ),
-    kafka_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the broker; 0 takes a free one.")] = (
+    task_managers: Annotated[
+        int, typer.Option(min=1, max=64, help="Number of Flink TaskManagers, with one slot each.")
+    ] = (stack.DEFAULT_TASK_MANAGERS),
+    kafka_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Kafka broker; 0 takes a free one.")] = (
         stack.DEFAULT_KAFKA_PORT
     ),
     flink_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of Flink's REST and web page; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port of Flink's REST interface and web page; 0 takes a free one.")
     ] = stack.DEFAULT_FLINK_PORT,
     task_manager_memory_mb: Annotated[
-        int, typer.Option("--task-manager-memory", min=800, metavar="MB", help="What each TaskManager's JVM may take.")
+        int, typer.Option("--task-manager-memory-mb", min=800, metavar="MB", help="Memory of each TaskManager's JVM.")
     ] = TASK_MANAGER_MEMORY_MB,
     data_dir: DataDir = None,
-    as_json: AsJson = False,
+    output: Output = OutputFormat.TABLE,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Start a Kafka broker and a Flink cluster on this machine."""
+    """Start a Kafka broker and a Flink cluster on this machine.
+
+    They run in the background until `anabranch down`. A running stack stays
+    as it is; missing TaskManagers are added.
+    """
     folder = stack.data_dir(data_dir)
-    # Spinner and words go to stderr: stdout is for what a program may read.
+    # Progress goes to stderr; stdout is for data.
     console = Console(stderr=True)
     with console.status("Starting the local stack") as spinner:
         found, started = stack.up(
@@ -54,8 +60,8 @@ def up(
             task_manager_memory_mb=task_manager_memory_mb,
             progress=spinner.update,
         )
-    if as_json:
-        _print_json(found)
+    if as_json or output is OutputFormat.JSON:
+        print_json(found)
         return
     if not started:
         Console().print("The stack is already running:")
@@ -63,33 +69,31 @@ def up(
 
 
 def down(data_dir: DataDir = None) -> None:
-    """Stop the local stack; topics and checkpoints stay."""
+    """Stop the local stack. Topics, checkpoints and logs stay."""
     folder = stack.data_dir(data_dir)
     try:
         with Console(stderr=True).status("Stopping the local stack"):
             stack.down(folder)
     except NotRunning as error:
-        # What was asked for is the case.
         Console().print(f"{error}: nothing to stop.", soft_wrap=True)
         return
     Console().print(f"Stopped. Topics and logs stay in {folder}.", soft_wrap=True)
 
 
-def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show what runs: addresses, processes, jobs, and who does what. Exit code 3 when the stack is not running."""
+def status(data_dir: DataDir = None, output: Output = OutputFormat.TABLE, as_json: JsonFlag = False) -> None:
+    """Show the local stack: addresses, processes, jobs, and the tasks of each TaskManager.
+
+    Exit code 3 if the stack does not run.
+    """
     found = stack.status(stack.data_dir(data_dir))
-    if as_json:
-        _print_json(found)
+    if as_json or output is OutputFormat.JSON:
+        print_json(found)
     elif found.flink_url is None:
         Console().print(f"No stack runs in {found.data_dir}: start one with `anabranch up`.", soft_wrap=True)
     else:
         _print_table(found)
     if not found.running:
         raise typer.Exit(3)
-
-
-def _print_json(found: stack.StackStatus) -> None:
-    typer.echo(msgspec.json.encode(found).decode())
 
 
 def _print_table(found: stack.StackStatus) -> None:
@@ -113,8 +117,8 @@ def _print_table(found: stack.StackStatus) -> None:
 
 
 def picture(found: stack.StackStatus) -> Tree:
-    """The master, its workers, and what each of them runs."""
-    tree = Tree(Text.assemble(("JobManager", "bold"), f"  the master, process {found.job_manager_pid}"))
+    """Draws the JobManager, its TaskManagers and their tasks as a tree."""
+    tree = Tree(Text.assemble(("JobManager", "bold"), f"  process {found.job_manager_pid}"))
     several = len({task.job for worker in found.workers for task in worker.tasks}) > 1
     for worker in found.workers:
         used = worker.slots - worker.free_slots

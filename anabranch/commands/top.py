@@ -1,17 +1,17 @@
-"""`top`: what a running job does, second by second."""
+"""`top`: shows rates and latency of a running job, refreshed at an interval."""
 
 from __future__ import annotations
 
 from time import monotonic, sleep
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
 from anabranch.job_activity import JobActivity, activity, wanted
 from anabranch.schemas.latency_breakdown import STAGES
@@ -25,27 +25,31 @@ _BAR_WIDTH = 36
 
 def top(
     flink_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Flink's REST address. Default: the local stack's.")
+        str | None, typer.Option(metavar="URL", help="REST address of Flink. Default: the local stack's.")
     ] = None,
-    interval_s: Annotated[float, typer.Option("--interval-s", min=1, help="Seconds that each line is about.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --once: print one JSON object, for programs.")] = False,
+    interval_s: Annotated[float, typer.Option("--interval-s", min=1, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one interval and exit.")] = False,
     data_dir: DataDir = None,
+    output: Output = OutputFormat.TABLE,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Show what each model of the running job does: rates, latency, and where the time goes."""
+    """Show each model's rates, latency and time per phase, until Ctrl-C.
+
+    JSON is one object for each interval, on a line of its own.
+    """
     if flink_url is None:
         flink_url = stack.status(stack.data_dir(data_dir)).flink_url
     if flink_url is None:
         raise NotRunning("no local stack runs: start one with `anabranch up`, or name a cluster with --flink-url")
     watch = _Watch(FlinkRest(flink_url), interval_s)
     console = Console()
+    if as_json or output is OutputFormat.JSON:
+        _print_lines(watch, once=once)
+        return
     if once:
         with Console(stderr=True).status(f"Watching for {interval_s:g} s"):
             seen = watch.next()
-        if as_json:
-            typer.echo(msgspec.json.encode(seen).decode())
-        else:
-            console.print(_picture(seen))
+        console.print(_picture(seen))
         return
     with Live(Text("Waiting for the first figures"), console=console, auto_refresh=False) as live:
         try:
@@ -55,8 +59,17 @@ def top(
             return
 
 
+def _print_lines(watch: _Watch, *, once: bool) -> None:
+    try:
+        print_json(watch.next())
+        while not once:
+            print_json(watch.next())
+    except KeyboardInterrupt:
+        return
+
+
 class _Watch:
-    """Looks at a job's counters again and again."""
+    """Reads a job's counters at an interval."""
 
     def __init__(self, flink: FlinkRest, interval_s: float) -> None:
         self._flink = flink
@@ -65,7 +78,7 @@ class _Watch:
         self._before_s = monotonic()
 
     def next(self) -> JobActivity:
-        """What happened since the last time."""
+        """Returns the activity since the last call, after one interval."""
         sleep(self._interval_s)
         after, after_s = self._look(), monotonic()
         seen = activity(self._before, after, after_s - self._before_s)
@@ -81,7 +94,7 @@ class _Watch:
 
 def _picture(seen: JobActivity) -> RenderableType:
     if not seen.models and not seen.errors_per_s:
-        return Text("No request was answered.")
+        return Text("No requests in this interval.")
     table = Table("model", "requests/s", "rows/s", "rows a batch", "p50 ms", "p99 ms", "where the time goes")
     for column in table.columns[1:6]:
         column.justify = "right"

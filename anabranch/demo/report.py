@@ -14,7 +14,7 @@ _PROBLEMS_SHOWN = 10
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """What `--json` writes.
+    """Figures of one demo, as `--figures` writes them.
 
     Attributes:
         requests: Good requests that were sent: one for each file, those at a steady pace, and the large one.
@@ -84,9 +84,16 @@ class Figures(msgspec.Struct, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
 
-def print_report(console: Console, figures: Figures, outcomes: Sequence[ErrorOutcome]) -> None:
-    """All of it, for a person."""
-    console.print(_types_table(figures.types), _errors_table(outcomes), _figures_table(figures), sep="\n")
+def print_report(
+    console: Console, figures: Figures, outcomes: Sequence[ErrorOutcome], *, show_bad_requests: bool = False
+) -> None:
+    """Prints the result and, after it, what was asked for.
+
+    Args:
+        show_bad_requests: Lists all bad requests. Those without the promised answer are always listed.
+    """
+    console.print(_types_table(figures.types), _figures_table(figures), sep="\n")
+    listed = outcomes if show_bad_requests else [outcome for outcome in outcomes if outcome.problem]
     for problem in figures.problems[:_PROBLEMS_SHOWN]:
         console.print(f"[red]{escape(problem)}[/]", soft_wrap=True)
     if len(figures.problems) > _PROBLEMS_SHOWN:
@@ -95,6 +102,8 @@ def print_report(console: Console, figures: Figures, outcomes: Sequence[ErrorOut
         "[bold green]Every answer is right.[/]" if figures.succeeded else "[bold red]Not every answer is right.[/]"
     )
     console.print(verdict)
+    if listed:
+        console.print(_errors_table(listed))
 
 
 def _types_table(types: Mapping[str, int]) -> Table:
@@ -109,7 +118,7 @@ def _types_table(types: Mapping[str, int]) -> Table:
 
 
 def _errors_table(outcomes: Sequence[ErrorOutcome]) -> Table:
-    table = Table("bad request", "came back as", "where", title="Errors", title_justify="left")
+    table = Table("bad request", "came back as", "where", title="Bad requests", title_justify="left")
     for outcome in outcomes:
         code = f"[red]{escape(outcome.problem)}[/]" if outcome.problem else outcome.code
         table.add_row(

@@ -36,7 +36,7 @@ def infer(*arguments: str | Path) -> Result:
 def test_files_in_table_out(config: Path, job: FakeJob, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(8, dtype=np.float32).reshape(2, 4) / 3)
     np.save(tmp_path / "y.npy", np.array(["an", "anabranch"]))
-    options = ["--version", "3", "--priority", "1", "--deadline-ms", "5000", "--output", "x", "--output", "y:0"]
+    options = ["--version", "3", "--priority", "1", "--deadline-ms", "5000", "--select", "x", "--select", "y:0"]
     result = infer(
         "m", "--input", f"x={tmp_path / 'x.npy'}", "--input", f"y:0={tmp_path / 'y.npy'}", "--config", config, *options
     )
@@ -62,11 +62,21 @@ def test_json_in_json_out(config: Path) -> None:
         "inputs": [{"name": "x", "datatype": "INT32", "shape": [1, 2], "data": [[1, 2]]}],
         "parameters": {"tenant": "a"},
     }
-    result = infer("m", "--json", json.dumps(request), "--config", config, "--as-json")
+    result = infer("m", "--request", json.dumps(request), "--config", config, "-o", "json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert answer["outputs"] == [{"name": "x", "datatype": "INT32", "shape": [1, 2], "data": [1, 2]}]
     assert (answer["model_name"], answer["model_version"]) == ("m", "1")
+
+
+def test_infer_request_from_file_and_stdin(config: Path, job: FakeJob, tmp_path: Path) -> None:
+    text = json.dumps({"inputs": [{"name": "x", "datatype": "INT32", "shape": [1], "data": [7]}]})
+    (tmp_path / "request.json").write_text(text)
+    for source in (str(tmp_path / "request.json"), "-"):
+        runner = CliRunner(env={"COLUMNS": "160"})
+        result = runner.invoke(app, ["infer", "m", "--request", source, "--config", str(config)], input=text)
+        assert result.exit_code == 0, result.output
+        assert job.requests[-1].inputs[0].to_array().tolist() == [7]
 
 
 def test_outputs_are_written(config: Path, tmp_path: Path) -> None:
@@ -138,12 +148,14 @@ def test_nobody_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--input", "nowhere.npy"], "unusable_argument: nowhere.npy cannot be read as a .npy file: "),
-        (["--input", __file__], f"unusable_argument: {__file__} cannot be read as a .npy file: "),
-        (["--json", '{"inputs": ['], "unreadable: not a JSON message: "),
-        (["--json", "[]"], "unreadable: "),
-        (["--json", '{"inputs": [{"name": "x"}]}'], "malformed_request: the JSON message breaks the protocol: "),
-        (["--json", '{"inputs": []}', "--config", "nowhere.toml"], "config_error: cannot read the configuration"),
+        (["--input", "nowhere.npy"], "unusable_argument: cannot read nowhere.npy as a .npy file ("),
+        (["--input", __file__], f"unusable_argument: cannot read {__file__} as a .npy file ("),
+        (["--request", '{"inputs": ['], "unreadable: not a JSON message: "),
+        (["--request", "[]"], "unreadable: "),
+        (["--request", "nowhere.json"], "unusable_argument: cannot read --request 'nowhere.json' ("),
+        (["--request", __file__], "unreadable: "),
+        (["--request", '{"inputs": [{"name": "x"}]}'], "malformed_request: the JSON message breaks the protocol: "),
+        (["--request", '{"inputs": []}', "--config", "nowhere.toml"], "config_error: cannot read the configuration"),
     ],
 )
 def test_what_cannot_be_sent(arguments: list[str], line: str) -> None:
@@ -158,10 +170,10 @@ def test_several_arrays_in_one_file(tmp_path: Path) -> None:
     assert "holds several arrays" in infer("m", "--input", tmp_path / "x.npz").stderr
     np.save(tmp_path / "x.npy", np.zeros(1))
     twice = ["--input", f"x={tmp_path / 'x.npy'}"] * 2
-    assert "input 'x' is given twice" in infer("m", *twice).stderr
+    assert "--input 'x' is given twice: give each input once" in infer("m", *twice).stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--input", "x.npy", "--json", "{}"]])
+@pytest.mark.parametrize("arguments", [[], ["--input", "x.npy", "--request", "{}"]])
 def test_either_files_or_json(arguments: list[str]) -> None:
     result = infer("m", *arguments)
     assert result.exit_code == 2

@@ -1,5 +1,6 @@
 """`anabranch plan`, from a model's file to stages that are proven."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -40,8 +41,19 @@ def test_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path)
     for stage in plan.stages:
         onnx.checker.check_model(tmp_path / "out" / stage.file)
     assert f"Predicted on {stages} machines: " in result.stdout
-    assert "Written and proven on " in result.stdout
+    assert "Written after a comparison with the model on " in result.stdout
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+
+
+def test_plan_json_names_stages_and_manifest(tmp_path: Path) -> None:
+    result = run(LIGHT, "--stages", 2, "--out", tmp_path / "out", "-o", "json")
+    assert result.exit_code == 0, result.output
+    written = json.loads(result.stdout)
+    stages = decode_plan((tmp_path / "out" / "plan.json").read_bytes()).stages
+    assert [stage["nodes"] for stage in written["stages"]] == [stage.nodes for stage in stages]
+    assert written["manifest"] == str(tmp_path / "out" / "plan.json")
+    assert written["model_toml"] is None
+    assert written["compared_batches"] >= 1
 
 
 def test_nodes_that_differ_and_a_model_of_a_repository(tmp_path: Path) -> None:
@@ -106,7 +118,7 @@ def test_a_batch_of_ones_own(tmp_path: Path) -> None:
     [
         (["nothing.onnx", "--stages", "2"], "unreadable_model: cannot read the model nothing.onnx: No such file"),
         (["text.onnx", "--stages", "2"], "unreadable_model: text.onnx is no ONNX model"),
-        (["empty", "--stages", "2"], "unreadable_model: there is no model in empty"),
+        (["empty", "--stages", "2"], "unreadable_model: no model in empty: give an ONNX file"),
         ([str(LIGHT), "--stages", "999"], "no_plan: 999 stages are more than the model can be cut into: "),
         ([str(LIGHT), "--machines", "tiny.toml"], "no_plan: a stage of "),
         ([str(LIGHT), "--machines", "text.onnx"], "unusable_machines: text.onnx: "),

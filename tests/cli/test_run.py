@@ -44,7 +44,7 @@ def test_too_few_slots_are_said_at_once_and_what_they_are_for(monkeypatch: pytes
 
     monkeypatch.setattr(FlinkRest, "get", overview)
     run._check_slots(URL, parallelism=2, stage_slots=2)
-    with pytest.raises(StackError, match=r"has 4 free slots, and the job wants 5 \(2 that serve, 3 for stages"):
+    with pytest.raises(StackError, match=r"has 4 free slots, and the job needs 5 \(2 that serve, 3 for stages"):
         run._check_slots(URL, parallelism=2, stage_slots=3)
-    with pytest.raises(StackError, match=r"the job wants 5: .*--task-managers N"):
+    with pytest.raises(StackError, match=r"the job needs 5: .*--task-managers N"):
         run._check_slots(URL, parallelism=5, stage_slots=0)

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import anabranch as anabranch_package
 from anabranch.cli import app, main
+from anabranch.commands.output import OutputFormat
 from tests.stack.test_local_stack import ours
 
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
@@ -30,6 +34,36 @@ def test_help_is_there_at_once_and_names_the_commands() -> None:
         assert f" {command} " in said
 
 
+def test_version_option_prints_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"anabranch {anabranch_package.__version__}\n")
+
+
+def test_completion_lists_commands() -> None:
+    environment = os.environ | {
+        "_ANABRANCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": "anabranch sta",
+        "COMP_CWORD": "1",
+    }
+    said = subprocess.run([ANABRANCH], capture_output=True, text=True, check=False, env=environment).stdout
+    assert said.split() == ["status"]
+
+
+def printing_commands() -> list[str]:
+    group: Any = typer.main.get_command(app)
+    # These print progress, logs of Flink, or nothing.
+    return sorted(set(group.commands) - {"down", "process"})
+
+
+@pytest.mark.parametrize("command", printing_commands())
+def test_command_has_output_option(command: str) -> None:
+    group: Any = typer.main.get_command(app)
+    options = {name: option for option in group.commands[command].params for name in option.opts}
+    assert options["-o"] is options["--output"]
+    assert options["-o"].default is OutputFormat.TABLE
+    assert ("--json" in options) == (command in {"up", "status", "top"})
+
+
 def test_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, anabranch.cli; print(sorted({'pyflink', 'kafka', 'onnxruntime'} & sys.modules.keys()))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -42,6 +76,8 @@ def test_status_without_a_stack_exits_with_3(tmp_path: Path) -> None:
     assert "start one with `anabranch up`" in result.stdout
     result = CliRunner().invoke(app, ["status", "--json", "--data-dir", str(tmp_path)])
     assert json.loads(result.stdout)["running"] is False
+    other = CliRunner().invoke(app, ["status", "-o", "json", "--data-dir", str(tmp_path)])
+    assert other.stdout == result.stdout
 
 
 def test_down_without_a_stack_is_fine(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
 
 def test_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
     figures_path = tmp_path / "figures.json"
-    process = start(tmp_path, "--input", str(folder), "--json", str(figures_path))
+    process = start(tmp_path, "--input", str(folder), "--figures", str(figures_path))
     output = "".join(lines_of(process))
     assert process.wait() == 0, output
     assert_nothing_left(tmp_path)

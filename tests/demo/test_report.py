@@ -60,9 +60,9 @@ def test_one_wrong_answer_is_no_success(wrong: dict[str, Any]) -> None:
     assert not Figures(**RIGHT | wrong).succeeded
 
 
-def printed(figures: Figures, outcomes: list[ErrorOutcome]) -> str:
+def printed(figures: Figures, outcomes: list[ErrorOutcome], *, show_bad_requests: bool = False) -> str:
     out = io.StringIO()
-    print_report(Console(file=out, width=160), figures, outcomes)
+    print_report(Console(file=out, width=160), figures, outcomes, show_bad_requests=show_bad_requests)
     return out.getvalue()
 
 
@@ -71,7 +71,6 @@ def test_what_a_person_sees() -> None:
     for expected in (
         "type 0",
         "5 more types",
-        "unknown_model",
         "1,144 of 1,144 rows, within 1e-5",
         "100 of 100 files",
         "1,024 rows in 64 shards over 2 tasks",
@@ -80,6 +79,12 @@ def test_what_a_person_sees() -> None:
     ):
         assert expected in text
     assert "type 15" not in text
+    assert "unknown_model" not in text
+
+
+def test_report_bad_requests_follow_result_on_demand() -> None:
+    text = printed(Figures(**RIGHT), OUTCOMES, show_bad_requests=True)
+    assert text.index("Every answer is right.") < text.index("unknown_model")
 
 
 def test_problems_are_shown() -> None:

@@ -1,5 +1,6 @@
 """`anabranch import` around a converter, which is a script of the test's here."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_versions_count_on_and_are_never_replaced(run_import: Import) -> None:
         assert f"models/net/{version}/model.onnx" in run_import("--name", "net").stdout
     done = run_import("--name", "net", "--version", "2")
     assert done.returncode == 1
-    assert done.stderr.startswith("version_there: models/net/2 is there already")
+    assert done.stderr.startswith("version_there: models/net/2 already exists")
 
 
 def test_a_model_that_answers_otherwise_leaves_nothing_behind(run_import: Import) -> None:
@@ -71,9 +72,15 @@ def test_a_model_that_answers_otherwise_leaves_nothing_behind(run_import: Import
     assert not (run_import.folder / "models").exists()
 
 
+def test_import_json_has_signature(run_import: Import) -> None:
+    written = json.loads(run_import("--name", "net", "-o", "json").stdout)
+    assert (written["model"], written["version"], written["cases"]) == ("net", "1", 1)
+    assert written["inputs"][0]["datatype"] == "FP32"
+
+
 def test_fixed_rows_are_said(run_import: Import) -> None:
     write_doubling_model(run_import.converted / "model.onnx", batch=2)
-    assert "2 rows, or a multiple" in run_import("--name", "net").stderr
+    assert "need 2 rows or a multiple" in run_import("--name", "net").stderr
 
 
 @pytest.mark.parametrize("options", [["--name", "../net"], ["--name", "net", "--version", "a/b"]])

@@ -1,0 +1,25 @@
+"""Output formats of the commands: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+import typer
+
+
+class OutputFormat(StrEnum):
+    """Format of the data that a command prints on standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="Print a table for people, or JSON for programs.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Short form of `-o json`.")]
+
+
+def print_json(value: object) -> None:
+    """Prints one JSON document on one line."""
+    typer.echo(msgspec.json.encode(value).decode())
