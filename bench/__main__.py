@@ -17,8 +17,8 @@ from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.settings import QUICK, Settings
 from bench.program import SCENARIOS, Repositories
 from bench.report import plots, tables
-from bench.report.results import AnyRun, Result, machine, today, versions
-from bench.report.summary import read_notes, write_summary
+from bench.report.results import AnyRun, ScenarioResult, commit, machine, today, versions
+from bench.report.summary import read_notes, write_result
 from bench.scenarios.base import Scenario
 from bench.scenarios.efficiency import FFNN_ROWS
 from bench.systems.in_memory.beam import BeamFailed
@@ -29,6 +29,8 @@ from bench.workloads.text_lines import RECOGNIZER
 WORKLOADS = (f"{FFNN} 1", f"{FFNN} {FFNN_ROWS}", MAGIKA, RESNET, RECOGNIZER)
 _WORKLOADS_HELP = f"of efficiency, sustainable and ledger: {', '.join(WORKLOADS)}"
 RESULTS = Path(__file__).parent / "results"
+#: Never beside the committed figures: those of a quick run mean nothing.
+QUICK_RESULTS = RESULTS / "quick"
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
     settings = _settings(options)
     # A log file has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    out: Path = options.out
+    out: Path = options.out or (QUICK_RESULTS if options.quick else RESULTS)
     out.mkdir(parents=True, exist_ok=True)
     notes = read_notes()
     failed = missed = stopped = False
@@ -52,17 +54,17 @@ def main() -> None:
             # A broker each, so that none pays for what another left on it.
             with BenchEnvironment(folder / scenario.name, repository) as environment:
                 result, stopped = _run(scenario, settings, environment, console)
-            result.write(out)
             plots.draw(result, out)
-            console.print(tables.table_of(result))
-            for line in tables.verdicts(result, notes):
+            summaries = write_result(out, result, notes)
+            summary = next(each for each in summaries if each.scenario == scenario.name)
+            console.print(tables.table_of(summary))
+            for line in tables.verdicts(summary):
                 console.print(line, highlight=False, markup=False)
             failed |= bool(result.failures)
             missed |= not all(target.met for target in result.targets)
+            tables.write_readme(out, summaries)
             if stopped:
                 break
-    tables.write_readme(out, notes)
-    write_summary(out, notes)
     sys.exit(1 if failed else 2 if missed and not options.quick else 0)
 
 
@@ -74,7 +76,7 @@ def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
 
 def _run(
     scenario: Scenario, settings: Settings, environment: BenchEnvironment, console: Console
-) -> tuple[Result, bool]:
+) -> tuple[ScenarioResult, bool]:
     """The result, of what was measured until then if it was interrupted; and whether it was."""
     stopped = False
     runs: list[AnyRun] = []
@@ -106,13 +108,14 @@ def _run(
                 break
             progress.advance(task)
     conclusion = scenario.conclude(runs)
-    result = Result(
+    result = ScenarioResult(
         scenario=scenario.name,
         command=" ".join(["python -m bench", *_said()]),
+        commit=commit(),
         date=today(),
         versions=versions(),
         machine=machine(),
-        settings=settings,
+        settings=settings.values(),
         method=scenario.method,
         targets=conclusion.targets,
         ratios=conclusion.ratios,
@@ -135,7 +138,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workloads", type=_workloads, metavar="NAMES", help=_WORKLOADS_HELP)
     parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
     parser.add_argument("--tasks", type=int, help="parallelism of the Flink systems in latency runs")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where results go (default: bench/results)")
+    parser.add_argument(
+        "--out", type=Path, help="results folder (default: bench/results; with --quick bench/results/quick)"
+    )
     parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 20 GB")
     return parser.parse_args()
 

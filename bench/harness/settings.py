@@ -1,5 +1,7 @@
 """How long and how often to measure."""
 
+from typing import Any
+
 import msgspec
 
 from bench.harness.messages import Mode
@@ -67,6 +69,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def wants(self, workload: str) -> bool:
         """Whether a workload is among those to measure."""
         return not self.workloads or workload in self.workloads
+
+    def values(self) -> dict[str, Any]:
+        """All values by name, as JSON holds them."""
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return found
 
     def burst_of(self, requests: int) -> int:
         """How many requests come at once where a full run has so many: their share, and some in any case."""

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from bench.harness.analysis.latency_phases import ALL_STAGES
 from bench.harness.analysis.measures import Spread
 from bench.harness.messages import MESSAGES
-from bench.report.results import CostRun, ExchangeRun, MemoryRun, OverloadRun, RateRun, Result, Row, ScalingRun
+from bench.report.results import CostRun, ExchangeRun, MemoryRun, OverloadRun, RateRun, Row, ScalingRun, ScenarioResult
 from bench.scenarios.sustainable import SHARES
 
 _OURS, _PEER = "#0b6e99", "#8a8f98"
@@ -30,7 +30,7 @@ for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolo
     mpl.rcParams[_part] = _INK
 
 
-def draw(result: Result, folder: Path) -> Path | None:
+def draw(result: ScenarioResult, folder: Path) -> Path | None:
     """Draws a scenario's figure into a folder; returns where, or None if there is nothing to draw."""
     draws = {
         "latency": _latency,
@@ -56,7 +56,7 @@ def draw(result: Result, folder: Path) -> Path | None:
     return path
 
 
-def _latency(result: Result) -> Figure:
+def _latency(result: ScenarioResult) -> Figure:
     workloads = list(dict.fromkeys(row.workload for row in result.rows))
     figure = Figure(figsize=(8, 1.2 + 2.0 * len(workloads)), layout="constrained")
     panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]
@@ -81,7 +81,7 @@ def _latency(result: Result) -> Figure:
     return figure
 
 
-def _throughput(result: Result) -> Figure:
+def _throughput(result: ScenarioResult) -> Figure:
     figure = Figure(figsize=(10, 1.3 + 0.5 * len(result.rows)), layout="constrained")
     rates, costs = figure.subplots(1, 2, sharey=True)
     for place, row in enumerate(result.rows):
@@ -105,7 +105,7 @@ def _throughput(result: Result) -> Figure:
     return figure
 
 
-def _efficiency(result: Result) -> Figure | None:
+def _efficiency(result: ScenarioResult) -> Figure | None:
     rows = [row for row in result.rows if "of_attainable" in row.metrics]
     if not rows:
         return None
@@ -131,7 +131,7 @@ def _efficiency(result: Result) -> Figure | None:
     return figure
 
 
-def _sustainable(result: Result) -> Figure:
+def _sustainable(result: ScenarioResult) -> Figure:
     runs = [run for run in result.runs if isinstance(run, RateRun)]
     workloads = list(dict.fromkeys(run.workload for run in runs))
     columns = min(2, len(workloads))
@@ -171,7 +171,7 @@ def _sustainable(result: Result) -> Figure:
     return figure
 
 
-def _ledger(result: Result) -> Figure:
+def _ledger(result: ScenarioResult) -> Figure:
     figure = Figure(figsize=(8, 1.3 + 0.5 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(result.rows))
@@ -190,7 +190,7 @@ def _ledger(result: Result) -> Figure:
     return figure
 
 
-def _cost(result: Result) -> Figure:
+def _cost(result: ScenarioResult) -> Figure:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     runs = [run for run in result.runs if isinstance(run, CostRun)]
     panels = figure.subplots(1, 2)
@@ -224,7 +224,7 @@ def _cost(result: Result) -> Figure:
     return figure
 
 
-def _burst(result: Result) -> Figure:
+def _burst(result: ScenarioResult) -> Figure:
     metrics = [name for name in result.rows[0].metrics if name.startswith("hit_share_")]
     figure = Figure(figsize=(8, 1.2 + 0.7 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
@@ -239,7 +239,7 @@ def _burst(result: Result) -> Figure:
     return figure
 
 
-def _memory(result: Result) -> Figure:
+def _memory(result: ScenarioResult) -> Figure:
     runs = [run for run in result.runs if isinstance(run, MemoryRun)]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -258,7 +258,7 @@ def _memory(result: Result) -> Figure:
     return figure
 
 
-def _overload(result: Result) -> Figure:
+def _overload(result: ScenarioResult) -> Figure:
     runs = [run for run in result.runs if isinstance(run, OverloadRun)]
     by_load = [[run for run in runs if run.load == load] for load in sorted({run.load for run in runs})]
     names = [f"{same[0].load:g} x" for same in by_load]
@@ -286,7 +286,7 @@ def _overload(result: Result) -> Figure:
     return figure
 
 
-def _balance(result: Result) -> Figure:
+def _balance(result: ScenarioResult) -> Figure:
     figure = Figure(figsize=(8, 1.0 + 0.4 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(result.rows):
@@ -300,7 +300,7 @@ def _balance(result: Result) -> Figure:
     return figure
 
 
-def _exchange(result: Result) -> Figure:
+def _exchange(result: ScenarioResult) -> Figure:
     runs = [run for run in result.runs if isinstance(run, ExchangeRun)]
     sizes = {run.workload: run.size_bytes for run in runs}
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -325,7 +325,7 @@ def _exchange(result: Result) -> Figure:
     return figure
 
 
-def _scaling(result: Result) -> Figure:
+def _scaling(result: ScenarioResult) -> Figure:
     runs = [run for run in result.runs if isinstance(run, ScalingRun)]
     workloads = list(dict.fromkeys(run.workload for run in runs))
     figure = Figure(figsize=(4 * len(workloads), 4), layout="constrained")

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import psutil
@@ -15,7 +15,6 @@ import psutil
 from anabranch.flink_job.installation import connector_jar, find_java
 from bench.harness.analysis.measures import Line, Percentiles, Spread, Tally
 from bench.harness.analysis.rate_bisection import Probe
-from bench.harness.settings import Settings
 
 Relation = Literal["<=", ">="]
 
@@ -237,6 +236,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     not_answered_right: int
     other_cores: float
 
+    def target(self, metric: str, relation: Relation, limit: float) -> "Target":
+        """Compares the median of a metric with a limit."""
+        value, clean = self.metrics[metric].median, not self.not_answered_right
+        return target_of(self.workload, self.system, metric, value, relation, limit, clean=clean)
+
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     """A system beside a peer: of the runs of one round, over all rounds."""
@@ -248,8 +252,13 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Spread
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A promise, and whether it was kept."""
+class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A promise and its measured value.
+
+    Attributes:
+        note: For a missed target: known causes and remedies, from `notes.toml`.
+        breakdown: For a missed target: mean milliseconds by phase of a request of its workload.
+    """
 
     workload: str
     system: str
@@ -258,35 +267,45 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     relation: Relation
     limit: float
     met: bool
+    note: str = ""
+    breakdown: dict[str, float] = {}
 
 
-class Result(msgspec.Struct, kw_only=True):
-    """One scenario's file.
+class ScenarioSummary(msgspec.Struct, kw_only=True):
+    """One scenario's entry of `summary.json`.
 
     Attributes:
-        skipped: Turns of peers that cannot be set up on this machine, and why.
+        commit: The measured commit of this project.
+        settings: Settings of the run, by name.
+        limits: Figures that no system can exceed, by name.
+        skipped: Turns of peers that this machine cannot set up, with the reason.
     """
 
     scenario: str
     command: str
+    commit: str
     date: str
     versions: dict[str, str]
     machine: dict[str, str]
-    settings: Settings
+    settings: dict[str, Any]
     method: str
     targets: list[Target]
     ratios: list[Ratio]
     rows: list[Row]
     limits: dict[str, float]
     failures: list[str]
-    runs: list[AnyRun]
     skipped: list[str] = []
 
-    def write(self, folder: Path) -> Path:
-        """Writes it as JSON, and returns where."""
-        path = folder / f"{self.scenario}.json"
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
-        return path
+
+class ScenarioResult(ScenarioSummary, kw_only=True):
+    """A scenario's summary with all of its runs, for its raw file and its picture."""
+
+    runs: list[AnyRun]
+
+    def summary(self) -> ScenarioSummary:
+        """The same without the runs."""
+        names = ScenarioSummary.__struct_fields__
+        return ScenarioSummary(**{name: getattr(self, name) for name in names})
 
 
 def rows_of(runs: Sequence[AnyRun], metrics: dict[str, list[float]], key: Sequence[tuple[str, str]]) -> list[Row]:
@@ -342,13 +361,7 @@ def ratio_of(
     return Ratio(system=system, peer=peer, workload=workload, metric=metric, ratio=Spread.of(ratios))
 
 
-def target_of(row: Row, metric: str, relation: Relation, limit: float) -> Target:
-    """Whether the median of a row keeps a promise."""
-    value, clean = row.metrics[metric].median, not row.not_answered_right
-    return make_target(row.workload, row.system, metric, value, relation, limit, clean=clean)
-
-
-def make_target(
+def target_of(
     workload: str, system: str, metric: str, value: float, relation: Relation, limit: float, *, clean: bool
 ) -> Target:
     """Whether a value keeps a promise, which takes runs whose requests were all answered once and right."""
@@ -370,7 +383,6 @@ def versions() -> dict[str, str]:
         [str(find_java() / "bin" / "java"), "-version"], capture_output=True, text=True, check=False
     ).stderr.splitlines()
     return {
-        "anabranch": _commit(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "kafka-connector": connector_jar().stem.removeprefix("flink-sql-connector-kafka-"),
@@ -401,7 +413,8 @@ def today() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """This project's commit, marked where files were changed."""
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"],
         cwd=Path(__file__).parent,

@@ -1,4 +1,4 @@
-"""All promises of all result files in one: `summary.json`."""
+"""The files of a results folder: `summary.json`, raw runs, and the notes on missed targets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,83 +6,82 @@ from pathlib import Path
 import msgspec
 
 from bench.harness.analysis.latency_phases import ALL_STAGES
-from bench.report.results import Result, Target
+from bench.report.results import ScenarioResult, ScenarioSummary, Target
 
 SUMMARY = "summary.json"
+#: Folder of the raw runs; git ignores it.
+RAW = "raw"
 NOTES = Path(__file__).parents[1] / "notes.toml"
 
-#: What was written by hand of missed targets: by workload, by metric.
+#: Notes on missed targets by workload and metric.
 Notes = Mapping[str, Mapping[str, str]]
 
 
-class Promise(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A target, what was measured for it, and how to measure it again.
+def read_summary(folder: Path) -> dict[str, ScenarioSummary]:
+    """The scenarios of a results folder by name; empty before its first run."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return {}
+    found = msgspec.json.decode(path.read_bytes(), type=list[ScenarioSummary])
+    return {summary.scenario: summary for summary in found}
 
-    Attributes:
-        target: The relation and the limit, such as `>= 0.8`.
-        ledger: Of a missed target, how many milliseconds a request of its workload spends in each stage.
-        note: Of a missed target, what was tried and what would close it.
+
+def write_result(folder: Path, result: ScenarioResult, notes: Notes) -> list[ScenarioSummary]:
+    """Writes a scenario's raw runs and its entry of the summary; the entries of other scenarios keep their figures.
+
+    Returns:
+        All entries of the summary, in order of their names.
     """
-
-    workload: str
-    metric: str
-    value: float
-    target: str
-    met: bool
-    system: str
-    command: str
-    versions: dict[str, str]
-    breakdown: dict[str, float] = {}
-    note: str = ""
+    raw = folder / RAW / f"{result.scenario}.json"
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    raw.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    return write_summary(folder, read_summary(folder) | {result.scenario: result.summary()}, notes)
 
 
-def read_results(folder: Path) -> list[Result]:
-    """Every scenario's file of a folder, of this run or of earlier ones."""
-    paths = sorted(path for path in folder.glob("*.json") if path.name != SUMMARY)
-    return [msgspec.json.decode(path.read_bytes(), type=Result) for path in paths]
+def write_summary(folder: Path, found: Mapping[str, ScenarioSummary], notes: Notes) -> list[ScenarioSummary]:
+    """Writes `summary.json` with the notes and breakdowns of missed targets, and returns its entries."""
+    breakdowns = breakdowns_of(found)
+    summaries = [_annotated(found[name], notes, breakdowns) for name in sorted(found)]
+    (folder / SUMMARY).write_text("[\n" + ",\n".join(map(_text_of, summaries)) + "\n]\n")
+    return summaries
+
+
+def breakdowns_of(found: Mapping[str, ScenarioSummary]) -> dict[str, dict[str, float]]:
+    """Mean milliseconds by phase, by workload, from the scenario that measures them."""
+    rows = found["ledger"].rows if "ledger" in found else []
+    return {row.workload: {phase: row.metrics[f"{phase}_ms"].median for phase in ALL_STAGES} for row in rows}
 
 
 def read_notes(path: Path = NOTES) -> Notes:
-    """What was written by hand."""
+    """The notes on missed targets."""
     return msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, str]])
 
 
-def note_of(target: Target, notes: Notes) -> str:
-    """What was written of a target; empty if nothing was."""
-    return notes.get(target.workload, {}).get(target.metric, "")
+def _annotated(
+    summary: ScenarioSummary, notes: Notes, breakdowns: Mapping[str, Mapping[str, float]]
+) -> ScenarioSummary:
+    def annotate(target: Target) -> Target:
+        if target.met:
+            return msgspec.structs.replace(target, note="", breakdown={})
+        # Variants of a workload, such as "magika, 3 priorities", go through the same phases.
+        plain, _, _ = target.workload.partition(",")
+        note = notes.get(target.workload, {}).get(target.metric, "")
+        return msgspec.structs.replace(target, note=note, breakdown=dict(breakdowns.get(plain, {})))
+
+    return msgspec.structs.replace(summary, targets=[annotate(target) for target in summary.targets])
 
 
-def ledgers_of(results: list[Result]) -> dict[str, dict[str, float]]:
-    """By workload, the stages of the ledger scenario, in milliseconds."""
-    return {
-        row.workload: {stage: row.metrics[f"{stage}_ms"].median for stage in ALL_STAGES}
-        for result in results
-        if result.scenario == "ledger"
-        for row in result.rows
-    }
+def _text_of(summary: ScenarioSummary) -> str:
+    """One field a line, and one element a line of each list: one changed figure is one changed line."""
+    fields = []
+    for name, value in msgspec.to_builtins(summary).items():
+        if isinstance(value, list) and value:
+            elements = ",\n".join(f"   {_json(element)}" for element in value)
+            fields.append(f'  "{name}": [\n{elements}\n  ]')
+        else:
+            fields.append(f'  "{name}": {_json(value)}')
+    return " {\n" + ",\n".join(fields) + "\n }"
 
 
-def write_summary(folder: Path, notes: Notes) -> Path:
-    """Writes the summary of the result files that are there, and returns where; what was not measured is not in it."""
-    results = read_results(folder)
-    ledgers = ledgers_of(results)
-    promises = [
-        Promise(
-            workload=target.workload,
-            metric=target.metric,
-            value=target.value,
-            target=f"{target.relation} {target.limit:g}",
-            met=target.met,
-            system=target.system,
-            command=result.command,
-            versions=result.versions,
-            # The same requests in several priorities go the same way.
-            breakdown={} if target.met else ledgers.get(target.workload.split(",")[0], {}),
-            note="" if target.met else note_of(target, notes),
-        )
-        for result in results
-        for target in result.targets
-    ]
-    path = folder / SUMMARY
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(promises)) + b"\n")
-    return path
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

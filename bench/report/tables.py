@@ -1,4 +1,4 @@
-"""Results as text: a table on the screen, and the README of the results' folder."""
+"""Summaries as text: a table and verdicts for the screen, and the README of a results folder."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,8 +7,7 @@ from rich.table import Table
 
 from bench.harness.analysis.latency_phases import ALL_STAGES
 from bench.harness.analysis.measures import Spread
-from bench.report.results import Result, Row
-from bench.report.summary import Notes, note_of, read_results
+from bench.report.results import Row, ScenarioSummary, Target
 
 _METRIC_NAMES = {
     "mb_per_s": "MB/s",
@@ -43,87 +42,95 @@ _METRIC_NAMES = {
     "explained": "explained",
 }
 
+_NO_NOTE = "no note explains this"
 
-def table_of(result: Result) -> Table:
+
+def table_of(summary: ScenarioSummary) -> Table:
     """A scenario's rows for the screen."""
-    header, *lines = _cells(result, with_ranges=False)
-    table = Table(title=result.scenario, title_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=number < 2)
-    for line in lines:
-        table.add_row(*line)
+    measured = {name for row in summary.rows for name in row.metrics}
+    columns = {name: heading for name, heading in _METRIC_NAMES.items() if name in measured}
+    table = Table(title=summary.scenario, title_justify="left")
+    for heading in ("workload", "system"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (*columns.values(), "core-s per 1,000", "broker's", "not right", "other cores"):
+        table.add_column(heading, justify="right")
+    for row in summary.rows:
+        table.add_row(*_cells(row, list(columns)))
     return table
 
 
-def verdicts(result: Result, notes: Notes) -> Iterator[str]:
-    """Targets, ratios, limits, what was skipped and what failed, a line each; a missed target with its note."""
-    for target in result.targets:
+def verdicts(summary: ScenarioSummary) -> Iterator[str]:
+    """Targets, ratios, limits, skipped turns and failures, a line each."""
+    for target in summary.targets:
         verdict = "met" if target.met else "MISSED"
-        limit = f"{target.relation} {target.limit:g}"
-        note = "" if target.met else f". {note_of(target, notes) or 'No note says why.'}"
-        yield f"{verdict}: {target.workload}, {target.system}: {target.metric} {target.value:.3g} ({limit}){note}"
-    for ratio in result.ratios:
+        note = "" if target.met else f". {target.note or _NO_NOTE}"
+        yield f"{verdict}: {target.workload}, {target.system}: {target.metric} {_value_of(target)}{note}"
+    for ratio in summary.ratios:
         spread = ratio.ratio
         yield (
             f"{ratio.workload}, {ratio.metric}: {ratio.system} / {ratio.peer} = {spread.median:.2f} "
             f"({spread.low:.2f}-{spread.high:.2f})"
         )
-    for name, value in result.limits.items():
+    for name, value in summary.limits.items():
         yield f"{name}: {_number(value)}"
-    for missing in result.skipped:
-        yield f"SKIPPED: {missing}"
-    for failure in result.failures:
+    for turn in summary.skipped:
+        yield f"SKIPPED: {turn}"
+    for failure in summary.failures:
         yield f"FAILED: {failure}"
 
 
-def write_readme(folder: Path, notes: Notes) -> None:
-    """Writes README.md from every result file of a folder, of this run or of earlier ones."""
-    lines = ["# Results", "", "Made by `make bench`; every figure is in the JSON files, with all repeats,"]
-    lines += ["and every target in [summary.json](summary.json).", ""]
-    for result in read_results(folder):
-        lines += _section(result, notes)
-    (folder / "README.md").write_text("\n".join(lines))
-
-
-def _section(result: Result, notes: Notes) -> list[str]:
-    header, *lines = _cells(result, with_ranges=True)
-    machine = f"{result.machine['cpu']}, {result.machine['cores']} cores, {result.machine['memory_gb']} GB"
-    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    return [
-        f"## {result.scenario.capitalize()}",
+def write_readme(folder: Path, summaries: Sequence[ScenarioSummary]) -> None:
+    """Writes README.md: every target, then each scenario's picture and origin."""
+    targets = [(summary.scenario, target) for summary in summaries for target in summary.targets]
+    missed = [target for _, target in targets if not target.met]
+    lines = [
+        "# Results",
         "",
-        f"![{result.scenario}]({result.scenario}.svg)",
+        "Written by `python -m bench`. [summary.json](summary.json) has all figures: medians and ranges of the rounds,",
+        "ratios, targets, notes, methods, settings, versions and machine. The raw runs are not in git.",
         "",
-        _markdown(header),
-        _markdown(["---", "---"] + ["---:"] * (len(header) - 2)),
-        *(_markdown(line) for line in lines),
+        f"{len(targets) - len(missed)} of {len(targets)} targets are met.",
         "",
-        *(f"- {line}" for line in verdicts(result, notes)),
-        "",
-        result.method,
-        "Columns: core-seconds for each 1,000 requests, by the system and by the broker; requests of all rounds that "
-        "were not answered once and right; cores that something else on the machine kept busy meanwhile.",
-        "",
-        f"`{result.command}`, {result.date}, {machine}; {versions}.",
-        "",
+        _markdown("scenario", "workload", "target", "value", ""),
+        _markdown("---", "---", "---", "---:", "---"),
     ]
+    lines += [
+        _markdown(
+            scenario,
+            target.workload,
+            f"{target.metric} {target.relation} {target.limit:g}",
+            f"{target.value:.3g}",
+            "met" if target.met else "**missed**",
+        )
+        for scenario, target in targets
+    ]
+    if missed:
+        lines += ["", "## Missed targets", ""]
+        lines += [f"- {each.workload}, {each.metric}: {each.note or _NO_NOTE}" for each in missed]
+    for summary in summaries:
+        lines += ["", *_section(summary, folder)]
+    (folder / "README.md").write_text("\n".join([*lines, ""]))
 
 
-def _cells(result: Result, *, with_ranges: bool) -> list[list[str]]:
-    measured = {name for row in result.rows for name in row.metrics}
-    metrics = [name for name in _METRIC_NAMES if name in measured]
-    header = ["workload", "system", *(_METRIC_NAMES[name] for name in metrics)]
-    header += ["core-s per 1,000", "broker's", "bad", "other cores"]
-    return [header, *(_line(row, metrics, with_ranges=with_ranges) for row in result.rows)]
+def _section(summary: ScenarioSummary, folder: Path) -> Iterator[str]:
+    yield f"## {summary.scenario.capitalize()}"
+    yield ""
+    if (folder / f"{summary.scenario}.svg").is_file():
+        yield f"![{summary.scenario}]({summary.scenario}.svg)"
+        yield ""
+    for line in (*summary.skipped, *summary.failures):
+        yield f"- {line}"
+    machine = f"{summary.machine['cpu']}, {summary.machine['cores']} cores, {summary.machine['memory_gb']} GB"
+    yield f"`{summary.command}` at {summary.commit}, {summary.date[:10]}, {machine}."
 
 
-def _line(row: Row, metrics: Sequence[str], *, with_ranges: bool) -> list[str]:
+def _cells(row: Row, metrics: Sequence[str]) -> list[str]:
     broker = sum(used for part, used in row.core_s_per_1000.items() if part.startswith("broker"))
     system = sum(row.core_s_per_1000.values()) - broker
     return [
         row.workload,
         row.system,
-        *(_spread(row.metrics.get(name), with_range=with_ranges) for name in metrics),
+        *(_median(row.metrics.get(name)) for name in metrics),
         f"{system:.3f}",
         f"{broker:.3f}",
         str(row.not_answered_right),
@@ -131,16 +138,17 @@ def _line(row: Row, metrics: Sequence[str], *, with_ranges: bool) -> list[str]:
     ]
 
 
-def _spread(spread: Spread | None, *, with_range: bool) -> str:
-    if spread is None:
-        return ""
-    median = _number(spread.median)
-    return f"{median} ({_number(spread.low)}-{_number(spread.high)})" if with_range else median
+def _median(spread: Spread | None) -> str:
+    return "" if spread is None else _number(spread.median)
+
+
+def _value_of(target: Target) -> str:
+    return f"{target.value:.3g} ({target.relation} {target.limit:g})"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def _markdown(cells: Sequence[str]) -> str:
+def _markdown(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"

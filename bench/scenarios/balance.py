@@ -10,7 +10,7 @@ from bench.harness.analysis.measures import rate_per_s, tally
 from bench.harness.environment import BenchEnvironment
 from bench.harness.session_time import read_busy_s
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, BalanceRun, Ratio, keys_of, ratio_of, rows_of, target_of
+from bench.report.results import AnyRun, BalanceRun, Ratio, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.registry import System, anabranch
 from bench.workloads.workload import Workload
@@ -83,7 +83,7 @@ class Balance:
         }
         rows = rows_of(ours, metrics, keys_of(ours))
         offloading = {system.name for system in self._systems if system.balance == "offload"}
-        targets = [target_of(row, _SKEW, "<=", _LIMIT) for row in rows if row.system in offloading]
+        targets = [row.target(_SKEW, "<=", _LIMIT) for row in rows if row.system in offloading]
         ratios: list[Ratio] = []
         for on, off in zip(self._systems[::2], self._systems[1::2], strict=True):
             for case in self._cases:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import RunningSystem, in_service
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, CostRun, Ratio, keys_of, make_target, ratio_of, rows_of
+from bench.report.results import AnyRun, CostRun, Ratio, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.registry import anabranch
 from bench.workloads.workload import Workload
@@ -60,7 +60,7 @@ class Cost:
             value = max(ratio.ratio.median for ratio in by_load)
             clean = all(run.tally.is_clean for run in ours)
             about = self._by_rows[1].name, self._ours.name, _METRIC
-            targets = [make_target(*about, value, "<=", _MOST, clean=clean)]
+            targets = [target_of(*about, value, "<=", _MOST, clean=clean)]
         return Conclusion(rows, [*by_load, *by_rows], targets, {})
 
     def _run(self, repeat: int, environment: BenchEnvironment) -> list[CostRun]:

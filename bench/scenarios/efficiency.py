@@ -13,7 +13,7 @@ from bench.harness.analysis.measures import Spread
 from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.preloaded import Preloaded
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
+from bench.report.results import AnyRun, ThroughputRun, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.in_memory.onnx_runtime_alone import workload_rows_per_s
 from bench.systems.registry import CONFLUENT, System, anabranch
@@ -143,7 +143,7 @@ class Efficiency:
         ]
         wrong = {row.workload for row in rows if row.system.startswith(self._ours.name) and row.not_answered_right}
         targets = [
-            make_target(workload, self._ours.name, metric, value, ">=", limit, clean=workload not in wrong)
+            target_of(workload, self._ours.name, metric, value, ">=", limit, clean=workload not in wrong)
             for workload, metric, value, limit in measured
         ]
         limits = {

@@ -10,7 +10,7 @@ from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import Percentiles, append_latencies_ms, latencies_ms, tally
 from bench.harness.environment import BenchEnvironment, Stalled, Topics
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, LatencyRun, keys_of, ratio_of, rows_of, target_of
+from bench.report.results import AnyRun, LatencyRun, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.in_memory.onnx_runtime_alone import model_ms
 from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
@@ -88,7 +88,7 @@ class Latency:
             for metric in ("p50_ms", "p99_ms")
         ]
         targets = [
-            target_of(row, metric, "<=", limit)
+            row.target(metric, "<=", limit)
             for offer in self._offers
             for row in rows
             if row.system == self._ours[0].name and row.workload == offer.workload.name

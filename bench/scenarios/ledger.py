@@ -10,7 +10,7 @@ from bench.harness.analysis.measures import Percentiles
 from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import in_service
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, LedgerRun, keys_of, rows_of, target_of
+from bench.report.results import AnyRun, LedgerRun, keys_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.registry import anabranch
 from bench.workloads.workload import Workload
@@ -62,7 +62,7 @@ class Ledger:
         metrics["explained"] = [_explained(run) for run in ours]
         rows = rows_of(ours, metrics, keys_of(ours))
         least = {_LEAST: [min(run.stages_ms.values()) for run in ours]}
-        targets = [target_of(row, _LEAST, ">=", _LEAST_MS) for row in rows_of(ours, least, keys_of(ours))]
+        targets = [row.target(_LEAST, ">=", _LEAST_MS) for row in rows_of(ours, least, keys_of(ours))]
         return Conclusion(rows, [], targets, {})
 
     def _run(self, repeat: int, environment: BenchEnvironment) -> list[LedgerRun]:

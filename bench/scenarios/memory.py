@@ -13,7 +13,7 @@ from bench.harness.accounting import core_s_per_1000, other_cores, resident_mb
 from bench.harness.analysis.measures import fit_line, tally
 from bench.harness.environment import BenchEnvironment
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, MemoryRun, keys_of, ratio_of, rows_of, target_of
+from bench.report.results import AnyRun, MemoryRun, keys_of, ratio_of, rows_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.registry import System, anabranch, naive_map
 from bench.workloads.workload import Workload
@@ -60,7 +60,7 @@ class Memory:
             for system, naive in self._pairs
         ]
         names = {system.name for system, _ in self._pairs}
-        targets = [target_of(row, _SLOPE, "<=", _SLOPE_LIMIT_MB) for row in rows if row.system in names]
+        targets = [row.target(_SLOPE, "<=", _SLOPE_LIMIT_MB) for row in rows if row.system in names]
         return Conclusion(rows, [ratio for ratio in ratios if ratio], targets, {})
 
     def _run(self, system: System, environment: BenchEnvironment) -> list[MemoryRun]:

@@ -15,7 +15,7 @@ from bench.harness.analysis.measures import Floats, first_answers, tally
 from bench.harness.environment import BenchEnvironment, Stalled, Topics
 from bench.harness.preloaded import Preloaded
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, OverloadRun, Relation, Target, keys_of, make_target, rows_of
+from bench.report.results import AnyRun, OverloadRun, Relation, Target, keys_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
 from bench.scenarios.memory import Sampler
 from bench.systems.registry import anabranch
@@ -213,4 +213,4 @@ def growth_of(resident_mb: Sequence[float]) -> float:
 
 def _target(runs: Sequence[OverloadRun], metric: str, value: float, relation: Relation, limit: float) -> Target:
     clean = all(run.tally.is_clean for run in runs)
-    return make_target(runs[0].workload, runs[0].system, metric, value, relation, limit, clean=clean)
+    return target_of(runs[0].workload, runs[0].system, metric, value, relation, limit, clean=clean)

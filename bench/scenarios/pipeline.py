@@ -15,7 +15,7 @@ from bench.harness.analysis.stage_timing import STAGES, Chosen, StageSessions, b
 from bench.harness.environment import BenchEnvironment
 from bench.harness.preloaded import Preloaded
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, ThroughputRun, keys_of, make_target, ratio_of, rows_of
+from bench.report.results import AnyRun, ThroughputRun, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.registry import anabranch
 from bench.workloads.workload import Workload
@@ -113,7 +113,7 @@ class Pipeline:
         large = [each for each in ratios if each.workload == self._cases[0].name]
         served += [(each.workload, _SPEED_UP, each.ratio.median, 1.6) for each in large]
         targets = [
-            make_target(workload, CUT, metric, value, ">=", limit, clean=clean[workload])
+            target_of(workload, CUT, metric, value, ">=", limit, clean=clean[workload])
             for workload, metric, value, limit in served
         ]
         limits = {}
@@ -123,9 +123,9 @@ class Pipeline:
                 limits[f"{case.name}: least bottleneck of {count} single cuts, ms"] = round(least_ms, 3)
                 limits[f"{case.name}: bottleneck of the planner's cut, ms"] = round(ours_ms, 3)
                 limits[f"{case.name}: the same as predicted, ms"] = round(case.chosen.predicted_ms, 3)
-                targets.append(make_target(case.name, CUT, _BEST, least_ms / ours_ms, ">=", _LEAST_OF_BEST, clean=True))
+                targets.append(target_of(case.name, CUT, _BEST, least_ms / ours_ms, ">=", _LEAST_OF_BEST, clean=True))
         targets += [
-            make_target(case.name, CUT, _PREDICTED, median(off), "<=", 0.2, clean=True)
+            target_of(case.name, CUT, _PREDICTED, median(off), "<=", 0.2, clean=True)
             for case in self._cases
             if (off := self._off(case))
         ]

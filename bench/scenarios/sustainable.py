@@ -13,7 +13,7 @@ from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import LoadRun, RunningSystem, in_service
 from bench.harness.rate_search import BEFORE_PROBES, bound_of, find, offer, seconds_of
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, make_target, ratio_of, rows_of
+from bench.report.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.in_memory.onnx_runtime_alone import model_ms
 from bench.systems.registry import System, anabranch
@@ -132,7 +132,7 @@ class Sustainable:
             value = Spread.of([loaded.latency.p99_ms / alone.latency.p50_ms for loaded, alone in pairs]).median
             clean = all(run.tally.is_clean for pair in pairs for run in pair)
             about = case.workload.name, self._ours.name, OVER_NO_QUEUE
-            targets.append(make_target(*about, value, "<=", _MOST_OVER_NO_QUEUE, clean=clean))
+            targets.append(target_of(*about, value, "<=", _MOST_OVER_NO_QUEUE, clean=clean))
         return targets
 
     def _limits(self) -> Iterator[tuple[str, float]]:

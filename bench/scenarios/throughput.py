@@ -12,7 +12,7 @@ from bench.harness.analysis.measures import Spread
 from bench.harness.environment import BenchEnvironment
 from bench.harness.preloaded import Preloaded
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, Ratio, ThroughputRun, keys_of, make_target, ratio_of, rows_of
+from bench.report.results import AnyRun, Ratio, ThroughputRun, keys_of, ratio_of, rows_of, target_of
 from bench.scenarios.base import Conclusion, Step
 from bench.systems.flink.crayfish_wire import as_crayfish
 from bench.systems.in_memory import beam
@@ -103,7 +103,7 @@ class Throughput:
         ]
         wrong = {row.system: row.not_answered_right for row in rows}
         targets = [
-            make_target(
+            target_of(
                 ratio.workload,
                 ratio.system,
                 f"rate / {ratio.peer}",

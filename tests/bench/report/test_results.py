@@ -5,9 +5,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from bench.__main__ import RESULTS
 from bench.harness.analysis.latency_phases import ALL_STAGES
 from bench.harness.analysis.measures import Line, Percentiles, Spread, Tally
 from bench.harness.settings import Settings
+from bench.program import SCENARIOS
 from bench.report import plots, tables
 from bench.report.results import (
     LatencyRun,
@@ -15,14 +17,13 @@ from bench.report.results import (
     MemoryRun,
     OverloadRun,
     RateRun,
-    Result,
+    ScenarioResult,
     ThroughputRun,
     keys_of,
     ratio_of,
     rows_of,
-    target_of,
 )
-from bench.report.summary import Promise, read_notes, write_summary
+from bench.report.summary import RAW, read_notes, read_summary, write_result, write_summary
 from bench.scenarios.efficiency import Efficiency
 from bench.scenarios.latency import Latency
 from bench.scenarios.ledger import ExplainedLoad, Ledger
@@ -154,7 +155,7 @@ def test_a_target_is_not_met_by_a_run_that_lost_something() -> None:
     runs = [latency_run("anabranch", "tiny", 5, LOST_ONE)]
     (row,) = rows_of(runs, {"p50_ms": [5]}, keys_of(runs))
     assert row.not_answered_right == 1
-    assert not target_of(row, "p50_ms", "<=", 8).met
+    assert not row.target("p50_ms", "<=", 8).met
 
 
 def test_latency_may_have_the_time_that_the_model_takes(tmp_path: Path, tiny_workload: Workload) -> None:
@@ -257,39 +258,60 @@ def test_no_stage_of_the_ledger_takes_less_than_nothing(
     assert plots.draw(result, tmp_path) == tmp_path / "ledger.svg"
 
 
-def test_a_missed_target_has_its_ledger_and_its_note_or_says_that_it_has_none(
-    tmp_path: Path, tiny_workload: Workload
-) -> None:
-    conclude(Ledger(Settings(), [ExplainedLoad(tiny_workload, 200, 10)]), [ledger_run("tiny", 4.5)]).write(tmp_path)
-    runs = [latency_run("anabranch, thread, 1 task", "tiny", 5)]
-    conclude(Latency(Settings(), tiny_workload, tiny_workload, tmp_path), runs).write(tmp_path)
+def test_summary_missed_target_has_breakdown_and_note(tmp_path: Path, tiny_workload: Workload) -> None:
     notes = {"tiny": {"p50_ms": "Tried hard."}}
-    promises = msgspec.json.decode(write_summary(tmp_path, notes).read_bytes(), type=list[Promise])
-    missed = [promise for promise in promises if not promise.met]
-    assert {promise.metric for promise in missed} == {"p50_ms"}
-    assert all(promise.note == "Tried hard." for promise in missed)
-    assert all(promise.breakdown == dict.fromkeys(ALL_STAGES, 0.5) for promise in missed)
-    assert not any(promise.note or promise.breakdown for promise in promises if promise.met)
-    tables.write_readme(tmp_path, notes)
+    ledger = conclude(Ledger(Settings(), [ExplainedLoad(tiny_workload, 200, 10)]), [ledger_run("tiny", 4.5)])
+    write_result(tmp_path, ledger, notes)
+    runs = [latency_run("anabranch, thread, 1 task", "tiny", 5)]
+    summaries = write_result(
+        tmp_path, conclude(Latency(Settings(), tiny_workload, tiny_workload, tmp_path), runs), notes
+    )
+    assert {summary.scenario: summary for summary in summaries} == read_summary(tmp_path)
+    targets = [target for summary in summaries for target in summary.targets]
+    missed = [target for target in targets if not target.met]
+    assert {target.metric for target in missed} == {"p50_ms"}
+    assert all(target.note == "Tried hard." for target in missed)
+    assert all(target.breakdown == dict.fromkeys(ALL_STAGES, 0.5) for target in missed)
+    assert not any(target.note or target.breakdown for target in targets if target.met)
+    tables.write_readme(tmp_path, summaries)
     assert "Tried hard." in (tmp_path / "README.md").read_text()
-    tables.write_readme(tmp_path, {})
-    assert "No note says why." in (tmp_path / "README.md").read_text()
+    tables.write_readme(tmp_path, write_summary(tmp_path, read_summary(tmp_path), {}))
+    assert "no note explains this" in (tmp_path / "README.md").read_text()
 
 
 def test_the_committed_notes_can_be_read() -> None:
     assert isinstance(read_notes(), dict)
 
 
-def test_the_summary_has_every_target_of_every_file_and_is_no_result_itself(
-    tmp_path: Path, tiny_workload: Workload
-) -> None:
-    conclude(Memory(Settings(), tiny_workload), [memory_run("anabranch, thread, 1 task", 0.2)]).write(tmp_path)
+def test_summary_second_scenario_keeps_the_first(tmp_path: Path, tiny_workload: Workload) -> None:
+    first = conclude(Memory(Settings(), tiny_workload), [memory_run("anabranch, thread, 1 task", 0.2)])
+    write_result(tmp_path, first, {})
+    second = conclude(Throughput(Settings(), tiny_workload, tmp_path), [throughput_run("anabranch", 0, 9)])
     for _ in range(2):
-        (promise,) = msgspec.json.decode(write_summary(tmp_path, {}).read_bytes(), type=list[Promise])
-        assert promise.met
-        assert promise.command == "python -m bench"
-        assert promise.target.startswith("<= ")
-    tables.write_readme(tmp_path, {})
+        write_result(tmp_path, second, {})
+        found = read_summary(tmp_path)
+        assert list(found) == ["memory", "throughput"]
+        assert found["memory"] == first.summary()
+        assert all(target.met for target in found["memory"].targets)
+
+
+def test_committed_summary_accounts_for_every_scenario() -> None:
+    found = read_summary(RESULTS)
+    assert set(found) == set(SCENARIOS)
+    for summary in found.values():
+        assert summary.rows
+        assert summary.command.startswith("python -m bench --only")
+        assert min(len(summary.commit), len(summary.versions), len(summary.machine)) > 0
+        for target in summary.targets:
+            assert target.met or target.note, f"{summary.scenario}: {target.workload}, {target.metric}"
+    assert list(RESULTS.glob("*.json")) == [RESULTS / "summary.json"]
+
+
+def test_committed_readme_is_generated_from_the_summary(tmp_path: Path) -> None:
+    for picture in RESULTS.glob("*.svg"):
+        (tmp_path / picture.name).touch()
+    tables.write_readme(tmp_path, list(read_summary(RESULTS).values()))
+    assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("slope", "met"), [(0.2, True), (5.0, False)])
@@ -340,12 +362,13 @@ def test_a_result_survives_its_file_and_makes_a_readme_and_a_plot(tmp_path: Path
         conclude(Overload(Settings(), tiny_workload), [overload_run(load, 90, 20) for load in (0.25, 2, 3)]),
     ]
     for result in results:
-        path = result.write(tmp_path)
-        assert msgspec.json.decode(path.read_bytes(), type=Result) == result
+        summaries = write_result(tmp_path, result, {})
+        raw = tmp_path / RAW / f"{result.scenario}.json"
+        assert msgspec.json.decode(raw.read_bytes(), type=ScenarioResult) == result
         picture = plots.draw(result, tmp_path)
         assert picture is not None
         assert "<svg" in picture.read_text()
-    tables.write_readme(tmp_path, {})
+    tables.write_readme(tmp_path, summaries)
     readme = (tmp_path / "README.md").read_text()
-    for name in (*names, "latency.svg", "throughput.svg", "memory.svg", "overload.svg", "python -m bench"):
+    for name in ("latency.svg", "throughput.svg", "memory.svg", "overload.svg", "python -m bench"):
         assert name in readme

@@ -9,7 +9,7 @@ from rich.console import Console
 from bench import __main__ as main
 from bench.harness.environment import BenchEnvironment
 from bench.harness.settings import QUICK
-from bench.report.results import Result
+from bench.report.results import ScenarioResult
 from bench.report.tables import verdicts
 from bench.scenarios.base import Conclusion, Step
 from bench.systems import peer_installation
@@ -50,7 +50,7 @@ def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytes
     assert not stopped
     assert result.skipped == ["round 1: Ray Serve: no such package"]
     assert result.failures == []
-    assert list(verdicts(result, {})) == ["SKIPPED: round 1: Ray Serve: no such package"]
+    assert list(verdicts(result)) == ["SKIPPED: round 1: Ray Serve: no such package"]
 
 
 def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path: Path, monkeyp
     assert result.failures == ["round 1: Ray Serve: stopped here, by hand"]
 
 
-def _result_of(step: Step, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, bool]:
+def _result_of(step: Step, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ScenarioResult, bool]:
     class OneStep:
         name = "throughput"
         method = ""
