@@ -1,4 +1,4 @@
-"""The job's configuration: one TOML file, read into frozen structs."""
+"""The job's configuration, read from one TOML file."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,15 +29,15 @@ class KafkaConfig(_Section, frozen=True):
     """Brokers and topics.
 
     Attributes:
-        bootstrap_servers: Brokers, `HOST:PORT`, separated by commas.
-        requests_topic: Topic that the job reads.
+        bootstrap_servers: Brokers, `HOST:PORT,HOST:PORT`.
+        requests_topic: Topic of requests.
         responses_topic: Topic of answers.
         errors_topic: Topic of dead letters.
-        group_id: Consumer group of the job.
+        group_id: Consumer group.
         start: Position of a group without committed offsets.
         partitions: Partitions of topics that `anabranch run` creates.
-        max_message_bytes: Largest request and answer; others are answered with an error.
-        properties: Java settings of all Kafka clients of the job, such as `security.protocol`.
+        max_message_bytes: Largest request and answer.
+        properties: Java settings of Kafka clients, such as `security.protocol`.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -47,18 +47,18 @@ class KafkaConfig(_Section, frozen=True):
     group_id: str = "anabranch"
     start: Literal["earliest", "latest"] = "earliest"
     partitions: _PositiveInt = 4
-    # Java's arrays end at 2 GiB; dead letters hold base64.
+    # A dead letter in base64 must fit a Java array of 2 GiB.
     max_message_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 16 * 1024 * 1024
     properties: dict[str, str] = {}
 
     @property
     def record_limit_bytes(self) -> int:
-        """Largest record of requests and answers."""
+        """Largest request or answer record."""
         return self.max_message_bytes + KAFKA_FRAMING_BYTES
 
     @property
     def letter_limit_bytes(self) -> int:
-        """Largest record of dead letters, with its base64."""
+        """Largest dead-letter record, which holds base64."""
         return self.max_message_bytes * 4 // 3 + KAFKA_FRAMING_BYTES
 
 
@@ -69,13 +69,13 @@ class JobConfig(_Section, frozen=True):
         name: Name in Flink, and prefix of Kafka transactions.
         parallelism: Inference tasks.
         execution_mode: `thread` runs Python in the TaskManager's JVM, `process` beside it.
-        delivery: `at-least-once` shows answers at once and may repeat some; `exactly-once` shows them at checkpoints.
+        delivery: `at-least-once` may repeat answers; `exactly-once` delays them to checkpoints.
         checkpoint_interval_ms: Time between checkpoints.
-        checkpoint_dir: URI that every TaskManager can write; empty for the JobManager's memory.
-        buffer_timeout_ms: Time that records wait for others between tasks; -1 for a full buffer.
-        max_parallelism: Bound of `parallelism` while the job's state is kept.
-        bounded: Whether the job ends at the last record of its start.
-        flink: Other options of Flink; they take precedence.
+        checkpoint_dir: Shared URI; empty for the JobManager's memory.
+        buffer_timeout_ms: Longest wait in a network buffer; -1 until it is full.
+        max_parallelism: Bound of `parallelism` while state is kept.
+        bounded: Ends the job at the last record present at its start.
+        flink: Other Flink options; they take precedence.
     """
 
     name: str = "anabranch"
@@ -94,17 +94,17 @@ class SchedulingConfig(_Section, frozen=True):
     """Order, waiting and overload.
 
     Attributes:
-        default_priority: Priority of requests that have none; 1 is the most urgent.
-        window_timeout_ms: Time that a split request without deadline waits for its last shard.
-        remember_ms: Time that an answered split request is remembered, to drop late parts.
-        work_slice_ms: Time that a task runs batches before it reads new requests.
+        default_priority: Priority of requests without one; 1 is most urgent.
+        window_timeout_ms: Longest wait of a split request without deadline.
+        remember_ms: Memory of answered split requests, to drop late parts.
+        work_slice_ms: Time for batches before a task reads requests.
         overload: `wait` leaves requests in Kafka; `refuse` answers the least urgent with `overloaded`.
-        max_waiting_bytes: Waiting requests from which a task reads no more, or refuses.
-        max_backlog_ms: Waiting work from which a task refuses.
-        balance: `offload` hands batches of late tasks to others; `off` does not.
-        offload_backlog_ms: Waiting work from which a task is late.
-        priority_step_ms: Delay in the queue for each step of lower priority.
-        no_deadline_ms: Deadline that orders requests without one.
+        max_waiting_bytes: Queued bytes from which a task stops reading, or refuses.
+        max_backlog_ms: Queued work from which a task refuses.
+        balance: `offload` hands batches to less busy tasks.
+        offload_backlog_ms: Queued work from which a task offloads.
+        priority_step_ms: Queue delay per step of lower priority.
+        no_deadline_ms: Assumed deadline in the queue's order.
     """
 
     default_priority: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5
@@ -124,9 +124,9 @@ class ExchangeConfig(_Section, frozen=True):
     """Large records between tasks.
 
     Attributes:
-        transport: `auto` uses shared memory on one host; `messages` and unaligned checkpoints use Flink's network.
-        claim_from_bytes: Size from which a record goes through shared memory.
-        arena_bytes: Shared memory of a task for its records to one operator; others are messages.
+        transport: `auto` uses shared memory within a machine; `messages` uses Flink's network.
+        claim_from_bytes: Size from which a record uses shared memory.
+        arena_bytes: Shared memory of a task for its records to one operator.
     """
 
     transport: Literal["auto", "messages"] = "auto"
@@ -135,10 +135,10 @@ class ExchangeConfig(_Section, frozen=True):
 
 
 class ModelsConfig(_Section, frozen=True):
-    """The models that the job serves.
+    """Served models.
 
     Attributes:
-        repository: Folder of `NAME/VERSION/model.onnx`, the same on every TaskManager.
+        repository: Folder of `NAME/VERSION/model.onnx` on every TaskManager.
     """
 
     repository: str = "models"
@@ -162,19 +162,16 @@ class Config(_Section, frozen=True):
     defaults: ModelDefaults = ModelDefaults()
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
-        """Returns a copy with some keys changed: `config.replace(job={"parallelism": 4})`."""
+        """Returns a changed copy: `config.replace(job={"parallelism": 4})`."""
         changed = {name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()}
         return check(msgspec.structs.replace(self, **changed))
 
 
 def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
-    """Reads a TOML file.
-
-    Args:
-        defaults: Values of keys that the file leaves out: `load(path, job={"parallelism": 4})`.
+    """Reads a TOML file; `defaults` fill missing keys.
 
     Raises:
-        ConfigError: The file, a key or a value cannot be used.
+        ConfigError: The file, a key or a value is unusable.
     """
     place = str(path or "the configuration")
     try:
@@ -190,11 +187,7 @@ def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
 
 
 def check(config: Config) -> Config:
-    """Returns the same configuration.
-
-    Raises:
-        ConfigError: A value cannot be used.
-    """
+    """Returns the same configuration, or raises ConfigError."""
     place = "the configuration"
     read_section(msgspec.to_builtins(config), Config, place)
     return _check_together(config, place)
@@ -215,11 +208,11 @@ def _check_together(config: Config, place: str) -> Config:
 
 
 def shares_memory(config: Config) -> bool:
-    """Whether records may travel by shared memory; an unaligned checkpoint would restore claims to lost memory."""
+    """Tells whether tasks share memory; unaligned checkpoints could restore lost claims."""
     asked = (config.job.flink.get(key, "false") for key in (UNALIGNED, _UNALIGNED_ONCE))
     return config.exchange.transport == "auto" and not any(value.strip().lower() == "true" for value in asked)
 
 
 def frames_stay_in_process(config: Config) -> bool:
-    """Whether Python reads frames in Java's memory."""
+    """Tells whether Python reads frames in Java's memory."""
     return config.job.flink.get(EXECUTION_MODE, config.job.execution_mode) == "thread" and shares_memory(config)

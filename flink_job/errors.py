@@ -1,4 +1,4 @@
-"""Errors of the configuration and of the installation. Standard library only: `make setup` imports it first."""
+"""Errors of configuration and installation; standard library only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ class ConfigError(AnabranchError):
 
 
 class StagesNotPrepared(ConfigError):
-    """Models of the repository must be cut before they can be served.
-
-    Attributes:
-        models: These models.
-    """
+    """Some models must be cut first."""
 
     code = "stages_not_prepared"
 
@@ -38,7 +34,7 @@ class StagesNotPrepared(ConfigError):
 
 
 class InstallationError(AnabranchError):
-    """A part that Anabranch needs is missing on this machine."""
+    """A part is missing on this machine."""
 
     code = "installation_error"
 
@@ -56,18 +52,18 @@ class FlinkNotFound(InstallationError):
 
 
 class JarsMissing(InstallationError):
-    """The jars of the Kafka connector or of the broker are missing."""
+    """Jars of the Kafka connector or broker are missing."""
 
     code = "jars_missing"
 
 
 class CompilationFailed(InstallationError):
-    """The job's Java does not compile against the installed Flink and Kafka connector."""
+    """The job's Java does not compile."""
 
     code = "compilation_failed"
 
 
 class LibpythonNotFound(InstallationError):
-    """This Python has no shared library that thread mode could load into the JVM."""
+    """This Python has no shared library, which thread mode needs."""
 
     code = "libpython_not_found"

@@ -1,4 +1,4 @@
-"""Starts the job, on a MiniCluster in this process or on a running cluster."""
+"""Starts the job on a MiniCluster or on a running cluster."""
 
 import atexit
 import shutil
@@ -25,7 +25,7 @@ from anabranch.operators.runtime.flink_compat import (
 from anabranch.schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
-#: PyFlink takes 0 for 1000. Thread mode has no bundles, but would wake its operators as often.
+#: PyFlink takes 0 for 1000.
 _BUNDLE_MS = "2"
 
 
@@ -45,36 +45,20 @@ class RunningJob:
         return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
 
     def drain(self, savepoint_dir: str) -> None:
-        """Answers all requests that were read, then stops with a savepoint.
-
-        Args:
-            savepoint_dir: URI of the folder for the savepoint.
-
-        Raises:
-            Exception: The job does not run, or fails meanwhile.
-        """
+        """Answers the requests read so far, then stops with a savepoint in `savepoint_dir`."""
         stop_with_savepoint(self._client, savepoint_dir)
 
     def cancel(self) -> None:
-        """Stops at once; unanswered requests are lost unless a checkpoint is restored."""
+        """Stops at once, and answers no more requests."""
         self._client.cancel().result()
 
     def wait(self) -> None:
-        """Waits for the end of a bounded job.
-
-        Raises:
-            Exception: It failed or was cancelled.
-        """
+        """Waits for the end of a bounded job; raises if it fails or is cancelled."""
         self._client.get_job_execution_result().result()
 
 
 def read_models(config: Config) -> Catalog:
-    """Reads the models that a job of this configuration serves.
-
-    Raises:
-        ConfigError: The model repository cannot be used.
-        ModelLoadFailed: A model cannot be read.
-    """
+    """Reads the configured models; raises ConfigError or ModelLoadFailed."""
     return read_repository(Path(config.models.repository), config.defaults)
 
 
@@ -84,12 +68,9 @@ def start(
     """Builds and submits the job.
 
     Args:
-        flink_url: REST address of a running cluster; None starts a MiniCluster in this process.
-        backend: Loader of models; ONNX Runtime by default.
-        catalog: Result of an earlier `read_models`.
-
-    Raises:
-        ConfigError, ModelLoadFailed: See `read_models`.
+        flink_url: REST address of a cluster; None starts a MiniCluster.
+        backend: ONNX Runtime by default.
+        catalog: Result of `read_models`.
     """
     catalog = catalog or read_models(config)
     installation.activate()
@@ -99,7 +80,7 @@ def start(
     env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)
     env.set_parallelism(config.job.parallelism)
     env.set_max_parallelism(config.job.max_parallelism)
-    # Shown by Flink's web page.
+    # Flink's web page shows it.
     whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
     env.get_config().set_global_job_parameters({"anabranch.models": whole})
     build(env, config, catalog, backend or OnnxBackend())
@@ -119,15 +100,14 @@ def flink_options(config: Config) -> dict[str, str]:
         "execution.checkpointing.mode": "EXACTLY_ONCE" if exactly_once else "AT_LEAST_ONCE",
         "execution.checkpointing.min-pause": f"{min(500, job.checkpoint_interval_ms)} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER,
-        # Overrides the cluster's own configuration.
         **({UNALIGNED: "false"} if shares_memory(config) else {}),
         **({"execution.checkpointing.dir": job.checkpoint_dir} if job.checkpoint_dir else {}),
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": _FOREVER,
         "restart-strategy.fixed-delay.delay": "1 s",
-        # Operators never change an emitted record, so copies are not needed.
+        # Operators never change an emitted record.
         "pipeline.object-reuse": "true",
-        # Rebalancing prefers the least busy task.
+        # Prefers less busy tasks.
         "taskmanager.network.adaptive-partitioner.enabled": "true",
         **job.flink,
     }
@@ -136,13 +116,12 @@ def flink_options(config: Config) -> dict[str, str]:
 def _mini_cluster(options: dict[str, str], slots: int) -> StreamExecutionEnvironment:
     settings = Configuration()
     checkpoints = Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-"))
-    # Useless after the end of this process.
     atexit.register(shutil.rmtree, checkpoints, ignore_errors=True)
     defaults = {
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": str(slots),
-        # The JobManager's memory holds 5 MB at most.
+        # The JobManager's memory holds at most 5 MB.
         "execution.checkpointing.dir": checkpoints.as_uri(),
     }
     for key, value in (defaults | options).items():

@@ -16,11 +16,11 @@ from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
 from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer
 
-#: Eight fetches of this size may wait in the memory of each task.
+#: A task holds up to eight of them.
 _FETCH_BYTES = 8 * 1024 * 1024
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
-#: Outlasts a checkpoint and a restart; brokers allow 15 minutes by default.
+#: Outlasts a checkpoint and a restart; brokers allow 15 minutes.
 _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
 
 
@@ -33,13 +33,13 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
         "auto.offset.reset": kafka.start,
         "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
-        # The system's choice: Kafka's 64 KB hold no large request.
+        # Chosen by the system; 64 KB by default.
         "receive.buffer.bytes": "-1",
-        # Requests that arrive while the task works come in many small fetches; Flink's default keeps 2.
+        # A busy task gets many small fetches; Flink keeps 2 by default.
         "source.reader.element.queue.capacity": "8",
         "fetch.max.bytes": str(_FETCH_BYTES),
     }
-    # PyFlink's builder drops partition, offset and timestamp.
+    # PyFlink's drops partition, offset and timestamp.
     builder = gateway.jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()
     topics = gateway.jvm.java.util.Collections.singletonList(kafka.requests_topic)
     for name, value in properties.items():
@@ -66,7 +66,7 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
         KafkaSink.builder()
         .set_bootstrap_servers(kafka.bootstrap_servers)
         .set_record_serializer(serializer)
-        # Kafka 4 waits 5 ms by default.
+        # 5 ms by default.
         .set_property("linger.ms", "0")
         .set_property("max.request.size", str(kafka.letter_limit_bytes))
         .set_property("buffer.memory", str(max(33_554_432, 2 * kafka.letter_limit_bytes)))

@@ -1,25 +1,24 @@
-"""Slot-sharing groups of the job.
+"""Slot-sharing groups.
 
-default            serve, infer and aggregate of a task: job.parallelism slots
-NAME-VERSION-sN    one stage alone: a slot for each replica, which loads only that stage
+default            serve, infer and aggregate: job.parallelism slots
+NAME-VERSION-sN    one stage: a slot for each replica
 """
 
 from anabranch.schemas.model import Catalog, ModelSpec
 
-#: Flink's own name.
 DEFAULT_GROUP = "default"
 
 
 def group_of(model: ModelSpec, index: int) -> str:
-    """Returns the slot-sharing group of a stage."""
+    """Returns the group of a stage."""
     return f"{model.name}-{model.version}-s{index}"
 
 
 def stage_slots(catalog: Catalog) -> int:
-    """Returns the slots that all stages need."""
+    """Returns the slots of all stages."""
     return sum(stage.replicas for model in catalog.in_stages() for stage in model.stages)
 
 
 def slots_needed(catalog: Catalog, parallelism: int) -> int:
-    """Returns the slots that a job needs before Flink starts it."""
+    """Returns the slots of a job."""
     return parallelism + stage_slots(catalog)

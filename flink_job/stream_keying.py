@@ -1,4 +1,4 @@
-"""Connections between operators without the Python operators that PyFlink's `key_by` and `get_side_output` add."""
+"""`key_by` and `get_side_output` without the Python operators that PyFlink adds."""
 
 from pyflink.common import TypeInformation, Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag
@@ -14,17 +14,17 @@ def exchange_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStrea
 
 
 def keep_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
-    """Keys `Row(key, bytes)` without moving it; its key must belong to the task that emits it."""
+    """Keys `Row(key, bytes)` in place; the key must belong to the emitting task."""
     return keyed_by_first_field(stream, key_type, VALUE_TYPE, in_place=True)
 
 
 def side_output(stream: DataStream, tag: OutputTag) -> DataStream:
-    """Returns the records emitted with a tag."""
+    """Returns the records with a tag."""
     return DataStream(java_stream(stream).getSideOutput(tag.get_java_output_tag()))
 
 
 def keys_by_group(max_parallelism: int) -> tuple[int, ...]:
-    """Returns, for every key group, an INT key that Flink puts into it."""
+    """Returns one INT key of each key group."""
     flink = java_gateway().jvm.org.apache.flink
     row = flink.types.Row(1)
     assign = flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup

@@ -13,14 +13,11 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def read_section(written: object, section: type[T], place: str, prefix: str = "") -> T:
-    """Converts a table of a TOML file.
+    """Converts a table of a TOML file; raises ConfigError.
 
     Args:
-        place: The file, for messages.
-        prefix: Name of the table and a dot, for messages.
-
-    Raises:
-        ConfigError: A key or a value cannot be used.
+        place: File, for messages.
+        prefix: Table and a dot, for messages.
     """
     try:
         return msgspec.convert(written, section)

@@ -1,6 +1,6 @@
-"""The job's operators and streams.
+"""Operators and streams.
 
-              one chain in every task: no network in it, and frames of many requests on the way
+              fused in every task
 requests --> [ frame ] --> [ serve (keyed): admit > route > infer ] --> [ unpack ] -- answers --> responses
                               |   |   |
                               |   |   +-- openings --+
@@ -90,11 +90,11 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
             output_type=KEYED_BYTES,
         )
         .name("aggregate")
-        # Its inputs come from several groups.
+        # Flink's choice differs for inputs of several groups.
         .slot_sharing_group(DEFAULT_GROUP)
     )
 
-    # Three sinks: one after a union would not be fused with its inputs.
+    # A sink after a union would not be fused with its inputs.
     write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
     write(java.unpack_answers(exchanged, KEYED_BYTES), config, kafka.responses_topic, "exchanged-responses")
     write(merged, config, kafka.responses_topic, "merged-responses")
@@ -111,7 +111,7 @@ def _through_stages(
     *,
     windows: int,
 ) -> list[DataStream]:
-    """Adds the stages of a model; returns their outputs and failures, for the windows."""
+    """Adds the stages of a model; returns their outputs and failures."""
     parts = []
     last = len(model.stages) - 1
     for index, stage in enumerate(model.stages):

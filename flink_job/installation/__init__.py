@@ -1,4 +1,4 @@
-"""Java, Flink, jars and libpython on this machine; standard library only, for `make setup`."""
+"""Finds Java, Flink, jars and libpython; standard library only, for `make setup`."""
 
 from anabranch.flink_job.installation.environment import (
     activate,

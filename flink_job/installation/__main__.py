@@ -1,4 +1,4 @@
-"""Prints the installed parts, for `make setup`; with `--java`, Java only."""
+"""Prints the installed parts; with `--java`, Java only."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the parts, or exits with the message of a missing one."""
+    """Prints the parts, or exits with an error."""
     try:
         print(f"setup: Java   {find_java()}")
         if "--java" not in arguments:

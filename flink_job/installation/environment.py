@@ -12,11 +12,7 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def libpython_dir() -> Path:
-    """Returns the folder of the shared libpython.
-
-    Raises:
-        LibpythonNotFound: This interpreter has none.
-    """
+    """Returns the folder of the shared libpython, or raises LibpythonNotFound."""
     from find_libpython import find_libpython  # noqa: PLC0415  (set-up looks for Java before it is installed)
 
     found = find_libpython()
@@ -29,16 +25,16 @@ def libpython_dir() -> Path:
 
 
 def python_path() -> list[Path]:
-    """Returns the import path of Python inside Flink, which ignores `.pth` files."""
+    """Returns the import path inside Flink, which ignores `.pth` files."""
     project = Path(__file__).parents[3]
     return list(dict.fromkeys([Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")), project]))
 
 
 def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
-    """Returns the variables that Flink's processes need besides those of this process.
+    """Returns additional variables of Flink's processes.
 
     Args:
-        thread_mode: Whether Python runs inside the JVM.
+        thread_mode: Runs Python inside the JVM.
 
     Raises:
         InstallationError: A part is missing.
@@ -50,13 +46,13 @@ def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
     ]
     variables = {
         "JAVA_HOME": str(java_home),
-        # PyFlink overwrites FLINK_LIB_DIR unless FLINK_HOME is set.
+        # Without it, PyFlink overwrites FLINK_LIB_DIR.
         "FLINK_HOME": str(flink_home()),
         "FLINK_LIB_DIR": str(flink_lib_dir()),
         "FLINK_OPT_DIR": str(flink_home() / "opt"),
         "FLINK_PLUGINS_DIR": str(flink_home() / "plugins"),
         "PYTHONPATH": _joined([*map(str, python_path()), *python_path_here], None),
-        # Flink's scripts and Python workers start `python` and `java` by name.
+        # Flink starts `python` and `java` by name.
         "PATH": _joined([str(Path(sys.executable).parent), str(java_home / "bin")], os.environ.get("PATH")),
     }
     if thread_mode:
@@ -69,14 +65,11 @@ def _joined(first: list[str], present: str | None) -> str:
 
 
 def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
-    """Prepares this process for PyFlink's JVM, before the first use of a PyFlink class.
+    """Prepares this process for PyFlink's JVM, before any use of PyFlink.
 
     Args:
         thread_mode: See `process_environment`.
-        log_dir: Folder of the JVM's log; by default inside the `pyflink` package.
-
-    Raises:
-        InstallationError: A part is missing.
+        log_dir: Folder of the JVM's log; the `pyflink` package by default.
     """
     os.environ.update(process_environment(thread_mode=thread_mode))
     if log_dir:

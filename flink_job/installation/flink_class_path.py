@@ -14,10 +14,7 @@ from anabranch.flink_job.installation.java_compiler import java_jar
 def flink_lib_dir() -> Path:
     """Returns a folder of links to Flink's jars, the Kafka connector and the job's Java.
 
-    Its name is a digest of their paths, so that running processes keep their folder after an upgrade.
-
-    Raises:
-        InstallationError: A part is missing.
+    Its name is a digest, so that running processes keep theirs after an upgrade.
     """
     home = flink_home()
     jars = [
@@ -45,11 +42,11 @@ def _link(folder: Path, jars: list[Path]) -> None:
         for jar in jars:
             (made / jar.name).symlink_to(jar)
         if folder.exists():
-            # Others may be reading it: broken links are replaced one by one.
+            # Other processes may read it.
             for link in made.iterdir():
                 link.replace(folder / link.name)
         else:
-            # Fails if another process was faster.
+            # Another process may have been faster.
             with contextlib.suppress(OSError):
                 made.rename(folder)
     finally:

@@ -10,18 +10,18 @@ CONNECTOR_JAR_GLOB = "flink-sql-connector-kafka-*.jar"
 
 
 def share_dir() -> Path:
-    """Returns the folder of this environment for everything that is not a Python package."""
+    """Returns this environment's folder for jars."""
     return Path(sys.prefix) / "share" / "anabranch"
 
 
 def jars_dir() -> Path:
-    """Returns the folder of the jars, `ANABRANCH_JARS` if set; it may not exist."""
+    """Returns the folder of fetched jars: `ANABRANCH_JARS`, or the default."""
     chosen = os.environ.get("ANABRANCH_JARS")
     return Path(chosen) if chosen else share_dir() / "jars"
 
 
 def find_jars(folder: str, pattern: str) -> list[Path]:
-    """Returns the jars of a subfolder that match a pattern, at least one."""
+    """Returns jars of a subfolder, or raises JarsMissing."""
     jars = sorted((jars_dir() / folder).glob(pattern))
     if not jars:
         raise JarsMissing(f"no {pattern} in {jars_dir() / folder}: run `make setup`")
@@ -29,19 +29,11 @@ def find_jars(folder: str, pattern: str) -> list[Path]:
 
 
 def connector_jar() -> Path:
-    """Returns the jar of Flink's Kafka connector.
-
-    Raises:
-        JarsMissing: It was not fetched.
-    """
+    """Returns the jar of Flink's Kafka connector."""
     return find_jars("connector", CONNECTOR_JAR_GLOB)[-1]
 
 
 def kafka_class_path() -> str:
-    """Returns the class path that the Kafka broker runs on.
-
-    Raises:
-        JarsMissing: Its jars were not fetched.
-    """
+    """Returns the class path of the Kafka broker."""
     find_jars("kafka", "kafka_2.13-*.jar")
     return os.pathsep.join(str(jar) for jar in find_jars("kafka", "*.jar"))

@@ -1,4 +1,4 @@
-"""Jars that are compiled here: the job's own Java, and the benchmark's."""
+"""Compiles Java sources into cached jars."""
 
 import hashlib
 import os
@@ -14,17 +14,17 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def java_jar() -> Path:
-    """Returns the jar of the job's Java, compiled if it is missing."""
+    """Returns the jar of the job's Java."""
     return compile_java("anabranch", Path(__file__).parents[1] / "java", [connector_jar()])
 
 
 def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
-    """Returns the jar of a folder of Java sources, compiled if it is missing.
+    """Returns the jar of Java sources; compiles it if necessary.
 
     Args:
-        name: Start of the jar's name, before a digest of its contents.
-        folder: The sources.
-        libraries: Jars on the class path besides Flink's.
+        name: Start of the jar's name.
+        folder: Java sources.
+        libraries: Jars besides Flink's.
 
     Raises:
         InstallationError: A part is missing, or the sources do not compile.

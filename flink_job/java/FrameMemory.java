@@ -7,10 +7,10 @@ import org.apache.flink.core.memory.MemorySegment;
 import org.apache.flink.core.memory.MemorySegmentFactory;
 
 /**
- * Off-heap memory, where Python in the same process reads large frames without a copy.
+ * Off-heap memory that Python in the same process reads without a copy.
  *
  * The first long of a segment is 1 while its frame is in use; `operators/transport/frame_memory.py` sets it to 0.
- * Segments belong to the process and are never freed. A frame that is never read keeps its segment.
+ * Segments are never freed; a frame that is never read keeps its segment.
  */
 final class FrameMemory {
     /** Start of the frame. */
@@ -18,7 +18,7 @@ final class FrameMemory {
 
     private static final int SEGMENT_BYTES = 2 * 1024 * 1024;
     private static final int MAX_SEGMENTS = 16;
-    /** Smaller frames are copied as fast as they are shared. */
+    /** Copying a smaller frame is as fast. */
     private static final int LEAST_FRAME_BYTES = 64 * 1024;
 
     private static final List<MemorySegment> SEGMENTS = new ArrayList<>();
@@ -30,7 +30,7 @@ final class FrameMemory {
         if (frameBytes < LEAST_FRAME_BYTES || frameBytes > SEGMENT_BYTES - HEADER_BYTES) {
             return null;
         }
-        // The first free segment is the likeliest to be in the processor's caches.
+        // The first segments are the likeliest to be cached.
         for (MemorySegment segment : SEGMENTS) {
             if (segment.getLong(0) == 0) {
                 VarHandle.acquireFence();

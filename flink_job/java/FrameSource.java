@@ -34,15 +34,17 @@ import org.apache.flink.types.Row;
 import org.apache.flink.util.Collector;
 
 /**
- * Flink's Kafka source, which emits all records that it has fetched as one Row(task key, frame).
+ * Flink's Kafka source, which emits all fetched records as one Row(task key, frame).
  *
- * The task key belongs to the reading task. A frame is, little-endian: the number of records (int); for every record the
- * size of its value (int, -1 for null), partition (int), offset (long), and Unix milliseconds (long, -1 for none); all
- * values. If Python runs in this process, a large frame stays in {@link FrameMemory}, and a claim is emitted in its
- * place: -1 and the frame's size (ints), and its address (long).
+ * The task key belongs to the reading task. Both kinds of frames are little-endian:
  *
- * A frame is built and emitted within one call of the task, and checkpoints are taken between calls, so that their
- * offsets are those of emitted frames.
+ * <pre>
+ * frame   number of records (int); for each record: size of its value (int, -1 for null), partition (int),
+ *         offset (long), Unix milliseconds (long, -1 for none); all values
+ * claim   -1, size of the frame (ints), its address in {@link FrameMemory} (long); only if Python runs in this process
+ * </pre>
+ *
+ * A frame is emitted within one call of the task, so the offsets of a checkpoint are those of emitted frames.
  */
 public final class FrameSource
         implements Source<Row, KafkaPartitionSplit, KafkaSourceEnumState>, ResultTypeQueryable<Row> {
@@ -59,7 +61,7 @@ public final class FrameSource
      * @param maxRecords Records of a full frame.
      * @param maxBytes Bytes of a full frame; its last record may exceed them.
      * @param keysByGroup A key of each key group.
-     * @param stayInProcess Whether the reader of frames shares this process.
+     * @param stayInProcess Python runs in this process.
      */
     public FrameSource(
             KafkaSource<ConsumerRecord<?, ?>> kafka,
@@ -114,7 +116,7 @@ public final class FrameSource
         return Types.ROW(Types.INT, Types.PRIMITIVE_ARRAY(Types.BYTE));
     }
 
-    /** Views of values in the fetched buffer; Kafka's own deserializers copy them. */
+    /** Returns views of the fetched buffer; Kafka's own deserializers copy. */
     public static final class Views implements Deserializer<ByteBuffer> {
         @Override
         public ByteBuffer deserialize(String topic, Headers headers, ByteBuffer value) {
@@ -212,7 +214,7 @@ public final class FrameSource
         }
     }
 
-    /** Collects the records of a frame. Without watermarks, one output serves all partitions. */
+    /** Collects the records of a frame, as the output of all partitions. */
     private static final class Frame implements ReaderOutput<ConsumerRecord<?, ?>> {
         private static final int COUNT_BYTES = 4;
         private static final int HEADER_BYTES = 24;

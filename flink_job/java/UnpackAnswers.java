@@ -9,7 +9,7 @@ import org.apache.flink.util.Collector;
 /**
  * Unpacks a frame of answers into `Row(key, value)`.
  *
- * A frame is, little-endian, for every answer: the sizes of key and value (two ints), the key, and the value.
+ * A frame holds, for every answer: sizes of key and value (little-endian ints), key, value.
  */
 public final class UnpackAnswers implements FlatMapFunction<byte[], Row> {
     private static final long serialVersionUID = 1L;

@@ -1,8 +1,8 @@
-"""The job's Java: packs the records of Kafka into frames, and unpacks frames of answers.
+"""Packs Kafka records into frames, and unpacks frames of answers, in Java.
 
-    Kafka --> [ FrameSource ] -- frames --> Python -- frames --> [ UnpackAnswers ] --> Kafka
+    Kafka --> [ FrameSource ] --> Python --> [ UnpackAnswers ] --> Kafka
 
-One crossing into Python costs as much as all other work for a small request, and PyFlink passes one record at a time.
+Records cross into Python together, not one by one.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.operators.runtime.flink_compat import java_gateway, java_stream, source_stream
 
-#: Larger frames leave the processor's caches before Python reads them.
+#: Frames stay in the processor's caches.
 _FRAME_RECORDS = 256
 _FRAME_BYTES = 1024 * 1024
 
@@ -26,12 +26,12 @@ def read_frames(
     *,
     stay_in_process: bool,
 ) -> DataStream:
-    """Returns all requests of a Kafka source as `Row(task key, frame)`; see `anabranch.schemas.frames`.
+    """Returns requests as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
     Args:
-        kafka_builder: Flink's Java builder, without a deserializer.
+        kafka_builder: Java builder without a deserializer.
         keys_by_group: See `operators.core.scheduling.key_groups`.
-        stay_in_process: Whether Python may read large frames in Java's memory.
+        stay_in_process: Python reads large frames in Java's memory.
     """
     gateway = java_gateway()
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
@@ -39,13 +39,13 @@ def read_frames(
         keys[group] = key
     kafka_builder.setDeserializer(gateway.jvm.anabranch.FrameSource.Whole())
     kafka_source = kafka_builder.build()
-    # `build` overwrites the property; the source reads it later.
+    # `build` overwrites the property.
     kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
     source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys, stay_in_process)
     return source_stream(env, source, name)
 
 
 def unpack_answers(frames: DataStream, row_type: TypeInformation) -> DataStream:
-    """Returns the answers of frames as `Row(key, value)` of a PyFlink type."""
+    """Returns the answers in frames as `Row(key, value)`."""
     unpack = java_gateway().jvm.anabranch.UnpackAnswers()
     return DataStream(java_stream(frames).flatMap(unpack, row_type.get_java_type_info()).name("unpack"))
