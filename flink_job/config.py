@@ -36,7 +36,7 @@ class KafkaConfig(_Section, frozen=True):
         group_id: Consumer group.
         start: Position of a group without committed offsets.
         partitions: Partitions of topics that `anabranch run` creates.
-        max_message_bytes: Largest request and answer.
+        max_message_bytes: Largest request and answer; larger ones become errors.
         properties: Java settings of Kafka clients, such as `security.protocol`.
     """
 
@@ -104,7 +104,7 @@ class SchedulingConfig(_Section, frozen=True):
         balance: `offload` hands batches to less busy tasks.
         offload_backlog_ms: Queued work from which a task offloads.
         priority_step_ms: Queue delay per step of lower priority.
-        no_deadline_ms: Assumed deadline in the queue's order.
+        no_deadline_ms: Deadline by which the queue orders requests without one.
     """
 
     default_priority: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5

@@ -1,4 +1,4 @@
-"""Flink operator of the exchange: runs shards of large requests, and batches that other tasks offloaded."""
+"""Flink operator that runs shards of large requests, and offloaded batches of other tasks."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,7 +22,7 @@ from anabranch.schemas.records import RecordKind
 
 
 class InferFunction(ProcessFunction):
-    """BATCH or SHARD -> frames of answers; side outputs: dead letters, and PARTIALs and FAILUREs for windows."""
+    """BATCH or SHARD -> frames of answers; side outputs: dead letters, PARTIALs, FAILUREs."""
 
     def __init__(
         self, catalog: Catalog, backend: Backend, response_writer: ResponseWriter, exchange: TransportOptions
@@ -33,7 +33,7 @@ class InferFunction(ProcessFunction):
         self._exchange = exchange
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads and warms up every model whose session the task does not have yet."""
+        """Loads and warms up the task's models."""
         task = task_context_of(runtime_context)
         sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
@@ -53,5 +53,5 @@ class InferFunction(ProcessFunction):
         with self._lock.offloaded_batch() if record[0] == RecordKind.BATCH else nullcontext():
             outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
-        # This operator has no timers: other counts that are left wait for the next record.
+        # Without timers, later counts wait for the next record.
         self._metrics.flush(at_once=self._defect_log.report())

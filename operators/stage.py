@@ -1,4 +1,4 @@
-"""Flink operator of one stage of a model that was cut, or of one step of a chain."""
+"""Flink operator of a model's stage or of a chain's step."""
 
 from collections.abc import Iterator
 from time import time
@@ -21,12 +21,12 @@ from anabranch.operators.sessions.step_functions import load_function
 from anabranch.operators.transport.endpoints import AGGREGATE, Receiver, Sender, stage_receiver
 from anabranch.schemas.model import ModelSpec
 
-#: Rows on which a stage failed that is not the last.
+#: Rows that failed before the last stage.
 FAILURES_TAG = OutputTag("failures", PARTS)
 
 
 class StageFunction(ProcessFunction):
-    """UNIT -> UNIT, with FAILUREs as a side output; in the last stage: UNIT -> Row(window, PARTIAL or FAILURE).
+    """UNIT -> UNIT, with FAILUREs as a side output; last stage: UNIT -> Row(window, PARTIAL or FAILURE).
 
     Args:
         windows: Number of tasks that hold the windows.

@@ -1,6 +1,6 @@
 """Logs the defects of a task.
 
-Python's `logging` reaches the TaskManager's log through pemja in thread mode, through Beam in process mode.
+`logging` reaches the TaskManager's log through pemja (thread mode) or Beam (process mode).
 """
 
 import logging
@@ -10,7 +10,7 @@ from time import monotonic
 from anabranch.operators.core.defects import Defect, Defects
 from anabranch.operators.runtime.task_context import TaskContext
 
-#: One defect of each phase and exception type is logged in this time.
+#: Time between two logged defects of the same phase and exception type.
 INTERVAL_S = 10.0
 
 _LOGGER = logging.getLogger("anabranch.defects")
@@ -26,7 +26,7 @@ class DefectLog:
         self._suppressed: dict[tuple[str, type[BaseException]], int] = {}
 
     def report(self) -> bool:
-        """Logs the defects since the last report; returns whether there were any."""
+        """Logs new defects; returns False without any."""
         defects = self._defects.drain()
         for defect in defects:
             self._log(defect)
@@ -41,7 +41,7 @@ class DefectLog:
             return
         self._logged_at_s[kind] = now_s
         suppressed = self._suppressed.pop(kind, 0)
-        # Both handlers would print the traceback of `exc_info` twice.
+        # `exc_info` would print the traceback twice.
         _LOGGER.error(
             "defect in phase %s (%s)%s%s\n%s",
             defect.phase,

@@ -1,4 +1,4 @@
-"""All uses of PyFlink and Beam internals; `test_flink_compat.py` has a contract test for each."""
+"""All uses of PyFlink and Beam internals, each with a contract test in `test_flink_compat.py`."""
 
 import os
 from typing import Any
@@ -11,12 +11,11 @@ from pyflink.java_gateway import get_gateway
 from pyflink.metrics import Counter, MetricGroup
 
 _INSERT = RowKind.INSERT
-#: PyFlink's own spelling.
 _WORKER_MODE = "_python_worker_execution_mode"
 
 
 class KeyedRow(Row):
-    """`Row(key, value)` without the checks of `Row.__setattr__`, in a third of the time."""
+    """`Row(key, value)` without the slow checks of `Row.__setattr__`."""
 
     def __init__(self, key: object, value: bytes) -> None:
         fields = self.__dict__
@@ -26,40 +25,37 @@ class KeyedRow(Row):
 
 
 def java_runtime_context(context: RuntimeContext) -> Any | None:
-    """Returns the Java context of thread mode, None in process mode.
-
-    PyFlink 2.3 calls methods of it that Flink moved to `getTaskInfo()`.
-    """
+    """Returns the Java context of thread mode, None in process mode."""
     return getattr(context, "_runtime_context", None)
 
 
 def counts_through_beam(group: MetricGroup) -> bool:
-    """Whether counters reach Flink through Beam: process mode."""
+    """Tells process mode, which counts through Beam."""
     return isinstance(group, GenericMetricGroup)
 
 
 def current_metrics_container() -> Any | None:
-    """Returns the container that Beam counts into; None during a timer."""
+    """Returns Beam's container of counters; None during a timer."""
     return MetricsEnvironment.current_container()
 
 
 def counter_in(container: Any, counter: Counter) -> Any:
-    """Returns the cell of a counter, which counts during timers, too."""
+    """Returns a counter's cell, which works during timers, too."""
     return container.get_counter(counter._inner_counter.metric_name)
 
 
 def java_gateway() -> Any:
-    """Returns the connection to PyFlink's JVM."""
+    """Returns the gateway to PyFlink's JVM."""
     return get_gateway()
 
 
 def use_worker_processes() -> None:
-    """Makes Python workers of a MiniCluster processes, instead of threads of the client."""
+    """Runs a MiniCluster's Python workers as processes, not as threads."""
     os.environ[_WORKER_MODE] = "process"
 
 
 def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamExecutionEnvironment:
-    """Returns the environment of a running cluster; PyFlink ignores `execution.target`."""
+    """Returns a cluster's environment; PyFlink ignores `execution.target`."""
     gateway = java_gateway()
     settings = Configuration()
     for key, value in options.items():
@@ -72,24 +68,24 @@ def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamE
 
 
 def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> None:
-    """Drains a job; PyFlink leaves out the format, which Flink 2 requires."""
+    """Drains a job; PyFlink omits the savepoint format that Flink 2 requires."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
 
 
 def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) -> DataStream:
-    """Returns the stream of a Java source, without watermarks."""
+    """Returns a Java source's stream, without watermarks."""
     no_watermarks = java_gateway().jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
     return DataStream(env._j_stream_execution_environment.fromSource(java_source, no_watermarks, name))
 
 
 def java_stream(stream: DataStream) -> Any:
-    """Returns the Java stream of a stream."""
+    """Returns the Java stream."""
     return stream._j_data_stream
 
 
 def java_initializer(offsets: Any) -> Any:
-    """Returns the Java object of a `KafkaOffsetsInitializer`."""
+    """Returns the Java object of an initializer."""
     return offsets._j_initializer
 
 
@@ -99,7 +95,7 @@ def keyed_by_first_field(
     """Keys a stream of `Row(key, value)`; PyFlink's `key_by` adds a Python operator.
 
     Args:
-        in_place: Whether records stay in the task that emitted them, to which their keys must belong.
+        in_place: Keeps each record in its task, to which its key must belong.
     """
     gateway = java_gateway()
     selector, java_key_type = gateway.jvm.KeyByKeySelector(), Types.ROW([key_type]).get_java_type_info()

@@ -10,9 +10,9 @@ from anabranch.operators.core.metrics import Meter, Path
 from anabranch.operators.runtime import flink_compat
 
 SCOPE = "anabranch"
-#: Names of labels; the next name of a path is the value.
+#: Labels; the next name of a path is the value.
 _LABELS = frozenset(("model", "le", "error", "phase"))
-#: Each count crosses into Java.
+#: Counting crosses into Java.
 _INTERVAL_S = 1.0
 
 
@@ -23,7 +23,7 @@ class _Counter(Protocol):
 class FlinkMetrics:
     """Copies the counts of a meter to Flink, at most once a second.
 
-    Beam has no metrics container during timers of process mode; that of the first element is kept for them.
+    Keeps the first element's Beam container, because timers have none.
     """
 
     def __init__(self, meter: Meter, context: RuntimeContext) -> None:
@@ -35,7 +35,7 @@ class FlinkMetrics:
         self._next_s = 0.0
 
     def flush(self, *, at_once: bool = False) -> float:
-        """Copies the counts if a second has passed or `at_once`; else returns the seconds left, 0 without counts."""
+        """Copies the counts if they are due; otherwise returns the seconds left, 0 without counts."""
         if self._by_beam and self._container is None:
             self._container = flink_compat.current_metrics_container()
             if self._container is None:

@@ -1,9 +1,9 @@
-"""PyFlink types of the records that operators emit."""
+"""PyFlink types of emitted records."""
 
 from pyflink.common import Types
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-#: Key and value of a Kafka record.
+#: Kafka's key and value.
 KEYED_BYTES = Types.ROW([BYTES, BYTES])
-#: Name of a window, and a record for it.
+#: Window and record.
 PARTS = Types.ROW([Types.STRING(), BYTES])

@@ -18,7 +18,7 @@ PARTS_TAG = OutputTag("parts", PARTS)
 
 @cache
 def units_tag(model: tuple[str, str]) -> OutputTag:
-    """Returns the tag of units for a model, given by name and version."""
+    """Returns the tag of a model's units."""
     return OutputTag("units {}/{}".format(*model), BYTES)
 
 

@@ -1,4 +1,4 @@
-"""The task that a Flink operator runs in."""
+"""The task of a Flink operator."""
 
 from dataclasses import dataclass
 from time import time
@@ -13,8 +13,8 @@ class TaskContext:
     """One parallel instance of an operator.
 
     Attributes:
-        attempt: Earlier starts of this task by Flink.
-        in_jvm: Whether it is in thread mode: records have left when `yield` returns.
+        attempt: Number of earlier starts.
+        in_jvm: True in thread mode, where records leave before `yield` returns.
     """
 
     index: int
@@ -24,12 +24,12 @@ class TaskContext:
 
 
 def now_ms() -> float:
-    """Returns Unix time."""
+    """Returns Unix time in milliseconds."""
     return time() * 1000
 
 
 def task_context_of(context: RuntimeContext) -> TaskContext:
-    """Returns the task of a runtime context, in either execution mode."""
+    """Returns the task of a runtime context."""
     java_context = java_runtime_context(context)
     if java_context is None:
         return TaskContext(

@@ -1,1 +1,1 @@
-"""Moves large records and frames through shared memory."""
+"""Large records and frames in shared memory."""

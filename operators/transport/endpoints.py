@@ -2,11 +2,9 @@
 
     Sender.pack(record) --> message, or claim check + arena --> Receiver.redeem(message)
 
-Claims are used once every possible reader is seen on this host. A claim that cannot be redeemed loses nothing:
-
-- If its writer or its attempt of the job has ended, the reader's task fails and Flink replays. Neither state nor
-  checkpoints hold claims.
-- If it comes from another host, its rows become a FAILURE, as do those of a record too large for a message.
+A sender uses claims once all readers are seen on this host. If a writer has ended, its reader's task fails and Flink
+replays; neither state nor checkpoints hold claims. Claims of other hosts become FAILUREs, as do records too large for a
+message.
 """
 
 import hashlib
@@ -40,7 +38,7 @@ _opened: "WeakSet[Sender | Receiver]" = WeakSet()
 
 
 def stage_receiver(model: ModelSpec, index: int) -> str:
-    """Returns the name of the receiver of a stage."""
+    """Returns the name of a stage's receiver."""
     return f"stage-{index}-{hashlib.sha256(f'{model.name}/{model.version}'.encode()).hexdigest()[:16]}"
 
 
@@ -48,10 +46,8 @@ class Sender:
     """Sends records of one task to another operator.
 
     Args:
-        task: The sending task.
-        to: Name of the operator's `Receiver`.
+        to: Name of its `Receiver`.
         readers: Number of its tasks.
-        meter: Counts claims and large messages.
     """
 
     def __init__(self, options: TransportOptions, task: TaskContext, to: str, readers: int, meter: Meter) -> None:
@@ -65,11 +61,11 @@ class Sender:
         _replace_earlier(self)
 
     def let_go(self) -> None:
-        """Drops the arena, after the end of its attempt."""
+        """Drops the arena of an ended attempt."""
         self._arena = None
 
     def pack(self, record: Record) -> bytes:
-        """Encodes a record, or a FAILURE of one that is too large."""
+        """Encodes a record, or its FAILURE if it is too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
         if self._host is not None and self._options.is_claimable(size_bytes):
@@ -85,7 +81,7 @@ class Sender:
 
     def _open_arena(self, host: bytes) -> MemfdArena | None:
         if self._arena is None:
-            with suppress(OSError):  # No descriptor, no memory, or not allowed.
+            with suppress(OSError):  # Descriptors, memory or permission may be missing.
                 self._arena = MemfdArena(self._options.arena_bytes, host, self.attempt)
         return self._arena
 
@@ -97,13 +93,7 @@ class Sender:
 
 
 class Receiver:
-    """Receives records of any number of senders.
-
-    Args:
-        task: The receiving task.
-        name: Name of its operator.
-        meter: Counts lost records.
-    """
+    """Receives records of any number of senders."""
 
     def __init__(self, options: TransportOptions, task: TaskContext, name: str, meter: Meter) -> None:
         self._meter = meter
@@ -114,14 +104,14 @@ class Receiver:
         _replace_earlier(self)
 
     def let_go(self) -> None:
-        """Drops all mappings and its presence, after the end of its attempt."""
+        """Drops mappings and presence of an ended attempt."""
         self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
-        """Returns the encoded record, or a FAILURE in its place; a claimed record is a view of shared memory.
+        """Returns the encoded record, or a FAILURE; a claimed record is a view of shared memory.
 
         Raises:
-            SegmentGone: The writer has ended, so the job has to be restarted.
+            SegmentGone: The writer has ended; Flink must restart the job.
         """
         if not is_claim(message):
             return message
@@ -136,7 +126,7 @@ class Receiver:
 
 
 def _replace_earlier(opened: Sender | Receiver) -> None:
-    # PyFlink's thread mode may hold operators of failed attempts for long.
+    # PyFlink may hold operators of failed attempts for long.
     with _lock:
         for other in list(_opened):
             if other.job == opened.job and other.attempt < opened.attempt:

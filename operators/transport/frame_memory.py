@@ -1,7 +1,7 @@
-"""Frames of requests that Python reads in Java's memory, if both are one process.
+"""Reads frames in Java's memory, within one process.
 
-segment   | 1 in use, 0 free: i64 | ... | frame |    of `flink_job/java/FrameMemory.java`, never freed
-claim     address and size of the frame; see `anabranch.schemas.frames`
+segment   | 1 in use, 0 free: i64 | ... | frame |    see `FrameMemory.java`
+claim     address and size; see `anabranch.schemas.frames`
 """
 
 import ctypes
@@ -13,17 +13,14 @@ from anabranch.schemas.tensors import Buffer
 #: As in `FrameMemory.java`.
 HEADER_BYTES = 64
 _SEGMENT_BYTES = 2 * 1024 * 1024
-#: ctypes keeps every array type that it makes.
+#: One type, because ctypes keeps all.
 _Segment = ctypes.c_ubyte * _SEGMENT_BYTES
 
 
 def open_frame(frame: bytes) -> Buffer:
-    """Returns the frame, or a view of the frame that a claim points to.
+    """Returns the frame, or a view of a claimed one; its last view frees the segment.
 
-    Dropping the last view frees the segment.
-
-    Args:
-        frame: From the job's own Java only, because a claim may hold any address.
+    Only the job's Java may write claims, which hold raw addresses.
     """
     claim = read_claim(frame)
     if claim is None:

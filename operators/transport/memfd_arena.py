@@ -1,8 +1,8 @@
-"""Shared memory of the processes of one host, freed by the kernel with its last process (ADR 0014).
+"""Shared memory of one host's processes; the kernel frees it with the last one (ADR 0014).
 
-writer   an arena without a file name (memfd): | slots | sequence, record | sequence, record | free ... |
+writer   arena (memfd): | slots | sequence, record | sequence, record | free ... |
 claim    process, descriptor, slot, offset ...; see `core.transport.claim_check`
-reader   maps /proc/PROCESS/fd/DESCRIPTOR once; dropping the last view of a record frees its slot
+reader   maps /proc/PROCESS/fd/DESCRIPTOR; the last view of a record frees its slot
 """
 
 import mmap
@@ -22,7 +22,7 @@ from anabranch.operators.transport.memory_lease import lend
 from anabranch.schemas.tensors import Buffer
 
 NAME = "anabranch"
-#: Records of an arena on their way.
+#: Unread records of an arena.
 SLOTS = 4096
 
 _ALIGNMENT_BYTES = 64
@@ -31,16 +31,15 @@ _DONE_CODE = _DONE[0]
 
 
 class SegmentGone(Exception):
-    """The writer of a record has ended; Flink has to restart the job from its checkpoint."""
+    """A record's writer has ended; Flink must restart the job."""
 
 
 class MemfdArena:
-    """Memory of one writing thread; it lives as long as this object and its readers.
+    """Memory of one writing thread, kept by this object and its readers.
 
     Args:
-        size_bytes: Bound of all records together; unused pages take no memory.
+        size_bytes: Bound of all records; unused pages take no memory.
         host: Result of `host_identity`.
-        attempt: Attempt of the job.
     """
 
     def __init__(self, size_bytes: int, host: bytes, attempt: int) -> None:
@@ -58,7 +57,7 @@ class MemfdArena:
         self._sequence = 0
 
     def put(self, parts: Sequence[Buffer], size_bytes: int) -> Claim | None:
-        """Copies the parts of a record into the arena; returns None without room."""
+        """Copies a record into the arena; returns None without room."""
         self._collect()
         offset = self._extents.take(_ALIGNMENT_BYTES + size_bytes) if self._slots else None
         if offset is None:
@@ -79,7 +78,7 @@ class MemfdArena:
 
     @property
     def under_way(self) -> int:
-        """Number of records that are not read yet."""
+        """Number of unread records."""
         self._collect()
         return len(self._taken)
 
@@ -93,16 +92,16 @@ class MemfdArena:
 
 
 class Mappings:
-    """The arenas that one task reads, mapped until this object and all views are dropped."""
+    """Arenas of one reading task, mapped while this object or a view lives."""
 
     def __init__(self) -> None:
         self._mapped: dict[bytes, mmap.mmap] = {}
 
     def read(self, claim: Claim) -> memoryview:
-        """Returns a view of a record; dropping the last one returns the memory to the writer.
+        """Returns a view of a record; the last one returns its memory to the writer.
 
         Raises:
-            SegmentGone: The record does not exist any more.
+            SegmentGone: The record is gone.
             OSError: This process may not open the arena.
         """
         mapped = self._mapped.get(claim.arena)
@@ -121,25 +120,24 @@ class Presence:
     def __init__(self, name: str) -> None:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         weakref.finalize(self, bound.close)
-        # The name may be taken by this reader's predecessor on this host.
+        # A predecessor on this host may still hold the name.
         with suppress(OSError):
             bound.bind(_address(name))
 
 
 def is_present(name: str) -> bool:
-    """Whether a reader of that name is on this host."""
+    """Tells whether a named reader is on this host."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(_address(name)) == 0
 
 
 @lru_cache(maxsize=1)
 def host_identity() -> bytes | None:
-    """Returns a digest that processes share if they can open each other's files; None if they cannot.
+    """Returns a digest of kernel, process namespace and user; None without memfd or its own /proc files.
 
-    Containers with process namespaces of their own are different hosts.
+    Equal digests mean that processes can open each other's arenas.
     """
     try:
-        # A protected process does not own its own folder.
         if not hasattr(os, "memfd_create") or Path("/proc/self/fd").stat().st_uid != os.geteuid():
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -150,14 +148,14 @@ def host_identity() -> bytes | None:
 
 
 def _address(name: str) -> bytes:
-    """Returns an abstract socket address, which needs no file."""
+    """Returns an abstract socket address."""
     return b"\0" + f"{NAME}-{(host_identity() or b'').hex()}-{name}".encode()
 
 
 def _map(claim: Claim) -> mmap.mmap:
     path = f"/proc/{claim.process}/fd/{claim.file}"
     try:
-        # The descriptor may belong to something else by now.
+        # The kernel may have reused the descriptor.
         if not os.readlink(path).startswith(f"/memfd:{NAME}-{claim.arena.hex()}"):  # noqa: PTH115 - no path, but a name
             raise SegmentGone(f"arena {claim.arena.hex()} is closed")
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
