@@ -1,4 +1,4 @@
-"""Environments beside the project's own, for packages that clash with PyFlink's: made from a lock file, and kept."""
+"""Separate Python environments for packages that conflict with PyFlink's."""
 
 import hashlib
 import os
@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 
 
 class EnvironmentFailed(Exception):
-    """An environment could not be made; the message says why."""
+    """An environment could not be made."""
 
 
 def environment(name: str, lock: Path) -> Path:
-    """Returns the interpreter of `.tools/NAME`, which holds what a lock file says; it is made when that changes.
+    """Returns the interpreter of `.tools/NAME`, made again after each change of its lock file.
 
     Raises:
-        EnvironmentFailed: There is no uv, or a package cannot be installed here.
+        EnvironmentFailed: uv is missing, or a package cannot be installed.
     """
     folder = ROOT / ".tools" / name
     python, stamp = folder / "bin" / "python", folder / ".complete"
@@ -28,7 +28,7 @@ def environment(name: str, lock: Path) -> Path:
     own_uv = ROOT / ".tools" / "uv" / "bin" / "uv"
     uv = str(own_uv) if own_uv.exists() else shutil.which("uv")
     if uv is None:
-        raise EnvironmentFailed(f"{name} needs uv to make an environment of its own: run `make setup`")
+        raise EnvironmentFailed(f"cannot make the environment of {name}: uv was not found; run `make setup`")
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
         [uv, "pip", "sync", "--quiet", "--python", str(python), "--require-hashes", str(lock)],
@@ -41,6 +41,6 @@ def environment(name: str, lock: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise EnvironmentFailed(f"{name} has no environment of its own: {done.stderr.strip()}")
+            raise EnvironmentFailed(f"cannot make the environment of {name}: {done.stderr.strip()}")
     stamp.write_text(digest)
     return python

@@ -1,10 +1,7 @@
-"""Brings the jars that Flink and the local Kafka broker need, and proves that they are the ones we locked.
+"""Downloads the jars of Flink and Kafka, and checks their SHA-256.
 
-`jars.lock`, beside this file, has one line per jar: SHA-256, folder, Maven coordinates. `fetch` downloads what is
-missing and checks every byte; it resolves nothing, so it cannot drift. `lock` resolves again and rewrites the file.
-Another lock file of the same form (the benchmark has one) is written by `pin`, which takes jars by their names alone.
-
-It runs in an environment of its own that holds only jgo, a Maven resolver in Python: neither Maven nor Java is needed.
+A lock file has one line per jar: SHA-256, folder, Maven coordinates. `fetch` downloads missing jars, `lock` resolves
+them again and rewrites `jars.lock`, `pin` writes another lock file. All need only jgo, a Maven resolver in Python.
 """
 
 from __future__ import annotations
@@ -22,13 +19,12 @@ from pathlib import Path
 LOCK = Path(__file__).with_name("jars.lock")
 KAFKA_VERSION = "4.1.0"
 
-# A fat jar: its dependencies are inside it.
+# Contains its dependencies.
 CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
-# No JRE has a compiler, and our own Java has to be compiled at set-up.
+# A JRE has no compiler for the job's Java.
 COMPILER = "org.eclipse.jdt:ecj:3.41.0"
 KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
-# Kafka's own archive ships the logging backend; its POM leaves it out, and then a broker that fails says nothing.
-# Taken by itself: resolved together with Kafka, its POM would change the versions of Kafka's dependencies.
+# Logging backend of the broker; resolved alone, it keeps the versions of Kafka's jars.
 LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
 
 _PARALLEL_DOWNLOADS = 8
@@ -37,12 +33,12 @@ _PROGRESS_INTERVAL_S = 2.0
 
 
 class JarsError(Exception):
-    """A jar could not be brought here, or is not the one that was locked."""
+    """A jar could not be downloaded, or differs from the lock file."""
 
 
 @dataclass(frozen=True)
 class LockedJar:
-    """One line of `jars.lock`."""
+    """One line of a lock file."""
 
     sha256: str
     folder: str
@@ -50,38 +46,38 @@ class LockedJar:
 
     @property
     def file_name(self) -> str:
-        """The jar's name on disk, as Maven spells it."""
+        """Maven's name of the file."""
         _, artifact, version = self.coordinates.split(":")
         return f"{artifact}-{version}.jar"
 
 
 def read_lock(lock: Path = LOCK) -> list[LockedJar]:
-    """Returns every jar of the lock file, in its order."""
+    """Returns the jars of a lock file."""
     lines = (line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#"))
     return [LockedJar(*fields) for fields in lines]
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal."""
+    """Returns the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(jars: list[LockedJar], target: Path) -> int:
-    """Makes `target` hold exactly the locked jars, and returns how many had to be downloaded.
+    """Downloads missing jars, and removes all files that are not locked.
 
-    Jars that are there and intact are left alone. Whatever else lies in the folders is removed: a second version of a
-    jar on a class path is a bug that nobody finds.
+    Returns:
+        The number of downloads.
 
     Raises:
-        JarsError: a jar cannot be downloaded, or its SHA-256 is not the locked one. Nothing wrong is left in place.
+        JarsError: A jar cannot be downloaded, or its SHA-256 differs.
     """
     for folder in {jar.folder for jar in jars}:
         (target / folder).mkdir(parents=True, exist_ok=True)
         expected = {jar.file_name for jar in jars if jar.folder == folder}
-        for stranger in (target / folder).iterdir():
-            if stranger.name not in expected:
-                stranger.unlink()
+        for found in (target / folder).iterdir():
+            if found.name not in expected:
+                found.unlink()
     missing = [jar for jar in jars if not _is_intact(jar, target)]
     if not missing:
         return 0
@@ -109,32 +105,32 @@ def _is_intact(jar: LockedJar, target: Path) -> bool:
 
 
 def _download(jar: LockedJar, target: Path, cache: Path) -> None:
-    # Here, and not at the top: tests read the lock without it.
+    # Tests read the lock file without jgo.
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     for attempt in range(1, _TRIES + 1):
-        # A cache of its own per try: a broken file left by one can never be taken for good by the next.
+        # An empty cache, so that no broken file of an earlier try is used.
         context = MavenContext(repo_cache=cache / str(attempt), local_repos=[])
         try:
             path = context.create_dependency(jar.coordinates).artifact.resolve()
             break
-        except Exception as error:  # jgo raises whatever its HTTP library does
+        except Exception as error:  # of jgo's HTTP library
             if attempt == _TRIES:
                 raise JarsError(
-                    f"cannot download {jar.coordinates}: {error}; is Maven Central reachable? then try again"
+                    f"cannot download {jar.coordinates}: {error}; check that Maven Central is reachable, and try again"
                 ) from error
             time.sleep(attempt)
     found = sha256_of(path)
     if found != jar.sha256:
         raise JarsError(
-            f"{jar.coordinates} has SHA-256 {found}, but its lock file says {jar.sha256}: do not use it; "
-            "if the change is meant, run `make lock`"
+            f"{jar.coordinates} has SHA-256 {found}, expected {jar.sha256}: do not use it; "
+            "run `make lock` if the change is intended"
         )
     shutil.move(path, target / jar.folder / jar.file_name)
 
 
 def lock(path: Path = LOCK) -> int:
-    """Resolves the jars anew, writes the lock file, and returns how many there are."""
+    """Resolves and locks the jars; returns their number."""
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
@@ -153,7 +149,7 @@ def lock(path: Path = LOCK) -> int:
 
 
 def pin(path: Path, folder: str, coordinates: list[str]) -> int:
-    """Writes a lock file of these jars, without what they depend on, and returns how many there are."""
+    """Locks jars without their dependencies; returns their number."""
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
@@ -166,14 +162,14 @@ def pin(path: Path, folder: str, coordinates: list[str]) -> int:
 
 
 def main() -> None:
-    """Runs `fetch`, `lock` or `pin`; what goes wrong is one line on stderr and exit code 1."""
+    """Runs `fetch`, `lock` or `pin`; an error is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("lock", help="resolve again and rewrite jars.lock")
-    fetching = commands.add_parser("fetch", help="bring the locked jars")
+    commands.add_parser("lock", help="resolve the versions again, and rewrite jars.lock")
+    fetching = commands.add_parser("fetch", help="download the locked jars")
     fetching.add_argument("--to", type=Path, required=True)
     fetching.add_argument("--lock", type=Path, default=LOCK)
-    pinning = commands.add_parser("pin", help="write another lock file, of just these jars")
+    pinning = commands.add_parser("pin", help="write another lock file, of the given jars only")
     pinning.add_argument("--lock", type=Path, required=True)
     pinning.add_argument("--folder", required=True)
     pinning.add_argument("coordinates", nargs="+")

@@ -1,1 +1,1 @@
-"""What can be built with Anabranch; nothing of the project imports it."""
+"""Examples of applications built with Anabranch."""

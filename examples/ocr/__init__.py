@@ -1,1 +1,1 @@
-"""rapidocr as a chain: its three models, each between steps of its own code, as one model that reads pictures."""
+"""A chain of rapidocr's three models that reads text in pictures."""

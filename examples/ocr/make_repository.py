@@ -1,6 +1,6 @@
 """Makes a model repository of rapidocr: `python -m examples.ocr.make_repository FOLDER`.
 
-Its models come out of the rapidocr package; so do the characters that its recogniser knows, which steps.py needs.
+The models come from the rapidocr package, and the characters for steps.py from its recogniser.
 """
 
 import shutil
@@ -33,5 +33,5 @@ def make_repository(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("name the folder of the repository: python -m examples.ocr.make_repository FOLDER")
+        sys.exit("missing argument FOLDER: python -m examples.ocr.make_repository FOLDER")
     make_repository(Path(sys.argv[1]))

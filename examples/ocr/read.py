@@ -8,7 +8,7 @@ from anabranch import Client
 
 
 def main() -> None:
-    """Prints every line of text that is in the pictures, and how sure it is."""
+    """Prints each line of text with its score."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", default="127.0.0.1:9092", help="a broker of the job")
     parser.add_argument("pictures", nargs="+")
@@ -17,7 +17,7 @@ def main() -> None:
         for path in arguments.pictures:
             picture = cv2.imread(path)
             if picture is None:
-                parser.error(f"{path} is no picture")
+                parser.error(f"cannot read {path} as a picture: name a PNG or JPEG file")
             answer = client.infer("ocr", {"picture": picture})
             for text, score in zip(answer["text"], answer["score"], strict=True):
                 print(f"{score:.2f}  {text.decode()}")

@@ -1,1 +1,1 @@
-"""The smallest repository that can be served: one model of 1 KB that names colours."""
+"""A model repository of one 1 KB model, which names colours."""

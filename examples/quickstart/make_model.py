@@ -1,7 +1,6 @@
 """Writes the quickstart's model and its input: `python -m examples.quickstart.make_model`.
 
-The model compares each pixel with twelve named colours and returns the name of the nearest one, with its confidence. It
-needs no training, and its answers can be checked by eye.
+The model returns the nearest of twelve named colours for each pixel, with its confidence.
 
     pixels FP32 [rows, 3] --> squared distances to the colours --> softmax --> confidence FP32 [rows]
                                                                          +--> name BYTES [rows]
@@ -32,14 +31,14 @@ COLOURS = {
     "pink": (255, 160, 190),
     "brown": (120, 70, 30),
 }
-#: Squared distances (of colours from 0 to 1) are divided by this before the softmax.
+#: Divides the squared distances (of colours from 0 to 1).
 _SPREAD = 0.05
 
 
 def build_model() -> onnx.ModelProto:
-    """The ONNX model; the same bytes each time."""
+    """Returns the ONNX model; its bytes are reproducible."""
     colours = np.array(list(COLOURS.values()), np.float32) / 255
-    # |pixel|^2 is the same for all colours, so softmax does not need it.
+    # Softmax cancels |pixel|^2.
     constants = {
         "scale": np.array(1 / 255, np.float32),
         "directions": (2 * colours.T / _SPREAD).astype(np.float32),
@@ -72,7 +71,7 @@ def build_model() -> onnx.ModelProto:
 
 
 def make_pixels() -> npt.NDArray[np.float32]:
-    """Four pixels: strawberry, grass, sky and chocolate."""
+    """Returns four pixels: strawberry, grass, sky, chocolate."""
     return np.array([[225, 40, 50], [60, 150, 50], [80, 190, 230], [110, 65, 35]], np.float32)
 
 

@@ -1,8 +1,8 @@
-"""The steps around rapidocr's models: its own code, taken apart where its models run.
+"""The functions around rapidocr's models, which call rapidocr's own code.
 
     picture --> picture() [ detect ] lines() --> upright() [ orient ] turned() --> columns() [ recognise ] texts()
 
-A picture is one request and becomes many lines, which have any size: they travel as one run of bytes, and their sizes.
+One picture becomes many lines of different sizes: `pixels` holds all their bytes, `sizes` their shapes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from rapidocr.utils.process_img import apply_vertical_padding, map_boxes_to_orig
 
 Array = npt.NDArray[Any]
 
-#: It reads its configuration, and loads no model before it is asked to read.
+#: Loads its models only when it reads.
 _ocr = RapidOCR(params={"Global.log_level": "error"})
 _detecting, _orienting, _recognising = _ocr.cfg.Det, _ocr.cfg.Cls, _ocr.cfg.Rec
 _ORIENTED: Any = SimpleNamespace(cls_image_shape=_orienting.cls_image_shape)
@@ -47,13 +47,13 @@ _decode = CTCLabelDecode(Path(__file__).with_name("characters.txt").read_text(en
 
 
 def picture(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """The picture as the detector wants it; nothing where it is too narrow."""
+    """Scales the picture for the detector; a too narrow one has no run."""
     scaled = _scale(_frame(tensors["picture"])[0])
     return [] if scaled is None else [{"x": scaled}]
 
 
 def lines(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The lines of text that the detector found, cut out, and where they are in the picture."""
+    """Cuts out the lines that the detector found."""
     framed, done = _frame(tensors["picture"])
     boxes: Any = _find_boxes(runs[0]["fetch_name_0"], framed.shape[:2])[0] if runs else []
     if not len(boxes):
@@ -65,7 +65,7 @@ def lines(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> 
 
 
 def _frame(picture: Array) -> tuple[Array, dict[str, Any]]:
-    """A picture of a size that the detector can read, and what was done to it."""
+    """Resizes and pads a picture for the detector; returns the operations, too."""
     resized, done = _ocr.preprocess_img(picture)
     framed, done = apply_vertical_padding(resized, done, _ocr.width_height_ratio, _ocr.min_height)
     return framed, done
@@ -75,7 +75,7 @@ def _frame(picture: Array) -> tuple[Array, dict[str, Any]]:
 
 
 def upright(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Batches of lines of about the same width for the model that knows what is upside down."""
+    """Batches lines of similar width for the orientation model."""
     cut = _unpack(tensors)
     return [
         {"x": np.stack([TextClassifier.resize_norm_img(_ORIENTED, cut[index]) for index in some]), "which": some}
@@ -84,7 +84,7 @@ def upright(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 
 def turned(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The lines, all of them upright."""
+    """Rotates the lines that are upside down."""
     cut = _unpack(tensors)
     for run in runs:
         for index, (label, score) in zip(run["which"], _label(run["save_infer_model/scale_0.tmp_1"]), strict=True):
@@ -97,7 +97,7 @@ def turned(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) ->
 
 
 def columns(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Batches of lines for the recogniser, each as wide as its widest line."""
+    """Batches lines for the recogniser, padded to the widest."""
     cut = _unpack(tensors)
     feeds = []
     _, height, width = _recognising.rec_img_shape
@@ -109,7 +109,7 @@ def columns(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 
 def texts(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """What the lines say, without those that say nothing and those that nobody would trust."""
+    """Decodes the lines; drops empty and uncertain ones."""
     read: dict[int, tuple[str, float]] = {}
     for run in runs:
         said, _ = _decode(run["fetch_name_0"])
@@ -126,7 +126,7 @@ def texts(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> 
 
 
 def _batches(cut: Sequence[Array], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The numbers of the lines, the narrowest first, so many at a time."""
+    """Yields indices of lines in batches, narrowest first."""
     order = np.argsort(np.array([line.shape[1] / float(line.shape[0]) for line in cut]))
     for start in range(0, len(cut), size):
         yield order[start : start + size]
