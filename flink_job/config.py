@@ -8,16 +8,15 @@ from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.toml_sections import read_section
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.schemas.model import Batching, SessionOptions
 
-_MAX_WAIT_MS = 365 * 24 * 3_600_000
 #: Flink's option and its older name.
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
 _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 EXECUTION_MODE = "python.execution-mode"
 
-_WaitMs = Annotated[float, Meta(ge=0, le=_MAX_WAIT_MS)]
 _PositiveInt = Annotated[int, Meta(ge=1)]
 
 
@@ -90,36 +89,6 @@ class JobConfig(_Section, frozen=True):
     flink: dict[str, str] = {}
 
 
-class SchedulingConfig(_Section, frozen=True):
-    """Order, waiting and overload.
-
-    Attributes:
-        default_priority: Priority of requests without one; 1 is most urgent.
-        window_timeout_ms: Longest wait of a split request without deadline.
-        remember_ms: Memory of answered split requests, to drop late parts.
-        work_slice_ms: Time for batches before a task reads requests.
-        overload: `wait` leaves requests in Kafka; `refuse` answers the least urgent with `overloaded`.
-        max_waiting_bytes: Queued bytes from which a task stops reading, or refuses.
-        max_backlog_ms: Queued work from which a task refuses.
-        balance: `offload` hands batches to less busy tasks.
-        offload_backlog_ms: Queued work from which a task offloads.
-        priority_step_ms: Queue delay per step of lower priority.
-        no_deadline_ms: Deadline by which the queue orders requests without one.
-    """
-
-    default_priority: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5
-    window_timeout_ms: Annotated[int, Meta(ge=1, le=_MAX_WAIT_MS)] = 300_000
-    remember_ms: Annotated[int, Meta(ge=0, le=_MAX_WAIT_MS)] = 600_000
-    work_slice_ms: _WaitMs = 10.0
-    overload: Literal["wait", "refuse"] = "wait"
-    max_waiting_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
-    max_backlog_ms: _WaitMs = 2_000.0
-    balance: Literal["offload", "off"] = "offload"
-    offload_backlog_ms: _WaitMs = 100.0
-    priority_step_ms: _WaitMs = 5_000.0
-    no_deadline_ms: _WaitMs = 10_000.0
-
-
 class ExchangeConfig(_Section, frozen=True):
     """Large records between tasks.
 
@@ -156,7 +125,7 @@ class Config(_Section, frozen=True):
 
     kafka: KafkaConfig = KafkaConfig()
     job: JobConfig = JobConfig()
-    scheduling: SchedulingConfig = SchedulingConfig()
+    scheduling: SchedulingPolicy = SchedulingPolicy()
     exchange: ExchangeConfig = ExchangeConfig()
     models: ModelsConfig = ModelsConfig()
     defaults: ModelDefaults = ModelDefaults()

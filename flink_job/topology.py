@@ -28,7 +28,6 @@ from anabranch.operators.aggregate import AggregateFunction
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.execution.stage import stage_name
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.infer import InferFunction
 from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS
@@ -41,7 +40,7 @@ from anabranch.schemas.model import Catalog, ModelSpec
 
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
     """Adds the job to an environment."""
-    kafka, scheduling = config.kafka, config.scheduling
+    kafka = config.kafka
     response_writer = ResponseWriter(kafka.requests_topic, kafka.max_message_bytes, now_ms)
     groups = keys_by_group(config.job.max_parallelism)
     exchange = TransportOptions(
@@ -60,14 +59,9 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
                 backend,
                 response_writer,
                 max_message_bytes=kafka.max_message_bytes,
-                default_priority=scheduling.default_priority,
-                order=UrgencyOrder(scheduling.priority_step_ms, scheduling.no_deadline_ms),
-                work_slice_ms=scheduling.work_slice_ms,
-                max_waiting_bytes=scheduling.max_waiting_bytes,
-                max_backlog_ms=scheduling.max_backlog_ms if scheduling.overload == "refuse" else None,
+                policy=config.scheduling,
                 keys_by_group=groups,
                 exchange=exchange,
-                offload_backlog_ms=scheduling.offload_backlog_ms if scheduling.balance == "offload" else None,
             ),
             output_type=VALUE_TYPE,
         )
@@ -86,7 +80,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     merged = (
         exchange_by_key(parts[0].union(*parts[1:]), Types.STRING())
         .process(
-            AggregateFunction(response_writer, scheduling.window_timeout_ms, scheduling.remember_ms, exchange),
+            AggregateFunction(response_writer, config.scheduling, exchange),
             output_type=KEYED_BYTES,
         )
         .name("aggregate")

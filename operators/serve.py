@@ -15,9 +15,9 @@ from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
 from anabranch.operators.core.scheduling.key_groups import lane_of
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
@@ -44,27 +44,17 @@ class ServeFunction(KeyedProcessFunction):
         response_writer: ResponseWriter,
         *,
         max_message_bytes: int,
-        default_priority: int,
-        order: UrgencyOrder,
-        work_slice_ms: float,
-        max_waiting_bytes: int,
-        max_backlog_ms: float | None,
+        policy: SchedulingPolicy,
         keys_by_group: tuple[int, ...],
         exchange: TransportOptions,
-        offload_backlog_ms: float | None,
     ) -> None:
         self._catalog = catalog
         self._backend = backend
         self._response_writer = response_writer
         self._max_message_bytes = max_message_bytes
-        self._default_priority = default_priority
-        self._order = order
-        self._work_slice_ms = work_slice_ms
-        self._max_waiting_bytes = max_waiting_bytes
-        self._max_backlog_ms = max_backlog_ms
+        self._policy = policy
         self._keys_by_group = keys_by_group
         self._exchange = exchange
-        self._offload_backlog_ms = offload_backlog_ms
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of waiting requests; loads every model and warms it up, before the first request."""
@@ -87,7 +77,7 @@ class ServeFunction(KeyedProcessFunction):
         }
         self._sessions = sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
-        self._admission = Admission(self._catalog, self._max_message_bytes, self._default_priority)
+        self._admission = Admission(self._catalog, self._max_message_bytes, self._policy.default_priority)
         self._serving = InferenceTask(self._catalog, sessions.session_of, self._response_writer, task.index)
         self._loop = TaskLoop(
             lane_of(task.index, task.parallelism, self._keys_by_group),
@@ -96,7 +86,7 @@ class ServeFunction(KeyedProcessFunction):
             lock_of(self._exchange.job, task.index),
             self._metrics.flush,
             now_ms,
-            work_slice_ms=self._work_slice_ms,
+            work_slice_ms=self._policy.work_slice_ms,
             sees_back_pressure=task.in_jvm,
         )
 
@@ -132,15 +122,14 @@ class ServeFunction(KeyedProcessFunction):
             Router(
                 self._catalog,
                 self._sessions.costs_of,
-                self._order,
+                self._policy,
                 self._outbox.pack,
                 self._openings.pack,
                 self._pack_unit,
             ),
             self._serving,
             self._response_writer,
-            max_backlog_ms=self._max_backlog_ms,
-            max_waiting_bytes=self._max_waiting_bytes,
+            self._policy,
             offloading=self._offloading(),
         )
 
@@ -148,9 +137,9 @@ class ServeFunction(KeyedProcessFunction):
         return self._unit_outboxes[model.name, model.version].pack(unit)
 
     def _offloading(self) -> LoadBalancer | None:
-        if self._offload_backlog_ms is None or self._task.parallelism == 1:
+        if not self._policy.offloads or self._task.parallelism == 1:
             return None
-        return LoadBalancer(self._task.parallelism, self._offload_backlog_ms, learns=self._task.in_jvm)
+        return LoadBalancer(self._policy, self._task.parallelism, learns=self._task.in_jvm)
 
     def _held(self) -> Iterator[tuple[int, bytes]]:
         return ((number, bytes(frame)) for number, frame in self._waiting.items())

@@ -11,23 +11,22 @@ Everything in `State` is what the shells put into Flink state (and the exchange,
 everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import ceil
 from random import Random
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.execution.stage import Stage
-from anabranch.operators.core.merging.request_window import Closing, Window, answer_of
+from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
 from anabranch.operators.core.scheduling.key_groups import lane_of
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
@@ -43,7 +42,7 @@ from tests.oracle import Fate, Sent, check_answer
 
 KEYS_BY_GROUP = tuple(range(128))
 #: Far longer than a run lasts: only what was lost is ever waited for, and nothing is forgotten while copies fly.
-WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000.0, 1_000_000.0
+WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000, 1_000_000
 #: A few requests: now and then a task has too much in hand to read on.
 MAX_WAITING_BYTES, FEW_WAITING_BYTES = 3_000, 500
 NO_LIMIT_MS = 1e9
@@ -93,7 +92,7 @@ class Task:
             self,
             lambda: 0.0,
             lambda: job.now_ms,
-            work_slice_ms=job.work_slice_ms,
+            work_slice_ms=job.policy.work_slice_ms,
         )
         self._call_began_ms = 0.0
         self._last_timer_ms: int | None = None
@@ -139,7 +138,7 @@ class Task:
     def own_batch(self) -> Iterator[None]:
         """Checks that the slice is not over; an offloaded batch may run first."""
         of = self._loop._own
-        in_slice = self._job.now_ms - self._call_began_ms < self._job.work_slice_ms
+        in_slice = self._job.now_ms - self._call_began_ms < self._job.policy.work_slice_ms
         assert in_slice or self._job.now_ms == self._call_began_ms or (of is not None and of.is_full), "slice is over"
         self._job.now_ms += self._job.lock_wait_ms()
         yield
@@ -162,12 +161,11 @@ class Task:
     def _new_pipeline(self) -> RequestPipeline:
         return RequestPipeline(
             self._admission,
-            Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ()), UrgencyOrder()),
+            Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ()), self._job.policy),
             self.serving,
             self._job.response_writer,
-            max_backlog_ms=NO_LIMIT_MS if self._job.refuses else None,
-            max_waiting_bytes=FEW_WAITING_BYTES if self._job.refuses else MAX_WAITING_BYTES,
-            offloading=LoadBalancer(self._tasks, BACKLOG_MS) if self._job.offloads else None,
+            self._job.policy,
+            offloading=LoadBalancer(self._job.policy, self._tasks) if self._job.offloads else None,
         )
 
 
@@ -197,7 +195,15 @@ class Simulation:
         self._random = Random(seed)
         self.refuses = self._random.random() < 0.3
         self.offloads = self._random.random() < 0.7
-        self.work_slice_ms = self._random.choice((0.0, 0.2, 1.0, 10.0))
+        self.policy = SchedulingPolicy(
+            work_slice_ms=self._random.choice((0.0, 0.2, 1.0, 10.0)),
+            overload="refuse" if self.refuses else "wait",
+            max_backlog_ms=NO_LIMIT_MS,
+            max_waiting_bytes=FEW_WAITING_BYTES if self.refuses else MAX_WAITING_BYTES,
+            offload_backlog_ms=BACKLOG_MS,
+            window_timeout_ms=WINDOW_TIMEOUT_MS,
+            remember_ms=REMEMBER_MS,
+        )
         self.offloaded = 0  # batches that were run
         self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
@@ -283,7 +289,9 @@ class Simulation:
         elif isinstance(record, Shard):
             self._take(self._random.choice(self._tasks).serving.on_exchange(record.value, self.now_ms))
         else:
-            self._window_process(record.key, record.value)
+            snapshot = self.state.windows.get(record.key)
+            update = self._aggregator.on_record(record.value, snapshot, self._kept_by(record.key))
+            self._apply(record.key, update)
 
     def _fire(self) -> None:
         due = [timer for timer in self.state.lane_timers if timer[0] <= self.now_ms]
@@ -294,7 +302,9 @@ class Simulation:
             self._take(owner.on_timer(timer[1], timer[0]))
         elif windows:
             self.state.window_timers.remove(first := min(windows))
-            self._window_timer(first[1])
+            at_ms, key = first
+            update = self._aggregator.on_timer(at_ms, self.state.windows.get(key), self._kept_by(key))
+            self._apply(key, update)
 
     def _crash(self) -> None:
         self.crashes += 1
@@ -307,8 +317,9 @@ class Simulation:
 
     def _start(self, tasks: int) -> None:
         self._tasks = [Task(self, task, tasks) for task in range(tasks)]
+        self._aggregator = Aggregator(self.response_writer, self.policy, lambda: 0.0, lambda: self.now_ms)
 
-    # ---- where outputs go, and `anabranch.operators.aggregate.AggregateFunction`
+    # ---- outputs and windows
 
     def _take(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
@@ -321,43 +332,24 @@ class Simulation:
         self.visible.append((self.now_ms, output))
         self.seen.append((self.now_ms, output))
 
-    def _window_process(self, key: str, encoded: bytes) -> None:
-        window = self._window(key)
-        if window.is_closed:
-            return
-        before_ms = window.next_deadline()
-        keep, closing = window.on_record(encoded, self.now_ms)
-        if keep:
-            self.state.kept.setdefault(key, []).append(encoded)
-        self.state.windows[key] = window.snapshot()
-        if window.next_deadline() != before_ms:
-            self.state.window_timers.add((ceil(window.next_deadline()), key))
-        self._close(key, closing)
+    def _apply(self, key: str, update: WindowUpdate) -> None:
+        """`AggregateFunction._carry_out`, on simulated state."""
+        state = self.state
+        if update.clears_kept:
+            state.kept.pop(key, None)
+        if update.keep is not None:
+            state.kept.setdefault(key, []).append(update.keep)
+        if update.forgets:
+            del state.windows[key]
+        elif update.snapshot is not None:
+            state.windows[key] = update.snapshot
+        state.window_timers |= {(at_ms, key) for at_ms in update.wakes_at_ms}
+        for output in update.outputs:
+            self._emit(output)
+        assert not update.outputs or key not in state.kept, "an answered window keeps records"
 
-    def _window_timer(self, key: str) -> None:
-        if key not in self.state.windows:
-            return
-        window = self._window(key)
-        if window.is_forgotten(self.now_ms):
-            del self.state.windows[key]
-            self.state.kept.pop(key, None)
-            return
-        closing = window.on_timer(self.now_ms)
-        if closing is not None:
-            self.state.windows[key] = window.snapshot()
-            self.state.window_timers.add((ceil(window.next_deadline()), key))
-        self._close(key, closing)
-
-    def _window(self, key: str) -> Window:
-        window = Window(WINDOW_TIMEOUT_MS, REMEMBER_MS)
-        if key in self.state.windows:
-            window.restore(self.state.windows[key])
-        return window
-
-    def _close(self, key: str, closing: Closing | None) -> None:
-        if closing is not None:
-            for output in answer_of(closing, self.state.kept.pop(key, []), self.response_writer):
-                self._emit(output)
+    def _kept_by(self, key: str) -> Callable[[], list[bytes]]:
+        return lambda: self.state.kept.get(key, [])
 
 
 def _rows_in(record: Record) -> list[tuple[str, int, int]]:

@@ -43,3 +43,10 @@ def emit(outputs: Iterable[Output]) -> Iterator[object]:
             yield PARTS_TAG, KeyedRow(output.key, output.value)
     if answers:
         yield write_answers(answers)
+
+
+def emit_rows(outputs: Iterable[Answer | DeadLetterRecord]) -> Iterator[object]:
+    """Converts outputs of the windows, which leave one by one."""
+    for output in outputs:
+        row = KeyedRow(output.key, output.value)
+        yield row if isinstance(output, Answer) else (LETTERS_TAG, row)

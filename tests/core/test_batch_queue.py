@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import batch_queue as batching
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure, UrgencyOrder
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
 
@@ -29,7 +30,7 @@ def lane(
     patient_ms: Mapping[bytes, float] | None = None,
     max_rows: int | None = 4,
     costs: Mapping[bytes, BatchCostModel] | None = None,
-    order: UrgencyOrder | None = None,
+    order: SchedulingPolicy | None = None,
 ) -> BatchQueue:
     """A lane in which every model is served at once, but for those that are patient, and nobody knows its costs."""
     delays, known = patient_ms or {}, costs or {}
@@ -38,7 +39,7 @@ def lane(
         batching = Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0))
         return batching, known.get(signature, BatchCostModel())
 
-    return BatchQueue(policy_of, order or UrgencyOrder())
+    return BatchQueue(policy_of, order or SchedulingPolicy())
 
 
 def costs(*measured: tuple[int, float]) -> BatchCostModel:
@@ -217,7 +218,7 @@ def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
 
 
 def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves() -> None:
-    order = UrgencyOrder(priority_step_ms=100.0)
+    order = SchedulingPolicy(priority_step_ms=100.0)
     several = lane(order=order)
     several.add(waiting("patient", 4, rank=3), 0)
     for now_ms in (50, 150, 250):
@@ -226,7 +227,7 @@ def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves
 
 
 def test_a_deadline_that_is_far_gives_no_worse_place_than_none() -> None:
-    several = lane(order=UrgencyOrder(no_deadline_ms=100.0))
+    several = lane(order=SchedulingPolicy(no_deadline_ms=100.0))
     several.add(waiting("far", 4, deadline_ms=10**6), 0)
     several.add(waiting("none", 4), 1)
     several.add(waiting("near", 4, deadline_ms=90), 2)
@@ -518,7 +519,7 @@ def test_a_unit_that_is_not_wanted_makes_room_for_one_of_another_model() -> None
 
 MAX_ROWS, MAX_BYTES = 4, 12
 DELAYS_MS = {b"m": 0.0, b"n": 0.0, b"slow": 3.0, b"slower": 8.0}
-ORDER = UrgencyOrder(priority_step_ms=10.0, no_deadline_ms=5.0)
+ORDER = SchedulingPolicy(priority_step_ms=10.0, no_deadline_ms=5.0)
 
 
 class LaneMachine(RuleBasedStateMachine):

@@ -14,7 +14,7 @@ from anabranch.operators.core.merging.request_window import Window, answer_of
 from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.errors import InferenceFailed
@@ -70,14 +70,14 @@ def admitted(model: str, values: Sequence[float], **parameters: Any) -> Request:
 
 
 def spread(model: str, values: Sequence[float], **parameters: Any) -> list[Output]:
-    sharding = Router(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"), UrgencyOrder())
+    sharding = Router(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"), SchedulingPolicy())
     return list(sharding.take_in(admitted(model, values, **parameters), NOW_MS))
 
 
 def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **parameters: Any) -> Any:
     """What becomes of a request when nothing comes of some members."""
     serving = InferenceTask(SERVED, session_of, ANSWERING, 0)
-    window, kept = Window(1_000, 1_000), []
+    window, kept = Window(SchedulingPolicy()), []
     opening, *shards = spread(model, values, **parameters)
     records = [opening.value]
     for shard in shards:

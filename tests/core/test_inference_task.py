@@ -17,7 +17,7 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas import codec
@@ -55,7 +55,7 @@ def admitted(request_id: str, values: list[float], model: str = "rows", offset: 
 
 def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
     """An opening and its shards."""
-    sharding = Router(SERVED, lambda _: BatchCostModel(), UrgencyOrder())
+    sharding = Router(SERVED, lambda _: BatchCostModel(), SchedulingPolicy())
     return [output.value for output in sharding.take_in(admitted("a", values, parameters=parameters), NOW_MS)]
 
 

@@ -13,8 +13,8 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, 
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline, StateChanges
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
@@ -33,19 +33,17 @@ NOTHING = StateChanges([], [])
 
 def chain(
     served: Catalog = SERVED,
-    max_backlog_ms: float | None = None,
-    max_waiting_bytes: int = 10**6,
+    policy: SchedulingPolicy = SchedulingPolicy(max_waiting_bytes=10**6),  # noqa: B008 - it is frozen
     clock: Callable[[], float] = now_ms,
     offloading: LoadBalancer | None = None,
 ) -> RequestPipeline:
     response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, clock)
     return RequestPipeline(
         Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
-        Router(served, lambda _: known_costs(), UrgencyOrder()),
+        Router(served, lambda _: known_costs(), policy),
         InferenceTask(served, session_of, response_writer, task=0),
         response_writer,
-        max_backlog_ms=max_backlog_ms,
-        max_waiting_bytes=max_waiting_bytes,
+        policy,
         offloading=offloading,
     )
 
@@ -191,7 +189,7 @@ def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
     task = chain(clock=lambda: clock_ms)
     opening, *shards = task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
     assert isinstance(opening, WindowPart)
-    window = Window(1000.0, 1000.0)
+    window = Window(SchedulingPolicy())
     kept = [opening.value]
     assert window.on_record(opening.value, NOW_MS)[1] is None
     closing = None
@@ -223,7 +221,7 @@ def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> N
 
 
 def test_a_task_that_may_refuse_refuses_the_least_urgent_and_serves_the_others() -> None:
-    task = chain(max_backlog_ms=10.0)
+    task = chain(policy=SchedulingPolicy(overload="refuse", max_backlog_ms=10.0))
     priorities = [1 + n % 3 for n in range(20)]
     messages = [named(f"{n}", parameters={"priority": priority}) for n, priority in enumerate(priorities)]
     refused = answers(task.on_frame(frame(*messages), NOW_MS))
@@ -235,7 +233,7 @@ def test_a_task_that_may_refuse_refuses_the_least_urgent_and_serves_the_others()
 
 
 def test_what_is_refused_leaves_state() -> None:
-    task = chain(PATIENT, max_backlog_ms=4.0)
+    task = chain(PATIENT, SchedulingPolicy(overload="refuse", max_backlog_ms=4.0))
     task.on_frame(frame(named("a", parameters={"priority": 9}), named("b")), NOW_MS)
     assert [number for number, _ in task.settle().arrived] == [0, 1]
     refused = task.on_frame(frame(*[named(f"{n}", parameters={"priority": 1}) for n in range(3)]), NOW_MS)
@@ -245,7 +243,7 @@ def test_what_is_refused_leaves_state() -> None:
 
 
 def test_a_task_that_may_not_refuse_is_full_and_reads_no_more() -> None:
-    task = chain(max_waiting_bytes=len(named("a")))
+    task = chain(policy=SchedulingPolicy(max_waiting_bytes=len(named("a"))))
     full = []
     for name in "ab":
         assert task.on_frame(frame(named(name)), NOW_MS) == []
@@ -319,7 +317,7 @@ def test_at_the_end_of_the_input_nobody_is_patient() -> None:
 
 def behind(served: Catalog = SERVED) -> RequestPipeline:
     """A task with five batches in hand, each of four rows."""
-    of = chain(served, offloading=LoadBalancer(2, backlog_ms=8.0))
+    of = chain(served, offloading=LoadBalancer(SchedulingPolicy(offload_backlog_ms=8.0), 2))
     of.on_frame(frame(*[named(f"{n}", rows=4, parameters={"priority": n % 9 + 1}) for n in range(5)]), NOW_MS)
     return of
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from anabranch.operators.core.merging.request_window import Closing, Window, answer_of
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Ensemble
@@ -32,7 +33,8 @@ from tests.core.models import now_ms
 
 ANSWERING = ResponseWriter("requests", 1_000_000, now_ms)
 SOURCE = Source(1, 2, 3)
-TIMEOUT_MS, REMEMBER_MS = 100.0, 1_000.0
+TIMEOUT_MS, REMEMBER_MS = 100, 1_000
+POLICY = SchedulingPolicy(window_timeout_ms=TIMEOUT_MS, remember_ms=REMEMBER_MS)
 SIGNATURE = encode_signature(Signature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",)))
 MEMBERS = (("a", "1"), ("b", "1"), ("b", "2"))
 
@@ -86,7 +88,7 @@ class Desk:
     """A window and what its caller keeps for it, both in state."""
 
     def __init__(self) -> None:
-        self.window = Window(TIMEOUT_MS, REMEMBER_MS)
+        self.window = Window(POLICY)
         self.kept: list[bytes] = []
         self.closings: list[Closing] = []
 
@@ -103,7 +105,7 @@ class Desk:
 
     def restart(self) -> None:
         snapshot = self.window.snapshot()
-        self.window = Window(TIMEOUT_MS, REMEMBER_MS)
+        self.window = Window(POLICY)
         self.window.restore(snapshot)
         assert self.window.snapshot() == snapshot
 

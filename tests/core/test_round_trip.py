@@ -4,12 +4,9 @@ Every request gets one answer for a read_committed reader; others see some again
 values in the right order, or names what is missing and why.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from inspect import getsource
-from textwrap import dedent
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +19,7 @@ from anabranch.operators.core.execution import batch_transfer as travelling
 from anabranch.operators.core.execution import stage as staging
 from anabranch.operators.core.merging import request_window as windows
 from anabranch.operators.core.merging import row_ranges as merging
+from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import request_pipeline as chain_module
@@ -33,6 +31,7 @@ from anabranch.schemas.messages import Encoding, ErrorResponse
 from anabranch.schemas.model import Batching
 from tests.core.models import ENSEMBLES, POISON, POISON_OF, catalog
 from tests.oracle import Sent
+from tests.planted import mutated
 from tests.simulator import Faults, Simulation, check, simulate
 
 NO_FAULTS = Faults(0, 0, 0)
@@ -177,16 +176,6 @@ def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging._
     return within(members, 0, first_row + rows)
 
 
-def mutated(owner: type, name: str, old: str, new: str) -> AbstractContextManager[Any]:
-    """A method of a class with one piece of its source replaced."""
-    function = vars(owner)[name]
-    source = dedent(getsource(function))
-    assert source.count(old) == 1, f"{old!r} is not in {name} once"
-    namespace: dict[str, Any] = {}
-    exec(source.replace(old, new), vars(sys.modules[owner.__module__]), namespace)
-    return patch.object(owner, name, namespace[name])
-
-
 PLANTED: dict[str, AbstractContextManager[Any]] = {
     "duplicates are merged twice": patch.object(windows, "not_covered", lambda _, *rows: [rows]),
     "rows are merged as they came": patch.object(merging, "sorted", _unsorted, create=True),
@@ -216,13 +205,26 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "own requests stay in state": mutated(
         TaskLoop, "_settle_own", "Settlement(arrived, departed,", "Settlement(arrived, [],"
     ),
+    "window closes twice": mutated(
+        Aggregator, "_expire", "outputs, window.snapshot(), clears", "outputs, None, clears"
+    ),
+    "window is never forgotten": mutated(Aggregator, "_expire", "window.is_forgotten(now_ms)", "False"),
+    "kept records stay after closing": mutated(Aggregator, "on_record", "clears_kept=True", "clears_kept=False"),
+    "timer of a window is not registered": mutated(Aggregator, "on_record", "!= before_ms", "is None"),
+    "timer of a closed window is not registered": mutated(
+        Aggregator, "on_timer", "update.snapshot is not None", "False"
+    ),
+    "record that closes a window is not merged": mutated(
+        Aggregator, "on_record", "[] if keep is None else [keep]", "[]"
+    ),
+    "record is not kept": mutated(Aggregator, "on_record", "window.snapshot(), keep,", "window.snapshot(), None,"),
     "restored outputs are dropped": mutated(TaskLoop, "on_timer", "yield from self._emit(own.restore", "(own.restore"),
 }
 
 
 @pytest.mark.parametrize("defect", PLANTED)
 def test_a_planted_defect_is_caught(defect: str) -> None:
-    with PLANTED[defect], pytest.raises(AssertionError) as caught:
+    with PLANTED[defect], pytest.raises((AssertionError, StopIteration)) as caught:
         simulate_all(range(200))
     assert "tests.simulator.simulate(" in caught.value.__notes__[0]
 

@@ -13,7 +13,7 @@ from anabranch.operators.core.outputs import Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import QueueChanges, Router
 from anabranch.schemas.model import Batching, Catalog
 from anabranch.schemas.records import Record, RecordKind, Source, decode_signature
@@ -25,7 +25,7 @@ NOTHING = QueueChanges([], [])
 
 
 def sharding(served: Catalog = SERVED) -> Router:
-    return Router(served, lambda _: BatchCostModel(), UrgencyOrder())
+    return Router(served, lambda _: BatchCostModel(), SchedulingPolicy())
 
 
 def admitted(
@@ -405,7 +405,7 @@ def is_always_due(record: Request) -> bool:
 
 
 def urgency(record: Request) -> tuple[float, int]:
-    return UrgencyOrder().place(record), record.source.offset
+    return SchedulingPolicy().urgency(record.arrived_ms, record.deadline_ms, record.rank), record.source.offset
 
 
 ShardingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

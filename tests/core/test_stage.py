@@ -18,7 +18,7 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas import codec
@@ -66,7 +66,7 @@ def live(unit: Unit | WindowPart) -> list[str]:
 
 
 def answer_to(asked: Request, parts: Sequence[Record]) -> InferResponse:
-    window = Window(1e6, 1e6)
+    window = Window(SchedulingPolicy())
     kept, closing = [], None
     for record in (opening(asked), *parts):
         keep, closing = window.on_record(record.encode(), NOW_MS)
@@ -207,7 +207,7 @@ def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
     served = catalog(ensembles=True)
     served.models["both"] = {"1": replace(CUT, name="both", stages=(), ensemble=Ensemble(BOTH, "mean", (1, 1), 2))}
     asked = admitted([float(n) for n in range(9)], model="both", served=served)
-    _, *work = Router(served, no_costs, UrgencyOrder()).take_in(asked, NOW_MS)
+    _, *work = Router(served, no_costs, SchedulingPolicy()).take_in(asked, NOW_MS)
     assert [type(each) for each in work] == [Shard] * 3 + [Unit] * 3
     parts = [part for unit in work if isinstance(unit, Unit) for part in through(unit)]
     assert [(part.first_row, part.rows) for part in parts] == [(9, 4), (13, 4), (17, 1)]
@@ -258,7 +258,7 @@ def no_costs(_: ModelSpec) -> Any:
 
 
 def test_small_requests_leave_together_and_big_ones_in_shards() -> None:
-    sharding = Router(SERVED, no_costs, UrgencyOrder())
+    sharding = Router(SERVED, no_costs, SchedulingPolicy())
     small = [admitted([1.0], 0), admitted([2.0, 3.0], 1)]
     assert [sharding.take_in(each, NOW_MS) for each in small] == [[], []]
     departure = sharding.next(NOW_MS)

@@ -13,7 +13,7 @@ from anabranch.operators.core.merging.request_window import Window, answer_of
 from anabranch.operators.core.outputs import Answer, Output, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import UrgencyOrder
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
@@ -86,7 +86,7 @@ def ask(
     served = Catalog({"chain": {"1": model}})
     request = Admission(served, MAX_MESSAGE_BYTES, 5).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
     assert isinstance(request, Request), request
-    sharding = Router(served, lambda _: pytest.fail("nobody asks what a chain costs"), UrgencyOrder())
+    sharding = Router(served, lambda _: pytest.fail("nobody asks what a chain costs"), SchedulingPolicy())
     assert sharding.take_in(request, NOW_MS) == []
     departure = sharding.next(NOW_MS)
     assert departure is not None
@@ -101,7 +101,7 @@ def ask(
         came = [step.on_unit(each.value, NOW_MS) for each in flying]
         flying = [each for some in came for each in some if isinstance(each, Unit)]
         records += [each for some in came for each in some if isinstance(each, WindowPart)]
-    window, kept, closing = Window(1_000, 1_000), [], None
+    window, kept, closing = Window(SchedulingPolicy()), [], None
     for record in records:
         keep, closing = window.on_record(record.value, NOW_MS)
         kept += [record.value] if keep else []

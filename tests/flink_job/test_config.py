@@ -15,12 +15,12 @@ from anabranch.flink_job.config import (
     JobConfig,
     KafkaConfig,
     ModelsConfig,
-    SchedulingConfig,
     load,
     shares_memory,
 )
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.job import flink_options
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -171,7 +171,7 @@ def test_load_message_says_value_and_expectation(tmp_path: Path, text: str, mess
     assert str(refused.value) == f"{path}: {message}"
 
 
-@pytest.mark.parametrize("section", [KafkaConfig, JobConfig, SchedulingConfig, ExchangeConfig, ModelsConfig])
+@pytest.mark.parametrize("section", [KafkaConfig, JobConfig, SchedulingPolicy, ExchangeConfig, ModelsConfig])
 def test_every_key_is_described_in_one_line_of_attributes(section: type[msgspec.Struct]) -> None:
     """The configuration reference prints these lines."""
     _, _, attributes = (inspect.getdoc(section) or "").partition("Attributes:\n")

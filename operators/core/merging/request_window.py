@@ -33,6 +33,7 @@ from anabranch.operators.core.merging.row_ranges import (
 )
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.model import Ensemble
@@ -98,13 +99,12 @@ class Window:
     """What is known of one split request.
 
     Args:
-        window_timeout_ms: How long a request without a deadline may wait for its last shard.
-        remember_ms: How long a closed window is remembered.
+        policy: Its `window_timeout_ms` and `remember_ms` count.
     """
 
-    def __init__(self, window_timeout_ms: float, remember_ms: float) -> None:
-        self._window_timeout_ms = window_timeout_ms
-        self._remember_ms = remember_ms
+    def __init__(self, policy: SchedulingPolicy) -> None:
+        self._window_timeout_ms = policy.window_timeout_ms
+        self._remember_ms = policy.remember_ms
         self._state = _Snapshot()
 
     @property

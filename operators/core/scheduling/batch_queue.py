@@ -9,8 +9,8 @@ full waits so long for company.
     ----a----bcd-----------> arrivals     ----a--b---------------> arrivals
         [ a ][ b c d ]       the task           |  ^ unit [a b] at a + 2 ms
 
-Who is more urgent is a matter of time (see `UrgencyOrder`), so nothing starves. What cannot be answered by its deadline
-any more is not run.
+Urgency depends on time (see `SchedulingPolicy.urgency`), so no request starves. A request that cannot be answered by
+its deadline is not run.
 """
 
 from bisect import insort
@@ -21,10 +21,13 @@ from operator import itemgetter
 
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.limits import MAX_BATCH_BYTES
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
 
+#: Shedding goes down to this share of a limit: few requests at a time, for nothing runs while they are refused.
+SHED_TO_SHARE = 0.99
 #: When what was restored after a failure is said to have come: it is due at once, and goes before what comes now.
 LONG_AGO_MS = -1e12
 _NEVER = float("inf")
@@ -33,29 +36,6 @@ _SLACK = 8
 
 #: Place and number: whoever has the least leaves first, and no two requests of a lane have the same.
 Urgency = tuple[float, int]
-
-
-@dataclass(frozen=True, slots=True)
-class UrgencyOrder:
-    """The order in which requests leave: by the time at which each should.
-
-    That is its deadline, or so long after it came; and so much later for every step of priority. Within a priority it
-    is "earliest deadline first"; and a request of lower priority goes before a higher one that came so much later.
-
-    Attributes:
-        priority_step_ms: What one step of priority is worth.
-        no_deadline_ms: By when a request without a deadline, or with a later one, should leave.
-    """
-
-    priority_step_ms: float = 5_000.0
-    no_deadline_ms: float = 10_000.0
-
-    def place(self, request: Request) -> float:
-        """When a request should leave, in Unix milliseconds and steps of priority."""
-        leaves_ms = request.arrived_ms + self.no_deadline_ms
-        if request.deadline_ms and request.deadline_ms < leaves_ms:
-            leaves_ms = request.deadline_ms
-        return leaves_ms + request.rank * self.priority_step_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +180,9 @@ class BatchQueue:
         policy_of: The batching of a signature's model, and what its batches cost.
     """
 
-    def __init__(self, policy_of: Callable[[bytes], tuple[Batching, BatchCostModel]], order: UrgencyOrder) -> None:
+    def __init__(self, policy_of: Callable[[bytes], tuple[Batching, BatchCostModel]], policy: SchedulingPolicy) -> None:
         self._policy_of = policy_of
-        self._order = order
+        self._policy = policy
         self._groups: dict[bytes, _Group] = {}
         #: Signatures that have a unit to give, by their most urgent request. An entry other than `_Group.due`
         #: is stale.
@@ -231,7 +211,7 @@ class BatchQueue:
         if group is None:
             group = self._groups[request.signature] = _Group(*self._policy_of(request.signature))
         request.cost_ms = group.row_ms * request.rows
-        is_first = group.add(request, self._order.place(request))
+        is_first = group.add(request, self._policy.urgency(now_ms, request.deadline_ms, request.rank))
         self._waiting += 1
         self.size_bytes += request.size_bytes
         self.backlog_ms += request.cost_ms
@@ -294,7 +274,10 @@ class BatchQueue:
         if self.backlog_ms <= max_backlog_ms and self.size_bytes <= max_size_bytes:
             return []
         shed: list[Request] = []
-        backlog_ms, size_bytes = self.backlog_ms - 0.99 * max_backlog_ms, self.size_bytes - 0.99 * max_size_bytes
+        backlog_ms, size_bytes = (
+            self.backlog_ms - SHED_TO_SHARE * max_backlog_ms,
+            self.size_bytes - SHED_TO_SHARE * max_size_bytes,
+        )
         lines = [group.from_last() for group in self._groups.values()]
         for _, request in merge(*lines, key=itemgetter(0), reverse=True):
             if backlog_ms <= 0 and size_bytes <= 0:

@@ -14,6 +14,7 @@ is balanced, however loaded, hardly anything travels, and nobody stays idle besi
 from collections.abc import Sequence
 
 from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.records import NO_DEADLINE_MS
 
 #: A batch stays that would not gain so many times what its way costs: so much, and so much for each MB.
@@ -36,14 +37,14 @@ class LoadBalancer:
     """What one task does with its batches.
 
     Args:
-        tasks: All tasks, this one too.
-        backlog_ms: With more work than this in hand, a task is behind.
+        policy: With more work than its `offload_backlog_ms` queued, a task is behind.
+        tasks: Number of tasks of the operator.
         learns: Whether `note_wait` is called. If not, the window stays at its most: who is busy cannot be told, and a
             share of what leaves comes back.
     """
 
-    def __init__(self, tasks: int, backlog_ms: float, *, learns: bool = True) -> None:
-        self._backlog_ms = backlog_ms
+    def __init__(self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True) -> None:
+        self._backlog_ms = policy.offload_backlog_ms
         self._most = (tasks - 1) * _MOST_PER_TASK
         self._window = float(tasks - 1) if learns else self._most
         #: Batches that may leave before one is run here.

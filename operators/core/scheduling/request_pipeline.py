@@ -20,6 +20,7 @@ from anabranch.operators.core.outputs import Offload, Output
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
 from anabranch.schemas.frames import read_requests, write_requests
@@ -45,8 +46,6 @@ class RequestPipeline:
     """The requests of one task key.
 
     Args:
-        max_backlog_ms: With more work than this in hand, the least urgent requests are refused; None refuses nobody.
-        max_waiting_bytes: The same for memory.
         offloading: Which batches leave for other tasks; None where none does.
     """
 
@@ -56,23 +55,21 @@ class RequestPipeline:
         sharding: Router,
         serving: InferenceTask,
         response_writer: ResponseWriter,
+        policy: SchedulingPolicy,
         *,
-        max_backlog_ms: float | None,
-        max_waiting_bytes: int,
         offloading: LoadBalancer | None = None,
     ) -> None:
         self._admission = admission
         self._sharding = sharding
         self._serving = serving
         self._response_writer = response_writer
-        self._max_backlog_ms = max_backlog_ms
-        self._max_waiting_bytes = max_waiting_bytes
+        self._policy = policy
         self._offloading = offloading
 
     @property
     def is_full(self) -> bool:
         """Whether so much waits that nothing more should be read."""
-        return self._max_backlog_ms is None and self._sharding.waiting_size_bytes > self._max_waiting_bytes
+        return not self._policy.refuses and self._sharding.waiting_size_bytes > self._policy.max_waiting_bytes
 
     def on_frame(self, frame: Buffer, now_ms: float) -> list[Output]:
         """Takes requests in, and returns what leaves without waiting; never raises for a request.
@@ -97,8 +94,8 @@ class RequestPipeline:
                 outputs += self._response_writer.fail(request, _defect(error))
         if requests:
             self._response_writer.meter.note_admission(len(requests), self._response_writer.now_ms() - now_ms)
-        if self._max_backlog_ms is not None:
-            for request in self._sharding.shed(self._max_backlog_ms, self._max_waiting_bytes):
+        if self._policy.refuses:
+            for request in self._sharding.shed(self._policy.max_backlog_ms, self._policy.max_waiting_bytes):
                 outputs += self._response_writer.fail(
                     request, _failure(Overloaded, "more urgent requests fill the task")
                 )

@@ -18,7 +18,8 @@ from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.outputs import Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
-from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure, UrgencyOrder
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_SHARDS
 from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import Record, decode_signature
@@ -72,7 +73,7 @@ class Router:
         self,
         catalog: Catalog,
         costs_of: Callable[[ModelSpec], BatchCostModel],
-        order: UrgencyOrder,
+        policy: SchedulingPolicy,
         pack: Callable[[Record], bytes] = Record.encode,
         pack_opening: Callable[[Record], bytes] = Record.encode,
         pack_unit: Callable[[ModelSpec, Record], bytes] = lambda _, unit: unit.encode(),
@@ -82,7 +83,7 @@ class Router:
         self._pack = pack
         self._pack_opening = pack_opening
         self._pack_unit = pack_unit
-        self._lane = BatchQueue(self._batching_of, order)
+        self._lane = BatchQueue(self._batching_of, policy)
         self._policies: dict[bytes, _Policy] = {}
         self._arrived: list[Request] = []
         self._departed: list[int] = []

@@ -1,0 +1,131 @@
+"""Applies records and timers to the windows of a task; decides what state keeps, and for how long.
+
+    record --> on_record --+                                    +--> answers, dead letters
+                           +--> window of one request ----------+--> state: snapshot, records to keep
+    timer  --> on_timer  --+                                    +--> timers
+
+The caller reads state before a call and applies the `WindowUpdate` after it. A record of a closed window is dropped.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil
+from typing import NamedTuple, TypeAlias
+
+from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.schemas.tensors import Buffer
+
+#: Reads the records that the current window kept.
+Kept: TypeAlias = Callable[[], Iterable[bytes] | None]
+
+
+class WindowUpdate(NamedTuple):
+    """What the caller has to do.
+
+    Attributes:
+        outputs: Records to emit.
+        snapshot: Window to write to state; None to leave it as it is.
+        keep: Record to add to the kept ones.
+        clears_kept: Whether to remove the kept records.
+        forgets: Whether to remove the window.
+        wakes_at_ms: Processing-time timers to register.
+        end_at_ms: Event-time timer to register, or to delete with a window that is forgotten; None for none.
+    """
+
+    outputs: Sequence[Answer | DeadLetterRecord] = ()
+    snapshot: bytes | None = None
+    keep: bytes | None = None
+    clears_kept: bool = False
+    forgets: bool = False
+    wakes_at_ms: tuple[int, ...] = ()
+    end_at_ms: int | None = None
+
+
+class Aggregator:
+    """The windows of one task.
+
+    Args:
+        flush_metrics: Hands counts over; returns the seconds until it should be called again, 0 if it need not.
+        clock: Unix time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        response_writer: ResponseWriter,
+        policy: SchedulingPolicy,
+        flush_metrics: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._response_writer = response_writer
+        self._policy = policy
+        self._flush_metrics = flush_metrics
+        self._clock = clock
+
+    def on_record(self, record: Buffer, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
+        """Applies an OPENING, PARTIAL or FAILURE to the window of its request.
+
+        Args:
+            snapshot: The window in state, if there is one.
+        """
+        now_ms = self._clock()
+        window = self._load(snapshot)
+        if window.is_closed:
+            return WindowUpdate()
+        before_ms = window.next_deadline()
+        is_new, closing = window.on_record(record, now_ms)
+        keep = bytes(record) if is_new else None
+        wakes_at_ms: tuple[int, ...] = ()
+        if window.next_deadline() != before_ms:
+            wakes_at_ms = (ceil(window.next_deadline()),)
+        # The last watermark of a bounded input fires the event-time timer; see `TaskLoop.on_frame`.
+        end_at_ms = window.opened_at_ms if snapshot is None else None
+        if closing is None:
+            return WindowUpdate((), window.snapshot(), keep, wakes_at_ms=wakes_at_ms, end_at_ms=end_at_ms)
+        records = [bytes(each) for each in kept() or ()] + ([] if keep is None else [keep])
+        outputs = answer_of(closing, records, self._response_writer)
+        return WindowUpdate(
+            outputs,
+            window.snapshot(),
+            clears_kept=True,
+            wakes_at_ms=wakes_at_ms + self._count(),
+            end_at_ms=end_at_ms,
+        )
+
+    def on_timer(self, at_ms: int | None, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
+        """Closes a window whose time is over, or forgets one that was closed long ago.
+
+        Args:
+            at_ms: The time for which the timer was set; None at the end of a bounded input, which ends every wait.
+        """
+        wakes_at_ms = () if at_ms is None else self._count()
+        if snapshot is None:
+            return WindowUpdate(wakes_at_ms=wakes_at_ms)
+        window = self._load(snapshot)
+        if at_ms is None:
+            return self._expire(window, window.next_deadline(), kept)
+        # A clock that was set back must not keep the window open: no other timer would close it.
+        update = self._expire(window, max(self._clock(), at_ms), kept)
+        if update.snapshot is not None:
+            wakes_at_ms += (ceil(window.next_deadline()),)
+        return update._replace(wakes_at_ms=wakes_at_ms)
+
+    def _expire(self, window: Window, now_ms: float, kept: Kept) -> WindowUpdate:
+        if window.is_forgotten(now_ms):
+            return WindowUpdate(clears_kept=True, forgets=True, end_at_ms=window.opened_at_ms)
+        closing = window.on_timer(now_ms)
+        if closing is None:
+            return WindowUpdate()
+        outputs = answer_of(closing, [bytes(each) for each in kept() or ()], self._response_writer)
+        return WindowUpdate(outputs, window.snapshot(), clears_kept=True)
+
+    def _load(self, snapshot: bytes | None) -> Window:
+        window = Window(self._policy)
+        if snapshot is not None:
+            window.restore(bytes(snapshot))
+        return window
+
+    def _count(self) -> tuple[int, ...]:
+        left_s = self._flush_metrics()
+        return (ceil(self._clock() + left_s * 1000),) if left_s else ()

@@ -1,0 +1,70 @@
+"""Parameters of the scheduler: the `[scheduling]` section of the configuration.
+
+A new parameter is a field here, its use, and the generated reference of the configuration.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+#: A year. Flink's timers count milliseconds in 64 bits.
+MAX_WAIT_MS = 365 * 24 * 3_600_000
+
+_WaitMs: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_WAIT_MS)]
+
+
+class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Order, waiting and overload.
+
+    Attributes:
+        default_priority: Priority of requests without one; 1 is most urgent.
+        window_timeout_ms: Longest wait of a split request without deadline.
+        remember_ms: Memory of answered split requests, to drop late parts.
+        work_slice_ms: Time for batches before a task reads requests.
+        overload: `wait` leaves requests in Kafka; `refuse` answers the least urgent with `overloaded`.
+        max_waiting_bytes: Queued bytes from which a task stops reading, or refuses.
+        max_backlog_ms: Queued work from which a task refuses.
+        balance: `offload` hands batches to less busy tasks.
+        offload_backlog_ms: Queued work from which a task offloads.
+        priority_step_ms: Queue delay per step of lower priority.
+        no_deadline_ms: Deadline by which the queue orders requests without one.
+    """
+
+    default_priority: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5
+    window_timeout_ms: Annotated[int, Meta(ge=1, le=MAX_WAIT_MS)] = 300_000
+    remember_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 600_000
+    work_slice_ms: _WaitMs = 10.0
+    overload: Literal["wait", "refuse"] = "wait"
+    max_waiting_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
+    max_backlog_ms: _WaitMs = 2_000.0
+    balance: Literal["offload", "off"] = "offload"
+    offload_backlog_ms: _WaitMs = 100.0
+    priority_step_ms: _WaitMs = 5_000.0
+    no_deadline_ms: _WaitMs = 10_000.0
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a task refuses requests under overload."""
+        return self.overload == "refuse"
+
+    @property
+    def offloads(self) -> bool:
+        """Whether late tasks hand batches to others."""
+        return self.balance == "offload"
+
+    def urgency(self, arrived_ms: float, deadline_ms: int, priority: int) -> float:
+        """Returns the time at which a request should leave the queue; the least leaves first.
+
+        That is its deadline, or `no_deadline_ms` after its arrival if that is earlier, plus `priority_step_ms` for each
+        step of priority: "earliest deadline first" within a priority, and no request starves.
+
+        Args:
+            arrived_ms: Unix time.
+            deadline_ms: Unix time, or `NO_DEADLINE_MS`.
+            priority: 1 is the most urgent.
+        """
+        leaves_ms = arrived_ms + self.no_deadline_ms
+        if deadline_ms and deadline_ms < leaves_ms:
+            leaves_ms = deadline_ms
+        return leaves_ms + priority * self.priority_step_ms
