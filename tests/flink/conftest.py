@@ -1,4 +1,4 @@
-"""One job for each execution mode, shared by the tests that do not break it."""
+"""One job for each execution mode, shared by tests that leave it intact."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small ONNX models, each with one trait that the job has to support."""
+"""Small ONNX models, each with one trait that the job must support."""
 
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,14 +17,14 @@ Tensors: TypeAlias = dict[str, tuple[int, list[str | int]]]
 
 
 def write_repository(folder: Path) -> None:
-    """One model for each trait.
+    """Writes one model for each trait.
 
     double:  y = 2x + 1, any rows (FP32)                       lookup:  y = table[i]; fails on a row with i >= 8
     half:    y = x + x (FP16)                                   text:    s -> s (BYTES)
     pair:    (a, b) -> (a + b, a * b)                           single:  y = 3x, axis 0 fixed at 1
     wide:    y = mean over a dynamic axis 1                     scalar:  y = sum of everything: no batch axis
     tens:    y = 10i                                            most:    y = the largest of everything: no batch axis
-    patient: wide, but its batches wait for company
+    patient: wide, with batches that wait 400 ms
 
     and ensembles:
     halfway: mean of both versions of double                    extremes: scalar and most, stacked
@@ -65,15 +65,15 @@ def _ensemble(folder: Path, *lines: str) -> None:
 
 
 def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n") -> None:
-    """`steps/1`: a model, the plan that cuts it into three stages, and their models.
+    """Writes `steps/1`: a model, its manifest of three stages, and their models.
 
     x, i --> [ 1: twice = 2x ] -- twice, i --> [ 2: found = table[i] ] -- twice, found --> [ 3: y = twice + found ]
 
     Stage 2 fails on a row with i >= 8. `found` is an output of the whole model, too.
 
     Args:
-        toml: What `model.toml` says beside the plan.
-        between_rows: What stages say of axis 0 of `twice`.
+        toml: Additional text of `model.toml`.
+        between_rows: Axis 0 of `twice` in the stages' models.
     """
     version = folder / "steps" / "1"
     x: Tensors = {"x": (FLOAT, ["n", 4])}
@@ -93,7 +93,7 @@ def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n")
 
 
 def write_ensembles_with_stages(folder: Path) -> None:
-    """Ensembles of `steps`, as `write_cut_model` writes it, and `idle`: (x, i) -> y = 0, found = x, which never fails.
+    """Writes ensembles of `steps` (see `write_cut_model`) and `idle`: (x, i) -> y = 0, found = x, which never fails.
 
     either: the mean of both, or idle alone                     both:    the mean; both must answer
     """

@@ -1,4 +1,4 @@
-"""A test's side of a running job: requests in, answers and dead letters out."""
+"""Sends requests to a running job, and reads its answers and dead letters."""
 
 import time
 import uuid
@@ -51,7 +51,7 @@ class Topics:
         self.letters: list[DeadLetter] = []
 
     def send(self, *values: bytes | None, partition: int | None = None) -> None:
-        """Sends records to all partitions or to one; returns when the broker has them."""
+        """Sends records to all partitions or to one, and waits until the broker has them."""
         kafka = self.config.kafka
         for number, value in enumerate(values):
             self._producer.send(kafka.requests_topic, key=b"%d" % number, value=value, partition=partition)

@@ -1,4 +1,4 @@
-"""Bad requests get errors that name the fault; the job and all other requests are not affected."""
+"""Bad requests get errors that name the fault; other requests get their answers."""
 
 import numpy as np
 

@@ -47,7 +47,7 @@ def test_task_that_is_behind_is_helped_by_an_idle_task(
     )
     topics = Topics(broker, config)
     running = job.start(topics.config, backend=SlowBackend())
-    # Both tasks have to be up before the load.
+    # Both tasks must run before the load starts.
     first = [request(0) for _ in range(PARTITIONS)]
     for partition, each in enumerate(first):
         topics.send(codec.encode_request(each), partition=partition)
@@ -66,7 +66,7 @@ def test_task_that_is_behind_is_helped_by_an_idle_task(
         assert len(ran) == 1
     else:
         assert ran.keys() == {0, 1}
-        # Seen in the idle task: 90 to 93 of 200 in thread mode, 48 to 80 in process mode, probably because the
+        # Measured in the idle task: 90 to 93 of 200 in thread mode, 48 to 80 in process mode, probably because the
         # partitioner does not see records that are queued in a Python worker.
         least = REQUESTS / 4 if mode == "thread" else REQUESTS / 10
         assert min(ran.values()) > least, ran

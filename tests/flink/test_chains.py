@@ -96,7 +96,7 @@ def test_ocr_chain_reads_the_same_text_as_rapidocr(
         np.testing.assert_allclose(values["score"], scores, atol=1e-4, err_msg=name)
         assert values["box"].shape == (len(text), 4, 2)
         assert answer.parameters["shards"] == 1
-    # Without the step that turns pictures, this would not be the same text.
+    # Fails without the step that turns pictures.
     assert sorted(read_directly["upside down"][0]) == sorted(read_directly["invoice"][0])
     assert len(read_directly["invoice"][0]) == 4
 

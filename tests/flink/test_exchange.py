@@ -159,7 +159,7 @@ def kill_one(cluster: FlinkCluster) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_bounded_input_claims_are_read_before_the_end(broker: KafkaBroker, model_repository: Path, mode: str) -> None:
-    """The arena of a finished writer has to outlive its readers."""
+    """A finished writer's arena must outlive its readers."""
     settings = Config().replace(
         job={"execution_mode": mode, "parallelism": 2, "bounded": True, "checkpoint_interval_ms": 500},
         exchange={"claim_from_bytes": 256},

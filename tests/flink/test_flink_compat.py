@@ -1,4 +1,4 @@
-"""The part of the contract with PyFlink 2.3 that Java keeps; each test says what breaks when it fails."""
+"""The part of the contract with PyFlink 2.3 that needs a JVM; each docstring names the damage if its test fails."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_keyed_stream_needs_no_python_operator(
     env: StreamExecutionEnvironment, keyed: object, partitioner: str
 ) -> None:
-    """Else every record crosses into Python once more, to compute a key that it carries."""
+    """Otherwise every record crosses into Python once more, to compute a key that it carries."""
     stream = env.from_collection([], PARTS)
     by_key = keyed(stream, Types.STRING())  # type: ignore[operator]
     transformation = flink_compat.java_stream(by_key).getTransformation()
@@ -34,7 +34,7 @@ def test_keyed_stream_needs_no_python_operator(
 
 
 def test_keys_by_group_gives_one_key_to_each_group() -> None:
-    """Else a task's records belong to another task's key groups, and the job fails when it starts."""
+    """Otherwise a task's records belong to another task's key groups, and the job fails when it starts."""
     installation.activate()
     keys = keys_by_group(128)
     assert len(set(keys)) == 128
@@ -46,7 +46,7 @@ def test_keys_by_group_gives_one_key_to_each_group() -> None:
 
 
 def test_remote_environment_uses_the_given_cluster() -> None:
-    """Else `anabranch run` starts a MiniCluster of its own."""
+    """Otherwise `anabranch run` starts a MiniCluster of its own."""
     installation.activate()
     flink_compat.use_worker_processes()
     env = flink_compat.remote_environment("host.invalid", 8081, {"parallelism.default": "3"})
@@ -56,7 +56,7 @@ def test_remote_environment_uses_the_given_cluster() -> None:
 
 
 def test_job_client_takes_the_format_of_a_savepoint() -> None:
-    """Else a job cannot be drained."""
+    """Otherwise a job cannot be drained."""
     installation.activate()
     jvm = flink_compat.java_gateway().jvm
     methods = jvm.Class.forName("org.apache.flink.core.execution.JobClient").getMethods()

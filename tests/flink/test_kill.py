@@ -1,4 +1,4 @@
-"""A TaskManager is killed (`kill -9`) amid 10,000 requests: all answers arrive, and are right.
+"""A TaskManager is killed (`kill -9`) amid 10,000 requests: all answers arrive and are correct.
 
 requests  |-------- 10,000, some of them split ---------|
 answers      |----- ... --X                     |------ ... all of them
@@ -23,7 +23,7 @@ from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
 REQUESTS = 10_000
-#: One request in this many is split into shards.
+#: Every 400th request is split into shards.
 SPLIT_EVERY = 400
 
 

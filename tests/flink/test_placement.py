@@ -1,4 +1,4 @@
-"""On a standalone cluster each stage has a TaskManager of its own, with its own weights only."""
+"""On a standalone cluster, each stage has its own TaskManager, which holds only its weights."""
 
 import os
 import re
@@ -108,7 +108,7 @@ def memory_of(pid: int, chunk_bytes: int = 64 * 2**20) -> Iterator[bytes]:
             while at < end:
                 try:
                     chunk = os.pread(memory, min(chunk_bytes, end - at), at)
-                except OSError:  # reserved, and not there
+                except OSError:  # reserved but not mapped
                     break
                 yield chunk
                 at += len(chunk) - 4096 if len(chunk) == chunk_bytes else len(chunk)

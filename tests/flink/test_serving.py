@@ -96,7 +96,7 @@ def test_explained_answer_has_a_latency_breakdown(service: Topics, rows: int) ->
         spent_ms = [int(answer.parameters[f"{stage}_us"]) / 1000 for stage in STAGES]
         return sum(spent_ms), (end_s - start_s) * 1000
 
-    # The sender also waits for the ways to and from the broker.
+    # The sender's time also includes the broker.
     told_ms, seen_ms = zip(*[ask_once() for _ in range(5)], strict=True)
     assert all(0 < told <= seen + 1 for told, seen in zip(told_ms, seen_ms, strict=True))
 

@@ -1,4 +1,4 @@
-"""The process of one stage is killed (`kill -9`) under load: all answers arrive, and are right.
+"""The process of one stage is killed (`kill -9`) under load: all answers arrive and are correct.
 
 requests  |------ some of them split -----------|
 answers      |----- ... --X                     |------ ... all of them

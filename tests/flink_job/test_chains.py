@@ -1,4 +1,4 @@
-"""Chains in the model repository: what their steps need is there, or the job does not start."""
+"""Chains in the model repository: a chain with a missing or invalid part is refused."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def read(repository: Path, table: str, beside: str = "") -> ModelSpec:
     return read_repository(repository, ModelDefaults()).find("chain", "")
 
 
-def test_a_chain_has_the_inputs_and_outputs_that_it_declares_and_a_stage_for_each_step(repository: Path) -> None:
+def test_chain_has_declared_tensors_and_a_stage_per_step(repository: Path) -> None:
     chain = read(repository, f"{STEPS}\n{ENDS}", "[session]\nintra_op_threads = 3\n")
     assert chain.inputs == (TensorSpec("text", "BYTES", (1,)),)
     assert chain.outputs == (TensorSpec("y", "FP32", (None, 2)), TensorSpec("n", "INT64", ()))
@@ -53,14 +53,14 @@ def test_a_chain_has_the_inputs_and_outputs_that_it_declares_and_a_stage_for_eac
     assert [spec.name for spec in (*second.inputs, *second.outputs)] == ["x", "y"]
 
 
-def test_a_model_of_its_own_lies_beside_it_and_is_not_served_alone(repository: Path) -> None:
+def test_chain_own_model_file_is_not_served_alone(repository: Path) -> None:
     chain = read(repository, f'steps = [{{ model = "own.onnx" }}]\n{ENDS}')
     [stage] = chain.stages
     assert (stage.name, stage.path) == ("own", str((repository / "chain" / "own.onnx").resolve()))
     assert set(read_repository(repository, ModelDefaults()).models) == {"chain", "m"}
 
 
-def test_a_repository_may_hold_a_chain_alone(repository: Path, tmp_path: Path) -> None:
+def test_repository_with_only_a_chain_is_read(repository: Path, tmp_path: Path) -> None:
     read(repository, f'steps = [{{ model = "own.onnx" }}]\n{ENDS}')
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -90,7 +90,7 @@ def test_a_repository_may_hold_a_chain_alone(repository: Path, tmp_path: Path) -
         ('steps = [{ model = "m", during = "steps.py:first" }]', "during"),
     ],
 )
-def test_what_a_step_cannot_do_is_refused_with_the_reason(repository: Path, steps: str, reason: str) -> None:
+def test_chain_invalid_step_is_refused_with_the_reason(repository: Path, steps: str, reason: str) -> None:
     (repository / "chain" / "broken.py").write_text("def first(\n")
     with pytest.raises(ConfigError, match=reason) as refused:
         read(repository, f"{steps}\n{ENDS}")
@@ -107,19 +107,19 @@ def test_what_a_step_cannot_do_is_refused_with_the_reason(repository: Path, step
         (ENDS.replace("-1", "-2"), r"outputs\.y: shape = \[-2, 2\]"),
     ],
 )
-def test_ends_that_make_no_sense_are_refused(repository: Path, ends: str, reason: str) -> None:
+def test_chain_invalid_inputs_or_outputs_are_refused(repository: Path, ends: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         read(repository, f"{STEPS}\n{ends}")
 
 
-def test_a_model_that_cannot_be_read_is_named(repository: Path) -> None:
+def test_chain_unreadable_model_is_named(repository: Path) -> None:
     (repository / "chain" / "own.onnx").write_bytes(b"no model")
     for name in ("own.onnx", "missing.onnx"):
         with pytest.raises(ModelLoadFailed, match=name):
             read(repository, f'steps = [{{ model = "{name}" }}]\n{ENDS}')
 
 
-def test_beside_a_chain_there_is_its_session_and_nothing_else(repository: Path) -> None:
+def test_chain_other_tables_or_versions_are_refused(repository: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[chain\] allows only"):
         read(repository, f"{STEPS}\n{ENDS}", "[batching]\nmax_rows = 3\n")
     (repository / "chain" / "1").symlink_to(repository / "m" / "1")

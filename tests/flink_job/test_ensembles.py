@@ -1,4 +1,4 @@
-"""Ensembles in the model repository: their signature is their members', and members that do not fit are refused."""
+"""Ensembles in the model repository: they have their members' signature, and members that disagree are refused."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ N: list[str | int] = ["n", 2]
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models to make ensembles of, linked into each test's repository."""
+    """Models for ensembles, linked into the repository of each test."""
     folder = tmp_path_factory.mktemp("members")
     floats: dict[str, tuple[int, list[str | int]]] = {"x": (FLOAT, N)}
     _write(folder / "a" / "1", ["Add x x y"], floats, {"y": (FLOAT, N)})
@@ -60,7 +60,7 @@ def refused(repository: Path, table: str, beside: str = "") -> str:
     return str(error.value)
 
 
-def test_an_ensemble_has_its_members_signature_and_no_file(repository: Path) -> None:
+def test_ensemble_has_its_members_signature_and_no_file(repository: Path) -> None:
     panel = read(repository, 'members = ["a", "b"]')
     assert panel.inputs == (TensorSpec("x", "FP32", (None, 2)),)
     assert panel.outputs == (TensorSpec("y", "FP32", (None, 2)),)
@@ -71,7 +71,7 @@ def test_an_ensemble_has_its_members_signature_and_no_file(repository: Path) -> 
     assert (panel.ensemble.merge, panel.ensemble.weights, panel.ensemble.needed) == ("mean", (1.0, 1.0), 2)
 
 
-def test_versions_weights_and_what_may_be_missing_are_as_written(repository: Path) -> None:
+def test_ensemble_reads_versions_weights_and_failure_rule(repository: Path) -> None:
     panel = read(
         repository,
         'members = ["a@1", "a", "b"]\nmerge = "weighted_mean"\nweights = [1, 2.5, 3]\n'
@@ -82,7 +82,7 @@ def test_versions_weights_and_what_may_be_missing_are_as_written(repository: Pat
     assert (panel.weights, panel.needed, panel.member_timeout_ms) == ((1.0, 2.5, 3.0), 2, 40)
 
 
-def test_one_member_is_enough_where_members_may_be_missing_and_nothing_is_said(repository: Path) -> None:
+def test_ensemble_of_the_rest_needs_one_member_by_default(repository: Path) -> None:
     panel = read(repository, 'members = ["a", "b"]\non_failure = "rest"').ensemble
     assert panel is not None
     assert panel.needed == 1
@@ -101,11 +101,11 @@ def test_one_member_is_enough_where_members_may_be_missing_and_nothing_is_said(r
         ('members = ["open", "a"]', TensorSpec("y", "FP32", (None, 2))),
     ],
 )
-def test_outputs_are_what_the_merge_makes_of_them(repository: Path, table: str, output: TensorSpec) -> None:
+def test_ensemble_outputs_follow_the_merge_rule(repository: Path, table: str, output: TensorSpec) -> None:
     assert read(repository, table).outputs == (output,)
 
 
-def test_rows_come_in_multiples_that_all_members_can_run(repository: Path) -> None:
+def test_ensemble_fixed_rows_are_a_common_multiple(repository: Path) -> None:
     assert read(repository, 'members = ["pairs", "triples", "a"]').fixed_rows == 6
     assert not read(repository, 'members = ["sum", "most"]').batchable
 
@@ -141,11 +141,11 @@ def test_rows_come_in_multiples_that_all_members_can_run(repository: Path) -> No
         ('merge = "mean"', "members"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(repository: Path, table: str, reason: str) -> None:
+def test_ensemble_invalid_table_is_refused_with_the_reason(repository: Path, table: str, reason: str) -> None:
     assert reason in refused(repository, table)
 
 
-def test_beside_an_ensemble_there_is_nothing_else(repository: Path) -> None:
+def test_ensemble_other_tables_or_versions_are_refused(repository: Path) -> None:
     table = 'members = ["a", "b"]'
     assert "no other table" in refused(repository, table, "[batching]\nmax_rows = 3")
     assert "no other table" in refused(repository, table, "[validation]\nrequire_finite = true")

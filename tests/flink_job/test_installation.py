@@ -14,7 +14,7 @@ from anabranch.flink_job.installation import java_compiler
 
 @pytest.fixture
 def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine without Java, whatever this one has."""
+    """Hides the Java of this machine."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     find_spec = importlib.util.find_spec

@@ -1,4 +1,4 @@
-"""The model repository: what ONNX files say is taken from them, and a folder that cannot be served is refused."""
+"""The model repository: signatures come from the ONNX files, and an invalid repository is refused."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 def identity(folder: Path, shape: Axes, output_shape: Axes = None, datatype: int = TensorProto.FLOAT) -> Path:
-    """A model `NAME/VERSION/model.onnx` whose output is its input."""
+    """Writes a model `NAME/VERSION/model.onnx` whose output is its input."""
     values = [
         helper.make_tensor_value_info("x", datatype, shape),
         helper.make_tensor_value_info("y", datatype, output_shape if output_shape is not None else shape),
@@ -51,10 +51,10 @@ def toml(folder: Path, text: str) -> None:
     (folder / "m" / "model.toml").write_text(text)
 
 
-# ---- what is read --------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_signatures_are_read_off_the_files(catalog: Catalog) -> None:
+def test_read_takes_signatures_from_the_files(catalog: Catalog) -> None:
     pair = catalog.find("pair", "")
     assert pair.inputs == (TensorSpec("a", "FP32", (None, 3)), TensorSpec("b", "FP32", (None, 3)))
     assert [spec.name for spec in pair.outputs] == ["sum", "product"]
@@ -73,7 +73,7 @@ def test_signatures_are_read_off_the_files(catalog: Catalog) -> None:
         ("lookup", True, None),
     ],
 )
-def test_the_batch_axis_is_read_off_the_shapes(
+def test_read_takes_the_batch_axis_from_shapes(
     catalog: Catalog, name: str, batchable: bool, fixed_rows: int | None
 ) -> None:
     model = catalog.find(name, "")
@@ -85,13 +85,13 @@ def test_the_batch_axis_is_read_off_the_shapes(
     [
         (["n", 2], ["n", 2], True, None),
         ([3, 2], [3, 2], True, 3),
-        (["n", 2], [], False, None),  # an output of unknown shape looks like this too
+        (["n", 2], [], False, None),  # as an output of unknown shape
         ([], [], False, None),
         ([0, 2], [0, 2], False, None),
         ([-1, 2], [-1, 2], True, None),
     ],
 )
-def test_axis_0_counts_rows_only_where_all_tensors_agree(
+def test_read_batches_only_if_all_first_axes_agree(
     tmp_path: Path, shape: Axes, output_shape: Axes, batchable: bool, fixed_rows: int | None
 ) -> None:
     model = read(identity(tmp_path / "m" / "1", shape, output_shape).parent.parent)
@@ -99,9 +99,7 @@ def test_axis_0_counts_rows_only_where_all_tensors_agree(
 
 
 @pytest.mark.parametrize("shape", [[3, 2], ["n", 2]])
-def test_a_model_whose_output_counts_something_else_is_not_batched_even_if_that_is_asked_for(
-    tmp_path: Path, shape: Axes
-) -> None:
+def test_read_output_without_a_row_axis_is_never_batched(tmp_path: Path, shape: Axes) -> None:
     graph = helper.make_graph(
         [helper.make_node("NonZero", ["x"], ["y"])],
         "g",
@@ -115,7 +113,7 @@ def test_a_model_whose_output_counts_something_else_is_not_batched_even_if_that_
         read(tmp_path)
 
 
-def test_a_model_without_inputs_runs_as_it_is(tmp_path: Path) -> None:
+def test_read_model_without_inputs_is_not_batched(tmp_path: Path) -> None:
     node = helper.make_node("RandomUniform", [], ["y"], shape=[2])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
     save(helper.make_graph([node], "g", [], [output]), tmp_path / "m" / "1")
@@ -126,14 +124,14 @@ def test_a_model_without_inputs_runs_as_it_is(tmp_path: Path) -> None:
     ("versions", "newest"),
     [(["1", "2", "10"], "10"), (["1.9", "1.10"], "1.10"), (["v2", "v10"], "v10"), (["a", "1"], "1"), (["²", "1"], "1")],
 )
-def test_versions_sort_as_numbers_where_they_are_numbers(tmp_path: Path, versions: list[str], newest: str) -> None:
+def test_read_sorts_numeric_versions_as_numbers(tmp_path: Path, versions: list[str], newest: str) -> None:
     for version in versions:
         identity(tmp_path / "m" / version, ["n", 2])
     assert read(tmp_path).version == newest
     assert set(read_repository(tmp_path, ModelDefaults()).models["m"]) == set(versions)
 
 
-def test_a_file_is_named_by_its_whole_path_and_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_names_files_by_absolute_path_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity(tmp_path / "models" / "m" / "1", ["n", 2])
     monkeypatch.chdir(tmp_path)
     model = read(Path("models"))
@@ -143,7 +141,7 @@ def test_a_file_is_named_by_its_whole_path_and_its_hash(tmp_path: Path, monkeypa
     np.testing.assert_array_equal(session.run(["y"], {"x": np.ones((3, 2), np.float32)})[0], np.ones((3, 2)))
 
 
-def test_a_model_toml_changes_what_it_names_and_no_more(tmp_path: Path) -> None:
+def test_model_toml_changes_only_the_named_keys(tmp_path: Path) -> None:
     toml(tmp_path, "[batching]\nmax_rows = 8\nmax_delay_ms = 1\n[session]\nintra_op_threads = 4\n")
     defaults = ModelDefaults(batching=Batching(shard_rows=7, max_rows=9))
     model = read_repository(tmp_path, defaults).find("m", "")
@@ -155,13 +153,13 @@ def test_a_model_toml_changes_what_it_names_and_no_more(tmp_path: Path) -> None:
     assert not read(tmp_path).batchable
 
 
-def test_an_output_of_unknown_shape_may_be_batched_where_that_is_said(tmp_path: Path) -> None:
+def test_model_toml_enables_batching_of_unknown_outputs(tmp_path: Path) -> None:
     identity(tmp_path / "m" / "1", ["n", 2], [])
     (tmp_path / "m" / "model.toml").write_text("[batching]\nenabled = true\n")
     assert read(tmp_path).batchable
 
 
-def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
+def test_read_ignores_folders_without_models(tmp_path: Path) -> None:
     identity(tmp_path / "m" / "1", ["n", 2])
     identity(tmp_path / ".ipynb_checkpoints" / "1", ["n", 2])
     (tmp_path / "empty" / "1").mkdir(parents=True)
@@ -169,7 +167,7 @@ def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
     assert list(read_repository(tmp_path, ModelDefaults()).models) == ["m"]
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,28 +189,28 @@ def test_what_is_no_model_is_passed_over(tmp_path: Path) -> None:
         "batching = 3\n",
     ],
 )
-def test_a_model_toml_that_cannot_be_used_is_named_in_one_line(tmp_path: Path, text: str) -> None:
+def test_model_toml_invalid_value_is_named_in_one_line(tmp_path: Path, text: str) -> None:
     toml(tmp_path, text)
     with pytest.raises(ConfigError, match=r"m/model\.toml") as refused:
         read(tmp_path)
     assert "\n" not in str(refused.value)
 
 
-def test_batching_of_a_model_without_axes_is_refused(tmp_path: Path) -> None:
+def test_model_toml_batching_without_axes_is_refused(tmp_path: Path) -> None:
     identity(tmp_path / "m" / "1", [])
     (tmp_path / "m" / "model.toml").write_text("[batching]\nenabled = true\n")
     with pytest.raises(ConfigError, match=r"model\.onnx.*no axis 0"):
         read(tmp_path)
 
 
-def test_a_model_toml_that_is_a_folder_is_named(tmp_path: Path) -> None:
+def test_model_toml_unreadable_file_is_named(tmp_path: Path) -> None:
     identity(tmp_path / "m" / "1", ["n", 2])
     (tmp_path / "m" / "model.toml").mkdir()
     with pytest.raises(ConfigError, match=r"cannot read .*model\.toml"):
         read(tmp_path)
 
 
-def test_a_repository_without_models_says_where_to_put_one(tmp_path: Path) -> None:
+def test_read_empty_repository_names_the_layout(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="NAME/VERSION/model"):
         read(tmp_path)
     for missing in (tmp_path / "none", tmp_path / "file"):
@@ -222,7 +220,7 @@ def test_a_repository_without_models_says_where_to_put_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08\x12\x04" * 100, None])
-def test_a_file_that_is_no_model_is_named_in_one_line(tmp_path: Path, content: bytes | None) -> None:
+def test_read_invalid_model_is_named_in_one_line(tmp_path: Path, content: bytes | None) -> None:
     folder = identity(tmp_path / "m" / "1", ["n", 2])
     path = folder / "model.onnx"
     if content is None:
@@ -234,7 +232,7 @@ def test_a_file_that_is_no_model_is_named_in_one_line(tmp_path: Path, content: b
     assert "\n" not in str(refused.value)
 
 
-def test_a_tensor_that_the_protocol_cannot_carry_is_named(tmp_path: Path) -> None:
+def test_read_unsupported_datatype_is_named(tmp_path: Path) -> None:
     identity(tmp_path / "m" / "1", ["n", 2], datatype=TensorProto.COMPLEX64)
     with pytest.raises(ModelLoadFailed, match=r"model\.onnx"):
         read(tmp_path)

@@ -1,4 +1,4 @@
-"""Stages of a model: reading them writes nothing, preparing them cuts, and a wrong manifest is refused in one line."""
+"""Stages of a model: reading writes nothing, preparing cuts, and an invalid manifest is refused in one line."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def prepare(folder: Path) -> ModelSpec:
 
 
 def files_of(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Every path below a folder with its time of change, and its bytes if it is a file."""
+    """Returns the time of change and the bytes of each path below a folder."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")}
 
 
@@ -58,7 +58,7 @@ def with_stage(index: int, **changes: Any) -> Callable[[StageManifest], StageMan
     return change
 
 
-def test_stages_are_read_with_their_files_and_replicas(folder: Path) -> None:
+def test_read_stages_have_files_and_replicas(folder: Path) -> None:
     model = read(folder)
     assert [Path(stage.path).name for stage in model.stages] == ["stage-0.onnx", "stage-1.onnx", "stage-2.onnx"]
     assert all(Path(stage.path).is_absolute() and stage.sha256 == sha256_of(Path(stage.path)) for stage in model.stages)
@@ -67,17 +67,17 @@ def test_stages_are_read_with_their_files_and_replicas(folder: Path) -> None:
     assert [spec.name for spec in model.outputs] == ["y", "found"]
 
 
-def test_what_a_row_takes_in_a_stage_is_read_off_the_plan(folder: Path) -> None:
+def test_read_takes_row_times_from_the_manifest(folder: Path) -> None:
     change_plan(folder, lambda plan: msgspec.structs.replace(with_stage(1, ms=6.0)(plan), rows=4))
     assert read(folder).stages[1].row_ms == 1.5
 
 
-def test_replicas_in_the_model_toml_have_the_last_word(folder: Path) -> None:
+def test_model_toml_replicas_override_the_manifest(folder: Path) -> None:
     toml(folder, 'stages = "plan.json"\nreplicas = [3, 1, 2]\n')
     assert [stage.replicas for stage in read(folder).stages] == [3, 1, 2]
 
 
-def test_one_stage_is_the_model_itself(folder: Path) -> None:
+def test_read_one_stage_uses_the_whole_model(folder: Path) -> None:
     toml(folder, "stages = 1\nreplicas = [2]\n")
     model = read(folder)
     [stage] = model.stages
@@ -169,7 +169,7 @@ def test_prepare_reports_rising_progress(folder: Path) -> None:
     assert all(step for _, _, step in reported)
 
 
-def test_without_stages_a_plan_is_just_a_file(folder: Path) -> None:
+def test_read_manifest_without_stages_key_is_ignored(folder: Path) -> None:
     toml(folder, "")
     assert read(folder).stages == ()
 
@@ -185,7 +185,7 @@ def test_without_stages_a_plan_is_just_a_file(folder: Path) -> None:
         ('stages = "plan.json"\nreplicas = [1, 0, 1]', "expected 3 numbers of 1 or more"),
     ],
 )
-def test_a_model_toml_that_does_not_fit_is_refused(folder: Path, text: str, said: str) -> None:
+def test_model_toml_invalid_stages_are_refused(folder: Path, text: str, said: str) -> None:
     toml(folder, text)
     with pytest.raises(ConfigError, match=said) as refused:
         read(folder)
@@ -206,7 +206,7 @@ def test_a_model_toml_that_does_not_fit_is_refused(folder: Path, text: str, said
         (lambda plan: msgspec.structs.replace(plan, stages=(plan.stages[0], *plan.stages)), "made twice"),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(
+def test_read_invalid_manifest_is_refused(
     folder: Path, change: Callable[[StageManifest], StageManifest], said: str
 ) -> None:
     change_plan(folder, change)
@@ -215,13 +215,13 @@ def test_a_plan_that_does_not_fit_is_refused(
     assert "\n" not in str(refused.value)
 
 
-def test_a_cut_where_axis_0_counts_something_else_is_refused(tmp_path: Path) -> None:
+def test_read_cut_without_a_row_axis_is_refused(tmp_path: Path) -> None:
     write_cut_model(tmp_path, between_rows=2)
     with pytest.raises(ConfigError, match="axis 0 of twice does not count rows"):
         read(tmp_path)
 
 
-def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
+def test_read_unreadable_stage_files_are_named(folder: Path) -> None:
     version = folder / "steps" / "1"
     (version / "stage-1.onnx").unlink()
     with pytest.raises(ModelLoadFailed, match=r"stage-1\.onnx"):

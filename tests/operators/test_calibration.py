@@ -1,4 +1,4 @@
-"""Calibration: what batches cost is measured once for a machine, and kept."""
+"""Calibration measures the cost of batches once on a machine, and keeps it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (X,), (Y,), batchi
 
 
 class CountingSession:
-    """Remembers the shapes that it ran."""
+    """Records the shapes of its runs."""
 
     def __init__(self, *, fails_from_rows: int = 10**9) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -39,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "anabranch" / "calibration"
 
 
-def test_powers_of_two_are_measured_and_the_largest_batch() -> None:
+def test_calibrate_measures_powers_of_two_and_the_maximum() -> None:
     session = CountingSession()
     measured = calibrate(session, MODEL)
     assert [each.rows for each in measured] == [1, 2, 4, 8, 12]
@@ -48,7 +48,7 @@ def test_powers_of_two_are_measured_and_the_largest_batch() -> None:
     assert all(session.shapes.count((each.rows, 3)) >= 2 for each in measured)
 
 
-def test_what_was_measured_is_read_the_next_time(cache: Path) -> None:
+def test_calibrate_reads_kept_measurements(cache: Path) -> None:
     first = calibrate(CountingSession(), MODEL)
     again = CountingSession()
     assert calibrate(again, MODEL) == first
@@ -64,14 +64,14 @@ def test_what_was_measured_is_read_the_next_time(cache: Path) -> None:
         replace(MODEL, batching=Batching(max_rows=16)),
     ],
 )
-def test_another_file_other_options_or_other_sizes_are_measured_anew(other: ModelSpec) -> None:
+def test_calibrate_other_model_or_options_measures_again(other: ModelSpec) -> None:
     calibrate(CountingSession(), MODEL)
     session = CountingSession()
     calibrate(session, other)
     assert session.shapes
 
 
-def test_a_file_that_cannot_be_read_is_measured_over(cache: Path) -> None:
+def test_calibrate_unreadable_file_measures_again(cache: Path) -> None:
     first = calibrate(CountingSession(), MODEL)
     [kept] = cache.iterdir()
     kept.write_bytes(b"{broken")
@@ -81,16 +81,14 @@ def test_a_file_that_cannot_be_read_is_measured_over(cache: Path) -> None:
     assert calibrate(CountingSession(), MODEL)
 
 
-def test_without_a_place_to_keep_it_it_is_measured_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibrate_without_a_cache_folder_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = tmp_path / "file"
     nowhere.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere))
     assert len(calibrate(CountingSession(), MODEL)) == 5
 
 
-def test_a_model_with_a_fixed_batch_and_one_without_a_batch_axis_have_one_size() -> None:
+def test_calibrate_fixed_or_no_batch_axis_measures_one_size() -> None:
     [fixed] = calibrate(CountingSession(), replace(MODEL, inputs=(TensorSpec("x", "FP32", (2, 3)),), fixed_rows=2))
     assert fixed.rows == 2
     session = CountingSession()
@@ -107,18 +105,18 @@ def test_a_model_with_a_fixed_batch_and_one_without_a_batch_axis_have_one_size()
         replace(MODEL, session=SessionOptions(calibrate=False)),
     ],
 )
-def test_a_model_of_open_shapes_and_one_that_wants_no_calibration_are_not_run(model: ModelSpec) -> None:
+def test_calibrate_open_shapes_or_disabled_runs_nothing(model: ModelSpec) -> None:
     session = CountingSession()
     assert calibrate(session, model) == ()
     assert session.shapes == []
 
 
-def test_sizes_that_fail_are_left_out() -> None:
+def test_calibrate_failing_sizes_are_left_out() -> None:
     assert [each.rows for each in calibrate(CountingSession(fails_from_rows=4), MODEL)] == [1, 2]
     assert calibrate(CountingSession(fails_from_rows=0), replace(MODEL, sha256="other")) == ()
 
 
-def test_a_slow_model_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibrate_slow_model_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
 
     class SlowSession(CountingSession):
@@ -133,7 +131,7 @@ def test_a_slow_model_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("row_ms", "most"), [(0.0, 1024), (0.003, 512), (0.1, 64)])
-def test_without_a_limit_larger_batches_are_measured_while_they_are_quick(
+def test_calibrate_without_a_limit_measures_while_quick(
     row_ms: float, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
@@ -149,7 +147,7 @@ def test_without_a_limit_larger_batches_are_measured_while_they_are_quick(
     assert [each.rows for each in measured] == [2**power for power in range(most.bit_length())]
 
 
-def test_tasks_that_start_together_measure_once() -> None:
+def test_calibrate_concurrent_tasks_measure_once() -> None:
     sessions = [CountingSession() for _ in range(4)]
     threads = [Thread(target=calibrate, args=(session, MODEL)) for session in sessions]
     for thread in threads:

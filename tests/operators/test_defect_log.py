@@ -11,7 +11,7 @@ from anabranch.operators.runtime.task_context import TaskContext
 
 
 class Clock:
-    """Seconds, set by the test."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 0.0

@@ -1,6 +1,6 @@
-"""The contract with PyFlink 2.3 and Beam: each test says what breaks in the job when it fails after an upgrade.
+"""The contract with PyFlink 2.3 and Beam; each docstring names the damage to the job if its test fails.
 
-Needs no JVM; `tests/flink/test_flink_compat.py` holds the part of the contract that Java keeps.
+`tests/flink/test_flink_compat.py` tests the part that needs a JVM.
 """
 
 import inspect
@@ -30,7 +30,7 @@ ROWS = [(b"key", b"value"), (b"", b""), (b"\0" * 300, bytes(70_000))]
 
 @pytest.mark.parametrize(("key", "value"), ROWS)
 def test_keyed_row_has_the_fields_of_row(key: bytes, value: bytes) -> None:
-    """Else operators emit rows that lack what PyFlink's coders read."""
+    """Otherwise operators emit rows that lack what PyFlink's coders read."""
     assert KeyedRow(key, value).__dict__ == Row(key, value).__dict__
     assert list(KeyedRow(key, value)) == list(Row(key, value))
     assert KeyedRow(key, value).get_row_kind() == Row(key, value).get_row_kind()
@@ -40,7 +40,7 @@ def test_keyed_row_has_the_fields_of_row(key: bytes, value: bytes) -> None:
 @pytest.mark.parametrize(("key", "value"), ROWS)
 @pytest.mark.parametrize("row_type", [KEYED_BYTES, PARTS], ids=["keyed bytes", "parts"])
 def test_keyed_row_is_encoded_like_row(row_type: Any, key: bytes, value: bytes) -> None:
-    """Else process mode sends other bytes to Java: answers and parts under wrong keys."""
+    """Otherwise process mode sends other bytes to Java: answers and parts under wrong keys."""
     name = key.decode() if row_type is PARTS else key
     key_coder = CharCoder() if row_type is PARTS else BinaryCoder()
     coder = RowCoder([key_coder, BinaryCoder()], ["f0", "f1"]).get_impl()
@@ -50,12 +50,12 @@ def test_keyed_row_is_encoded_like_row(row_type: Any, key: bytes, value: bytes) 
 
 
 def test_keyed_row_sets_no_attribute_that_row_lacks() -> None:
-    """Else a field that PyFlink renames is set in vain."""
+    """Otherwise a field that PyFlink renames is set in vain."""
     assert set(KeyedRow(b"k", b"v").__dict__) == {"_values", "_from_dict", "_row_kind"}
 
 
 def test_thread_mode_context_holds_the_java_context() -> None:
-    """Else tasks know neither their index nor that they run in the JVM. (Only the JVM can import its class.)"""
+    """Otherwise tasks know neither their index nor that they run in the JVM. (Only the JVM can import its class.)"""
     source = Path(inspect.getfile(process_context)).parents[1] / "embedded" / "runtime_context.py"
     assert "self._runtime_context = runtime_context" in source.read_text()
     java = Mock()
@@ -63,14 +63,14 @@ def test_thread_mode_context_holds_the_java_context() -> None:
 
 
 def test_process_mode_context_has_no_java_context() -> None:
-    """Else process mode is taken for thread mode, and calls Java where there is none."""
+    """Otherwise process mode is taken for thread mode, and calls Java where there is none."""
     made = process_context.StreamingRuntimeContext
     context = made(*([Mock()] * len(inspect.signature(made).parameters)))
     assert flink_compat.java_runtime_context(context) is None
 
 
 def test_process_mode_groups_are_known_by_their_class() -> None:
-    """Else counts of process mode that are made during timers are lost."""
+    """Otherwise counts of process mode that are made during timers are lost."""
     group = GenericMetricGroup(None, None)
     assert flink_compat.counts_through_beam(group)
     assert flink_compat.counts_through_beam(group.add_group("model", "a"))
@@ -78,7 +78,7 @@ def test_process_mode_groups_are_known_by_their_class() -> None:
 
 
 def test_process_mode_counter_counts_in_a_kept_container() -> None:
-    """Else counts of process mode that are made during timers are lost: Beam itself has no container then."""
+    """Otherwise counts of process mode that are made during timers are lost: Beam itself has no container then."""
     assert statesampler.get_current_tracker() is None
     assert flink_compat.current_metrics_container() is None
     container = MetricsContainer("serve")
@@ -91,7 +91,7 @@ def test_process_mode_counter_counts_in_a_kept_container() -> None:
 
 
 def test_current_container_is_that_of_the_running_element() -> None:
-    """Else process mode counts nothing at all."""
+    """Otherwise process mode counts nothing at all."""
     container = MetricsContainer("serve")
     statesampler.set_current_tracker(tracker := Mock())
     try:
@@ -102,7 +102,7 @@ def test_current_container_is_that_of_the_running_element() -> None:
 
 
 def test_wrappers_hold_their_java_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the job cannot be built: its Java classes have no Python side."""
+    """Otherwise the job cannot be built: its Java classes have no Python side."""
     java: Any = Mock()
     monkeypatch.setattr(StreamExecutionEnvironment, "_open", Mock())
     assert flink_compat.java_stream(DataStream(java)) is java
@@ -114,7 +114,7 @@ def test_wrappers_hold_their_java_objects(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_worker_mode_process_starts_no_loopback_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else process mode on a MiniCluster runs its workers as threads of the client, and its tests test that."""
+    """Otherwise process mode on a MiniCluster runs its workers as threads of the client, and its tests test that."""
     is_local, configuration = Mock(return_value=True), Mock()
     monkeypatch.setattr("pyflink.datastream.stream_execution_environment.is_local_deployment", is_local)
     monkeypatch.setattr("pyflink.datastream.stream_execution_environment.get_j_env_configuration", configuration)
@@ -127,7 +127,7 @@ def test_worker_mode_process_starts_no_loopback_server(monkeypatch: pytest.Monke
 
 
 def test_only_flink_compat_uses_internals() -> None:
-    """Else an upgrade breaks modules that no test of this file covers."""
+    """Otherwise an upgrade breaks modules that no test of this file covers."""
     found = []
     for folder in ("operators", "flink_job"):
         for path in (ROOT / folder).rglob("*.py"):

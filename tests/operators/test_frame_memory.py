@@ -15,7 +15,7 @@ RECORDS = [(bytes([n]) * 70_000, Source(0, n, n)) for n in range(3)]
 
 
 class Segment:
-    """Java's segments."""
+    """A segment as Java writes it."""
 
     def __init__(self, frame: bytes) -> None:
         self.memory = (ctypes.c_ubyte * (2 * 1024 * 1024))()

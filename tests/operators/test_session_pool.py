@@ -1,4 +1,4 @@
-"""SessionPool: one for each model and task of a process, shared while anyone holds it, gone when nobody does."""
+"""SessionPool: one session for each model and task of a process, which ends with its last holder."""
 
 import gc
 import threading
@@ -20,7 +20,7 @@ MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (), ())
 
 
 class CountingBackend:
-    """Counts what it loads."""
+    """Counts loaded models."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.loaded: list[ModelSpec] = []
@@ -32,7 +32,7 @@ class CountingBackend:
         return FakeSession(dict)
 
 
-def test_the_operators_of_a_task_share_one_session_and_tasks_share_none() -> None:
+def test_pool_operators_share_a_session_and_tasks_do_not() -> None:
     backend = CountingBackend()
     chained, exchange, other = SessionPool(backend, 0), SessionPool(backend, 0), SessionPool(backend, 1)
     assert chained.session_of(MODEL) is exchange.session_of(MODEL)
@@ -48,13 +48,13 @@ def test_the_operators_of_a_task_share_one_session_and_tasks_share_none() -> Non
         replace(MODEL, session=SessionOptions(intra_op_threads=2)),
     ],
 )
-def test_another_file_or_other_options_get_a_session_of_their_own(other: ModelSpec) -> None:
+def test_pool_other_file_or_options_get_another_session(other: ModelSpec) -> None:
     backend = CountingBackend()
     assert SessionPool(backend, 0).session_of(MODEL) is not SessionPool(backend, 0).session_of(other)
     assert len(backend.loaded) == 2
 
 
-def test_a_session_lives_as_long_as_anyone_holds_it_and_no_longer() -> None:
+def test_pool_session_lives_as_long_as_its_holders() -> None:
     backend = CountingBackend()
     first, second = SessionPool(backend, 0), SessionPool(backend, 0)
     session = weakref.ref(first.session_of(MODEL))
@@ -69,7 +69,7 @@ def test_a_session_lives_as_long_as_anyone_holds_it_and_no_longer() -> None:
     assert len(backend.loaded) == 2
 
 
-def test_all_models_and_versions_are_loaded_before_the_first_request() -> None:
+def test_pool_load_all_loads_each_model_and_version() -> None:
     backend = CountingBackend()
     second = replace(MODEL, version="2", sha256="2")
     sessions = SessionPool(backend, 0)
@@ -79,7 +79,7 @@ def test_all_models_and_versions_are_loaded_before_the_first_request() -> None:
     assert len(backend.loaded) == 3
 
 
-def test_operators_that_open_at_the_same_time_load_once() -> None:
+def test_pool_concurrent_operators_load_once() -> None:
     backend = CountingBackend(seconds=0.05)
     holders = [SessionPool(backend, 7) for _ in range(4)]
     threads = [threading.Thread(target=holder.session_of, args=(MODEL,)) for holder in holders]
@@ -90,7 +90,7 @@ def test_operators_that_open_at_the_same_time_load_once() -> None:
     assert len(backend.loaded) == 1
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_again_the_next_time() -> None:
+def test_pool_failed_load_is_tried_again() -> None:
     class FailsOnce(CountingBackend):
         def load(self, model: ModelSpec) -> FakeSession:
             session = super().load(model)
@@ -104,16 +104,16 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_the_next_time() -> None:
     assert sessions.session_of(MODEL).run((), {"x": np.zeros(1)}) == []
 
 
-def test_back_ends_share_sessions_only_if_they_are_equal() -> None:
+def test_pool_unequal_backends_share_no_session() -> None:
     holders = SessionPool(CountingBackend(), 0), SessionPool(CountingBackend(), 0)
     assert holders[0].session_of(MODEL) is not holders[1].session_of(MODEL)
-    # Every operator gets a copy of its own of what the job was built with.
+    # Each operator gets its own copy of the job's backend.
     assert OnnxBackend() == OnnxBackend()
     assert hash(OnnxBackend()) == hash(OnnxBackend())
 
 
 @pytest.mark.parametrize(("batchable", "rows"), [(True, 3), (False, 1)])
-def test_a_session_learns_what_its_batches_cost(batchable: bool, rows: int) -> None:
+def test_pool_session_learns_the_cost_of_batches(batchable: bool, rows: int) -> None:
     model = replace(MODEL, batchable=batchable)
     session = SessionPool(CountingBackend(), 0).session_of(model)
     session.costs = BatchCostModel([Measurement(1, 1e-9), Measurement(3, 3e-9)])

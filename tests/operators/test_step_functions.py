@@ -1,4 +1,4 @@
-"""Functions of a chain's steps: loaded once, from the file that the job was started with."""
+"""Functions of a chain's steps are loaded once, from the file of the job's start."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ def written(folder: Path, text: str, name: str = "double") -> FunctionSpec:
     return FunctionSpec(str(path), hashlib.sha256(text.encode()).hexdigest(), name)
 
 
-def test_functions_of_one_file_share_a_module_that_ran_once(tmp_path: Path) -> None:
+def test_load_function_of_one_file_shares_a_module(tmp_path: Path) -> None:
     text = "runs = []\nruns.append(1)\ndef double(x):\n    return x * 2, runs\ndef again(x):\n    return x, runs\n"
     double = load_function(written(tmp_path, text))
     again = load_function(written(tmp_path, text, "again"))
@@ -24,7 +24,7 @@ def test_functions_of_one_file_share_a_module_that_ran_once(tmp_path: Path) -> N
     assert again(3)[1] is double(3)[1]
 
 
-def test_a_file_finds_what_lies_beside_it_although_another_says_the_same(tmp_path: Path) -> None:
+def test_load_function_equal_files_keep_their_folders(tmp_path: Path) -> None:
     text = "from pathlib import Path\ndef double():\n    return Path(__file__).parent.name\n"
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -41,20 +41,20 @@ def test_a_file_finds_what_lies_beside_it_although_another_says_the_same(tmp_pat
         ("double = 3\n", r"steps\.py has no function 'double'"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(tmp_path: Path, text: str, reason: str) -> None:
+def test_load_function_unusable_file_is_named(tmp_path: Path, text: str, reason: str) -> None:
     for _ in range(2):
         with pytest.raises(ModelLoadFailed, match=reason):
             load_function(written(tmp_path, text))
 
 
-def test_a_file_that_changed_since_the_job_was_started_is_refused(tmp_path: Path) -> None:
+def test_load_function_changed_file_is_refused(tmp_path: Path) -> None:
     function = written(tmp_path, "def double(x):\n    return x\n")
     Path(function.path).write_text("def double(x):\n    return 2 * x\n")
     with pytest.raises(ModelLoadFailed, match="restart the job"):
         load_function(function)
 
 
-def test_a_function_that_exits_fails_its_request_only(tmp_path: Path) -> None:
+def test_load_function_that_exits_fails_its_request_only(tmp_path: Path) -> None:
     leave = load_function(written(tmp_path, "import sys\ndef double():\n    sys.exit(3)\n"))
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"double called sys\.exit\(3\)"):

@@ -1,4 +1,4 @@
-"""Whose turn it is: the requests of others wait for the task's own, but not for ever; one batch runs at a time."""
+"""TaskLock: one batch runs at a time, and offloaded ones wait for the task's own, for a limited time."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,16 +11,16 @@ from anabranch.operators.runtime.task_lock import TaskLock, lock_of
 
 
 class Batch(Thread):
-    """One batch that runs until it is told to end."""
+    """A batch that runs until the test ends it."""
 
-    def __init__(self, turn: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, enter: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(daemon=True)
-        self._turn = turn
+        self._enter = enter
         self.runs, self.may_end = Event(), Event()
         self.start()
 
     def run(self) -> None:
-        with self._turn():
+        with self._enter():
             self.runs.set()
             self.may_end.wait()
 
@@ -29,11 +29,11 @@ class Batch(Thread):
         self.join()
 
 
-def test_the_operators_of_a_task_share_its_turn_and_others_have_theirs() -> None:
-    turn = lock_of("job", 0)
-    assert lock_of("job", 0) is turn
-    assert lock_of("job", 1) is not turn
-    assert lock_of("other", 0) is not turn
+def test_lock_of_returns_one_lock_per_job_and_task() -> None:
+    lock = lock_of("job", 0)
+    assert lock_of("job", 0) is lock
+    assert lock_of("job", 1) is not lock
+    assert lock_of("other", 0) is not lock
 
 
 def busy() -> TaskLock:
@@ -70,14 +70,14 @@ def test_idle_ends_with_a_busy_task(monkeypatch: pytest.MonkeyPatch) -> None:
     batch.end()
 
 
-def test_offloaded_batch_does_not_wait_for_ever() -> None:
+def test_offloaded_batch_runs_although_the_task_is_busy() -> None:
     with busy().offloaded_batch():
         pass
 
 
-def test_one_batch_runs_at_a_time_whosever_it_is() -> None:
-    turn = TaskLock()
-    for first, second in ((turn.own_batch, turn.offloaded_batch), (turn.offloaded_batch, turn.own_batch)):
+def test_lock_runs_one_batch_at_a_time() -> None:
+    lock = TaskLock()
+    for first, second in ((lock.own_batch, lock.offloaded_batch), (lock.offloaded_batch, lock.own_batch)):
         running = Batch(first)
         assert running.runs.wait(5)
         waiting = Batch(second)
@@ -87,20 +87,20 @@ def test_one_batch_runs_at_a_time_whosever_it_is() -> None:
         waiting.end()
 
 
-def test_a_lane_that_always_has_a_next_batch_lets_others_in_between() -> None:
-    turn = TaskLock()
-    others = Batch(turn.offloaded_batch)
+def test_own_batches_let_an_offloaded_one_in_between() -> None:
+    lock = TaskLock()
+    others = Batch(lock.offloaded_batch)
     others.may_end.set()
     while not others.runs.is_set():
-        with turn.own_batch():
+        with lock.own_batch():
             pass
     others.end()
 
 
-def test_a_batch_that_fails_gives_the_turn_back() -> None:
-    turn = TaskLock()
-    for each in (turn.own_batch, turn.offloaded_batch):
+def test_failed_batch_gives_the_lock_back() -> None:
+    lock = TaskLock()
+    for each in (lock.own_batch, lock.offloaded_batch):
         with pytest.raises(ValueError, match="a bad batch"), each():
             raise ValueError("a bad batch")
-    with turn.own_batch():
+    with lock.own_batch():
         pass
