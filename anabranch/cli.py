@@ -17,6 +17,7 @@ from anabranch.commands import stack
 from anabranch.commands.demo import demo
 from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
+from anabranch.commands.models import models
 from anabranch.commands.plan import plan
 from anabranch.commands.prepare import prepare
 from anabranch.commands.process import process
@@ -67,6 +68,7 @@ app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
 app.command()(run)
+app.command()(models)
 app.command()(infer)
 app.command()(plan)
 app.command()(prepare)

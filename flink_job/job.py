@@ -13,6 +13,7 @@ from anabranch.flink_job import installation
 from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, shares_memory
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.flink_job.model_summary import JOB_PARAMETER, encode_summaries, summarize
 from anabranch.flink_job.slots import slots_needed
 from anabranch.flink_job.topology import build
 from anabranch.operators.backends.base import Backend
@@ -82,7 +83,8 @@ def start(
     env.set_max_parallelism(config.job.max_parallelism)
     # Flink's web page shows it.
     whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
-    env.get_config().set_global_job_parameters({"anabranch.models": whole})
+    summaries = encode_summaries(summarize(catalog))
+    env.get_config().set_global_job_parameters({"anabranch.models": whole, JOB_PARAMETER: summaries})
     build(env, config, catalog, backend or OnnxBackend())
     return RunningJob(env.execute_async(config.job.name))
 

@@ -69,6 +69,11 @@ class FlinkRest:
         entries = self.get(f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return str(entries[0]["stacktrace"]) if entries else ""
 
+    def job_parameters(self, job_id: str) -> dict[str, str]:
+        """Returns the global parameters that a job was submitted with."""
+        parameters = self.get(f"/jobs/{job_id}/config").get("execution-config", {}).get("user-config", {})
+        return {name: str(value) for name, value in parameters.items()}
+
     def task_states(self, job_id: str) -> dict[str, dict[str, int]]:
         """For every operator chain of a job, by name, how many of its tasks are in which state."""
         vertices = self.get(f"/jobs/{job_id}")["vertices"]

@@ -81,8 +81,7 @@ def operator_of(chain: str) -> str:
 
 
 def _tasks_of(rest: FlinkRest, job: FlinkJob) -> Iterator[tuple[str, PlacedTask]]:
-    whole = rest.get(f"/jobs/{job.job_id}/config").get("execution-config", {}).get("user-config", {})
-    models = [name for name in whole.get("anabranch.models", "").split(", ") if name]
+    models = [name for name in rest.job_parameters(job.job_id).get("anabranch.models", "").split(", ") if name]
     for vertex in rest.get(f"/jobs/{job.job_id}")["vertices"]:
         path = f"/jobs/{job.job_id}/vertices/{vertex['id']}"
         subtasks = rest.get(path)["subtasks"]

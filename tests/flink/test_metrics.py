@@ -14,6 +14,8 @@ import pytest
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
+from anabranch.flink_job.model_repository.repository import read_repository
+from anabranch.flink_job.model_summary import summarize
 from anabranch.schemas.latency_breakdown import STAGES
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Tensor
@@ -65,6 +67,7 @@ def test_counts_reach_prometheus_rest_and_top(
             }
             assert stage == "merge" or buckets["inf"] >= LARGE, (stage, buckets)
         check_top(cluster, topics)
+        check_models(cluster, model_repository)
         running.cancel()
     topics.close()
 
@@ -97,6 +100,16 @@ def check_top(cluster: FlinkCluster, topics: Topics) -> None:
     assert 0 < model["p50_ms"] <= model["p99_ms"]
     assert model["stage_ms"]["session"] > 0
     assert seen["errors_per_s"]["wrong_shape"] > 0
+
+
+def check_models(cluster: FlinkCluster, repository: Path) -> None:
+    arguments = ["models", "--flink-url", cluster.url, "--model-repository", str(repository), "-o", "json"]
+    said = subprocess.run([ANABRANCH, *arguments], capture_output=True, text=True, timeout=60, check=True)
+    listed = json.loads(said.stdout)
+    held = summarize(read_repository(repository, Config().defaults))
+    assert [(each["name"], each["version"]) for each in listed["models"]] == [(m.name, m.version) for m in held]
+    assert {each["state"] for each in listed["models"]} == {"served"}
+    assert listed["job"]["name"].startswith("watched-")
 
 
 Sample = tuple[str, dict[str, str], float]

@@ -1,0 +1,118 @@
+"""Summaries of models: signature, batching and parts of each. A job carries those of its models to Flink's REST."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
+
+#: Name of the job parameter that holds the summaries.
+JOB_PARAMETER = "anabranch.model-summaries"
+
+
+class BatchingSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Batching of a model.
+
+    Attributes:
+        is_batchable: Whether axis 0 counts rows.
+        fixed_rows: The model's own batch size; None for any.
+        max_rows: Largest batch; None for the cheapest one.
+        shard_rows: Rows of a shard of a large request.
+        max_delay_ms: Longest wait for a fuller batch.
+    """
+
+    is_batchable: bool
+    fixed_rows: int | None
+    max_rows: int | None
+    shard_rows: int
+    max_delay_ms: float
+
+
+class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage of a model, or a step of a chain; steps have names.
+
+    Attributes:
+        sha256: Digest of its file and of its functions' files.
+    """
+
+    name: str
+    replicas: int
+    sha256: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a model.
+
+    Attributes:
+        kind: A plain model, one in stages, an ensemble of other models, or a chain of steps.
+        sha256: Digest of the model's file; empty for ensembles and chains.
+        parts: Stages or steps.
+        members: Name and version of the models of an ensemble.
+        merge: Merge rule of an ensemble.
+    """
+
+    name: str
+    version: str
+    kind: Literal["model", "stages", "ensemble", "chain"]
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batching: BatchingSummary
+    parts: tuple[PartSummary, ...] = ()
+    members: tuple[str, ...] = ()
+    merge: str = ""
+
+
+def summarize(catalog: Catalog) -> list[ModelSummary]:
+    """Returns the summaries of all models, by name, the newest version last."""
+    return [_summary(model) for _, versions in sorted(catalog.models.items()) for model in versions.values()]
+
+
+def encode_summaries(summaries: Iterable[ModelSummary]) -> str:
+    """Returns the summaries as JSON."""
+    return msgspec.json.encode(list(summaries)).decode()
+
+
+def decode_summaries(text: str) -> list[ModelSummary]:
+    """Returns the summaries of their JSON.
+
+    Raises:
+        msgspec.MsgspecError: The text was not written by `encode_summaries`.
+    """
+    return msgspec.json.decode(text, type=list[ModelSummary])
+
+
+def _summary(model: ModelSpec) -> ModelSummary:
+    ensemble = model.ensemble
+    return ModelSummary(
+        name=model.name,
+        version=model.version,
+        kind="ensemble" if ensemble else "chain" if model.is_chain else "stages" if model.stages else "model",
+        sha256=model.sha256,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        batching=BatchingSummary(
+            is_batchable=model.batchable,
+            fixed_rows=model.fixed_rows,
+            max_rows=model.batching.max_rows,
+            shard_rows=model.batching.shard_rows,
+            max_delay_ms=model.batching.max_delay_ms,
+        ),
+        parts=tuple(
+            PartSummary(
+                name=stage.name,
+                replicas=stage.replicas,
+                sha256=(stage.sha256, *(function.sha256 for function in (stage.before, stage.after) if function)),
+                inputs=stage.inputs,
+                outputs=stage.outputs,
+            )
+            for stage in model.stages
+        ),
+        members=tuple(f"{name}/{version}" for name, version in ensemble.members) if ensemble else (),
+        merge=ensemble.merge if ensemble else "",
+    )
