@@ -1,1 +1,1 @@
-"""Cuts an ONNX model into stages: knows its graph and its legal cuts, writes stage models, proves them equal to it."""
+"""Cuts an ONNX model into stages, and proves that they equal it."""

@@ -1,29 +1,10 @@
-"""Every way in which cutting a model can fail, as one tree. A message is one line that says why, and what to do.
-
-PartitionError
-├── ModelError                       the file is at fault
-│   ├── UnreadableModel              not there, or no ONNX model
-│   ├── InvalidModel                 breaks a rule of ONNX: a tensor that no node makes, nodes in a circle
-│   └── UnsafeModel                  its external data lies outside its folder
-├── CutError                         the model cannot be cut there
-│   ├── NoSuchCut                    not a cut: a stage would be empty, or need what a later one makes
-│   └── UncarriedTensor              what would cross is no tensor that the wire carries
-├── PlanningError                    no plan can be made
-│   ├── NoPlan                       no way to cut the model suits these nodes
-│   └── UnusableMachines                the file that describes the nodes cannot be used
-├── ProofError                       the stages are not shown to equal the model
-│   ├── UnusableInputs               no file of arrays, or not the model's inputs
-│   ├── WholeModelFailed             the model itself does not run on the inputs
-│   ├── StageFailed                  a stage does not run where the whole model does
-│   └── UnequalOutput                they differ by more than the tolerance
-└── PlanNotWritten                   no room, or no right to write there
-"""
+"""Errors of cutting a model; `anabranch.errors` draws the tree."""
 
 from anabranch.schemas.errors import AnabranchError
 
 
 class PartitionError(AnabranchError):
-    """Base of all of them."""
+    """A model cannot be cut into stages."""
 
     code = "partition_error"
 
@@ -35,7 +16,7 @@ class ModelError(PartitionError):
 
 
 class UnreadableModel(ModelError):
-    """There is no file, or it holds no ONNX model."""
+    """The file is missing, or is not an ONNX model."""
 
     code = "unreadable_model"
 
@@ -47,7 +28,7 @@ class InvalidModel(ModelError):
 
 
 class UnsafeModel(ModelError):
-    """The model's external data lies outside its folder, or is no plain file."""
+    """The model's external data is outside its folder, or is not a plain file."""
 
     code = "unsafe_model"
 
@@ -59,13 +40,13 @@ class CutError(PartitionError):
 
 
 class NoSuchCut(CutError):
-    """A stage would be empty, or need what a later stage makes."""
+    """A stage would be empty, or read a tensor of a later stage."""
 
     code = "no_such_cut"
 
 
 class UncarriedTensor(CutError):
-    """What would cross is no tensor, or of a datatype that the wire does not carry."""
+    """A crossing value is not a tensor, or has a datatype that the wire cannot carry."""
 
     code = "uncarried_tensor"
 
@@ -77,13 +58,13 @@ class PlanningError(PartitionError):
 
 
 class NoPlan(PlanningError):
-    """No way to cut the model suits these nodes."""
+    """The model cannot be cut for these machines."""
 
     code = "no_plan"
 
 
 class UnusableMachines(PlanningError):
-    """The file that describes the nodes cannot be used."""
+    """The file that describes the machines cannot be used."""
 
     code = "unusable_machines"
 
@@ -95,7 +76,7 @@ class ProofError(PartitionError):
 
 
 class UnusableInputs(ProofError):
-    """The inputs given are no file of arrays, or not those that the model takes."""
+    """The given inputs cannot be read, or do not fit the model."""
 
     code = "unusable_inputs"
 
@@ -107,7 +88,7 @@ class WholeModelFailed(ProofError):
 
 
 class StageFailed(ProofError):
-    """A stage does not run on what the stages before it gave."""
+    """A stage does not run on the outputs of the stages before it."""
 
     code = "stage_failed"
 

@@ -1,4 +1,4 @@
-"""Weights that lie beside a model's file: found only inside its folder, whatever the file says."""
+"""Weights in files beside a model; only files inside its folder are read."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,63 +17,63 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Where a tensor's values lie."""
+    """Place of a tensor's values."""
 
     path: Path
     offset: int
     size_bytes: int
 
     def read(self) -> bytes:
-        """All of them."""
+        """Reads all values."""
         return b"".join(self._chunks())
 
     def copy_to(self, file: BinaryIO) -> None:
-        """Copies them without holding all of them in memory."""
+        """Copies all values in chunks."""
         for chunk in self._chunks():
             file.write(chunk)
 
     def _chunks(self) -> Iterator[bytes]:
         left = self.size_bytes
-        # Checked once more by the system: the file may have been exchanged for a link since.
+        # O_NOFOLLOW: a link may have replaced the file since the check.
         with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             file.seek(self.offset)
             while left:
                 chunk = file.read(min(left, _CHUNK_BYTES))
                 if not chunk:
-                    raise UnreadableModel(f"{self.path} became shorter while it was read")
+                    raise UnreadableModel(f"{self.path} became shorter while it was read: try again")
                 left -= len(chunk)
                 yield chunk
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Whether a tensor's values lie beside the file."""
+    """Tells if a tensor's values are in another file."""
     return tensor.data_location == TensorProto.EXTERNAL
 
 
 def locate(tensor: TensorProto, folder: Path) -> Weights:
-    """Where the values of an external tensor lie.
+    """Finds the values of an external tensor.
 
     Raises:
-        UnsafeModel: Outside the model's folder, behind a link, or beyond the end of a file.
-        UnreadableModel: There is no such file.
+        UnsafeModel: They are outside the folder, behind a link, or beyond the file's end.
+        UnreadableModel: The file is missing.
     """
     said = {entry.key: entry.value for entry in tensor.external_data}
     location = said.get("location", "")
     parts = PurePosixPath(location).parts
     if not parts or location.startswith("/") or ".." in parts or "\\" in location or "\0" in location:
-        raise UnsafeModel(f"external data of {tensor.name!r} lies outside the model's folder, at {location!r}")
+        raise UnsafeModel(f"external data of {tensor.name!r} is at {location!r}: move it into the model's folder")
     path = folder
     for part in parts:
         path /= part
         if path.is_symlink():
-            raise UnsafeModel(f"external data of {tensor.name!r} lies behind the link {path}: put the file there")
+            raise UnsafeModel(f"external data of {tensor.name!r} is behind the link {path}: put the file there")
     if path.exists() and not path.is_file():
-        raise UnsafeModel(f"external data of {tensor.name!r} is in {path}, which is no plain file")
+        raise UnsafeModel(f"external data of {tensor.name!r} is in {path}, which is not a plain file")
     expected = size_bytes(tensor)
     try:
         offset, size, end = int(said.get("offset", "0")), int(said.get("length", str(expected))), path.stat().st_size
     except ValueError:
-        raise UnsafeModel(f"external data of {tensor.name!r} has a place or length that is no number") from None
+        raise UnsafeModel(f"external data of {tensor.name!r} has an offset or length that is not a number") from None
     except OSError as error:
         raise UnreadableModel(f"cannot read external data of {tensor.name!r}, {path}: {error.strerror}") from None
     if offset < 0 or size != expected or offset + size > end:
@@ -82,19 +82,14 @@ def locate(tensor: TensorProto, folder: Path) -> Weights:
 
 
 def load_inline(tensor: TensorProto, folder: Path) -> None:
-    """Takes an external tensor's values into the tensor itself.
-
-    Raises:
-        UnsafeModel: They lie where they must not.
-        UnreadableModel: They are not there.
-    """
+    """Moves an external tensor's values into the tensor; raises like `locate`."""
     tensor.raw_data = locate(tensor, folder).read()
     tensor.ClearField("external_data")
     tensor.data_location = TensorProto.DEFAULT
 
 
 def tensors_in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    """Every tensor inside nodes: attributes, and all that is in their bodies."""
+    """Yields the tensors in attributes and bodies of nodes."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
@@ -106,12 +101,7 @@ def tensors_in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 
 def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
-    """Looks where all external data of a model lies, and reads none of it.
-
-    Raises:
-        UnsafeModel: Some lies where it must not.
-        UnreadableModel: Some is not there.
-    """
+    """Checks the place of all external data without reading it; raises like `locate`."""
     functions = (tensor for function in model.functions for tensor in tensors_in_nodes(function.node))
     for group in (model.graph.initializer, tensors_in_nodes(model.graph.node), functions):
         for tensor in group:

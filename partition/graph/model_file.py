@@ -1,4 +1,4 @@
-"""Reads an ONNX file, which may come from a stranger: external data is left on the disk, and only named."""
+"""Reads ONNX files, which may be hostile, without their external data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +8,15 @@ from google.protobuf.message import DecodeError
 
 from anabranch.partition.errors import UnreadableModel
 
-#: Protobuf reads no more: a larger model has its weights beside it.
+#: Protobuf's limit.
 MAX_FILE_BYTES = 2**31 - 1
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model in a file; external data is not read.
+    """Reads the model in a file, without external data.
 
     Raises:
-        UnreadableModel: The file is missing, too large, or no ONNX model.
+        UnreadableModel: The file is missing, too large, or not an ONNX model.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -25,14 +25,14 @@ def read_model(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise UnreadableModel(f"cannot read the model {path}: {error.strerror}") from None
     except DecodeError:
-        raise UnreadableModel(f"{path} is no ONNX model") from None
+        raise UnreadableModel(f"{path} is not an ONNX model") from None
     if not model.opset_import or not model.graph.output:
-        raise UnreadableModel(f"{path} is no ONNX model: it has no operators or gives nothing")
+        raise UnreadableModel(f"{path} is not an ONNX model: it has no operator set or no output")
     return model
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of an If, Loop, Scan or SequenceMap; not theirs in turn."""
+    """Yields the direct bodies of an If, Loop, Scan or SequenceMap."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -40,7 +40,7 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def size_bytes(tensor: onnx.TensorProto) -> int:
-    """What a tensor's values take, in the file or beside it; strings without their lengths."""
+    """Computes the size of a tensor's values; of strings without their lengths."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     elements = 1

@@ -1,14 +1,10 @@
-r"""A model's graph, and where it can be cut.
+r"""A model's graph and its cuts.
 
-    x --> (a) --> (b) --> (d) --> y        nodes[0] = a, nodes[1] = b, ...: an order in which they can run
-           \--> (c) -----^                 {a}, {a, b}, {a, c}, {a, b, c} are its cuts
+    x --> (a) --> (b) --> (d) --> y        its cuts: {a}, {a, b}, {a, c}, {a, b, c}
+           \--> (c) -----^
 
-A set of nodes is an int: bit i stands for `nodes[i]`. A *cut* is a downset: a set that holds, with each node, all that
-this node needs. What runs before a cut is the downset, what runs after it is the rest; `crossing` names the tensors
-that travel between. An If, Loop or Scan is one node: what its bodies read from outside is what the node reads.
-
-What does not depend on the model's inputs (initializers, constants, whatever is computed of them alone) is no node
-here: every stage that needs it gets a copy.
+A set of nodes is an int: bit i stands for `nodes[i]`. A *cut* is a downset: a set with all predecessors of its nodes.
+Initializers, and values computed from constants alone, are not nodes: stages copy them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +25,7 @@ from anabranch.partition.profiling.runtime import runtime_types
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """Attributes: made, the node that makes it, as a set, and empty for an input; readers; leaves, for an output."""
+    """A tensor; `made` is the set of its maker, and `leaves` marks an output."""
 
     name: str
     made: int
@@ -39,15 +35,13 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model's graph; `load_graph` makes one.
+    """A model's graph; see `load_graph`.
 
     Attributes:
-        path: The model's file.
-        model: What is in it; external data is not read.
-        nodes: In an order in which they can run. What no output needs is left out.
-        constants: In an order in which they can run.
-        inputs: What the model takes; initializers that are inputs by name only left out.
-        outputs: What it gives: tensors made by nodes, or inputs or constants as they are.
+        model: Content of the file, without external data.
+        nodes: Nodes that outputs need, in topological order; likewise `constants`.
+        inputs: Inputs without an initializer.
+        outputs: Outputs; these can be inputs or constants, too.
     """
 
     path: Path
@@ -59,41 +53,32 @@ class Graph:
 
     @property
     def everything(self) -> int:
-        """All nodes."""
+        """The set of all nodes."""
         return (1 << len(self.nodes)) - 1
 
     @cached_property
     def types(self) -> Mapping[str, onnx.TypeProto]:
-        """ONNX's type of every tensor, as far as it can be inferred without a run."""
+        """Types of tensors that can be inferred without a run."""
         types = infer_types(self.model)
         untold = [name for node in self.nodes for name in node.makes if not is_told(types.get(name))]
-        if untold:  # by an operator that ONNX does not define, and ONNX Runtime may
+        if untold:  # by operators of ONNX Runtime
             types |= runtime_types(self.model, self.path.parent, untold)
         return types
 
     def type_of(self, tensor: str) -> TensorType:
-        """What the wire carries of a tensor.
-
-        Raises:
-            UncarriedTensor: It cannot carry it.
-        """
+        """Returns a tensor's type; raises UncarriedTensor if the wire cannot carry it."""
         return tensor_type(tensor, self.types.get(tensor))
 
-    # ---- cuts ------------------------------------------------------------------------------------------------------
-
     def is_downset(self, nodes: int) -> bool:
-        """Whether a set holds, with each node, all that this node needs."""
+        """Tells if a set holds all predecessors of its nodes."""
         return all(node.predecessors & ~nodes == 0 for node in self.members(nodes))
 
     def prefixes(self) -> Iterator[int]:
-        """The cuts of the graph as a line: the first node, the first two, ... all but the last."""
+        """Yields the cuts along the order of `nodes`."""
         return ((1 << count) - 1 for count in range(1, len(self.nodes)))
 
     def crossing(self, downset: int) -> tuple[str, ...]:
-        """The tensors that are there before a cut and needed after it, as inputs or as outputs of the model.
-
-        Of the empty set: the model's inputs that are needed at all. Of all nodes: its outputs, constants left out.
-        """
+        """Lists the tensors that cross a cut, outputs of the model included."""
         rest = self.everything & ~downset
         return tuple(
             tensor.name
@@ -102,9 +87,9 @@ class Graph:
         )
 
     def obstacle(self, downset: int) -> str | None:
-        """Why the model cannot be cut there, in one line; None where it can."""
+        """Explains why a cut is illegal, in one line; None if it is legal."""
         if not 0 < downset < self.everything or not self.is_downset(downset):
-            return "it is no cut: a stage would be empty, or need what a later one makes"
+            return "not a cut: a stage would be empty, or read a tensor of a later one"
         for name in self.crossing(downset):
             try:
                 self.type_of(name)
@@ -113,49 +98,43 @@ class Graph:
         return None
 
     def parts(self, downsets: Iterable[int]) -> list[int]:
-        """The stages between cuts that follow one another: one more than there are cuts.
-
-        Raises:
-            NoSuchCut: The cuts do not follow one another, or one is none.
-        """
+        """Computes the stages between cuts; raises NoSuchCut if these do not grow, or are not downsets."""
         ends = [0, *downsets, self.everything]
         for number, (start, end) in enumerate(pairwise(ends)):
             if start & ~end or start == end:
                 raise NoSuchCut(f"stage {number} would be empty: {len(self.nodes)} nodes, cut into {len(ends) - 1}")
             if not self.is_downset(end):
-                raise NoSuchCut(f"stage {number} would need what a later stage makes")
+                raise NoSuchCut(f"stage {number} would read a tensor of a later stage")
         return [end & ~start for start, end in pairwise(ends)]
 
-    # ---- stages ----------------------------------------------------------------------------------------------------
-
     def members(self, nodes: int) -> Iterator[Node]:
-        """The nodes of a set, in their order."""
+        """Yields the nodes of a set in order."""
         return (self.nodes[index] for index in indices(nodes))
 
     def stage_inputs(self, part: int) -> tuple[str, ...]:
-        """The tensors that a stage's own nodes need and do not make."""
+        """Lists the tensors that a stage reads and does not make."""
         return tuple(tensor.name for tensor in self._tensors if tensor.readers & part and not tensor.made & part)
 
     def stage_outputs(self, part: int) -> tuple[str, ...]:
-        """The tensors that a stage's nodes make and others need, or the model gives."""
+        """Lists the tensors of a stage that are needed elsewhere."""
         rest = self.everything & ~part
         return tuple(
             tensor.name for tensor in self._tensors if tensor.made & part and (tensor.leaves or tensor.readers & rest)
         )
 
     def stage_constants(self, part: int) -> int:
-        """Which of `constants` a stage holds, as a set."""
+        """Returns the set of constants that a stage needs."""
         needed = 0
         for node in self.members(part):
             needed |= node.constants
         return needed
 
     def parameter_bytes(self, part: int) -> int:
-        """Size of the weights that a stage holds, each once; what is computed of them does not count."""
+        """Computes the size of a stage's weights."""
         return sum(self.constants[index].size_bytes for index in indices(self.stage_constants(part)))
 
     def constants_of(self, tensors: Iterable[str]) -> int:
-        """Which of `constants` give these tensors, and what those are computed of; other tensors do not count."""
+        """Returns the set of constants behind some tensors."""
         needed = 0
         for name in tensors:
             needed |= self._constant_of.get(name, 0)
@@ -163,10 +142,8 @@ class Graph:
 
     @cached_property
     def constant_outputs(self) -> tuple[str, ...]:
-        """The model's outputs that depend on no input: the last stage gives them, and nothing of them travels."""
+        """Outputs that depend on no input."""
         return tuple(name for name in self.outputs if name in self._constant_of)
-
-    # ---- what is worked out once -----------------------------------------------------------------------------------
 
     @cached_property
     def _tensors(self) -> tuple[_Tensor, ...]:
@@ -185,7 +162,7 @@ class Graph:
 
 
 def indices(nodes: int) -> Iterator[int]:
-    """The places of a set's nodes, ascending."""
+    """Yields the indices in a set, ascending."""
     while nodes:
         lowest = nodes & -nodes
         yield lowest.bit_length() - 1
@@ -193,13 +170,7 @@ def indices(nodes: int) -> Iterator[int]:
 
 
 def load_graph(path: Path) -> Graph:
-    """The graph of the model in a file; weights that lie beside it are not read.
-
-    Raises:
-        UnreadableModel: The file or its external data is missing, too large, or no ONNX model.
-        UnsafeModel: Its external data lies where it must not.
-        InvalidModel: It breaks a rule of ONNX.
-    """
+    """Reads the graph of a model, without external data; raises ModelError."""
     model = read_model(path)
     check_external_data(model, path.parent)
     nodes, constants, inputs = read_nodes(model)

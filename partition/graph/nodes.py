@@ -1,4 +1,4 @@
-"""The nodes of a model in an order in which they can run, and what is constant beside them."""
+"""Reads nodes and constants of a model, in topological order."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,22 +9,21 @@ import onnx
 from anabranch.partition.errors import InvalidModel
 from anabranch.partition.graph.model_file import bodies, size_bytes
 
-#: Nodes that give something else each time must not be copied, though they may need no input.
+#: Random nodes must not be copied, though they may need no input.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-#: Of an operator of any other domain nobody knows whether a copy gives the same.
+#: Operators of other domains may be random.
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that depends on the model's inputs, or on chance.
+    """A node that depends on the model's inputs, or is random.
 
     Attributes:
-        name: Its own, or one made of its operator and place in the file.
-        reads: The tensors that it needs, constants left out; what its bodies take from outside included.
-        makes: The tensors that it gives.
-        predecessors: The nodes whose tensors it reads.
-        constants: Which of `Graph.constants` it needs, directly or through others.
+        reads: Tensors that it and its bodies read, without constants.
+        makes: Tensors that it outputs.
+        predecessors: Set of nodes whose tensors it reads.
+        constants: Set of constants that it needs, also indirectly.
     """
 
     name: str
@@ -38,11 +37,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """What does not depend on the model's inputs: an initializer, or a node that gives the same each time.
+    """An initializer, or a deterministic node that depends on no input.
 
     Attributes:
-        closure: Which constants it is computed of, itself included.
-        size_bytes: Of the values in the file; 0 for what is computed.
+        closure: Set of the constants that it needs, itself included.
+        size_bytes: Size of stored values; 0 if computed.
     """
 
     makes: tuple[str, ...]
@@ -52,10 +51,10 @@ class Constant:
 
 
 def read_nodes(model: onnx.ModelProto) -> tuple[tuple[Node, ...], tuple[Constant, ...], tuple[str, ...]]:
-    """The nodes, the constants and the inputs of a model; nodes that no output needs are left out.
+    """Reads nodes, constants and inputs of a model; drops nodes that no output needs.
 
     Raises:
-        InvalidModel: It breaks a rule of ONNX.
+        InvalidModel: The model breaks a rule of ONNX.
     """
     file = model.graph
     stored: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = {tensor.name: tensor for tensor in file.initializer}
@@ -69,7 +68,7 @@ def read_nodes(model: onnx.ModelProto) -> tuple[tuple[Node, ...], tuple[Constant
 
 
 def outer_reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, what its bodies take from outside included; each once."""
+    """Lists the tensors that a node and its bodies read from outside, each once."""
     reads = [name for name in node.input if name]
     for body in bodies(node):
         reads += _captured(body)
@@ -96,15 +95,15 @@ def _makers(model: onnx.ModelProto, given: set[str]) -> dict[str, int]:
 
 
 def _needed_in_order(model: onnx.ModelProto, makers: dict[str, int], given: set[str]) -> list[int]:
-    """The places of all nodes that an output needs, in an order in which they can run; the file's own if it can."""
+    """Lists the positions of needed nodes in topological order; prefers the order of the file."""
     befores: dict[int, set[int]] = {}
-    wanted = [(value.name, "the model gives") for value in model.graph.output]
+    wanted = [(value.name, "the model outputs") for value in model.graph.output]
     while wanted:
-        name, who = wanted.pop()
+        name, reader = wanted.pop()
         if name in given:
             continue
         if name not in makers:
-            raise InvalidModel(f"{who} {name!r}, which no node makes")
+            raise InvalidModel(f"{reader} {name!r}, which no node makes")
         position = makers[name]
         if position not in befores:
             node = model.graph.node[position]
@@ -119,16 +118,16 @@ def _needed_in_order(model: onnx.ModelProto, makers: dict[str, int], given: set[
     except CycleError as error:
         stuck = min(error.args[1])
         name = node_name(model.graph.node[stuck], stuck)
-        raise InvalidModel(f"nodes need one another in a circle, {name!r} among them") from None
+        raise InvalidModel(f"the nodes form a cycle, {name!r} among them: export the model again") from None
 
 
 def node_name(node: onnx.NodeProto, position: int) -> str:
-    """A node's own name, or one made of its operator and place."""
+    """Returns a node's name, by default its operator and position."""
     return node.name or f"{node.op_type}_{position}"
 
 
 class _Reader:
-    """Tells nodes from constants, which need no input."""
+    """Separates nodes from constants."""
 
     def __init__(
         self,
@@ -172,7 +171,7 @@ def _gives_the_same(node: onnx.NodeProto, functions: Mapping[tuple[str, str], on
         return all(_gives_the_same(inner, functions) for inner in function.node)
     if node.domain not in _KNOWN_DOMAINS or node.op_type in _RANDOM:
         return False
-    if node.op_type == "Dropout" and len(node.input) > 2:  # it may be told to train
+    if node.op_type == "Dropout" and len(node.input) > 2:  # it may be in training mode
         return False
     return all(_gives_the_same(inner, functions) for body in bodies(node) for inner in body.node)
 
@@ -184,7 +183,7 @@ def _stored_bytes(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> int:
 
 
 def _value_bytes(node: onnx.NodeProto) -> int:
-    """Of a Constant node the value's size: some exporters keep weights there."""
+    """Computes the size of a Constant node's value: some exporters store weights there."""
     return (
         sum(size_bytes(attribute.t) for attribute in node.attribute if attribute.type == onnx.AttributeProto.TENSOR)
         if node.op_type == "Constant"

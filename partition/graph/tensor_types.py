@@ -1,4 +1,4 @@
-"""What is known of a tensor before the model runs: whether the wire can carry it, and its size for a batch."""
+"""Types of tensors, as far as they are known without a run."""
 
 from dataclasses import dataclass
 from math import prod
@@ -9,7 +9,7 @@ from onnx import TensorProto
 from anabranch.partition.errors import UncarriedTensor
 from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES
 
-#: ONNX's element types that the wire carries, under the protocol's names.
+#: Datatypes of the protocol by ONNX's element type.
 DATATYPES: dict[int, str] = {
     TensorProto.BOOL: "BOOL",
     TensorProto.UINT8: "UINT8",
@@ -26,7 +26,7 @@ DATATYPES: dict[int, str] = {
     TensorProto.STRING: BYTES,
 }
 
-#: A larger initializer tells nothing of shapes, and shape inference works on a copy.
+#: Larger initializers are left out of shape inference.
 _SMALL_BYTES = 1 << 16
 
 
@@ -36,14 +36,14 @@ class TensorType:
 
     Attributes:
         datatype: The protocol's name.
-        shape: None where not even the rank is known; an axis is its size, its name, or None.
+        shape: Axes as size, name or None; None for an unknown rank.
     """
 
     datatype: str
     shape: tuple[int | str | None, ...] | None
 
     def size_bytes(self, rows: int) -> int | None:
-        """Its size when axis 0, where it is open, counts `rows`; None where that cannot be told without a run."""
+        """Computes its size if an open axis 0 counts `rows`; None if it is unknown."""
         if self.shape is None or self.datatype == BYTES:
             return None
         axes = (rows, *self.shape[1:]) if self.shape and not isinstance(self.shape[0], int) else self.shape
@@ -53,29 +53,25 @@ class TensorType:
 
 
 def tensor_type(name: str, proto: onnx.TypeProto | None) -> TensorType:
-    """What the wire carries of ONNX's type.
-
-    Raises:
-        UncarriedTensor: It cannot; the message says why.
-    """
+    """Converts ONNX's type; raises UncarriedTensor if the wire cannot carry it."""
     kind = proto.WhichOneof("value") if proto is not None else None
     if proto is None or kind is None:
-        raise UncarriedTensor(f"{name!r} has a type that cannot be told without running the model")
+        raise UncarriedTensor(f"{name!r} cannot travel: its type is unknown without a run")
     if kind != "tensor_type":
         raise UncarriedTensor(
-            f"{name!r} is of type {kind.removesuffix('_type').replace('_', ' ')}, and only tensors can travel"
+            f"{name!r} cannot travel: its type is {kind.removesuffix('_type').replace('_', ' ')}, expected a tensor"
         )
     datatype = DATATYPES.get(proto.tensor_type.elem_type)
     if datatype is None:
         element = TensorProto.DataType.Name(proto.tensor_type.elem_type)
-        raise UncarriedTensor(f"{name!r} is a tensor of {element}, which the protocol cannot carry")
+        raise UncarriedTensor(f"{name!r} cannot travel: it is a tensor of {element}, which the protocol does not have")
     if not proto.tensor_type.HasField("shape"):
         return TensorType(datatype, None)
     return TensorType(datatype, tuple(_axis(axis) for axis in proto.tensor_type.shape.dim))
 
 
 def is_told(proto: onnx.TypeProto | None) -> bool:
-    """Whether a type says anything."""
+    """Tells if a type is known."""
     return proto is not None and proto.WhichOneof("value") is not None
 
 
@@ -90,10 +86,10 @@ def _axis(axis: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 
 def infer_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """The type of every tensor at the top of the graph that ONNX can infer; an axis with a name keeps it.
+    """Infers the types of tensors; named axes keep their names.
 
-    What the file itself says of a tensor that is no input counts only where nothing can be inferred, and then without
-    its axes: tools that open a model's batch axis often leave the others as they were.
+    A declared type counts only if nothing can be inferred, and without its axes, since tools that open a model's batch
+    axis often leave wrong shapes of inner tensors.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph

@@ -1,12 +1,11 @@
 """Plans for machines of several kinds.
 
-Every plan corresponds to an order of the machines in which the replicas of each stage are contiguous. For one order,
+A plan corresponds to an order of the machines in which the replicas of each stage are contiguous. For one order,
 dynamic programming finds, for each cut, the shortest prefix of the machines that meets a bound. A stage may skip
-machines that are too small, or whose link is too slow.
+machines that are too small or have too slow a link.
 
-Up to `_MOST_ORDERS` distinct orders are all tried, and the bottleneck is optimal. Otherwise heuristics apply: orders by
-speed, memory and link, improved by exchanging two machines; and beyond `_MOST_CUTS` cuts, only the narrowest cut of
-each stretch of the model. Ties are broken between orders only.
+All orders are tried, up to `_MOST_ORDERS`; otherwise orders by speed, memory and link, improved by exchanges. Beyond
+`_MOST_CUTS` cuts, only the narrowest cut of each stretch is used.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,14 +28,7 @@ _SHORTEST_MS, _LONGEST_MS = 1e-200, 1e200
 
 
 def plan_unequal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> tuple[Choice, bool]:
-    """Finds a choice for machines of several kinds.
-
-    Returns:
-        The choice, and whether its bottleneck is proven to be the lowest.
-
-    Raises:
-        NoPlan: The machines do not suffice, or the model has too few cuts.
-    """
+    """Finds a choice, and tells if its bottleneck is proven to be the lowest; raises NoPlan if there is none."""
     chosen = _thinned(cuts)
     costs = _Costs(
         chosen, cuts.stage_ms[np.ix_(chosen, chosen)], cuts.stage_bytes[np.ix_(chosen, chosen)],
@@ -82,7 +74,7 @@ class _Found:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """Lower is better."""
+        """Sort key; lower is better."""
         return float(f"{self.bottleneck_ms:.9g}"), float(f"{self.latency_ms:.9g}"), sum(map(len, self.replicas))
 
 
@@ -189,7 +181,7 @@ class _Line:
         self._level = np.searchsorted(self._levels, costs.memory_bytes)
 
     def within(self, bound: float) -> _Found | None:
-        """Finds the plan within a bound that needs the shortest prefix of machines; None if all do not suffice."""
+        """Finds the plan within a bound on the fewest machines; None if there is none."""
         size = len(self._costs.chosen)
         best = np.full((size,), len(self._order) + 1)
         best[0] = 0
@@ -210,7 +202,7 @@ class _Line:
         return self._found(parents)
 
     def _runs(self, starts: npt.NDArray[np.int64], end: int, bound: float) -> npt.NDArray[np.int64]:
-        """Computes the shortest prefix of machines up to a stage, by its start."""
+        """Computes the shortest prefix of machines by the stage's start."""
         most = len(self._order)
         runs = np.full(len(starts), most + 1)
         ms, level = self._costs.ms[: len(starts), end], self._level[: len(starts), end]

@@ -1,7 +1,7 @@
 """Plans for machines of one kind.
 
-The bottleneck is optimal over the given cuts. Ties go to the lowest latency, then to the fewest machines; beyond
-cuts ** 2 * machines * stages = `_MOST_TIES`, only to the fewest machines.
+The bottleneck is optimal. Ties go to the lowest latency (unless cuts ** 2 * machines * stages exceeds `_MOST_TIES`),
+then to the fewest machines.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,7 @@ Counts = npt.NDArray[np.int32]
 
 
 def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> Choice:
-    """Finds the best choice for machines of one kind.
-
-    Raises:
-        NoPlan: The machines do not suffice, or the model has too few cuts.
-    """
+    """Finds the best choice; raises NoPlan if there is none."""
     machine, most = machines[0], len(machines)
     cost = np.maximum(cuts.stage_ms / machine.speed, cuts.stage_bytes * machine.ms_per_byte)
     if machine.memory_bytes is not None:
@@ -105,7 +101,7 @@ def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> li
         needs: Machines of a stage, by its end and start.
         price: Price of each cut.
         most: Number of machines.
-        stages: Number of stages; None for any.
+        stages: Number of stages.
     """
     size, layers = len(needs), stages or 0
     # The lowest price, and the cut before, by number of stages, end of the last stage and number of machines.

@@ -14,11 +14,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Machines of one kind, each of which can hold one replica of one stage.
 
     Attributes:
-        speed: Relative to the machine that the model was profiled on.
-        memory_bytes: Room for a stage's weights, inputs and outputs, without ONNX Runtime itself.
+        speed: Relative to the profiling machine.
+        memory_bytes: Room for weights, inputs and outputs; None for any.
         count: Number of these machines.
-        bandwidth_bytes_per_s: Bandwidth of a machine's link, each way.
-        latency_ms: Latency of a machine's link, each way.
+        bandwidth_bytes_per_s: Bandwidth of the link, each way.
+        latency_ms: Latency of the link, each way.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def kind_of(machine: Machine) -> Machine:
-    """Returns the machine without name and count; machines of one kind compare equal."""
+    """Returns a machine without name and count, to compare."""
     return msgspec.structs.replace(machine, name="", count=1)
 
 
@@ -44,12 +44,11 @@ class PlannedStage:
     """One stage of a plan.
 
     Attributes:
-        nodes: Nodes of the graph.
         replicas: The machine of each replica.
         ms: Time of a batch at speed 1.
-        output_bytes: Bytes that cross the cut after it; 0 for the last stage.
-        compute_ms: Time between two batches of all replicas together; `receive_ms` and `send_ms`: of their links.
-        latency_ms: Time of one batch on the slowest replica, with both transfers.
+        output_bytes: Bytes that cross the cut after it.
+        compute_ms: Time between two batches of all replicas; likewise `receive_ms`, `send_ms`.
+        latency_ms: Time of one batch on the slowest replica, with transfers.
     """
 
     nodes: tuple[int, ...]
@@ -76,10 +75,9 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A plan.
+    """A plan: stages, in order.
 
     Attributes:
-        stages: The stages in order.
         exact: No other plan has a lower bottleneck.
     """
 
@@ -93,7 +91,7 @@ class Placement:
 
     @property
     def latency_ms(self) -> float:
-        """Time of one batch from the first stage to the last in an idle pipeline."""
+        """Time of one batch in an idle pipeline."""
         return sum(stage.latency_ms for stage in self.stages)
 
     @property
@@ -125,7 +123,7 @@ class Placement:
         return replace(self, stages=tuple(timed))
 
 
-#: The cuts of a plan by number, the empty set and all nodes included; and the machines of each stage.
+#: The numbers of a plan's cuts, first and last included, and the machines of each stage.
 Choice = tuple[list[int], list[list[Machine]]]
 
 

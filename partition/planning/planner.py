@@ -3,13 +3,11 @@
     bottleneck = max over stages of      ms / sum of its replicas' speeds
                  and over their links of bytes / bandwidth * the replica's share of the batches
 
-Assumptions: stages work at the same time on different batches. Each replica has a machine of its own, and a share of
-the batches in proportion to its speed. Computing, sending and receiving overlap; a cut costs the sender's link and the
-receiver's. Latency of links delays answers and does not reduce throughput. Transfers into the first stage and out of
-the last are the same in every plan, and are not counted.
+Each replica has a machine of its own, and batches in proportion to its speed. Computing, sending and receiving overlap.
+Transfers into the first stage and out of the last are the same in every plan, and not counted.
 
-A bound on the bottleneck fixes how many machines each possible stage needs. Dynamic programming over the cuts then
-finds the fewest machines (as in PipeDream), and bisection the lowest feasible bound (as in Alpa).
+For a bound on the bottleneck, dynamic programming over the cuts finds the fewest machines (as in PipeDream); bisection
+finds the lowest feasible bound (as in Alpa). See ADR 0012.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +19,6 @@ from anabranch.partition.planning.homogeneous import plan_equal
 from anabranch.partition.planning.placement import Machine, Placement, kind_of, stages_of
 from anabranch.partition.profiling.costs import CostGraph, Cuts
 
-#: Plans that are timed at most; two nearly always suffice.
 _MOST_TIMED = 4
 
 #: Measures the time of a batch in each stage of a plan, in ms at speed 1; None if that is not possible.
@@ -31,16 +28,13 @@ TimeStages = Callable[[Placement], Sequence[float] | None]
 def plan_timed(
     graph: CostGraph, machines: Sequence[Machine], stages: int | None, time_stages: TimeStages
 ) -> tuple[CostGraph, Placement]:
-    """Plans with measured times of stages.
-
-    A profile of the whole model cannot show which kernels a cut separates. Therefore the stages of a plan are timed,
-    the costs of their nodes corrected in proportion, and the next plan made, until a plan repeats.
+    """Times the stages of a plan, corrects the costs of their nodes and plans again, until a plan repeats.
 
     Returns:
         The corrected costs, and the timed plan with the lowest bottleneck.
 
     Raises:
-        NoPlan: The machines do not suffice, or the model has too few cuts.
+        NoPlan: No plan exists.
     """
     placement = plan(graph, machines, stages)
     timed: dict[tuple[int, ...], tuple[CostGraph, Placement]] = {}
@@ -73,7 +67,7 @@ def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) 
         stages: Number of stages; None for the best number.
 
     Raises:
-        NoPlan: The machines do not suffice, or the model has too few cuts.
+        NoPlan: No plan exists.
     """
     if not graph.ms:
         raise NoPlan("the model has no nodes to plan for")

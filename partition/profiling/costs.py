@@ -1,10 +1,4 @@
-"""A model as a planner sees it: what its nodes cost, what its tensors weigh, and where it may be cut.
-
-    downset    nodes that hold, with each of them, all that it depends on: what runs before a cut
-    stage      what one downset has more than the one before it
-
-Every chain of downsets from none of the nodes to all of them is a way to cut the model, and there is no other.
-"""
+"""A model's costs, and its cuts as downsets: a stage is the difference of two; see `model_graph`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,20 +12,19 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-#: With more downsets than this, only those along a few orders of the nodes are looked at.
+#: With more downsets, only those along a few orders of the nodes are used.
 MOST_DOWNSETS = 2_500
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCost:
-    """A tensor that may have to travel.
+    """A tensor that can cross a cut.
 
     Attributes:
-        size_bytes: For the batch that is planned for.
-        producer: The node that makes it; None for an input of the model.
+        producer: The node that makes it; None for an input.
         users: The nodes that read it.
-        is_output: Whether the model gives it: once made, it travels to the end.
-        may_cross: Whether the wire can carry it.
+        is_output: The model outputs it, so it crosses all later cuts.
+        may_cross: The wire can carry it.
     """
 
     size_bytes: int
@@ -43,7 +36,7 @@ class TensorCost:
 
 @dataclass(frozen=True, slots=True)
 class ParameterCost:
-    """Weights; every stage that has one of the users holds them."""
+    """Weights; each stage with one of the users holds them."""
 
     size_bytes: int
     users: tuple[int, ...]
@@ -51,10 +44,10 @@ class ParameterCost:
 
 @dataclass(frozen=True)
 class CostGraph:
-    """A model's nodes, by their number in an order in which each comes after what it depends on.
+    """Costs of a model; nodes are numbered in topological order.
 
     Attributes:
-        ms: What each takes on a node of speed 1.
+        ms: Time of each node at speed 1.
     """
 
     ms: tuple[float, ...]
@@ -63,7 +56,7 @@ class CostGraph:
 
     @cached_property
     def edges(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-        """For each node, those that it depends on, and those that depend on it."""
+        """Predecessors and successors of each node."""
         before: list[set[int]] = [set() for _ in self.ms]
         after: list[set[int]] = [set() for _ in self.ms]
         for tensor in self.tensors:
@@ -73,19 +66,19 @@ class CostGraph:
         return tuple(tuple(sorted(each)) for each in before), tuple(tuple(sorted(each)) for each in after)
 
     def parameter_bytes(self, nodes: Sequence[int]) -> int:
-        """What a stage of these nodes has to hold."""
+        """Computes the size of a stage's weights."""
         there = set(nodes)
         return sum(each.size_bytes for each in self.parameters if not there.isdisjoint(each.users))
 
 
 class Cuts:
-    """The downsets to choose from, smaller ones first, and what follows from choosing two of them as a stage's ends.
+    """The legal cuts, smaller ones first, and the costs of a stage between two of them.
 
     Attributes:
-        members: By downset and node.
-        ms: What runs before each.
-        crossing_bytes: What travels over each; none into the first stage nor out of the last.
-        complete: Whether every legal downset is there.
+        members: Nodes before each cut, as flags.
+        ms: Time before each.
+        crossing_bytes: Bytes that cross each.
+        complete: No legal cut is missing.
     """
 
     def __init__(self, graph: CostGraph) -> None:
@@ -102,16 +95,16 @@ class Cuts:
         self.ms: Floats = self.members.astype(np.float64) @ np.array(graph.ms, np.float64)
 
     def __len__(self) -> int:
-        """How many there are, none and all of the nodes included."""
+        """Counts the cuts, with the empty set and all nodes."""
         return len(self.members)
 
     def stage(self, start: int, end: int) -> tuple[int, ...]:
-        """The nodes between two downsets."""
+        """Lists the nodes between two cuts."""
         return tuple(np.flatnonzero(self.members[end] & ~self.members[start]).tolist())
 
     @cached_property
     def follows(self) -> Flags:
-        """By two downsets, whether the second has all of the first and more."""
+        """Tells if the second cut contains the first."""
         members = self.members.astype(np.float32)
         sizes = members.sum(axis=1)
         follows: Flags = (members @ members.T == sizes[:, None]) & (sizes[:, None] < sizes[None, :])
@@ -119,17 +112,17 @@ class Cuts:
 
     @cached_property
     def stage_ms(self) -> Floats:
-        """By two downsets, what the stage between them takes; infinite where they do not follow each other."""
+        """Time of the stage between two cuts; infinite if there is none."""
         return np.where(self.follows, np.maximum(self.ms[None, :] - self.ms[:, None], 0), np.inf)
 
     @cached_property
     def stage_bytes(self) -> Floats:
-        """By two downsets, what crosses the wider end of the stage."""
+        """Bytes at the wider end of the stage between two cuts."""
         return np.maximum(self.crossing_bytes[:, None], self.crossing_bytes[None, :])
 
     @cached_property
     def memory_bytes(self) -> Floats:
-        """By two downsets, what the stage has to hold: its weights, what comes in and what goes out."""
+        """Memory of the stage between two cuts: weights, inputs and outputs."""
         held = np.add.outer(self.crossing_bytes, self.crossing_bytes)
         alone = np.zeros(len(self._graph.ms))
         shared: dict[tuple[int, ...], int] = {}
@@ -148,7 +141,7 @@ class Cuts:
 
 
 def _crossing(graph: CostGraph, members: Flags) -> tuple[Floats, Flags]:
-    """What travels over each downset's end, and whether it can."""
+    """Computes the bytes that cross each cut, and if they may."""
     crossing, legal = np.zeros(len(members)), np.ones(len(members), np.bool_)
     for tensor in graph.tensors:
         made = members[:, tensor.producer] if tensor.producer is not None else np.ones(len(members), np.bool_)
@@ -159,7 +152,7 @@ def _crossing(graph: CostGraph, members: Flags) -> tuple[Floats, Flags]:
 
 
 def _downsets(graph: CostGraph, most: int) -> list[int] | None:
-    """Every downset as a set of bits, smaller ones first; None if there are more than `most`."""
+    """Lists all downsets, smaller ones first; None for more than `most`."""
     before, after = graph.edges
     needs = [sum(1 << node for node in nodes) for nodes in before]
     level = {0: [node for node, nodes in enumerate(before) if not nodes]}
@@ -180,14 +173,14 @@ def _downsets(graph: CostGraph, most: int) -> list[int] | None:
 
 
 def _members(downsets: Sequence[int], nodes: int) -> Flags:
-    """By downset and node, whether it is in it."""
+    """Unpacks downsets into flags."""
     width = (nodes + 7) // 8
     packed = np.frombuffer(b"".join(downset.to_bytes(width, "little") for downset in downsets), np.uint8)
     return np.unpackbits(packed.reshape(-1, width), axis=1, count=nodes, bitorder="little").astype(np.bool_)
 
 
 def _along_orders(graph: CostGraph) -> list[int]:
-    """The downsets along an order that keeps little alive, and along the nodes' own where those are not too many."""
+    """Lists downsets along a narrow order, and if there is room along that of the nodes."""
     found: set[int] = set()
     for order in (_narrow_order(graph), range(len(graph.ms))):
         downsets = set(accumulate((1 << node for node in order), or_, initial=0))
@@ -197,7 +190,7 @@ def _along_orders(graph: CostGraph) -> list[int]:
 
 
 def _narrow_order(graph: CostGraph) -> Iterator[int]:
-    """The nodes in an order that takes next, of those that can run, whichever leaves the fewest bytes alive."""
+    """Yields the nodes in a greedy order that keeps the fewest bytes alive."""
     before, after = graph.edges
     made: list[int] = [0] * len(graph.ms)
     reads: list[list[int]] = [[] for _ in graph.ms]

@@ -13,28 +13,23 @@ from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, Array
 
 NamedArrays = Mapping[str, Array]
 
-#: Sizes to try for an open axis that does not count rows. Convolutions prefer powers of two; some models need few.
+#: Sizes to try for an open axis other than the rows.
 _AXIS_SIZES = (64, 32, 16, 8, 4, 2, 1, 256)
-#: Upper ends to try for integers, which are often indices into a table of unknown size.
+#: Upper ends to try for integers, which can be indices.
 _INTEGER_ENDS = (10, 2, 1)
 
 
 def has_rows(graph: Graph) -> bool:
-    """Tells if axis 0 of every input is open, so that batches of several sizes can be tried."""
+    """Tells if axis 0 of every input is open."""
     shapes = [graph.type_of(name).shape for name in graph.inputs]
     return bool(shapes) and all(shape and not isinstance(shape[0], int) for shape in shapes)
 
 
 def generate(graph: Graph, rows: int, *, seed: int = 0) -> Iterator[dict[str, Array]]:
-    """Yields random batches, the most demanding first; use the first one on which the model runs.
-
-    Args:
-        graph: The model.
-        rows: Size of axis 0 if it is open.
-        seed: Seed of the random numbers.
+    """Yields random batches to try, the most demanding first.
 
     Raises:
-        UncarriedTensor: An input is not a tensor that the wire carries.
+        UncarriedTensor: The wire cannot carry an input.
     """
     types = {name: graph.type_of(name) for name in graph.inputs}
     row_axes = {tensor.shape[0] for tensor in types.values() if tensor.shape and has_rows(graph)}
@@ -50,7 +45,7 @@ def read_inputs(path: Path, graph: Graph) -> dict[str, Array]:
     """Reads one batch from an `.npz` file that holds an array for each input.
 
     Raises:
-        UnusableInputs: The file is missing, lacks an input, or has one of another datatype.
+        UnusableInputs: The file does not fit the model.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -84,7 +79,7 @@ def _has_other_open_axes(tensor: TensorType, row_axes: set[int | str | None]) ->
 def _array(
     rng: np.random.Generator, tensor: TensorType, rows: int, row_axes: set[int | str | None], size: int, end: int
 ) -> Array:
-    # In ONNX, axes of one name have one size: an axis with the rows' name counts rows too.
+    # ONNX axes of one name have one size.
     named = row_axes - {None}
     shape = [
         axis if isinstance(axis, int) else rows if axis in named or (place == 0 and row_axes) else size

@@ -1,15 +1,7 @@
 """Measures a model on this machine: the time of each node on one thread, and the size of each tensor.
 
-Unoptimized, ONNX Runtime runs and times every node. Optimized, as stages run, it merges nodes into one kernel, drops
-others, and changes tensor layouts between them. A profile therefore combines three kinds of figures:
-
-    exact       the time of the whole model, fully optimized (the sum of `node_ms`); the size of every tensor
-    measured    the time of each kernel of the optimized model, by ONNX Runtime's profiler
-    estimated   each node's share of a kernel that was merged from several, in proportion to its unoptimized time;
-                layout changes and the time between kernels, in proportion to all of it
-
-A cut changes which nodes can be merged, which a profile of the whole model cannot show: see `stage_timing`. Every time
-is the minimum of several runs, in thread time, since other load on the machine only ever adds to it.
+The time of the whole model and of each kernel is measured, in thread time, as the minimum of several runs. A node's
+share of a merged kernel is estimated from its unoptimized time. A cut can prevent a merge: see `stage_timing`.
 """
 
 import json
@@ -34,18 +26,18 @@ from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.profiling.tensor_sizes import observe
 from anabranch.partition.stages.writer import sha256_of
 
-#: For each of the three timed sessions; a slow model still runs `_FEWEST_RUNS` times.
+#: Of each of the three timed sessions; slow models exceed it.
 _BUDGET_S = 2.0
 _FEWEST_RUNS, _MOST_RUNS = 4, 200
-#: Rows of the two runs that show if a tensor's axis 0 counts rows.
+#: Rows of the runs that show if axis 0 counts rows.
 _ROWS = (2, 3)
-#: Part of the cache key; raise it when the figures change their meaning.
+#: Part of the cache key.
 _PROFILE_VERSION = 2
 _MARK = "anabranch_node_"
 _MARKED = re.compile(rf"{_MARK}(\d+)_")
 _KERNEL = "_kernel_time"
 
-#: Called with the fraction of the work that is done, from 0 to 1, and the next step.
+#: Takes the finished fraction of the work and the next step.
 Progress = Callable[[float, str], None]
 
 
@@ -53,11 +45,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """The costs of one batch.
 
     Attributes:
-        rows: Size of axis 0, if it is open.
-        run_ms: Time of the whole model, fully optimized, on one thread.
-        node_ms: Time of each node of the graph; the sum is `run_ms`.
-        tensor_bytes: Size of every input and node output that may cross a cut: the wire can carry it, and if axis 0 of
-            all inputs and outputs counts rows, its own does too.
+        rows: Size of an open axis 0.
+        run_ms: Time of the whole optimized model on one thread.
+        node_ms: Time of each node; the sum is `run_ms`.
+        tensor_bytes: Sizes of the tensors that may cross a cut.
     """
 
     rows: int
@@ -69,18 +60,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def profile(
     graph: Graph, rows: int, progress: Progress | None = None, batch: NamedArrays | None = None, *, again: bool = False
 ) -> Profile:
-    """Returns the cached profile of a model on this machine; measures and caches a missing one.
+    """Returns the cached profile of a model on this machine; measures a missing one.
 
     Args:
         graph: The model.
-        rows: Size of axis 0, if it is open.
+        rows: Size of an open axis 0.
         progress: Reports the progress.
-        batch: A batch of `rows` rows to run; None for a random one on which the model runs.
-        again: Measures even if a profile is cached, for example because the machine was busy then.
+        batch: The batch to run; None for a random one.
+        again: Replaces a cached profile.
 
     Raises:
-        WholeModelFailed: The model does not run on any batch that was tried.
-        UncarriedTensor: An input of the model is not a tensor that the wire carries.
+        WholeModelFailed: The model does not run on the batch.
+        UncarriedTensor: The wire cannot carry an input.
     """
     progress = progress or (lambda *_: None)
     shapes = sorted((name, array.shape) for name, array in (batch or {}).items())
@@ -95,7 +86,7 @@ def profile(
 
 
 def costs_of(graph: Graph, known: Profile) -> CostGraph:
-    """Combines graph and profile into the planner's view of a model."""
+    """Combines graph and profile into costs."""
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.reads:
@@ -125,14 +116,11 @@ def costs_of(graph: Graph, known: Profile) -> CostGraph:
 
 
 def rows_of(graph: Graph, rows: int, batch: NamedArrays | None = None) -> int:
-    """Returns the rows of a batch: the batch's own number, the model's fixed number, or else `rows`."""
+    """Returns the rows of the batch, else the model's fixed number, else `rows`."""
     if batch is not None and graph.inputs:
         return next(iter(batch[graph.inputs[0]].shape), rows)
     shape = graph.type_of(graph.inputs[0]).shape if graph.inputs else None
     return shape[0] if not has_rows(graph) and shape and isinstance(shape[0], int) else rows
-
-
-# ---- measuring -----------------------------------------------------------------------------------------------------
 
 
 def _measure(graph: Graph, rows: int, batch: NamedArrays | None, progress: Progress) -> Profile:
@@ -195,7 +183,7 @@ def _open(
 
 
 def _runs_ms(session: RuntimeSession, batch: NamedArrays) -> Iterator[float]:
-    """Runs a batch repeatedly and yields the thread time of each run, which excludes waiting for other programs."""
+    """Yields the thread times of repeated runs."""
     inputs, end_s, count = dict(batch), time.perf_counter() + _BUDGET_S, 0
     while count < _FEWEST_RUNS or (time.perf_counter() < end_s and count < _MOST_RUNS):
         start_s = time.thread_time()
@@ -205,14 +193,7 @@ def _runs_ms(session: RuntimeSession, batch: NamedArrays) -> Iterator[float]:
 
 
 def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path: Path | None) -> dict[str, float]:
-    """Measures the minimum time of each kernel, by its name; the clock's resolution is 0.001 ms.
-
-    Args:
-        graph: The model.
-        content: The model with marked nodes.
-        batch: The batch to run.
-        optimized_path: Where to save the optimized model; None to run it unoptimized.
-    """
+    """Measures the minimum time of each kernel, optimized if there is a path for the optimized model."""
     with tempfile.TemporaryDirectory(prefix="anabranch-profile-") as folder:
         session = _open(graph, content, Path(folder) / "runs", optimized_path)
         for _ in _runs_ms(session, batch):
@@ -228,7 +209,7 @@ def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path
 
 @contextmanager
 def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
-    """Renames the model's nodes after their index in the graph, and restores the names afterwards."""
+    """Names the nodes after their index, for a while."""
     names = [node.proto.name if node.proto.HasField("name") else None for node in graph.nodes]
     for index, node in enumerate(graph.nodes):
         node.proto.name = f"{_MARK}{index}_"
@@ -243,7 +224,7 @@ def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
 
 
 def _tensor_bytes(graph: Graph, batch: NamedArrays, rows: int) -> dict[str, int]:
-    """Returns the size of every tensor that the wire carries, by its type or else by a run."""
+    """Computes tensor sizes by type or by a run."""
     sizes: dict[str, int] = {}
     unknown = []
     for name in (*graph.inputs, *(name for node in graph.nodes for name in node.makes)):
@@ -263,8 +244,8 @@ def _tensor_bytes(graph: Graph, batch: NamedArrays, rows: int) -> dict[str, int]
 def _not_by_rows(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> list[str]:
     """Finds tensors whose axis 0 does not count rows, in a model whose inputs and outputs all do.
 
-    They may not cross a cut, since requests share batches and are split by rows. An open axis 0 does not prove that it
-    counts rows (it may be rows times words), so two runs of different sizes are compared.
+    They may not cross a cut, since batches are split by rows. Two runs are compared, since an open axis 0 can count
+    more than rows.
     """
     types = [graph.type_of(name) for name in (*graph.inputs, *graph.outputs)]
     if not graph.inputs or not all(each.shape for each in types):
@@ -284,13 +265,10 @@ def _not_by_rows(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> li
     return [name for name in tensors if name in other]
 
 
-# ---- kernel times to node times ------------------------------------------------------------------------------------
-
-
 def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[str, float]) -> dict[int, float]:
-    """Sums kernel times by the last node that was merged into each kernel; kernels without a node are left out.
+    """Sums kernel times by the last node of each kernel.
 
-    A kernel outputs a tensor of its last node, or is named after that tensor (layout changes), or after a node.
+    A kernel outputs a tensor of that node, or is named after the tensor (layout changes) or the node.
     """
     makers = {name: index for index, node in enumerate(graph.nodes) for name in node.makes}
     outputs = {node.name: node.output for node in optimized}
@@ -305,7 +283,7 @@ def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[
 
 
 def _shared_out(graph: Graph, unmerged: Sequence[float], owners: Mapping[int, float]) -> list[float]:
-    """Divides kernel times among nodes; a node without a kernel was merged into the nearest one after it."""
+    """Divides kernel times among nodes; a node without a kernel belongs to the next one."""
     kernel_of: list[int | None] = [None] * len(graph.nodes)
     after: list[list[int]] = [[] for _ in graph.nodes]
     for index in reversed(range(len(graph.nodes))):

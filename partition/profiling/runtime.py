@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions as the planner needs them: named outputs, chosen error class, tensor types."""
+"""ONNX Runtime sessions for the planner."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +21,7 @@ class RuntimeSession:
         self.outputs: tuple[str, ...] = tuple(declared.name for declared in session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array], *, failure: type[PartitionError], subject: str) -> dict[str, Array]:
-        """Computes all outputs for one batch.
-
-        Raises:
-            PartitionError: The run failed; an instance of `failure`, with a message that starts with `subject`.
-        """
+        """Computes all outputs of a batch; a failed run raises `failure` with a message about `subject`."""
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base class
@@ -36,7 +32,7 @@ class RuntimeSession:
         return Path(self._session.end_profiling())
 
     def types(self) -> dict[str, onnx.TypeProto]:
-        """Returns the types of the outputs that ONNX Runtime describes."""
+        """Returns the known types of outputs."""
         known = {declared.name: _type_of(declared.type, declared.shape) for declared in self._session.get_outputs()}
         return {name: proto for name, proto in known.items() if proto is not None}
 
@@ -57,11 +53,11 @@ def open_session(
     Args:
         model: A file, or its content.
         failure: Class of the error to raise.
-        subject: Start of the error's message.
-        folder: Folder of external data, if `model` is content.
-        optimize: Whether ONNX Runtime optimizes fully, or not at all.
-        threads: Threads of the session; 0 for one per core.
-        profile_prefix: See `anabranch.onnx_runtime.session.open_session`; likewise `optimized_path`.
+        subject: Start of its message.
+        folder: Folder of external data.
+        optimize: Optimize fully, or not at all.
+        threads: 0 for one per core.
+        profile_prefix, optimized_path: See `anabranch.onnx_runtime.session`.
     """
     options = SessionOptions(
         intra_op_threads=threads, inter_op_threads=threads, optimization="all" if optimize else "none"
@@ -88,10 +84,10 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
 
 
 def runtime_types(model: onnx.ModelProto, folder: Path, tensors: Sequence[str]) -> dict[str, onnx.TypeProto]:
-    """Asks ONNX Runtime for the types of tensors; omits those that it does not know either.
+    """Asks ONNX Runtime for the types of tensors; omits unknown ones.
 
     Raises:
-        InvalidModel: ONNX Runtime cannot load the model at all.
+        InvalidModel: ONNX Runtime cannot load the model.
     """
     content = with_outputs(model, tensors)
     session = open_session(content, failure=InvalidModel, subject="the model", folder=folder, optimize=False)
@@ -103,7 +99,7 @@ def _type_of(text: str, shape: Sequence[int | str | None]) -> onnx.TypeProto | N
     kind, _, inner = text.removesuffix(")").partition("(")
     if kind == "tensor":
         number = _ELEMENTS.get(inner)
-        # ONNX Runtime reports no axes for a scalar, and also for an unknown rank.
+        # No axes: a scalar, or an unknown rank.
         return onnx.helper.make_tensor_type_proto(number, shape or None) if number is not None else None
     element = _type_of(inner, []) if kind in {"seq", "optional"} else None
     if element is None:

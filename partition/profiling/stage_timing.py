@@ -12,10 +12,10 @@ from anabranch.partition.profiling.inputs import NamedArrays, generate
 from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.stages.writer import StageFile, write_stages
 
-#: Timing writes the weights once more for each plan; a model with more than this keeps the profile's times.
+#: Stages with more weights are not timed, since timing writes them.
 MOST_BYTES = 1 << 30
 
-#: For all stages of a plan; slow stages still run `_FEWEST_RUNS` times.
+#: Of all stages; slow stages exceed it.
 _BUDGET_S = 1.5
 _FEWEST_RUNS, _MOST_RUNS = 4, 100
 
@@ -23,19 +23,13 @@ _FEWEST_RUNS, _MOST_RUNS = 4, 100
 def stage_times_ms(
     graph: Graph, placement: Placement, rows: int, batch: NamedArrays | None = None
 ) -> list[float] | None:
-    """Measures the thread time of one batch in each stage of a plan, as the minimum of several runs.
-
-    Args:
-        graph: The model.
-        placement: The plan.
-        rows: Rows of the batch.
-        batch: The batch; None for a random one on which the stages run.
+    """Measures the thread time of a batch in each stage, as the minimum of several runs.
 
     Returns:
-        Milliseconds by stage; None for a model with weights of more than `MOST_BYTES`.
+        Milliseconds by stage; None for weights over `MOST_BYTES`.
 
     Raises:
-        StageFailed: A stage does not run on the outputs of the stages before it.
+        StageFailed: A stage does not run on the batch, or on any random one.
     """
     if sum(stage.parameter_bytes for stage in placement.stages) > MOST_BYTES:
         return None

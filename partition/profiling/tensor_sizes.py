@@ -1,4 +1,4 @@
-"""Measures tensors in a run: strings, and shapes that cannot be inferred."""
+"""Measures tensors in a run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +12,7 @@ from anabranch.schemas.tensors import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ObservedTensor:
-    """A tensor as it was in a run.
-
-    Attributes:
-        datatype: The protocol's name.
-        shape: Sizes of all axes.
-        size_bytes: Size on the wire.
-    """
+    """A tensor of a run; `size_bytes` is its size on the wire."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -28,10 +22,10 @@ class ObservedTensor:
 def observe(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> dict[str, ObservedTensor]:
     """Runs the whole model on a batch and measures inner tensors.
 
-    All of them are in memory at once: ask for tensors that may cross a cut, and use few rows.
+    All of them are in memory at once: use few rows.
 
     Raises:
-        UncarriedTensor: One of them is not a tensor that the wire carries.
+        UncarriedTensor: The wire cannot carry one of them.
         WholeModelFailed: The model does not run on the batch.
     """
     given = {name: array for name, array in batch.items() if name in graph.inputs}

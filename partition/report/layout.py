@@ -1,4 +1,4 @@
-r"""A stage's nodes as few boxes: what runs in a row is one; where that is too many, what lies between narrow places is.
+r"""Condenses a stage's nodes into few boxes: runs of nodes, or blocks between narrow places.
 
 conv -> relu -> conv -> add -> relu         [conv relu conv] -> [add relu]         [conv relu conv add relu]
   \----------------------^                          \---------------^
@@ -16,8 +16,8 @@ class Box:
 
     Attributes:
         nodes: Their numbers.
-        after: Places of the boxes that come next.
-        column, row: Its place: every box that it needs is in an earlier column.
+        after: Indices of the next boxes.
+        column, row: Its position, after the boxes that it needs.
     """
 
     nodes: list[int]
@@ -26,7 +26,7 @@ class Box:
     row: int = 0
 
     def label(self, op_types: Sequence[str], most: int = 2) -> list[str]:
-        """Its operators, the most frequent first, a line each."""
+        """Lists its most frequent ONNX operators."""
         counted = Counter(op_types[node] for node in self.nodes).most_common()
         shown = [f"{count} {name}" if count > 1 else name for name, count in counted[:most]]
         rest = sum(count for _, count in counted[most:])
@@ -34,11 +34,12 @@ class Box:
 
 
 def condense(nodes: Sequence[int], after: Mapping[int, set[int]], columns: int, rows: int) -> list[Box]:
-    """Boxes in so many columns and rows at most, in an order in which they can run.
+    """Makes boxes in topological order that fit into a grid.
 
     Args:
-        nodes: Of one stage, in an order in which they can run.
-        after: For each, the nodes of the stage that need it.
+        nodes: Nodes of one stage, in topological order.
+        after: Successors of each node.
+        columns, rows: Size of the grid.
     """
     boxes = _placed(_joined([[node] for node in nodes], after, _runs(nodes, after)))
     if _fits(boxes, columns, rows):
@@ -55,7 +56,7 @@ def _fits(boxes: Sequence[Box], columns: int, rows: int) -> bool:
 
 
 def _joined(parts: Sequence[Sequence[int]], after: Mapping[int, set[int]], group_of: Sequence[int]) -> list[Box]:
-    """A box for each group of parts."""
+    """Makes a box for each group of parts."""
     boxes = {group: Box([]) for group in dict.fromkeys(group_of)}
     places = {group: place for place, group in enumerate(boxes)}
     where: dict[int, int] = {}
@@ -69,7 +70,7 @@ def _joined(parts: Sequence[Sequence[int]], after: Mapping[int, set[int]], group
 
 
 def _runs(nodes: Sequence[int], after: Mapping[int, set[int]]) -> list[int]:
-    """For each node, which run it is in."""
+    """Numbers the run of each node."""
     before: dict[int, set[int]] = {node: set() for node in nodes}
     for node in nodes:
         for user in after[node]:
@@ -83,7 +84,7 @@ def _runs(nodes: Sequence[int], after: Mapping[int, set[int]]) -> list[int]:
 
 
 def _blocks(boxes: Sequence[Box]) -> list[int]:
-    """For each box, its block: a box that all others come before or after is one, and so is all between two of them."""
+    """Numbers the block of each box; boxes ordered with all others separate blocks."""
     reach = [0] * len(boxes)
     for place in reversed(range(len(boxes))):
         reach[place] = 1 << place
@@ -100,7 +101,7 @@ def _blocks(boxes: Sequence[Box]) -> list[int]:
 
 
 def _placed(boxes: list[Box]) -> list[Box]:
-    """The boxes, each in the column after those that it needs, and under those that are there."""
+    """Puts each box after the boxes that it needs, in a free row."""
     for box in boxes:
         for user in box.after:
             boxes[user].column = max(boxes[user].column, box.column + 1)
@@ -112,5 +113,5 @@ def _placed(boxes: list[Box]) -> list[Box]:
 
 
 def edges(boxes: Sequence[Box]) -> list[tuple[Box, Box]]:
-    """Which box leads to which."""
+    """Lists the edges between boxes."""
     return [(box, boxes[user]) for box in boxes for user in sorted(box.after)]

@@ -1,7 +1,4 @@
-"""Draws a plan as SVG: a band for each stage with its nodes, what crosses each cut, and what everything costs.
-
-The picture brings its own background, light or dark as the reader's system is.
-"""
+"""Draws a plan as SVG: stages with their nodes and costs, and the tensors of each cut; light or dark as the system."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -34,11 +31,13 @@ text { font: 12px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2328 }
 
 
 def draw(graph: Graph, costs: CostGraph, placement: Placement, *, title: str) -> str:
-    """The picture's text.
+    """Returns the picture as SVG text.
 
     Args:
-        costs: Of the graph, for which the placement was made.
-        title: What the picture is of.
+        graph: The model.
+        costs: Costs of the graph.
+        placement: The plan for these costs.
+        title: Title of the picture.
     """
     parts: list[str] = []
     top = _HEAD
@@ -72,7 +71,7 @@ def draw(graph: Graph, costs: CostGraph, placement: Placement, *, title: str) ->
 
 
 def size_of(size_bytes: float) -> str:
-    """A size as people read it."""
+    """Formats a size."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size_bytes >= unit:
             return f"{size_bytes / unit:.1f} {name}"
@@ -80,7 +79,7 @@ def size_of(size_bytes: float) -> str:
 
 
 def crew_of(stage: PlannedStage) -> str:
-    """The kinds of a stage's nodes, and how many of each."""
+    """Counts a stage's machines by kind."""
     names = [machine.name for machine in stage.replicas]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
@@ -131,7 +130,7 @@ def _graph(graph: Graph, costs: CostGraph, boxes: Sequence[Box], top: float, hei
     for start, end in edges(boxes):
         (x, y), (to_x, to_y) = place(start), place(end)
         x, y, to_y = x + _BOX_WIDTH, y + _BOX_HEIGHT / 2, to_y + _BOX_HEIGHT / 2
-        if end.column - start.column > 1:  # around what lies between
+        if end.column - start.column > 1:  # around the boxes between
             y, to_y = y + _BOX_HEIGHT / 4, to_y + _BOX_HEIGHT / 4
             below = top + height - 5
             path = f"M{x} {y}C{x + 16} {below} {x + 16} {below} {x + 40} {below}H{to_x - 40}C{to_x - 16} {below} "

@@ -1,11 +1,9 @@
-"""Proves that stages equal the model they were cut from, by running both on the same batches.
+"""Proves that stages equal their model, by running both on the same batches.
 
     x --> [ the whole model ] ------------------------------------> y
     x --> [ stage 0 ] --> [ stage 1 ] --> [ stage 2 ] ------------> y      the same, for every batch
 
-ONNX Runtime optimizes both fully. In the whole model it may fuse operators that a cut separates, and then rounds
-differently: floats are compared within a tolerance, and the proof reports the largest difference. All other datatypes
-are compared exactly.
+Floats are compared within a tolerance: the whole model may fuse nodes that a cut separates, and round differently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,17 +25,16 @@ ROWS = (1, 2, 5)
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Largest allowed difference of two floats: `absolute` + `relative` * max(|float|, RMS of its output).
+    """Allowed difference of two floats: `absolute` + `relative` * max(|float|, RMS of its output).
 
-    Values near zero are often differences of large numbers and carry their noise, so the root mean square of the output
-    counts if the float is smaller.
+    The RMS is there for values near zero, which can carry the noise of larger ones.
     """
 
     relative: float
     absolute: float
 
 
-#: By datatype; about the rounding noise of a deep model.
+#: Rounding noise of deep models, by datatype.
 TOLERANCES: Mapping[str, Tolerance] = {
     "float16": Tolerance(1e-2, 1e-3),
     "float32": Tolerance(1e-3, 1e-5),
@@ -50,8 +47,7 @@ class Proof:
     """Result of a successful comparison.
 
     Attributes:
-        batches: Number of batches that ran through both.
-        largest_difference: Largest difference between a float of the whole model and of the stages; 0.0 if equal.
+        largest_difference: Largest difference of two floats.
         output: The output with that difference.
     """
 
@@ -72,18 +68,18 @@ def prove(
     Args:
         graph: The model.
         stages: Its stages, in order.
-        batches: Batches to run; random ones of several sizes if empty.
-        tolerances: Largest allowed differences, by numpy's name of the dtype.
+        batches: Random ones if empty.
+        tolerances: Allowed differences by dtype.
 
     Raises:
-        WholeModelFailed: The model itself does not run on the batches, or outputs only NaN and infinity.
+        WholeModelFailed: The model does not run on the batches, or outputs only NaN and infinity.
         StageFailed: A stage does not load or run.
         UnequalOutput: An output differs.
     """
     whole = open_session(graph.path, failure=WholeModelFailed, subject="the whole model")
     inputs = [dict(batch) for batch in batches] or _generated(graph, whole)
     expected = [_run_whole(whole, batch) for batch in inputs]
-    del whole  # one session at a time, so that a large model is in memory once
+    del whole  # a large model is in memory once
     tensors = inputs
     for number, stage in enumerate(stages):
         tensors = _run_stage(number, stage, tensors, _needed_after(graph, stages[number + 1 :]))
@@ -121,7 +117,7 @@ def _generated(graph: Graph, whole: RuntimeSession) -> list[dict[str, Array]]:
 
 
 def _can_differ(output: Array) -> bool:
-    """Tells if an output has a value that wrong stages would change."""
+    """Tells if wrong stages would change an output."""
     return output.dtype.kind != "f" or not output.size or bool(np.isfinite(output).any())
 
 
@@ -132,7 +128,7 @@ def _run_whole(whole: RuntimeSession, batch: NamedArrays) -> dict[str, Array]:
 def _run_stage(
     number: int, stage: StageFile, batches: Sequence[NamedArrays], needed: set[str]
 ) -> list[dict[str, Array]]:
-    """Runs a stage and returns, for each batch, the tensors that later stages or the outputs need."""
+    """Runs a stage on each batch; keeps the tensors that are needed later."""
     subject = f"stage {number}"
     session = open_session(stage.path, failure=StageFailed, subject=subject)
     after = []

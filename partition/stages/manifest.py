@@ -1,4 +1,4 @@
-"""Delivers a plan: stages, proven, and then `plan.json`. Where that file is, all is as it says."""
+"""Publishes stages with their manifest, after the proof."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCosts:
-    """What the planner knows of a stage; see `anabranch.schemas.stage_manifest.StageEntry`."""
+    """Planned costs of a stage; see `anabranch.schemas.stage_manifest.StageEntry`."""
 
     ms: float
     output_bytes: int
@@ -28,7 +28,7 @@ class StageCosts:
 def write_placement(
     graph: Graph, placement: Placement, folder: Path, *, rows: int, batches: Sequence[NamedArrays] = ()
 ) -> tuple[StageManifest, Proof]:
-    """Cuts a model as a planner chose; see `write_plan`."""
+    """Cuts a model by a plan; see `write_plan`."""
     costs = [
         StageCosts(ms=round(stage.ms, 4), output_bytes=stage.output_bytes, replicas=len(stage.replicas))
         for stage in placement.stages
@@ -49,28 +49,28 @@ def write_plan(
     bottleneck_ms: float,
     batches: Sequence[NamedArrays] = (),
 ) -> tuple[StageManifest, Proof]:
-    """Cuts a model, proves the stages, and leaves them in a folder with their manifest.
+    """Cuts a model, proves the stages, and publishes them with their manifest.
 
-    An earlier plan in that folder is replaced, at the end and only if all went well.
+    Replaces earlier stages in the folder at the end, after a successful proof.
 
     Args:
         graph: The model.
         downsets: The cuts, each within the next.
-        folder: Where to; made where it is missing.
-        rows: Rows of the batch that the costs are for.
-        costs: One for each stage.
-        bottleneck_ms: See `anabranch.schemas.stage_manifest.Plan`.
-        batches: What to prove it on; where there are none, random ones.
+        folder: Folder of the stages.
+        rows: Rows of the batch of the costs.
+        costs: Costs of each stage.
+        bottleneck_ms: Time between two batches.
+        batches: Batches for the proof; random ones if empty.
 
     Raises:
         CutError: The model cannot be cut there.
-        ProofError: The stages are not shown to equal the model.
+        ProofError: The stages are not proven to equal the model.
         ModelError: The model's file is at fault.
         PlanNotWritten: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Beside where they will be, so that moving them copies nothing.
+        # In the same folder, so that moving copies nothing.
         with tempfile.TemporaryDirectory(prefix=".cut-", dir=folder) as temporary:
             stages = write_stages(graph, downsets, Path(temporary))
             proof = prove(graph, stages, batches)
@@ -83,7 +83,7 @@ def write_plan(
             _publish(stages, plan, folder)
     except OSError as error:
         raise PlanNotWritten(
-            f"cannot write a plan into {folder}: {error.strerror}; make it with `anabranch plan` where that can be done"
+            f"cannot write a plan into {folder}: {error.strerror}; choose another folder: `anabranch plan --out DIR`"
         ) from None
     return plan, proof
 
@@ -103,7 +103,7 @@ def _describe(stage: StageFile, cost: StageCosts) -> StageEntry:
 
 
 def _publish(stages: Sequence[StageFile], plan: StageManifest, folder: Path) -> None:
-    """Takes the old manifest away first and puts the new one last: no moment has a manifest that is wrong."""
+    """Moves the stages into place; removes the old manifest first and adds the new one last."""
     (folder / PLAN_FILE).unlink(missing_ok=True)
     for old in folder.glob("stage-*.onnx*"):
         old.unlink()

@@ -1,8 +1,4 @@
-"""Writes the models of stages. `plan.json` comes later, when they are proven: see `manifest`.
-
-A stage's model is made of the model's own nodes and weights, unchanged. It keeps what stands around them: operator
-sets, functions, metadata. It takes and gives only what its own nodes need and make.
-"""
+"""Writes the models of stages, from unchanged nodes, weights, operator sets, functions and metadata of the model."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -21,11 +17,11 @@ from anabranch.partition.graph.model_file import size_bytes
 from anabranch.partition.graph.model_graph import Graph, indices
 from anabranch.schemas.stage_manifest import DATA_SHA256
 
-#: A stage with more weights than this keeps them in a file of their own; protobuf's limit is twice as much.
+#: More weights go into a file of their own; half of protobuf's limit.
 MAX_INLINE_BYTES = 1 << 30
-#: Smaller weights stay in the model, where shape inference reads them.
+#: Smaller weights stay inline for shape inference.
 _MIN_EXTERNAL_BYTES = 1 << 10
-#: ONNX Runtime maps what begins at a page instead of copying it.
+#: ONNX Runtime maps page-aligned weights instead of copying them.
 _PAGE_BYTES = 1 << 12
 
 
@@ -34,9 +30,8 @@ class StageFile:
     """A stage's model on the disk.
 
     Attributes:
-        sha256: Of the file. Of the `.data` beside it the file itself tells the SHA-256, as metadata `DATA_SHA256`.
-        inputs: The tensors that it takes, `outputs` those that it gives.
-        nodes: How many of the graph's nodes it has.
+        sha256: Of the file, which holds that of its `.data` as metadata `DATA_SHA256`.
+        nodes: Number of its nodes.
         parameter_bytes: Size of its weights.
     """
 
@@ -51,22 +46,22 @@ class StageFile:
 def write_stages(
     graph: Graph, downsets: Iterable[int], folder: Path, *, max_inline_bytes: int = MAX_INLINE_BYTES
 ) -> tuple[StageFile, ...]:
-    """Cuts a model: `stage-0.onnx` and so on, each with a `.data` beside it where its weights are many.
+    """Writes `stage-0.onnx` and so on, with `.data` files for many weights.
 
     Args:
         graph: The model.
         downsets: The cuts, each within the next.
-        folder: Where the files go; it exists.
+        folder: An existing folder.
         max_inline_bytes: Weights over this go into the `.data` file.
 
     Raises:
-        NoSuchCut: The cuts do not follow one another, or a stage would be empty.
-        UncarriedTensor: What crosses, or an input or output of the model, is no tensor that the wire carries.
-        ModelError: External data is missing or lies where it must not.
+        NoSuchCut: The cuts do not grow, or a stage would be empty.
+        UncarriedTensor: The wire cannot carry a crossing tensor, an input or an output.
+        ModelError: External data is missing, or outside the model's folder.
     """
     downsets = list(downsets)
     parts = graph.parts(downsets)
-    for name in (*graph.inputs, *graph.outputs):  # requests and answers travel too
+    for name in (*graph.inputs, *graph.outputs):  # they travel, too
         graph.type_of(name)
     for downset in downsets:
         reason = graph.obstacle(downset)
@@ -75,7 +70,7 @@ def write_stages(
     stages = []
     for number, part in enumerate(parts):
         inputs, outputs = graph.stage_inputs(part), graph.stage_outputs(part)
-        if number == len(parts) - 1:  # what depends on no input need not travel
+        if number == len(parts) - 1:  # they need not travel
             outputs += graph.constant_outputs
         model = _stage_model(graph, part, inputs, outputs)
         path = folder / f"stage-{number}.onnx"
@@ -85,21 +80,18 @@ def write_stages(
 
 
 def data_path(stage: Path) -> Path:
-    """Where a stage's weights lie if they are not in its model."""
+    """Returns the path of a stage's `.data` file."""
     return stage.with_name(f"{stage.name}.data")
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Computes the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---- the model -----------------------------------------------------------------------------------------------------
-
-
 def _stage_model(graph: Graph, part: int, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """A stage's model; external data still lies where the whole model's does."""
+    """Makes a stage's model, with the whole model's external data."""
     whole = graph.model.graph
     model = onnx.ModelProto()
     _copy(graph.model, model, without={"graph", "training_info"})
@@ -125,12 +117,12 @@ def _stage_model(graph: Graph, part: int, inputs: tuple[str, ...], outputs: tupl
     declared = {value.name: value for value in (*whole.input, *whole.output)}
     stage.input.extend(_value(graph, name, declared) for name in inputs)
     stage.output.extend(_value(graph, name, declared) for name in outputs)
-    if model.ir_version < 4:  # weights had to be inputs then
+    if model.ir_version < 4:  # weights must be inputs
         stage.input.extend(_value(graph, tensor.name, declared) for tensor in stage.initializer)
     return model
 
 
-#: What a stage has of its own.
+#: Fields that are not copied to a stage.
 _OF_THE_WHOLE = {
     "node",
     "initializer",
@@ -155,16 +147,13 @@ def _copy(source: Message, target: Message, without: set[str]) -> None:
 
 
 def _value(graph: Graph, name: str, declared: Mapping[str, onnx.ValueInfoProto]) -> onnx.ValueInfoProto:
-    """How a stage declares a tensor: as the model does where it does, but with the shape that was inferred."""
+    """Declares a tensor like the model, with the inferred shape."""
     value = onnx.ValueInfoProto(name=name)
     if name in declared:
         value.CopyFrom(declared[name])
     if name not in graph.inputs:
         value.type.CopyFrom(graph.types[name])
     return value
-
-
-# ---- the file ------------------------------------------------------------------------------------------------------
 
 
 def _write(model: onnx.ModelProto, source: Path, path: Path, max_inline_bytes: int) -> None:
@@ -188,7 +177,7 @@ def _write(model: onnx.ModelProto, source: Path, path: Path, max_inline_bytes: i
 
 
 def _move(tensor: TensorProto, source: Path, file: BinaryIO) -> None:
-    """Appends a tensor's values to a file, and leaves in the model where they are."""
+    """Moves a tensor's values into a file."""
     file.seek(-file.tell() % _PAGE_BYTES, SEEK_CUR)
     offset = file.tell()
     if is_external(tensor):

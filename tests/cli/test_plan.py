@@ -117,7 +117,7 @@ def test_a_batch_of_ones_own(tmp_path: Path) -> None:
     ("arguments", "line"),
     [
         (["nothing.onnx", "--stages", "2"], "unreadable_model: cannot read the model nothing.onnx: No such file"),
-        (["text.onnx", "--stages", "2"], "unreadable_model: text.onnx is no ONNX model"),
+        (["text.onnx", "--stages", "2"], "unreadable_model: text.onnx is not an ONNX model"),
         (["empty", "--stages", "2"], "unreadable_model: no model in empty: give an ONNX file"),
         ([str(LIGHT), "--stages", "999"], "no_plan: 999 stages are more than the model can be cut into: "),
         ([str(LIGHT), "--machines", "tiny.toml"], "no_plan: a stage of "),

@@ -64,7 +64,7 @@ def test_equal_seeds_give_equal_batches(tmp_path: Path) -> None:
 
 
 def test_what_the_wire_does_not_carry_is_not_generated(tmp_path: Path) -> None:
-    with pytest.raises(UncarriedTensor, match="'q' is of type sequence"):
+    with pytest.raises(UncarriedTensor, match="'q' cannot travel: its type is sequence"):
         next(generate(graph_of(tmp_path, taking("float[N] x, seq(float[N]) q")), 1))
 
 

@@ -75,7 +75,7 @@ def test_what_cannot_be_cut_leaves_no_plan(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(PlanNotWritten, match=r"cannot write a plan into .*file: .* `anabranch plan`"):
+    with pytest.raises(PlanNotWritten, match=r"cannot write a plan into .*file: .* `anabranch plan --out DIR`"):
         plan(graph_of(tmp_path, BRANCHES), [0b1], tmp_path / "file")
 
 

@@ -17,7 +17,7 @@ from tests.partition.texts import BRANCHES, model_of
 def test_a_file_that_is_no_model_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(UnreadableModel, match=r"model\.onnx is no ONNX model") as refused:
+    with pytest.raises(UnreadableModel, match=r"model\.onnx is not an ONNX model") as refused:
         read_model(path)
     assert "\n" not in str(refused.value)
 
@@ -27,7 +27,7 @@ def test_a_file_that_is_cut_short_or_missing_or_too_large_is_named(tmp_path: Pat
     with pytest.raises(UnreadableModel, match=r"cannot read .*model\.onnx"):
         read_model(path)
     path.write_bytes(model_of(BRANCHES).SerializeToString()[:-9])
-    with pytest.raises(UnreadableModel, match="no ONNX model"):
+    with pytest.raises(UnreadableModel, match="not an ONNX model"):
         read_model(path)
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)

@@ -112,11 +112,11 @@ def test_what_no_output_needs_is_left_out(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("g (float[N] x) => (float[N] y) { s = SequenceConstruct(x, x) y = ConcatFromSequence <axis = 0> (s) }",
-         "'s' is of type sequence, and only tensors can travel"),
+         "'s' cannot travel: its type is sequence, expected a tensor"),
         ("g (float[N] x) => (float[N] y) { s = Optional(x) y = OptionalGetElement(s) }",
-         "'s' is of type optional, and only tensors can travel"),
+         "'s' cannot travel: its type is optional, expected a tensor"),
         ("g (float[N] x) => (float[N] y) { s = Cast <to = 16> (x) y = Cast <to = 1> (s) }",
-         "'s' is a tensor of BFLOAT16, which the protocol cannot carry"),
+         "'s' cannot travel: it is a tensor of BFLOAT16, which the protocol does not have"),
     ],
 )  # fmt: skip
 def test_what_is_no_tensor_of_the_wire_cannot_cross_and_the_reason_is_told(
@@ -127,7 +127,7 @@ def test_what_is_no_tensor_of_the_wire_cannot_cross_and_the_reason_is_told(
 
 @pytest.mark.parametrize("downset", [0, 0b10, 0b110, 0b1111])
 def test_what_is_no_cut_is_told(tmp_path: Path, downset: int) -> None:
-    assert "no cut" in (graph_of(tmp_path, BRANCHES).obstacle(downset) or "")
+    assert "not a cut" in (graph_of(tmp_path, BRANCHES).obstacle(downset) or "")
 
 
 @pytest.mark.parametrize("cuts", [[0b1, 0b1], [0b11, 0b1], [0], [0b1111], [0b10], [0b11, 0b101]])

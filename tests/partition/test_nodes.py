@@ -14,11 +14,11 @@ from tests.partition.texts import graph_of, model_of
     ("nodes", "reason"),
     [
         ("y = Add(x, lost)", "'Add_0' reads 'lost', which no node makes"),
-        ("a = Relu(x)", "the model gives 'y', which no node makes"),
+        ("a = Relu(x)", "the model outputs 'y', which no node makes"),
         ("y = Relu(x) y = Neg(x)", "tensor 'y' is made twice"),
         ("x = Relu(w) y = Neg(x)", "tensor 'x' is made twice"),
         ("w = Relu(x) y = Neg(x)", "tensor 'w' is made twice"),
-        ("a = Add(x, b) b = Neg(a) y = Relu(b)", "nodes need one another in a circle, 'Add_0' among them"),
+        ("a = Add(x, b) b = Neg(a) y = Relu(b)", "the nodes form a cycle, 'Add_0' among them: export the model again"),
     ],
 )
 def test_a_model_that_cannot_be_right_is_refused(tmp_path: Path, nodes: str, reason: str) -> None:

@@ -55,7 +55,7 @@ def test_axes_are_sizes_names_or_open() -> None:
 
 @pytest.mark.parametrize("proto", [None, TypeProto()])
 def test_a_type_that_nobody_tells_is_not_carried(proto: TypeProto | None) -> None:
-    with pytest.raises(UncarriedTensor, match="'t' has a type that cannot be told"):
+    with pytest.raises(UncarriedTensor, match="'t' cannot travel: its type is unknown"):
         tensor_type("t", proto)
 
 
