@@ -3,7 +3,7 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,22 +14,24 @@ from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.errors import StackError
 from bench import compare
 from bench.harness.environment import BenchEnvironment, Stalled
-from bench.harness.settings import QUICK, Settings
-from bench.program import SCENARIOS, Repositories
+from bench.harness.settings import Settings
 from bench.report import plots, tables
-from bench.report.results import AnyRun, ScenarioResult, commit, machine, today, versions
+from bench.report.results import Run, ScenarioResult, commit, machine, today, versions
 from bench.report.summary import read_notes, write_result
-from bench.scenarios.base import Scenario
-from bench.scenarios.efficiency import FFNN_ROWS
+from bench.scenarios.base import RegisteredScenario, Scenario, all_scenarios
 from bench.systems.in_memory.beam import BeamFailed
 from bench.systems.peer_installation import PeerMissing
 from bench.workloads.models import FFNN, RESNET
+from bench.workloads.repositories import Repositories
 from bench.workloads.text_lines import RECOGNIZER
+from bench.workloads.workload import FFNN_ROWS
 
+MODES = ("thread", "process")
 WORKLOADS = (f"{FFNN} 1", f"{FFNN} {FFNN_ROWS}", MAGIKA, RESNET, RECOGNIZER)
 _WORKLOADS_HELP = f"of efficiency, sustainable and ledger: {', '.join(WORKLOADS)}"
+_COMMON = ("repeats", "modes", "workloads")
 RESULTS = Path(__file__).parent / "results"
-#: Never beside the committed figures: those of a quick run mean nothing.
+#: Apart from the committed figures; git ignores it.
 QUICK_RESULTS = RESULTS / "quick"
 
 
@@ -37,8 +39,8 @@ def main() -> None:
     """Runs what the command line asks for; exit code 1 if a system failed, 2 if a target was missed."""
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
-    options = _options()
-    settings = _settings(options)
+    registered = all_scenarios()
+    options, settings = _options(registered)
     # A log file has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 140)
     out: Path = options.out or (QUICK_RESULTS if options.quick else RESULTS)
@@ -48,13 +50,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
         models = Repositories(folder)
-        made = [SCENARIOS[name](settings, models) for name in options.only]
+        made = [registered[name].make(settings[name], models) for name in options.only]
         _estimate(console, [scenario for scenario, _ in made])
         for scenario, repository in made:
-            # A broker each, so that none pays for what another left on it.
+            # A broker each: none pays for the data of another.
             with BenchEnvironment(folder / scenario.name, repository) as environment:
-                result, stopped = _run(scenario, settings, environment, console)
-            plots.draw(result, out)
+                result, stopped = _run(scenario, settings[scenario.name], environment, console)
+            draw = registered[scenario.name].draw
+            figure = draw(result) if draw and result.rows else None
+            if figure is not None:
+                plots.save(figure, out, scenario.name)
             summaries = write_result(out, result, notes)
             summary = next(each for each in summaries if each.scenario == scenario.name)
             console.print(tables.table_of(summary))
@@ -79,7 +84,7 @@ def _run(
 ) -> tuple[ScenarioResult, bool]:
     """The result, of what was measured until then if it was interrupted; and whether it was."""
     stopped = False
-    runs: list[AnyRun] = []
+    runs: list[Run] = []
     failures: list[str] = []
     skipped: list[str] = []
     steps = list(scenario.steps())
@@ -128,34 +133,35 @@ def _run(
     return result, stopped
 
 
-def _options() -> argparse.Namespace:
+def _options(registered: Mapping[str, RegisteredScenario]) -> tuple[argparse.Namespace, dict[str, Settings]]:
+    """The command line, and each scenario's settings."""
+    names = tuple(registered)
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="show that all of it works; the figures mean nothing")
-    parser.add_argument("--only", type=_names, default=tuple(SCENARIOS), metavar="NAMES", help=", ".join(SCENARIOS))
-    parser.add_argument("--repeats", type=int, help="rounds; in each, every system has its turn")
-    parser.add_argument("--modes", type=_modes, metavar="MODES", help="thread, process, or thread,process")
-    parser.add_argument("--seconds", type=float, help="how long each latency run sends")
-    parser.add_argument("--workloads", type=_workloads, metavar="NAMES", help=_WORKLOADS_HELP)
-    parser.add_argument("--requests", type=int, help="requests that are measured in each throughput run")
-    parser.add_argument("--tasks", type=int, help="parallelism of the Flink systems in latency runs")
+    parser.add_argument("--quick", action="store_true", help="only show that it works; the figures mean nothing")
+    parser.add_argument("--only", type=_names(names), default=names, metavar="NAMES", help=", ".join(names))
+    parser.add_argument("--repeats", type=int, help="rounds; each system has one turn in a round")
+    parser.add_argument("--modes", type=_names(MODES), metavar="MODES", help="thread, process, or thread,process")
+    parser.add_argument("--workloads", type=_names(WORKLOADS), metavar="NAMES", help=_WORKLOADS_HELP)
+    parser.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="another setting of a scenario"
+    )
     parser.add_argument(
         "--out", type=Path, help="results folder (default: bench/results; with --quick bench/results/quick)"
     )
-    parser.add_argument("--scratch", type=Path, help="where topics and logs go meanwhile; 20 GB")
-    return parser.parse_args()
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    chosen = {
-        "repeats": options.repeats,
-        "modes": options.modes,
-        "latency_seconds": options.seconds,
-        "throughput_requests": options.requests,
-        "latency_tasks": options.tasks,
-        "workloads": options.workloads,
-    }
-    base = QUICK if options.quick else Settings()
-    return msgspec.structs.replace(base, **{name: value for name, value in chosen.items() if value is not None})
+    parser.add_argument("--scratch", type=Path, help="folder for topics and logs; needs 20 GB")
+    options = parser.parse_args()
+    bases = {name: registered[name].quick if options.quick else registered[name].full for name in options.only}
+    known = {field for base in bases.values() for field in base.__struct_fields__}
+    if unknown := sorted({name for name, _ in options.set} - known):
+        parser.error(f"unknown setting {', '.join(unknown)}; available: {', '.join(sorted(known))}")
+    common = {name: value for name in _COMMON if (value := getattr(options, name)) is not None}
+    try:
+        return options, {
+            name: base.changed(common | {key: value for key, value in options.set if key in base.__struct_fields__})
+            for name, base in bases.items()
+        }
+    except msgspec.ValidationError as error:
+        parser.error(f"--set: {error}")
 
 
 def _said() -> list[str]:
@@ -167,23 +173,21 @@ def _said() -> list[str]:
     ]
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return _chosen(text, tuple(SCENARIOS))
+def _setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} has no '=': write NAME=VALUE")
+    return name, value
 
 
-def _workloads(text: str) -> tuple[str, ...]:
-    return _chosen(text, WORKLOADS)
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"unknown {', '.join(sorted(unknown))}; available: {', '.join(known)}")
+        return names
 
-
-def _modes(text: str) -> tuple[str, ...]:
-    return _chosen(text, ("thread", "process"))
-
-
-def _chosen(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := set(names) - set(known):
-        raise argparse.ArgumentTypeError(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return names
+    return parse
 
 
 if __name__ == "__main__":

@@ -5,12 +5,19 @@ from contextlib import ExitStack
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import rate_per_s, tally
 from bench.harness.environment import BenchEnvironment, Stalled
-from bench.report.results import ThroughputRun
+from bench.report.results import Run
 from bench.systems.registry import System
 from bench.workloads.workload import Workload
 
 #: A generator beside a system lasts as long as the turn of one that is so many times slower, and starts.
 _TIMES_SLOWER, _START_S = 4, 5.0
+
+
+class ThroughputRun(Run, frozen=True, kw_only=True):
+    """Requests that were there before the system started, answered as fast as it can."""
+
+    warm_up_requests: int
+    rate_per_s: float
 
 
 class Preloaded:

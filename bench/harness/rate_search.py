@@ -18,6 +18,20 @@ _BEFORE_LOW, _BEFORE_HIGH, BEFORE_PROBES = 0.87, 1.5, 2
 _CONFIRMATIONS = 6
 
 
+class SearchSettings(Settings, frozen=True, kw_only=True):
+    """Settings of a search.
+
+    Attributes:
+        search_warm_up_seconds: Duration of the load before a system's first search, which is not measured.
+        search_probes: Halvings of the range in the first round.
+        search_seconds: Duration of each probe.
+    """
+
+    search_warm_up_seconds: float = 25.0
+    search_probes: int = 4
+    search_seconds: float = 3.0
+
+
 @dataclass(frozen=True)
 class FoundRate:
     """What a search came to.
@@ -48,7 +62,7 @@ def find(
     workload: Workload,
     burst: int,
     bound_ms: float,
-    settings: Settings,
+    settings: SearchSettings,
     *,
     before_per_s: float | None = None,
     seed: int = 0,

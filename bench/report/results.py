@@ -13,8 +13,7 @@ import msgspec
 import psutil
 
 from anabranch.flink_job.installation import connector_jar, find_java
-from bench.harness.analysis.measures import Line, Percentiles, Spread, Tally
-from bench.harness.analysis.rate_bisection import Probe
+from bench.harness.analysis.measures import Spread, Tally
 
 Relation = Literal["<=", ">="]
 
@@ -35,195 +34,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     tally: Tally
     core_s_per_1000: dict[str, float]
     other_cores: float
-
-
-class LatencyRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="latency"):
-    """Latency at a fixed rate, by an open-loop schedule.
-
-    Attributes:
-        latency: From the scheduled send time until the reader had the answer.
-        append_latency: Until the broker wrote it down (LogAppendTime, whole milliseconds, rounded down).
-    """
-
-    rate_per_s: float
-    seconds: float
-    latency: Percentiles
-    append_latency: Percentiles
-
-
-class ThroughputRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="throughput"):
-    """Requests that were there before the system started, answered as fast as it can."""
-
-    warm_up_requests: int
-    rate_per_s: float
-
-
-class MemoryRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="memory"):
-    """A TaskManager's resident memory over many requests.
-
-    Attributes:
-        idle_mb: Before the job was submitted.
-        warm_mb: Mean over the watched requests.
-        peak_mb: The most that was seen in them.
-        answered: Requests answered at each sample, after warm-up.
-        resident_mb: Memory at each sample.
-        line: Memory over requests; its slope is in MB for each 10,000.
-    """
-
-    idle_mb: float
-    warm_mb: float
-    peak_mb: float
-    rate_per_s: float
-    answered: list[int]
-    resident_mb: list[float]
-    line: Line
-
-
-class OverloadRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="overload"):
-    """A load that is a multiple of what can be served, in several priorities.
-
-    Attributes:
-        load: Multiple of the peak.
-        peak_per_s: What can be served.
-        goodput_per_s: What was served while the load lasted, and `goodput_by_fifth_per_s` in each fifth of it.
-        refused: Requests that were answered with `overloaded`.
-        served_share: By priority, of its requests.
-        p50_ms: By priority, of what was served; likewise `p99_ms`.
-        drain_s: From the last request to the last answer.
-        peak_mb: The most memory that the system had; `resident_mb` is all that was seen.
-    """
-
-    load: float
-    seconds: float
-    offered_per_s: float
-    peak_per_s: float
-    goodput_per_s: float
-    goodput_by_fifth_per_s: list[float]
-    refused: int
-    served_share: dict[str, float]
-    p50_ms: dict[str, float]
-    p99_ms: dict[str, float]
-    drain_s: float
-    peak_mb: float
-    resident_mb: list[float]
-
-
-class BalanceRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="balance"):
-    """Unequal work, tasks or models.
-
-    Attributes:
-        busy_s: How long the sessions of each task ran, the idlest first.
-    """
-
-    rate_per_s: float
-    busy_s: list[float]
-
-
-class ExchangeRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="exchange"):
-    """Records of one size from task to task.
-
-    Attributes:
-        mb_per_s: As fast as they are taken, in MiB.
-        latency: Spaced out, from before a record is packed until all of it has been read.
-        claimed_share: Of the records, those that went by shared memory.
-    """
-
-    size_bytes: int
-    mb_per_s: float
-    latency: Percentiles
-    claimed_share: float
-
-
-class ScalingRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="scaling"):
-    """A plan for so many nodes, simulated.
-
-    Attributes:
-        used: Nodes that the plan uses.
-        rate_per_s: Batches of one row that came out, in the simulation.
-        predicted_per_s: What the plan and the feed say, without chance.
-        held_up_by: What is slowest.
-    """
-
-    nodes: int
-    used: int
-    stages: int
-    rate_per_s: float
-    predicted_per_s: float
-    held_up_by: str
-
-
-class RateRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="rate"):
-    """A rate that was offered in search of the sustainable one, or a share of it.
-
-    Attributes:
-        load: `sustainable`, or which share.
-        latency: As in `LatencyRun`.
-        lag: Seconds by which latency grew in every second.
-        generator_p99_ms: By how much the generator was late.
-        probes: The search; where none was needed, empty.
-    """
-
-    load: str
-    rate_per_s: float
-    latency: Percentiles
-    lag: float
-    generator_p99_ms: float
-    probes: list[Probe]
-
-
-class LedgerRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="ledger"):
-    """Where requests' time went.
-
-    Attributes:
-        latency: As in `LatencyRun`.
-        stages_ms: Mean time by stage, from the scheduled send time until the reader had the answer.
-    """
-
-    rate_per_s: float
-    latency: Percentiles
-    stages_ms: dict[str, float]
-
-
-class CostRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="cost"):
-    """What a load costs.
-
-    Attributes:
-        rows: In each request.
-        core_s_per_1000_rows: Core-seconds of the system, without the broker's.
-    """
-
-    rate_per_s: float
-    rows: int
-    core_s_per_1000_rows: float
-
-
-class BurstRun(Run, frozen=True, kw_only=True, tag_field="scenario", tag="burst"):
-    """A burst of more than a system can keep up with.
-
-    Attributes:
-        capacity_per_s: What it answers a second of requests that are there.
-        hit_share: By priority, of its requests: those with the right answer before their deadline.
-        recovery_s: From the end of the burst until latency is what it was before.
-    """
-
-    capacity_per_s: float
-    hit_share: dict[str, float]
-    recovery_s: float
-
-
-AnyRun = (
-    LatencyRun
-    | ThroughputRun
-    | MemoryRun
-    | OverloadRun
-    | RateRun
-    | LedgerRun
-    | CostRun
-    | BurstRun
-    | ExchangeRun
-    | ScalingRun
-    | BalanceRun
-)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,7 +110,7 @@ class ScenarioSummary(msgspec.Struct, kw_only=True):
 class ScenarioResult(ScenarioSummary, kw_only=True):
     """A scenario's summary with all of its runs, for its raw file and its picture."""
 
-    runs: list[AnyRun]
+    runs: list[Run]
 
     def summary(self) -> ScenarioSummary:
         """The same without the runs."""
@@ -308,7 +118,7 @@ class ScenarioResult(ScenarioSummary, kw_only=True):
         return ScenarioSummary(**{name: getattr(self, name) for name in names})
 
 
-def rows_of(runs: Sequence[AnyRun], metrics: dict[str, list[float]], key: Sequence[tuple[str, str]]) -> list[Row]:
+def rows_of(runs: Sequence[Run], metrics: dict[str, list[float]], key: Sequence[tuple[str, str]]) -> list[Row]:
     """One row for each system and workload.
 
     Args:
@@ -337,13 +147,13 @@ def rows_of(runs: Sequence[AnyRun], metrics: dict[str, list[float]], key: Sequen
     return rows
 
 
-def keys_of(runs: Sequence[AnyRun]) -> list[tuple[str, str]]:
+def keys_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Systems and workloads in the order of their first runs."""
     return list(dict.fromkeys((run.system, run.workload) for run in runs))
 
 
 def ratio_of(
-    runs: Sequence[AnyRun], values: Sequence[float], system: str, peer: str, workload: str, metric: str
+    runs: Sequence[Run], values: Sequence[float], system: str, peer: str, workload: str, metric: str
 ) -> Ratio | None:
     """A system's value over a peer's, round by round; None where one of them is missing."""
     by_round: dict[tuple[str, int], float] = {

@@ -5,57 +5,23 @@ from pathlib import Path
 
 from rich.table import Table
 
-from bench.harness.analysis.latency_phases import ALL_STAGES
 from bench.harness.analysis.measures import Spread
 from bench.report.results import Row, ScenarioSummary, Target
-
-_METRIC_NAMES = {
-    "mb_per_s": "MB/s",
-    "rate_per_s": "requests/s",
-    "p50_ms": "p50 ms",
-    "p95_ms": "p95 ms",
-    "p99_ms": "p99 ms",
-    "max_ms": "max ms",
-    "generator_p99_ms": "generator late, p99 ms",
-    "of_attainable": "of attainable",
-    "p99_ms_1": "p99 ms, priority 1",
-    "p99_ms_5": "priority 5",
-    "p99_ms_9": "priority 9",
-    "busiest_over_mean": "busiest / mean",
-    "served_share_1": "served, priority 1",
-    "refused_share": "refused",
-    "drain_s": "drain s",
-    "claimed_share": "claimed",
-    "idle_mb": "idle MB",
-    "warm_mb": "warm MB",
-    "peak_mb": "peak MB",
-    "stops_at_nodes": "stops at, nodes",
-    "speed_up_at_stop": "speed-up there",
-    "speed_up_at_1024": "at 1,024",
-    "simulated_to_predicted": "simulated / predicted",
-    "mb_per_10000_requests": "MB per 10,000 requests",
-    "mean_ms": "mean ms",
-    "core_s_per_1000_rows": "core-s per 1,000 rows",
-    **{f"hit_share_{priority}": f"deadline kept, priority {priority}" for priority in (1, 5, 9)},
-    "recovery_s": "recovery s",
-    **{f"{stage}_ms": f"{stage} ms" for stage in ALL_STAGES},
-    "explained": "explained",
-}
 
 _NO_NOTE = "no note explains this"
 
 
 def table_of(summary: ScenarioSummary) -> Table:
     """A scenario's rows for the screen."""
-    measured = {name for row in summary.rows for name in row.metrics}
-    columns = {name: heading for name, heading in _METRIC_NAMES.items() if name in measured}
+    columns = list(dict.fromkeys(name for row in summary.rows for name in row.metrics))
     table = Table(title=summary.scenario, title_justify="left")
     for heading in ("workload", "system"):
         table.add_column(heading, no_wrap=True)
-    for heading in (*columns.values(), "core-s per 1,000", "broker's", "not right", "other cores"):
+    headings = [name.replace("_per_s", "/s").replace("_", " ") for name in columns]
+    for heading in (*headings, "core-s per 1,000", "broker's", "not right", "other cores"):
         table.add_column(heading, justify="right")
     for row in summary.rows:
-        table.add_row(*_cells(row, list(columns)))
+        table.add_row(*_cells(row, columns))
     return table
 
 

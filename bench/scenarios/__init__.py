@@ -1,1 +1,1 @@
-"""What is measured: each scenario runs every system in turn, and gives back all that it saw."""
+"""Scenarios, a module each."""

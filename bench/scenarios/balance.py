@@ -4,16 +4,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from matplotlib.figure import Figure
+
 from anabranch.stack.flink_cluster import FlinkCluster
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import rate_per_s, tally
 from bench.harness.environment import BenchEnvironment
 from bench.harness.session_time import read_busy_s
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, BalanceRun, Ratio, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import System, anabranch
-from bench.workloads.workload import Workload
+from bench.workloads.repositories import Repositories
+from bench.workloads.workload import Workload, heavy_and_light, magika_files
 
 TASKS = 2
 _SLOWDOWN = 4
@@ -22,8 +26,29 @@ _TURN_S = 50.0
 _SKEW, _RATE = "busiest_over_mean", "rate_per_s"
 
 
+class BalanceSettings(Settings, frozen=True, kw_only=True):
+    """Settings of this scenario.
+
+    Attributes:
+        balance_requests: Requests of each run.
+    """
+
+    balance_requests: int = 3_000
+
+
+class BalanceRun(Run, frozen=True, kw_only=True):
+    """Unequal work, tasks or models.
+
+    Attributes:
+        busy_s: How long the sessions of each task ran, the idlest first.
+    """
+
+    rate_per_s: float
+    busy_s: list[float]
+
+
 @dataclass(frozen=True)
-class _Case:
+class UnequalCase:
     """One way to be unequal.
 
     Attributes:
@@ -52,13 +77,13 @@ class Balance:
         "offloading and without, in turn."
     )
 
-    def __init__(self, settings: Settings, magika: Workload, two_models: Workload) -> None:
+    def __init__(self, settings: BalanceSettings, magika: Workload, two_models: Workload) -> None:
         self._settings = settings
         self._cases = (
-            _Case("one partition", magika, 1),
-            _Case("one task 4x slower", magika, 4, _SLOWDOWN),
-            _Case("a heavy and a light model", two_models, 4, requests=30),
-            _Case("all equal", magika, 4),
+            UnequalCase("one partition", magika, 1),
+            UnequalCase("one task 4x slower", magika, 4, _SLOWDOWN),
+            UnequalCase("a heavy and a light model", two_models, 4, requests=30),
+            UnequalCase("all equal", magika, 4),
         )
         self._systems = [
             replace(anabranch(mode, TASKS), balance=balance)
@@ -74,7 +99,7 @@ class Balance:
                     label = f"balance, round {repeat + 1}: {case.name}, {system.name}"
                     yield Step(label, partial(self._run, case, system, repeat), _TURN_S)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """How unequal, and how fast."""
         ours = [run for run in runs if isinstance(run, BalanceRun)]
         metrics = {
@@ -91,7 +116,7 @@ class Balance:
                 ratios += [ratio] if ratio else []
         return Conclusion(rows, ratios, targets, {})
 
-    def _run(self, case: _Case, system: System, repeat: int, environment: BenchEnvironment) -> list[BalanceRun]:
+    def _run(self, case: UnequalCase, system: System, repeat: int, environment: BenchEnvironment) -> list[BalanceRun]:
         count = self._settings.balance_requests * case.requests
         topics = environment.topics()
         environment.send(topics.requests, case.workload, count, 0, None, partitions=case.partitions)
@@ -123,3 +148,25 @@ class Balance:
                 busy_s=[round(seconds, 3) for seconds in busy_s],
             )
         ]
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    figure = Figure(figsize=(8, 1.0 + 0.4 * len(result.rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(result.rows):
+        skew = row.metrics["busiest_over_mean"]
+        axes.barh(place, skew.median, color=plots.PEER if "no balance" in row.system else plots.OURS, height=0.6)
+        axes.plot([skew.low, skew.high], [place, place], color=plots.INK, linewidth=1.5)
+    axes.axvline(result.targets[0].limit if result.targets else 1, color=plots.TARGET, linewidth=1, linestyle=":")
+    plots.name_rows(axes, result.rows)
+    axes.set_yticks(range(len(result.rows)), [f"{row.workload}: {row.system}" for row in result.rows])
+    axes.set_xlabel("busy time of the busiest task over the mean (1: both as busy; 2: one did everything)")
+    return figure
+
+
+@scenario(Balance.name, full=BalanceSettings(), quick=BalanceSettings.quick(balance_requests=200), draw=draw)
+def make(settings: BalanceSettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    unequal = models.unequal
+    return Balance(settings, magika_files(unequal), heavy_and_light(unequal)), unequal

@@ -1,19 +1,23 @@
 """Bursts: now and then more comes than can be served, in three classes with a deadline each."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from bench.harness.analysis.measures import recovery_s
 from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import LoadRun, in_service
 from bench.harness.schedule import phases_offsets_ns
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, BurstRun, keys_of, rows_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Run, ScenarioResult, keys_of, rows_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
-from bench.workloads.workload import Workload
+from bench.workloads.repositories import Repositories
+from bench.workloads.workload import Workload, magika_files
 
 #: Priority, and milliseconds from when the request should have been sent.
 DEADLINES_MS = {1: 100, 5: 500, 9: 2_000}
@@ -23,6 +27,32 @@ CALM, BURST = 0.5, 1.5
 _CAPACITY_REQUESTS = 250
 #: What a turn takes beside its load: the start, both bursts that find the capacity, and what the last one leaves.
 _TURN_S = 20.0
+
+
+class BurstSettings(Settings, frozen=True, kw_only=True):
+    """Settings of this scenario.
+
+    Attributes:
+        calm_seconds: Duration of the sustainable load before the burst, and after it.
+        burst_seconds: Duration of the burst.
+    """
+
+    calm_seconds: float = 10.0
+    burst_seconds: float = 8.0
+
+
+class BurstRun(Run, frozen=True, kw_only=True):
+    """A burst of more than a system can keep up with.
+
+    Attributes:
+        capacity_per_s: What it answers a second of requests that are there.
+        hit_share: By priority, of its requests: those with the right answer before their deadline.
+        recovery_s: From the end of the burst until latency is what it was before.
+    """
+
+    capacity_per_s: float
+    hit_share: dict[str, float]
+    recovery_s: float
 
 
 class Burst:
@@ -44,7 +74,7 @@ class Burst:
         "was before the burst. The peers know neither priorities nor deadlines."
     )
 
-    def __init__(self, settings: Settings, plain: Workload, urgent: Workload) -> None:
+    def __init__(self, settings: BurstSettings, plain: Workload, urgent: Workload) -> None:
         self._settings = settings
         self._plain, self._urgent = plain, urgent
         self._systems = anabranch("thread"), naive_map("thread"), CONFLUENT
@@ -58,7 +88,7 @@ class Burst:
                 label = f"burst, round {repeat + 1}: {system.name}"
                 yield Step(label, partial(self._run, system, repeat), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Who kept which deadlines."""
         ours = [run for run in runs if isinstance(run, BurstRun)]
         metrics = {"rate_per_s": [run.capacity_per_s for run in ours]}
@@ -100,3 +130,28 @@ class Burst:
             },
             recovery_s=recovery_s(at_s[later] - over_s, spent_ms[later], spent_ms[calm]),
         )
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    metrics = [name for name in result.rows[0].metrics if name.startswith("hit_share_")]
+    figure = Figure(figsize=(8, 1.2 + 0.7 * len(result.rows)), layout="constrained")
+    axes = figure.subplots()
+    for number, metric in enumerate(metrics):
+        places = np.arange(len(result.rows)) + (number - 1) * 0.25
+        shares = [100 * row.metrics[metric].median for row in result.rows]
+        axes.barh(places, shares, height=0.22, color=plots.PARTS[1:][number], label=metric.removeprefix("hit_share_"))
+    plots.name_rows(axes, result.rows)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the requests answered before their deadline (median of the rounds)")
+    axes.legend(frameon=False, title="priority", fontsize=8, loc="lower left", bbox_to_anchor=(1, 0))
+    return figure
+
+
+@scenario(Burst.name, full=BurstSettings(), quick=BurstSettings.quick(calm_seconds=2.0, burst_seconds=2.0), draw=draw)
+def make(settings: BurstSettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    small = models.small
+    classes = [{"priority": priority, "timeout": limit_ms * 1000} for priority, limit_ms in DEADLINES_MS.items()]
+    urgent = replace(magika_files(small, classes), name="magika, 3 classes")
+    return Burst(settings, magika_files(small), urgent), small

@@ -4,13 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bench.harness.analysis.measures import Spread
 from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import RunningSystem, in_service
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, CostRun, Ratio, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import anabranch
-from bench.workloads.workload import Workload
+from bench.workloads.repositories import Repositories
+from bench.workloads.workload import Workload, ffnn_rows
 
 RATES_PER_S = (250, 500, 1_000, 2_000, 4_000)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -20,6 +26,19 @@ _WARM_UP = 200_000
 _MOST = 1.05
 _METRIC = "cost per doubling of load, at most"
 _TURN_S = 3.0
+
+
+class CostRun(Run, frozen=True, kw_only=True):
+    """What a load costs.
+
+    Attributes:
+        rows: In each request.
+        core_s_per_1000_rows: Core-seconds of the system, without the broker's.
+    """
+
+    rate_per_s: float
+    rows: int
+    core_s_per_1000_rows: float
 
 
 class Cost:
@@ -49,7 +68,7 @@ class Cost:
         for repeat in range(self._settings.repeats):
             yield Step(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Costs, and what each doubling makes of them."""
         ours = [run for run in runs if isinstance(run, CostRun)]
         rows = rows_of(ours, {"core_s_per_1000_rows": [run.core_s_per_1000_rows for run in ours]}, keys_of(ours))
@@ -108,3 +127,48 @@ def _doublings(runs: Sequence[CostRun], systems: Sequence[str]) -> list[Ratio]:
         for one, two in pairwise(systems)
     ]
     return [ratio for ratio in ratios if ratio]
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    runs = [run for run in result.runs if isinstance(run, CostRun)]
+    panels = figure.subplots(1, 2)
+    one_row = sorted({run.rate_per_s for run in runs if run.rows == 1})
+    rows = sorted({run.rows for run in runs})
+    slowest = {run.rate_per_s for run in runs if run.rows == rows[-1]}
+    by_rate = [[run for run in runs if run.rows == 1 and run.rate_per_s == rate] for rate in one_row]
+    by_rows = [[run for run in runs if run.rows == count and run.rate_per_s in slowest] for count in rows]
+    for axes, places, groups, label in (
+        (panels[0], one_row, by_rate, "requests of one row a second"),
+        (panels[1], rows, by_rows, f"rows in each of {min(slowest):g} requests a second"),
+    ):
+        spreads = [Spread.of([1000 * run.core_s_per_1000_rows for run in group]) for group in groups]
+        axes.plot(places, [spread.median for spread in spreads], "o-", color=plots.OURS, markersize=4)
+        axes.fill_between(
+            places,
+            [spread.low for spread in spreads],
+            [spread.high for spread in spreads],
+            color=plots.OURS,
+            alpha=0.25,
+        )
+        for place, spread in zip(places, spreads, strict=True):
+            axes.annotate(
+                f"{spread.median:.3g}", (place, spread.median), (3, 5), textcoords="offset points", fontsize=8
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter("")
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color=plots.FAINT, linewidth=0.6)
+        plots.clean(axes)
+    panels[0].set_ylabel("core-ms for 1,000 rows")
+    return figure
+
+
+@scenario(Cost.name, full=Settings(), quick=Settings.quick(), draw=draw)
+def make(settings: Settings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    return Cost(settings, {rows: ffnn_rows(models.small, rows) for rows in ROWS}), models.small

@@ -7,21 +7,22 @@ from math import ceil
 from pathlib import Path
 
 import msgspec
+from matplotlib.figure import Figure
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.harness.analysis.measures import Spread
 from bench.harness.environment import BenchEnvironment, Stalled
-from bench.harness.preloaded import Preloaded
+from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, ThroughputRun, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Run, ScenarioResult, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.in_memory.onnx_runtime_alone import workload_rows_per_s
 from bench.systems.registry import CONFLUENT, System, anabranch
 from bench.workloads.models import FFNN, RESNET
-from bench.workloads.text_lines import RECOGNIZER
-from bench.workloads.workload import Workload
-
-FFNN_ROWS = 32
+from bench.workloads.repositories import Repositories
+from bench.workloads.text_lines import RECOGNIZER, text_lines
+from bench.workloads.workload import FFNN_ROWS, Workload, ffnn_rows, magika_files, resnet_pictures
 
 _BATCHES = (1, 8, 32)
 _RAW_SECONDS = 3.0
@@ -34,7 +35,7 @@ _LEAST_OF_ATTAINABLE = {MAGIKA: 0.8, RESNET: 0.95, RECOGNIZER: 0.95}
 
 
 @dataclass(frozen=True)
-class Case:
+class EfficiencyCase:
     """A workload, and how many of its requests take about as long as one of the feed-forward network's rounds.
 
     Attributes:
@@ -87,10 +88,10 @@ class Efficiency:
         self._ours = anabranch("thread")
         self._two = anabranch("thread", 2)
         cases = (
-            Case(ffnn, FFNN_ROWS, 1 / 10, 5, (CONFLUENT,), is_alone_too=True),
-            Case(magika, 1, 1 / 150, 1 / 4, (CONFLUENT, self._two)),
-            Case(resnet, 1, 1 / 1250, 1 / 4, (CONFLUENT, self._two)),
-            Case(recognizer, 1, 1 / 400, 1 / 4, (CONFLUENT, self._two)),
+            EfficiencyCase(ffnn, FFNN_ROWS, 1 / 10, 5, (CONFLUENT,), is_alone_too=True),
+            EfficiencyCase(magika, 1, 1 / 150, 1 / 4, (CONFLUENT, self._two)),
+            EfficiencyCase(resnet, 1, 1 / 1250, 1 / 4, (CONFLUENT, self._two)),
+            EfficiencyCase(recognizer, 1, 1 / 400, 1 / 4, (CONFLUENT, self._two)),
         )
         self._cases = [case for case in cases if settings.wants(case.workload.name)]
         self._paces: dict[str, float] = {}
@@ -115,7 +116,7 @@ class Efficiency:
                         yield Step(f"{label}{_ALONE}", partial(self._serve_alone, preloaded, system, repeat), turn_s)
             yield Step(f"{name}: attainable", partial(self._measure_attainable, case, preloaded), self._attainable_s)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, their shares of what is attainable, and ours over each peer's."""
         ours = [run for run in runs if isinstance(run, ThroughputRun)]
         rates = [run.rate_per_s for run in ours]
@@ -157,7 +158,7 @@ class Efficiency:
     def _attainable_by(self, run: ThroughputRun) -> float:
         return self._alone[run.workload][1] if run.system.endswith(_ALONE) else self._attainable[run.workload]
 
-    def _pairs(self, case: Case) -> Iterator[tuple[str, str]]:
+    def _pairs(self, case: EfficiencyCase) -> Iterator[tuple[str, str]]:
         """Whose rates are compared: ours with each peer's, and two tasks with one."""
         ours = self._ours.name
         yield from ((ours, peer.name) for peer in case.peers if peer != self._two)
@@ -189,14 +190,14 @@ class Efficiency:
             raise Stalled(f"the generator's rate for {workload.name} is not known")
         return self._paces[workload.name]
 
-    def _measure_alone(self, case: Case, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+    def _measure_alone(self, case: EfficiencyCase, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
         rates = {batch: self._raw_rate(case.workload, batch) for batch in _BATCHES}
         best = max(rates, key=lambda batch: rates[batch])
         self._alone[case.workload.name] = best, rates[best]
         return []
 
     def _measure_attainable(
-        self, case: Case, preloaded: Preloaded, environment: BenchEnvironment
+        self, case: EfficiencyCase, preloaded: Preloaded, environment: BenchEnvironment
     ) -> list[ThroughputRun]:
         preloaded.drop(environment)
         workload = case.workload
@@ -209,3 +210,38 @@ class Efficiency:
 
     def _raw_rate(self, workload: Workload, batch: int) -> float:
         return workload_rows_per_s(workload, self._repository, batch, _RAW_SECONDS)
+
+
+def draw(result: ScenarioResult) -> Figure | None:
+    """Draws the figure."""
+    rows = [row for row in result.rows if "of_attainable" in row.metrics]
+    if not rows:
+        return None
+    workloads = list(dict.fromkeys(row.workload for row in rows))
+    figure = Figure(figsize=(8, 1.0 + 0.5 * len(rows) + 0.5 * len(workloads)), layout="constrained")
+    heights = [sum(row.workload == workload for row in rows) for workload in workloads]
+    panels = figure.subplots(len(workloads), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        shown = [row for row in rows if row.workload == workload]
+        for place, row in enumerate(shown):
+            share = row.metrics["of_attainable"]
+            axes.barh(place, 100 * share.median, color=plots.colour(row), height=0.6)
+            axes.plot([100 * share.low, 100 * share.high], [place, place], color=plots.INK, linewidth=1.5)
+            label = f"  {row.metrics['rate_per_s'].median:,.4g}/s"
+            axes.text(100 * share.high, place, label, va="center", fontsize=9)
+        for target in result.targets:
+            if target.workload == workload and target.metric == "rate / attainable":
+                axes.axvline(100 * target.limit, color=plots.TARGET, linewidth=1, linestyle=":")
+        plots.name_rows(axes, shown)
+        axes.set_xlim(0, 1.25 * max(100 * row.metrics["of_attainable"].high for row in shown))
+        axes.set_title(workload, loc="left", fontsize=11)
+    panels[-1].set_xlabel("% of ONNX Runtime's own rate beside broker and generator (median and range of the rounds)")
+    return figure
+
+
+@scenario(Efficiency.name, full=Settings(), quick=Settings.quick(), draw=draw)
+def make(settings: Settings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    large = models.large
+    workloads = ffnn_rows(large, FFNN_ROWS), magika_files(large), resnet_pictures(large), text_lines(large)
+    return Efficiency(settings, *workloads, large), large

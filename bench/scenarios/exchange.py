@@ -6,6 +6,8 @@ from itertools import product
 
 import msgspec
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from anabranch.flink_job.config import ExchangeConfig as Defaults
 from anabranch.stack.flink_cluster import FlinkCluster
@@ -14,8 +16,10 @@ from bench.harness.analysis.measures import Percentiles, Tally
 from bench.harness.environment import BenchEnvironment
 from bench.harness.messages import MESSAGES, SHARED_MEMORY, Transport, TransportCommand, TransportLog, TransportPhase
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, ExchangeRun, Ratio, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.workloads.repositories import Repositories
 
 KB, MB = 1024, 1024 * 1024
 SIZES = (4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 10 * MB, 32 * MB)
@@ -26,6 +30,21 @@ _LEAST, _MOST = 8, 2000
 _PACED = 15
 #: An idle way: many times what a record of so many bytes needs.
 _INTERVAL_S, _INTERVAL_S_PER_BYTE = 0.02, 0.012 / MB
+
+
+class ExchangeRun(Run, frozen=True, kw_only=True):
+    """Records of one size from task to task.
+
+    Attributes:
+        mb_per_s: As fast as they are taken, in MiB.
+        latency: Spaced out, from before a record is packed until all of it has been read.
+        claimed_share: Of the records, those that went by shared memory.
+    """
+
+    size_bytes: int
+    mb_per_s: float
+    latency: Percentiles
+    claimed_share: float
 
 
 class Exchange:
@@ -48,7 +67,7 @@ class Exchange:
         seconds = 30 + 25 * (1 + self._settings.repeats)
         yield Step("exchange: messages, shared memory", self._run, seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates and latencies by size, their ratios, and from which size on shared memory is better."""
         ours = [run for run in runs if isinstance(run, ExchangeRun)]
         metrics = {
@@ -146,3 +165,35 @@ def crossover(ratios: Sequence[Ratio], sizes: Mapping[str, int], metric: str) ->
         better = ratio.ratio.median > 1 if metric == "mb_per_s" else ratio.ratio.median < 1
         found = (found or sizes[ratio.workload]) if better else None
     return found
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    runs = [run for run in result.runs if isinstance(run, ExchangeRun)]
+    sizes = {run.workload: run.size_bytes for run in runs}
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, metric, label in zip(
+        figure.subplots(1, 2), ("mb_per_s", "p50_ms"), ("MB/s, as fast as taken", "p50 latency, ms"), strict=True
+    ):
+        for system in dict.fromkeys(row.system for row in result.rows):
+            rows = sorted((row for row in result.rows if row.system == system), key=lambda row: sizes[row.workload])
+            places = [sizes[row.workload] for row in rows]
+            spreads = [row.metrics[metric] for row in rows]
+            colour = plots.PEER if system == MESSAGES else plots.OURS
+            axes.plot(places, [spread.median for spread in spreads], "o-", color=colour, label=system)
+            axes.vlines(places, [spread.low for spread in spreads], [spread.high for spread in spreads], color=colour)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(list(sizes.values()), list(sizes), rotation=45)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("size of a record")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+@scenario(Exchange.name, full=Settings(), quick=Settings.quick(), draw=draw)
+def make(settings: Settings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    return Exchange(settings), models.small

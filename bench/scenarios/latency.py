@@ -5,26 +5,60 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
 from anabranch.stack.processes import LocalProcess
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import Percentiles, append_latencies_ms, latencies_ms, tally
 from bench.harness.environment import BenchEnvironment, Stalled, Topics
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, LatencyRun, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Run, ScenarioResult, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.in_memory.onnx_runtime_alone import model_ms
 from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
-from bench.workloads.workload import Workload
+from bench.workloads.repositories import Repositories
+from bench.workloads.workload import Workload, magika_files
 
 #: What the project promises beside the time that the model takes.
 _P50_MS, _P99_MS = 4.0, 20.0
 _MAGIKA_P99_MS = 60.0
 _MODEL_TIMES, _MODEL_STEP_S = 3, 8.0
+_MARKS = {"p50_ms": "o", "p95_ms": "D", "p99_ms": "s"}
 _METRICS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
 
 
+class LatencySettings(Settings, frozen=True, kw_only=True):
+    """Settings of this scenario.
+
+    Attributes:
+        latency_seconds: Duration of each latency run.
+        latency_warm_up_seconds: Duration of the load before it, at a higher rate, for the JVM's compiler.
+        latency_tasks: Parallelism of the Flink systems.
+    """
+
+    latency_seconds: float = 15.0
+    latency_warm_up_seconds: float = 15.0
+    latency_tasks: int = 1
+
+
+class LatencyRun(Run, frozen=True, kw_only=True):
+    """Latency at a fixed rate, by an open-loop schedule.
+
+    Attributes:
+        latency: From the scheduled send time until the reader had the answer.
+        append_latency: Until the broker wrote it down (LogAppendTime, whole milliseconds, rounded down).
+    """
+
+    rate_per_s: float
+    seconds: float
+    latency: Percentiles
+    append_latency: Percentiles
+
+
 @dataclass(frozen=True)
-class Offer:
+class LatencyOffer:
     """A workload and its rate.
 
     Attributes:
@@ -56,9 +90,9 @@ class Latency:
         "its rate requests now and then wait for those before them, each for as long as the model takes."
     )
 
-    def __init__(self, settings: Settings, ffnn: Workload, magika: Workload, repository: Path) -> None:
+    def __init__(self, settings: LatencySettings, ffnn: Workload, magika: Workload, repository: Path) -> None:
         self._settings = settings
-        self._offers = (Offer(ffnn, 200, 800), Offer(magika, 50, 60, _MAGIKA_P99_MS))
+        self._offers = (LatencyOffer(ffnn, 200, 800), LatencyOffer(magika, 50, 60, _MAGIKA_P99_MS))
         self._repository = repository
         self._model_ms: dict[str, float] = {}
         modes, tasks = settings.modes, settings.latency_tasks
@@ -75,7 +109,7 @@ class Latency:
                 label = f"latency, round {repeat + 1}: {system.name}"
                 yield Step(label, partial(self._run, system, repeat), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Percentiles beside the peers', and whether ours keep to their limits."""
         ours = [run for run in runs if isinstance(run, LatencyRun)]
         metrics = {name: [float(getattr(run.latency, name)) for run in ours] for name in _METRICS}
@@ -97,7 +131,7 @@ class Latency:
         times = {f"{name}: ONNX Runtime alone, 1 thread, ms": spent_ms for name, spent_ms in self._model_ms.items()}
         return Conclusion(rows, [ratio for ratio in ratios if ratio], targets, times)
 
-    def _limits_ms(self, offer: Offer) -> Iterator[tuple[str, float]]:
+    def _limits_ms(self, offer: LatencyOffer) -> Iterator[tuple[str, float]]:
         spent_ms = self._model_ms.get(offer.workload.name, 0.0)
         yield "p50_ms", round(_P50_MS + spent_ms, 3)
         yield "p99_ms", offer.p99_ms or round(_P99_MS + spent_ms, 3)
@@ -128,7 +162,7 @@ class Latency:
 
     def _offer(
         self,
-        offer: Offer,
+        offer: LatencyOffer,
         environment: BenchEnvironment,
         topics: Topics,
         process: LocalProcess,
@@ -164,3 +198,40 @@ class Latency:
 
 def _zip(ours: Sequence[System], naive: Sequence[System]) -> list[System]:
     return [system for pair in zip(ours, naive, strict=True) for system in pair]
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    workloads = list(dict.fromkeys(row.workload for row in result.rows))
+    figure = Figure(figsize=(8, 1.2 + 2.0 * len(workloads)), layout="constrained")
+    panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        rows = [row for row in result.rows if row.workload == workload]
+        for place, row in enumerate(rows):
+            for metric, mark in _MARKS.items():
+                plots.point(axes, row.metrics[metric], place, mark, plots.colour(row))
+        limits = {target.metric: target.limit for target in result.targets if target.workload == workload}
+        for metric, limit in limits.items():
+            axes.axvline(limit, color=plots.TARGET, linewidth=1, linestyle=":")
+            axes.text(limit, -0.62, f" {metric[:3]} target", color=plots.TARGET, fontsize=8, va="bottom")
+        rate = next(run.rate_per_s for run in result.runs if run.workload == workload and hasattr(run, "rate_per_s"))
+        plots.name_rows(axes, rows)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(f"{workload}, {rate:g} requests/s", loc="left", fontsize=11)
+    for metric, mark in _MARKS.items():
+        panels[0].plot([], [], mark, color=plots.INK, label=metric[:3])
+    panels[0].legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    panels[-1].set_xlabel("latency from the scheduled send time, ms (median and range of the rounds)")
+    return figure
+
+
+@scenario(
+    Latency.name,
+    full=LatencySettings(),
+    quick=LatencySettings.quick(latency_seconds=3.0, latency_warm_up_seconds=2.0),
+    draw=draw,
+)
+def make(settings: LatencySettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    return Latency(settings, models.ffnn, magika_files(models.small), models.small), models.small

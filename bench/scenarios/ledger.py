@@ -4,18 +4,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from matplotlib.figure import Figure
+
 from anabranch.schemas.latency_breakdown import STAGES
 from bench.harness.analysis.latency_phases import ALL_STAGES, stages_ms
 from bench.harness.analysis.measures import Percentiles
 from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import in_service
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, LedgerRun, keys_of, rows_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Run, ScenarioResult, keys_of, rows_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import anabranch
-from bench.workloads.workload import Workload
+from bench.workloads.repositories import Repositories
+from bench.workloads.text_lines import text_lines
+from bench.workloads.workload import FFNN_ROWS, Workload, ffnn_rows, magika_files, resnet_pictures
 
 _LEAST, _LEAST_MS = "shortest stage, ms", -1.0
+
+
+class LedgerRun(Run, frozen=True, kw_only=True):
+    """Where requests' time went.
+
+    Attributes:
+        latency: As in `LatencyRun`.
+        stages_ms: Mean time by stage, from the scheduled send time until the reader had the answer.
+    """
+
+    rate_per_s: float
+    latency: Percentiles
+    stages_ms: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,7 @@ class Ledger:
         for repeat in range(self._settings.repeats):
             yield Step(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """The stages' means, and whether none is less than nothing."""
         ours = [run for run in runs if isinstance(run, LedgerRun)]
         metrics = {"mean_ms": [run.latency.mean_ms for run in ours]}
@@ -91,3 +110,37 @@ class Ledger:
 
 def _explained(run: LedgerRun) -> float:
     return sum(run.stages_ms[stage] for stage in ("send", *STAGES)) / run.latency.mean_ms
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    figure = Figure(figsize=(8, 1.3 + 0.5 * len(result.rows)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(result.rows))
+    for stage, colour in zip(ALL_STAGES, plots.STAGES, strict=True):
+        sums = [sum(row.metrics[f"{name}_ms"].median for name in ALL_STAGES) for row in result.rows]
+        widths = np.array([row.metrics[f"{stage}_ms"].median for row in result.rows]) / np.array(sums) * 100
+        axes.barh(range(len(result.rows)), widths, left=left, height=0.6, color=colour, label=stage)
+        left += widths
+    names = [f"{row.workload}\n{row.metrics['mean_ms'].median:.3g} ms" for row in result.rows]
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the mean latency")
+    axes.legend(frameon=False, ncols=len(ALL_STAGES), fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    plots.clean(axes)
+    return figure
+
+
+@scenario(Ledger.name, full=Settings(), quick=Settings.quick(), draw=draw)
+def make(settings: Settings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    large = models.large
+    accounts = (
+        ExplainedLoad(ffnn_rows(large, explain=True), 200, 200_000),
+        ExplainedLoad(ffnn_rows(large, FFNN_ROWS, explain=True), 100, 3_000),
+        ExplainedLoad(magika_files(large, [{"explain": True}]), 25, 100),
+        ExplainedLoad(resnet_pictures(large, explain=True), 3, 10),
+        ExplainedLoad(text_lines(large, explain=True), 15, 60),
+    )
+    return Ledger(settings, accounts), large

@@ -2,25 +2,62 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from threading import Event, Thread
-from typing import Self
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.processes import LocalProcess
 from bench.harness.accounting import core_s_per_1000, other_cores, resident_mb
-from bench.harness.analysis.measures import fit_line, tally
+from bench.harness.analysis.measures import Line, fit_line, tally
 from bench.harness.environment import BenchEnvironment
+from bench.harness.memory_sampler import Sampler
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, MemoryRun, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Run, ScenarioResult, keys_of, ratio_of, rows_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import System, anabranch, naive_map
+from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload
 
-_SAMPLE_INTERVAL_S = 1.0
 _SLOPE_LIMIT_MB = 1.0
 _SLOPE = "mb_per_10000_requests"
+
+
+class MemorySettings(Settings, frozen=True, kw_only=True):
+    """Settings of this scenario.
+
+    Attributes:
+        memory_requests: Requests over which memory is sampled.
+        memory_warm_up: Requests before these, at full speed.
+        memory_settle: Requests between the two at the sampled rate, in which the JVM resizes its heap.
+        memory_rate_per_s: Rate of the sampled requests.
+    """
+
+    memory_requests: int = 100_000
+    memory_warm_up: int = 100_000
+    memory_settle: int = 40_000
+    memory_rate_per_s: float = 1_000.0
+
+
+class MemoryRun(Run, frozen=True, kw_only=True):
+    """A TaskManager's resident memory over many requests.
+
+    Attributes:
+        idle_mb: Before the job was submitted.
+        warm_mb: Mean over the watched requests.
+        peak_mb: The most that was seen in them.
+        answered: Requests answered at each sample, after warm-up.
+        resident_mb: Memory at each sample.
+        line: Memory over requests; its slope is in MB for each 10,000.
+    """
+
+    idle_mb: float
+    warm_mb: float
+    peak_mb: float
+    rate_per_s: float
+    answered: list[int]
+    resident_mb: list[float]
+    line: Line
 
 
 class Memory:
@@ -33,7 +70,7 @@ class Memory:
         "a fixed rate, after a warm-up at full speed and one at that rate. The slope is a least-squares fit."
     )
 
-    def __init__(self, settings: Settings, ffnn: Workload) -> None:
+    def __init__(self, settings: MemorySettings, ffnn: Workload) -> None:
         self._settings = settings
         self._workload = ffnn
         self._pairs = [(anabranch(mode), naive_map(mode)) for mode in settings.modes]
@@ -45,7 +82,7 @@ class Memory:
             seconds = 40 + watched / self._settings.memory_rate_per_s
             yield Step(f"memory: {system.name}", partial(self._run, system), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """How much, and how much more with every request."""
         ours = [run for run in runs if isinstance(run, MemoryRun)]
         metrics = {
@@ -105,35 +142,34 @@ class Memory:
         ]
 
 
-class Sampler:
-    """Notes a process's memory, and the answers so far, every second of a `with` block and at its end."""
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    runs = [run for run in result.runs if isinstance(run, MemoryRun)]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        colour = plots.OURS if run.system.startswith("anabranch") else plots.PEER
+        thousands = np.array(run.answered) / 1000
+        axes.plot(thousands, run.resident_mb, ".", color=colour, markersize=4)
+        ends = np.array([run.answered[0], run.answered[-1]])
+        axes.plot(ends / 1000, [run.line.at(end / 10_000) for end in ends], color=colour, linewidth=1.5)
+        slope = f"{run.line.slope:+.2f} MB for each 10,000"
+        axes.text(thousands[-1], run.resident_mb[-1], f"{run.system}\n{slope}", color=colour, ha="right", va="bottom")
+    axes.set_ylim(0, 1.25 * max(run.peak_mb for run in runs))
+    axes.set_xlabel("thousand requests after warm-up")
+    axes.set_ylabel("resident memory of the TaskManager, MB")
+    plots.clean(axes)
+    return figure
 
-    def __init__(self, environment: BenchEnvironment, process: LocalProcess, topic: str, answered_before: int) -> None:
-        self._environment = environment
-        self._process = process
-        self._topic = topic
-        self._answered_before = answered_before
-        self._stopped = Event()
-        self._thread = Thread(target=self._watch, daemon=True)
-        self.answered: list[int] = []
-        self.resident_mb: list[float] = []
 
-    def __enter__(self) -> Self:
-        """Starts to note."""
-        self._note()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Notes a last time."""
-        self._stopped.set()
-        self._thread.join()
-        self._note()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(_SAMPLE_INTERVAL_S):
-            self._note()
-
-    def _note(self) -> None:
-        self.answered.append(sum(self._environment.end_offsets(self._topic)) - self._answered_before)
-        self.resident_mb.append(resident_mb(self._process.pid))
+@scenario(
+    Memory.name,
+    full=MemorySettings(),
+    quick=MemorySettings.quick(
+        memory_requests=3_000, memory_warm_up=3_000, memory_settle=1_000, memory_rate_per_s=500.0
+    ),
+    draw=draw,
+)
+def make(settings: MemorySettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    return Memory(settings, models.ffnn), models.small

@@ -8,18 +8,22 @@ from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from anabranch.stack.processes import LocalProcess
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import Floats, first_answers, tally
 from bench.harness.environment import BenchEnvironment, Stalled, Topics
+from bench.harness.memory_sampler import Sampler
 from bench.harness.preloaded import Preloaded
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, OverloadRun, Relation, Target, keys_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Step
-from bench.scenarios.memory import Sampler
+from bench.report import plots
+from bench.report.results import Relation, Run, ScenarioResult, Target, keys_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import anabranch
-from bench.workloads.workload import Workload
+from bench.workloads.repositories import Repositories
+from bench.workloads.workload import Workload, magika_files
 
 #: Priorities, and how many of 60 requests have each: the urgent are few.
 SHARES = {1: 6, 5: 18, 9: 36}
@@ -40,6 +44,51 @@ _NOBODY = 1e6
 _FIFTHS = 5
 
 
+class OverloadSettings(Settings, frozen=True, kw_only=True):
+    """Settings of this scenario.
+
+    Attributes:
+        overload_warm_up: Requests before the peak is measured, and before each job's loads.
+        overload_peak_requests: Requests over which the peak is measured.
+        overload_seconds: Duration of each load.
+        overload_long_seconds: Duration of the last one.
+    """
+
+    overload_warm_up: int = 12_000
+    overload_peak_requests: int = 4_000
+    overload_seconds: float = 20.0
+    overload_long_seconds: float = 300.0
+
+
+class OverloadRun(Run, frozen=True, kw_only=True):
+    """A load that is a multiple of what can be served, in several priorities.
+
+    Attributes:
+        load: Multiple of the peak.
+        peak_per_s: What can be served.
+        goodput_per_s: What was served while the load lasted, and `goodput_by_fifth_per_s` in each fifth of it.
+        refused: Requests that were answered with `overloaded`.
+        served_share: By priority, of its requests.
+        p50_ms: By priority, of what was served; likewise `p99_ms`.
+        drain_s: From the last request to the last answer.
+        peak_mb: The most memory that the system had; `resident_mb` is all that was seen.
+    """
+
+    load: float
+    seconds: float
+    offered_per_s: float
+    peak_per_s: float
+    goodput_per_s: float
+    goodput_by_fifth_per_s: list[float]
+    refused: int
+    served_share: dict[str, float]
+    p50_ms: dict[str, float]
+    p99_ms: dict[str, float]
+    drain_s: float
+    peak_mb: float
+    resident_mb: list[float]
+
+
 class Overload:
     """This project alone, with `overload = "refuse"`: no peer refuses by urgency."""
 
@@ -55,7 +104,7 @@ class Overload:
         "the latency scenario, of what was served."
     )
 
-    def __init__(self, settings: Settings, magika: Workload) -> None:
+    def __init__(self, settings: OverloadSettings, magika: Workload) -> None:
         self._settings = settings
         self._workload = magika
         self._waiting = anabranch(settings.modes[0])
@@ -76,7 +125,7 @@ class Overload:
         label = "overload: three times the peak, for long"
         yield Step(label, partial(self._run, [(TRIPLE, 0)], settings.overload_long_seconds), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Goodput beside peak, and the urgent beside themselves without load."""
         ours = [run for run in runs if isinstance(run, OverloadRun)]
         metrics = {
@@ -214,3 +263,46 @@ def growth_of(resident_mb: Sequence[float]) -> float:
 def _target(runs: Sequence[OverloadRun], metric: str, value: float, relation: Relation, limit: float) -> Target:
     clean = all(run.tally.is_clean for run in runs)
     return target_of(runs[0].workload, runs[0].system, metric, value, relation, limit, clean=clean)
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    runs = [run for run in result.runs if isinstance(run, OverloadRun)]
+    by_load = [[run for run in runs if run.load == load] for load in sorted({run.load for run in runs})]
+    names = [f"{same[0].load:g} x" for same in by_load]
+    offered, served = (
+        [float(np.median([getattr(run, name) for run in same])) for same in by_load]
+        for name in ("offered_per_s", "goodput_per_s")
+    )
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    rates, tails = figure.subplots(1, 2)
+    rates.bar(names, offered, color=plots.FAINT, label="offered")
+    rates.bar(names, served, color=plots.OURS, width=0.5, label="served")
+    rates.axhline(runs[0].peak_per_s, color=plots.TARGET, linewidth=1, linestyle=":", label="peak")
+    rates.set_ylabel("requests/s")
+    rates.legend(frameon=False)
+    for number, priority in enumerate(runs[0].p99_ms):
+        medians = [np.median([run.p99_ms[priority] for run in same]) for same in by_load]
+        tails.plot(names, medians, "o-", color=plots.PARTS[1:][number], label=priority)
+    tails.set_yscale("log")
+    tails.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    tails.set_ylabel("p99 latency of what was served, ms")
+    tails.legend(frameon=False, title="priority")
+    for axes in (rates, tails):
+        axes.set_xlabel("offered load, as a multiple of the peak")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+@scenario(
+    Overload.name,
+    full=OverloadSettings(),
+    quick=OverloadSettings.quick(
+        overload_warm_up=100, overload_peak_requests=200, overload_seconds=3.0, overload_long_seconds=5.0
+    ),
+    draw=draw,
+)
+def make(settings: OverloadSettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    magika = magika_files(models.small, [{"priority": priority} for priority in PRIORITIES])
+    return Overload(settings, magika), models.small

@@ -10,15 +10,26 @@ from threading import Thread
 
 import msgspec
 
+from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.schemas.tensors import Array
-from bench.harness.analysis.stage_timing import STAGES, Chosen, StageSessions, best_single_cut, cut_in_two
+from bench.harness.analysis.stage_timing import (
+    STAGES,
+    Chosen,
+    StageSessions,
+    best_single_cut,
+    cut_in_two,
+    first_batch,
+    generated,
+)
 from bench.harness.environment import BenchEnvironment
-from bench.harness.preloaded import Preloaded
+from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, ThroughputRun, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report.results import Run, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.registry import anabranch
-from bench.workloads.workload import Workload
+from bench.workloads.models import RESNET, in_stages
+from bench.workloads.repositories import Repositories
+from bench.workloads.workload import Workload, magika_files, resnet_pictures
 
 WHOLE, CUT = "whole, 1 task", f"{STAGES} stages, {STAGES} tasks"
 _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both stages at once"
@@ -34,8 +45,18 @@ _TURN_S, _CUTS_S = 40.0, 90.0
 _CUT_ROUNDS, _LEAST_OF_BEST = 15, 0.97
 
 
+class PipelineSettings(Settings, frozen=True, kw_only=True):
+    """Settings of this scenario.
+
+    Attributes:
+        pipeline_share: Share of each model's requests.
+    """
+
+    pipeline_share: float = 1.0
+
+
 @dataclass(frozen=True)
-class Case:
+class CutCase:
     """A model to cut.
 
     Attributes:
@@ -73,7 +94,7 @@ class Pipeline:
         "after a run that only warms the caches up); the slower one counts."
     )
 
-    def __init__(self, settings: Settings, cases: Sequence[Case]) -> None:
+    def __init__(self, settings: PipelineSettings, cases: Sequence[CutCase]) -> None:
         self._settings = settings
         self._cases = cases
         self._system = anabranch(settings.modes[0])
@@ -92,7 +113,7 @@ class Pipeline:
         for case in self._cases:
             yield Step(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), _CUTS_S)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates beside their bounds, and cuts beside others."""
         ours = [run for run in runs if isinstance(run, ThroughputRun)]
         rates = [run.rate_per_s for run in ours]
@@ -131,7 +152,7 @@ class Pipeline:
         ]
         return Conclusion(rows, ratios, targets, limits)
 
-    def _off(self, case: Case) -> list[float]:
+    def _off(self, case: CutCase) -> list[float]:
         measured = [ms for (name, _), ms in self._alone_ms.items() if name == case.name]
         return [abs(case.chosen.predicted_ms / ms - 1) for ms in measured]
 
@@ -140,7 +161,7 @@ class Pipeline:
         ms = times_ms.get((run.workload, run.repeat))
         return run.rate_per_s * ms / 1000 if ms else float("nan")
 
-    def _loads(self, case: Case) -> tuple[Preloaded, Preloaded]:
+    def _loads(self, case: CutCase) -> tuple[Preloaded, Preloaded]:
         count = max(4, ceil(case.requests * self._settings.pipeline_share))
         assert case.whole is not None  # noqa: S101 - a case that is served has both
         assert case.cut is not None  # noqa: S101 - as above
@@ -148,7 +169,7 @@ class Pipeline:
         return Preloaded(case.whole, count, warm_up), Preloaded(case.cut, count, warm_up)
 
     def _serve(
-        self, case: Case, load: Preloaded, system: str, repeat: int, environment: BenchEnvironment
+        self, case: CutCase, load: Preloaded, system: str, repeat: int, environment: BenchEnvironment
     ) -> list[ThroughputRun]:
         for each in self._cases:
             _ = each.chosen  # a job reads the plans of all its models
@@ -157,12 +178,12 @@ class Pipeline:
         run = load.serve(self._system, repeat, environment)
         return [msgspec.structs.replace(run, system=system, workload=case.name)]
 
-    def _try_cuts(self, case: Case, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
+    def _try_cuts(self, case: CutCase, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
         self._cuts[case.name] = best_single_cut(case.model, case.chosen, case.batch, _CUT_ROUNDS)
         return []
 
 
-def _stage_times_ms(case: Case) -> tuple[float, float]:
+def _stage_times_ms(case: CutCase) -> tuple[float, float]:
     """The slower stage's time: alone, and while the other one runs too."""
     chain = StageSessions(case.chosen.folder, case.batch)
     alone_ms = chain.bottleneck_ms(_STAGE_RUNS)
@@ -179,3 +200,19 @@ def _stage_times_ms(case: Case) -> tuple[float, float]:
     for thread in threads:
         thread.join()
     return alone_ms, max(median(each) for each in times.values())
+
+
+@scenario(Pipeline.name, full=PipelineSettings(), quick=PipelineSettings.quick(pipeline_share=0.05))
+def make(settings: PipelineSettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    folder = models.in_stages
+    pictures, files = (
+        (make(folder, model=name), make(folder, model=in_stages(name)))
+        for make, name in ((resnet_pictures, RESNET), (magika_files, MAGIKA))
+    )
+    cases = [
+        CutCase(name, folder / in_stages(name) / "1" / "model.onnx", first_batch(both[0]), *both, requests=requests)
+        for name, both, requests in ((RESNET, pictures, 360), (MAGIKA, files, 1_350))
+    ]
+    squeezenet = CutCase("squeezenet", models.squeezenet, generated(models.squeezenet, (1, 3, 224, 224)))
+    return Pipeline(settings, [*cases, squeezenet]), folder

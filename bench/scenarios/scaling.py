@@ -7,6 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from anabranch.demo.features import model_path as magika_path
 from anabranch.partition.errors import NoPlan
@@ -19,9 +22,12 @@ from anabranch.partition.profiling.profile import Profile, costs_of, profile
 from bench.harness.analysis.measures import Spread, Tally
 from bench.harness.analysis.pipeline_simulation import Feed, simulate
 from bench.harness.environment import BenchEnvironment
-from bench.report.results import AnyRun, Row, ScalingRun
-from bench.scenarios.base import Conclusion, Step
+from bench.harness.settings import Settings
+from bench.report import plots
+from bench.report.results import Row, Run, ScenarioResult
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.workloads.models import LIGHT, RESNET
+from bench.workloads.repositories import Repositories
 
 NODES = tuple(2**power for power in range(11))
 _BANDWIDTH_BYTES_PER_S = 1.25e9
@@ -35,8 +41,26 @@ _MOST_STAGES = 32
 _NEARLY_ALL = 0.9
 
 
+class ScalingRun(Run, frozen=True, kw_only=True):
+    """A plan for so many nodes, simulated.
+
+    Attributes:
+        used: Nodes that the plan uses.
+        rate_per_s: Batches of one row that came out, in the simulation.
+        predicted_per_s: What the plan and the feed say, without chance.
+        held_up_by: What is slowest.
+    """
+
+    nodes: int
+    used: int
+    stages: int
+    rate_per_s: float
+    predicted_per_s: float
+    held_up_by: str
+
+
 @dataclass(frozen=True)
-class _Model:
+class ProfiledModel:
     """A model that is profiled when it is first asked for."""
 
     name: str
@@ -77,9 +101,9 @@ class Scaling:
 
     def __init__(self, repository: Path) -> None:
         self._models = (
-            _Model("resnet50", repository / RESNET / "1" / "model.onnx"),
-            _Model("magika", magika_path()),
-            _Model("densenet121", LIGHT / "light_densenet121.onnx", has_weights=False),
+            ProfiledModel("resnet50", repository / RESNET / "1" / "model.onnx"),
+            ProfiledModel("magika", magika_path()),
+            ProfiledModel("densenet121", LIGHT / "light_densenet121.onnx", has_weights=False),
         )
 
     def steps(self) -> Iterator[Step]:
@@ -91,7 +115,7 @@ class Scaling:
                 for nodes in NODES:
                     yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, system, nodes), 2)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """How far each way goes."""
         ours = [run for run in runs if isinstance(run, ScalingRun)]
         rows = []
@@ -102,7 +126,7 @@ class Scaling:
                     rows.append(_row(taken))
         return Conclusion(rows, [], [], {})
 
-    def _run(self, model: _Model, system: str, nodes: int, _: BenchEnvironment) -> list[ScalingRun]:
+    def _run(self, model: ProfiledModel, system: str, nodes: int, _: BenchEnvironment) -> list[ScalingRun]:
         placement = _placement(model.costs, system, nodes)
         if placement is None:
             return []
@@ -191,3 +215,39 @@ def _row(taken: Sequence[ScalingRun]) -> Row:
         not_answered_right=0,
         other_cores=0.0,
     )
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    runs = [run for run in result.runs if isinstance(run, ScalingRun)]
+    workloads = list(dict.fromkeys(run.workload for run in runs))
+    figure = Figure(figsize=(4 * len(workloads), 4), layout="constrained")
+    panels = figure.subplots(1, len(workloads), squeeze=False)[0]
+    for axes, workload in zip(panels, workloads, strict=True):
+        first = min((run for run in runs if run.workload == workload), key=lambda run: run.nodes)
+        ends = np.array([1, max(run.nodes for run in runs)])
+        axes.plot(ends, ends * first.rate_per_s / first.nodes, color=plots.FAINT, linewidth=1.5, label="linear")
+        for number, system in enumerate(dict.fromkeys(run.system for run in runs)):
+            taken = [run for run in runs if (run.workload, run.system) == (workload, system)]
+            nodes, rates = [run.nodes for run in taken], [run.rate_per_s for run in taken]
+            axes.plot(nodes, rates, "o-", color=plots.PARTS[1:][number], markersize=4, label=system)
+            if taken:
+                reason = (nodes[-1], rates[-1])
+                place = (0, 5 if number != 1 else -12)
+                axes.annotate(taken[-1].held_up_by, reason, place, textcoords="offset points", ha="right", fontsize=8)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.set_title(workload, loc="left", fontsize=11)
+        axes.set_xlabel("nodes")
+        plots.clean(axes)
+    panels[0].set_ylabel("rows/s, simulated")
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center")
+    return figure
+
+
+@scenario(Scaling.name, full=Settings(), quick=Settings.quick(), draw=draw)
+def make(settings: Settings, models: Repositories) -> Made:  # noqa: ARG001 - like the others
+    """Makes the scenario and its repository."""
+    return Scaling(models.large), models.large

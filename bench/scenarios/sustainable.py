@@ -6,18 +6,23 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from bench.harness.analysis.measures import Percentiles, Spread
 from bench.harness.analysis.rate_bisection import Probe
 from bench.harness.environment import BenchEnvironment
 from bench.harness.load_run import LoadRun, RunningSystem, in_service
-from bench.harness.rate_search import BEFORE_PROBES, bound_of, find, offer, seconds_of
-from bench.harness.settings import Settings
-from bench.report.results import AnyRun, RateRun, Ratio, Row, Target, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Step
+from bench.harness.rate_search import BEFORE_PROBES, SearchSettings, bound_of, find, offer, seconds_of
+from bench.report import plots
+from bench.report.results import Ratio, Row, Run, ScenarioResult, Target, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.in_memory.onnx_runtime_alone import model_ms
-from bench.systems.registry import System, anabranch
-from bench.workloads.workload import Workload
+from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
+from bench.workloads.repositories import Repositories
+from bench.workloads.text_lines import text_lines
+from bench.workloads.workload import FFNN_ROWS, Workload, ffnn_rows, magika_files, resnet_pictures
 
 SUSTAINABLE, NO_QUEUE, COMMON = "sustainable", "no queue", "common rate"
 #: Shares of a system's own sustainable rate. At a twentieth there is no queue.
@@ -33,8 +38,27 @@ _WARM_UP_SHARE = 0.02
 _ABOUT = 6.0
 
 
+class RateRun(Run, frozen=True, kw_only=True):
+    """A rate that was offered in search of the sustainable one, or a share of it.
+
+    Attributes:
+        load: `sustainable`, or which share.
+        latency: As in `LatencyRun`.
+        lag: Seconds by which latency grew in every second.
+        generator_p99_ms: By how much the generator was late.
+        probes: The search; where none was needed, empty.
+    """
+
+    load: str
+    rate_per_s: float
+    latency: Percentiles
+    lag: float
+    generator_p99_ms: float
+    probes: list[Probe]
+
+
 @dataclass(frozen=True)
-class Case:
+class SustainableCase:
     """A workload, and who serves it.
 
     Attributes:
@@ -70,7 +94,7 @@ class Sustainable:
         "of broker and system compile what is hot."
     )
 
-    def __init__(self, settings: Settings, cases: Sequence[Case], repository: Path) -> None:
+    def __init__(self, settings: SearchSettings, cases: Sequence[SustainableCase], repository: Path) -> None:
         self._settings = settings
         self._cases = [case for case in cases if settings.wants(case.workload.name)]
         self._repository = repository
@@ -93,7 +117,7 @@ class Sustainable:
                 seconds = 20 + settings.search_warm_up_seconds + sum(search_s + self._loads_s(case) for case in cases)
                 yield Step(label, partial(self._run, system, cases, repeat), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates and percentiles by load; ours over each peer's."""
         ours = [run for run in runs if isinstance(run, RateRun)]
         by_load = {
@@ -106,7 +130,7 @@ class Sustainable:
         rows.sort(key=lambda row: (workloads.index(row.workload), systems.index(row.system.rsplit(", ", 1)[0])))
         return Conclusion(rows, list(self._ratios(by_load)), self._targets(by_load), dict(self._limits()))
 
-    def _loads_s(self, case: Case) -> float:
+    def _loads_s(self, case: SustainableCase) -> float:
         rates = [share * _ABOUT * case.common_per_s for share in SHARES.values()] + [case.common_per_s]
         return sum(seconds_of(rate, self._settings.load_seconds) + _TURN_S for rate in rates)
 
@@ -145,7 +169,9 @@ class Sustainable:
             self._bounds_ms[case.workload.name] = bound_of(spent_ms)
         return []
 
-    def _run(self, system: System, cases: Sequence[Case], repeat: int, environment: BenchEnvironment) -> list[RateRun]:
+    def _run(
+        self, system: System, cases: Sequence[SustainableCase], repeat: int, environment: BenchEnvironment
+    ) -> list[RateRun]:
         runs: list[RateRun] = []
         with in_service(environment, system, cases[0].workload) as service:
             # A burst compiles what is hot where requests come together, and not where they come one by one.
@@ -155,7 +181,7 @@ class Sustainable:
                 runs += self._serve(service, system, case, repeat)
         return runs
 
-    def _serve(self, service: RunningSystem, system: System, case: Case, repeat: int) -> Iterator[RateRun]:
+    def _serve(self, service: RunningSystem, system: System, case: SustainableCase, repeat: int) -> Iterator[RateRun]:
         key, settings = (system.name, case.workload.name), self._settings
         bound_ms = self._bounds_ms[case.workload.name]
         found = find(
@@ -204,3 +230,65 @@ def _rows(runs: Sequence[RateRun], load: str) -> list[Row]:
     metrics["generator_p99_ms"] = [run.generator_p99_ms for run in runs]
     rows = rows_of(runs, metrics, keys_of(runs))
     return [msgspec.structs.replace(row, system=f"{row.system}, {load}") for row in rows]
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    runs = [run for run in result.runs if isinstance(run, RateRun)]
+    workloads = list(dict.fromkeys(run.workload for run in runs))
+    columns = min(2, len(workloads))
+    lines = -(-len(workloads) // columns)
+    figure = Figure(figsize=(4.6 * columns, 0.9 + 2.2 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    panels, spare = grid[: len(workloads)], grid[len(workloads) :]
+    for axes in spare:
+        axes.set_axis_off()
+    systems = list(dict.fromkeys(run.system for run in runs))
+    for axes, workload in zip(panels, workloads, strict=True):
+        for number, system in enumerate(systems):
+            points = []
+            for load in SHARES:
+                chosen = [run for run in runs if (run.workload, run.system, run.load) == (workload, system, load)]
+                if chosen:
+                    values = [(run.rate_per_s, run.latency.p50_ms, run.latency.p99_ms) for run in chosen]
+                    points.append(np.median(values, axis=0))
+            if points:
+                rates, middle, tail = np.array(points).T
+                axes.plot(
+                    rates, tail, "o-", color=plots.SUBJECTS[number % len(plots.SUBJECTS)], markersize=4, label=system
+                )
+                axes.plot(rates, middle, "o:", color=plots.SUBJECTS[number % len(plots.SUBJECTS)], markersize=3)
+        for scale in (axes.set_xscale, axes.set_yscale):
+            scale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter("")
+        axes.set_ylabel("ms")
+        axes.set_title(workload, loc="left", fontsize=11)
+        axes.grid(axis="y", color=plots.FAINT, linewidth=0.6)
+        plots.clean(axes)
+    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, frameon=False, fontsize=8, ncols=3, loc="outside upper left")
+    figure.supxlabel(
+        "requests/s, at 5, 25, 50, 75 and 90 % of each one's sustainable rate; p99, dotted: p50", fontsize=9
+    )
+    return figure
+
+
+@scenario(
+    Sustainable.name,
+    full=SearchSettings(),
+    quick=SearchSettings.quick(search_warm_up_seconds=2.0, search_probes=1, search_seconds=1.0),
+    draw=draw,
+)
+def make(settings: SearchSettings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    large, ours, naive = models.large, anabranch("thread"), naive_map("thread")
+    cases = (
+        SustainableCase(models.ffnn, 100_000, 200, (ours, naive, CONFLUENT)),
+        SustainableCase(magika_files(large), 250, 25, (ours, CONFLUENT)),
+        SustainableCase(ffnn_rows(large, FFNN_ROWS), 6_000, 100, (ours, CONFLUENT)),
+        SustainableCase(resnet_pictures(large), 40, 3, (ours, CONFLUENT)),
+        SustainableCase(text_lines(large), 200, 15, (ours, CONFLUENT)),
+    )
+    return Sustainable(settings, cases, large), large

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from bench.harness.analysis.measures import Spread
 from bench.harness.environment import BenchEnvironment
-from bench.harness.preloaded import Preloaded
+from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, Ratio, ThroughputRun, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Step
+from bench.report import plots
+from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of, target_of
+from bench.scenarios.base import Conclusion, Made, Step, scenario
 from bench.systems.flink.crayfish_wire import as_crayfish
 from bench.systems.in_memory import beam
 from bench.systems.in_memory.onnx_runtime_alone import rows_per_s
@@ -29,6 +32,7 @@ from bench.systems.registry import (
     naive_map,
 )
 from bench.workloads.models import FFNN, FFNN_WIDTHS
+from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload
 
 _METRIC = "rate_per_s"
@@ -82,7 +86,7 @@ class Throughput:
                 label = f"throughput, round {repeat + 1}: {system.name}"
                 yield Step(label, partial(self._run, system, repeat), seconds)
 
-    def conclude(self, runs: Sequence[AnyRun]) -> Conclusion:
+    def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, and ours over each peer's."""
         ours = [run for run in runs if isinstance(run, ThroughputRun)]
         rates = [run.rate_per_s for run in ours]
@@ -118,7 +122,7 @@ class Throughput:
         ratios = [ratio for ratio in (*beside_naive, *beside_peers, *speed_up) if ratio]
         return Conclusion(rows, ratios, targets, self._limits)
 
-    def _ratio(self, runs: Sequence[AnyRun], rates: list[float], system: System, peer: System) -> Ratio | None:
+    def _ratio(self, runs: Sequence[Run], rates: list[float], system: System, peer: System) -> Ratio | None:
         return ratio_of(runs, rates, system.name, peer.name, self._workload.name, _METRIC)
 
     def _measure_limit(self, environment: BenchEnvironment) -> list[ThroughputRun]:  # noqa: ARG002 - a step's
@@ -153,3 +157,34 @@ class Throughput:
     def _preload(self, workload: Workload, share: float) -> Preloaded:
         requests, warm_up = self._settings.throughput_requests, self._settings.throughput_warm_up
         return Preloaded(workload, ceil(requests * share), ceil(warm_up * share))
+
+
+def draw(result: ScenarioResult) -> Figure:
+    """Draws the figure."""
+    figure = Figure(figsize=(10, 1.3 + 0.5 * len(result.rows)), layout="constrained")
+    rates, costs = figure.subplots(1, 2, sharey=True)
+    for place, row in enumerate(result.rows):
+        rate = row.metrics["rate_per_s"]
+        rates.barh(place, rate.median, color=plots.colour(row), height=0.6)
+        rates.plot([rate.low, rate.high], [place, place], color=plots.INK, linewidth=1.5)
+        rates.text(rate.high, place, f"  {rate.median:,.0f}", va="center", fontsize=9)
+        # Who runs many processes has many parts, and who has one cannot be told from its broker's: a sum for each.
+        core_ms = 1000 * sum(row.core_s_per_1000.values())
+        costs.barh(place, core_ms, color=plots.colour(row), height=0.6)
+        costs.text(core_ms, place, f"  {core_ms:,.0f}", va="center", fontsize=9)
+    plots.name_rows(rates, result.rows)
+    rates.set_xlim(0, 1.18 * max(row.metrics["rate_per_s"].high for row in result.rows))
+    rates.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0"))
+    rates.set_xlabel("requests/s (median; line: range)")
+    rates.set_title("FFNN, one row a request", loc="left", fontsize=11)
+    costs.set_xscale("log")
+    costs.margins(x=0.12)
+    costs.set_xlabel("core-ms for 1,000 requests, with the broker's")
+    plots.clean(costs)
+    return figure
+
+
+@scenario(Throughput.name, full=Settings(), quick=Settings.quick(), draw=draw)
+def make(settings: Settings, models: Repositories) -> Made:
+    """Makes the scenario and its repository."""
+    return Throughput(settings, models.ffnn, models.small), models.small

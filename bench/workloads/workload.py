@@ -29,6 +29,8 @@ TOLERANCE = 1e-5
 #: A request's `priority`, `timeout`, `explain`.
 Parameters = Mapping[str, int | bool]
 
+#: Rows of the larger requests of the feed-forward network.
+FFNN_ROWS = 32
 _DISTINCT_REQUESTS = 64
 #: Channels, height, width.
 _PICTURE = (3, 224, 224)

@@ -1,14 +1,16 @@
-"""What a scenario makes of runs that a test made up."""
+"""Results of scenarios from runs that a test makes up."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.harness.settings import Settings
-from bench.report.results import AnyRun, ScenarioResult
-from bench.scenarios.base import Scenario
+from bench.report import plots
+from bench.report.results import Run, ScenarioResult
+from bench.scenarios.base import Scenario, all_scenarios
 
 
-def conclude(scenario: Scenario, runs: Sequence[AnyRun]) -> ScenarioResult:
-    """The result file's content."""
+def conclude(scenario: Scenario, runs: Sequence[Run]) -> ScenarioResult:
+    """A scenario's result of some runs."""
     conclusion = scenario.conclude(runs)
     return ScenarioResult(
         scenario=scenario.name,
@@ -24,5 +26,14 @@ def conclude(scenario: Scenario, runs: Sequence[AnyRun]) -> ScenarioResult:
         rows=conclusion.rows,
         limits=conclusion.limits,
         failures=[],
-        runs=[*runs],
+        runs=list(runs),
     )
+
+
+def drawn(result: ScenarioResult, folder: Path) -> str:
+    """The SVG of a result's figure."""
+    draw = all_scenarios()[result.scenario].draw
+    assert draw is not None
+    figure = draw(result)
+    assert figure is not None
+    return plots.save(figure, folder, result.scenario).read_text()

@@ -11,6 +11,8 @@ import importlib, pkgutil, sys, threading
 import psutil
 import bench
 import bench.__main__
+from bench.scenarios.base import all_scenarios
+assert len(all_scenarios()) > 10
 assert "pyflink" not in sys.modules
 for module in pkgutil.walk_packages(bench.__path__, "bench."):
     if not module.name.endswith(("__main__", "mlserver_runtime")):  # that one is MLServer's to import

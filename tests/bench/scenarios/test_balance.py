@@ -9,9 +9,7 @@ from anabranch.operators.backends.fake import FakeSession
 from anabranch.schemas.tensors import Array
 from bench.harness.analysis.measures import Tally
 from bench.harness.session_time import BusyClock, BusySession, read_busy_s
-from bench.harness.settings import Settings
-from bench.report.results import BalanceRun
-from bench.scenarios.balance import Balance
+from bench.scenarios.balance import Balance, BalanceRun, BalanceSettings
 from bench.workloads.workload import Workload
 
 ON, OFF = "anabranch, thread, 2 tasks", "anabranch, thread, 2 tasks, no balance"
@@ -54,7 +52,7 @@ def run(system: str, workload: str, busy_s: list[float], rate: float) -> Balance
 
 
 def test_the_busiest_task_is_held_to_the_mean_where_balance_is_on() -> None:
-    scenario = Balance(Settings(), TINY, TINY)
+    scenario = Balance(BalanceSettings(), TINY, TINY)
     runs = [
         run(ON, "one partition", [7.0, 9.0], 200.0),
         run(OFF, "one partition", [0.0, 20.0], 100.0),

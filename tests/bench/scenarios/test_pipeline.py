@@ -1,9 +1,8 @@
 from pathlib import Path
 
 from bench.harness.analysis.measures import Tally
-from bench.harness.settings import Settings
-from bench.report.results import ThroughputRun
-from bench.scenarios.pipeline import CUT, WHOLE, Case, Pipeline
+from bench.harness.preloaded import ThroughputRun
+from bench.scenarios.pipeline import CUT, WHOLE, CutCase, Pipeline, PipelineSettings
 from tests.bench.concluding import conclude
 
 CLEAN = Tally(requests=10, answered=10, missing=0, wrong=0, repeated=0, deviation=0.0)
@@ -23,7 +22,7 @@ def run(workload: str, system: str, rate_per_s: float) -> ThroughputRun:
 
 
 def speed_ups(tmp_path: Path, *workloads: str) -> list[tuple[str, float, bool]]:
-    scenario = Pipeline(Settings(), [Case(name, tmp_path, {}) for name in ("large", "small")])
+    scenario = Pipeline(PipelineSettings(), [CutCase(name, tmp_path, {}) for name in ("large", "small")])
     runs = [run(name, *pair) for name in workloads for pair in ((WHOLE, 10), (CUT, 17))]
     targets = conclude(scenario, runs).targets
     return [(target.workload, target.value, target.met) for target in targets if target.metric == f"rate / {WHOLE}"]

@@ -9,8 +9,7 @@ from anabranch.partition.planning.planner import plan
 from anabranch.partition.profiling.costs import CostGraph, TensorCost
 from bench.harness.analysis.measures import Tally
 from bench.harness.analysis.pipeline_simulation import Feed, simulate
-from bench.report.results import ScalingRun
-from bench.scenarios.scaling import Scaling
+from bench.scenarios.scaling import Scaling, ScalingRun
 
 WIDE = Feed(input_bytes=1, output_bytes=1, bandwidth_bytes_per_s=1e12)
 #: 3 ms, 4 ms and 8 ms with 2,000 bytes between the first two.

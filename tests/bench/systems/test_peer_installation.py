@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bench import __main__ as main
 from bench.harness.environment import BenchEnvironment
-from bench.harness.settings import QUICK
+from bench.harness.settings import Settings
 from bench.report.results import ScenarioResult
 from bench.report.tables import verdicts
 from bench.scenarios.base import Conclusion, Step
@@ -74,4 +74,4 @@ def _result_of(step: Step, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tup
             return Conclusion([], [], [], {})
 
     monkeypatch.setattr(sys, "argv", ["bench"])
-    return main._run(OneStep(), QUICK, BenchEnvironment(folder, folder), Console(quiet=True))
+    return main._run(OneStep(), Settings.quick(), BenchEnvironment(folder, folder), Console(quiet=True))

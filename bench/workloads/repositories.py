@@ -1,0 +1,53 @@
+"""Model repositories of the benchmark, each made at its first use."""
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+from bench.harness.analysis.stage_timing import PLAN
+from bench.workloads.models import LIGHT, add_copies_in_stages, add_heavy, add_resnet50, make_repository
+from bench.workloads.text_lines import add_recognizer
+from bench.workloads.workload import Workload, ffnn_rows
+
+
+class Repositories:
+    """Repositories, made when they are asked for: a system loads every model of its own.
+
+    Args:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def small(self) -> Path:
+        """The feed-forward network and Magika."""
+        return make_repository(self._folder / "models")
+
+    @cached_property
+    def large(self) -> Path:
+        """These, ResNet-50 and a text recognizer."""
+        return add_recognizer(add_resnet50(make_repository(self._folder / "large-models")))
+
+    @cached_property
+    def unequal(self) -> Path:
+        """The small ones, and a heavy network that takes what the light one takes."""
+        return add_heavy(make_repository(self._folder / "unequal-models"))
+
+    @cached_property
+    def in_stages(self) -> Path:
+        """Magika and ResNet-50, each whole and as a copy that is served in stages."""
+        return add_copies_in_stages(add_resnet50(make_repository(self._folder / "models-in-stages")), PLAN)
+
+    @cached_property
+    def squeezenet(self) -> Path:
+        """The graph of SqueezeNet, to be cut."""
+        folder = self._folder / "squeezenet"
+        folder.mkdir()
+        return Path(shutil.copy(LIGHT / "light_squeezenet.onnx", folder / "model.onnx"))
+
+    @cached_property
+    def ffnn(self) -> Workload:
+        """One row in each request."""
+        return ffnn_rows(self.small)
