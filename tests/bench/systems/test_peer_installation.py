@@ -32,7 +32,7 @@ def test_a_worker_runs_on_this_python() -> None:
 def test_a_package_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PeerMissing, match=r"Ray Serve cannot be set up on this machine: .* needs uv"):
+    with pytest.raises(PeerMissing, match=r"Ray Serve cannot be set up on this machine: .* uv was not found; run `make setup`"):
         peer_installation.interpreter_of(RAY_SERVE.kind)
 
 
