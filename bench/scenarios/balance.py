@@ -14,7 +14,7 @@ from bench.harness.session_time import read_busy_s
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import System, anabranch
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, heavy_and_light, magika_files
@@ -91,13 +91,13 @@ class Balance:
             for balance in ("offload", "off")
         ]
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Every case with and without, then again for the next round."""
         for repeat in range(self._settings.repeats):
             for case in self._cases:
                 for system in self._systems:
                     label = f"balance, round {repeat + 1}: {case.name}, {system.name}"
-                    yield Step(label, partial(self._run, case, system, repeat), _TURN_S)
+                    yield Turn(label, partial(self._run, case, system, repeat), _TURN_S)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """How unequal, and how fast."""

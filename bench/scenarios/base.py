@@ -20,7 +20,7 @@ from bench.workloads.repositories import Repositories
 
 
 @dataclass(frozen=True)
-class Step:
+class Turn:
     """One system's turn.
 
     Attributes:
@@ -54,7 +54,7 @@ class Scenario(Protocol):
     #: The method of measurement, for readers of the results.
     method: str
 
-    def steps(self) -> Iterable[Step]:
+    def steps(self) -> Iterable[Turn]:
         """All turns in their order: each system once, then again for the next round."""
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:

@@ -14,7 +14,7 @@ from bench.harness.schedule import phases_offsets_ns
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Run, ScenarioResult, keys_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, magika_files
@@ -79,14 +79,14 @@ class Burst:
         self._plain, self._urgent = plain, urgent
         self._systems = anabranch("thread"), naive_map("thread"), CONFLUENT
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Round by round."""
         settings = self._settings
         seconds = _TURN_S + settings.burst_seconds + 2 * settings.calm_seconds
         for repeat in range(settings.repeats):
             for system in self._systems:
                 label = f"burst, round {repeat + 1}: {system.name}"
-                yield Step(label, partial(self._run, system, repeat), seconds)
+                yield Turn(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Who kept which deadlines."""

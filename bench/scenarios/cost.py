@@ -13,7 +13,7 @@ from bench.harness.load_run import RunningSystem, in_service
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import anabranch
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, ffnn_rows
@@ -61,12 +61,12 @@ class Cost:
         self._by_rows = dict(by_rows)
         self._ours = anabranch("thread")
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Each round a new job."""
         loads = len(RATES_PER_S) + len(ROWS)
         seconds = 25 + loads * (self._settings.load_seconds + _TURN_S)
         for repeat in range(self._settings.repeats):
-            yield Step(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds)
+            yield Turn(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Costs, and what each doubling makes of them."""

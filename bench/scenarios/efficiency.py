@@ -16,7 +16,7 @@ from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Run, ScenarioResult, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.in_memory.onnx_runtime_alone import workload_rows_per_s
 from bench.systems.registry import CONFLUENT, System, anabranch
 from bench.workloads.models import FFNN, RESNET
@@ -98,7 +98,7 @@ class Efficiency:
         self._alone: dict[str, tuple[int, float]] = {}
         self._attainable: dict[str, float] = {}
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Every workload with all its rounds, then the next."""
         turn_s = _START_S + _REQUEST_S * self._settings.throughput_requests
         for case in self._cases:
@@ -106,15 +106,15 @@ class Efficiency:
             requests = max(_LEAST_REQUESTS, ceil(self._settings.throughput_requests * case.share))
             preloaded = Preloaded(case.workload, requests, ceil(requests * case.warm_up))
             alone_s = len(_BATCHES) * (_RAW_SECONDS + 1)
-            yield Step(f"{name}: ONNX Runtime alone", partial(self._measure_alone, case), alone_s)
-            yield Step(f"{name}: without a generator", partial(self._measure_pace, preloaded), turn_s)
+            yield Turn(f"{name}: ONNX Runtime alone", partial(self._measure_alone, case), alone_s)
+            yield Turn(f"{name}: without a generator", partial(self._measure_pace, preloaded), turn_s)
             for repeat in range(self._settings.repeats):
                 for system in (self._ours, *case.peers):
                     label = f"{name}, round {repeat + 1}: {system.name}"
-                    yield Step(label, partial(self._serve, preloaded, system, repeat), turn_s)
+                    yield Turn(label, partial(self._serve, preloaded, system, repeat), turn_s)
                     if case.is_alone_too:
-                        yield Step(f"{label}{_ALONE}", partial(self._serve_alone, preloaded, system, repeat), turn_s)
-            yield Step(f"{name}: attainable", partial(self._measure_attainable, case, preloaded), self._attainable_s)
+                        yield Turn(f"{label}{_ALONE}", partial(self._serve_alone, preloaded, system, repeat), turn_s)
+            yield Turn(f"{name}: attainable", partial(self._measure_attainable, case, preloaded), self._attainable_s)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, their shares of what is attainable, and ours over each peer's."""

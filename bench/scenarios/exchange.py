@@ -18,7 +18,7 @@ from bench.harness.messages import MESSAGES, SHARED_MEMORY, Transport, Transport
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.workloads.repositories import Repositories
 
 KB, MB = 1024, 1024 * 1024
@@ -62,10 +62,10 @@ class Exchange:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """One job for everything: its phases are short."""
         seconds = 30 + 25 * (1 + self._settings.repeats)
-        yield Step("exchange: messages, shared memory", self._run, seconds)
+        yield Turn("exchange: messages, shared memory", self._run, seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates and latencies by size, their ratios, and from which size on shared memory is better."""

@@ -15,7 +15,7 @@ from bench.harness.environment import BenchEnvironment, Stalled, Topics
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Run, ScenarioResult, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.in_memory.onnx_runtime_alone import model_ms
 from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
 from bench.workloads.repositories import Repositories
@@ -99,15 +99,15 @@ class Latency:
         self._ours = [anabranch(mode, tasks) for mode in modes]
         self._naive = [naive_map(mode, tasks) for mode in modes]
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """The models' own times; then each round: ours, naive, the confluent-kafka worker."""
-        yield Step("latency: the models' own times", self._measure_models, _MODEL_STEP_S)
+        yield Turn("latency: the models' own times", self._measure_models, _MODEL_STEP_S)
         settings = self._settings
         seconds = 15 + len(self._offers) * (settings.latency_warm_up_seconds + settings.latency_seconds + 6)
         for repeat in range(settings.repeats):
             for system in (*_zip(self._ours, self._naive), CONFLUENT):
                 label = f"latency, round {repeat + 1}: {system.name}"
-                yield Step(label, partial(self._run, system, repeat), seconds)
+                yield Turn(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Percentiles beside the peers', and whether ours keep to their limits."""

@@ -15,7 +15,7 @@ from bench.harness.load_run import in_service
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Run, ScenarioResult, keys_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import anabranch
 from bench.workloads.repositories import Repositories
 from bench.workloads.text_lines import text_lines
@@ -66,11 +66,11 @@ class Ledger:
         self._accounts = [account for account in accounts if settings.wants(account.workload.name)]
         self._ours = anabranch("thread")
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Each round a new job, for all workloads."""
         seconds = 20 + len(self._accounts) * (self._settings.load_seconds + 10)
         for repeat in range(self._settings.repeats):
-            yield Step(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
+            yield Turn(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """The stages' means, and whether none is less than nothing."""

@@ -14,7 +14,7 @@ from bench.harness.memory_sampler import Sampler
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Run, ScenarioResult, keys_of, ratio_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import System, anabranch, naive_map
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload
@@ -75,12 +75,12 @@ class Memory:
         self._workload = ffnn
         self._pairs = [(anabranch(mode), naive_map(mode)) for mode in settings.modes]
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """One round: memory differs little from run to run, and each takes long."""
         for system in (system for pair in self._pairs for system in pair):
             watched = self._settings.memory_requests + self._settings.memory_settle
             seconds = 40 + watched / self._settings.memory_rate_per_s
-            yield Step(f"memory: {system.name}", partial(self._run, system), seconds)
+            yield Turn(f"memory: {system.name}", partial(self._run, system), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """How much, and how much more with every request."""

@@ -20,7 +20,7 @@ from bench.harness.preloaded import Preloaded
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Relation, Run, ScenarioResult, Target, keys_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import anabranch
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, magika_files
@@ -111,19 +111,19 @@ class Overload:
         self._refusing = replace(self._waiting, overload="refuse")
         self._peak_per_s: float | None = None
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """The peak, the rounds, the long load."""
         settings = self._settings
         warm_s = _START_S + settings.overload_warm_up / _ABOUT_PER_S
         peak_s = warm_s + settings.overload_peak_requests / _ABOUT_PER_S
-        yield Step("overload: the peak", self._find_peak, peak_s)
+        yield Turn("overload: the peak", self._find_peak, peak_s)
         rounds = [(load, repeat) for repeat in range(settings.repeats) for load in (CALM, DOUBLE)]
         label = f"overload: a quarter and twice the peak, {settings.repeats} times"
         seconds = warm_s + len(rounds) * (settings.overload_seconds + 4)
-        yield Step(label, partial(self._run, rounds, settings.overload_seconds), seconds)
+        yield Turn(label, partial(self._run, rounds, settings.overload_seconds), seconds)
         seconds = warm_s + settings.overload_long_seconds + 10
         label = "overload: three times the peak, for long"
-        yield Step(label, partial(self._run, [(TRIPLE, 0)], settings.overload_long_seconds), seconds)
+        yield Turn(label, partial(self._run, [(TRIPLE, 0)], settings.overload_long_seconds), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Goodput beside peak, and the urgent beside themselves without load."""

@@ -25,7 +25,7 @@ from bench.harness.environment import BenchEnvironment
 from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
 from bench.report.results import Run, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import anabranch
 from bench.workloads.models import RESNET, in_stages
 from bench.workloads.repositories import Repositories
@@ -102,16 +102,16 @@ class Pipeline:
         self._together_ms: dict[tuple[str, int], float] = {}
         self._cuts: dict[str, tuple[float, float, int]] = {}
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Round by round; then the cuts."""
         served = [(case, *self._loads(case)) for case in self._cases if case.whole and case.cut]
         for repeat in range(self._settings.repeats):
             for case, whole, cut in served:
                 label = f"pipeline, round {repeat + 1}: {case.name}"
-                yield Step(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), _TURN_S)
-                yield Step(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), _TURN_S)
+                yield Turn(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), _TURN_S)
+                yield Turn(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), _TURN_S)
         for case in self._cases:
-            yield Step(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), _CUTS_S)
+            yield Turn(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), _CUTS_S)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates beside their bounds, and cuts beside others."""

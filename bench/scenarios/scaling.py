@@ -25,7 +25,7 @@ from bench.harness.environment import BenchEnvironment
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Row, Run, ScenarioResult
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.workloads.models import LIGHT, RESNET
 from bench.workloads.repositories import Repositories
 
@@ -106,14 +106,14 @@ class Scaling:
             ProfiledModel("densenet121", LIGHT / "light_densenet121.onnx", has_weights=False),
         )
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """Every model, way and number of nodes."""
         for model in self._models:
             for system in (_PIPELINE, _REPLICAS, _SMALL):
                 if system == _SMALL and not model.has_weights:
                     continue
                 for nodes in NODES:
-                    yield Step(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, system, nodes), 2)
+                    yield Turn(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, system, nodes), 2)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """How far each way goes."""

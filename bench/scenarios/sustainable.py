@@ -17,7 +17,7 @@ from bench.harness.load_run import LoadRun, RunningSystem, in_service
 from bench.harness.rate_search import BEFORE_PROBES, SearchSettings, bound_of, find, offer, seconds_of
 from bench.report import plots
 from bench.report.results import Ratio, Row, Run, ScenarioResult, Target, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.in_memory.onnx_runtime_alone import model_ms
 from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
 from bench.workloads.repositories import Repositories
@@ -102,9 +102,9 @@ class Sustainable:
         self._bounds_ms: dict[str, float] = {}
         self._found: dict[tuple[str, str], float] = {}
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """The models' own times; then every system's turn, round by round."""
-        yield Step("sustainable: the models' own times", self._measure_models, 2.0 * len(self._cases))
+        yield Turn("sustainable: the models' own times", self._measure_models, 2.0 * len(self._cases))
         systems = list(dict.fromkeys(system for case in self._cases for system in case.systems))
         settings = self._settings
         probe_s = settings.search_seconds + _TURN_S
@@ -115,7 +115,7 @@ class Sustainable:
                 label = f"sustainable, round {repeat + 1}: {system.name}"
                 search_s = (later_s if repeat else first_s) + settings.load_seconds + _TURN_S
                 seconds = 20 + settings.search_warm_up_seconds + sum(search_s + self._loads_s(case) for case in cases)
-                yield Step(label, partial(self._run, system, cases, repeat), seconds)
+                yield Turn(label, partial(self._run, system, cases, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates and percentiles by load; ours over each peer's."""

@@ -16,7 +16,7 @@ from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
 from bench.report import plots
 from bench.report.results import Ratio, Run, ScenarioResult, keys_of, ratio_of, rows_of, target_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.flink.crayfish_wire import as_crayfish
 from bench.systems.in_memory import beam
 from bench.systems.in_memory.onnx_runtime_alone import rows_per_s
@@ -73,10 +73,10 @@ class Throughput:
         self._preloaded: dict[tuple[str, float], Preloaded] = {}
         self._limits: dict[str, float] = {}
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Turn]:
         """The limits; then each round: ours, naive, the other peers, ours and naive with two tasks."""
-        yield Step("throughput: ONNX Runtime alone", self._measure_limit)
-        yield Step("throughput: Beam in memory", self._measure_beam)
+        yield Turn("throughput: ONNX Runtime alone", self._measure_limit)
+        yield Turn("throughput: Beam in memory", self._measure_beam)
         # The quick ones serve some 80,000 a second, which are then read and compared as fast; the slow ones have fewer.
         seconds = 15 + (self._settings.throughput_warm_up + self._settings.throughput_requests) / 40_000
         one_task = [system for pair in self._pairs if pair[0].parallelism == 1 for system in pair]
@@ -84,7 +84,7 @@ class Throughput:
         for repeat in range(self._settings.repeats):
             for system in (*one_task, *_PEERS, *two_tasks):
                 label = f"throughput, round {repeat + 1}: {system.name}"
-                yield Step(label, partial(self._run, system, repeat), seconds)
+                yield Turn(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, and ours over each peer's."""

@@ -24,7 +24,7 @@ from bench.harness.analysis.measures import Tally
 from bench.harness.environment import BenchEnvironment
 from bench.harness.settings import Settings
 from bench.report.results import Run, ScenarioResult, keys_of, rows_of
-from bench.scenarios.base import Conclusion, Made, Step, scenario
+from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.workloads.repositories import Repositories
 
 
@@ -43,8 +43,8 @@ class Toy:
     def __init__(self, settings: ToySettings) -> None:
         self._settings = settings
 
-    def steps(self) -> list[Step]:
-        return [Step(f"round {repeat + 1}", partial(self._run, repeat)) for repeat in range(self._settings.repeats)]
+    def steps(self) -> list[Turn]:
+        return [Turn(f"round {repeat + 1}", partial(self._run, repeat)) for repeat in range(self._settings.repeats)]
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         toys = [run for run in runs if isinstance(run, ToyRun)]

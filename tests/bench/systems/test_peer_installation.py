@@ -11,7 +11,7 @@ from bench.harness.environment import BenchEnvironment
 from bench.harness.settings import Settings
 from bench.report.results import ScenarioResult
 from bench.report.tables import verdicts
-from bench.scenarios.base import Conclusion, Step
+from bench.scenarios.base import Conclusion, Turn
 from bench.systems import peer_installation
 from bench.systems.flink import java_map
 from bench.systems.peer_installation import PeerMissing
@@ -32,7 +32,7 @@ def test_a_worker_runs_on_this_python() -> None:
 def test_a_package_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PeerMissing, match=r"Ray Serve cannot be set up on this machine: .* uv was not found; run `make setup`"):
+    with pytest.raises(PeerMissing, match=r"Ray Serve cannot be set up on this machine: .* uv was not found; run"):
         peer_installation.interpreter_of(RAY_SERVE.kind)
 
 
@@ -46,7 +46,7 @@ def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytes
     def refuse(environment: BenchEnvironment) -> list[object]:
         raise PeerMissing("no such package")
 
-    result, stopped = _result_of(Step("round 1: Ray Serve", refuse), tmp_path, monkeypatch)  # type: ignore[arg-type]
+    result, stopped = _result_of(Turn("round 1: Ray Serve", refuse), tmp_path, monkeypatch)  # type: ignore[arg-type]
     assert not stopped
     assert result.skipped == ["round 1: Ray Serve: no such package"]
     assert result.failures == []
@@ -57,17 +57,17 @@ def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path: Path, monkeyp
     def interrupt(environment: BenchEnvironment) -> list[object]:
         raise KeyboardInterrupt
 
-    result, stopped = _result_of(Step("round 1: Ray Serve", interrupt), tmp_path, monkeypatch)  # type: ignore[arg-type]
+    result, stopped = _result_of(Turn("round 1: Ray Serve", interrupt), tmp_path, monkeypatch)  # type: ignore[arg-type]
     assert stopped
     assert result.failures == ["round 1: Ray Serve: stopped here, by hand"]
 
 
-def _result_of(step: Step, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ScenarioResult, bool]:
+def _result_of(step: Turn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ScenarioResult, bool]:
     class OneStep:
         name = "throughput"
         method = ""
 
-        def steps(self) -> list[Step]:
+        def steps(self) -> list[Turn]:
             return [step]
 
         def conclude(self, runs: object) -> Conclusion:
