@@ -1,7 +1,6 @@
 """Flink operator that admits, queues and runs requests: translates between Flink and `core.scheduling.task_loop`.
 
-Keyed map state holds the queued requests, by number, as Kafka records. The queue in memory mirrors it, and is rebuilt
-from it after a failure or a rescale.
+Keyed map state holds the queued requests as Kafka records, by number. After a failure or a rescale it fills the queue.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.key_groups import lane_of
+from anabranch.operators.core.scheduling.key_groups import task_key
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
@@ -25,17 +24,16 @@ from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.side_outputs import emit
-from anabranch.operators.runtime.task_context import now_ms, task_context_of
+from anabranch.operators.runtime.task_context import TaskContext, now_ms, task_context_of
 from anabranch.operators.runtime.task_lock import lock_of
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.operators.transport.endpoints import AGGREGATE, INFER, Sender, stage_receiver
 from anabranch.operators.transport.frame_memory import open_frame
-from anabranch.schemas.model import Catalog, ModelSpec
-from anabranch.schemas.records import Record
+from anabranch.schemas.model import Catalog
 
 
 class ServeFunction(KeyedProcessFunction):
-    """Row(lane, frame of Kafka records) -> frames of answers; on the side letters, parts, work for other tasks."""
+    """Row(task key, frame of Kafka records) -> frames of answers; side outputs: dead letters, parts, work, units."""
 
     def __init__(
         self,
@@ -57,37 +55,32 @@ class ServeFunction(KeyedProcessFunction):
         self._exchange = exchange
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Opens the state of waiting requests; loads every model and warms it up, before the first request."""
-        task = task_context_of(runtime_context)
+        """Opens state, and loads and warms up every model, before the first request."""
+        task, writer, policy = task_context_of(runtime_context), self._response_writer, self._policy
         # Thread mode gives PRIMITIVE_ARRAY state back as tuples of integers.
         self._waiting = runtime_context.get_map_state(
             MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
-        self._task = task
-        meter = self._response_writer.meter
-        self._metrics = FlinkMetrics(meter, runtime_context)
-        self._defect_log = DefectLog(self._response_writer.defects, "serve", task)
-        self._outbox = Sender(self._exchange, task, INFER, task.parallelism, meter)
-        self._openings = Sender(self._exchange, task, AGGREGATE, task.parallelism, meter)
-        self._unit_outboxes = {
-            (model.name, model.version): Sender(
-                self._exchange, task, stage_receiver(model, 0), model.stages[0].replicas, meter
-            )
-            for model in self._catalog.in_stages()
-        }
-        self._sessions = sessions = SessionPool(self._backend, task.index)
+        self._defect_log = DefectLog(writer.defects, "serve", task)
+        sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
-        self._admission = Admission(self._catalog, self._max_message_bytes, self._policy.default_priority)
-        self._serving = InferenceTask(self._catalog, sessions.session_of, self._response_writer, task.index)
+        pipeline = RequestPipeline(
+            Admission(self._catalog, self._max_message_bytes, policy.default_priority),
+            self._new_router(task, sessions),
+            InferenceTask(self._catalog, sessions.session_of, writer, task.index),
+            writer,
+            policy,
+        )
+        offloads = policy.offloads and task.parallelism > 1
         self._loop = TaskLoop(
-            lane_of(task.index, task.parallelism, self._keys_by_group),
-            self._new_pipeline,
-            self._held,
+            task_key(task.index, task.parallelism, self._keys_by_group),
+            pipeline,
+            lambda: ((number, bytes(frame)) for number, frame in self._waiting.items()),
             lock_of(self._exchange.job, task.index),
-            self._metrics.flush,
+            FlinkMetrics(writer.meter, runtime_context).flush,
             now_ms,
-            work_slice_ms=self._policy.work_slice_ms,
-            sees_back_pressure=task.in_jvm,
+            policy,
+            LoadBalancer(policy, task.parallelism, learns=task.in_jvm) if offloads else None,
         )
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
@@ -116,33 +109,21 @@ class ServeFunction(KeyedProcessFunction):
                 yield from emit(action)
         self._defect_log.report()
 
-    def _new_pipeline(self) -> RequestPipeline:
-        return RequestPipeline(
-            self._admission,
-            Router(
-                self._catalog,
-                self._sessions.costs_of,
-                self._policy,
-                self._outbox.pack,
-                self._openings.pack,
-                self._pack_unit,
-            ),
-            self._serving,
-            self._response_writer,
-            self._policy,
-            offloading=self._offloading(),
+    def _new_router(self, task: TaskContext, sessions: SessionPool) -> Router:
+        def sender(receiver: str, readers: int) -> Sender:
+            return Sender(self._exchange, task, receiver, readers, self._response_writer.meter)
+
+        by_model = {
+            (model.name, model.version): sender(stage_receiver(model, 0), model.stages[0].replicas)
+            for model in self._catalog.in_stages()
+        }
+        return Router(
+            self._catalog,
+            sessions.costs_of,
+            sender(INFER, task.parallelism).pack,
+            sender(AGGREGATE, task.parallelism).pack,
+            lambda model, unit: by_model[model.name, model.version].pack(unit),
         )
-
-    def _pack_unit(self, model: ModelSpec, unit: Record) -> bytes:
-        return self._unit_outboxes[model.name, model.version].pack(unit)
-
-    def _offloading(self) -> LoadBalancer | None:
-        if not self._policy.offloads or self._task.parallelism == 1:
-            return None
-        return LoadBalancer(self._policy, self._task.parallelism, learns=self._task.in_jvm)
-
-    def _held(self) -> Iterator[tuple[int, bytes]]:
-        return ((number, bytes(frame)) for number, frame in self._waiting.items())
 
 
 def _key(key: Any) -> int:

@@ -24,7 +24,7 @@ from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.key_groups import lane_of
+from anabranch.operators.core.scheduling.key_groups import task_key
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
@@ -79,20 +79,20 @@ class Task:
 
     def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
         self._job = job
-        self.key = lane_of(task, tasks, KEYS_BY_GROUP)
-        self._tasks = tasks
+        self.key = task_key(task, tasks, KEYS_BY_GROUP)
         self._current_key = self.key
         self._is_full = False
         self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, default_priority=5)
         self.serving = InferenceTask(job.catalog, job.session_of, job.response_writer, task)
         self._loop = TaskLoop(
             self.key,
-            self._new_pipeline,
+            self._new_pipeline(),
             lambda: job.state.waiting.get(self._current_key, {}).items(),
             self,
             lambda: 0.0,
             lambda: job.now_ms,
-            work_slice_ms=job.policy.work_slice_ms,
+            job.policy,
+            LoadBalancer(job.policy, tasks) if job.offloads else None,
         )
         self._call_began_ms = 0.0
         self._last_timer_ms: int | None = None
@@ -161,11 +161,10 @@ class Task:
     def _new_pipeline(self) -> RequestPipeline:
         return RequestPipeline(
             self._admission,
-            Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ()), self._job.policy),
+            Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ())),
             self.serving,
             self._job.response_writer,
             self._job.policy,
-            offloading=LoadBalancer(self._job.policy, self._tasks) if self._job.offloads else None,
         )
 
 

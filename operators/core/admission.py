@@ -63,7 +63,7 @@ class _AdmittedHead:
     sizes: tuple[int | None, ...]
     shapes: tuple[tuple[int, ...], ...]
     rows: int
-    rank: int
+    priority: int
     timeout_ms: int | None
     partial_allowed: bool
     explain: bool
@@ -213,7 +213,7 @@ class Admission:
             sizes=tuple(raw_size_bytes(tensor.datatype, tensor.shape) for tensor in inputs),
             shapes=tuple(tensor.shape for tensor in inputs),
             rows=rows,
-            rank=_priority(request.parameters) or self._default_priority,
+            priority=_priority(request.parameters) or self._default_priority,
             timeout_ms=_timeout_ms(request.parameters),
             partial_allowed=_flag(request.parameters, "partial"),
             explain=_flag(request.parameters, "explain"),
@@ -244,7 +244,7 @@ def _request(
         head.signature,
         len(message),
         head.rows,
-        head.rank,
+        head.priority,
         deadline_ms,
         -1,
         now_ms,
@@ -332,7 +332,7 @@ def _count_rows(model: ModelSpec, inputs: list[Tensor]) -> int:
 
 def _check_axes(model: ModelSpec, spec: TensorSpec, shape: tuple[int, ...]) -> None:
     if len(shape) != len(spec.shape):
-        raise WrongShape(f"input {spec.name!r} has rank {len(shape)}; the model takes {_shape(spec)}")
+        raise WrongShape(f"input {spec.name!r} has priority {len(shape)}; the model takes {_shape(spec)}")
     first = 1 if model.batchable else 0
     for axis, fixed in list(zip(shape, spec.shape, strict=True))[first:]:
         if fixed is not None and axis != fixed:

@@ -17,7 +17,7 @@ class Request(msgspec.Struct, gc=False):
         signature: What it must share with its batch; an encoded `Signature`.
         size_bytes: What it holds in memory.
         rows: 1 for a model without batch axis.
-        rank: Its priority as a place in line: 1 is first.
+        priority: Its priority as a place in line: 1 is first.
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
         number: Its place in the order of arrival; the lane gives it.
         arrived_ms: Unix time; the lane notes it.
@@ -37,7 +37,7 @@ class Request(msgspec.Struct, gc=False):
     signature: bytes
     size_bytes: int
     rows: int
-    rank: int
+    priority: int
     deadline_ms: int
     number: int = -1
     arrived_ms: float = 0.0

@@ -105,10 +105,10 @@ def test_scheduling_parameters_travel_with_the_request() -> None:
     record = admit(
         encoded(parameters={"priority": 3, "timeout": 2_000, "partial": True, "explain": True, "other": "x"})
     )
-    assert (record.rank, record.deadline_ms) == (3, SOURCE.timestamp_ms + 2)
+    assert (record.priority, record.deadline_ms) == (3, SOURCE.timestamp_ms + 2)
     assert (record.partial_allowed, record.explain) == (True, True)
     plain = admit(encoded())
-    assert (plain.rank, plain.deadline_ms) == (5, NO_DEADLINE_MS)
+    assert (plain.priority, plain.deadline_ms) == (5, NO_DEADLINE_MS)
     assert (plain.partial_allowed, plain.explain) == (False, False)
     assert admit(encoded(parameters={"timeout": 0})).deadline_ms == NO_DEADLINE_MS
 

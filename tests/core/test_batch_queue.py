@@ -21,9 +21,15 @@ PATIENT = {b"slow": 20.0, b"slower": 50.0}
 
 
 def waiting(
-    name: str, rows: int = 1, *, rank: int = 5, deadline_ms: int = NO_DEADLINE_MS, of: bytes = b"m", number: int = -1
+    name: str,
+    rows: int = 1,
+    *,
+    priority: int = 5,
+    deadline_ms: int = NO_DEADLINE_MS,
+    of: bytes = b"m",
+    number: int = -1,
 ) -> Request:
-    return Request(of, len(name), rows, rank, deadline_ms, number, id=name)
+    return Request(of, len(name), rows, priority, deadline_ms, number, id=name)
 
 
 def lane(
@@ -57,6 +63,11 @@ def filled(*requests: Request, **options: Any) -> BatchQueue:
     return made
 
 
+def shed(of: BatchQueue, max_backlog_ms: float, max_waiting_bytes: int) -> list[Request]:
+    of._policy = replace(of._policy, max_backlog_ms=max_backlog_ms, max_waiting_bytes=max_waiting_bytes)
+    return of.shed()
+
+
 def names(requests: list[Request]) -> list[str]:
     return [request.id for request in requests]
 
@@ -64,7 +75,7 @@ def names(requests: list[Request]) -> list[str]:
 def unit(departure: Departure) -> list[str]:
     """A unit that leaves with nothing expired."""
     assert departure.expired == []
-    return names(departure.unit)
+    return names(departure.batch)
 
 
 def units(of: BatchQueue, now_ms: float = 0, *, all_is_due: bool = False) -> list[list[str]]:
@@ -118,7 +129,7 @@ def test_a_patient_unit_leaves_when_the_delay_of_its_first_request_is_over() -> 
 def test_the_delay_runs_from_the_oldest_request_though_a_newer_one_is_more_urgent() -> None:
     patient = lane({b"m": 2.0})
     patient.add(waiting("old"), 0)
-    patient.add(waiting("urgent", rank=1), 1)
+    patient.add(waiting("urgent", priority=1), 1)
     assert units(patient, 1.9) == []
     assert units(patient, 2) == [["urgent", "old"]]
 
@@ -146,7 +157,7 @@ def test_a_patient_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.Monke
 
 
 def test_a_model_that_is_not_patient_waits_for_no_model_that_is() -> None:
-    mixed = filled(waiting("a", rank=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
+    mixed = filled(waiting("a", priority=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
     assert units(mixed) == [["b"]]
     assert mixed.next_deadline() == 20
     assert units(mixed, 20) == [["a"]]
@@ -184,7 +195,7 @@ def test_without_a_limit_a_unit_holds_the_rows_that_are_quick_and_64_requests(mo
     options: dict[str, Any] = {"max_rows": None, "costs": quick}
     made = filled(waiting("a", 200), waiting("b", 300), waiting("c", 20), waiting("d"), waiting("e"), **options)
     assert units(made) == [["a", "b"], ["c", "d", "e"]]
-    made = filled(*[waiting(f"{n}", rank=n) for n in range(7)], **options)
+    made = filled(*[waiting(f"{n}", priority=n) for n in range(7)], **options)
     assert names(made.take_last(lambda _: True)) == ["4", "5", "6"]
     assert units(made) == [["0", "1", "2"], ["3"]]
     patient = filled(waiting("a"), waiting("b"), patient_ms={b"m": 20.0}, **options)
@@ -194,7 +205,7 @@ def test_without_a_limit_a_unit_holds_the_rows_that_are_quick_and_64_requests(mo
 
 
 def test_the_bytes_that_wait_are_counted() -> None:
-    several = filled(waiting("aaa", 4), waiting("bb", rank=9, deadline_ms=5), waiting("c", of=b"other"))
+    several = filled(waiting("aaa", 4), waiting("bb", priority=9, deadline_ms=5), waiting("c", of=b"other"))
     assert several.size_bytes == 6
     assert unit(several.take(0)) == ["aaa"]
     assert several.size_bytes == 3
@@ -211,7 +222,7 @@ def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
         waiting("later"),
         waiting("in time", deadline_ms=90),
         waiting("soon", deadline_ms=50),
-        waiting("urgent", rank=1),
+        waiting("urgent", priority=1),
         max_rows=2,
     )
     assert units(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
@@ -220,9 +231,9 @@ def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
 def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves() -> None:
     order = SchedulingPolicy(priority_step_ms=100.0)
     several = lane(order=order)
-    several.add(waiting("patient", 4, rank=3), 0)
+    several.add(waiting("patient", 4, priority=3), 0)
     for now_ms in (50, 150, 250):
-        several.add(waiting(f"{now_ms}", 4, rank=1), now_ms)
+        several.add(waiting(f"{now_ms}", 4, priority=1), now_ms)
     assert units(several, 300) == [["50"], ["150"], ["patient"], ["250"]]
 
 
@@ -238,18 +249,21 @@ def test_signatures_never_share_a_unit_and_the_most_urgent_request_of_all_is_in_
     #   x: a(5) c(1)        y: b(2) d(9)        z: e(1)
     #   [c a] of x, for c is first of all; [e] of z came after c; [b d] of y
     several = filled(
-        waiting("a", rank=5, of=b"x"),
-        waiting("b", rank=2, of=b"y"),
-        waiting("c", rank=1, of=b"x"),
-        waiting("d", rank=9, of=b"y"),
-        waiting("e", rank=1, of=b"z"),
+        waiting("a", priority=5, of=b"x"),
+        waiting("b", priority=2, of=b"y"),
+        waiting("c", priority=1, of=b"x"),
+        waiting("d", priority=9, of=b"y"),
+        waiting("e", priority=1, of=b"z"),
     )
     assert units(several) == [["c", "a"], ["e"], ["b", "d"]]
 
 
 def test_between_two_units_of_one_signature_comes_what_is_more_urgent_elsewhere() -> None:
     several = filled(
-        waiting("a", 4, rank=1, of=b"x"), waiting("b", rank=5, of=b"x"), waiting("c", rank=3, of=b"y"), max_rows=4
+        waiting("a", 4, priority=1, of=b"x"),
+        waiting("b", priority=5, of=b"x"),
+        waiting("c", priority=3, of=b"y"),
+        max_rows=4,
     )
     assert units(several) == [["a"], ["c"], ["b"]]
 
@@ -257,27 +271,27 @@ def test_between_two_units_of_one_signature_comes_what_is_more_urgent_elsewhere(
 def test_who_comes_while_the_task_works_overtakes_what_is_less_urgent() -> None:
     several = filled(waiting("a", of=b"x"), waiting("b", of=b"y"))
     assert unit(several.take(0)) == ["a"]
-    several.add(waiting("c", rank=1, of=b"x"), 1)
+    several.add(waiting("c", priority=1, of=b"x"), 1)
     assert units(several, 1) == [["c"], ["b"]]
 
 
 def test_a_more_urgent_newcomer_takes_its_whole_group_forward_and_once() -> None:
-    several = filled(waiting("a", of=b"x"), waiting("b", rank=3, of=b"y"))
-    several.add(waiting("c", rank=2, of=b"x"), 0)
-    several.add(waiting("d", rank=1, of=b"x"), 0)
+    several = filled(waiting("a", of=b"x"), waiting("b", priority=3, of=b"y"))
+    several.add(waiting("c", priority=2, of=b"x"), 0)
+    several.add(waiting("d", priority=1, of=b"x"), 0)
     assert units(several) == [["d", "c", "a"], ["b"]]
     assert several.next_deadline() is None
 
 
 def test_a_group_that_emptied_and_came_back_leaves_by_what_it_holds_now() -> None:
-    several = filled(waiting("a", rank=1, of=b"x"), waiting("b", rank=3, of=b"y"))
+    several = filled(waiting("a", priority=1, of=b"x"), waiting("b", priority=3, of=b"y"))
     assert unit(several.take(0)) == ["a"]
-    several.add(waiting("c", rank=5, of=b"x"), 1)
+    several.add(waiting("c", priority=5, of=b"x"), 1)
     assert units(several, 1) == [["b"], ["c"]]
-    several.add(waiting("d", rank=2, deadline_ms=5, of=b"x"), 2)
+    several.add(waiting("d", priority=2, deadline_ms=5, of=b"x"), 2)
     assert names(several.take(5).expired) == ["d"]
-    several.add(waiting("e", rank=9, of=b"x"), 6)
-    several.add(waiting("f", rank=8, of=b"y"), 6)
+    several.add(waiting("e", priority=9, of=b"x"), 6)
+    several.add(waiting("f", priority=8, of=b"y"), 6)
     assert units(several, 6) == [["f"], ["e"]]
 
 
@@ -288,28 +302,30 @@ def test_a_group_that_emptied_and_came_back_leaves_by_what_it_holds_now() -> Non
 def test_what_has_expired_leaves_to_be_answered_and_never_to_be_run(now_ms: float) -> None:
     several = filled(waiting("a", deadline_ms=50), waiting("b"))
     departure = several.take(now_ms)
-    assert (names(departure.expired), names(departure.unit)) == (["a"], ["b"])
+    assert (names(departure.expired), names(departure.batch)) == (["a"], ["b"])
     several.add(waiting("late", deadline_ms=50), now_ms)
-    assert several.take(now_ms).unit == []
+    assert several.take(now_ms).batch == []
     assert several.next_deadline() is None
 
 
 def test_what_has_expired_leaves_at_once_though_others_are_more_urgent() -> None:
     several = filled(
-        waiting("urgent", rank=1, of=b"x"),
+        waiting("urgent", priority=1, of=b"x"),
         waiting("b", deadline_ms=7, of=b"y"),
         waiting("c", deadline_ms=5, of=b"z"),
         waiting("in time", deadline_ms=8, of=b"y"),
     )
     departure = several.take(7)
-    assert (names(departure.expired), names(departure.unit)) == (["c", "b"], ["urgent"])
+    assert (names(departure.expired), names(departure.batch)) == (["c", "b"], ["urgent"])
     assert units(several, 7) == [["in time"]]
 
 
 def test_who_is_left_by_an_expired_one_keeps_its_place() -> None:
-    several = filled(waiting("a", rank=1, deadline_ms=5, of=b"x"), waiting("b", rank=9, of=b"x"), waiting("c", of=b"y"))
+    several = filled(
+        waiting("a", priority=1, deadline_ms=5, of=b"x"), waiting("b", priority=9, of=b"x"), waiting("c", of=b"y")
+    )
     departure = several.take(5)
-    assert (names(departure.expired), names(departure.unit)) == (["a"], ["c"])
+    assert (names(departure.expired), names(departure.batch)) == (["a"], ["c"])
     assert units(several, 5) == [["b"]]
 
 
@@ -319,13 +335,13 @@ def test_the_task_is_woken_for_a_deadline_before_the_delay_is_over() -> None:
     patient = filled(waiting("a", deadline_ms=3), waiting("b"), patient_ms={b"m": 20.0})
     assert patient.next_deadline() == 3
     departure = patient.take(3)
-    assert (names(departure.expired), departure.unit) == (["a"], [])
+    assert (names(departure.expired), departure.batch) == (["a"], [])
     assert patient.next_deadline() == 20
     assert units(patient, 20) == [["b"]]
 
 
 def test_nobody_is_woken_for_the_deadline_of_what_has_left() -> None:
-    patient = filled(waiting("a", 4, rank=1, deadline_ms=3), waiting("b", deadline_ms=9), patient_ms={b"m": 20.0})
+    patient = filled(waiting("a", 4, priority=1, deadline_ms=3), waiting("b", deadline_ms=9), patient_ms={b"m": 20.0})
     assert units(patient) == [["a"]]
     assert patient.next_deadline() == 9
 
@@ -333,7 +349,7 @@ def test_nobody_is_woken_for_the_deadline_of_what_has_left() -> None:
 def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
     patient = filled(waiting("a", 2, deadline_ms=5), waiting("b", 2), patient_ms={b"m": 20.0})
     departure = patient.take(5)
-    assert (names(departure.expired), departure.unit) == (["a"], [])
+    assert (names(departure.expired), departure.batch) == (["a"], [])
     assert patient.next_deadline() == 20
 
 
@@ -355,7 +371,7 @@ def test_what_cannot_make_its_deadline_is_not_run() -> None:
     several.add(waiting("just", deadline_ms=111), 100)
     several.add(waiting("large", 4, deadline_ms=120), 100)
     departure = several.take(100)
-    assert (names(departure.expired), names(departure.unit)) == (["large", "hopeless"], ["just"])
+    assert (names(departure.expired), names(departure.batch)) == (["large", "hopeless"], ["just"])
 
 
 def test_the_task_is_woken_when_a_deadline_can_no_longer_be_made() -> None:
@@ -368,7 +384,7 @@ def test_the_task_is_woken_when_a_deadline_can_no_longer_be_made() -> None:
 def test_the_work_in_hand_is_known() -> None:
     several = lane(costs={b"m": costs((1, 10.0), (4, 20.0)), b"n": costs((1, 1.0))})
     several.add(waiting("a"), 0)
-    several.add(waiting("b", 3, rank=1), 0)
+    several.add(waiting("b", 3, priority=1), 0)
     several.add(waiting("c", of=b"n"), 0)
     several.add(waiting("d", of=b"unknown"), 0)
     assert several.backlog_ms == pytest.approx(4 * 5.0 + 1.0)
@@ -381,19 +397,19 @@ def test_the_work_in_hand_is_known() -> None:
 def test_under_overload_the_least_urgent_are_shed_and_a_hundredth_more() -> None:
     several = lane(costs={b"m": costs((1, 1.0))}, max_rows=1)
     for number in range(200):
-        several.add(waiting(f"{number}", rank=1 + number % 2, of=b"m"), number / 1000)
-    assert several.shed(200.0, 10**6) == []
-    shed = several.shed(150.0, 10**6)
-    assert names(shed) == [f"{number}" for number in range(199, 0, -2)][:52]  # down to 148.5 ms, the last first
+        several.add(waiting(f"{number}", priority=1 + number % 2, of=b"m"), number / 1000)
+    assert shed(several, 200.0, 10**6) == []
+    gone = shed(several, 150.0, 10**6)
+    assert names(gone) == [f"{number}" for number in range(199, 0, -2)][:52]  # down to 148.5 ms, the last first
     assert several.backlog_ms == pytest.approx(148.0)
-    assert several.shed(150.0, 10**6) == []
-    assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in shed})
+    assert shed(several, 150.0, 10**6) == []
+    assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in gone})
 
 
 def test_memory_is_shed_too_where_costs_are_not_known() -> None:
-    several = filled(*[waiting("x" * 10, rank=rank) for rank in (1, 2, 3, 4)])
-    assert [request.rank for request in several.shed(0.0, 35)] == [4]
-    assert [request.rank for request in several.shed(0.0, 0)] == [3, 2, 1]
+    several = filled(*[waiting("x" * 10, priority=priority) for priority in (1, 2, 3, 4)])
+    assert [request.priority for request in shed(several, 0.0, 35)] == [4]
+    assert [request.priority for request in shed(several, 0.0, 0)] == [3, 2, 1]
     assert (several.next_deadline(), several.size_bytes) == (None, 0)
 
 
@@ -406,9 +422,9 @@ def held(of: BatchQueue) -> int:
 
 
 def test_a_starving_request_with_an_early_deadline_keeps_nobody_in_memory_that_has_left() -> None:
-    busy = filled(waiting("starving", rank=9, deadline_ms=10**6))
+    busy = filled(waiting("starving", priority=9, deadline_ms=10**6))
     for now_ms in range(1, 10_000):
-        busy.add(waiting("a", 4, rank=1, deadline_ms=2 * 10**6, of=b"x"), now_ms)
+        busy.add(waiting("a", 4, priority=1, deadline_ms=2 * 10**6, of=b"x"), now_ms)
         assert unit(busy.take(now_ms)) == ["a"]
     assert held(busy) < 200
 
@@ -426,10 +442,10 @@ def test_what_has_left_before_a_late_deadline_is_not_kept_in_memory() -> None:
 
 @pytest.mark.parametrize("starving", [b"y", b"slow"])
 def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(starving: bytes) -> None:
-    busy = filled(waiting("starving", rank=9, of=starving), patient_ms=PATIENT)
+    busy = filled(waiting("starving", priority=9, of=starving), patient_ms=PATIENT)
     for now_ms in range(100, 10_000):
-        busy.add(waiting("a", 4, rank=1, of=b"x"), now_ms)
-        busy.add(waiting("b", rank=9 - now_ms % 7, deadline_ms=now_ms + 1, of=starving), now_ms)
+        busy.add(waiting("a", 4, priority=1, of=b"x"), now_ms)
+        busy.add(waiting("b", priority=9 - now_ms % 7, deadline_ms=now_ms + 1, of=starving), now_ms)
         busy.take(now_ms)
     assert held(busy) < 200
 
@@ -437,9 +453,9 @@ def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(s
 def test_once_all_that_was_due_has_left_the_next_deadline_is_that_of_who_still_waits() -> None:
     here = filled(
         waiting("a", of=b"x"),
-        waiting("b", rank=1, of=b"x"),
-        waiting("gone", 4, rank=1, deadline_ms=3, of=b"slow"),
-        waiting("c", rank=3, of=b"slow"),
+        waiting("b", priority=1, of=b"x"),
+        waiting("gone", 4, priority=1, deadline_ms=3, of=b"slow"),
+        waiting("c", priority=3, of=b"slow"),
         patient_ms=PATIENT,
     )
     assert unit(here.take(0)) == ["gone"]
@@ -448,13 +464,15 @@ def test_once_all_that_was_due_has_left_the_next_deadline_is_that_of_who_still_w
 
 
 def test_of_a_long_line_in_which_many_expire_at_different_times_the_others_leave_in_order() -> None:
-    line = filled(*[waiting(str(n), rank=1 + n % 3, deadline_ms=1 + n if n % 2 else NO_DEADLINE_MS) for n in range(60)])
+    line = filled(
+        *[waiting(str(n), priority=1 + n % 3, deadline_ms=1 + n if n % 2 else NO_DEADLINE_MS) for n in range(60)]
+    )
     expired: list[str] = []
     left: list[str] = []
     for now_ms in range(0, 60, 7):
         departure = line.take(now_ms)
         expired += names(departure.expired)
-        left += names(departure.unit)
+        left += names(departure.batch)
     left += [name for found in units(line, 63) for name in found]
     assert sorted(map(int, expired + left)) == list(range(60))
     assert [int(name) for name in left if int(name) % 2 == 0] == sorted(range(0, 60, 2), key=lambda n: (n % 3, n))
@@ -479,7 +497,7 @@ def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> No
 
 def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it() -> None:
     again, last = lane(), waiting("last")
-    restore(again, waiting("b", number=7), waiting("a", number=4), waiting("c", rank=1, number=9))
+    restore(again, waiting("b", number=7), waiting("a", number=4), waiting("c", priority=1, number=9))
     again.add(last, 101)
     assert last.number == 10
     assert units(again, 101) == [["c", "a", "b", "last"]]
@@ -488,22 +506,22 @@ def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it()
 def test_what_is_restored_is_due_at_once_though_somebody_more_urgent_came_before_it_left() -> None:
     again = lane({b"m": 20.0})
     restore(again, waiting("a", number=0))
-    again.add(waiting("b", rank=1), 100)
+    again.add(waiting("b", priority=1), 100)
     assert units(again, 100) == [["a", "b"]]  # and first, for it has waited through the failure
 
 
 def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> None:
     again = lane({b"m": 20.0})
-    restore(again, waiting("a", number=0), waiting("b", number=1, rank=1, deadline_ms=90))
+    restore(again, waiting("a", number=0), waiting("b", number=1, priority=1, deadline_ms=90))
     departure = again.take(100)
-    assert (names(departure.unit), names(departure.expired)) == (["a"], ["b"])
+    assert (names(departure.batch), names(departure.expired)) == (["a"], ["b"])
 
 
 # ---- what leaves for another task ----------------------------------------------------------------------------------
 
 
 def test_the_least_urgent_unit_leaves_for_another_task_and_the_order_of_the_others_stays() -> None:
-    made = filled(*[waiting(f"{n}", rank=1 + n % 3) for n in range(9)], max_rows=2)
+    made = filled(*[waiting(f"{n}", priority=1 + n % 3) for n in range(9)], max_rows=2)
     assert names(made.take_last(lambda _: True)) == ["5", "8"]
     assert units(made) == [["0", "3"], ["6", "1"], ["4", "7"], ["2"]]
 
@@ -538,13 +556,13 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(
         rows=st.integers(1, 6),
         size=st.integers(1, 15),
-        rank=st.integers(1, 3),
+        priority=st.integers(1, 3),
         timeout_ms=st.sampled_from([None, None, 0, 2, 9]),
         of=st.sampled_from(sorted(DELAYS_MS)),
     )
-    def add(self, rows: int, size: int, rank: int, timeout_ms: int | None, of: bytes) -> None:
+    def add(self, rows: int, size: int, priority: int, timeout_ms: int | None, of: bytes) -> None:
         deadline_ms = NO_DEADLINE_MS if timeout_ms is None else self.now_ms + timeout_ms + 1
-        request = waiting("x" * size, rows, rank=rank, deadline_ms=deadline_ms, of=of)
+        request = waiting("x" * size, rows, priority=priority, deadline_ms=deadline_ms, of=of)
         self.lane.add(request, self.now_ms)
         assert request.number == self.come
         self.come += 1
@@ -563,9 +581,9 @@ class LaneMachine(RuleBasedStateMachine):
         late = [request for request in self.inside if self.is_late(request)]
         assert sorted(request.number for request in departure.expired) == [request.number for request in late]
         self.inside = [request for request in self.inside if request not in late]
-        if departure.unit:
-            self.check_unit(departure.unit)
-            self.inside = [request for request in self.inside if request not in departure.unit]
+        if departure.batch:
+            self.check_unit(departure.batch)
+            self.inside = [request for request in self.inside if request not in departure.batch]
         else:
             assert not any(self.is_due(request.signature) for request in self.inside)
             assert not self.inside or not all_is_due
@@ -600,12 +618,12 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule(max_size_bytes=st.integers(0, 40))
     def shed(self, max_size_bytes: int) -> None:
-        shed = self.lane.shed(10**6, max_size_bytes)
-        assert bool(shed) == (bytes_of(self.inside) > max_size_bytes)
+        gone = shed(self.lane, 10**6, max_size_bytes)
+        assert bool(gone) == (bytes_of(self.inside) > max_size_bytes)
         ordered = sorted(self.inside, key=urgency, reverse=True)
-        assert shed == ordered[: len(shed)]
-        self.inside = [request for request in self.inside if request not in shed]
-        assert bytes_of(self.inside) <= 0.99 * max_size_bytes or not shed
+        assert gone == ordered[: len(gone)]
+        self.inside = [request for request in self.inside if request not in gone]
+        assert bytes_of(self.inside) <= 0.99 * max_size_bytes or not gone
 
     @precondition(lambda self: self.inside)
     @rule()
@@ -648,7 +666,7 @@ def latest_ms(request: Request) -> float:
 
 
 def urgency(request: Request) -> tuple[float, int]:
-    return min(request.deadline_ms or float("inf"), request.arrived_ms + 5.0) + 10.0 * request.rank, request.number
+    return min(request.deadline_ms or float("inf"), request.arrived_ms + 5.0) + 10.0 * request.priority, request.number
 
 
 def rows_of(requests: list[Request]) -> int:

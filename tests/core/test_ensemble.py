@@ -15,7 +15,6 @@ from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.errors import InferenceFailed
 from anabranch.schemas.messages import ErrorResponse, InferResponse
@@ -34,6 +33,7 @@ from tests.core.models import (
     session_of,
     tensors_of,
 )
+from tests.core.routed_queue import RoutedQueue
 
 SERVED = catalog(by_model={"less": Batching(shard_rows=3)}, ensembles=True)
 ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
@@ -70,7 +70,7 @@ def admitted(model: str, values: Sequence[float], **parameters: Any) -> Request:
 
 
 def spread(model: str, values: Sequence[float], **parameters: Any) -> list[Output]:
-    sharding = Router(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"), SchedulingPolicy())
+    sharding = RoutedQueue(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"))
     return list(sharding.take_in(admitted(model, values, **parameters), NOW_MS))
 
 

@@ -17,8 +17,6 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
-from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import decode_letter
@@ -38,6 +36,7 @@ from tests.core.models import (
     run_whole,
     session_of,
 )
+from tests.core.routed_queue import RoutedQueue
 
 SERVED = catalog()
 
@@ -55,7 +54,7 @@ def admitted(request_id: str, values: list[float], model: str = "rows", offset: 
 
 def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
     """An opening and its shards."""
-    sharding = Router(SERVED, lambda _: BatchCostModel(), SchedulingPolicy())
+    sharding = RoutedQueue(SERVED, lambda _: BatchCostModel())
     return [output.value for output in sharding.take_in(admitted("a", values, parameters=parameters), NOW_MS)]
 
 

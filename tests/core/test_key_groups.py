@@ -2,7 +2,7 @@
 
 import pytest
 
-from anabranch.operators.core.scheduling.key_groups import first_key_group, lane_of
+from anabranch.operators.core.scheduling.key_groups import first_key_group, task_key
 
 
 def flink_range(task: int, parallelism: int, max_parallelism: int) -> range:
@@ -26,7 +26,7 @@ def test_every_task_s_lane_lies_in_its_own_range_at_any_parallelism(max_parallel
             group = first_key_group(task, parallelism, max_parallelism)
             assert group in flink_range(task, parallelism, max_parallelism)
             assert flink_task(group, parallelism, max_parallelism) == task
-            assert lane_of(task, parallelism, keys_by_group) == keys_by_group[group]
+            assert task_key(task, parallelism, keys_by_group) == keys_by_group[group]
             lanes.add(keys_by_group[group])
         assert len(lanes) == parallelism
 

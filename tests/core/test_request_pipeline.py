@@ -1,8 +1,8 @@
 """A task's chain: from frames of Kafka records to answers, and through state and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,7 +15,7 @@ from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline, StateChanges
+from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import decode_letter
@@ -28,6 +28,42 @@ from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expect
 
 SERVED = catalog()
 PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
+
+
+class StateChanges(NamedTuple):
+    """Number and frame of requests for state, and numbers of those that left it."""
+
+    arrived: list[tuple[int, bytes]]
+    departed: list[int]
+
+
+class Chain:
+    """A pipeline with one queue."""
+
+    def __init__(self, pipeline: RequestPipeline, balancer: LoadBalancer | None) -> None:
+        self.pipeline, self.balancer, self.queue = pipeline, balancer, pipeline.new_queue()
+        self.next_deadline = self.queue.next_deadline
+
+    @property
+    def is_full(self) -> bool:
+        return self.queue.is_full
+
+    def on_frame(self, frame: bytes, now_ms: float) -> list[Output]:
+        return self.pipeline.admit(frame, self.queue, now_ms)
+
+    def restore(self, held: Iterable[tuple[int, bytes]], now_ms: float) -> list[Output]:
+        return self.pipeline.restore(held, self.queue, now_ms)
+
+    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Output] | None:
+        balancer = None if all_is_due else self.balancer
+        return self.pipeline.run_next(self.queue, now_ms, balancer, all_is_due=all_is_due)
+
+    def settle(self) -> StateChanges:
+        changes = self.queue.settle()
+        held = [(each.number, write_requests([(each.original, each.source)])) for each in changes.arrived]
+        return StateChanges(held, changes.departed)
+
+
 NOTHING = StateChanges([], [])
 
 
@@ -36,16 +72,16 @@ def chain(
     policy: SchedulingPolicy = SchedulingPolicy(max_waiting_bytes=10**6),  # noqa: B008 - it is frozen
     clock: Callable[[], float] = now_ms,
     offloading: LoadBalancer | None = None,
-) -> RequestPipeline:
+) -> Chain:
     response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, clock)
-    return RequestPipeline(
+    pipeline = RequestPipeline(
         Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
-        Router(served, lambda _: known_costs(), policy),
+        Router(served, lambda _: known_costs()),
         InferenceTask(served, session_of, response_writer, task=0),
         response_writer,
         policy,
-        offloading=offloading,
     )
+    return Chain(pipeline, offloading)
 
 
 def known_costs() -> BatchCostModel:
@@ -63,7 +99,7 @@ def named(request_id: str, rows: int = 1, **options: Any) -> bytes:
     return request(values=[float(n) for n in range(rows)], request_id=request_id, **options)
 
 
-def work(of: RequestPipeline, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[Output]:
+def work(of: Chain, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[Output]:
     outputs: list[Output] = []
     while (more := of.next(now_ms, all_is_due=all_is_due)) is not None:
         outputs += more
@@ -195,12 +231,12 @@ def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
     closing = None
     for place, shard in enumerate(shards):
         clock_ms = NOW_MS + 10 * (place + 1)
-        [part] = task._serving.on_shard(shard.value, clock_ms - 3)
+        [part] = task.pipeline._inference.on_shard(shard.value, clock_ms - 3)
         _, closing = window.on_record(part.value, clock_ms)
         kept.append(part.value)
     assert closing is not None
     clock_ms += 4
-    [output] = answer_of(closing, kept, task._response_writer)
+    [output] = answer_of(closing, kept, task.pipeline._response_writer)
     answer = codec.decode_response(output.value)
     assert isinstance(answer, InferResponse)
     assert [answer.parameters[f"{stage}_us"] for stage in STAGES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
@@ -210,7 +246,7 @@ def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> N
     task = chain()
     task.on_frame(frame(named("a"), named("b", 2), request(values=[POISON], request_id="c"), request("nobody")), NOW_MS)
     work(task)
-    counted = task._response_writer.meter.drain()
+    counted = task.pipeline._response_writer.meter.drain()
     assert counted["model", "rows-10", "requests"] == 2
     assert counted["model", "rows-10", "rows"] == 3
     assert counted["error", "inference_failed", "requests"] == 1
@@ -315,7 +351,7 @@ def test_at_the_end_of_the_input_nobody_is_patient() -> None:
 # ---- a task that has fallen behind ---------------------------------------------------------------------------------
 
 
-def behind(served: Catalog = SERVED) -> RequestPipeline:
+def behind(served: Catalog = SERVED) -> Chain:
     """A task with five batches in hand, each of four rows."""
     of = chain(served, offloading=LoadBalancer(SchedulingPolicy(offload_backlog_ms=8.0), 2))
     of.on_frame(frame(*[named(f"{n}", rows=4, parameters={"priority": n % 9 + 1}) for n in range(5)]), NOW_MS)
@@ -355,5 +391,6 @@ def test_nothing_leaves_at_the_end_of_the_input() -> None:
 def test_an_exchange_that_was_full_gets_less() -> None:
     of = behind(ONE_EACH)
     of.next(NOW_MS)
-    of.note_wait(100.0, NOW_MS)
+    assert of.balancer is not None
+    of.balancer.note_wait(100.0, NOW_MS)
     assert not any(isinstance(output, Offload) for output in work(of))

@@ -23,8 +23,8 @@ from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import request_pipeline as chain_module
-from anabranch.operators.core.scheduling.batch_queue import BatchQueue
-from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline, StateChanges
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue, QueueChanges
+from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.task_loop import TaskLoop
 from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse
@@ -150,12 +150,12 @@ def _forget_failures(window: windows.Window) -> bytes:
     return windows._encoder.encode(replace(window._state, failed=[]))
 
 
-def _forget_arrivals(chain: RequestPipeline, settle: Any = RequestPipeline.settle) -> StateChanges:
-    return StateChanges([], settle(chain).departed)
+def _forget_arrivals(queue: BatchQueue, settle: Any = BatchQueue.settle) -> QueueChanges:
+    return QueueChanges([], settle(queue).departed)
 
 
-def _forget_departures(chain: RequestPipeline, settle: Any = RequestPipeline.settle) -> StateChanges:
-    return StateChanges(settle(chain).arrived, [])
+def _forget_departures(queue: BatchQueue, settle: Any = BatchQueue.settle) -> QueueChanges:
+    return QueueChanges(settle(queue).arrived, [])
 
 
 def _restore_nothing(*_: Any) -> list[Any]:
@@ -166,8 +166,8 @@ def _pack_twice(requests: Sequence[Request], pack: Any = travelling.pack) -> Any
     return pack([*requests, requests[-1]])
 
 
-def _lose_the_late(lane: BatchQueue, now_ms: float, expire: Any = BatchQueue._expire) -> list[Request]:
-    expire(lane, now_ms)
+def _lose_the_late(queue: BatchQueue, now_ms: float, expire: Any = BatchQueue._expire) -> list[Request]:
+    expire(queue, now_ms)
     return []
 
 
@@ -184,11 +184,13 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "missing members are not named": patch.object(windows, "_missing_members", lambda *_: []),
     "members that are not complete are merged": patch.object(windows.Window, "_find_gaps", _all_complete),
     "failed rows are not in the snapshot": patch.object(windows.Window, "snapshot", _forget_failures),
-    "what waits is not put into state": patch.object(RequestPipeline, "settle", _forget_arrivals),
-    "what left stays in state": patch.object(RequestPipeline, "settle", _forget_departures),
+    "what waits is not put into state": patch.object(BatchQueue, "settle", _forget_arrivals),
+    "what left stays in state": patch.object(BatchQueue, "settle", _forget_departures),
     "what waited is not restored": patch.object(RequestPipeline, "restore", _restore_nothing),
-    "a newcomer takes the place in state of what was restored": patch.object(BatchQueue, "number_after", _keep_nothing),
-    "nobody wakes the task for what its slice left": patch.object(RequestPipeline, "next_deadline", _keep_nothing),
+    "a newcomer takes the place in state of what was restored": mutated(
+        BatchQueue, "add", "request.number >= self._next_number", "False"
+    ),
+    "nobody wakes the task for what its slice left": patch.object(BatchQueue, "next_deadline", _keep_nothing),
     "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
     "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
     "what expires is not answered": patch.object(BatchQueue, "_expire", _lose_the_late),
@@ -199,11 +201,9 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "pause never resets": mutated(TaskLoop, "on_timer", "self._came_in = not self._came_in, False", "_ = True, None"),
     "wake-up is too late": mutated(TaskLoop, "_next_wake_up", "max(ceil(due_ms)", "max(200_000 + ceil(due_ms)"),
     "wrong key is drained": mutated(TaskLoop, "_drain", "self._own if is_own else None", "self._own"),
-    "drained requests stay in state": mutated(
-        TaskLoop, "_drain", "Settlement(arrived, departed)", "Settlement(arrived, [])"
-    ),
+    "drained requests stay in state": mutated(TaskLoop, "_drain", "Settlement([], departed)", "Settlement([], [])"),
     "own requests stay in state": mutated(
-        TaskLoop, "_settle_own", "Settlement(arrived, departed,", "Settlement(arrived, [],"
+        TaskLoop, "_settle_own", "Settlement(arrived, changes.departed,", "Settlement(arrived, [],"
     ),
     "window closes twice": mutated(
         Aggregator, "_expire", "outputs, window.snapshot(), clears", "outputs, None, clears"
@@ -218,7 +218,9 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
         Aggregator, "on_record", "[] if keep is None else [keep]", "[]"
     ),
     "record is not kept": mutated(Aggregator, "on_record", "window.snapshot(), keep,", "window.snapshot(), None,"),
-    "restored outputs are dropped": mutated(TaskLoop, "on_timer", "yield from self._emit(own.restore", "(own.restore"),
+    "restored outputs are dropped": mutated(
+        TaskLoop, "on_timer", "yield from self._emit(self._pipeline.restore", "(self._pipeline.restore"
+    ),
 }
 
 

@@ -13,19 +13,20 @@ from anabranch.operators.core.outputs import Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
+from anabranch.operators.core.scheduling.batch_queue import QueueChanges
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.operators.core.scheduling.router import QueueChanges, Router
 from anabranch.schemas.model import Batching, Catalog
 from anabranch.schemas.records import Record, RecordKind, Source, decode_signature
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
+from tests.core.routed_queue import RoutedQueue
 
 SERVED = catalog()
 PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
 NOTHING = QueueChanges([], [])
 
 
-def sharding(served: Catalog = SERVED) -> Router:
-    return Router(served, lambda _: BatchCostModel(), SchedulingPolicy())
+def sharding(served: Catalog = SERVED) -> RoutedQueue:
+    return RoutedQueue(served, lambda _: BatchCostModel())
 
 
 def admitted(
@@ -43,22 +44,22 @@ def admit(message: bytes, served: Catalog, offset: int, now_ms: float) -> Reques
     return found
 
 
-def take_in(shard: Router, *requests: Request, now_ms: float = NOW_MS) -> list[Record]:
+def take_in(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> list[Record]:
     """What leaves without waiting."""
     return [Record.decode(output.value) for each in requests for output in shard.take_in(each, now_ms)]
 
 
-def waits(shard: Router, *requests: Request, now_ms: float = NOW_MS) -> None:
+def waits(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> None:
     """Takes in what does not leave by itself."""
     assert take_in(shard, *requests, now_ms=now_ms) == []
 
 
-def work(shard: Router, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[list[int]]:
+def work(shard: RoutedQueue, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[list[int]]:
     """The rows of the requests in each unit that is due; nothing expires."""
     units: list[list[int]] = []
     while (departure := shard.next(now_ms, all_is_due=all_is_due)) is not None:
         assert departure.expired == []
-        units.append([each.rows for each in departure.unit])
+        units.append([each.rows for each in departure.batch])
     return units
 
 
@@ -70,7 +71,7 @@ def test_small_requests_that_came_together_leave_in_one_unit() -> None:
     waits(shard, admitted(rows=2), admitted(rows=1), admitted(rows=3))
     assert shard.next_deadline() == 0
     assert work(shard) == [[2, 1, 3]]
-    assert (shard.next(NOW_MS), shard.next_deadline(), shard.waiting_size_bytes) == (None, None, 0)
+    assert (shard.next(NOW_MS), shard.next_deadline(), shard.queue.size_bytes) == (None, None, 0)
 
 
 def test_units_leave_one_by_one_so_that_more_urgent_requests_can_come_between() -> None:
@@ -78,7 +79,7 @@ def test_units_leave_one_by_one_so_that_more_urgent_requests_can_come_between() 
     waits(shard, *[admitted(rows=4) for _ in range(4)])
     departure = shard.next(NOW_MS)
     assert departure is not None
-    assert [each.rows for each in departure.unit] == [4, 4]
+    assert [each.rows for each in departure.batch] == [4, 4]
     waits(shard, admitted(rows=1, priority=1))
     assert work(shard) == [[1, 4], [4]]
 
@@ -169,7 +170,7 @@ def test_what_expires_while_it_waits_leaves_beside_the_next_unit() -> None:
     waits(shard, late := admitted(rows=1, timeout=1_000, priority=9), good := admitted(rows=2))
     departure = shard.next(NOW_MS + 1)
     assert departure is not None
-    assert (departure.expired, departure.unit) == ([late], [good])
+    assert (departure.expired, departure.batch) == ([late], [good])
 
 
 def test_what_expires_leaves_though_no_unit_is_due() -> None:
@@ -178,7 +179,7 @@ def test_what_expires_leaves_though_no_unit_is_due() -> None:
     assert shard.next_deadline() == NOW_MS + 1
     departure = shard.next(NOW_MS + 1)
     assert departure is not None
-    assert (departure.expired, departure.unit) == ([late], [])
+    assert (departure.expired, departure.batch) == ([late], [])
     assert shard.next(NOW_MS + 1) is None
 
 
@@ -236,7 +237,7 @@ def test_what_waited_is_restored_with_its_numbers_and_leaves_at_once_in_its_orde
     for number, each in held:
         assert after.restore(number, each) == []
     assert after.settle() == NOTHING
-    assert after.waiting_size_bytes == before.waiting_size_bytes
+    assert after.queue.size_bytes == before.queue.size_bytes
     assert after.next_deadline() == 0
     assert work(after, NOW_MS + 500) == [[1, 2, 3]]
     assert after.settle() == QueueChanges([], [0, 1, 2])
@@ -358,8 +359,8 @@ class ShardingMachine(RuleBasedStateMachine):
             assert sorted(each.source.offset for each in departure.expired) == sorted(late)
             for offset in late:
                 del self.inside[offset]
-            if departure.unit:
-                self.check_unit(departure.unit)
+            if departure.batch:
+                self.check_unit(departure.batch)
 
     def check_unit(self, unit: list[Request]) -> None:
         assert len(unit) == 1 or sum(each.rows for each in unit) <= 8
@@ -382,7 +383,7 @@ class ShardingMachine(RuleBasedStateMachine):
     @invariant()
     def state_is_what_waits_in_the_order_of_arrival(self) -> None:
         assert [self.state[number] for number in sorted(self.state)] == list(self.inside.values())
-        assert self.shard.waiting_size_bytes == sum(each.size_bytes for each in self.state.values())
+        assert self.shard.queue.size_bytes == sum(each.size_bytes for each in self.state.values())
         assert (self.shard.next_deadline() is None) == (not self.state)
 
     def teardown(self) -> None:
@@ -405,7 +406,7 @@ def is_always_due(record: Request) -> bool:
 
 
 def urgency(record: Request) -> tuple[float, int]:
-    return SchedulingPolicy().urgency(record.arrived_ms, record.deadline_ms, record.rank), record.source.offset
+    return SchedulingPolicy().urgency(record.arrived_ms, record.deadline_ms, record.priority), record.source.offset
 
 
 ShardingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

@@ -40,7 +40,7 @@ def test_shards_hold_the_rows_of_every_input_in_order(
         encode_signature(signature),
         size_bytes=8,
         rows=rows,
-        rank=1,
+        priority=1,
         deadline_ms=7,
         source=Source(1, 2, 3),
         id="a",

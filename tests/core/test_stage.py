@@ -19,7 +19,6 @@ from anabranch.operators.core.outputs import Answer, Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferResponse
@@ -27,6 +26,7 @@ from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, Ten
 from anabranch.schemas.records import Record, RecordKind, Source, decode_failure, decode_segments, decode_signature
 from anabranch.schemas.tensors import Array
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
+from tests.core.routed_queue import RoutedQueue
 
 SERVED = catalog()
 CUT = SERVED.find("cut", "")
@@ -207,7 +207,7 @@ def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
     served = catalog(ensembles=True)
     served.models["both"] = {"1": replace(CUT, name="both", stages=(), ensemble=Ensemble(BOTH, "mean", (1, 1), 2))}
     asked = admitted([float(n) for n in range(9)], model="both", served=served)
-    _, *work = Router(served, no_costs, SchedulingPolicy()).take_in(asked, NOW_MS)
+    _, *work = RoutedQueue(served, no_costs).take_in(asked, NOW_MS)
     assert [type(each) for each in work] == [Shard] * 3 + [Unit] * 3
     parts = [part for unit in work if isinstance(unit, Unit) for part in through(unit)]
     assert [(part.first_row, part.rows) for part in parts] == [(9, 4), (13, 4), (17, 1)]
@@ -258,12 +258,12 @@ def no_costs(_: ModelSpec) -> Any:
 
 
 def test_small_requests_leave_together_and_big_ones_in_shards() -> None:
-    sharding = Router(SERVED, no_costs, SchedulingPolicy())
+    sharding = RoutedQueue(SERVED, no_costs)
     small = [admitted([1.0], 0), admitted([2.0, 3.0], 1)]
     assert [sharding.take_in(each, NOW_MS) for each in small] == [[], []]
     departure = sharding.next(NOW_MS)
     assert departure is not None
-    *openings, unit = sharding.enter(departure.unit) or []
+    *openings, unit = sharding.to_stages(departure.batch)
     assert [Record.decode(each.value).kind for each in openings] == [RecordKind.OPENING] * 2
     assert [member.rows for member in decode_segments(Record.decode(unit.value).original)] == [1, 2]
     first, *units = sharding.take_in(admitted([0.0] * 9, 2), NOW_MS)

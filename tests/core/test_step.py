@@ -14,13 +14,13 @@ from anabranch.operators.core.outputs import Answer, Output, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, StageSpec, TensorSpec
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Array, Tensor
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, now_ms
+from tests.core.routed_queue import RoutedQueue
 
 ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
 _VECTOR = (TensorSpec("v", "FP32", (None,)),)
@@ -86,11 +86,11 @@ def ask(
     served = Catalog({"chain": {"1": model}})
     request = Admission(served, MAX_MESSAGE_BYTES, 5).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
     assert isinstance(request, Request), request
-    sharding = Router(served, lambda _: pytest.fail("nobody asks what a chain costs"), SchedulingPolicy())
+    sharding = RoutedQueue(served, lambda _: pytest.fail("nobody asks what a chain costs"))
     assert sharding.take_in(request, NOW_MS) == []
     departure = sharding.next(NOW_MS)
     assert departure is not None
-    [opening, unit] = sharding.enter(departure.unit) or []
+    [opening, unit] = sharding.to_stages(departure.batch)
     steps = [
         Step(model, index, FakeSession(run), now_ms, index, before=before, after=after)
         for index, (before, after) in enumerate(functions)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from anabranch.operators.core.outputs import Answer, Offload, Shard
-from anabranch.operators.core.scheduling.request_pipeline import StateChanges
+from anabranch.operators.core.scheduling.batch_queue import QueueChanges
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.task_loop import Settlement, TaskLoop
 
 KEY, FOREIGN = 7, 8
@@ -15,7 +16,7 @@ ANSWER = [Answer(b"", b"")]
 
 
 class Script:
-    """A pipeline, a lock and a clock: every batch takes 4 ms."""
+    """A pipeline, a queue, a balancer, a lock and a clock: every batch takes 4 ms."""
 
     def __init__(self, *batches: list[Any], slice_ms: float = 10.0, flush_s: float = 0.0) -> None:
         self.batches = list(batches)
@@ -25,26 +26,30 @@ class Script:
         self.log: list[str] = []
         self.waits: list[float] = []
         self.made = 0
-        self.loop = TaskLoop(KEY, self._make, list, self, lambda: flush_s, lambda: self.now_ms, work_slice_ms=slice_ms)
+        itself: Any = self
+        policy = SchedulingPolicy(work_slice_ms=slice_ms)
+        self.loop = TaskLoop(KEY, itself, list, self, lambda: flush_s, lambda: self.now_ms, policy, itself)
 
-    def _make(self) -> Any:
+    def new_queue(self) -> Any:
         self.made += 1
         return self
 
-    def restore(self, held: Iterable[Any], now_ms: float) -> list[Any]:
+    def restore(self, held: Iterable[Any], queue: Any, now_ms: float) -> list[Any]:
         return []
 
-    def on_frame(self, frame: Any, now_ms: float) -> list[Any]:
+    def admit(self, frame: Any, queue: Any, now_ms: float) -> list[Any]:
         return self.leaves_at_once
 
-    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Any] | None:
+    def run_next(
+        self, queue: Any, now_ms: float, balancer: Any = None, *, all_is_due: bool = False
+    ) -> list[Any] | None:
         if not self.batches:
             return None
         self.now_ms += 4
         return self.batches.pop(0)
 
-    def settle(self) -> StateChanges:
-        return StateChanges([], [])
+    def settle(self) -> QueueChanges:
+        return QueueChanges([], [])
 
     def next_deadline(self) -> float | None:
         return 0.0 if self.batches else None

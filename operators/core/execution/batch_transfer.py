@@ -54,7 +54,7 @@ def _member(request: Request) -> BatchEntry:
         request.id,
         request.encoding,
         request.deadline_ms,
-        request.rank,
+        request.priority,
         request.partial_allowed,
         request.explain,
         request.rows,

@@ -24,7 +24,7 @@ def opening(request: Request) -> Record:
         id=request.id,
         encoding=request.encoding,
         deadline_ms=request.deadline_ms,
-        rank=request.rank,
+        rank=request.priority,
         partial_allowed=request.partial_allowed,
         explain=request.explain,
         rows=request.rows,

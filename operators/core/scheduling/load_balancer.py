@@ -46,6 +46,7 @@ class LoadBalancer:
     def __init__(self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True) -> None:
         self._backlog_ms = policy.offload_backlog_ms
         self._most = (tasks - 1) * _MOST_PER_TASK
+        self._learns = learns
         self._window = float(tasks - 1) if learns else self._most
         #: Batches that may leave before one is run here.
         self._credit = self._window
@@ -83,7 +84,9 @@ class LoadBalancer:
             self._paused_until_ms = now_ms + _NOTHING_MS
 
     def note_wait(self, waited_ms: float, now_ms: float) -> None:
-        """Learns how long the exchange kept the task that gave it a batch."""
+        """Learns how long the exchange blocked the task after an offloaded batch."""
+        if not self._learns:
+            return
         if waited_ms <= _SOON_MS:
             self._window = min(self._window * _GROWTH, self._most)
         else:

@@ -1,17 +1,16 @@
 """The steps of a request in one task: admit, route, queue, run, answer.
 
-    frame --> [ admit ] --> [ shard ] --> lane --> the most urgent batch that is due --> [ infer ] --> answers
-                  |              |                                  |
-                  v              |                                  +--> a task that is behind: BATCH to the exchange
-              refused            +--> OPENING to the request's window, SHARDs to the exchange
-                                      (for a model in stages: UNITs to its first stage)
+    frame --> [ admit ] --> [ route ] --> queue --> the most urgent batch that is due --> [ infer ] --> answers
+                  |             |            |
+                  |             |            +--> least urgent batch of a late task: BATCH for the exchange
+                  |             +--> OPENING for the request's window, SHARDs for the exchange
+                  +--> refused       (of a staged model: UNITs for its first stage)
 
-A call admits one frame or runs one batch; `task_loop` decides which, and when. State holds queued requests as Kafka
-records, and a restored request is admitted again: state does not depend on the layout of a request.
+The steps hold no requests: the caller passes the queue. `task_loop` decides which step runs, and when. State holds
+queued requests as Kafka records and a restored request is admitted again, so state does not depend on `Request`.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.batch_transfer import pack
@@ -19,67 +18,48 @@ from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.outputs import Offload, Output
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
-from anabranch.schemas.frames import read_requests, write_requests
+from anabranch.schemas.frames import read_requests
 from anabranch.schemas.records import Failure
 from anabranch.schemas.tensors import Buffer
 
 STAGE = "shard"
 
 
-class StateChanges(NamedTuple):
-    """What state must learn.
-
-    Attributes:
-        arrived: Number and frame of each request that waits.
-        departed: Numbers of those that wait no more.
-    """
-
-    arrived: list[tuple[int, bytes]]
-    departed: list[int]
-
-
 class RequestPipeline:
-    """The requests of one task key.
-
-    Args:
-        offloading: Which batches leave for other tasks; None where none does.
-    """
+    """The steps of one task, for any of its queues."""
 
     def __init__(
         self,
         admission: Admission,
-        sharding: Router,
-        serving: InferenceTask,
+        router: Router,
+        inference: InferenceTask,
         response_writer: ResponseWriter,
         policy: SchedulingPolicy,
-        *,
-        offloading: LoadBalancer | None = None,
     ) -> None:
         self._admission = admission
-        self._sharding = sharding
-        self._serving = serving
+        self._router = router
+        self._inference = inference
         self._response_writer = response_writer
         self._policy = policy
-        self._offloading = offloading
 
-    @property
-    def is_full(self) -> bool:
-        """Whether so much waits that nothing more should be read."""
-        return not self._policy.refuses and self._sharding.waiting_size_bytes > self._policy.max_waiting_bytes
+    def new_queue(self) -> BatchQueue:
+        """Returns an empty queue."""
+        return BatchQueue(self._router.batching_of, self._policy)
 
-    def on_frame(self, frame: Buffer, now_ms: float) -> list[Output]:
-        """Takes requests in, and returns what leaves without waiting; never raises for a request.
+    def admit(self, frame: Buffer, queue: BatchQueue, now_ms: float) -> list[Output]:
+        """Queues the requests of a frame; returns refusals and requests that leave at once. Never raises for a request.
 
         Args:
-            frame: Of Kafka records; see `anabranch.schemas.frames`.
+            frame: Kafka records; see `anabranch.schemas.frames`.
             now_ms: Unix time.
         """
         outputs: list[Output] = []
-        admit, take_in = self._admission.admit, self._sharding.take_in
+        admit, split = self._admission.admit, self._router.split
         requests = read_requests(frame)
         for message, source in requests:
             request = admit(message, source, now_ms)
@@ -89,87 +69,91 @@ class RequestPipeline:
             if request.breakdown is not None:
                 request.breakdown.admitted_ms = self._response_writer.now_ms()
             try:
-                outputs += take_in(request, now_ms)
-            except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-                outputs += self._response_writer.fail(request, _defect(error))
+                parts = split(request)
+                if parts is None:
+                    queue.add(request, now_ms)
+                else:
+                    outputs += parts
+            except Exception as error:  # noqa: BLE001 - a defect must not kill the job
+                outputs += self._fail([request], error)
         if requests:
             self._response_writer.meter.note_admission(len(requests), self._response_writer.now_ms() - now_ms)
         if self._policy.refuses:
-            for request in self._sharding.shed(self._policy.max_backlog_ms, self._policy.max_waiting_bytes):
-                outputs += self._response_writer.fail(
-                    request, _failure(Overloaded, "more urgent requests fill the task")
-                )
+            for request in queue.shed():
+                failure = _failure(Overloaded, "more urgent requests fill the task")
+                outputs += self._response_writer.fail(request, failure)
         return outputs
 
-    def next(self, now_ms: float, *, all_is_due: bool = False) -> list[Output] | None:
-        """Works on the most urgent batch that is due, and answers what has expired; None if there is neither.
-
-        Where the task is behind, it may be an `Offload` instead: the least urgent batch.
+    def restore(self, held: Iterable[tuple[int, bytes]], queue: BatchQueue, now_ms: float) -> list[Output]:
+        """Queues requests from state under their numbers; returns refusals and requests that leave at once.
 
         Args:
+            held: Number and frame of each request.
             now_ms: Unix time.
-            all_is_due: Whether delays do not count: the input has ended, and nothing leaves.
         """
-        offloading = None if all_is_due else self._offloading
-        backlog_ms = self._sharding.backlog_ms
-        if offloading is not None and offloading.is_due(backlog_ms, now_ms):
-            given = self._sharding.take_last(lambda unit: offloading.is_worth(unit, backlog_ms, now_ms))
-            offloading.note_given(given, now_ms)
-            if given:
-                return [Offload(pack(given).encode())]
-        departure = self._sharding.next(now_ms, all_is_due=all_is_due)
-        if departure is None:
-            return None
-        outputs: list[Output] = []
-        for request in departure.expired:
-            outputs += self._response_writer.fail(request, _late(request, now_ms))
-        if departure.unit:
-            if offloading is not None:
-                offloading.note_run()
-            outputs += self._enter(departure.unit) or self._serving.on_batch(departure.unit, now_ms)
-        return outputs
-
-    def note_wait(self, waited_ms: float, now_ms: float) -> None:
-        """Learns how long the exchange kept the task that gave it a batch."""
-        if self._offloading is not None:
-            self._offloading.note_wait(waited_ms, now_ms)
-
-    def _enter(self, unit: Sequence[Request]) -> Sequence[Output] | None:
-        try:
-            return self._sharding.enter(unit)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
-            return [output for request in unit for output in self._response_writer.fail(request, _defect(error))]
-
-    def next_deadline(self) -> float | None:
-        """When `next` has something to give: 0 for at once, else Unix milliseconds; None while nothing waits."""
-        return self._sharding.next_deadline()
-
-    def settle(self) -> StateChanges:
-        """What state must learn, now that the task turns to something else."""
-        changes = self._sharding.settle()
-        return StateChanges(
-            [(request.number, write_requests([(request.original, request.source)])) for request in changes.arrived],
-            changes.departed,
-        )
-
-    def restore(self, held: Iterable[tuple[int, bytes]], now_ms: float) -> list[Output]:
-        """Puts requests back that state held, with their numbers, and returns what leaves without waiting."""
         outputs: list[Output] = []
         for number, frame in sorted(held):
             for message, source in read_requests(frame):
                 request = self._admission.admit(message, source, now_ms)
-                if isinstance(request, Refused):  # its time is up, or an upgrade took its model
-                    self._sharding.forget(number)
+                if isinstance(request, Refused):  # It expired, or an upgrade removed its model.
+                    queue.forget(number)
                     outputs += self._response_writer.refuse(request)
-                else:
-                    if request.breakdown is not None:
-                        request.breakdown.admitted_ms = self._response_writer.now_ms()
-                    try:
-                        outputs += self._sharding.restore(number, request)
-                    except Exception as error:  # noqa: BLE001 - it would kill the job again after each restart
-                        self._sharding.forget(number)
-                        outputs += self._response_writer.fail(request, _defect(error))
+                    continue
+                if request.breakdown is not None:
+                    request.breakdown.admitted_ms = self._response_writer.now_ms()
+                request.number, request.stored = number, True
+                try:
+                    parts = self._router.split(request)
+                    if parts is None:
+                        queue.add(request, LONG_AGO_MS)
+                        continue
+                    outputs += parts  # An upgrade lowered its `shard_rows`.
+                except Exception as error:  # noqa: BLE001 - it would kill the job after each restart
+                    outputs += self._fail([request], error)
+                queue.forget(number)
         return outputs
+
+    def run_next(
+        self, queue: BatchQueue, now_ms: float, balancer: LoadBalancer | None = None, *, all_is_due: bool = False
+    ) -> list[Output] | None:
+        """Runs the most urgent batch that is due and answers expired requests; None if there are neither.
+
+        The result may be one `Offload` instead: the least urgent batch of a late task.
+
+        Args:
+            now_ms: Unix time.
+            balancer: Decides which batches leave for other tasks; None to run all here.
+            all_is_due: Whether to ignore delays, at the end of the input.
+        """
+        if balancer is not None and balancer.is_due(backlog_ms := queue.backlog_ms, now_ms):
+            given = queue.take_last(lambda batch: balancer.is_worth(batch, backlog_ms, now_ms))
+            balancer.note_given(given, now_ms)
+            if given:
+                return [Offload(pack(given).encode())]
+        departure = queue.take(now_ms, all_is_due=all_is_due)
+        batch = departure.batch
+        outputs: list[Output] = []
+        for request in departure.expired:
+            outputs += self._response_writer.fail(request, _late(request, now_ms))
+        if batch:
+            if balancer is not None:
+                balancer.note_run()
+            outputs += self._run(batch, now_ms)
+        elif not departure.expired:
+            return None
+        return outputs
+
+    def _run(self, batch: list[Request], now_ms: float) -> Sequence[Output]:
+        try:
+            records = self._router.to_stages(batch)
+        except Exception as error:  # noqa: BLE001 - a defect must not kill the job
+            return self._fail(batch, error)
+        return self._inference.on_batch(batch, now_ms) if records is None else records
+
+    def _fail(self, requests: Sequence[Request], error: Exception) -> list[Output]:
+        self._response_writer.defects.note("queue", error, f"request {requests[0].id!r}")
+        failure = _failure(InternalError, f"{type(error).__name__}: {error}")
+        return [output for request in requests for output in self._response_writer.fail(request, failure)]
 
 
 def _late(request: Request, now_ms: float) -> Failure:
@@ -179,10 +163,6 @@ def _late(request: Request, now_ms: float) -> Failure:
     return _failure(
         DeadlineExceeded, f"the model needs more than the {left_ms:.1f} ms that are left until the deadline"
     )
-
-
-def _defect(error: Exception) -> Failure:
-    return _failure(InternalError, f"{type(error).__name__}: {error}")
 
 
 def _failure(error: type[AnabranchError], message: str) -> Failure:

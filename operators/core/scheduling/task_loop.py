@@ -18,7 +18,11 @@ from math import ceil
 from typing import NamedTuple, Protocol, TypeAlias
 
 from anabranch.operators.core.outputs import Answer, Offload, Output
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue
+from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
+from anabranch.schemas.frames import write_requests
 from anabranch.schemas.tensors import Buffer
 
 
@@ -59,36 +63,35 @@ class TaskLoop:
 
     Args:
         key: The task's own key; see `key_groups`.
-        new_pipeline: Makes the pipeline of one key.
+        pipeline: The steps of a request, for any queue.
         held: Reads number and frame of all requests in the state of the current key.
         exclusion: The task's lock.
         flush_metrics: Hands counts over; returns the seconds until it should be called again, 0 if it need not.
         clock: Unix time in milliseconds.
-        work_slice_ms: How long a call runs batches.
-        sees_back_pressure: Whether a caller that emits outputs is blocked while the exchange is full.
+        policy: Its `work_slice_ms` is the time for which a call runs batches.
+        balancer: Decides which batches leave for other tasks; None if none does.
     """
 
     def __init__(
         self,
         key: int,
-        new_pipeline: Callable[[], RequestPipeline],
+        pipeline: RequestPipeline,
         held: Callable[[], Iterable[tuple[int, bytes]]],
         exclusion: BatchExclusion,
         flush_metrics: Callable[[], float],
         clock: Callable[[], float],
-        *,
-        work_slice_ms: float,
-        sees_back_pressure: bool = True,
+        policy: SchedulingPolicy,
+        balancer: LoadBalancer | None = None,
     ) -> None:
         self._key = key
-        self._new_pipeline = new_pipeline
+        self._pipeline = pipeline
         self._held = held
         self._exclusion = exclusion
         self._flush_metrics = flush_metrics
         self._clock = clock
-        self._work_slice_ms = work_slice_ms
-        self._sees_back_pressure = sees_back_pressure
-        self._own: RequestPipeline | None = None
+        self._work_slice_ms = policy.work_slice_ms
+        self._balancer = balancer
+        self._own: BatchQueue | None = None
         self._wakes_at_ms: int | None = None
         self._came_in = False
 
@@ -98,12 +101,12 @@ class TaskLoop:
         self._came_in = True
         own, end_at_ms = self._own, None
         if own is None:
-            own = self._own = self._new_pipeline()
-            yield from self._emit(own.restore(self._held(), now_ms))
+            own = self._own = self._pipeline.new_queue()
+            yield from self._emit(self._pipeline.restore(self._held(), own, now_ms))
             # The last watermark of a bounded input fires this timer; processing-time timers may still pend then. Its
             # outputs carry its time, so that must be a timestamp that Kafka takes.
             end_at_ms = int(now_ms)
-        outputs = own.on_frame(frame, now_ms)
+        outputs = self._pipeline.admit(frame, own, now_ms)
         if outputs:
             yield from self._emit(outputs)
         # With a timer due, the source has its turn first: then all requests that came are there to choose from.
@@ -122,8 +125,8 @@ class TaskLoop:
         self._wakes_at_ms = None
         own = self._own
         if own is None:
-            own = self._own = self._new_pipeline()
-            yield from self._emit(own.restore(self._held(), self._clock()))
+            own = self._own = self._pipeline.new_queue()
+            yield from self._emit(self._pipeline.restore(self._held(), own, self._clock()))
         is_quiet, self._came_in = not self._came_in, False
         yield from self._work(own)
         yield from self._settle_own(own, at_once=is_quiet)
@@ -134,31 +137,31 @@ class TaskLoop:
 
     def _drain(self, key: int) -> Iterator[Action]:
         is_own = key == self._key
-        pipeline = self._own if is_own else None
-        if pipeline is None:
-            pipeline = self._new_pipeline()
-            yield from self._emit(pipeline.restore(self._held(), self._clock()))
+        queue = self._own if is_own else None
+        if queue is None:
+            queue = self._pipeline.new_queue()
+            yield from self._emit(self._pipeline.restore(self._held(), queue, self._clock()))
             if is_own:
-                self._own = pipeline
-        while (outputs := pipeline.next(self._clock(), all_is_due=True)) is not None:
+                self._own = queue
+        while (outputs := self._pipeline.run_next(queue, self._clock(), all_is_due=True)) is not None:
             yield outputs
-        arrived, departed = pipeline.settle()
-        if arrived or departed:
-            yield Settlement(arrived, departed)
+        departed = queue.settle().departed
+        if departed:
+            yield Settlement([], departed)
         if is_own:
             self._exclusion.rest()
 
-    def _work(self, own: RequestPipeline) -> Iterator[Action]:
-        clock = self._clock
+    def _work(self, own: BatchQueue) -> Iterator[Action]:
+        clock, run_next, balancer = self._clock, self._pipeline.run_next, self._balancer
         stop_ms = clock() + self._work_slice_ms
         while True:
             with self._exclusion.own_batch():
                 # Read under the lock: a request that expired while an offloaded batch ran must not run.
                 began_ms = clock()
-                outputs = own.next(began_ms)
+                outputs = run_next(own, began_ms, balancer)
             if outputs is None:
                 break
-            yield from self._emit(outputs, own)
+            yield from self._emit(outputs)
             now_ms = clock()
             # Another batch like this one would end after the slice. (A full task does not stop: it must not read.)
             if 2 * now_ms - began_ms >= stop_ms and not own.is_full:
@@ -166,7 +169,7 @@ class TaskLoop:
         if own.next_deadline() != 0:
             self._exclusion.rest()
 
-    def _emit(self, outputs: list[Output], own: RequestPipeline | None = None) -> Iterator[Action]:
+    def _emit(self, outputs: list[Output]) -> Iterator[Action]:
         if not outputs:
             return
         if type(outputs[0]) is Answer:
@@ -176,17 +179,16 @@ class TaskLoop:
         began_ms = self._clock()
         with self._exclusion.idle():
             yield outputs
-        if own is not None and self._sees_back_pressure and isinstance(outputs[0], Offload):
+        if self._balancer is not None and isinstance(outputs[0], Offload):
             now_ms = self._clock()
-            own.note_wait(now_ms - began_ms, now_ms)
+            self._balancer.note_wait(now_ms - began_ms, now_ms)
 
-    def _settle_own(
-        self, own: RequestPipeline, *, at_once: bool = False, end_at_ms: int | None = None
-    ) -> Iterator[Action]:
-        arrived, departed = own.settle()
+    def _settle_own(self, own: BatchQueue, *, at_once: bool = False, end_at_ms: int | None = None) -> Iterator[Action]:
+        changes = own.settle()
         wake_at_ms = self._next_wake_up(own.next_deadline(), at_once=at_once)
-        if arrived or departed or wake_at_ms is not None or end_at_ms is not None:
-            yield Settlement(arrived, departed, wake_at_ms, end_at_ms)
+        if changes.arrived or changes.departed or wake_at_ms is not None or end_at_ms is not None:
+            arrived = [(each.number, write_requests([(each.original, each.source)])) for each in changes.arrived]
+            yield Settlement(arrived, changes.departed, wake_at_ms, end_at_ms)
 
     def _next_wake_up(self, due_ms: float | None, *, at_once: bool) -> int | None:
         now_ms = self._clock()

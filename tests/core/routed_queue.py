@@ -1,0 +1,43 @@
+"""A router and the queue behind it."""
+
+from collections.abc import Callable, Sequence
+
+from anabranch.operators.core.outputs import Shard, Unit, WindowPart
+from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.schemas.model import Catalog, ModelSpec
+
+
+class RoutedQueue:
+    """What `RequestPipeline` does with a router and a queue, without admission and sessions."""
+
+    def __init__(self, served: Catalog, costs_of: Callable[[ModelSpec], BatchCostModel]) -> None:
+        self.router = Router(served, costs_of)
+        self.queue = BatchQueue(self.router.batching_of, SchedulingPolicy())
+        self.next_deadline, self.settle, self.forget = (
+            self.queue.next_deadline,
+            self.queue.settle,
+            self.queue.forget,
+        )
+
+    def take_in(self, request: Request, now_ms: float) -> list[WindowPart | Shard | Unit]:
+        parts = self.router.split(request)
+        if parts is None:
+            self.queue.add(request, now_ms)
+        elif request.stored:
+            self.queue.forget(request.number)
+        return parts or []
+
+    def restore(self, number: int, request: Request) -> list[WindowPart | Shard | Unit]:
+        request.number, request.stored = number, True
+        return self.take_in(request, LONG_AGO_MS)
+
+    def next(self, now_ms: float, *, all_is_due: bool = False) -> Departure | None:
+        departure = self.queue.take(now_ms, all_is_due=all_is_due)
+        return departure if departure.batch or departure.expired else None
+
+    def to_stages(self, batch: Sequence[Request]) -> list[WindowPart | Unit]:
+        return self.router.to_stages(batch) or []
