@@ -1,7 +1,6 @@
-"""Caches measurements of this machine in the user's cache folder, one file for each set of figures.
+"""Caches measurements of this machine, one file for each.
 
-A file is locked while its figures are measured: processes that start together would disturb each other's clocks, so one
-measures and the others read.
+A file is locked during its measurement: processes that measure together would disturb each other.
 """
 
 import fcntl
@@ -19,7 +18,7 @@ T = TypeVar("T")
 
 
 class CachedMeasurement(msgspec.Struct, Generic[T]):
-    """A cached value, or None; assign it to store a new one."""
+    """A cached value; assign it to store a new one."""
 
     measured: T | None = None
 
@@ -31,13 +30,13 @@ def cached_measurement(
     """Yields the cached measurement and stores it on exit, under an exclusive file lock.
 
     Args:
-        kind: Kind of figures; names their folder.
-        depends_on: Values that the figures depend on, besides ONNX Runtime and the processor; told apart by `repr`.
-        value_type: Type of the value, for `msgspec`.
-        environ: Environment of the process; `XDG_CACHE_HOME` moves the cache.
+        kind: Name of the folder.
+        depends_on: Key, by `repr`, besides ONNX Runtime and the processor.
+        value_type: Type of the value.
+        environ: `XDG_CACHE_HOME` moves the cache.
 
     Raises:
-        OSError, RuntimeError: The cache cannot be written: a read-only disk, or a user without a home.
+        OSError, RuntimeError: The cache cannot be written.
     """
     folder = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anabranch" / kind
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,4 @@
-"""Opens ONNX Runtime sessions; no other module of the product does.
-
-Knows how a session is set up (threads, optimization, providers, external data, profiling) and turns ONNX Runtime's many
-exception classes into `SessionError`. Does not know what a session is used for.
-"""
+"""Opens ONNX Runtime sessions; no other module of the product does."""
 
 from contextlib import suppress
 from functools import cache
@@ -20,12 +16,12 @@ _OPTIMIZATION_LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _DEFAULT_OPTIONS = SessionOptions()
-#: ONNX Runtime raises what it logs; without this, bad rows of a sender would fill the logs.
+#: ONNX Runtime logs what it raises: bad rows would fill the logs.
 _FATAL = 4
 
 
 class SessionError(Exception):
-    """ONNX Runtime does not load a model; the message is one line."""
+    """ONNX Runtime does not load a model."""
 
 
 def open_session(
@@ -39,11 +35,11 @@ def open_session(
     """Loads a model.
 
     Args:
-        source: An ONNX file, or the bytes of one.
-        options: Threads (0 for one per core), optimization and providers.
-        external_data_dir: Folder of external data, for a source of bytes.
-        profile_prefix: Start of the profile's path; switches ONNX Runtime's profiler on.
-        optimized_path: Where to save the optimized model; its weights go to `NAME.data` beside it.
+        source: An ONNX file, or its bytes.
+        options: Threads, optimization and providers.
+        external_data_dir: Folder of external data, for bytes.
+        profile_prefix: Switches the profiler on; start of its file's path.
+        optimized_path: File for the optimized model; its weights go to `NAME.data`.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -87,10 +83,10 @@ def open_session(
 
 @cache
 def load_runtime() -> Any:
-    """Imports `onnxruntime`, on first use: the import takes long and starts threads.
+    """Imports `onnxruntime` on first use, in a thread of its own.
 
-    The import runs in a thread of its own. In PyFlink's thread mode, several Python thread states share one native
-    thread; pybind11 asks for the first of them and would wait forever for the interpreter lock that another holds.
+    In PyFlink's thread mode, Python thread states share a native thread; pybind11 would take the wrong one and wait
+    forever for the interpreter lock.
     """
     importer = Thread(target=_import_runtime, name="import onnxruntime")
     importer.start()
@@ -107,5 +103,5 @@ def _import_runtime() -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Returns an exception's message, cut to one line; its class's name if it has none."""
+    """Returns the first line of an exception's message, or its class's name."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,9 +8,8 @@
     inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }      -1: an axis of any size
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
-A step's model is a file beside the `model.toml`, or a model of the repository by its name. Its functions (see
-`anabranch.operators.core.execution.step`) are in Python files beside it. They are code of the job's operator, trusted
-like the models, and run in the step's tasks. Reading a chain parses them and does not run them.
+A step's model is a file beside the `model.toml`, or the name of a model. Its functions (see
+`anabranch.operators.core.execution.step`) are trusted like the models. Reading a chain does not run them.
 """
 
 import ast
@@ -58,8 +57,8 @@ def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: C
     """Reads a model that is a chain of steps.
 
     Args:
-        path: The `model.toml`; its folder names the model.
-        table: The `[chain]`.
+        path: The `model.toml`.
+        table: Its `[chain]`.
         session: Session options of all steps.
         models: Models that a step can name.
 

@@ -2,17 +2,17 @@
 
     models/
     ├── magika/
-    │   ├── model.toml          stages, replicas, [batching]  [session]  [validation]; every key optional
+    │   ├── model.toml          stages, replicas, [batching], [session], [validation]
     │   ├── 1/model.onnx
-    │   └── 2/model.onnx        the newest: versions sort as numbers where they are numbers
+    │   └── 2/model.onnx        the newest: numbers sort by value
     ├── panel/
-    │   └── model.toml          [ensemble]: made of other models; see `anabranch.flink_job.model_repository.ensembles`
+    │   └── model.toml          [ensemble]: see `ensembles`
     └── ocr/
-        ├── model.toml          [chain]: one model's output feeds the next; see `chains`
-        ├── detect.onnx …       the models of its steps
-        └── steps.py            their functions
+        ├── model.toml          [chain]: see `chains`
+        ├── detect.onnx …
+        └── steps.py
 
-Inputs and outputs are read from the ONNX files. Reading runs no model and writes nothing.
+Signatures come from the ONNX files. Reading runs no model and writes nothing.
 """
 
 import re
@@ -41,8 +41,8 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A `model.toml`.
 
     Attributes:
-        stages: A number of stages, or a stage manifest; 0 runs the whole model in the tasks that read requests.
-        replicas: Tasks of each stage; empty for those that the manifest says.
+        stages: Number of stages, or a stage manifest; 0 for the whole model.
+        replicas: Tasks of each stage; by default as in the manifest.
     """
 
     stages: int | str = 0
@@ -68,7 +68,7 @@ def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
     unprepared: list[UnpreparedModel] = []
     ensembles = {}
     chains = {}
-    # Folders with a leading dot belong to tools: .ipynb_checkpoints, .git.
+    # Folders with a leading dot belong to tools.
     for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
         toml = model_folder / "model.toml"
@@ -125,7 +125,7 @@ def _read_model(
 
 
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
-    """Returns the size of axis 0, if it is fixed and the same in every input and output."""
+    """Returns the size of axis 0 if it is fixed and always the same."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
     return sizes.pop() or None if len(sizes) == 1 else None
 
@@ -133,7 +133,7 @@ def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...])
 def _check_batch_axis(
     path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], fixed_rows: int | None
 ) -> None:
-    """Refuses `enabled = true` for a model that cannot run a batch; an output may leave its shape open."""
+    """Refuses `enabled = true` for a model that cannot run a batch."""
     without = [spec.name for spec in inputs if not spec.shape]
     fixed = [spec.name for spec in inputs + outputs if spec.shape and spec.shape[0] not in (None, fixed_rows)]
     if without or fixed or not inputs:

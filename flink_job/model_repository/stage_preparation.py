@@ -1,7 +1,6 @@
-"""Prepares stages: cuts models whose `model.toml` asks for a number of stages, as `anabranch plan --stages K` does.
+"""Cuts models whose `model.toml` asks for a number of stages, as `anabranch plan --stages K` does.
 
-The stages are written beside the model, to `stages-K/`, where every TaskManager can read them. They are cut once, and
-again only if the model's file has changed. Reading a repository never cuts: see `repository`.
+Stages are written to `stages-K/` beside the model, and again only if the model has changed.
 """
 
 from collections.abc import Callable
@@ -15,23 +14,18 @@ from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_repository.stages import UnpreparedModel
 from anabranch.schemas.model import Catalog
 
-#: Called with a model's name and version, the fraction of its work that is done, from 0 to 1, and the next step.
+#: Takes a model, the finished fraction of its work and the next step.
 PreparationProgress = Callable[[str, float, str], None]
 
-#: Fractions of the work that are done after profiling, and after planning.
+#: Finished fractions of the work.
 _PROFILED, _PLANNED = 0.6, 0.85
 
 
 def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationProgress | None = None) -> Catalog:
-    """Reads a repository; profiles and cuts the models whose stages are missing, and proves the stages equal.
-
-    Args:
-        folder: The repository.
-        defaults: Settings of models without their own.
-        progress: Reports the progress of each model that is cut.
+    """Reads a repository; cuts the models whose stages are missing, and proves the stages.
 
     Raises:
-        ConfigError: The repository cannot be used or written, or a model cannot be cut as its `model.toml` says.
+        ConfigError: The repository cannot be used or written, or a model cannot be cut.
         ModelLoadFailed: A model cannot be read.
     """
     try:
@@ -44,7 +38,7 @@ def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationP
 
 
 def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
-    # Planning imports ONNX, which a job without such a model does not need.
+    # Imports ONNX, which other jobs do not need.
     from anabranch.partition.errors import PartitionError  # noqa: PLC0415
     from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
     from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
@@ -75,7 +69,7 @@ def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
 
 
 def _check_writable(model: UnpreparedModel) -> None:
-    """Makes the folder of the stages before the model is profiled, which takes seconds."""
+    """Makes the folder of the stages before profiling, which takes seconds."""
     try:
         model.folder.mkdir(exist_ok=True)
     except OSError as error:

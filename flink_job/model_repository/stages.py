@@ -1,11 +1,11 @@
-"""Reads the stages that a `model.toml` asks for: a number of them, or those of a manifest beside the model.
+"""Reads the stages that a `model.toml` asks for, by number or by manifest.
 
 my-model/
 ├── model.toml          stages = "plan.json", or stages = 2
-└── 1/model.onnx        the model that was cut; requests are checked against it
+└── 1/model.onnx        the whole model
   1/plan.json           see `anabranch.schemas.stage_manifest`
-  1/stage-0.onnx …      the stages, loaded by their tasks on any TaskManager
-  1/stages-2/           the same, written by `prepare_stages` for stages = 2
+  1/stage-0.onnx …
+  1/stages-2/           the same, by `prepare_stages`
 """
 
 from dataclasses import dataclass, replace
@@ -26,9 +26,9 @@ class UnpreparedModel:
     """A model whose stages are missing, or were cut from another file.
 
     Attributes:
-        label: Its name and version: `resnet50/1`.
+        label: Name and version: `resnet50/1`.
         path: Its file.
-        stages: The number of stages to cut it into.
+        stages: Number of stages to make.
     """
 
     label: str
@@ -45,16 +45,12 @@ def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) 
     """Reads the stages of a model.
 
     Args:
-        model: The model, as a whole.
-        chosen: A manifest's path, relative to the folder of the model's version; or the number of stages, where 1
-            leaves the model whole.
-        replicas: Replicas of each stage; empty for those of the manifest.
-
-    Returns:
-        The model with its stages; or the order to cut it.
+        model: The whole model.
+        chosen: Number of stages, or a manifest's path relative to the model's file.
+        replicas: Replicas of each stage; by default as in the manifest.
 
     Raises:
-        ConfigError: The manifest is missing, or does not fit the model or its own files.
+        ConfigError: The manifest is missing, or does not fit the model or the stages.
         ModelLoadFailed: A stage cannot be read.
     """
     subject = f"the stages of {model.name}/{model.version}"
@@ -133,7 +129,7 @@ def _by_name(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, TensorSpec]
 
 
 def _check_wiring(model: ModelSpec, stages: tuple[StageSpec, ...], subject: str) -> None:
-    """Refuses stages with an unknown input, and stages that do not make the model's outputs."""
+    """Refuses stages with unknown inputs, or without an output of the model."""
     known = {spec.name: spec for spec in model.inputs}
     for number, stage in enumerate(stages, 1):
         for spec in stage.inputs:

@@ -1,1 +1,1 @@
-"""Runs models: one protocol, its ONNX Runtime implementation, and a fake for tests."""
+"""Back-ends that run models."""

@@ -1,4 +1,4 @@
-"""Protocol between the job and the runtime that executes a model."""
+"""Protocol of the runtimes that execute models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -17,14 +17,14 @@ class Session(Protocol):
         """Runs one batch.
 
         Args:
-            outputs: Names of the requested outputs.
-            inputs: Every input, by name. BYTES tensors are object arrays of bytes.
+            outputs: Names of the outputs to return.
+            inputs: All inputs; BYTES as object arrays of bytes.
 
         Returns:
-            The requested outputs in order, C-contiguous.
+            The outputs in order, C-contiguous.
 
         Raises:
-            Exception: Any error of the runtime; the batch had no effect.
+            Exception: The batch failed, without effect.
         """
         ...
 
@@ -42,13 +42,13 @@ class Backend(Protocol):
 
 
 class ModelLoadFailed(AnabranchError):
-    """A model cannot be read or loaded; the message names its file and the reason."""
+    """A model cannot be read or loaded."""
 
     code = "model_load_failed"
 
 
 def zeros(model: ModelSpec, rows: int) -> dict[str, Array]:
-    """Makes an input of zeros or empty strings; open axes other than the rows get one element."""
+    """Makes inputs of zeros or empty strings, with 1 for other open axes."""
     inputs: dict[str, Array] = {}
     for spec in model.inputs:
         shape = [axis or 1 for axis in spec.shape]

@@ -1,4 +1,4 @@
-"""Fake back-end that runs Python functions in place of models, for tests."""
+"""Runs Python functions as models, for tests."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from anabranch.schemas.tensors import Array
 
 
 class FakeSession:
-    """Runs a Python function and records the rows of every call."""
+    """Runs a function and records the rows of its batches."""
 
     def __init__(self, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> None:
         self._run = run

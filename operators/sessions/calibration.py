@@ -21,8 +21,7 @@ def calibrate(session: Session, model: ModelSpec) -> tuple[Measurement, ...]:
     """Measures batches of zeros, smallest first.
 
     Returns:
-        One measurement for each batch size; none for a model that rejects zeros, or with an open axis besides the rows,
-        since no input size is typical for it.
+        One measurement for each batch size; none for a model that rejects zeros, or that has other open axes.
     """
     shapes = [spec.shape[1:] if model.batchable else spec.shape for spec in model.inputs]
     if not model.session.calibrate or any(axis is None for shape in shapes for axis in shape):
@@ -35,7 +34,7 @@ def calibrate(session: Session, model: ModelSpec) -> tuple[Measurement, ...]:
             if cached.measured is None:
                 cached.measured = tuple(_measure(session, model, sizes))
             return cached.measured
-    except (OSError, RuntimeError):  # the cache cannot be written: a read-only disk, or a user without a home
+    except (OSError, RuntimeError):  # the cache cannot be written
         return tuple(_measure(session, model, sizes))
 
 

@@ -1,8 +1,6 @@
 """Shares one session for each model and task among the operators of the task.
 
-In thread mode all tasks of a TaskManager share one interpreter, and the operators of a task find the same session here.
-Flink does not close the operators of a cancelled job, so sessions are held weakly: each is freed with the last operator
-that uses it.
+Flink does not close the operators of a cancelled job, so sessions are held weakly.
 """
 
 import threading
@@ -41,8 +39,8 @@ class SessionPool:
     """The sessions of one task.
 
     Args:
-        backend: Loads the models; equal back-ends share sessions.
-        task: Index of the task. Tasks do not share sessions, since each runs in its own thread.
+        backend: Equal back-ends share sessions.
+        task: Tasks do not share sessions, since each runs in its own thread.
     """
 
     def __init__(self, backend: Backend, task: int) -> None:
@@ -51,7 +49,7 @@ class SessionPool:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
-        """Loads and warms up every model that runs as a whole; stages are loaded by their own operators.
+        """Loads every whole model; stages are loaded by their operators.
 
         Raises:
             ModelLoadFailed: A model cannot be loaded.

@@ -1,4 +1,4 @@
-"""Loads the Python functions of a chain's steps, once for each file and process."""
+"""Loads the Python functions of steps, once per file and process."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _loader = ThreadPoolExecutor(1, "load steps")
 
 
 def load_function(function: FunctionSpec) -> Callable[..., Any]:
-    """Loads a function; its file runs as a module of its own.
+    """Loads a function.
 
     Raises:
         ModelLoadFailed: The file has changed since the job was started, cannot run, or has no such function.
@@ -26,15 +26,14 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     found = getattr(module, function.name, None)
     if not callable(found):
         raise ModelLoadFailed(f"{function.path} has no function {function.name!r}")
-    # Extension modules can deadlock in Flink's threads (see `anabranch.onnx_runtime.session.load_runtime`), so
-    # functions run in a Python thread.
+    # Extension modules can deadlock in Flink's threads: see `anabranch.onnx_runtime.session.load_runtime`.
     executor = ThreadPoolExecutor(1, "steps")
 
     def run(*arguments: Any) -> Any:
         try:
             return executor.submit(found, *arguments).result()
         except SystemExit as error:
-            # SystemExit would end the TaskManager; a RuntimeError fails the request only.
+            # SystemExit would end the TaskManager.
             raise RuntimeError(f"{function.name} called sys.exit({error.code!r})") from error
 
     return run

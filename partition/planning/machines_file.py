@@ -2,13 +2,13 @@
 
     [[machines]]
     name = "edge"
-    speed = 0.5                          # 1.0: as fast as this machine, on which the model is profiled
-    memory_bytes = "2 GiB"               # or a number; unlimited by default
-    count = 4                            # machines of this kind
+    speed = 0.5                          # relative to this machine
+    memory_bytes = "2 GiB"               # or a number
+    count = 4                            # machines
     bandwidth_bytes_per_s = 125_000_000  # of its link, each way
     latency_ms = 0.3                     # of its link, each way
 
-Unknown keys are refused. All keys but the name have defaults: see `anabranch.partition.planning.placement.Machine`.
+Only the name is required: see `anabranch.partition.planning.placement.Machine`.
 """
 
 import math
@@ -37,7 +37,7 @@ def read_machines(path: Path) -> tuple[Machine, ...]:
     """Reads the machines that a file describes.
 
     Raises:
-        UnusableMachines: The file is missing, describes no machine, or has an invalid key, which the message names.
+        UnusableMachines: The file is missing, or a key is invalid.
     """
     try:
         entries = msgspec.toml.decode(path.read_bytes(), type=_File).machines
