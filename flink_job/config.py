@@ -146,9 +146,9 @@ def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
     try:
         written: dict[str, Any] = msgspec.toml.decode(path.read_bytes()) if path else {}
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}; check the path") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{place} is not TOML: {error}") from None
+        raise ConfigError(f"{place} is not TOML: {error}; correct it there") from None
     for section, values in defaults.items():
         stated = written.get(section, {})
         written[section] = values | stated if isinstance(stated, dict) else stated
@@ -172,7 +172,7 @@ def _check_together(config: Config, place: str) -> Config:
     topics = (kafka.requests_topic, kafka.responses_topic, kafka.errors_topic)
     if not all(topics) or len(set(topics)) < len(topics):
         names = ", ".join(map(repr, topics))
-        raise ConfigError(f"{place}: the topics of [kafka] are {names}, expected three different names")
+        raise ConfigError(f"{place}: the topics of [kafka] are {names}, expected three different names: rename one")
     return config
 
 

@@ -11,6 +11,8 @@ from anabranch.flink_job.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_TOML_NAMES = {"object": "a table", "array": "a list", "str": "a string", "int": "an integer", "bool": "true or false"}
+
 
 def read_section(written: object, section: type[T], place: str, prefix: str = "") -> T:
     """Converts a table of a TOML file; raises ConfigError.
@@ -41,7 +43,7 @@ def _explain(message: str, written: object, section: type, prefix: str) -> str:
     if isinstance(expected, inspect.IntType | inspect.FloatType) and ", got" not in what:
         return f"{key} is {value}, expected {_range(expected)}"
     if match := re.fullmatch(r"Expected `(.*)`, got `.*`", what):
-        return f"{key} is {value!r}, expected {match[1]}"
+        return f"{key} is {value!r}, expected {_TOML_NAMES.get(match[1], match[1])}"
     return f"{key}: {what}"
 
 

@@ -24,7 +24,7 @@ def find_jars(folder: str, pattern: str) -> list[Path]:
     """Returns jars of a subfolder, or raises JarsMissing."""
     jars = sorted((jars_dir() / folder).glob(pattern))
     if not jars:
-        raise JarsMissing(f"no {pattern} in {jars_dir() / folder}: run `make setup`")
+        raise JarsMissing(f"{jars_dir() / folder} has no {pattern}: run `make setup`")
     return jars
 
 

@@ -46,7 +46,10 @@ def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
                 check=False,
             )
             if done.returncode:
-                raise CompilationFailed(f"{folder} does not compile: {(done.stderr or done.stdout).strip()}")
+                found = (done.stderr or done.stdout).strip()
+                raise CompilationFailed(
+                    f"{folder} does not compile: run `make setup` for the versions that it needs. {found}"
+                )
             archive = Path(shutil.make_archive(str(Path(scratch) / "archive"), "zip", classes))
             archive.replace(jar)
     return jar

@@ -110,7 +110,7 @@ class Mappings:
         at, slot = claim.offset, claim.slot
         is_there = mapped[slot : slot + 1] == _TAKEN and mapped[at : at + 8] == claim.sequence.to_bytes(8, "little")
         if not is_there:
-            raise SegmentGone(f"record {claim.sequence} of arena {claim.arena.hex()} was read before")
+            raise SegmentGone(f"record {claim.sequence} of arena {claim.arena.hex()} is gone: Flink restarts the job")
         return lend(mapped, at + _ALIGNMENT_BYTES, claim.size_bytes, _finish, mapped, slot)
 
 
@@ -157,10 +157,12 @@ def _map(claim: Claim) -> mmap.mmap:
     try:
         # The kernel may have reused the descriptor.
         if not os.readlink(path).startswith(f"/memfd:{NAME}-{claim.arena.hex()}"):  # noqa: PTH115 - no path, but a name
-            raise SegmentGone(f"arena {claim.arena.hex()} is closed")
+            raise SegmentGone(f"arena {claim.arena.hex()} is closed: Flink restarts the job")
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
-        raise SegmentGone(f"process {claim.process} is gone, and arena {claim.arena.hex()} with it") from None
+        raise SegmentGone(
+            f"process {claim.process} of arena {claim.arena.hex()} has ended: Flink restarts the job"
+        ) from None
     try:
         return mmap.mmap(file, 0)
     finally:

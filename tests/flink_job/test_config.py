@@ -142,9 +142,9 @@ def test_load_unusable_value_names_the_key_in_one_line(tmp_path: Path, text: str
             "[job]\nparallelism = 129\n",
             "job.parallelism is 129, expected 1 to 128: lower it, or raise job.max_parallelism",
         ),
-        ("[job]\nparallelism = '2'\n", "job.parallelism is '2', expected int"),
-        ("[job]\nparallelism = 2.5\n", "job.parallelism is 2.5, expected int"),
-        ("[job]\nbounded = 1\n", "job.bounded is 1, expected bool"),
+        ("[job]\nparallelism = '2'\n", "job.parallelism is '2', expected an integer"),
+        ("[job]\nparallelism = 2.5\n", "job.parallelism is 2.5, expected an integer"),
+        ("[job]\nbounded = 1\n", "job.bounded is 1, expected true or false"),
         ("[job]\ndelivery = 'once'\n", "unknown job.delivery 'once'; available: at-least-once, exactly-once"),
         (
             "[exchange]\nsize = 1\n",
@@ -157,11 +157,11 @@ def test_load_unusable_value_names_the_key_in_one_line(tmp_path: Path, text: str
         ("[scheduling]\nwork_slice_ms = nan\n", "scheduling.work_slice_ms is nan, expected 0 to 31536000000"),
         ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows is 0, expected at least 1"),
         ("[defaults.session]\nproviders = []\n", "defaults.session.providers is [], expected a list of at least 1"),
-        ("job = 3\n", "job is 3, expected object"),
+        ("job = 3\n", "job is 3, expected a table"),
         (
             "[kafka]\nresponses_topic = 'inference-requests'\n",
             "the topics of [kafka] are 'inference-requests', 'inference-requests', 'inference-errors', "
-            "expected three different names",
+            "expected three different names: rename one",
         ),
     ],
 )
@@ -205,7 +205,7 @@ def test_load_unreadable_file_is_named(tmp_path: Path) -> None:
 def test_shares_memory_excludes_unaligned_checkpoints(tmp_path: Path, text: str, shared: bool) -> None:
     config = load(written(tmp_path, text))
     assert shares_memory(config) == shared
-    # A cluster's own configuration must not decide otherwise.
+    # The job's option overrides the cluster's.
     assert (UNALIGNED in flink_options(config)) == (shared or UNALIGNED in text)
     assert (flink_options(config).get(UNALIGNED) == "false") == shared
 

@@ -62,7 +62,7 @@ class TestJava:
 
 
 class TestJars:
-    def test_jars_missing_say_what_to_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_find_jars_missing_says_to_run_setup(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANABRANCH_JARS", str(tmp_path))
         with pytest.raises(JarsMissing, match="run `make setup`"):
             installation.connector_jar()
@@ -73,7 +73,7 @@ class TestJars:
         monkeypatch.setenv("ANABRANCH_JARS", str(installation.jars_dir()))
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
         monkeypatch.setattr(java_compiler, "connector_jar", lambda: tmp_path / "no-connector.jar")
-        with pytest.raises(CompilationFailed, match=r"java does not compile: (?s:.*)KafkaSource"):
+        with pytest.raises(CompilationFailed, match=r"java does not compile: run `make setup`(?s:.*)KafkaSource"):
             installation.java_jar()
         assert list((tmp_path / "share" / "anabranch" / "java").iterdir()) == []
 
