@@ -8,7 +8,7 @@ from anabranch.schemas.model import ModelSpec
 MODEL = ModelSpec("m", "1", "", "", (), ())
 
 
-def test_every_model_gets_the_function_and_every_session_remembers_its_batches() -> None:
+def test_fake_session_records_its_batches() -> None:
     backend = FakeBackend(lambda inputs: {"y": inputs["x"] * 2, "sum": inputs["x"].sum()})
     session, other = backend.load(MODEL), backend.load(MODEL)
     for rows in (3, 1):
@@ -17,7 +17,7 @@ def test_every_model_gets_the_function_and_every_session_remembers_its_batches()
     assert (session.batches, other.batches) == ([3, 1], [])
 
 
-def test_outputs_are_contiguous_as_those_of_a_real_session() -> None:
+def test_fake_session_outputs_are_contiguous() -> None:
     session = FakeBackend(lambda inputs: {"y": inputs["x"].T[::2]}).load(MODEL)
     [y] = session.run(["y"], {"x": np.ones((3, 4))})
     assert y.flags.c_contiguous

@@ -28,7 +28,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return read_repository(folder, ModelDefaults())
 
 
-def test_a_model_computes_what_it_says(catalog: Catalog) -> None:
+def test_onnx_model_computes_its_outputs(catalog: Catalog) -> None:
     session = OnnxBackend().load(catalog.find("pair", ""))
     a, b = np.full((2, 3), 2.0, np.float32), np.full((2, 3), 5.0, np.float32)
     product, total = session.run(["product", "sum"], {"a": a, "b": b})
@@ -37,7 +37,7 @@ def test_a_model_computes_what_it_says(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("name", ["double", "half", "pair", "wide", "lookup", "text", "single", "scalar"])
-def test_every_kind_of_model_loads_and_warms_up(catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_every_kind_of_model_loads(catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[dict[str, Any]] = []
     run = backend.OnnxSession.run
 
@@ -56,7 +56,7 @@ def test_every_kind_of_model_loads_and_warms_up(catalog: Catalog, name: str, mon
     assert len(runs) == 1
 
 
-def test_external_data_that_is_not_a_stage_s_own_is_refused(tmp_path: Path) -> None:
+def test_onnx_changed_external_data_is_refused(tmp_path: Path) -> None:
     table = numpy_helper.from_array(np.arange(4096, dtype=np.float32).reshape(1024, 4), "table")
     _write(tmp_path / "m" / "1", ["Gather table i y"], {"i": (INT64, ["n"])}, {"y": (FLOAT, ["n", 4])}, [table])
     [stage] = write_stages(load_graph(tmp_path / "m" / "1" / "model.onnx"), [], tmp_path, max_inline_bytes=0)
@@ -68,15 +68,13 @@ def test_external_data_that_is_not_a_stage_s_own_is_refused(tmp_path: Path) -> N
         OnnxBackend().load(model)
 
 
-def test_a_warm_up_that_the_model_refuses_is_no_reason_not_to_serve(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_failed_warm_up_is_ignored(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "NUMPY_DTYPES", {"INT64": np.dtype("<f4")})  # zeros of the wrong datatype
     session = OnnxBackend().load(catalog.find("lookup", ""))
     assert session.run(["y"], {"i": np.array([3])})[0].tolist() == [30.0]
 
 
-def test_text_comes_and_goes_as_utf8_and_other_bytes_are_refused(catalog: Catalog) -> None:
+def test_onnx_bytes_must_be_utf8(catalog: Catalog) -> None:
     session = OnnxBackend().load(catalog.find("text", ""))
     texts = np.array([["grüße".encode(), b""], ["😀".encode(), b"a\0b"]], dtype=object)
     [output] = session.run(["t"], {"s": texts})
@@ -86,9 +84,7 @@ def test_text_comes_and_goes_as_utf8_and_other_bytes_are_refused(catalog: Catalo
         session.run(["t"], {"s": np.array([[b"\xff", b""]], dtype=object)})
 
 
-def test_a_row_at_fault_raises_writes_no_log_and_the_session_lives_on(
-    catalog: Catalog, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_onnx_bad_row_raises_without_log(catalog: Catalog, capfd: pytest.CaptureFixture[str]) -> None:
     session = OnnxBackend().load(catalog.find("lookup", ""))
     with pytest.raises(Exception, match="out of data bounds"):
         session.run(["y"], {"i": np.array([1, 99])})
@@ -103,7 +99,7 @@ Level = Literal["none", "basic", "extended", "all"]
     ("level", "name"),
     [("none", "DISABLE_ALL"), ("basic", "ENABLE_BASIC"), ("extended", "ENABLE_EXTENDED"), ("all", "ENABLE_ALL")],
 )
-def test_options_reach_the_session(catalog: Catalog, level: Level, name: str) -> None:
+def test_onnx_options_reach_the_session(catalog: Catalog, level: Level, name: str) -> None:
     options = SessionOptions(intra_op_threads=2, inter_op_threads=3, optimization=level)
     session = OnnxBackend().load(replace(catalog.find("double", ""), session=options))
     used = session._session.get_session_options()
@@ -113,14 +109,14 @@ def test_options_reach_the_session(catalog: Catalog, level: Level, name: str) ->
     assert session._session.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_every_optimization_of_the_configuration_is_known() -> None:
+def test_onnx_every_configured_optimization_is_known() -> None:
     for level in ("none", "basic", "extended", "all"):
         msgspec.convert({"optimization": level}, SessionOptions)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"optimization": "most"}, SessionOptions)
 
 
-def test_a_file_that_changed_since_the_job_began_is_refused(catalog: Catalog, tmp_path: Path) -> None:
+def test_onnx_changed_file_is_refused(catalog: Catalog, tmp_path: Path) -> None:
     model = catalog.find("double", "")
     copy = tmp_path / "model.onnx"
     copy.write_bytes(Path(model.path).read_bytes())
@@ -133,13 +129,13 @@ def test_a_file_that_changed_since_the_job_began_is_refused(catalog: Catalog, tm
         OnnxBackend().load(replace(model, path=str(copy)))
 
 
-def test_a_provider_that_is_not_there_is_named_with_those_that_are(catalog: Catalog) -> None:
+def test_onnx_missing_provider_lists_available_ones(catalog: Catalog) -> None:
     options = SessionOptions(providers=("TPUExecutionProvider", "CPUExecutionProvider"))
     with pytest.raises(ModelLoadFailed, match=r"provider TPUExecutionProvider; available: .*CPUExecutionProvider"):
         OnnxBackend().load(replace(catalog.find("double", ""), session=options))
 
 
-def test_what_is_no_model_is_named_in_one_line(tmp_path: Path) -> None:
+def test_onnx_other_file_is_named_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(ModelLoadFailed, match=r"model\.onnx") as refused:
@@ -147,7 +143,7 @@ def test_what_is_no_model_is_named_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_onnx_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from anabranch import cli
 from anabranch.demo.features import model_path
-from anabranch.partition.profiling import profile
+from anabranch.partition.profiling import profile, stage_timing
 from anabranch.schemas.stage_manifest import decode_plan
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_squeezenet.onnx"
@@ -24,6 +24,7 @@ LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "li
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "_BUDGET_S", 0.1)
+    monkeypatch.setattr(stage_timing, "_BUDGET_S", 0.1)
 
 
 def run(*arguments: object) -> Result:

@@ -9,12 +9,13 @@ from typer.testing import CliRunner, Result
 
 from anabranch import cli
 from anabranch.demo.features import model_path
-from anabranch.partition.profiling import profile
+from anabranch.partition.profiling import profile, stage_timing
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(profile, "_BUDGET_S", 0.1)
+    monkeypatch.setattr(stage_timing, "_BUDGET_S", 0.1)
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     shutil.copyfile(model_path(), tmp_path / "models" / "m" / "1" / "model.onnx")
     (tmp_path / "models" / "m" / "model.toml").write_text("stages = 2\n")

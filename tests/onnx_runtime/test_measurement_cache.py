@@ -15,7 +15,7 @@ def ask(cache: Path, kind: str, *depends_on: object) -> list[int] | None:
     return before
 
 
-def test_figures_are_kept_for_what_they_depend_on(tmp_path: Path) -> None:
+def test_measurement_is_cached_by_its_key(tmp_path: Path) -> None:
     assert ask(tmp_path, "a", "model", 8) is None
     assert ask(tmp_path, "a", "model", 8) == [1]
     others = [ask(tmp_path, "a", "model", 9), ask(tmp_path, "a", "other", 8), ask(tmp_path, "b", "model", 8)]
@@ -23,20 +23,20 @@ def test_figures_are_kept_for_what_they_depend_on(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in (tmp_path / "anabranch").iterdir()) == ["a", "b"]
 
 
-def test_newer_figures_replace_older_ones(tmp_path: Path) -> None:
+def test_measurement_new_value_replaces_old(tmp_path: Path) -> None:
     assert ask(tmp_path, "a", "model") is None
     with cached_measurement("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}) as cached:
         cached.measured = [7, 7]
     assert ask(tmp_path, "a", "model") == [7, 7]
 
 
-def test_figures_of_another_type_are_measured_anew(tmp_path: Path) -> None:
+def test_measurement_of_other_type_is_ignored(tmp_path: Path) -> None:
     with cached_measurement("a", ["model"], str, {"XDG_CACHE_HOME": str(tmp_path)}) as cached:
         cached.measured = "text"
     assert ask(tmp_path, "a", "model") is None
 
 
-def test_what_fails_half_way_keeps_nothing(tmp_path: Path) -> None:
+def test_measurement_failure_stores_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="half-way"),
         cached_measurement("a", ["model"], list[int], {"XDG_CACHE_HOME": str(tmp_path)}),
@@ -45,7 +45,7 @@ def test_what_fails_half_way_keeps_nothing(tmp_path: Path) -> None:
     assert ask(tmp_path, "a", "model") is None
 
 
-def test_without_a_cache_of_its_own_it_is_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurement_default_folder_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with cached_measurement("a", ["model"], list[int], {}) as cached:
         cached.measured = [2]

@@ -40,13 +40,13 @@ def two_stages(folder: Path, text: str) -> tuple[Graph, tuple[StageFile, ...]]:
     return graph, write_stages(graph, [0b1], folder)
 
 
-def test_equal_stages_are_proven_on_several_numbers_of_rows(tmp_path: Path) -> None:
+def test_prove_equal_stages_passes_for_several_rows(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, BRANCHES)
     proof = prove(graph, stages)
     assert (proof.batches, proof.largest_difference, proof.output) == (3, 0.0, None)
 
 
-def test_a_difference_is_found_and_told(tmp_path: Path) -> None:
+def test_prove_difference_is_reported(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, WEIGHTED)
     tamper(stages[1], 1.5)
     with pytest.raises(
@@ -56,7 +56,7 @@ def test_a_difference_is_found_and_told(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_difference_within_the_tolerance_is_measured(tmp_path: Path) -> None:
+def test_prove_difference_in_tolerance_is_measured(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, WEIGHTED)
     tamper(stages[1], 1.5)
     proof = prove(graph, stages, tolerances={"float32": Tolerance(0.0, 0.6)})
@@ -64,7 +64,7 @@ def test_a_difference_within_the_tolerance_is_measured(tmp_path: Path) -> None:
     assert proof.output == "y"
 
 
-def test_noise_near_zero_is_measured_against_the_whole_output(tmp_path: Path) -> None:
+def test_prove_noise_near_zero_is_relative_to_rms(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, WEIGHTED)
     tamper(stages[1], 1.5)
     noisy = {"x": np.array([[-1, 1000, 1000, 1000]], np.float32)}
@@ -77,21 +77,21 @@ def test_noise_near_zero_is_measured_against_the_whole_output(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("value", "x"), [(np.nan, 1.0), (np.inf, 1.0), (-np.inf, 1.0), (-np.inf, np.inf), (np.nan, np.inf)]
 )
-def test_nan_and_infinity_are_near_nothing_but_themselves(tmp_path: Path, value: float, x: float) -> None:
+def test_prove_nan_and_infinity_differ_from_numbers(tmp_path: Path, value: float, x: float) -> None:
     graph, stages = two_stages(tmp_path, WEIGHTED)
     tamper(stages[0], value)
     with pytest.raises(UnequalOutput):
         prove(graph, stages, [{"x": np.full((1, 4), x, np.float32)}], tolerances=ANY_DIFFERENCE)
 
 
-def test_nan_and_infinity_equal_themselves(tmp_path: Path) -> None:
+def test_prove_nan_and_infinity_equal_themselves(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, WEIGHTED)
     batch = {"x": np.array([[np.inf, -np.inf, np.nan, 1]], np.float32)}
     assert prove(graph, stages, [batch]).largest_difference == 0.0
 
 
 @pytest.mark.parametrize("datatype", ["int64", "bool", "string"])
-def test_what_is_no_float_is_compared_exactly(tmp_path: Path, datatype: str) -> None:
+def test_prove_other_datatypes_are_compared_exactly(tmp_path: Path, datatype: str) -> None:
     text = f"g ({datatype}[N, 2] x, {datatype}[N, 2] z) => ({datatype}[N, 2] y) {{ a = Identity(x) y = Identity(a) }}"
     graph, stages = two_stages(tmp_path, text)
     lying = replace(stages[1], inputs=("z",))
@@ -105,7 +105,7 @@ def test_what_is_no_float_is_compared_exactly(tmp_path: Path, datatype: str) -> 
         prove(graph, (stages[0], lying), [batch])
 
 
-def test_another_shape_is_another_output(tmp_path: Path) -> None:
+def test_prove_other_shape_is_unequal(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, BRANCHES)
     model = onnx.load(stages[1].path)
     model.graph.node[-1].output[0] = "z"
@@ -115,7 +115,7 @@ def test_another_shape_is_another_output(tmp_path: Path) -> None:
         prove(graph, stages)
 
 
-def test_a_stage_that_does_not_load_or_run_is_named(tmp_path: Path) -> None:
+def test_prove_failing_stage_is_named(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, WEIGHTED)
     model = onnx.load(stages[1].path)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(3, np.float32), "v"))
@@ -128,7 +128,7 @@ def test_a_stage_that_does_not_load_or_run_is_named(tmp_path: Path) -> None:
         prove(graph, stages)
 
 
-def test_a_model_that_does_not_run_proves_nothing(tmp_path: Path) -> None:
+def test_prove_failing_model_is_refused(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, BRANCHES)
     with pytest.raises(WholeModelFailed, match=r"the whole model on x \[2, 3\] does not run"):
         prove(graph, stages, [{"x": np.ones((2, 3), np.float32)}])
@@ -137,7 +137,7 @@ def test_a_model_that_does_not_run_proves_nothing(tmp_path: Path) -> None:
         prove(graph, stages)
 
 
-def test_inputs_that_suit_are_searched_for(tmp_path: Path) -> None:
+def test_prove_suitable_inputs_are_searched(tmp_path: Path) -> None:
     graph, stages = two_stages(
         tmp_path,
         """g (int64[N] i, float[N, W] x) => (float[N, W] y) <float[2] table = {5, 6}, int64[1] one = {1}> {
@@ -147,7 +147,7 @@ def test_inputs_that_suit_are_searched_for(tmp_path: Path) -> None:
     assert prove(graph, stages).batches == 3
 
 
-def test_outputs_that_are_nan_on_random_inputs_prove_nothing(tmp_path: Path) -> None:
+def test_prove_all_nan_outputs_are_refused(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, "g (float[N, 4] x) => (float[N, 4] y) { a = Sub(x, x) y = Div(a, a) }")
     with pytest.raises(WholeModelFailed, match=r"give real ones .* output 'y' is all NaN or infinite"):
         prove(graph, stages)
@@ -155,7 +155,7 @@ def test_outputs_that_are_nan_on_random_inputs_prove_nothing(tmp_path: Path) -> 
     assert prove(graph, stages, [{"x": np.ones((1, 4), np.float32)}]).batches == 1
 
 
-def test_where_no_random_inputs_suit_real_ones_are_asked_for(tmp_path: Path) -> None:
+def test_random_inputs_unsuitable_asks_for_real_ones(tmp_path: Path) -> None:
     text = "g (float[N, W] x) => (float[M, 7] y) <int64[2] wide = {-1, 7}> { a = Reshape(x, wide) y = Relu(a) }"
     graph, stages = two_stages(tmp_path, text)
     with pytest.raises(WholeModelFailed, match=r"give real ones \(`anabranch plan "):

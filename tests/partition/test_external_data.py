@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_lies_in_the_folder_is_read(folder: Path) -> None:
+def test_external_data_inside_folder_is_read(folder: Path) -> None:
     weights = locate(external("sub/weights", offset="4", length="32"), folder)
     assert weights.read() == WEIGHTS
     assert locate(external("./sub/weights"), folder).read() == b"head" + WEIGHTS[:-4]
@@ -67,7 +67,7 @@ def test_what_lies_in_the_folder_is_read(folder: Path) -> None:
         "sub/weights\0",
     ],
 )
-def test_what_lies_elsewhere_is_not(folder: Path, location: str) -> None:
+def test_external_data_outside_folder_is_refused(folder: Path, location: str) -> None:
     tensor = external(location.format(folder=folder))
     with pytest.raises(UnsafeModel, match="external data of 'w'") as refused:
         locate(tensor, folder)
@@ -87,12 +87,12 @@ def test_what_lies_elsewhere_is_not(folder: Path, location: str) -> None:
         {"offset": "1e3"},
     ],
 )
-def test_a_place_that_is_not_in_the_file_is_refused(folder: Path, places: dict[str, str]) -> None:
+def test_external_data_beyond_file_is_refused(folder: Path, places: dict[str, str]) -> None:
     with pytest.raises(UnsafeModel, match="external data of 'w'"):
         locate(external("sub/weights", **places), folder)
 
 
-def test_weights_that_are_not_there_are_named(folder: Path) -> None:
+def test_external_data_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(UnreadableModel, match=r"'w', .*missing: No such file"):
         locate(external("missing"), folder)
 
@@ -130,7 +130,7 @@ def in_function(tensor: TensorProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("where", [in_initializer, in_attribute, in_body, in_function])
 @pytest.mark.parametrize("location", ["../secret", "link", "missing"])
-def test_a_model_is_refused_before_anything_is_read(
+def test_external_data_unsafe_model_is_refused_unread(
     folder: Path, where: Callable[[TensorProto], onnx.ModelProto], location: str
 ) -> None:
     path = folder / "model.onnx"

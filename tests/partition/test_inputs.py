@@ -28,11 +28,11 @@ def taking(inputs: str) -> str:
         ("float[] x", False),
     ],
 )
-def test_axis_0_counts_rows_where_it_is_open_everywhere(tmp_path: Path, inputs: str, rows: bool) -> None:
+def test_has_rows_all_open_axes_is_true(tmp_path: Path, inputs: str, rows: bool) -> None:
     assert has_rows(graph_of(tmp_path, taking(inputs))) is rows
 
 
-def test_a_batch_fits_what_is_declared(tmp_path: Path) -> None:
+def test_generate_batch_fits_the_declaration(tmp_path: Path) -> None:
     inputs = "float16[N, 3] h, bool[N] b, string[N, 2] s, int64[N, N] i, uint8[N, W] u, double[M] d"
     batch = next(generate(graph_of(tmp_path, taking(inputs)), 7))
     assert {name: (array.dtype.name, array.shape) for name, array in batch.items()} == {
@@ -46,29 +46,29 @@ def test_a_batch_fits_what_is_declared(tmp_path: Path) -> None:
     assert all(isinstance(text, str) for text in batch["s"].ravel())
 
 
-def test_open_axes_of_a_model_without_rows_are_tried_in_many_sizes(tmp_path: Path) -> None:
+def test_generate_open_axes_are_tried_in_many_sizes(tmp_path: Path) -> None:
     batches = list(generate(graph_of(tmp_path, taking("float[W, 2] x, int64 i")), 7))
     assert {batch["x"].shape for batch in batches} == {(size, 2) for size in (64, 32, 16, 8, 4, 2, 1, 256)}
 
 
-def test_integers_become_tamer(tmp_path: Path) -> None:
+def test_generate_integers_become_smaller(tmp_path: Path) -> None:
     ends = [int(batch["i"].max()) for batch in generate(graph_of(tmp_path, taking("int64[N, 100] i")), 9)]
     assert ends == [9, 1, 0]
 
 
-def test_equal_seeds_give_equal_batches(tmp_path: Path) -> None:
+def test_generate_equal_seeds_give_equal_batches(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, taking("float[N, 3] x"))
     first, second = (next(generate(graph, 2, seed=5))["x"] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert (first != next(generate(graph, 2, seed=6))["x"]).any()
 
 
-def test_what_the_wire_does_not_carry_is_not_generated(tmp_path: Path) -> None:
+def test_generate_uncarried_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UncarriedTensor, match="'q' cannot travel: its type is sequence"):
         next(generate(graph_of(tmp_path, taking("float[N] x, seq(float[N]) q")), 1))
 
 
-def test_arrays_come_from_a_file(tmp_path: Path) -> None:
+def test_read_inputs_returns_arrays_of_the_file(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, taking("float[N, 3] x, string[N] s"))
     np.savez(tmp_path / "in.npz", x=np.ones((2, 3), np.float32), s=np.array(["a", "bc"]), more=np.zeros(1))
     batch = read_inputs(tmp_path / "in.npz", graph)
@@ -76,7 +76,7 @@ def test_arrays_come_from_a_file(tmp_path: Path) -> None:
     assert (batch["s"].dtype.name, batch["s"].tolist()) == ("object", ["a", "bc"])
 
 
-def test_a_file_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
+def test_read_inputs_unfit_file_is_refused_in_one_line(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, taking("float[N, 3] x"))
     np.savez(tmp_path / "lacks.npz", z=np.ones(2))
     np.savez(tmp_path / "wide.npz", x=np.ones((2, 3)))

@@ -17,7 +17,7 @@ MATRIX_BYTES = WIDTH * WIDTH * 4
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
-def test_a_deep_model_of_two_thousand_nodes(stages: int, tmp_path: Path) -> None:
+def test_large_deep_model_stages_equal_it(stages: int, tmp_path: Path) -> None:
     nodes, current, skipped = [], "x", "x"
     for i in range(1000):
         nodes.append(helper.make_node("Mul", [current, "w"], [f"m{i}"]))
@@ -40,7 +40,7 @@ def test_a_deep_model_of_two_thousand_nodes(stages: int, tmp_path: Path) -> None
 
 @pytest.mark.zoo
 @pytest.mark.timeout(600)
-def test_a_model_of_more_than_two_gigabytes(tmp_path: Path) -> None:
+def test_large_model_over_two_gigabytes_is_cut(tmp_path: Path) -> None:
     """Nine matrices of 256 MiB in a sparse file; the first stage alone has more than 2 GiB."""
     weights = tmp_path / "weights.bin"
     with weights.open("wb") as file:

@@ -14,7 +14,7 @@ def graphs(draw: st.DrawFn) -> dict[int, set[int]]:
 
 @settings(deadline=None)
 @given(graphs(), st.integers(1, 6), st.integers(1, 4))
-def test_every_node_is_in_one_box_and_arrows_point_right(after: dict[int, set[int]], columns: int, rows: int) -> None:
+def test_condense_each_node_is_in_one_box_before_its_users(after: dict[int, set[int]], columns: int, rows: int) -> None:
     boxes = condense(list(after), after, columns, rows)
     assert sorted(node for box in boxes for node in box.nodes) == list(after)
     where = {node: place for place, box in enumerate(boxes) for node in box.nodes}
@@ -27,7 +27,7 @@ def test_every_node_is_in_one_box_and_arrows_point_right(after: dict[int, set[in
     assert max(box.column for box in boxes) < columns
 
 
-def test_what_runs_in_a_row_is_one_box() -> None:
+def test_condense_run_of_nodes_is_one_box() -> None:
     # 0 -> 1 -> 2 -> 4 -> 5, and 0 -> 3 -> 4
     after = {0: {1, 3}, 1: {2}, 2: {4}, 3: {4}, 4: {5}, 5: set()}
     boxes = condense(list(after), after, columns=8, rows=4)
@@ -42,7 +42,7 @@ def test_what_runs_in_a_row_is_one_box() -> None:
     assert [box.nodes for box in condense(list(after), after, columns=2, rows=1)] == [[0, 1, 2, 3], [4, 5]]
 
 
-def test_a_label_has_the_most_frequent_operators() -> None:
+def test_box_label_has_most_frequent_operators() -> None:
     (box,) = condense([0, 1, 2, 3], {0: {1}, 1: {2}, 2: {3}, 3: set()}, columns=1, rows=1)
     assert box.label(["Conv", "Relu", "Conv", "Add"]) == ["2 Conv", "Relu +1"]
     assert box.label(["Conv"] * 4) == ["4 Conv"]

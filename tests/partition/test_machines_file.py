@@ -11,7 +11,7 @@ from anabranch.partition.planning.placement import Machine
 EXAMPLE = Path(__file__).parents[2] / "examples" / "machines.toml"
 
 
-def test_the_example_is_read() -> None:
+def test_read_machines_example_is_read() -> None:
     edge, server = read_machines(EXAMPLE)
     assert edge == Machine(
         name="edge", count=4, speed=0.5, memory_bytes=256 << 20, bandwidth_bytes_per_s=125e6, latency_ms=0.3
@@ -19,7 +19,7 @@ def test_the_example_is_read() -> None:
     assert (server.count, server.memory_bytes) == (1, 8 << 30)
 
 
-def test_all_but_the_name_has_defaults(tmp_path: Path) -> None:
+def test_read_machines_name_alone_suffices(tmp_path: Path) -> None:
     path = tmp_path / "machines.toml"
     path.write_text('[[machines]]\nname = "a"\n[[machines]]\nname = "b"\nmemory_bytes = "1.5 kB"\n')
     assert read_machines(path) == (Machine(name="a"), Machine(name="b", memory_bytes=1500))
@@ -41,13 +41,13 @@ def test_all_but_the_name_has_defaults(tmp_path: Path) -> None:
         ('[[machines]]\nname = "a"\n[[machines]]\nname = "a"', "two machines have one name"),
     ],
 )
-def test_what_describes_no_nodes_is_refused(tmp_path: Path, text: str, why: str) -> None:
+def test_read_machines_invalid_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "machines.toml"
     path.write_text(text)
     with pytest.raises(UnusableMachines, match=why):
         read_machines(path)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_read_machines_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableMachines, match=r"cannot read .*: No such file"):
         read_machines(tmp_path / "machines.toml")

@@ -23,7 +23,7 @@ def plan(graph: Graph, cuts: list[int], folder: Path) -> tuple[StageManifest, Pr
     return write_plan(graph, cuts, folder, rows=8, costs=costs, bottleneck_ms=2.5)
 
 
-def test_a_plan_and_its_stages_are_left_in_the_folder(tmp_path: Path) -> None:
+def test_write_plan_leaves_stages_and_manifest(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     folder = tmp_path / "new" / "plan"
     written, proof = plan(graph, [0b1, 0b11], folder)
@@ -39,7 +39,7 @@ def test_a_plan_and_its_stages_are_left_in_the_folder(tmp_path: Path) -> None:
     assert proof.batches == 3
 
 
-def test_a_new_plan_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+def test_write_plan_replaces_an_earlier_one(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     plan(graph, [0b1, 0b11], tmp_path / "plan")
     written, _ = plan(graph, [0b11], tmp_path / "plan")
@@ -47,9 +47,7 @@ def test_a_new_plan_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert decode_plan((tmp_path / "plan" / PLAN_FILE).read_bytes()) == written
 
 
-def test_a_failed_proof_leaves_no_plan_and_an_earlier_one_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_plan_failed_proof_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(tmp_path, WEIGHTED)
 
     def write_wrong_stages(graph: Graph, downsets: Sequence[int], folder: Path) -> tuple[StageFile, ...]:
@@ -67,17 +65,17 @@ def test_a_failed_proof_leaves_no_plan_and_an_earlier_one_as_it_was(
     assert {path.name: path.read_bytes() for path in (tmp_path / "earlier").iterdir()} == before
 
 
-def test_what_cannot_be_cut_leaves_no_plan(tmp_path: Path) -> None:
+def test_write_plan_illegal_cut_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CutError):
         plan(graph_of(tmp_path, BRANCHES), [0b10], tmp_path / "plan")
     assert list((tmp_path / "plan").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_write_plan_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PlanNotWritten, match=r"cannot write a plan into .*file: .* `anabranch plan --out DIR`"):
         plan(graph_of(tmp_path, BRANCHES), [0b1], tmp_path / "file")
 
 
-def test_every_failure_is_one_of_the_tree() -> None:
+def test_partition_errors_are_one_tree() -> None:
     assert all(issubclass(error, PartitionError) for error in (CutError, ProofError, PlanNotWritten))

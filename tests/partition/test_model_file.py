@@ -14,7 +14,7 @@ from tests.partition.texts import BRANCHES, model_of
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08\x12\x04" * 100])
-def test_a_file_that_is_no_model_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_read_model_other_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(UnreadableModel, match=r"model\.onnx is not an ONNX model") as refused:
@@ -22,7 +22,7 @@ def test_a_file_that_is_no_model_is_named_in_one_line(tmp_path: Path, content: b
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_cut_short_or_missing_or_too_large_is_named(tmp_path: Path) -> None:
+def test_read_model_unreadable_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     with pytest.raises(UnreadableModel, match=r"cannot read .*model\.onnx"):
         read_model(path)
@@ -35,7 +35,7 @@ def test_a_file_that_is_cut_short_or_missing_or_too_large_is_named(tmp_path: Pat
         read_model(path)
 
 
-def test_external_data_is_left_on_the_disk(tmp_path: Path) -> None:
+def test_read_model_external_data_is_not_read(tmp_path: Path) -> None:
     model = model_of("g (float[N, 512] x) => (float[N, 4] y) { y = MatMul(x, w) }")
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((512, 4), np.float32), "w"))
     onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights")
@@ -53,10 +53,10 @@ def test_external_data_is_left_on_the_disk(tmp_path: Path) -> None:
         (np.array(["a", "bcd"], object), 4),
     ],
 )
-def test_the_size_of_values(array: np.typing.NDArray[np.generic], size: int) -> None:
+def test_size_bytes_is_that_of_the_values(array: np.typing.NDArray[np.generic], size: int) -> None:
     assert size_bytes(numpy_helper.from_array(array)) == size
 
 
-def test_the_size_of_every_datatype_is_known() -> None:
+def test_size_bytes_every_datatype_is_known() -> None:
     for datatype in TensorProto.DataType.values():
         assert size_bytes(TensorProto(dims=[2], data_type=datatype)) >= 0

@@ -16,14 +16,14 @@ def crossings(graph: Graph) -> list[tuple[str, ...]]:
     return [graph.crossing(downset) for downset in graph.prefixes()]
 
 
-def test_two_branches_have_four_cuts(tmp_path: Path) -> None:
+def test_graph_two_branches_have_four_cuts(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     assert [node.op_type for node in graph.nodes] == ["Relu", "Neg", "Abs", "Add"]
     assert [nodes for nodes in range(1, graph.everything) if graph.obstacle(nodes) is None] == [0b1, 0b11, 0b101, 0b111]
     assert list(graph.prefixes()) == [0b1, 0b11, 0b111]
 
 
-def test_several_tensors_cross_and_so_does_what_only_travels_past(tmp_path: Path) -> None:
+def test_crossing_includes_tensors_that_pass_a_stage(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     assert graph.crossing(0) == ("x",)
     assert crossings(graph) == [("a",), ("a", "b"), ("b", "c")]
@@ -34,7 +34,7 @@ def test_several_tensors_cross_and_so_does_what_only_travels_past(tmp_path: Path
     assert (graph.stage_inputs(first), graph.stage_outputs(first)) == (("x",), ("a",))
 
 
-def test_inputs_that_are_needed_late_and_outputs_that_are_made_early_travel(tmp_path: Path) -> None:
+def test_crossing_includes_late_inputs_and_early_outputs(tmp_path: Path) -> None:
     graph = graph_of(
         tmp_path,
         """g (float[N] x, float[N] late, float[N] never) => (float[N] early, float[N] y, float[N] x) {
@@ -48,7 +48,7 @@ def test_inputs_that_are_needed_late_and_outputs_that_are_made_early_travel(tmp_
     assert graph.stage_outputs(0b1) == ("early",)
 
 
-def test_constants_are_no_nodes_and_what_is_computed_of_them_is_none_either(tmp_path: Path) -> None:
+def test_graph_constants_and_their_results_are_not_nodes(tmp_path: Path) -> None:
     graph = graph_of(
         tmp_path,
         """g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}, float unused = {0}> {
@@ -64,7 +64,7 @@ def test_constants_are_no_nodes_and_what_is_computed_of_them_is_none_either(tmp_
     assert [graph.parameter_bytes(part) for part in (0b1, 0b10, 0b11)] == [20, 16, 20]
 
 
-def test_a_random_tensor_is_made_once(tmp_path: Path) -> None:
+def test_graph_random_tensor_is_a_node(tmp_path: Path) -> None:
     graph = graph_of(
         tmp_path,
         """g (float[4] x) => (float[4] y) {
@@ -93,7 +93,7 @@ g (bool b, float[N] x) => (float[N] y) <float[1] w = {1}> {
 """
 
 
-def test_a_node_reads_what_its_bodies_take_from_outside(tmp_path: Path) -> None:
+def test_graph_node_reads_outer_tensors_of_bodies(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, CAPTURING)
     branching = graph.nodes[2]
     assert branching.reads == ("b", "deep", "a")
@@ -103,7 +103,7 @@ def test_a_node_reads_what_its_bodies_take_from_outside(tmp_path: Path) -> None:
     assert [graph.parameter_bytes(1 << index) for index in range(4)] == [0, 0, 4, 0]
 
 
-def test_what_no_output_needs_is_left_out(tmp_path: Path) -> None:
+def test_graph_unused_node_is_dropped(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, "g (float[N] x) => (float[N] y) { dead = Abs(x) y = Relu(x) }")
     assert [node.op_type for node in graph.nodes] == ["Relu"]
 
@@ -119,24 +119,22 @@ def test_what_no_output_needs_is_left_out(tmp_path: Path) -> None:
          "'s' cannot travel: it is a tensor of BFLOAT16, which the protocol does not have"),
     ],
 )  # fmt: skip
-def test_what_is_no_tensor_of_the_wire_cannot_cross_and_the_reason_is_told(
-    tmp_path: Path, text: str, reason: str
-) -> None:
+def test_obstacle_uncarried_tensor_is_explained(tmp_path: Path, text: str, reason: str) -> None:
     assert graph_of(tmp_path, text).obstacle(0b1) == reason
 
 
 @pytest.mark.parametrize("downset", [0, 0b10, 0b110, 0b1111])
-def test_what_is_no_cut_is_told(tmp_path: Path, downset: int) -> None:
+def test_obstacle_illegal_cut_is_explained(tmp_path: Path, downset: int) -> None:
     assert "not a cut" in (graph_of(tmp_path, BRANCHES).obstacle(downset) or "")
 
 
 @pytest.mark.parametrize("cuts", [[0b1, 0b1], [0b11, 0b1], [0], [0b1111], [0b10], [0b11, 0b101]])
-def test_cuts_that_do_not_follow_one_another_make_no_stages(tmp_path: Path, cuts: list[int]) -> None:
+def test_parts_cuts_that_do_not_grow_are_refused(tmp_path: Path, cuts: list[int]) -> None:
     with pytest.raises(NoSuchCut, match="stage"):
         graph_of(tmp_path, BRANCHES).parts(cuts)
 
 
-def test_a_model_whose_nodes_stand_in_any_order_is_put_in_order(tmp_path: Path) -> None:
+def test_graph_unordered_nodes_are_sorted(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 17]> {BRANCHES}')
     nodes = list(model.graph.node)
@@ -148,7 +146,7 @@ def test_a_model_whose_nodes_stand_in_any_order_is_put_in_order(tmp_path: Path) 
     assert all(graph.is_downset(downset) for downset in graph.prefixes())
 
 
-def test_two_thousand_nodes_have_their_cuts(tmp_path: Path) -> None:
+def test_graph_two_thousand_nodes_have_their_cuts(tmp_path: Path) -> None:
     lines = ["a0 = Relu(x)"]
     lines += [f"a{i} = Add(a{i - 1}, a{max(i - 3, 0)})" for i in range(1, 1999)]
     graph = graph_of(tmp_path, f"g (float[N, 8] x) => (float[N, 8] y) {{ {' '.join(lines)} y = Neg(a1998) }}")
@@ -157,7 +155,7 @@ def test_two_thousand_nodes_have_their_cuts(tmp_path: Path) -> None:
     assert graph.crossing((1 << 1000) - 1) == ("a997", "a998", "a999")
 
 
-def test_initializers_that_are_inputs_by_name_are_no_inputs(tmp_path: Path) -> None:
+def test_graph_input_with_initializer_is_not_an_input(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = onnx.parser.parse_model(
         '<ir_version: 3, opset_import: ["" : 9]> g (float[N] x, float[1] w) => (float[N] y) { y = Add(x, w) }'

@@ -21,17 +21,17 @@ from tests.partition.texts import graph_of, model_of
         ("a = Add(x, b) b = Neg(a) y = Relu(b)", "the nodes form a cycle, 'Add_0' among them: export the model again"),
     ],
 )
-def test_a_model_that_cannot_be_right_is_refused(tmp_path: Path, nodes: str, reason: str) -> None:
+def test_read_nodes_invalid_model_is_refused(tmp_path: Path, nodes: str, reason: str) -> None:
     with pytest.raises(InvalidModel) as refused:
         graph_of(tmp_path, f"g (float[N] x) => (float[N] y) <float[1] w = {{1}}> {{ {nodes} }}")
     assert str(refused.value) == reason
 
 
-def test_inputs_that_are_left_out_are_not_read() -> None:
+def test_outer_reads_omitted_inputs_are_skipped() -> None:
     assert outer_reads(onnx.helper.make_node("Resize", ["x", "", "scales", "x"], ["y"])) == ["x", "scales"]
 
 
-def test_outputs_that_are_left_out_are_not_made() -> None:
+def test_read_nodes_omitted_outputs_are_skipped() -> None:
     model = model_of("g (float[N] x) => (float[N] y) { y = Relu(x) }")
     model.graph.node[0].output.append("")
     model.graph.node.append(onnx.helper.make_node("Dropout", ["x"], ["z", ""]))
@@ -42,7 +42,7 @@ def test_outputs_that_are_left_out_are_not_made() -> None:
 @pytest.mark.parametrize(
     ("body", "constants"), [("r = Relu(c)", 2), ("r = RandomNormalLike(c)", 1), ("d = Neg(c) r = Bernoulli(d)", 1)]
 )
-def test_a_function_of_constants_is_constant_unless_it_throws_dice(body: str, constants: int) -> None:
+def test_read_nodes_random_function_is_not_constant(body: str, constants: int) -> None:
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : 17, "own" : 1]>
         g (float[N] x) => (float[N] y) {{ c = Constant <value = float {{2}}> () f = own.twice(c) y = Add(x, f) }}
@@ -52,7 +52,7 @@ def test_a_function_of_constants_is_constant_unless_it_throws_dice(body: str, co
     assert len(found) == constants
 
 
-def test_of_an_unknown_operator_nobody_knows_whether_it_gives_the_same() -> None:
+def test_read_nodes_unknown_operator_is_not_constant() -> None:
     model = model_of("g (float[N] x) => (float[N] y) { f = foreign.Read() y = Add(x, f) }")
     nodes, constants, _ = read_nodes(model)
     assert (len(nodes), len(constants)) == (2, 0)

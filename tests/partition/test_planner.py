@@ -110,9 +110,7 @@ def figures(placement: Placement) -> tuple[float, float, int]:
 
 @settings(deadline=None, max_examples=100)
 @given(graphs(), MACHINES, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
-def test_equal_nodes_are_used_as_well_as_can_be(
-    graph: CostGraph, machine: Machine, count: int, stages: int | None
-) -> None:
+def test_plan_equal_machines_is_optimal(graph: CostGraph, machine: Machine, count: int, stages: int | None) -> None:
     expected = best(
         cost(graph, chain, [[machine] * replicas for replicas in crews])
         for chain in chains(graph)
@@ -132,7 +130,7 @@ def test_equal_nodes_are_used_as_well_as_can_be(
 
 @settings(deadline=None, max_examples=100)
 @given(graphs(), st.lists(MACHINES, min_size=2, max_size=3), st.sampled_from([None, 1, 2]))
-def test_unequal_nodes_have_the_lowest_bottleneck(
+def test_plan_unequal_machines_has_lowest_bottleneck(
     graph: CostGraph, machines: list[Machine], stages: int | None
 ) -> None:
     machines = [msgspec.structs.replace(each, name=str(number)) for number, each in enumerate(machines)]
@@ -172,7 +170,7 @@ def line(*ms: float, size_bytes: int = 0, parameter_bytes: int = 0) -> CostGraph
     return CostGraph(ms, (*tensors, TensorCost(0, len(ms) - 1, (), is_output=True)), tuple(parameters))
 
 
-def test_a_model_too_big_for_every_node_is_cut_so_that_each_stage_fits() -> None:
+def test_plan_model_over_memory_is_cut_to_fit() -> None:
     placement = plan(line(1, 1, 1, 1, parameter_bytes=10), [machine(memory_bytes=25, count=4)])
     assert [(stage.parameter_bytes, len(stage.replicas)) for stage in placement.stages] == [(20, 2), (20, 2)]
     assert placement.bottleneck_ms == 1
@@ -195,18 +193,18 @@ def test_a_model_too_big_for_every_node_is_cut_so_that_each_stage_fits() -> None
         (CostGraph((), ()), [machine()], None, "the model has no nodes"),
     ],
 )
-def test_why_there_is_no_plan(graph: CostGraph, machines: list[Machine], stages: int | None, why: str) -> None:
+def test_plan_impossible_is_explained(graph: CostGraph, machines: list[Machine], stages: int | None, why: str) -> None:
     with pytest.raises(NoPlan, match=why):
         plan(graph, machines, stages)
 
 
-def test_a_cut_where_much_would_travel_is_avoided() -> None:
+def test_plan_wide_cut_is_avoided() -> None:
     tensors = (TensorCost(5_000, 0, (1,)), TensorCost(1, 1, (2,)), TensorCost(0, 2, (), is_output=True))
     placement = plan(CostGraph((4.0, 1.0, 2.0), tensors), [machine(count=2)], 2)
     assert [stage.nodes for stage in placement.stages] == [(0, 1), (2,)]
 
 
-def test_branches_side_by_side_have_a_product_of_cuts() -> None:
+def test_cuts_parallel_branches_multiply() -> None:
     chains = [range(4 * branch, 4 * branch + 4) for branch in range(3)]
     tensors = [TensorCost(1, node, (node + 1,)) for chain in chains for node in chain[:-1]]
     tensors += [TensorCost(1, chain[-1], (12,)) for chain in chains]
@@ -215,7 +213,7 @@ def test_branches_side_by_side_have_a_product_of_cuts() -> None:
     assert len(cuts) == len({tuple(members) for members in cuts.members}) == 5**3 + 1
 
 
-def test_a_graph_of_too_many_downsets_is_cut_along_good_orders() -> None:
+def test_cuts_too_many_follow_good_orders() -> None:
     wide = 16  # 2 ** 16 downsets in its midst
     tensors = [TensorCost(1, 0, tuple(range(1, wide + 1)))]
     tensors += [TensorCost(1, each, (wide + 1,)) for each in range(1, wide + 1)]
@@ -228,7 +226,7 @@ def test_a_graph_of_too_many_downsets_is_cut_along_good_orders() -> None:
     assert [len(stage.nodes) for stage in placement.stages] == [6, 6, 6]
 
 
-def test_many_unequal_nodes_are_planned_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_many_unequal_machines_is_near_optimal(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = line(*[1.0] * 40, parameter_bytes=1)
     machines = [machine(str(number), speed=1 + number / 10, memory_bytes=8) for number in range(9)]
     monkeypatch.setattr(unequal, "_MOST_CUTS", 20)
@@ -240,7 +238,7 @@ def test_many_unequal_nodes_are_planned_for_too(monkeypatch: pytest.MonkeyPatch)
 
 @settings(deadline=None, max_examples=100)
 @given(graphs(), st.lists(MACHINES, min_size=1, max_size=2), st.sampled_from([None, 2, 3]), st.data())
-def test_a_plan_is_corrected_by_what_its_stages_take(
+def test_plan_timed_is_corrected_by_stage_times(
     graph: CostGraph, machines: list[Machine], stages: int | None, data: st.DataObject
 ) -> None:
     machines = [msgspec.structs.replace(each, name=str(name), count=2) for name, each in enumerate(machines)]
@@ -271,7 +269,7 @@ def test_a_plan_is_corrected_by_what_its_stages_take(
         assert (corrected, placement) == (graph, first)
 
 
-def test_a_profile_that_is_wrong_about_a_part_leads_to_the_best_cut_all_the_same() -> None:
+def test_plan_timed_wrong_profile_finds_the_best_cut() -> None:
     def time_stages(placement: Placement) -> list[float]:
         return [sum(2.0 if each < 5 else 1.0 for each in stage.nodes) for stage in placement.stages]
 
@@ -279,6 +277,6 @@ def test_a_profile_that_is_wrong_about_a_part_leads_to_the_best_cut_all_the_same
     assert [(stage.nodes, stage.ms) for stage in placement.stages] == [((0, 1, 2, 3), 8.0), ((4, 5, 6, 7, 8, 9), 7.0)]
 
 
-def test_what_cannot_be_timed_is_planned_by_its_profile() -> None:
+def test_plan_timed_without_times_uses_the_profile() -> None:
     graph = line(1, 1, 1)
     assert plan_timed(graph, [machine(count=2)], 2, lambda _: None) == (graph, plan(graph, [machine(count=2)], 2))

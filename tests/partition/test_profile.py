@@ -38,7 +38,7 @@ def merged(tmp_path: Path) -> Graph:
     return graph_of(tmp_path, MERGED)
 
 
-def test_the_nodes_times_add_up_to_the_models(merged: Graph) -> None:
+def test_profile_node_times_sum_to_the_models(merged: Graph) -> None:
     known = profile(merged, 64)
     assert sum(known.node_ms) == pytest.approx(known.run_ms)
     assert len(known.node_ms) == len(merged.nodes) == 5
@@ -47,13 +47,13 @@ def test_the_nodes_times_add_up_to_the_models(merged: Graph) -> None:
     assert known.tensor_bytes == dict.fromkeys("xabcdy", 64 * 64 * 4)
 
 
-def test_names_are_as_they_were(merged: Graph) -> None:
+def test_profile_node_names_are_restored(merged: Graph) -> None:
     before = merged.model.SerializeToString()
     profile(merged, 1)
     assert merged.model.SerializeToString() == before
 
 
-def test_a_profile_is_kept_for_the_file_and_the_rows(merged: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_is_cached_by_file_and_rows(merged: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
     first = profile(merged, 2, lambda done, _: told.append(done))
     assert told == sorted(told)
@@ -65,7 +65,7 @@ def test_a_profile_is_kept_for_the_file_and_the_rows(merged: Graph, monkeypatch:
             profile(merged, rows, again=again)
 
 
-def test_a_model_as_the_planner_sees_it(tmp_path: Path) -> None:
+def test_costs_of_branches_lists_tensors_and_weights(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     costs = costs_of(graph, profile(graph, 2))
     assert [(each.producer, each.users, each.size_bytes, each.is_output) for each in costs.tensors] == [
@@ -78,12 +78,12 @@ def test_a_model_as_the_planner_sees_it(tmp_path: Path) -> None:
     assert not costs.parameters
 
 
-def test_weights_that_two_nodes_share_are_one(merged: Graph) -> None:
+def test_costs_of_shared_weights_are_counted_once(merged: Graph) -> None:
     (weights,) = costs_of(merged, profile(merged, 1)).parameters
     assert (weights.size_bytes, weights.users) == (64 * 64 * 4, (0, 4))
 
 
-def test_what_cannot_travel_is_known_and_what_has_no_shape_is_looked_at(tmp_path: Path) -> None:
+def test_profile_unknown_shapes_are_measured(tmp_path: Path) -> None:
     text = """
     g (float[N, 4] x) => (int64[1, 1] y) {
         a = SequenceConstruct(x)
@@ -103,7 +103,7 @@ def test_what_cannot_travel_is_known_and_what_has_no_shape_is_looked_at(tmp_path
     assert may_cross == {None: True, 0: False, 1: True, 2: True, 3: True}
 
 
-def test_a_fixed_number_of_rows_is_the_models() -> None:
+def test_rows_of_fixed_model_is_its_number() -> None:
     graph = load_graph(LIGHT / "light_squeezenet.onnx")
     assert rows_of(graph, 8) == 1
     known = profile(graph, 1)
@@ -112,13 +112,13 @@ def test_a_fixed_number_of_rows_is_the_models() -> None:
     assert convolutions > known.run_ms / 2
 
 
-def test_a_model_that_runs_on_nothing_is_told(tmp_path: Path) -> None:
+def test_profile_model_that_never_runs_is_refused(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, "g (float[N, 4] x) => (float[N, 4] y) { y = NoSuchOperator(x) }")
     with pytest.raises(WholeModelFailed, match="does not load"):
         profile(graph, 1)
 
 
-def test_where_no_random_inputs_suit_real_ones_are_asked_for(tmp_path: Path) -> None:
+def test_random_inputs_unsuitable_asks_for_real_ones(tmp_path: Path) -> None:
     text = "g (float[N, W] x) => (float[M, 7] y) <int64[2] wide = {-1, 7}> { a = Reshape(x, wide) y = Relu(a) }"
     graph = graph_of(tmp_path, text)
     with pytest.raises(WholeModelFailed, match=r"give real ones \(`anabranch plan --inputs FILE.npz`\): ") as told:
@@ -129,7 +129,7 @@ def test_where_no_random_inputs_suit_real_ones_are_asked_for(tmp_path: Path) -> 
         profile(graph, 2, batch={"x": np.ones((2, 5), np.float32)})
 
 
-def test_a_model_without_inputs_has_a_profile_too(tmp_path: Path) -> None:
+def test_profile_model_without_inputs_works(tmp_path: Path) -> None:
     text = "g () => (float[2] y) <int64[1] size = {2}> { a = ConstantOfShape(size) y = Cos(a) }"
     graph = graph_of(tmp_path, text)
     assert profile(graph, 1).run_ms > 0
@@ -147,7 +147,7 @@ g (float[N, 4, 8] x) => (float[N, 4, 8] y) <int64[2] flat = {-1, 8}, int64[3] de
 """
 
 
-def test_a_tensor_whose_first_axis_does_not_count_rows_may_not_cross(tmp_path: Path) -> None:
+def test_profile_tensor_not_by_rows_may_not_cross(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, WORDS)
     known = profile(graph, 1)
     assert set(known.tensor_bytes) == set("xady")
@@ -155,11 +155,11 @@ def test_a_tensor_whose_first_axis_does_not_count_rows_may_not_cross(tmp_path: P
     assert crosses == {None: True, 0: True, 1: False, 2: False, 3: True, 4: True}
 
 
-def test_rows_of_a_fixed_number_are_counted_too(tmp_path: Path) -> None:
+def test_profile_fixed_rows_are_compared(tmp_path: Path) -> None:
     assert set(profile(graph_of(tmp_path, WORDS.replace("N", "2")), 2).tensor_bytes) == set("xady")
 
 
-def test_a_model_without_rows_may_be_cut_anywhere(tmp_path: Path) -> None:
+def test_profile_model_without_rows_is_cut_anywhere(tmp_path: Path) -> None:
     text = WORDS.replace("(float[N, 4, 8] y)", "(float[M, 8] c)").replace("d = Reshape(c, deep)\n    y = Relu(d)\n", "")
     text = text.replace("N", "2").replace("M", "8").replace(", int64[3] deep = {-1, 4, 8}", "")
     assert set(profile(graph_of(tmp_path, text), 2).tensor_bytes) == set("xabc")

@@ -25,7 +25,7 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @stages_of
-def test_a_transformer_is_cut(transformer: Path, stages: int, tmp_path: Path) -> None:
+def test_transformer_stages_equal_the_model(transformer: Path, stages: int, tmp_path: Path) -> None:
     graph = load_graph(transformer)
     assert graph.inputs == ("tokens", "mask")
     files = write_stages(graph, even_cuts(graph, stages), tmp_path)

@@ -45,7 +45,7 @@ def draw_order(data: st.DataObject, graph: Graph) -> list[int]:
 
 @settings(relaxed, max_examples=150)
 @given(model=models(), data=st.data())
-def test_the_chain_equals_the_whole(model: onnx.ModelProto, data: st.DataObject) -> None:
+def test_random_model_stages_equal_the_whole(model: onnx.ModelProto, data: st.DataObject) -> None:
     with saved(model) as graph:
         legal = [downset for downset in draw_order(data, graph) if graph.obstacle(downset) is None]
         count = min(len(legal), data.draw(st.integers(1, 4)))
@@ -61,7 +61,7 @@ def test_the_chain_equals_the_whole(model: onnx.ModelProto, data: st.DataObject)
 
 @settings(relaxed, max_examples=60)
 @given(model=models(max_steps=6))
-def test_every_cut_is_found_and_nothing_else(model: onnx.ModelProto) -> None:
+def test_random_model_cuts_are_all_downsets(model: onnx.ModelProto) -> None:
     with saved(model) as graph:
         if not 0 < len(graph.nodes) <= 12:
             return
@@ -76,7 +76,7 @@ def test_every_cut_is_found_and_nothing_else(model: onnx.ModelProto) -> None:
 
 @settings(relaxed, max_examples=60)
 @given(model=models(), data=st.data())
-def test_what_crosses_is_what_is_there_and_needed(model: onnx.ModelProto, data: st.DataObject) -> None:
+def test_random_model_crossing_is_made_and_needed(model: onnx.ModelProto, data: st.DataObject) -> None:
     with saved(model) as graph:
         for downset in draw_order(data, graph):
             before, after = list(graph.members(downset)), list(graph.members(graph.everything & ~downset))
@@ -87,7 +87,7 @@ def test_what_crosses_is_what_is_there_and_needed(model: onnx.ModelProto, data: 
 
 @settings(relaxed, max_examples=60)
 @given(model=models(), data=st.data())
-def test_no_stage_lacks_what_it_needs(model: onnx.ModelProto, data: st.DataObject) -> None:
+def test_random_model_stages_have_all_inputs(model: onnx.ModelProto, data: st.DataObject) -> None:
     with saved(model) as graph:
         cuts = sorted(data.draw(st.sets(st.sampled_from([0, *draw_order(data, graph)]))) - {0})
         living = set(graph.inputs)

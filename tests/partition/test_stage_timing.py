@@ -40,7 +40,7 @@ def in_two(graph: Graph) -> Placement:
     return plan(costs_of(graph, profile(graph, 2)), [Machine(name="machine", count=2)], 2)
 
 
-def test_each_stage_is_timed(tmp_path: Path) -> None:
+def test_stage_times_has_one_per_stage(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, UNEQUAL)
     placement = in_two(graph)
     times_ms = stage_times_ms(graph, placement, 4_096)
@@ -50,7 +50,7 @@ def test_each_stage_is_timed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("stage-*"))
 
 
-def test_a_batch_that_suits_the_stages_is_looked_for(tmp_path: Path) -> None:
+def test_stage_times_suitable_batch_is_searched(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, TABLE)
     placement = in_two(graph)
     assert stage_times_ms(graph, placement, 100) is not None
@@ -59,7 +59,7 @@ def test_a_batch_that_suits_the_stages_is_looked_for(tmp_path: Path) -> None:
         stage_times_ms(graph, placement, 2, {"x": np.array([0, 9])})
 
 
-def test_a_large_model_is_not_written_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_times_large_model_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(tmp_path, TABLE)
     monkeypatch.setattr(timing, "MOST_BYTES", 11)
     assert stage_times_ms(graph, in_two(graph), 2) is None

@@ -10,7 +10,7 @@ from anabranch.partition.report.svg import draw
 from tests.partition.texts import BRANCHES, graph_of
 
 
-def test_a_picture_has_stages_nodes_cuts_and_costs(tmp_path: Path) -> None:
+def test_svg_shows_stages_nodes_cuts_and_costs(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, BRANCHES)
     known = Profile(rows=1, run_ms=8, node_ms=(1, 2, 1, 4), tensor_bytes=dict.fromkeys("xabcy", 2048))
     costs = costs_of(graph, known)

@@ -10,7 +10,7 @@ from anabranch.partition.profiling.tensor_sizes import ObservedTensor, observe
 from tests.partition.texts import graph_of
 
 
-def test_shapes_that_nobody_could_tell_are_seen(tmp_path: Path) -> None:
+def test_observe_unknown_shapes_are_measured(tmp_path: Path) -> None:
     graph = graph_of(
         tmp_path,
         """g (float[N, 4] x, string[N] s) => (int64[2, F] y) {
@@ -28,13 +28,13 @@ def test_shapes_that_nobody_could_tell_are_seen(tmp_path: Path) -> None:
     assert len(graph.model.graph.output) == 1
 
 
-def test_what_is_no_tensor_is_not_looked_at(tmp_path: Path) -> None:
+def test_observe_uncarried_tensor_is_refused(tmp_path: Path) -> None:
     text = "g (float[N] x) => (int64 y) { s = SequenceConstruct(x) y = SequenceLength(s) }"
     with pytest.raises(UncarriedTensor):
         observe(graph_of(tmp_path, text), {"x": np.ones(1, np.float32)}, ["s"])
 
 
-def test_a_model_that_does_not_run_shows_nothing(tmp_path: Path) -> None:
+def test_observe_failing_model_is_refused(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, "g (float[N, 4] x) => (float[N, 4] y) { a = Neg(x) y = Relu(a) }")
     with pytest.raises(WholeModelFailed, match="does not run"):
         observe(graph, {"x": np.ones((1, 3), np.float32)}, ["a"])

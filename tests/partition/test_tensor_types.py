@@ -12,11 +12,11 @@ from anabranch.schemas.tensors import DATATYPES as CARRIED
 from tests.partition.texts import graph_of, model_of
 
 
-def test_the_wire_carries_all_its_datatypes() -> None:
+def test_tensor_type_all_wire_datatypes_are_carried() -> None:
     assert set(DATATYPES.values()) == CARRIED
 
 
-def test_names_of_axes_are_kept_through_the_graph(tmp_path: Path) -> None:
+def test_infer_types_axis_names_are_kept(tmp_path: Path) -> None:
     graph = graph_of(
         tmp_path,
         """g (float[batch, 3, 8, 8] x) => (float[batch, k] y) <int64[2] shape = {0, -1}> {
@@ -41,25 +41,25 @@ def test_names_of_axes_are_kept_through_the_graph(tmp_path: Path) -> None:
         ("BYTES", ("n", 3), None),
     ],
 )
-def test_a_size_is_told_where_only_the_rows_are_open(
+def test_tensor_type_open_rows_have_a_size(
     datatype: str, shape: tuple[int | str | None, ...] | None, size_bytes: int | None
 ) -> None:
     assert TensorType(datatype, shape).size_bytes(7) == size_bytes
 
 
-def test_axes_are_sizes_names_or_open() -> None:
+def test_tensor_type_axes_are_sizes_names_or_open() -> None:
     proto = helper.make_tensor_type_proto(TensorProto.FLOAT, [2, "n", None, -1])
     assert tensor_type("t", proto) == TensorType("FP32", (2, "n", None, None))
     assert tensor_type("t", helper.make_tensor_type_proto(TensorProto.STRING, None)) == TensorType("BYTES", None)
 
 
 @pytest.mark.parametrize("proto", [None, TypeProto()])
-def test_a_type_that_nobody_tells_is_not_carried(proto: TypeProto | None) -> None:
+def test_tensor_type_unknown_is_not_carried(proto: TypeProto | None) -> None:
     with pytest.raises(UncarriedTensor, match="'t' cannot travel: its type is unknown"):
         tensor_type("t", proto)
 
 
-def test_what_the_file_says_of_the_midst_yields_to_what_is_inferred() -> None:
+def test_infer_types_inferred_beats_declared() -> None:
     model = model_of("g (float[N, 4] x) => (float[1, 4] y) { a = Relu(x) b = foreign.Op(a) y = Neg(a) }")
     model.opset_import.append(helper.make_opsetid("foreign", 1))
     model.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 4]))
@@ -70,7 +70,7 @@ def test_what_the_file_says_of_the_midst_yields_to_what_is_inferred() -> None:
     assert tensor_type("b", types["b"]).shape is None
 
 
-def test_large_weights_are_left_out_of_inference_and_small_ones_tell_shapes() -> None:
+def test_infer_types_only_small_weights_are_used() -> None:
     model = model_of("g (float[N, 512] x) => (float[N, M] y) { a = MatMul(x, w) y = Reshape(a, shape) }")
     weights = numpy_helper.from_array(np.zeros((512, 64), np.float32), "w")
     model.graph.initializer.extend([weights, numpy_helper.from_array(np.array([-1, 32]), "shape")])

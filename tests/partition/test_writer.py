@@ -48,7 +48,7 @@ def save(model: onnx.ModelProto, folder: Path) -> Graph:
     return load_graph(folder / "model.onnx")
 
 
-def test_a_stage_takes_and_gives_what_its_own_nodes_need_and_make(tmp_path: Path) -> None:
+def test_stage_ends_are_those_of_its_nodes(tmp_path: Path) -> None:
     first, second, third = (model.graph for model in cut(graph_of(tmp_path, BRANCHES), tmp_path, [0b1, 0b11]))
     assert (names(first, "input"), names(first, "output")) == (["x"], ["a"])
     assert (names(second, "input"), names(second, "output")) == (["a"], ["b"])
@@ -57,7 +57,7 @@ def test_a_stage_takes_and_gives_what_its_own_nodes_need_and_make(tmp_path: Path
     assert (axes[0].dim_param, axes[1].dim_value) == ("N", 4)
 
 
-def test_weights_and_constants_go_to_every_stage_that_needs_them(tmp_path: Path) -> None:
+def test_stage_constants_are_copied_to_each_user(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, SHARED)
     first, second, third = (model.graph for model in cut(graph, tmp_path, [0b1, 0b11]))
     assert (names(first, "initializer"), [node.op_type for node in first.node]) == (["w"], ["Constant", "Mul", "Add"])
@@ -68,7 +68,7 @@ def test_weights_and_constants_go_to_every_stage_that_needs_them(tmp_path: Path)
     assert [(stage.nodes, stage.parameter_bytes) for stage in stages] == [(1, 20), (1, 16), (1, 4)]
 
 
-def test_what_stands_around_the_graph_is_kept(tmp_path: Path) -> None:
+def test_stage_metadata_and_functions_are_kept(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 17, "own" : 1], producer_name: "somebody", model_version: 7>
         g (float[N, 4] x) => (float[N, 4] y) { a = own.twice(x) y = Relu(a) }
@@ -82,7 +82,7 @@ def test_what_stands_around_the_graph_is_kept(tmp_path: Path) -> None:
         assert (whole.graph.name, whole.graph.doc_string) == ("g", "what it is for")
 
 
-def test_quantization_annotations_come_with_their_parameters(tmp_path: Path) -> None:
+def test_stage_quantization_annotations_are_kept(tmp_path: Path) -> None:
     model = model_of("g (float[N, 4] x) => (float[N, 4] y) { a = Relu(x) y = Neg(a) }")
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "a_scale"))
     annotation = model.graph.quantization_annotation.add(tensor_name="y")
@@ -93,7 +93,7 @@ def test_quantization_annotations_come_with_their_parameters(tmp_path: Path) -> 
     assert names(second, "initializer") == ["a_scale"]
 
 
-def test_old_models_list_their_weights_among_the_inputs_and_so_do_their_stages(tmp_path: Path) -> None:
+def test_stage_old_ir_version_lists_weights_as_inputs(tmp_path: Path) -> None:
     text = "g (float[N] x, float[1] w, float[1] v) => (float[N] y) { a = Add(x, w) y = Mul(a, v) }"
     model = model_of(text, ir_version=3, opset=9)
     model.graph.initializer.extend(numpy_helper.from_array(np.ones(1, np.float32), name) for name in "wv")
@@ -103,7 +103,7 @@ def test_old_models_list_their_weights_among_the_inputs_and_so_do_their_stages(t
     assert [node.name for node in session.get_inputs()] == ["a"]
 
 
-def test_a_body_keeps_what_it_takes_from_outside(tmp_path: Path) -> None:
+def test_stage_body_keeps_its_outer_tensors(tmp_path: Path) -> None:
     graph = graph_of(
         tmp_path,
         """g (bool b, float[N] x) => (float[N] y) <float[1] w = {1}> {
@@ -119,13 +119,13 @@ def test_a_body_keeps_what_it_takes_from_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("datatype", ["string", "bool", "float16", "int64", "uint8"])
-def test_every_datatype_of_the_wire_crosses(tmp_path: Path, datatype: str) -> None:
+def test_stage_every_wire_datatype_crosses(tmp_path: Path, datatype: str) -> None:
     text = f"g ({datatype}[N, 2] x) => ({datatype}[N, 2] y) {{ a = Identity(x) y = Identity(a) }}"
     graph = graph_of(tmp_path, text)
     assert prove(graph, write_stages(graph, [0b1], tmp_path)).batches == 3
 
 
-def test_the_type_of_an_operator_that_onnx_does_not_define_comes_from_the_runtime(tmp_path: Path) -> None:
+def test_stage_type_of_custom_operator_is_from_runtime(tmp_path: Path) -> None:
     model = model_of("g (float[N, 4] x) => (float[N, 4] y) { a = com.microsoft.Gelu(x) y = Neg(a) }")
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     graph = save(model, tmp_path)
@@ -143,14 +143,14 @@ def test_the_type_of_an_operator_that_onnx_does_not_define_comes_from_the_runtim
         ("g (bfloat16[N] x) => (float[N] y) { a = Cast <to = 1> (x) y = Relu(a) }", "it is a tensor of BFLOAT16"),
     ],
 )  # fmt: skip
-def test_what_cannot_travel_is_told(tmp_path: Path, text: str, reason: str) -> None:
+def test_write_stages_uncarried_tensor_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     graph = graph_of(tmp_path, text)
     with pytest.raises(UncarriedTensor, match=f"cannot travel: {reason}"):
         write_stages(graph, [0b1], tmp_path)
     assert not list(tmp_path.glob("stage*"))
 
 
-def test_more_stages_than_nodes_are_none(tmp_path: Path) -> None:
+def test_write_stages_more_than_nodes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoSuchCut, match="stage 1 would be empty: 4 nodes, cut into 5"):
         write_stages(graph_of(tmp_path, BRANCHES), [0b1, 0b1, 0b11, 0b111], tmp_path)
 
@@ -181,9 +181,7 @@ def heavy_model() -> onnx.ModelProto:
 
 @pytest.mark.parametrize("external_before", [False, True])
 @pytest.mark.parametrize("external_after", [False, True])
-def test_weights_lie_beside_the_stages_that_have_many(
-    tmp_path: Path, external_before: bool, external_after: bool
-) -> None:
+def test_stage_many_weights_are_external(tmp_path: Path, external_before: bool, external_after: bool) -> None:
     model = heavy_model()
     path = tmp_path / "model.onnx"
     if external_before:
@@ -214,7 +212,7 @@ def assert_data_is_as_said(stage: StageFile) -> None:
     assert (entries["location"], int(entries["offset"]) % 4096) == (data_path(stage.path).name, 0)
 
 
-def test_a_model_that_is_called_like_a_stage_is_no_trouble(tmp_path: Path) -> None:
+def test_write_stages_model_named_like_stage_works(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(heavy_model(), path, save_as_external_data=True, location="stage-0.onnx.data", size_threshold=64)
     graph = load_graph(path)

@@ -56,7 +56,7 @@ def light_input(graph: Graph) -> dict[str, Array]:
 
 @architectures
 @stages_of
-def test_stages_of_a_weightless_model_give_the_stored_outputs(name: str, stages: int, tmp_path: Path) -> None:
+def test_zoo_weightless_stages_give_stored_outputs(name: str, stages: int, tmp_path: Path) -> None:
     graph = load_graph(LIGHT / f"light_{name}.onnx")
     living: NamedArrays = light_input(graph)
     for stage in write_stages(graph, even_cuts(graph, stages), tmp_path):
@@ -98,7 +98,7 @@ def fill(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @architectures
 @stages_of
-def test_stages_of_a_model_with_random_weights_equal_it(name: str, stages: int, tmp_path: Path) -> None:
+def test_zoo_random_weights_stages_equal_the_model(name: str, stages: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(fill(onnx.load(LIGHT / f"light_{name}.onnx")), path)
     assert_cut_equals_whole(path, stages, tmp_path)
@@ -115,13 +115,13 @@ def silero_vad() -> Path:
 
 
 @stages_of
-def test_magika(stages: int, tmp_path: Path) -> None:
+def test_zoo_magika_stages_equal_the_model(stages: int, tmp_path: Path) -> None:
     assert_cut_equals_whole(magika_path(), stages, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["det", "rec", "cls"])
 @stages_of
-def test_rapidocr(kind: str, stages: int, tmp_path: Path) -> None:
+def test_zoo_rapidocr_stages_equal_the_model(kind: str, stages: int, tmp_path: Path) -> None:
     # Found without importing the package, which would bring OpenCV.
     [package] = find_spec("rapidocr").submodule_search_locations  # type: ignore[union-attr, misc]  # it is installed
     [model] = Path(package).glob(f"models/*_{kind}_*.onnx")
@@ -139,7 +139,9 @@ def speech() -> list[NamedArrays]:
 
 @pytest.mark.parametrize(("file", "nodes"), [("silero_vad", 4), ("silero_vad_16k_op15", 48)])
 @stages_of
-def test_silero_vad(file: str, nodes: int, stages: int, silero_vad: Path, tmp_path: Path) -> None:
+def test_zoo_silero_vad_stages_equal_the_model(
+    file: str, nodes: int, stages: int, silero_vad: Path, tmp_path: Path
+) -> None:
     """The first is one large If, which is never cut: it can be split off, and that is all."""
     model = silero_vad / f"{file}.onnx"
     assert len(load_graph(model).nodes) == nodes
