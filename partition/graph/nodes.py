@@ -127,8 +127,6 @@ def node_name(node: onnx.NodeProto, position: int) -> str:
 
 
 class _Reader:
-    """Separates nodes from constants."""
-
     def __init__(
         self,
         model: onnx.ModelProto,

@@ -155,7 +155,6 @@ def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
 
 
 def _longest(follows: npt.NDArray[np.bool_]) -> int:
-    """Computes the largest possible number of stages."""
     length = np.zeros(len(follows), np.int64)
     for end in range(1, len(follows)):
         length[end] = length[:end][follows[:end, end]].max() + 1

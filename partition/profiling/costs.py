@@ -173,7 +173,6 @@ def _downsets(graph: CostGraph, most: int) -> list[int] | None:
 
 
 def _members(downsets: Sequence[int], nodes: int) -> Flags:
-    """Unpacks downsets into flags."""
     width = (nodes + 7) // 8
     packed = np.frombuffer(b"".join(downset.to_bytes(width, "little") for downset in downsets), np.uint8)
     return np.unpackbits(packed.reshape(-1, width), axis=1, count=nodes, bitorder="little").astype(np.bool_)

@@ -150,7 +150,6 @@ def _measure(graph: Graph, rows: int, batch: NamedArrays | None, progress: Progr
 
 
 def _runnable_batch(graph: Graph, content: bytes, rows: int, given: NamedArrays | None) -> NamedArrays:
-    """Finds the first batch on which the model runs."""
     session = _open(graph, content)
     failure = ""
     for batch in [given] if given is not None else generate(graph, rows):
@@ -183,7 +182,6 @@ def _open(
 
 
 def _runs_ms(session: RuntimeSession, batch: NamedArrays) -> Iterator[float]:
-    """Yields the thread times of repeated runs."""
     inputs, end_s, count = dict(batch), time.perf_counter() + _BUDGET_S, 0
     while count < _FEWEST_RUNS or (time.perf_counter() < end_s and count < _MOST_RUNS):
         start_s = time.thread_time()

@@ -56,7 +56,6 @@ def _fits(boxes: Sequence[Box], columns: int, rows: int) -> bool:
 
 
 def _joined(parts: Sequence[Sequence[int]], after: Mapping[int, set[int]], group_of: Sequence[int]) -> list[Box]:
-    """Makes a box for each group of parts."""
     boxes = {group: Box([]) for group in dict.fromkeys(group_of)}
     places = {group: place for place, group in enumerate(boxes)}
     where: dict[int, int] = {}
@@ -70,7 +69,6 @@ def _joined(parts: Sequence[Sequence[int]], after: Mapping[int, set[int]], group
 
 
 def _runs(nodes: Sequence[int], after: Mapping[int, set[int]]) -> list[int]:
-    """Numbers the run of each node."""
     before: dict[int, set[int]] = {node: set() for node in nodes}
     for node in nodes:
         for user in after[node]:

@@ -177,7 +177,6 @@ def _write(model: onnx.ModelProto, source: Path, path: Path, max_inline_bytes: i
 
 
 def _move(tensor: TensorProto, source: Path, file: BinaryIO) -> None:
-    """Moves a tensor's values into a file."""
     file.seek(-file.tell() % _PAGE_BYTES, SEEK_CUR)
     offset = file.tell()
     if is_external(tensor):

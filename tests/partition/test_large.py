@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.partition.graph.model_file import MAX_FILE_BYTES
-from anabranch.partition.graph.model_graph import load_graph
+from anabranch.partition.graph.model_graph import Graph, load_graph
 from anabranch.partition.stages.equivalence import prove
 from anabranch.partition.stages.writer import data_path, write_stages
 
@@ -16,8 +16,10 @@ WIDTH = 8192
 MATRIX_BYTES = WIDTH * WIDTH * 4
 
 
-@pytest.mark.parametrize("stages", [2, 3, 4])
-def test_large_deep_model_stages_equal_it(stages: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """A chain of 2,000 nodes in which two tensors cross each cut."""
+    path = tmp_path_factory.mktemp("deep") / "model.onnx"
     nodes, current, skipped = [], "x", "x"
     for i in range(1000):
         nodes.append(helper.make_node("Mul", [current, "w"], [f"m{i}"]))
@@ -27,12 +29,18 @@ def test_large_deep_model_stages_equal_it(stages: int, tmp_path: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8]) for name in "xy"]
     weight = numpy_helper.from_array(np.linspace(-0.9, 0.9, 8, dtype=np.float32), "w")
     graph = helper.make_graph(nodes, "deep", values[:1], values[1:], [weight])
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx"
-    )
-    deep = load_graph(tmp_path / "model.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return load_graph(path)
+
+
+@pytest.fixture(scope="module")
+def legal(deep: Graph) -> list[int]:
+    return [downset for downset in deep.prefixes() if deep.obstacle(downset) is None]
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_large_deep_model_stages_equal_it(deep: Graph, legal: list[int], stages: int, tmp_path: Path) -> None:
     assert len(deep.nodes) == 2000
-    legal = [downset for downset in deep.prefixes() if deep.obstacle(downset) is None]
     assert len(legal) == 1999
     cuts = [legal[len(legal) * number // stages] for number in range(1, stages)]
     assert prove(deep, write_stages(deep, cuts, tmp_path)).batches == 3
