@@ -1,4 +1,4 @@
-"""`python -m bench`: every scenario, every system in turn; writes result files, plots and a README."""
+"""`python -m bench`: runs scenarios, and writes results, plots and a README."""
 
 import argparse
 import sys
@@ -36,7 +36,7 @@ QUICK_RESULTS = RESULTS / "quick"
 
 
 def main() -> None:
-    """Runs what the command line asks for; exit code 1 if a system failed, 2 if a target was missed."""
+    """Runs the chosen scenarios; exit code 1 if a system failed, 2 if a target was missed."""
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
     registered = all_scenarios()
@@ -53,7 +53,7 @@ def main() -> None:
         made = [registered[name].make(settings[name], models) for name in options.only]
         _estimate(console, [scenario for scenario, _ in made])
         for scenario, repository in made:
-            # A broker each: none pays for the data of another.
+            # A broker each, without the data of another scenario.
             with BenchEnvironment(folder / scenario.name, repository) as environment:
                 result, stopped = _run(scenario, settings[scenario.name], environment, console)
             draw = registered[scenario.name].draw
@@ -82,7 +82,7 @@ def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
 def _run(
     scenario: Scenario, settings: Settings, environment: BenchEnvironment, console: Console
 ) -> tuple[ScenarioResult, bool]:
-    """The result, of what was measured until then if it was interrupted; and whether it was."""
+    """The result, and True if it was interrupted."""
     stopped = False
     runs: list[Run] = []
     failures: list[str] = []
@@ -165,7 +165,7 @@ def _options(registered: Mapping[str, RegisteredScenario]) -> tuple[argparse.Nam
 
 
 def _said() -> list[str]:
-    """The options of this run that change what is measured."""
+    """Options of this run that affect the measurement."""
     return [
         word
         for number, word in enumerate(sys.argv[1:])

@@ -2,9 +2,8 @@
 
     python -m bench compare --base ../before --quick
 
-Each round starts both checkouts' own job by its command line (`.venv/bin/anabranch run`), sends the same loads,
-and takes the ratio of the two. The order alternates: base, change, change, base. A figure has changed where the
-95 % interval of its ratio leaves 1 out.
+Each round starts the job of both checkouts and sends the same loads; the order alternates. A figure has changed where
+the 95 % interval of its ratio leaves 1 out.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from bench.workloads.workload import Workload, ffnn_rows, magika_files
 THROUGHPUT, LATENCY = "throughput", "latency"
 SCENARIOS = (THROUGHPUT, LATENCY)
 WORKLOADS = (f"{FFNN}-1", f"{FFNN}-32", MAGIKA)
-#: Figures for which more is better; for the others less is.
+#: Figures for which more is better.
 _MORE_IS_BETTER = frozenset({"requests/s"})
 
 #: Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1; then the normal distribution's.
@@ -82,7 +81,7 @@ class RatioInterval:
         return cls(exp(middle), exp(middle - margin), exp(middle + margin))
 
     def verdict(self, figure: str) -> str:
-        """Says in words whether the interval leaves 1 out."""
+        """The interval in words."""
         if self.low <= 1 <= self.high:
             return "no difference shown"
         return "better" if (self.low > 1) == (figure in _MORE_IS_BETTER) else "WORSE"
@@ -136,7 +135,7 @@ def loads_of(repository: Path) -> dict[str, ComparedLoad]:
 
 
 def alternate(sides: Sequence[System], rounds: int, turn: Callable[[System, int], Figures]) -> tuple[Figures, Figures]:
-    """Gives both sides a turn in each round, the order reversed from round to round; returns the figures of both."""
+    """Gives both sides a turn in each round, in alternating order."""
     figures: dict[str, Figures] = {side.kind: {} for side in sides}
     for number in range(rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
@@ -178,7 +177,7 @@ def _latency_of(run: LoadRun) -> dict[str, float]:
 
 
 def _core_ms(run: LoadRun) -> float:
-    # Clocks of processes tick in hundredths of a second: never 0, for the ratio's sake.
+    # Never 0, for the ratio's sake.
     return max(sum(spent for part, spent in run.core_s_per_1000.items() if part.startswith("system")), 1e-6)
 
 

@@ -1,7 +1,4 @@
-"""Who used how much processor time and memory, by process tree.
-
-Rates on a machine that others use too say little; core-seconds for each 1,000 requests say more.
-"""
+"""Processor time and memory of process trees."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,11 +13,11 @@ _MB = 1e6
 
 @dataclass(frozen=True)
 class Moment:
-    """What had been used at one moment.
+    """Processor time used up to one moment.
 
     Attributes:
         core_s: Core-seconds so far, by part: `broker java`, `system python`.
-        benchmark_core_s: Core-seconds so far of this process and all that it started, ended or not.
+        benchmark_core_s: Core-seconds so far of this process and its descendants.
         machine_core_s: Core-seconds so far of everything on this machine.
     """
 
@@ -34,14 +31,14 @@ class ProcessorTime:
     """The processor time of some process trees.
 
     Args:
-        roots: A name for each, and the process ids at their roots.
+        roots: Root process ids by name.
     """
 
     def __init__(self, roots: Mapping[str, Sequence[int]]) -> None:
         self._roots = dict(roots)
 
     def look(self) -> Moment:
-        """What has been used up to now."""
+        """Processor time used until now."""
         core_s: dict[str, float] = {}
         for name, pids in self._roots.items():
             for process in [process for pid in pids for process in _tree(pid)]:
@@ -55,20 +52,20 @@ class ProcessorTime:
 
 
 def core_s_per_1000(before: Moment, after: Moment, requests: int) -> dict[str, float]:
-    """Core-seconds for each 1,000 requests between two moments, by part; parts that used none are left out."""
+    """Core-seconds per 1,000 requests between two moments, by part; without idle parts."""
     spent = {part: used - before.core_s.get(part, 0.0) for part, used in after.core_s.items()}
     return {part: round(used * 1000 / max(requests, 1), 5) for part, used in sorted(spent.items()) if used > 0}
 
 
 def other_cores(before: Moment, after: Moment) -> float:
-    """Cores that something outside the benchmark kept busy: near 0 on a machine of our own."""
+    """Cores that processes outside the benchmark kept busy."""
     ours = after.benchmark_core_s - before.benchmark_core_s
     everything = after.machine_core_s - before.machine_core_s
     return round(max(0.0, everything - ours) / max(after.at_s - before.at_s, 1e-9), 3)
 
 
 def resident_mb(pid: int) -> float:
-    """Memory that a process tree has in RAM."""
+    """Resident memory of a process tree."""
     total = 0
     for process in _tree(pid):
         with suppress(psutil.Error):

@@ -32,7 +32,7 @@ _STALL_S = 90.0
 _READ_PATIENCE_S = 20.0
 _LOAD_TIMEOUT_S = 900.0
 _POLL_S = 0.02
-#: Share of the expected remaining time between two polls: each poll costs the broker processor time.
+#: Time between two polls, as a share of the expected remaining time.
 _POLL_SHARE, _MOST_POLL_S = 0.25, 0.5
 _OFFSETS_TIMEOUT_S = 30.0
 #: Syslog level that silences the admin client's messages at its end.
@@ -52,10 +52,10 @@ class Topics(msgspec.Struct, frozen=True):
 
 
 class BenchEnvironment:
-    """A broker that lives as long as the `with` block, and the processes that use it.
+    """A broker for a `with` block, and its clients.
 
     Args:
-        folder: For the broker's data, logs and files between processes; several GB at times.
+        folder: Folder of data, logs and files between processes; several GB.
         repository: The models that every system serves.
     """
 
@@ -91,7 +91,7 @@ class BenchEnvironment:
         return ProcessorTime({"broker": [self._broker.process.pid], "system": [process.pid for process in system]})
 
     def topics(self, requests: str | None = None) -> Topics:
-        """Creates topics for a run; `requests` may name the topic of an earlier one, to read it again."""
+        """Creates topics for a run; `requests` names an earlier run's topic."""
         number = next(self._numbers)
         topics = Topics(requests or f"requests-{number}", f"responses-{number}", f"errors-{number}")
         stamped = {"message.timestamp.type": "LogAppendTime"}
@@ -144,7 +144,7 @@ class BenchEnvironment:
         seed: int = 0,
         partitions: int = PARTITIONS,
     ) -> npt.NDArray[np.int64]:
-        """Sends by a Poisson schedule, or at once; returns the scheduled times: Unix time, nanoseconds."""
+        """Sends by a Poisson schedule or at once; returns the scheduled times in ns."""
         offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
         with self.generating(offsets_ns, topic, workload, count, first_id, partitions) as generator:
             return generator.send()[0]
@@ -162,8 +162,8 @@ class BenchEnvironment:
         """Starts a generator process that waits for its signal, and kills it after the block.
 
         Args:
-            offsets_ns: Send times after the start; None sends as fast as the broker takes the requests.
-            partitions: The first `partitions` of the topic get the requests, in turn.
+            offsets_ns: Send times after the start; None sends at full speed.
+            partitions: Number of partitions with requests.
         """
         out, offsets_path = self._new_file("load.npz"), None
         if offsets_ns is not None:
@@ -188,10 +188,10 @@ class BenchEnvironment:
 
     @contextmanager
     def generating_beside(self, workload: Workload, rate_per_s: float, seconds: float) -> Iterator[Callable[[], None]]:
-        """Loads broker and machine with requests that no system reads; deletes their topic after the block.
+        """Loads broker and machine with requests that no system reads.
 
         Args:
-            seconds: Longest time to send; should exceed the measurement beside it.
+            seconds: Longest time to send.
 
         Yields:
             A function that starts the load and returns once the first request is stored.
@@ -249,7 +249,7 @@ class BenchEnvironment:
             try:
                 return int(self._offsets.get_watermark_offsets(place, _OFFSETS_TIMEOUT_S)[1])
             except KafkaException as error:
-                # A new topic may have no leader yet, and a client may lose its leader for good: take a new client.
+                # A topic may have no leader yet, and a client may lose it for good.
                 if monotonic() > give_up_at:
                     raise Stalled(f"no end offset of topic {place.topic} from the broker: {error}") from error
                 sleep(_POLL_S)
@@ -307,7 +307,7 @@ class BenchEnvironment:
         return self._launch(name, [str(python), "-m", module, argument], {"PYTHONPATH": str(_ROOT)})
 
     def _start_checkout(self, checkout: Path, command: ServeCommand) -> LocalProcess:
-        """Starts the job of another checkout by its own command line, with its own packages."""
+        """Starts the job of another checkout by its own command line."""
         config = self._new_file("config.toml")
         config.write_text(config_text(command))
         program = checkout / ".venv" / "bin" / "anabranch"
@@ -339,7 +339,7 @@ class BenchEnvironment:
 
 
 def config_text(command: ServeCommand) -> str:
-    """The job's TOML configuration, with keys that every version of this project knows."""
+    """The job's TOML configuration, with keys of every version."""
     tables: dict[str, dict[str, str | int]] = {
         "kafka": {
             "bootstrap_servers": command.bootstrap_servers,

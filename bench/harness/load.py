@@ -1,8 +1,8 @@
-"""The load generator, a process of its own: open loop, by a schedule that was fixed beforehand.
+"""The load generator: open loop, by a fixed schedule.
 
     python -m bench.harness.load COMMAND
 
-All times are nanoseconds of this machine's wall clock (`time.time_ns`), which the broker stamps records with too.
+All times are `time.time_ns`, the clock of the broker's timestamps.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ _RETRY_S = 0.01
 
 
 class LoadError(Exception):
-    """The generator could not do what it was told, so what was measured is void."""
+    """The generator failed; the measurement is void."""
 
 
 def main() -> None:
-    """Sends what the command says, then writes `scheduled_ns` and `sent_ns`."""
+    """Sends the requests, then writes `scheduled_ns` and `sent_ns`."""
     command = LoadCommand.from_arguments()
     workload = Workload.load(Path(command.workload_path))
     if command.offsets_path is None:
@@ -39,10 +39,7 @@ def main() -> None:
 def send_by_schedule(
     command: LoadCommand, workload: Workload, offsets_ns: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sends each request at its time, whatever became of those before; returns when it should have been, and was.
-
-    A record bears the very time that is noted, which Kafka cuts to milliseconds.
-    """
+    """Sends each request at its time; returns the scheduled and the actual times."""
     sent_ns = np.zeros(command.count, np.int64)
     producer = _producer(command, {"linger.ms": 0})
     producer.list_topics(command.topic, timeout=_FLUSH_TIMEOUT_S)
@@ -62,13 +59,13 @@ def send_by_schedule(
             except BufferError:
                 producer.poll(_RETRY_S)
         sent_ns[index] = now_ns
-        producer.poll(0)  # what was delivered takes room in the queue until then
+        producer.poll(0)  # frees the queue of delivered records
     _flush(producer)
     return scheduled_ns, sent_ns
 
 
 def send_at_once(command: LoadCommand, workload: Workload) -> npt.NDArray[np.int64]:
-    """Sends all requests as fast as the broker takes them; returns when each was handed over."""
+    """Sends all requests at full speed; returns their send times."""
     producer = _producer(command, {"linger.ms": 5, "batch.size": 1_000_000})
     _await_go(command)
     sent_ns = np.zeros(command.count, np.int64)

@@ -22,7 +22,7 @@ class LoadRun:
     """One load and its answers.
 
     Attributes:
-        scheduled_ns: Scheduled send time of each request; `sent_ns` is the actual one: Unix time.
+        scheduled_ns: Scheduled send times; `sent_ns` are the actual ones.
         before: Processor time before the first request.
         after: Processor time after the last answer.
     """
@@ -101,7 +101,7 @@ class RunningSystem:
         return self._offer(workload, len(offsets_ns), offsets_ns)
 
     def burst(self, workload: Workload, count: int) -> LoadRun:
-        """Sends requests as fast as the broker takes them and waits for their answers."""
+        """Sends requests at full speed and waits for their answers."""
         return self._offer(workload, count, None)
 
     def _offer(self, workload: Workload, count: int, offsets_ns: npt.NDArray[np.int64] | None) -> LoadRun:

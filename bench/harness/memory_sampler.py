@@ -11,7 +11,7 @@ _SAMPLE_INTERVAL_S = 1.0
 
 
 class Sampler:
-    """Notes a process's memory, and the answers so far, every second of a `with` block and at its end."""
+    """Samples a process's memory and its answers every second of a `with` block."""
 
     def __init__(self, environment: BenchEnvironment, process: LocalProcess, topic: str, answered_before: int) -> None:
         self._environment = environment

@@ -1,4 +1,4 @@
-"""What the processes of a benchmark are told: one JSON argument each."""
+"""Commands of the benchmark's processes, each one JSON argument."""
 
 import sys
 from typing import Final, Literal, Self
@@ -6,22 +6,21 @@ from typing import Final, Literal, Self
 import msgspec
 
 Mode = Literal["thread", "process"]
-#: Ways from task to task.
 MESSAGES: Final = "messages"
 SHARED_MEMORY: Final = "shared memory"
 Transport = Literal["messages", "shared memory"]
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True):
-    """An command that travels as a command-line argument."""
+    """A command as a command-line argument."""
 
     @classmethod
     def from_arguments(cls) -> Self:
-        """The command that this process was started with."""
+        """Reads this process's command."""
         return msgspec.json.decode(sys.argv[1], type=cls)
 
     def to_argument(self) -> str:
-        """The command as the one argument of a process."""
+        """Writes the command."""
         return msgspec.json.encode(self).decode()
 
 
@@ -29,15 +28,13 @@ class ServeCommand(_Command, frozen=True, kw_only=True):
     """Serve a model repository between two topics.
 
     Attributes:
-        kind: Which program: a key of `bench.systems.registry.MODULES`.
-        repository: A folder of `NAME/VERSION/model.onnx`.
-        parallelism: Tasks of a Flink job.
-        mode: PyFlink's execution mode.
-        flink_url: A running cluster; None starts a MiniCluster in the system's own process.
-        overload: What this project does with more than it can serve.
-        balance: Whether its tasks hand batches to each other.
-        busy_folder: Where its processes note how long their sessions ran; empty for nowhere.
-        slowdown: How often one of these processes runs every batch.
+        kind: A key of `bench.systems.registry.MODULES`.
+        repository: Folder of `NAME/VERSION/model.onnx`.
+        flink_url: A running cluster; None starts a MiniCluster.
+        overload: Policy for more requests than the job can serve.
+        balance: Load balancing between tasks.
+        busy_folder: Folder of the session times; empty for none.
+        slowdown: Runs of each batch in one of the processes.
     """
 
     kind: str
@@ -60,12 +57,11 @@ class LoadCommand(_Command, frozen=True, kw_only=True):
     """Send requests.
 
     Attributes:
-        workload_path: What to send, as `bench.workloads.workload.Workload.save` wrote it.
-        first_id: The first request's id; the others count on.
-        offsets_path: When to send each request, in nanoseconds after the first could be (`numpy.save`); None sends as
-            fast as the broker takes it.
-        go_path: A file that is there once it shall begin.
-        out_path: Where the scheduled and the actual send times go.
+        workload_path: File of `Workload.save`.
+        first_id: The first request's id.
+        offsets_path: Send times after the start in ns (`numpy.save`); None sends at full speed.
+        go_path: File whose existence is the start signal.
+        out_path: File of the scheduled and actual send times.
     """
 
     bootstrap_servers: str
@@ -80,14 +76,14 @@ class LoadCommand(_Command, frozen=True, kw_only=True):
 
 
 class ReadCommand(_Command, frozen=True, kw_only=True):
-    """Collect answers, note when each came, and compare each with a direct run of the model.
+    """Collect answers with their times, and compare each with a direct run of the model.
 
     Attributes:
-        start_offsets: Where to start to read, by partition.
-        expected: How many answers to wait for.
-        patience_s: After this long without an answer, no more is waited for.
-        ready_path: Written when the reader has its place in every partition.
-        out_path: Where the answers go, as `bench.harness.response_log.ResponseLog.save` writes them.
+        start_offsets: First offsets, by partition.
+        expected: Number of answers.
+        patience_s: Longest time without an answer.
+        ready_path: Written once the reader can read.
+        out_path: File for `ResponseLog.save`.
     """
 
     bootstrap_servers: str
@@ -101,11 +97,11 @@ class ReadCommand(_Command, frozen=True, kw_only=True):
 
 
 class TransportPhase(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one size that go one way from task to task.
+    """Records of one size and one transport.
 
     Attributes:
-        repeat: Which round; -1 warms up.
-        interval_s: Between two of them; 0 for as fast as they are taken.
+        repeat: Round; -1 warms up.
+        interval_s: Time between two records; 0 for full speed.
     """
 
     transport: Transport
@@ -116,14 +112,14 @@ class TransportPhase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransportLog(msgspec.Struct, kw_only=True):
-    """What the reader saw of a phase.
+    """The reader's measurements of a phase.
 
     Attributes:
-        started_ms: Before the first record was packed, in Unix time.
-        ended_ms: When all of the last had been read.
-        spent_ms: Of each, from before it was packed until all of it had been read.
-        claims: How many went by shared memory.
-        wrong: How many were not what was sent.
+        started_ms: Unix time before the first record was packed.
+        ended_ms: Unix time after the last record was read.
+        spent_ms: Time of each record, from packing to reading.
+        claims: Records by shared memory.
+        wrong: Records with other contents than sent.
     """
 
     started_ms: float = 0.0
@@ -134,11 +130,11 @@ class TransportLog(msgspec.Struct, kw_only=True):
 
 
 class TransportCommand(_Command, frozen=True, kw_only=True):
-    """Write all phases, one after the other.
+    """Write all phases in turn.
 
     Attributes:
         job: See `anabranch.operators.core.transport.claim_check.Options`.
-        out_path: A file for a list of `TransportLog` in JSON, one for each phase.
+        out_path: File for one `TransportLog` per phase.
     """
 
     flink_url: str

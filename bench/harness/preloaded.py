@@ -1,4 +1,4 @@
-"""Requests that are in a topic before anyone starts to serve them: every system reads the same records."""
+"""Requests stored in a topic before the systems start."""
 
 from contextlib import ExitStack
 
@@ -9,12 +9,12 @@ from bench.report.results import Run
 from bench.systems.registry import System
 from bench.workloads.workload import Workload
 
-#: A generator beside a system lasts as long as the turn of one that is so many times slower, and starts.
+#: A generator beside a system lasts long enough for a much slower one.
 _TIMES_SLOWER, _START_S = 4, 5.0
 
 
 class ThroughputRun(Run, frozen=True, kw_only=True):
-    """Requests that were there before the system started, answered as fast as it can."""
+    """A run at full speed over stored requests."""
 
     warm_up_requests: int
     rate_per_s: float
@@ -39,7 +39,7 @@ class Preloaded:
         """A system's turn, from its start to the last answer.
 
         Args:
-            beside_per_s: How many of the same requests a generator sends meanwhile, where nobody reads them.
+            beside_per_s: Rate of a generator's load on a topic without reader.
         """
         if self._topic is None:
             topic = environment.topics().requests

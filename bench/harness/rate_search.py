@@ -1,4 +1,4 @@
-"""Looks for the highest rate that a system in service can keep up with."""
+"""Search for the highest sustainable rate of a running system."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from bench.workloads.workload import Workload
 
 _LEAST_BOUND_MS = 100.0
 _BOUND_OF_MODEL = 5
-#: A probe of fewer requests says little; but it shall not take longer than so many times its seconds.
+#: A probe has at least this number of requests, and lasts at most this multiple of its seconds.
 _LEAST_REQUESTS, _MOST_TIMES = 60, 3
-#: Of the rate at which requests that were there before are answered.
+#: Shares of the rate at full speed.
 _LOW, _HIGH = 0.05, 1.3
-#: Of what was found before: two probes tell whether as much, a seventh more or a third more can be kept up with now.
+#: Shares of the rate of an earlier round.
 _BEFORE_LOW, _BEFORE_HIGH, BEFORE_PROBES = 0.87, 1.5, 2
 _CONFIRMATIONS = 6
 
@@ -34,12 +34,11 @@ class SearchSettings(Settings, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class FoundRate:
-    """What a search came to.
+    """Result of a search.
 
     Attributes:
-        rate_per_s: 0 if no rate was confirmed.
-        offered: The last load, which confirmed it.
-        probes: All that was tried, the last one last.
+        rate_per_s: The confirmed rate, or 0.
+        offered: The last load.
     """
 
     rate_per_s: float
@@ -48,12 +47,12 @@ class FoundRate:
 
 
 def bound_of(model_ms: float) -> float:
-    """What p99 may be at most, in milliseconds, for a model that takes so long for a request."""
+    """Limit of p99 in milliseconds, for a model's own time."""
     return max(_LEAST_BOUND_MS, _BOUND_OF_MODEL * model_ms)
 
 
 def seconds_of(rate_per_s: float, seconds: float) -> float:
-    """How long a load of this rate lasts where so many seconds were asked for."""
+    """Duration of a load, longer at low rates."""
     return min(max(seconds, _LEAST_REQUESTS / rate_per_s), seconds * _MOST_TIMES)
 
 
@@ -67,14 +66,14 @@ def find(
     before_per_s: float | None = None,
     seed: int = 0,
 ) -> FoundRate:
-    """Warms up, finds out what is too much, and searches below it.
+    """Warms up, measures the rate at full speed, and searches below it.
 
     Args:
-        burst: Requests for both.
-        before_per_s: What an earlier round found, to search about.
+        burst: Requests of each burst.
+        before_per_s: Rate of an earlier round.
     """
     burst = settings.burst_of(burst)
-    service.burst(workload, burst)  # the JVM compiles what is hot
+    service.burst(workload, burst)
     if before_per_s:
         low, high, halvings = before_per_s * _BEFORE_LOW, before_per_s * _BEFORE_HIGH, BEFORE_PROBES
     else:
@@ -94,7 +93,7 @@ def find(
 def offer(
     service: RunningSystem, workload: Workload, rate_per_s: float, seconds: float, bound_ms: float, seed: int
 ) -> tuple[LoadRun, Probe]:
-    """One load, longer than asked for where it would be of too few requests, and whether the system kept up."""
+    """Sends one load and judges it."""
     offered = service.offer(workload, rate_per_s, seconds_of(rate_per_s, seconds), seed)
     spent_ms, at_ns = offered.latencies()
     return offered, judge(rate_per_s, offered.tally, spent_ms, at_ns, bound_ms)

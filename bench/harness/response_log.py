@@ -1,8 +1,8 @@
-"""The reader of answers, a process of its own: notes when each came, and afterwards whether it is right.
+"""The process that reads answers: notes their times, then compares them.
 
     python -m bench.harness.response_log COMMAND
 
-While answers come it does nothing but take the time; decoding and comparing wait until the last is there.
+Decoding and comparing wait until the last answer: they would disturb the times.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from bench.harness.messages import ReadCommand
 from bench.systems.flink import crayfish_wire
 from bench.workloads.workload import Workload
 
-#: What an answer says that was asked to explain itself.
+#: Parameters of an explained answer.
 _EXPLAINED = STAGES[0] + SUFFIX
 _AFTER_THE_LAST_S = 0.5
 _POLL_S = 0.1
@@ -32,16 +32,16 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class ResponseLog:
-    """The answers of one run, in the command they came.
+    """Answers of one run in order of arrival.
 
     Attributes:
-        ids: The request's number; -1 where the answer names none.
-        received_ns: When this machine's reader got it: Unix time, nanoseconds.
-        appended_ms: When the broker wrote it (LogAppendTime): Unix time, milliseconds.
+        ids: Request numbers; -1 for none.
+        received_ns: Unix time at the reader.
+        appended_ms: LogAppendTime.
         deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
-        refused: Whether it says `overloaded`.
-        expired: Whether it says `deadline_exceeded`.
-        stages_us: [answers, stages of `latency_breakdown`]: where its time went; NaN where the answer does not say.
+        refused: The error is `overloaded`.
+        expired: The error is `deadline_exceeded`.
+        stages_us: Latency breakdown, [answers, phases]; NaN without one.
     """
 
     ids: npt.NDArray[np.int64]
@@ -53,7 +53,7 @@ class ResponseLog:
     stages_us: npt.NDArray[np.float64]
 
     def save(self, path: Path) -> None:
-        """Writes them where another process can read them."""
+        """Writes the answers for another process."""
         np.savez(
             path,
             ids=self.ids,
@@ -67,13 +67,13 @@ class ResponseLog:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote."""
+        """Reads the file of `save`."""
         with np.load(path) as file:
             return cls(**file)
 
 
 def main() -> None:
-    """Reads what the command says, then writes it with what comparing gave."""
+    """Collects, compares and saves the answers."""
     command = ReadCommand.from_arguments()
     workload = Workload.load(Path(command.workload_path))
     received = collect(command)
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def collect(command: ReadCommand) -> list[tuple[int, Message]]:
-    """Takes answers until all are there and a moment more, for a duplicate would come late."""
+    """Takes answers until all are there, and a moment longer for duplicates."""
     consumer = Consumer(
         {
             "bootstrap.servers": command.bootstrap_servers,
@@ -114,7 +114,7 @@ def collect(command: ReadCommand) -> list[tuple[int, Message]]:
 
 
 def compare(received: list[tuple[int, Message]], workload: Workload) -> ResponseLog:
-    """Decodes the answers, and compares each with what the model itself gives."""
+    """Decodes the answers and compares each with a direct run."""
     count = len(received)
     ids = np.full(count, -1, np.int64)
     deviation = np.full(count, np.nan)
@@ -139,10 +139,10 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
 
 
 def _read(message: bytes) -> tuple[int, Array, Mapping[str, InferParameter] | None]:
-    """An answer's request, its scores (float32 [values], none where there are none), and its parameters if it has any.
+    """Request number, scores (float32 [values]) and parameters of an answer.
 
     Raises:
-        DecodeError, ValueError: It is no answer to a request of ours.
+        DecodeError, ValueError: The message is not an answer to a known request.
     """
     if crayfish_wire.is_answer(message):
         return *crayfish_wire.read_answer(message), None

@@ -1,8 +1,8 @@
-"""A back-end that notes how long each process's sessions ran, and that can slow one process down.
+"""A back-end that records session times, and can slow one process down.
 
     folder/PID.busy     seconds in sessions, a double        folder/slow     the process that is slowed down: its id
 
-What a model is calibrated and warmed up with, zeros, is neither noted nor slowed down.
+Batches of zeros (calibration and warm-up) are neither recorded nor slowed down.
 """
 
 import mmap
@@ -25,11 +25,11 @@ _SECONDS = struct.Struct("<d")
 
 @dataclass(frozen=True)
 class BusyBackend:
-    """ONNX Runtime.
+    """ONNX Runtime with recorded session times.
 
     Attributes:
-        folder: Where processes write.
-        slowdown: How often the first process that loads a model runs each batch; the others run it once.
+        folder: Folder of the times.
+        slowdown: Runs of each batch in the first process that loads a model.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class BusyBackend:
 
 
 class BusySession:
-    """One session whose time counts; see `anabranch.operators.backends.base.Session`."""
+    """A recorded session; see `anabranch.operators.backends.base.Session`."""
 
     def __init__(self, session: Session, clock: "BusyClock", runs: int) -> None:
         self._session = session
@@ -62,7 +62,7 @@ class BusySession:
 
 
 class BusyClock:
-    """Sums up seconds where others can read them, whatever becomes of this process."""
+    """Sums up seconds in a file, which outlives a killed process."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(_SECONDS.pack(0.0))
@@ -72,14 +72,14 @@ class BusyClock:
         self._seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Adds what a session took; the operators of a task are several threads."""
+        """Adds seconds; operators of a task are several threads."""
         with self._lock:
             self._seconds += seconds
             _SECONDS.pack_into(self._map, 0, self._seconds)
 
 
 def read_busy_s(folder: Path) -> list[float]:
-    """Of each process, the idlest first."""
+    """Session seconds of each process, ascending."""
     return sorted(_SECONDS.unpack(path.read_bytes())[0] for path in folder.glob("*.busy"))
 
 

@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def wants(self, workload: str) -> bool:
-        """Whether a workload is measured."""
+        """True if a workload is measured."""
         return not self.workloads or workload in self.workloads
 
     def values(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a benchmark writes down: every run as it was seen, what follows from them, and where that was."""
+"""Results of a scenario: its runs, figures, targets and origin."""
 
 import importlib.metadata
 import os
@@ -25,7 +25,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         core_s_per_1000: Core-seconds for each 1,000 requests, by part.
-        other_cores: Cores that something outside the benchmark kept busy meanwhile.
+        other_cores: Cores that processes outside the benchmark kept busy.
     """
 
     system: str
@@ -37,7 +37,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What the repeats of one system and workload come to."""
+    """Figures of one system and workload over all rounds."""
 
     system: str
     workload: str
@@ -53,7 +53,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """A system beside a peer: of the runs of one round, over all rounds."""
+    """A system's figure over a peer's, round by round."""
 
     system: str
     peer: str
@@ -123,7 +123,7 @@ def rows_of(runs: Sequence[Run], metrics: dict[str, list[float]], key: Sequence[
 
     Args:
         metrics: Values by name, one for each run.
-        key: System and workload in the order that the rows shall have.
+        key: System and workload of each row, in order.
     """
     rows = []
     for system, workload in key:
@@ -174,7 +174,7 @@ def ratio_of(
 def target_of(
     workload: str, system: str, metric: str, value: float, relation: Relation, limit: float, *, clean: bool
 ) -> Target:
-    """Whether a value keeps a promise, which takes runs whose requests were all answered once and right."""
+    """Compares a value with a limit; runs with lost or wrong answers miss it."""
     kept = value <= limit if relation == "<=" else value >= limit
     return Target(
         workload=workload,
@@ -188,7 +188,7 @@ def target_of(
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that figures can depend on."""
+    """Versions of the software that figures depend on."""
     java = subprocess.run(
         [str(find_java() / "bin" / "java"), "-version"], capture_output=True, text=True, check=False
     ).stderr.splitlines()
@@ -201,7 +201,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Description of this machine."""
     try:
         models = [
             line.split(":", 1)[1].strip()
@@ -224,7 +224,7 @@ def today() -> str:
 
 
 def commit() -> str:
-    """This project's commit, marked where files were changed."""
+    """This project's commit, with `-dirty` after local changes."""
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"],
         cwd=Path(__file__).parent,

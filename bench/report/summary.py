@@ -27,7 +27,7 @@ def read_summary(folder: Path) -> dict[str, ScenarioSummary]:
 
 
 def write_result(folder: Path, result: ScenarioResult, notes: Notes) -> list[ScenarioSummary]:
-    """Writes a scenario's raw runs and its entry of the summary; the entries of other scenarios keep their figures.
+    """Writes a scenario's raw runs and its entry of the summary.
 
     Returns:
         All entries of the summary, in order of their names.
@@ -72,7 +72,7 @@ def _annotated(
 
 
 def _text_of(summary: ScenarioSummary) -> str:
-    """One field a line, and one element a line of each list: one changed figure is one changed line."""
+    """One field or list element a line, for readable diffs."""
     fields = []
     for name, value in msgspec.to_builtins(summary).items():
         if isinstance(value, list) and value:

@@ -1,4 +1,4 @@
-"""Load balance: work that comes in unequal, tasks that are unequal, models that are unequal; offloading on and off."""
+"""Load balancing of unequal work, tasks and models, with and without offloading."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class BalanceRun(Run, frozen=True, kw_only=True):
     """Unequal work, tasks or models.
 
     Attributes:
-        busy_s: How long the sessions of each task ran, the idlest first.
+        busy_s: Session seconds of each task, ascending.
     """
 
     rate_per_s: float
@@ -49,12 +49,12 @@ class BalanceRun(Run, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class UnequalCase:
-    """One way to be unequal.
+    """An unequal load.
 
     Attributes:
-        partitions: Those of the topic that get the load.
-        slowdown: How often one of the tasks runs each batch.
-        requests: As a multiple of the settings': what makes many batches.
+        partitions: Number of the topic's partitions with requests.
+        slowdown: Runs of each batch in one of the tasks.
+        requests: Multiple of the settings' number.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Balance:
                     yield Turn(label, partial(self._run, case, system, repeat), _TURN_S)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """How unequal, and how fast."""
+        """Skew and rate of each case, with targets and ratios."""
         ours = [run for run in runs if isinstance(run, BalanceRun)]
         metrics = {
             _RATE: [run.rate_per_s for run in ours],
@@ -167,6 +167,6 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Balance.name, full=BalanceSettings(), quick=BalanceSettings.quick(balance_requests=200), draw=draw)
 def make(settings: BalanceSettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     unequal = models.unequal
     return Balance(settings, magika_files(unequal), heavy_and_light(unequal)), unequal

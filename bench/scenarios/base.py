@@ -1,4 +1,4 @@
-"""The parts of a scenario, and the registry of all scenarios.
+"""Parts of a scenario, and the registry of scenarios.
 
 A scenario is one module of this package. Its `make` function is registered by the decorator `scenario`.
 """

@@ -1,4 +1,4 @@
-"""Bursts: now and then more comes than can be served, in three classes with a deadline each."""
+"""Bursts above capacity, in three priorities with a deadline each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,13 +19,13 @@ from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, magika_files
 
-#: Priority, and milliseconds from when the request should have been sent.
+#: Deadline in milliseconds after the scheduled send time, by priority.
 DEADLINES_MS = {1: 100, 5: 500, 9: 2_000}
-#: Of what a system answers a second of requests that are there. All classes but the last fit into it even in a burst.
+#: Shares of a system's capacity.
 CALM, BURST = 0.5, 1.5
 
 _CAPACITY_REQUESTS = 250
-#: What a turn takes beside its load: the start, both bursts that find the capacity, and what the last one leaves.
+#: Time of a turn beside its load.
 _TURN_S = 20.0
 
 
@@ -45,9 +45,9 @@ class BurstRun(Run, frozen=True, kw_only=True):
     """A burst of more than a system can keep up with.
 
     Attributes:
-        capacity_per_s: What it answers a second of requests that are there.
-        hit_share: By priority, of its requests: those with the right answer before their deadline.
-        recovery_s: From the end of the burst until latency is what it was before.
+        capacity_per_s: Rate at full speed.
+        hit_share: Share of requests answered right before their deadline, by priority.
+        recovery_s: Time from the burst's end to normal latency.
     """
 
     capacity_per_s: float
@@ -59,8 +59,8 @@ class Burst:
     """Every system in turn, each at shares of its own capacity.
 
     Args:
-        plain: Requests with neither priority nor deadline, which find the capacity.
-        urgent: The same in three classes, in turn: the keys of `DEADLINES_MS` as priority, its values as timeout.
+        plain: Requests without priority and deadline, to find the capacity.
+        urgent: The same with the priorities and timeouts of `DEADLINES_MS` in turn.
     """
 
     name = "burst"
@@ -89,7 +89,7 @@ class Burst:
                 yield Turn(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """Who kept which deadlines."""
+        """Kept deadlines by priority, and recovery."""
         ours = [run for run in runs if isinstance(run, BurstRun)]
         metrics = {"rate_per_s": [run.capacity_per_s for run in ours]}
         for priority in DEADLINES_MS:
@@ -150,7 +150,7 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Burst.name, full=BurstSettings(), quick=BurstSettings.quick(calm_seconds=2.0, burst_seconds=2.0), draw=draw)
 def make(settings: BurstSettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     small = models.small
     classes = [{"priority": priority, "timeout": limit_ms * 1000} for priority, limit_ms in DEADLINES_MS.items()]
     urgent = replace(magika_files(small, classes), name="magika, 3 classes")

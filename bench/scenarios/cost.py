@@ -1,4 +1,4 @@
-"""What a request costs when more of them come, and what a row costs when more of them come together."""
+"""Processor time per row at rising rates and at rising rows per request."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -29,10 +29,10 @@ _TURN_S = 3.0
 
 
 class CostRun(Run, frozen=True, kw_only=True):
-    """What a load costs.
+    """The cost of a load.
 
     Attributes:
-        rows: In each request.
+        rows: Rows of each request.
         core_s_per_1000_rows: Core-seconds of the system, without the broker's.
     """
 
@@ -45,7 +45,7 @@ class Cost:
     """This project's job alone, kept running through all loads of a round.
 
     Args:
-        by_rows: The feed-forward network's requests, by how many rows each has: all of `ROWS`.
+        by_rows: Requests of the feed-forward network by their rows, for all of `ROWS`.
     """
 
     name = "cost"
@@ -69,7 +69,7 @@ class Cost:
             yield Turn(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """Costs, and what each doubling makes of them."""
+        """Costs, and their ratio for each doubling."""
         ours = [run for run in runs if isinstance(run, CostRun)]
         rows = rows_of(ours, {"core_s_per_1000_rows": [run.core_s_per_1000_rows for run in ours]}, keys_of(ours))
         by_load = _doublings(ours, [self._at(rate) for rate in RATES_PER_S])
@@ -100,7 +100,6 @@ class Cost:
         own = sum(spent for part, spent in offered.core_s_per_1000.items() if part.startswith("system"))
         return CostRun(
             system=system,
-            # All of them are the same network's, so that they can be compared.
             workload=self._by_rows[1].name,
             repeat=repeat,
             tally=offered.tally,
@@ -170,5 +169,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Cost.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     return Cost(settings, {rows: ffnn_rows(models.small, rows) for rows in ROWS}), models.small

@@ -1,4 +1,4 @@
-"""Efficiency: how much of what ONNX Runtime could do on the same cores is left when requests come by Kafka."""
+"""Efficiency: throughput as a share of ONNX Runtime's own on the same cores."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,24 +26,24 @@ from bench.workloads.workload import FFNN_ROWS, Workload, ffnn_rows, magika_file
 
 _BATCHES = (1, 8, 32)
 _RAW_SECONDS = 3.0
-#: What a turn takes: its start, and reading and comparing; and for each of the settings' requests the share of a case.
+#: Time of a turn, and of each request.
 _START_S, _REQUEST_S = 16.0, 5e-5
 _LEAST_REQUESTS = 100
 _ALONE = ", no generator"
-#: Of ONNX Runtime's own rate beside broker and generator.
+#: Targets, as shares of the attainable rate.
 _LEAST_OF_ATTAINABLE = {MAGIKA: 0.8, RESNET: 0.95, RECOGNIZER: 0.95}
 
 
 @dataclass(frozen=True)
 class EfficiencyCase:
-    """A workload, and how many of its requests take about as long as one of the feed-forward network's rounds.
+    """A workload and its number of requests.
 
     Attributes:
-        rows: In each request.
-        share: Of the settings' number of requests.
-        warm_up: Requests before these, as a multiple of them: what takes a model's time is compiled already.
-        peers: Whose rates stand beside ours.
-        is_alone_too: Whether all of them have a second turn in each round, without a generator.
+        rows: Rows of each request.
+        share: Share of the settings' number of requests.
+        warm_up: Requests before these, as a multiple.
+        peers: Systems beside ours.
+        is_alone_too: Adds a turn without a generator.
     """
 
     workload: Workload
@@ -58,7 +58,7 @@ class Efficiency:
     """Workload by workload: ONNX Runtime alone, every system in turn, ONNX Runtime beside broker and generator.
 
     Args:
-        ffnn: With `FFNN_ROWS` rows in each request.
+        ffnn: Requests of `FFNN_ROWS` rows.
     """
 
     name = "efficiency"
@@ -159,7 +159,7 @@ class Efficiency:
         return self._alone[run.workload][1] if run.system.endswith(_ALONE) else self._attainable[run.workload]
 
     def _pairs(self, case: EfficiencyCase) -> Iterator[tuple[str, str]]:
-        """Whose rates are compared: ours with each peer's, and two tasks with one."""
+        """Compared systems: ours with each peer, and two tasks with one."""
         ours = self._ours.name
         yield from ((ours, peer.name) for peer in case.peers if peer != self._two)
         yield ours + _ALONE, CONFLUENT.name + _ALONE
@@ -241,7 +241,7 @@ def draw(result: ScenarioResult) -> Figure | None:
 
 @scenario(Efficiency.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     large = models.large
     workloads = ffnn_rows(large, FFNN_ROWS), magika_files(large), resnet_pictures(large), text_lines(large)
     return Efficiency(settings, *workloads, large), large

@@ -28,17 +28,17 @@ _TRANSPORTS: tuple[Transport, ...] = (MESSAGES, SHARED_MEMORY)
 _BURST_BYTES = 256 * MB
 _LEAST, _MOST = 8, 2000
 _PACED = 15
-#: An idle way: many times what a record of so many bytes needs.
+#: Much longer than a record needs.
 _INTERVAL_S, _INTERVAL_S_PER_BYTE = 0.02, 0.012 / MB
 
 
 class ExchangeRun(Run, frozen=True, kw_only=True):
-    """Records of one size from task to task.
+    """Records of one size and one transport.
 
     Attributes:
-        mb_per_s: As fast as they are taken, in MiB.
-        latency: Spaced out, from before a record is packed until all of it has been read.
-        claimed_share: Of the records, those that went by shared memory.
+        mb_per_s: MiB a second at full speed.
+        latency: Time of spaced records, from packing to reading.
+        claimed_share: Share of records by shared memory.
     """
 
     size_bytes: int
@@ -68,7 +68,7 @@ class Exchange:
         yield Turn("exchange: messages, shared memory", self._run, seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """Rates and latencies by size, their ratios, and from which size on shared memory is better."""
+        """Rates and latencies by size, their ratios, and the crossover."""
         ours = [run for run in runs if isinstance(run, ExchangeRun)]
         metrics = {
             "mb_per_s": [run.mb_per_s for run in ours],
@@ -110,7 +110,7 @@ class Exchange:
 
 
 def phases_of(repeats: int) -> list[TransportPhase]:
-    """A round to warm up, then the others; for each size and way a burst, and the same spaced out."""
+    """Phases of a warm-up round and all others: a burst and spaced records by size and transport."""
     phases = []
     for repeat, size_bytes, transport in product(range(-1, repeats), SIZES, _TRANSPORTS):
         burst = min(max(_BURST_BYTES // size_bytes, _LEAST), _MOST)
@@ -125,7 +125,7 @@ def phases_of(repeats: int) -> list[TransportPhase]:
 
 
 def run_of(phase: TransportPhase, burst: TransportLog, paced: TransportLog, busy_cores: float) -> ExchangeRun:
-    """What a size gave by one way, in one round."""
+    """The run of one size and transport in one round."""
     wanted, came = phase.count + _PACED, len(burst.spent_ms) + len(paced.spent_ms)
     span_s = (burst.ended_ms - burst.started_ms) / 1000
     return ExchangeRun(
@@ -150,15 +150,15 @@ def run_of(phase: TransportPhase, burst: TransportLog, paced: TransportLog, busy
 
 
 def label_of(size_bytes: int) -> str:
-    """A size as people write it."""
+    """A size with its unit."""
     return f"{size_bytes // MB} MB" if size_bytes >= MB else f"{size_bytes // KB} KB"
 
 
 def crossover(ratios: Sequence[Ratio], sizes: Mapping[str, int], metric: str) -> int | None:
-    """The size from which on shared memory is better in the median; None if it is not at the largest.
+    """Smallest size from which shared memory stays better; None if it is worse at the largest.
 
     Args:
-        sizes: In bytes, by workload.
+        sizes: Bytes by workload.
     """
     found = None
     for ratio in sorted((each for each in ratios if each.metric == metric), key=lambda each: sizes[each.workload]):
@@ -195,5 +195,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Exchange.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     return Exchange(settings), models.small

@@ -21,7 +21,7 @@ from bench.systems.registry import CONFLUENT, System, anabranch, naive_map
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, magika_files
 
-#: What the project promises beside the time that the model takes.
+#: Targets beside the model's own time.
 _P50_MS, _P99_MS = 4.0, 20.0
 _MAGIKA_P99_MS = 60.0
 _MODEL_TIMES, _MODEL_STEP_S = 3, 8.0
@@ -47,8 +47,8 @@ class LatencyRun(Run, frozen=True, kw_only=True):
     """Latency at a fixed rate, by an open-loop schedule.
 
     Attributes:
-        latency: From the scheduled send time until the reader had the answer.
-        append_latency: Until the broker wrote it down (LogAppendTime, whole milliseconds, rounded down).
+        latency: From the scheduled send time to the reader.
+        append_latency: The same to the answer's LogAppendTime.
     """
 
     rate_per_s: float
@@ -62,8 +62,8 @@ class LatencyOffer:
     """A workload and its rate.
 
     Attributes:
-        warm_up_rate_per_s: Higher where the model allows it, since a JVM compiles what has run often.
-        p99_ms: What p99 may be, the model's time included; None for `_P99_MS` beside that time.
+        warm_up_rate_per_s: Rate before the measurement, for the JVM's compiler.
+        p99_ms: Limit of p99; None for `_P99_MS` beside the model's time.
     """
 
     workload: Workload
@@ -76,7 +76,7 @@ class Latency:
     """Every system in turn, at the same rates, by the same schedules.
 
     Args:
-        repository: Where the models of both workloads are.
+        repository: Repository of both models.
     """
 
     name = "latency"
@@ -110,7 +110,7 @@ class Latency:
                 yield Turn(label, partial(self._run, system, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """Percentiles beside the peers', and whether ours keep to their limits."""
+        """Percentiles, ratios to the peers, and targets."""
         ours = [run for run in runs if isinstance(run, LatencyRun)]
         metrics = {name: [float(getattr(run.latency, name)) for run in ours] for name in _METRICS}
         rows = rows_of(ours, metrics, sorted(keys_of(ours), key=lambda key: key[1]))
@@ -138,7 +138,7 @@ class Latency:
 
     def _measure_models(self, environment: BenchEnvironment) -> list[LatencyRun]:  # noqa: ARG002 - a step's
         for offer in self._offers:
-            # The quickest: what else the machine does shall not make a promise easier to keep.
+            # The quickest: a busy machine must not make a target easier.
             spent_ms = min(model_ms(offer.workload, self._repository) for _ in range(_MODEL_TIMES))
             self._model_ms[offer.workload.name] = round(spent_ms, 3)
         return []
@@ -233,5 +233,5 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: LatencySettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     return Latency(settings, models.ffnn, magika_files(models.small), models.small), models.small

@@ -1,4 +1,4 @@
-"""The ledger: where a request's time goes, by stage."""
+"""The latency breakdown of requests, by phase."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ _LEAST, _LEAST_MS = "shortest stage, ms", -1.0
 
 
 class LedgerRun(Run, frozen=True, kw_only=True):
-    """Where requests' time went.
+    """A latency breakdown.
 
     Attributes:
         latency: As in `LatencyRun`.
-        stages_ms: Mean time by stage, from the scheduled send time until the reader had the answer.
+        stages_ms: Mean time by phase, from the scheduled send time to the reader.
     """
 
     rate_per_s: float
@@ -39,7 +39,7 @@ class LedgerRun(Run, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class ExplainedLoad:
-    """A workload whose requests ask to `explain`, and a rate that our job can keep up with."""
+    """A workload with `explain`, and a sustainable rate."""
 
     workload: Workload
     rate_per_s: float
@@ -47,7 +47,7 @@ class ExplainedLoad:
 
 
 class Ledger:
-    """This project alone: nobody else's answers say where the time went."""
+    """This project alone: peers have no latency breakdown."""
 
     name = "ledger"
     method = (
@@ -73,7 +73,7 @@ class Ledger:
             yield Turn(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """The stages' means, and whether none is less than nothing."""
+        """Mean time of each phase; none may be negative."""
         ours = [run for run in runs if isinstance(run, LedgerRun)]
         metrics = {"mean_ms": [run.latency.mean_ms for run in ours]}
         for stage in ALL_STAGES:
@@ -134,7 +134,7 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Ledger.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     large = models.large
     accounts = (
         ExplainedLoad(ffnn_rows(large, explain=True), 200, 200_000),

@@ -1,4 +1,4 @@
-"""Memory of one TaskManager with every model loaded, over many requests, on a standalone cluster."""
+"""Memory of one TaskManager with all models over many requests."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -43,9 +43,9 @@ class MemoryRun(Run, frozen=True, kw_only=True):
     """A TaskManager's resident memory over many requests.
 
     Attributes:
-        idle_mb: Before the job was submitted.
-        warm_mb: Mean over the watched requests.
-        peak_mb: The most that was seen in them.
+        idle_mb: Memory before the job.
+        warm_mb: Mean of the samples.
+        peak_mb: Maximum of the samples.
         answered: Requests answered at each sample, after warm-up.
         resident_mb: Memory at each sample.
         line: Memory over requests; its slope is in MB for each 10,000.
@@ -83,7 +83,7 @@ class Memory:
             yield Turn(f"memory: {system.name}", partial(self._run, system), seconds)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """How much, and how much more with every request."""
+        """Memory, and its growth with requests."""
         ours = [run for run in runs if isinstance(run, MemoryRun)]
         metrics = {
             "idle_mb": [run.idle_mb for run in ours],
@@ -171,5 +171,5 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: MemorySettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     return Memory(settings, models.ffnn), models.small

@@ -1,4 +1,4 @@
-"""More than can be served: Magika in three priorities, at twice the capacity, and at three times for long."""
+"""Overload: Magika in three priorities at twice and three times the capacity."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,16 +25,16 @@ from bench.systems.registry import anabranch
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, magika_files
 
-#: Priorities, and how many of 60 requests have each: the urgent are few.
+#: Requests of 60 with each priority.
 SHARES = {1: 6, 5: 18, 9: 36}
-#: Of the workload's requests, in turn; shuffled, so that the urgent do not come evenly.
+#: Priorities of the requests in turn, shuffled.
 PRIORITIES = tuple(
     np.random.default_rng(1)
     .permutation([priority for priority, count in SHARES.items() for _ in range(count)])
     .tolist()
 )
 CALM, DOUBLE, TRIPLE = 0.25, 2.0, 3.0
-#: What a start takes, and about how many requests a second are answered.
+#: Time of a start, and an estimate of the rate.
 _START_S, _ABOUT_PER_S = 16.0, 150.0
 _TAIL = "p99 of priority 1 / unloaded"
 _GOODPUT, _DRAIN = "goodput / peak", "drain after the load, s"
@@ -61,12 +61,12 @@ class OverloadSettings(Settings, frozen=True, kw_only=True):
 
 
 class OverloadRun(Run, frozen=True, kw_only=True):
-    """A load that is a multiple of what can be served, in several priorities.
+    """A load of a multiple of the peak, in several priorities.
 
     Attributes:
         load: Multiple of the peak.
-        peak_per_s: What can be served.
-        goodput_per_s: What was served while the load lasted, and `goodput_by_fifth_per_s` in each fifth of it.
+        peak_per_s: Rate at full speed.
+        goodput_per_s: Right answers a second during the load; `goodput_by_fifth_per_s` in each fifth.
         refused: Requests that were answered with `overloaded`.
         served_share: By priority, of its requests.
         p50_ms: By priority, of what was served; likewise `p99_ms`.
@@ -303,6 +303,6 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: OverloadSettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     magika = magika_files(models.small, [{"priority": priority} for priority in PRIORITIES])
     return Overload(settings, magika), models.small

@@ -1,4 +1,4 @@
-"""A model in two stages on two tasks: how much more it does than whole on one, and whether it was cut well."""
+"""A model in two stages on two tasks beside the whole model on one, and other cuts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +39,9 @@ _STAGE_RUNS = 25
 #: Requests before those that are measured, as a multiple of them: a stage has no core to spare for the JVM's compiler,
 #: which is at work for more than a minute.
 _WARM_UP = 2.5
-#: What a turn takes: its start, the stages' own times, and some 30 s of requests.
+#: Time of a turn, and of trying all cuts.
 _TURN_S, _CUTS_S = 40.0, 90.0
-#: How often a cut and its rivals are timed in turn: a difference of 3 % is within what this machine varies by.
+#: Rounds in which cuts are timed in turn; 3 % is within the noise.
 _CUT_ROUNDS, _LEAST_OF_BEST = 15, 0.97
 
 
@@ -64,7 +64,7 @@ class CutCase:
         batch: One request's inputs.
         whole: Requests for the model as it is; None for a model that is only cut and timed, not served.
         cut: The same requests, for a copy that is served in stages.
-        requests: How many are measured.
+        requests: Measured requests.
     """
 
     name: str
@@ -76,7 +76,7 @@ class CutCase:
 
     @cached_property
     def chosen(self) -> Chosen:
-        """Where the planner cuts it."""
+        """The planner's cut."""
         return cut_in_two(self.model)
 
 
@@ -190,7 +190,7 @@ def _stage_times_ms(case: CutCase) -> tuple[float, float]:
     times: dict[int, list[float]] = {number: [] for number in range(STAGES)}
 
     def run(number: int) -> None:
-        # The one that is done first goes on, so that the other is never alone.
+        # The faster one goes on: the other is never alone.
         while min(map(len, times.values())) < _STAGE_RUNS:
             times[number].append(chain.run_ms(number))
 
@@ -204,7 +204,7 @@ def _stage_times_ms(case: CutCase) -> tuple[float, float]:
 
 @scenario(Pipeline.name, full=PipelineSettings(), quick=PipelineSettings.quick(pipeline_share=0.05))
 def make(settings: PipelineSettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     folder = models.in_stages
     pictures, files = (
         (make(folder, model=name), make(folder, model=in_stages(name)))

@@ -1,4 +1,4 @@
-"""From one node to 1,024, by simulation from measured profiles: where more nodes stop to help, and why."""
+"""Simulated scaling from one machine to 1,024, from measured profiles."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,21 +34,21 @@ _BANDWIDTH_BYTES_PER_S = 1.25e9
 _LATENCY_MS = 0.1
 _VARIATION = 0.1
 _PIPELINE, _REPLICAS, _SMALL = "a stage a node", "as planned", "as planned, a third of the weights a node"
-#: Doubling the nodes brings less than this.
+#: Scaling stops where a doubling brings less than this.
 _WORTH_IT = 1.5
-#: Beyond this no model here gains: its largest node, or what a link carries, is all that counts.
+#: No model here gains from more stages.
 _MOST_STAGES = 32
 _NEARLY_ALL = 0.9
 
 
 class ScalingRun(Run, frozen=True, kw_only=True):
-    """A plan for so many nodes, simulated.
+    """A simulated placement.
 
     Attributes:
-        used: Nodes that the plan uses.
-        rate_per_s: Batches of one row that came out, in the simulation.
-        predicted_per_s: What the plan and the feed say, without chance.
-        held_up_by: What is slowest.
+        used: Machines in use.
+        rate_per_s: Simulated batches of one row a second.
+        predicted_per_s: Rate without variation.
+        held_up_by: The bottleneck.
     """
 
     nodes: int
@@ -61,7 +61,7 @@ class ScalingRun(Run, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class ProfiledModel:
-    """A model that is profiled when it is first asked for."""
+    """A model and its profile, taken at first use."""
 
     name: str
     path: Path
@@ -69,24 +69,24 @@ class ProfiledModel:
 
     @cached_property
     def profile(self) -> Profile:
-        """What a batch of one row costs."""
+        """Cost of a batch of one row."""
         return profile(load_graph(self.path), 1)
 
     @cached_property
     def costs(self) -> CostGraph:
-        """As the planner sees it."""
+        """Input of the planner."""
         return costs_of(load_graph(self.path), self.profile)
 
     @cached_property
     def feed(self) -> Feed:
-        """What comes in and goes out."""
+        """Sizes of inputs and outputs."""
         sizes, graph = self.profile.tensor_bytes, load_graph(self.path)
         into, out_of = (sum(sizes[name] for name in names) for names in (graph.inputs, graph.outputs))
         return Feed(into, out_of, _BANDWIDTH_BYTES_PER_S)
 
 
 class Scaling:
-    """Three ways to use nodes, and three models."""
+    """Three placements of three models."""
 
     name = "scaling"
     method = (
@@ -107,7 +107,7 @@ class Scaling:
         )
 
     def steps(self) -> Iterator[Turn]:
-        """Every model, way and number of nodes."""
+        """Every model, placement and number of machines."""
         for model in self._models:
             for system in (_PIPELINE, _REPLICAS, _SMALL):
                 if system == _SMALL and not model.has_weights:
@@ -116,7 +116,7 @@ class Scaling:
                     yield Turn(f"scaling, {model.name}: {nodes} nodes", partial(self._run, model, system, nodes), 2)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """How far each way goes."""
+        """Largest useful number of machines for each placement."""
         ours = [run for run in runs if isinstance(run, ScalingRun)]
         rows = []
         for model in self._models:
@@ -187,7 +187,7 @@ def _third(costs: CostGraph) -> int:
 
 
 def _reason(costs: CostGraph, slowest: PlannedStage) -> str:
-    """What holds a pipeline up."""
+    """The bottleneck of a pipeline."""
     largest_ms = max(costs.ms[node] for node in slowest.nodes)
     one = slowest.held_up_by == "computing" and len(slowest.replicas) == 1 and largest_ms > _NEARLY_ALL * slowest.ms
     return "computing one operator" if one else slowest.held_up_by
@@ -249,5 +249,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Scaling.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:  # noqa: ARG001 - like the others
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     return Scaling(models.large), models.large

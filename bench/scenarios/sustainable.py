@@ -1,4 +1,4 @@
-"""The highest rate that each system can keep up with, and its latency at shares of it."""
+"""Sustainable rate of each system, and latency at shares of it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,28 +25,28 @@ from bench.workloads.text_lines import text_lines
 from bench.workloads.workload import FFNN_ROWS, Workload, ffnn_rows, magika_files, resnet_pictures
 
 SUSTAINABLE, NO_QUEUE, COMMON = "sustainable", "no queue", "common rate"
-#: Shares of a system's own sustainable rate. At a twentieth there is no queue.
+#: Shares of a system's own sustainable rate.
 SHARES = {NO_QUEUE: 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "90 %": 0.9}
 OVER_NO_QUEUE = "p99 at 50 % / p50 with no queue"
 
 _MOST_OVER_NO_QUEUE = 3.0
-#: What a load takes beside its seconds, and a workload's bursts.
+#: Time of a turn beside its load, and of a burst.
 _TURN_S, _BURST_S = 2.0, 7.0
-#: Of a burst, each second of the warm-up.
+#: Share of a burst in each second of the warm-up.
 _WARM_UP_SHARE = 0.02
-#: The sustainable rate is about so many times the common one.
+#: Estimate of sustainable over common rate.
 _ABOUT = 6.0
 
 
 class RateRun(Run, frozen=True, kw_only=True):
-    """A rate that was offered in search of the sustainable one, or a share of it.
+    """A run at the sustainable rate or a share of it.
 
     Attributes:
-        load: `sustainable`, or which share.
+        load: `sustainable`, or the share.
         latency: As in `LatencyRun`.
-        lag: Seconds by which latency grew in every second.
-        generator_p99_ms: By how much the generator was late.
-        probes: The search; where none was needed, empty.
+        lag: Growth of latency in seconds a second.
+        generator_p99_ms: Delay of the generator.
+        probes: Probes of the search, if any.
     """
 
     load: str
@@ -59,11 +59,11 @@ class RateRun(Run, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class SustainableCase:
-    """A workload, and who serves it.
+    """A workload and its systems.
 
     Attributes:
-        burst: Requests that all systems answer within some seconds.
-        common_per_s: A rate that all of them can keep up with.
+        burst: Requests of a burst, answered within seconds.
+        common_per_s: A sustainable rate for all of them.
         systems: This project first.
     """
 
@@ -77,7 +77,7 @@ class Sustainable:
     """Every system in turn, with all of its workloads in one go.
 
     Args:
-        repository: Where the models of all workloads are.
+        repository: Repository of all models.
     """
 
     name = "sustainable"
@@ -174,7 +174,6 @@ class Sustainable:
     ) -> list[RateRun]:
         runs: list[RateRun] = []
         with in_service(environment, system, cases[0].workload) as service:
-            # A burst compiles what is hot where requests come together, and not where they come one by one.
             first, seconds = cases[0], self._settings.search_warm_up_seconds
             service.offer(first.workload, first.burst * _WARM_UP_SHARE, seconds, seed=0)
             for case in cases:
@@ -193,7 +192,7 @@ class Sustainable:
             before_per_s=self._found.get(key),
             seed=1_000 * (repeat + 1),
         )
-        # Of a system that keeps up with nothing, the probes say why.
+        # Without a sustainable rate, the probes say why.
         best = msgspec.structs.replace(found.probes[-1], rate_per_s=found.rate_per_s)
         yield self._note(found.offered, best, system, SUSTAINABLE, repeat, found.probes)
         if not found.rate_per_s:
@@ -282,7 +281,7 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: SearchSettings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     large, ours, naive = models.large, anabranch("thread"), naive_map("thread")
     cases = (
         SustainableCase(models.ffnn, 100_000, 200, (ours, naive, CONFLUENT)),

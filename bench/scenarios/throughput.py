@@ -1,4 +1,4 @@
-"""Throughput: single-row requests of the feed-forward network that were there before the system started."""
+"""Throughput of stored single-row requests of the feed-forward network."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -39,9 +39,9 @@ _METRIC = "rate_per_s"
 _RAW_BATCHES = (1, 64)
 _RAW_SECONDS = 2.0
 _PEERS = (KAFKA_PYTHON, CONFLUENT, JAVA, CRAYFISH, RAY_SERVE, MLSERVER)
-#: Of the settings' numbers of requests, for those who would take minutes for all of them.
+#: Shares of the requests for slow systems.
 _SHARES = {KAFKA_PYTHON: 1 / 10, CRAYFISH: 1 / 20, RAY_SERVE: 1 / 40, MLSERVER: 1 / 40}
-#: Of these peers' rates, by their kind; the others are for comparison.
+#: Targets, as ratios to peers.
 _LEAST = {
     "naive PyFlink map": 1.5,
     CONFLUENT.name: 0.5,
@@ -77,7 +77,7 @@ class Throughput:
         """The limits; then each round: ours, naive, the other peers, ours and naive with two tasks."""
         yield Turn("throughput: ONNX Runtime alone", self._measure_limit)
         yield Turn("throughput: Beam in memory", self._measure_beam)
-        # The quick ones serve some 80,000 a second, which are then read and compared as fast; the slow ones have fewer.
+        # Serving and comparing run at some 80,000 requests a second each.
         seconds = 15 + (self._settings.throughput_warm_up + self._settings.throughput_requests) / 40_000
         one_task = [system for pair in self._pairs if pair[0].parallelism == 1 for system in pair]
         two_tasks = [system for pair in self._pairs if pair[0].parallelism == 2 for system in pair]
@@ -146,12 +146,12 @@ class Throughput:
     def _run(self, system: System, repeat: int, environment: BenchEnvironment) -> list[ThroughputRun]:
         workload = as_crayfish(self._workload) if system == CRAYFISH else self._workload
         share = _SHARES.get(system, 1.0)
-        # Those with one workload and one share read the same records.
+        # The same workload and share: the same records.
         key = workload.name, share
         if key not in self._preloaded:
             self._preloaded[key] = self._preload(workload, share)
         run = self._preloaded[key].serve(system, repeat, environment)
-        # The same rows, and so the same workload, whatever the wire.
+        # The same rows on another wire.
         return [msgspec.structs.replace(run, workload=self._workload.name)]
 
     def _preload(self, workload: Workload, share: float) -> Preloaded:
@@ -168,7 +168,7 @@ def draw(result: ScenarioResult) -> Figure:
         rates.barh(place, rate.median, color=plots.colour(row), height=0.6)
         rates.plot([rate.low, rate.high], [place, place], color=plots.INK, linewidth=1.5)
         rates.text(rate.high, place, f"  {rate.median:,.0f}", va="center", fontsize=9)
-        # Who runs many processes has many parts, and who has one cannot be told from its broker's: a sum for each.
+        # One sum: systems differ in their number of parts.
         core_ms = 1000 * sum(row.core_s_per_1000.values())
         costs.barh(place, core_ms, color=plots.colour(row), height=0.6)
         costs.text(core_ms, place, f"  {core_ms:,.0f}", va="center", fontsize=9)
@@ -186,5 +186,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Throughput.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario and its repository."""
+    """Makes the scenario."""
     return Throughput(settings, models.ffnn, models.small), models.small

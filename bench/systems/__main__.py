@@ -1,4 +1,4 @@
-"""A system's process: `python -m bench.systems COMMAND` runs what the command names, this project's job among them."""
+"""A system's process: `python -m bench.systems COMMAND`."""
 
 from importlib import import_module
 

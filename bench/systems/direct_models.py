@@ -1,4 +1,4 @@
-"""What every peer does with a request: parse it with the generated messages, run the session, write the answer."""
+"""The peers' common work: parse a request, run the session, write the answer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ _DTYPES: dict[str, type[np.generic]] = {"FP32": np.float32, "INT32": np.int32}
 
 
 class DirectModels:
-    """Every model of a repository, run without more ado: one input and one output, raw contents, no checks."""
+    """The models of a repository: one input and one output, raw contents, no checks."""
 
     def __init__(self, repository: Path) -> None:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {

@@ -1,4 +1,4 @@
-"""What peers need beside this project's own environment: brought here when first asked for, and kept under `.tools`."""
+"""Installation of the peers' own packages under `.tools`, at first use."""
 
 import sys
 from pathlib import Path
@@ -11,14 +11,14 @@ from deploy.jars import JarsError
 
 
 class PeerMissing(Exception):
-    """A peer cannot be set up on this machine, and is left out; the message says why."""
+    """A peer cannot be set up on this machine and is skipped."""
 
 
 def interpreter_of(kind: str) -> Path:
-    """The Python that a system starts with, once all that it needs is here.
+    """Installs a system's packages and returns its Python.
 
     Raises:
-        PeerMissing: Something cannot be had.
+        PeerMissing: A package or jar is not available.
     """
     try:
         if kind in ENVIRONMENTS:

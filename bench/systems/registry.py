@@ -1,4 +1,4 @@
-"""The measured systems: each answers the same requests, on the same topics, from the same model repository."""
+"""The measured systems."""
 
 from dataclasses import dataclass
 from typing import Literal

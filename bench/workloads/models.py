@@ -1,4 +1,4 @@
-"""The model repositories that every system serves: a small feed-forward network, Magika's own model, and ResNet-50."""
+"""Models of the benchmark: feed-forward networks, Magika and ResNet-50."""
 
 import shutil
 from itertools import pairwise
@@ -14,12 +14,12 @@ from anabranch.demo.features import model_path as magika_path
 
 FFNN = "ffnn"
 RESNET = "resnet50"
-#: onnx's own test data: the graphs of well-known models without their weights.
+#: onnx's test data: graphs of well-known models without weights.
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-#: Takes what `FFNN` takes, and 100 times as long; its name is as long, and so are its requests.
+#: Has the inputs of `FFNN` and 100 times its time; an equally long name makes equally long requests.
 HEAVY = "fnnn"
 _HEAVY_WIDTHS = (784, 4096, 4096, 10)
-#: The network of Crayfish (EDBT 2024), which others can compare with.
+#: The network of Crayfish (EDBT 2024).
 FFNN_WIDTHS = (784, 32, 32, 32, 10)
 
 _SEED = 0
@@ -58,7 +58,7 @@ def add_copies_in_stages(repository: Path, plan: str) -> Path:
     """Adds a copy of Magika and of ResNet-50 that is served in stages, and returns the repository.
 
     Args:
-        plan: Of the stages, beside each copy; it is written later, and before a job is started.
+        plan: Name of the stage manifest beside each copy, written later.
     """
     for name in (MAGIKA, RESNET):
         [original] = (repository / name).glob("*/model.onnx")
@@ -75,7 +75,7 @@ def in_stages(name: str) -> str:
 
 
 def make_resnet50() -> onnx.ModelProto:
-    """The graph of onnx's own test data, which leaves the weights out, with random ones; any number of pictures."""
+    """ResNet-50's graph with random weights, for any number of pictures."""
     model = onnx.load(LIGHT / "light_resnet50.onnx")
     graph, rng = model.graph, np.random.default_rng(_SEED)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -87,7 +87,7 @@ def make_resnet50() -> onnx.ModelProto:
             fan_in = int(np.prod(array.shape[1:]))
             arrays[name] = (rng.standard_normal(array.shape) * np.sqrt(2 / fan_in)).astype(np.float32)
         elif name.endswith(("_bn_riv_0", "_bn_s_0")):
-            # Were every branch at full strength, sixteen additions would leave one class with all of the probability.
+            # Weaker branches keep the probabilities apart from 0 and 1.
             arrays[name] = np.full(array.shape, 0.2 if name.endswith("branch2c_bn_s_0") else 1, np.float32)
         elif array.dtype == np.float32:
             arrays[name] = np.zeros(array.shape, np.float32)

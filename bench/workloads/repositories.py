@@ -11,11 +11,7 @@ from bench.workloads.workload import Workload, ffnn_rows
 
 
 class Repositories:
-    """Repositories, made when they are asked for: a system loads every model of its own.
-
-    Args:
-        folder: Where they go.
-    """
+    """Repositories, each made at its first use: a system loads all models of its repository."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,7 +28,7 @@ class Repositories:
 
     @cached_property
     def unequal(self) -> Path:
-        """The small ones, and a heavy network that takes what the light one takes."""
+        """The small ones, and a heavy network with the light one's inputs."""
         return add_heavy(make_repository(self._folder / "unequal-models"))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Lines of text as pictures, for rapidocr's recognizer: only what starts a benchmark imports this, no generator."""
+"""Pictures of lines of text, for rapidocr's recognizer."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -47,8 +47,7 @@ _INK_AND_PAPER = (((20, 20, 20), (255, 255, 255)), ((235, 235, 225), (40, 55, 70
 def add_recognizer(repository: Path) -> Path:
     """Adds rapidocr's text recognizer to a repository, and returns that.
 
-    It ends with the first step of rapidocr's own decoding: of the 18,710 probabilities of each place in a line, the
-    best, and which that is. All of them would make an answer of 3 MB.
+    Its outputs are the best of the 18,710 probabilities of each place and its index: all of them would be 3 MB.
     """
     model = onnx.load_from_string(files("rapidocr").joinpath("models", _FILE).read_bytes())
     graph = model.graph
@@ -88,7 +87,7 @@ def render(text: str, number: int) -> Array:
 
 
 def prepare(picture: Array) -> Array:
-    """What rapidocr makes of a line before its recognizer sees it; float32, [3, 48, 320]."""
+    """The recognizer's input of a line, as rapidocr makes it; float32, [3, 48, 320]."""
     _, height, width = _SHAPE
     settings = SimpleNamespace(rec_image_shape=_SHAPE)
     # No more of a recognizer is needed for it, and a whole one would load a model.

@@ -1,4 +1,4 @@
-"""What is sent: requests that are made once and differ only in their id, and the answers that they must get."""
+"""Requests that differ only in their id, and their right answers."""
 
 import dataclasses
 import sysconfig
@@ -21,9 +21,9 @@ from anabranch.schemas.tensors import Array, Tensor
 from bench.workloads.models import FFNN, FFNN_WIDTHS, HEAVY, RESNET
 
 ID_BYTES = 12
-#: Where the id goes.
+#: Placeholder of the id.
 PLACEHOLDER = "@" * ID_BYTES
-#: What batches of other sizes may change in a float32 result.
+#: Differences of float32 results between batch sizes.
 TOLERANCE = 1e-5
 
 #: A request's `priority`, `timeout`, `explain`.
@@ -42,14 +42,14 @@ _MAGIKA_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Workload:
-    """Distinct requests of one length, sent round and round.
+    """Distinct requests of one length, sent in turn.
 
     Attributes:
-        requests: uint8, [requests, bytes]: whole messages, with a placeholder where the id goes.
-        id_at: Where in every message that is.
-        answers: float32, [requests, values]: what a direct run of the model gives for each.
-        rows: In each request.
-        tolerance: How far a right answer may be from these.
+        requests: Messages with a placeholder for the id; uint8, [requests, bytes].
+        id_at: Position of the placeholder.
+        answers: Results of a direct run; float32, [requests, values].
+        rows: Rows of each request.
+        tolerance: Largest deviation of a right answer.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Workload:
         return b"".join((head, id_of(number), tail))
 
     def answer(self, number: int) -> Array:
-        """What the outputs of that request must be."""
+        """The right outputs of a request."""
         answer: Array = self.answers[number % len(self.answers)]
         return answer
 
@@ -80,13 +80,13 @@ class Workload:
         return [(row[: self.id_at].tobytes(), row[end:].tobytes()) for row in self.requests]
 
     def save(self, path: Path) -> None:
-        """Writes it where another process can read it."""
+        """Writes the workload for another process."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         np.savez(path, **fields)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote."""
+        """Reads the file of `save`."""
         with np.load(path) as file:
             scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance")}
             return cls(requests=file["requests"], answers=file["answers"], **scalars)
@@ -134,7 +134,7 @@ def resnet_pictures(repository: Path, *, explain: bool = False, model: str = RES
 
 
 def asking(*, explain: bool) -> Sequence[Parameters]:
-    """Parameters for all requests: that their answers shall say where the time went, or none."""
+    """Parameters of all requests: `explain`, or none."""
     return ({"explain": True},) if explain else ({},)
 
 
@@ -157,7 +157,7 @@ def workload_of(
     *,
     tolerance: float = TOLERANCE,
 ) -> Workload:
-    """One request for each tensor, to a model with one input and one output, and what a direct run answers."""
+    """One request for each tensor with the answer of a direct run; the model has one input and one output."""
     messages = []
     for number, array in enumerate(tensors):
         parameters = {**parameters_in_turn[number % len(parameters_in_turn)]}

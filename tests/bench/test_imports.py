@@ -23,6 +23,6 @@ assert not psutil.Process().net_connections()
 """
 
 
-def test_importing_starts_nothing() -> None:
+def test_import_all_modules_starts_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

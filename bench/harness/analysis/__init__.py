@@ -1,1 +1,1 @@
-"""Figures computed from recorded runs; nothing here waits, sends or writes."""
+"""Figures computed from recorded runs."""

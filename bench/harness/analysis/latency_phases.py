@@ -1,4 +1,4 @@
-"""Where the time of requests went: what the job says of them, with what lies before and after it.
+"""Mean time of requests by phase: the job's own phases, and those before and after the job.
 
 scheduled -send- sent -broker- read -admit- -queue- -batch- -session- -merge- -encode- written -write- appended
 -read- received
@@ -13,16 +13,14 @@ from bench.harness.load_run import LoadRun
 ALL_STAGES = ("send", *STAGES, "write", "read")
 
 _BROKER = STAGES.index("broker")
-#: A broker's stamp has whole milliseconds, rounded down: on the average it cuts off half of one.
+#: Mean of the part that a broker's whole milliseconds cut off.
 _CUT_OFF_MS = 0.5
 
 
 def stages_ms(offered: LoadRun) -> dict[str, float]:
-    """The mean time of each stage, in milliseconds, over all requests whose answers say where theirs went.
+    """Mean milliseconds of each phase, over the requests with a latency breakdown.
 
-    A record's timestamp, where the job starts to count, has whole milliseconds: what that cuts off the time of sending
-    is no time that the broker took. Each time between is by another clock or process, so that the first and the last
-    two stages are less than nothing where what the job says overlaps or is too much.
+    The first and the last two phases are differences between clocks: phases of the job that overlap make them negative.
     """
     means = _table(offered).mean(axis=0)
     return {stage: round(float(mean), 4) for stage, mean in zip(ALL_STAGES, means, strict=True)}

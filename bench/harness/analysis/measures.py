@@ -1,4 +1,4 @@
-"""Numbers out of what was seen: percentiles, what was missing or wrong, rates, lines; nothing waits or writes here."""
+"""Percentiles, tallies, rates and fitted lines of recorded runs."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from bench.harness.response_log import ResponseLog
 
 Floats = npt.NDArray[np.float64]
 
-#: The largest batch of any system; its answers follow each other this closely.
+#: The largest batch of any system.
 _BATCH, _TOGETHER_MS = 64, 5
 _WINDOW_S = 0.5
 _CALM_AGAIN = 2.0
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """A distribution in six numbers, in milliseconds."""
+    """A distribution in milliseconds."""
 
     p50_ms: float
     p90_ms: float
@@ -28,7 +28,7 @@ class Percentiles(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values_ms: Floats) -> "Percentiles":
-        """The percentiles of some values; NaN where there are none."""
+        """Percentiles of some values; NaN without values."""
         if not len(values_ms):
             return cls(*[float("nan")] * 6)
         quantiles = np.percentile(values_ms, [50, 90, 95, 99, 100])
@@ -36,16 +36,14 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What became of the requests of a run.
+    """Counts of a run's requests by outcome.
 
     Attributes:
         answered: Requests with at least one answer.
-        missing: Requests without any.
-        refused: First answers that say `overloaded`; `expired` those that say `deadline_exceeded`.
-        wrong: First answers that are another error, or differ from a direct run of the model by more than the
-            tolerance.
-        repeated: ResponseLog after the first to a request.
-        deviation: The largest difference among the answers that are not wrong.
+        refused: First answers `overloaded`; `expired` are those `deadline_exceeded`.
+        wrong: First answers with another error, or outside the tolerance.
+        repeated: Further answers to a request.
+        deviation: Largest difference among right answers.
     """
 
     requests: int
@@ -59,12 +57,12 @@ class Tally(msgspec.Struct, frozen=True):
 
     @property
     def is_clean(self) -> bool:
-        """Whether every request got one answer: the right one, or that it was refused or had passed its deadline."""
+        """True if each request has one answer: right, refused or expired."""
         return not (self.missing or self.wrong or self.repeated)
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """What several repeats gave."""
+    """Median and range of several repeats."""
 
     median: float
     low: float
@@ -94,17 +92,17 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def first_answers(answers: ResponseLog, first_id: int, count: int) -> npt.NDArray[np.int64]:
-    """For each request of a run, the index of its first answer, or -1."""
+    """Index of each request's first answer, or -1."""
     firsts = np.full(count, -1, np.int64)
     numbers = answers.ids - first_id
     ours = np.flatnonzero((numbers >= 0) & (numbers < count))
-    # Written in reverse, so that the first answer to a request is the last to be written.
+    # In reverse order: the first answer overwrites later ones.
     firsts[numbers[ours[::-1]]] = ours[::-1]
     return firsts
 
 
 def tally(answers: ResponseLog, first_id: int, count: int, tolerance: float) -> Tally:
-    """What became of the requests `first_id` and on."""
+    """Counts the outcomes of the requests from `first_id`."""
     firsts = first_answers(answers, first_id, count)
     deviation = answers.deviation[firsts[firsts >= 0]]
     refused, expired = (said[firsts[firsts >= 0]] for said in (answers.refused, answers.expired))
@@ -123,7 +121,7 @@ def tally(answers: ResponseLog, first_id: int, count: int, tolerance: float) -> 
 
 
 def latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64], first_id: int) -> Floats:
-    """From when each request should have been sent until the reader had its answer; requests without are left out."""
+    """Latency of each answered request, from its scheduled send time to the reader."""
     firsts = first_answers(answers, first_id, len(scheduled_ns))
     there = firsts >= 0
     spent_ns: Floats = (answers.received_ns[firsts[there]] - scheduled_ns[there]) / 1e6
@@ -131,7 +129,7 @@ def latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64], firs
 
 
 def append_latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64], first_id: int) -> Floats:
-    """The same until the broker wrote the answer down, by the broker's clock: whole milliseconds, rounded down."""
+    """The same to the answer's LogAppendTime: whole milliseconds, rounded down."""
     firsts = first_answers(answers, first_id, len(scheduled_ns))
     there = firsts >= 0
     spent_ms: Floats = answers.appended_ms[firsts[there]] - scheduled_ns[there] / 1e6
@@ -139,9 +137,9 @@ def append_latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64
 
 
 def rate_per_s(appended_ms: npt.NDArray[np.int64], skip: int) -> float:
-    """Answers a second, from about the answer after the first `skip` to the last.
+    """Answers a second after the first `skip`.
 
-    Answers of one batch come together: those that came with the first one were computed before it, and do not count.
+    Answers in the same batch as the first one do not count: they were computed before it.
     """
     times_ms = np.sort(appended_ms)
     if len(times_ms) <= skip + 1:
@@ -156,10 +154,10 @@ def rate_per_s(appended_ms: npt.NDArray[np.int64], skip: int) -> float:
 
 
 def fit_line(x: Floats, y: Floats) -> Line:
-    """The least-squares line through some points.
+    """Fits a least-squares line.
 
     Raises:
-        ValueError: There are fewer than three, or all have the same x.
+        ValueError: Fewer than three points, or all have the same x.
     """
     if len(x) < 3 or np.ptp(x) == 0:
         raise ValueError(f"{len(x)} points, all in one place or fewer than three, make no line")
@@ -172,15 +170,14 @@ def fit_line(x: Floats, y: Floats) -> Line:
 
 
 def recovery_s(after_s: Floats, spent_ms: Floats, calm_ms: Floats) -> float:
-    """How long after a burst latency is what it was before.
+    """Time from the end of a burst until latency is normal again.
 
     Args:
-        after_s: When each request was scheduled, after the end of the burst, and `spent_ms` its latency.
+        after_s: Scheduled time of each request after the burst; `spent_ms` is its latency.
         calm_ms: Latencies before the burst.
 
     Returns:
-        The start of the first half second whose median is at most twice theirs; where there is none, the end of what
-        was seen.
+        Start of the first half second with a median of at most twice theirs, or the end of the data.
     """
     limit_ms = _CALM_AGAIN * float(np.median(calm_ms)) if len(calm_ms) else 0.0
     windows = (after_s / _WINDOW_S).astype(np.int64)

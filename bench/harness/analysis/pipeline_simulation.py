@@ -1,9 +1,9 @@
-"""A pipeline of stages on many nodes, batch by batch: what the planner's formula says, plus chance and a feed.
+"""Simulation of a pipeline of stages on many machines, batch by batch.
 
     feed --link--> [ receive | compute | send ] x replicas --link--> [ ... ] --link--> drain
 
-Each direction of a link and each node's processor does one thing at a time, first come, first served. A batch goes to
-the replica that will be free first. One feed sends all that comes in, and one drain takes all that goes out.
+Each direction of a link and each processor serves one batch at a time, in order of arrival. A batch goes to the replica
+that is free first.
 """
 
 import heapq
@@ -20,11 +20,11 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Feed:
-    """What stands at both ends of the pipeline.
+    """Feed and drain of the pipeline.
 
     Attributes:
-        input_bytes: Of a batch; likewise `output_bytes`.
-        bandwidth_bytes_per_s: Of its link, each way.
+        input_bytes: Size of a batch; likewise `output_bytes`.
+        bandwidth_bytes_per_s: Bandwidth of its link, each way.
     """
 
     input_bytes: int
@@ -33,14 +33,11 @@ class Feed:
 
 
 def simulate(stages: Sequence[PlannedStage], feed: Feed, *, batches: int, variation: float, seed: int) -> float:
-    """How many batches a second come out, when there is always one to feed.
+    """Batches a second of a pipeline that always has input.
 
     Args:
-        stages: Of a plan.
-        feed: Where batches come from and go to.
-        batches: How many go through; the first half of them fills the pipeline, and does not count.
-        variation: Standard deviation of a batch's computing time, as a part of its mean.
-        seed: Of the chance.
+        batches: Simulated batches; the first half fills the pipeline and does not count.
+        variation: Standard deviation of a batch's computing time, as a share of its mean.
     """
     rng = np.random.default_rng(seed)
     sent_ms = feed.input_bytes * 1000 / feed.bandwidth_bytes_per_s
@@ -69,7 +66,7 @@ def _chance(rng: np.random.Generator, variation: float, count: int) -> Times:
 
 
 class _Replica:
-    """One node, and when each part of it is free."""
+    """A machine, and the times at which its parts are free."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -77,9 +74,9 @@ class _Replica:
 
 
 def _through(stage: PlannedStage, arrived: Times, received_bytes: float, sent_bytes: float, chance: Times) -> Times:
-    """When each batch is at the next stage; batches arrive in order."""
+    """Arrival times at the next stage, in order."""
     replicas = [_Replica(machine) for machine in stage.replicas]
-    # By when a replica would be done with another batch.
+    # Time at which each replica would finish another batch.
     line = [(stage.ms / replica.machine.speed, number) for number, replica in enumerate(replicas)]
     heapq.heapify(line)
     left = np.zeros(len(arrived))

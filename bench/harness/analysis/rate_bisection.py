@@ -1,4 +1,4 @@
-"""The highest rate that a system can keep up with: what to try next, and what counts as keeping up."""
+"""Bisection for the highest sustainable rate."""
 
 from math import sqrt
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from bench.harness.analysis.measures import Floats, Tally, fit_line
 
-#: Seconds by which latency may grow in every second: a system that falls behind by more does not keep up.
+#: Largest growth of latency, in seconds a second.
 MOST_LAG = 0.01
 
 _SIGNIFICANT = 2.0
@@ -16,12 +16,12 @@ _STEP_DOWN = 0.85
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """A rate that was tried.
+    """A tried rate.
 
     Attributes:
-        lag: Seconds by which latency grew in every second, beyond what chance explains.
-        clean: Whether every request got one right answer.
-        kept_up: Whether all that was asked of it held.
+        lag: Growth of latency in seconds a second, less twice its error.
+        clean: Each request has one right answer.
+        kept_up: The rate is sustainable.
     """
 
     rate_per_s: float
@@ -32,11 +32,11 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 def judge(rate_per_s: float, tally: Tally, spent_ms: Floats, at_ns: npt.NDArray[np.int64], bound_ms: float) -> Probe:
-    """Whether a system kept up.
+    """Judges a rate.
 
     Args:
-        spent_ms: The latency of every request that was answered, and `at_ns` when each was scheduled.
-        bound_ms: For the 99th percentile.
+        spent_ms: Latency of each answered request; `at_ns` is its scheduled time.
+        bound_ms: Limit of the 99th percentile.
     """
     p99_ms = float(np.percentile(spent_ms, 99)) if len(spent_ms) else float("inf")
     lag = lag_of(spent_ms, at_ns)
@@ -46,7 +46,7 @@ def judge(rate_per_s: float, tally: Tally, spent_ms: Floats, at_ns: npt.NDArray[
 
 
 def lag_of(spent_ms: Floats, at_ns: npt.NDArray[np.int64]) -> float:
-    """How fast latency grew, in seconds a second: the least slope that the scatter of the points allows, or 0."""
+    """Growth of latency, in seconds a second, less twice its standard error; at least 0."""
     if len(spent_ms) < 3:
         return 0.0
     line = fit_line((at_ns - at_ns[0]) / 1e9, spent_ms / 1000)
@@ -54,14 +54,14 @@ def lag_of(spent_ms: Floats, at_ns: npt.NDArray[np.int64]) -> float:
 
 
 class Search:
-    """Halves the range of rates in which the highest one lies, then steps down until one is confirmed.
+    """Halves the range of rates, then steps down until a rate is confirmed.
 
-    The range is halved as ratios are: what is found is as exact for a rate at its lower end as for one at its upper.
+    The middle of a range is the geometric mean: the relative error is the same at both ends.
 
     Args:
-        low_per_s: A rate that is expected to be kept up with, and not 0; nothing is built on it.
-        high_per_s: A rate that is expected to be too much.
-        probes: How often to halve.
+        low_per_s: A rate that is probably sustainable, above 0.
+        high_per_s: A rate that is probably too high.
+        probes: Number of halvings.
     """
 
     def __init__(self, low_per_s: float, high_per_s: float, probes: int) -> None:
@@ -71,21 +71,21 @@ class Search:
 
     @property
     def is_confirming(self) -> bool:
-        """Whether the next rate is to be confirmed: tried for longer."""
+        """True if the next probe is the longer one that confirms."""
         return self._left == 0
 
     @property
     def found(self) -> float | None:
-        """The highest rate, once it is confirmed."""
+        """The confirmed rate."""
         return self._confirmed
 
     @property
     def next_per_s(self) -> float:
-        """The rate to try now."""
+        """The next rate."""
         return sqrt(self._low * self._high) if self._left else self._low
 
     def note(self, *, kept_up: bool) -> None:
-        """What became of that rate."""
+        """Records the verdict on that rate."""
         tried = self.next_per_s
         if self._left:
             self._left -= 1

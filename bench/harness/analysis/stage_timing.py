@@ -1,4 +1,4 @@
-"""Models cut in two for the benchmark, and how long stages take, each alone on one thread."""
+"""Models cut in two, and the time of each stage on one thread."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ _BEST = 5
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the planner chose.
+    """The planner's cut.
 
     Attributes:
-        cut: The nodes of the first stage, as a bit for each.
-        predicted_ms: Of the slower stage.
-        folder: Where the stages' models are.
+        cut: Nodes of the first stage, a bit each.
+        predicted_ms: Time of the slower stage.
+        folder: Folder of the stages' models.
     """
 
     cut: int
@@ -45,7 +45,7 @@ class Chosen:
 
 
 def cut_in_two(model: Path) -> Chosen:
-    """Profiles a model afresh, cuts it, and writes stages and plan beside it, where a job looks for `PLAN`."""
+    """Profiles a model, cuts it, and writes the stages and `PLAN` beside it."""
     graph = load_graph(model)
     known = profile(graph, 1, again=True)
     time_stages = partial(stage_times_ms, graph, rows=known.rows)
@@ -56,11 +56,11 @@ def cut_in_two(model: Path) -> Chosen:
 
 
 class StageSessions:
-    """The stages of one cut, loaded, with what each takes for one batch.
+    """Sessions of the stages of one cut.
 
     Args:
-        folder: Of `stage-0.onnx` and so on.
-        batch: The whole model's inputs.
+        folder: Folder of `stage-0.onnx` and so on.
+        batch: Inputs of the whole model.
     """
 
     def __init__(self, folder: Path, batch: Mapping[str, Array]) -> None:
@@ -74,7 +74,7 @@ class StageSessions:
             self._stages.append((session, names, inputs))
 
     def run_ms(self, number: int) -> float:
-        """One run of a stage."""
+        """Time of one run of a stage."""
         session, names, inputs = self._stages[number]
         start_s = perf_counter()
         session.run(names, inputs)
@@ -87,13 +87,12 @@ class StageSessions:
 
 
 def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rounds: int) -> tuple[float, float, int]:
-    """Measures every single cut, and the best of them again, in turn with the planner's.
+    """Measures every single cut, and the best ones again in turn with the planner's.
 
-    The least of several medians is less than any of them would be again. So the best is found in half of the rounds,
-    and its time is that of the other half.
+    Half of the rounds finds the best cut, the other half times it: the least of several medians is biased.
 
     Returns:
-        The bottleneck of the best single cut and the planner's, in milliseconds; and how many cuts there are.
+        Bottleneck of the best single cut and of the planner's in milliseconds, and the number of cuts.
     """
     graph = load_graph(model)
     with tempfile.TemporaryDirectory(prefix="bench-cuts-") as folder:
@@ -107,7 +106,7 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
         times: list[list[float]] = [[] for _ in chains]
         for _ in range(2 * rounds):
             for chain, of_chain in zip(chains, times, strict=True):
-                # Brings its weights into the caches, where a task that does nothing else has them.
+                # Brings its weights into the caches, as in a task.
                 chain.bottleneck_ms(1)
                 of_chain.append(chain.bottleneck_ms(1))
     best_times = min(times[1:], key=lambda of_chain: median(of_chain[:rounds]))
@@ -115,7 +114,7 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
 
 
 def _cuts(graph: Graph) -> Iterator[int]:
-    """The nodes of the first stage of every cut that the planner knows of."""
+    """Nodes of the first stage, for every cut that the planner knows."""
     for members in Cuts(costs_of(graph, profile(graph, 1))).members[1:-1]:
         yield sum(1 << int(node) for node in np.flatnonzero(members))
 

@@ -1,4 +1,4 @@
-"""Crayfish's JSON wire (EDBT 2024), told from ours by its first byte: what a request and an answer look like on it.
+"""Crayfish's JSON wire (EDBT 2024).
 
     {"creationTimestamp":1000000000007,"dataPointSz1":1,"dataPointSz2":2,"dataPoint":"0.1,0.2,","prediction":null}
 
@@ -32,7 +32,7 @@ def as_crayfish(workload: Workload) -> Workload:
 
 
 def is_answer(message: bytes) -> bool:
-    """Whether an answer is on this wire; no protobuf message of ours starts like JSON."""
+    """True for a message that starts like JSON."""
     return message.startswith(b"{")
 
 
@@ -40,7 +40,7 @@ def read_answer(message: bytes) -> tuple[int, Array]:
     """The request's number, and its scores, float32 [values].
 
     Raises:
-        ValueError: It is no such answer.
+        ValueError: It is not such an answer.
     """
     answer = msgspec.json.decode(message, type=_Answer)
     return answer.creationTimestamp - _FIRST_ID, np.array(msgspec.json.decode(answer.prediction), np.float32).ravel()

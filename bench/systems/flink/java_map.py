@@ -1,10 +1,9 @@
-"""A peer: a Flink job in Java alone with ONNX Runtime's Java, one run of the session for each record (Crayfish's way).
+"""A peer: a Flink job in Java with one session run per record, as in Crayfish.
 
     Kafka value --> [ RichMapFunction: parse, OrtSession.run, serialise ] --> Kafka key and value
 
-It has our settings for parallelism, buffer timeout, checkpoints, object reuse and Kafka, on a MiniCluster in one JVM;
-one session on one thread for each task. Two wires: the one that all systems share, read by hand on protobuf's streams,
-its tensor copied once, into a buffer that ONNX Runtime reads in place; and Crayfish's JSON, as Crayfish has it
+It has our settings for parallelism, buffer timeout, checkpoints, object reuse and Kafka, on a MiniCluster in one JVM,
+with one session on one thread for each task. It reads the common wire or Crayfish's JSON
 (`bench.systems.flink.crayfish_wire`).
 """
 
@@ -22,7 +21,7 @@ _JAVA = Path(__file__).parent / "java"
 _LOCK = Path(__file__).with_name("jars.lock")
 _TOOLS = jars.LOCK.parents[1] / ".tools"
 _JARS = _TOOLS / "peers" / "jars"
-#: What Flink's own scripts open to it, as far as a job like this one needs it.
+#: Packages that Flink's own scripts open.
 _OPENED = ("java.lang", "java.net", "java.nio", "java.util")
 
 

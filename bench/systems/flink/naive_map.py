@@ -1,9 +1,8 @@
-"""A peer: the PyFlink job that one writes first, with one `map` that runs the model for each record.
+"""A peer: a PyFlink job with one `map` that runs the model for each record.
 
     Kafka value --> [ map: parse, session.run, serialise ] --> Kafka value
 
-It has our settings for execution mode, parallelism, buffer timeout, checkpoints and Kafka, so that the difference is
-what the project adds.
+It has our settings for execution mode, parallelism, buffer timeout, checkpoints and Kafka.
 """
 
 import tempfile

@@ -1,8 +1,7 @@
-"""A peer beside the others: Apache Beam's RunInference with its ONNX handler, in memory, without a broker.
+"""A peer: Apache Beam's RunInference with its ONNX handler, in memory.
 
-Settings: Beam's direct runner in one process, the quickest on one machine; batches of 64 rows; one thread in the
-session; rows made inside the pipeline, for they would be pickled on their way into it. Beam is the one that came with
-PyFlink. It runs in a process of its own: its modules load as much as PyFlink.
+Settings: PyFlink's own Beam, with the direct runner in one process; batches of 64 rows; one thread in the session; rows
+made inside the pipeline, without pickling.
 """
 
 import subprocess

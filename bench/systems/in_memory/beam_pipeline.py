@@ -23,7 +23,7 @@ _SEED = 1
 
 
 class Handler(OnnxModelHandlerNumpy):
-    """Beam's handler with a session like everybody's: Beam pickles a handler, and ONNX Runtime's options cannot be.
+    """Beam's handler with the common session; ONNX Runtime's options cannot be pickled.
 
     Args:
         model: The file.
@@ -49,7 +49,7 @@ class Rows(apache_beam.DoFn):
         self._distinct = distinct
 
     def process(self, element: int) -> Iterator[Array]:
-        """So many rows, float32 [values] each."""
+        """Rows, float32 [values] each."""
         return islice(cycle(self._distinct), element)
 
 
@@ -60,7 +60,7 @@ def predictions(pipeline: apache_beam.Pipeline, model: Path, distinct: Array, co
 
 
 def seconds(model: Path, count: int) -> float:
-    """How long the pipeline takes for so many rows, from its making to its end."""
+    """Duration of a pipeline of `count` rows."""
     width = open_session(model).get_inputs()[0].shape[1]
     distinct = np.random.default_rng(_SEED).random((_DISTINCT_ROWS, width), np.float32)
     start_s = perf_counter()

@@ -35,5 +35,5 @@ def workload_rows_per_s(workload: Workload, repository: Path, batch_rows: int, s
 
 
 def model_ms(workload: Workload, repository: Path) -> float:
-    """What a workload's model takes for one request."""
+    """Milliseconds of a workload's model for one request."""
     return workload.rows * 1000 / workload_rows_per_s(workload, repository, workload.rows, _MODEL_SECONDS)

@@ -1,4 +1,4 @@
-"""A consumer of requests and a producer of answers on confluent-kafka, for the peers that are no Flink jobs."""
+"""A consumer of requests and a producer of answers on confluent-kafka, for peers without Flink."""
 
 from confluent_kafka import Consumer, Message, Producer
 
@@ -33,7 +33,7 @@ class KafkaEnds:
         self._took = False
 
     def take(self, most: int) -> list[Message]:
-        """What is there, at most so many; waits a moment for the first, and for no other."""
+        """Available requests, at most `most`; waits only for the first."""
         first = self._consumer.poll(_POLL_S)
         if first is None:
             return []
@@ -51,11 +51,11 @@ class KafkaEnds:
                 return
 
     def note_deliveries(self) -> None:
-        """Lets go of what was delivered; without, it takes room in the queue."""
+        """Frees the queue of delivered records."""
         self._producer.poll(0)
 
     def commit(self) -> None:
-        """Says that all that was taken is answered, once the answers are out."""
+        """Commits all taken requests once their answers are delivered."""
         self._producer.flush()
         if self._took:
             self._consumer.commit(asynchronous=False)

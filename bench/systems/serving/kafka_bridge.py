@@ -1,4 +1,4 @@
-"""Between Kafka and a server: one process that keeps many requests in flight, each of them asked by itself."""
+"""A bridge between Kafka and a server, with many single requests in flight."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,8 +18,8 @@ async def carry(
     """Serves until this process is stopped, or until a request fails.
 
     Args:
-        ask: From a request's message to a key, None for that of the request's record, and an answer.
-        most: How many requests may be in flight.
+        ask: Maps a request's message to a key (None for the record's) and an answer.
+        most: Limit of requests in flight.
     """
     kafka = KafkaEnds(command)
     slots = asyncio.Semaphore(most)
@@ -33,7 +33,7 @@ async def carry(
 
     while True:
         commit_at = monotonic() + COMMIT_INTERVAL_S
-        # Left when all that was taken is answered, and only then are offsets committed.
+        # Offsets are committed once all taken requests are answered.
         async with asyncio.TaskGroup() as asked:
             while monotonic() < commit_at:
                 for record in await asyncio.to_thread(kafka.take, _TAKE):

@@ -2,9 +2,8 @@
 
     Kafka --> [ bridge: gRPC ModelInfer ] --> [ MLServer: adaptive batching, session.run ] --> [ bridge ] --> Kafka
 
-Settings: gRPC, for a Kafka value is a ModelInferRequest already and goes on unparsed, as does the answer; 128 requests
-in flight; batches of at most 64 that wait 5 ms at most; the model in the server's own process (`parallel_workers` 0: no
-pickling between processes); sessions on one thread; no metrics, no access log.
+Settings: gRPC with unparsed Kafka values; 128 requests in flight; batches of at most 64 that wait 5 ms at most; no
+parallel workers; sessions on one thread; no metrics, no access log.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ def run(command: ServeCommand) -> None:
     """Serves until this process is stopped."""
     with tempfile.TemporaryDirectory(prefix="mlserver-") as folder:
         port = write_settings(Path(folder), Path(command.repository))
-        # Whatever ends this process ends the server too.
+        # The server ends with this process.
         tie = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL"]
         server = subprocess.Popen([*tie, str(Path(sys.executable).with_name("mlserver")), "start", folder])
         try:

@@ -1,4 +1,4 @@
-"""ONNX Runtime inside MLServer, which has no runtime for it: imported by the server, in its own environment."""
+"""An ONNX runtime for MLServer, imported by the server."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bench.systems.onnx_session import open_session
 
 
 class OnnxModel(MLModel):
-    """A model of one input and one output, for which MLServer itself forms the batches."""
+    """A model of one input and one output; MLServer forms the batches."""
 
     async def load(self) -> bool:
         """Loads it."""

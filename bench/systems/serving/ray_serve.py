@@ -2,10 +2,9 @@
 
     Kafka --> [ bridge: DeploymentHandle.remote ] --> [ replica: @serve.batch, session.run ] --> [ bridge ] --> Kafka
 
-Settings, the quickest of those that were tried: handles in place of HTTP, so no proxy; Ray's own set for throughput
-(`RAY_SERVE_THROUGHPUT_OPTIMIZED`: no extra threads, gRPC between handle and replica); batches of at most 64 that wait
-for nobody; 256 requests in flight from one event loop; one replica with sessions on one thread; no dashboard. Messages
-cross as bytes: parsing is the replica's, as a batch.
+Settings, the quickest of several: handles in place of HTTP; `RAY_SERVE_THROUGHPUT_OPTIMIZED`; batches of at most 64
+without waiting; 256 requests in flight; one replica with sessions on one thread; no dashboard. The replica parses
+messages, as a batch.
 """
 
 import asyncio

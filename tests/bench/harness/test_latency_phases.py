@@ -30,7 +30,7 @@ def offered(workload: Workload, inside_us: list[list[float]], spent_ms: list[flo
     return LoadRun(workload, 0, SCHEDULED_NS, SENT_NS, answers, moment, moment)
 
 
-def test_stages_go_from_the_scheduled_time_to_the_reader(tiny_workload: Workload) -> None:
+def test_stages_span_scheduled_time_to_reader(tiny_workload: Workload) -> None:
     found = stages_ms(offered(tiny_workload, [[1250, 100, 0, 0, 500, 0, 50], [1000, 100, 0, 0, 500, 0, 50]], [4, 4]))
     assert list(found) == list(ALL_STAGES)
     assert sum(found.values()) == pytest.approx(4, abs=1e-3)
@@ -39,11 +39,11 @@ def test_stages_go_from_the_scheduled_time_to_the_reader(tiny_workload: Workload
     assert found["read"] == pytest.approx(4 - 2.5, abs=1e-3)
 
 
-def test_an_answer_that_was_stamped_before_it_was_written_took_less_than_nothing(tiny_workload: Workload) -> None:
+def test_stages_stamp_before_write_is_negative(tiny_workload: Workload) -> None:
     found = stages_ms(offered(tiny_workload, [[5000, 0, 0, 0, 0, 0, 0]] * 2, [4, 4]))
     assert found["write"] == pytest.approx(2.5 - 5)
 
 
-def test_answers_that_say_nothing_are_left_out(tiny_workload: Workload) -> None:
+def test_stages_answer_without_breakdown_is_left_out(tiny_workload: Workload) -> None:
     found = stages_ms(offered(tiny_workload, [[np.nan] * len(STAGES), [1000, 0, 0, 0, 0, 0, 0]], [4, 3]))
     assert (found["send"], found["broker"], found["write"], found["read"]) == (0, 1, 0.5, 1.5)

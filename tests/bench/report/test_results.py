@@ -133,7 +133,7 @@ def ledger_run(workload: str, latency_ms: float) -> LedgerRun:
     )
 
 
-def test_a_ratio_is_taken_round_by_round() -> None:
+def test_ratio_is_taken_round_by_round() -> None:
     runs = [throughput_run("a", 0, 100), throughput_run("b", 0, 50), throughput_run("a", 1, 30)]
     runs += [throughput_run("b", 1, 30), throughput_run("a", 2, 90)]
     ratio = ratio_of(runs, [run.rate_per_s for run in runs], "a", "b", "tiny", "rate_per_s")
@@ -142,14 +142,14 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert ratio_of(runs, [run.rate_per_s for run in runs], "a", "c", "tiny", "rate_per_s") is None
 
 
-def test_a_target_is_not_met_by_a_run_that_lost_something() -> None:
+def test_target_lost_answer_is_missed() -> None:
     runs = [latency_run("anabranch", "tiny", 5, LOST_ONE)]
     (row,) = rows_of(runs, {"p50_ms": [5]}, keys_of(runs))
     assert row.not_answered_right == 1
     assert not row.target("p50_ms", "<=", 8).met
 
 
-def test_latency_may_have_the_time_that_the_model_takes(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_latency_limits_include_the_models_time(tmp_path: Path, tiny_workload: Workload) -> None:
     scenario = Latency(LatencySettings(), tiny_workload, tiny_workload, tmp_path)
     scenario._model_ms = {"tiny": 2.5}
     result = conclude(
@@ -168,7 +168,7 @@ def test_latency_may_have_the_time_that_the_model_takes(tmp_path: Path, tiny_wor
     assert {ratio.ratio.median for ratio in result.ratios} == {2.0}
 
 
-def test_throughput_beside_the_naive_map(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_throughput_targets_are_ratios_to_peers(tmp_path: Path, tiny_workload: Workload) -> None:
     result = conclude(
         Throughput(Settings(), tiny_workload, tmp_path),
         [
@@ -187,7 +187,7 @@ def test_throughput_beside_the_naive_map(tmp_path: Path, tiny_workload: Workload
     }
 
 
-def test_only_the_workloads_that_were_asked_for_are_measured(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_scenarios_chosen_workloads_alone_are_measured(tmp_path: Path, tiny_workload: Workload) -> None:
     other = replace(tiny_workload, name="other")
     settings = SearchSettings(workloads=("other",), repeats=1)
     steps = Efficiency(settings, tiny_workload, other, tiny_workload, tiny_workload, tmp_path).steps()
@@ -196,14 +196,14 @@ def test_only_the_workloads_that_were_asked_for_are_measured(tmp_path: Path, tin
     assert len(Sustainable(settings, cases, tmp_path)._cases) == 1
 
 
-def test_efficiency_without_the_attainable_rate_promises_nothing(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_efficiency_no_attainable_rate_has_no_target(tmp_path: Path, tiny_workload: Workload) -> None:
     scenario = Efficiency(Settings(), tiny_workload, tiny_workload, tiny_workload, tiny_workload, tmp_path)
     result = conclude(scenario, [throughput_run("anabranch, thread, 1 task", 0, 120)])
     assert result.targets == []
     assert list(result.rows[0].metrics) == ["rate_per_s"]
 
 
-def test_efficiency_is_the_share_of_what_is_attainable(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_efficiency_is_a_share_of_the_attainable_rate(tmp_path: Path, tiny_workload: Workload) -> None:
     magika = replace(tiny_workload, name="magika")
     scenario = Efficiency(Settings(), tiny_workload, magika, tiny_workload, tiny_workload, tmp_path)
     scenario._attainable = {"magika": 150.0}
@@ -214,7 +214,7 @@ def test_efficiency_is_the_share_of_what_is_attainable(tmp_path: Path, tiny_work
 
 
 @pytest.mark.parametrize(("half_ms", "tally", "met"), [(1.9, CLEAN, True), (2.1, CLEAN, False), (1.9, LOST_ONE, False)])
-def test_tails_at_half_of_what_is_sustainable(
+def test_sustainable_tail_at_half_rate_is_a_target(
     tmp_path: Path, tiny_workload: Workload, half_ms: float, tally: Tally, met: bool
 ) -> None:
     ours, peer = anabranch("thread").name, CONFLUENT.name
@@ -239,7 +239,7 @@ def test_tails_at_half_of_what_is_sustainable(
 
 
 @pytest.mark.parametrize(("write_ms", "met"), [(0.5, True), (-0.9, True), (-1.1, False)])
-def test_no_stage_of_the_ledger_takes_less_than_nothing(
+def test_ledger_negative_stage_misses_the_target(
     tmp_path: Path, tiny_workload: Workload, write_ms: float, met: bool
 ) -> None:
     scenario, run = Ledger(Settings(), [ExplainedLoad(tiny_workload, 200, 10)]), ledger_run("tiny", 5)
@@ -270,7 +270,7 @@ def test_summary_missed_target_has_breakdown_and_note(tmp_path: Path, tiny_workl
     assert "no note explains this" in (tmp_path / "README.md").read_text()
 
 
-def test_the_committed_notes_can_be_read() -> None:
+def test_committed_notes_are_readable() -> None:
     assert isinstance(read_notes(), dict)
 
 
@@ -306,7 +306,7 @@ def test_committed_readme_is_generated_from_the_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("slope", "met"), [(0.2, True), (5.0, False)])
-def test_memory_must_not_grow(tiny_workload: Workload, slope: float, met: bool) -> None:
+def test_memory_growth_misses_the_target(tiny_workload: Workload, slope: float, met: bool) -> None:
     result = conclude(Memory(MemorySettings(), tiny_workload), [memory_run("anabranch, thread, 1 task", slope)])
     assert [target.met for target in result.targets] == [met]
 
@@ -315,7 +315,7 @@ def test_memory_must_not_grow(tiny_workload: Workload, slope: float, met: bool) 
     ("goodput_per_s", "p99_ms", "tally", "met"),
     [(95, 19, CLEAN, [True] * 4), (85, 21, CLEAN, [False, False, True, True]), (95, 19, LOST_ONE, [False] * 4)],
 )
-def test_overload_costs_neither_goodput_nor_the_urgent(
+def test_overload_goodput_and_urgent_tail_are_targets(
     tiny_workload: Workload, goodput_per_s: float, p99_ms: float, tally: Tally, met: list[bool]
 ) -> None:
     runs = [overload_run(0.25, 25, 10), overload_run(2, 95, p99_ms, tally), overload_run(3, goodput_per_s, 50, tally)]
@@ -323,7 +323,7 @@ def test_overload_costs_neither_goodput_nor_the_urgent(
     assert [target.met for target in result.targets] == met
 
 
-def test_the_urgent_must_be_served_to_be_quick(tiny_workload: Workload) -> None:
+def test_overload_unserved_urgent_misses_the_target(tiny_workload: Workload) -> None:
     refused = msgspec.structs.replace(
         overload_run(2, 95, 0.0), served_share={"1": 0.0, "5": 0.5, "9": 0.9}, p99_ms={"1": 0.0, "5": 60.0, "9": 70.0}
     )
@@ -331,17 +331,17 @@ def test_the_urgent_must_be_served_to_be_quick(tiny_workload: Workload) -> None:
     assert [target.met for target in result.targets] == [False]
 
 
-def test_memory_that_grows_under_overload_shows() -> None:
+def test_growth_rising_samples_is_above_one() -> None:
     assert growth_of([100, 300, 500, 500, 500, 500, 505, 505, 505, 510]) == pytest.approx(1.02)
     assert growth_of([100, 300, 500, 500, 600, 700, 800, 900, 1000, 1000]) == pytest.approx(2)
 
 
-def test_goodput_by_fifth_shows_where_it_fell() -> None:
+def test_goodput_by_fifth_shows_the_fall() -> None:
     answered_ns = np.array([0.5, 1.5, 2.5, 3.5, 3.6, 9.9]) * 1e9
     assert by_fifth(answered_ns.astype(np.int64), span_s=10) == [1.0, 1.5, 0.0, 0.0, 0.5]
 
 
-def test_a_result_survives_its_file_and_makes_a_readme_and_a_plot(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_result_round_trip_makes_readme_and_plot(tmp_path: Path, tiny_workload: Workload) -> None:
     names = ("anabranch, thread, 1 task", "naive PyFlink map, thread, 1 task")
     results = [
         conclude(

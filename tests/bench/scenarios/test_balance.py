@@ -20,7 +20,7 @@ def double(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": 2 * inputs["x"]}
 
 
-def test_a_slow_session_runs_more_often_and_gives_the_same(tmp_path: Path) -> None:
+def test_busy_session_slowdown_repeats_the_batch(tmp_path: Path) -> None:
     inner = FakeSession(double)
     session = BusySession(inner, BusyClock(tmp_path / "1.busy"), runs=4)
     [y] = session.run(["y"], {"x": np.ones((3, 1))})
@@ -28,7 +28,7 @@ def test_a_slow_session_runs_more_often_and_gives_the_same(tmp_path: Path) -> No
     assert inner.batches == [3] * 4
 
 
-def test_each_process_s_seconds_can_be_read_and_zeros_do_not_count(tmp_path: Path) -> None:
+def test_busy_clock_zeros_are_not_counted(tmp_path: Path) -> None:
     idle, busy = BusyClock(tmp_path / "1.busy"), BusyClock(tmp_path / "2.busy")
     busy.add(1.5)
     busy.add(0.25)
@@ -51,7 +51,7 @@ def run(system: str, workload: str, busy_s: list[float], rate: float) -> Balance
     )
 
 
-def test_the_busiest_task_is_held_to_the_mean_where_balance_is_on() -> None:
+def test_balance_skew_is_a_target_with_offloading() -> None:
     scenario = Balance(BalanceSettings(), TINY, TINY)
     runs = [
         run(ON, "one partition", [7.0, 9.0], 200.0),

@@ -39,7 +39,7 @@ def scenario(tiny_workload: Workload) -> Burst:
     return Burst(BurstSettings(calm_seconds=1, burst_seconds=1), tiny_workload, tiny_workload)
 
 
-def test_each_class_has_its_deadline(scenario: Burst, tiny_workload: Workload) -> None:
+def test_burst_each_priority_has_its_deadline(scenario: Burst, tiny_workload: Workload) -> None:
     spent_ms = [50.0, 300.0, 1000.0] * 100
     hits = scenario._note(offered(tiny_workload, spent_ms), CONFLUENT, 0, 70).hit_share
     assert hits == {"1": 1.0, "5": 1.0, "9": 0.99}, "the last request of all, of priority 9, had no answer"
@@ -47,16 +47,16 @@ def test_each_class_has_its_deadline(scenario: Burst, tiny_workload: Workload) -
     assert hits == {"1": 0.0, "5": 0.0, "9": 0.99}
 
 
-def test_a_wrong_answer_in_time_is_no_hit(scenario: Burst, tiny_workload: Workload) -> None:
+def test_burst_wrong_answer_in_time_is_not_a_hit(scenario: Burst, tiny_workload: Workload) -> None:
     run = scenario._note(offered(tiny_workload, [10.0] * 300, deviation=0.5), CONFLUENT, 0, 70)
     assert set(run.hit_share.values()) == {0.0}
 
 
-def test_recovery_counts_from_the_end_of_the_burst(scenario: Burst, tiny_workload: Workload) -> None:
+def test_burst_recovery_starts_at_its_end(scenario: Burst, tiny_workload: Workload) -> None:
     spent_ms = [10.0] * 100 + [500.0] * 100 + [400.0] * 150 + [12.0] * 50
     assert scenario._note(offered(tiny_workload, spent_ms), CONFLUENT, 0, 70).recovery_s == 1.5
 
 
-def test_it_is_drawn(scenario: Burst, tiny_workload: Workload, tmp_path: Path) -> None:
+def test_burst_result_is_drawn(scenario: Burst, tiny_workload: Workload, tmp_path: Path) -> None:
     run = scenario._note(offered(tiny_workload, [10.0] * 300), CONFLUENT, 0, 70)
     assert "<svg" in drawn(conclude(scenario, [run]), tmp_path)

@@ -37,7 +37,7 @@ def runs_of(scenario: Cost, factor: float) -> list[CostRun]:
 
 
 @pytest.mark.parametrize(("factor", "met"), [(0.8, True), (1.04, True), (1.2, False)])
-def test_the_cost_per_doubling_is_that_of_the_worst(tiny_workload: Workload, factor: float, met: bool) -> None:
+def test_cost_per_doubling_is_the_worst(tiny_workload: Workload, factor: float, met: bool) -> None:
     scenario = Cost(Settings(), dict.fromkeys(ROWS, tiny_workload))
     conclusion = scenario.conclude(runs_of(scenario, factor))
     (target,) = conclusion.targets
@@ -47,6 +47,6 @@ def test_the_cost_per_doubling_is_that_of_the_worst(tiny_workload: Workload, fac
     assert by_rows == [pytest.approx(0.5)] * (len(ROWS) - 1)
 
 
-def test_it_is_drawn(tmp_path: Path, tiny_workload: Workload) -> None:
+def test_cost_result_is_drawn(tmp_path: Path, tiny_workload: Workload) -> None:
     scenario = Cost(Settings(), dict.fromkeys(ROWS, tiny_workload))
     assert "<svg" in drawn(conclude(scenario, runs_of(scenario, 1.0)), tmp_path)

@@ -11,7 +11,7 @@ from bench.scenarios.exchange import KB, MB, SIZES, Exchange, crossover, label_o
 SIZE_OF = {label_of(size): size for size in SIZES}
 
 
-def test_every_size_goes_both_ways_in_every_round_and_once_before() -> None:
+def test_exchange_phases_cover_sizes_and_transports() -> None:
     phases = phases_of(repeats=2)
     bursts, spaced = phases[::2], phases[1::2]
     assert len(bursts) == len(spaced) == 3 * len(SIZES) * 2
@@ -23,7 +23,7 @@ def test_every_size_goes_both_ways_in_every_round_and_once_before() -> None:
     assert {phase.repeat for phase in phases} == {-1, 0, 1}
 
 
-def test_a_run_is_the_rate_of_its_burst_and_the_latency_of_the_rest() -> None:
+def test_exchange_run_joins_burst_and_paced_records() -> None:
     [phase, *_] = [phase for phase in phases_of(1) if phase.size_bytes == MB and phase.transport == SHARED_MEMORY]
     burst = TransportLog(started_ms=10_000.0, ended_ms=11_500.0, spent_ms=[900.0, 1000.0, 1100.0], claims=2)
     paced = TransportLog(spent_ms=[1.0, 3.0], claims=2, wrong=1)
@@ -43,7 +43,7 @@ def test_a_run_is_the_rate_of_its_burst_and_the_latency_of_the_rest() -> None:
         ([2.0, 2.0, 2.0, 0.5], None),
     ],
 )
-def test_the_crossover_is_where_it_is_better_and_stays_so(medians: list[float], found: int | None) -> None:
+def test_crossover_is_the_first_size_that_stays_better(medians: list[float], found: int | None) -> None:
     names = ["4 KB", "256 KB", "1 MB", "4 MB"]
     for metric, values in (("mb_per_s", medians), ("p50_ms", [1 / median for median in medians])):
         ratios = [

@@ -28,13 +28,13 @@ GRAPH = CostGraph(
         ([Machine(name="a", count=2), Machine(name="b", speed=2.0, count=2)], 2),
     ],
 )
-def test_without_chance_a_pipeline_is_as_quick_as_its_slowest_part(machines: list[Machine], stages: int | None) -> None:
+def test_simulate_no_variation_equals_the_bottleneck(machines: list[Machine], stages: int | None) -> None:
     placement = plan(GRAPH, machines, stages)
     rate_per_s = simulate(placement.stages, WIDE, batches=2_000, variation=0.0, seed=0)
     assert rate_per_s == pytest.approx(1000 / placement.bottleneck_ms, rel=0.01)
 
 
-def test_chance_makes_a_pipeline_no_quicker() -> None:
+def test_simulate_variation_is_not_quicker() -> None:
     placement = plan(GRAPH, [Machine(name="a", count=8)], 3)
     steady, varied = (
         simulate(placement.stages, WIDE, batches=4_000, variation=variation, seed=1) for variation in (0.0, 0.5)
@@ -43,7 +43,7 @@ def test_chance_makes_a_pipeline_no_quicker() -> None:
 
 
 @pytest.mark.parametrize("feed", [Feed(1_000, 1, 1e4), Feed(1, 1_000, 1e4)])
-def test_a_feed_and_a_drain_hold_up_everything(feed: Feed) -> None:
+def test_simulate_slow_feed_or_drain_is_the_bottleneck(feed: Feed) -> None:
     placement = plan(GRAPH, [Machine(name="a", count=9)])
     assert simulate(placement.stages, feed, batches=1_000, variation=0.0, seed=0) == pytest.approx(10)
 
@@ -65,7 +65,7 @@ def run(nodes: int, rate_per_s: float) -> ScalingRun:
     )
 
 
-def test_where_more_nodes_stop_to_help(tmp_path: Path) -> None:
+def test_scaling_row_says_where_it_stops(tmp_path: Path) -> None:
     rates = {1: 10.0, 2: 20.0, 4: 35.0, 8: 40.0, 16: 41.0}
     (row,) = Scaling(tmp_path).conclude([run(nodes, rate) for nodes, rate in rates.items()]).rows
     assert row.system == "as planned: then feeding"

@@ -15,7 +15,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repository(tmp_path_factory.mktemp("models")) / FFNN / "1" / "model.onnx"
 
 
-def test_predictions_are_the_models(model: Path) -> None:
+def test_beam_predictions_equal_the_models(model: Path) -> None:
     distinct = np.random.default_rng(0).random((3, FFNN_WIDTHS[0]), np.float32)
     (expected,) = open_session(model).run(None, {"x": distinct})
     count = BATCH_ROWS + 5
@@ -33,10 +33,10 @@ def test_predictions_are_the_models(model: Path) -> None:
         _ = pairs | apache_beam.combiners.ToList() | apache_beam.Map(check)
 
 
-def test_its_rate_is_measured_in_a_process_of_its_own(model: Path) -> None:
+def test_beam_rate_is_measured_in_its_own_process(model: Path) -> None:
     assert beam.rows_per_s(model, 1_000) > 0
 
 
-def test_a_pipeline_that_fails_says_why(tmp_path: Path) -> None:
+def test_beam_failed_pipeline_says_why(tmp_path: Path) -> None:
     with pytest.raises(beam.BeamFailed, match=r"no-model\.onnx"):
         beam.rows_per_s(tmp_path / "no-model.onnx", 10)

@@ -12,7 +12,7 @@ from bench.workloads.models import FFNN_WIDTHS, make_repository
 from bench.workloads.workload import ffnn_rows
 
 
-def test_a_request_has_the_same_numbers_as_on_our_wire(tmp_path: Path) -> None:
+def test_crayfish_request_has_the_same_numbers(tmp_path: Path) -> None:
     ours = ffnn_rows(make_repository(tmp_path))
     theirs = crayfish_wire.as_crayfish(ours)
     request = codec.decode_request(ours.message(3))
@@ -25,7 +25,7 @@ def test_a_request_has_the_same_numbers_as_on_our_wire(tmp_path: Path) -> None:
     assert np.array_equal(theirs.answer(3), ours.answer(3))
 
 
-def test_an_answer_is_told_by_its_first_byte_and_read() -> None:
+def test_crayfish_answer_is_told_by_its_first_byte() -> None:
     answer = b'{"creationTimestamp":1000000000012,"dataPoint":"1,","prediction":"[[0.25, 1.0E-5]]"}'
     assert crayfish_wire.is_answer(answer)
     number, scores = crayfish_wire.read_answer(answer)
@@ -37,6 +37,6 @@ def test_an_answer_is_told_by_its_first_byte_and_read() -> None:
 @pytest.mark.parametrize(
     "answer", [b"{", b'{"creationTimestamp":1}', b'{"creationTimestamp":1,"prediction":"[[NaN]]"}']
 )
-def test_what_is_no_answer_is_a_value_error(answer: bytes) -> None:
+def test_crayfish_bad_answer_raises_value_error(answer: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         crayfish_wire.read_answer(answer)

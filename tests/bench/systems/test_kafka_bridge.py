@@ -63,7 +63,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Ends:
     return ends
 
 
-def test_all_is_answered_before_offsets_are_committed(ends: Ends) -> None:
+def test_bridge_commits_after_all_answers(ends: Ends) -> None:
     in_flight = most_in_flight = 0
 
     async def ask(message: bytes) -> tuple[bytes | None, bytes]:
@@ -82,7 +82,7 @@ def test_all_is_answered_before_offsets_are_committed(ends: Ends) -> None:
     assert most_in_flight == 2
 
 
-def test_a_request_that_fails_ends_the_bridge(ends: Ends) -> None:
+def test_bridge_failed_request_ends_it(ends: Ends) -> None:
     async def ask(message: bytes) -> tuple[bytes | None, bytes]:
         raise ValueError("no server")
 

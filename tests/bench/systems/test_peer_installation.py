@@ -19,30 +19,30 @@ from bench.systems.registry import ENVIRONMENTS, JAVA, JAVA_KINDS, MODULES, RAY_
 from deploy import environments
 
 
-def test_kinds_that_need_more_are_kinds() -> None:
+def test_kinds_with_installations_are_known() -> None:
     assert set(ENVIRONMENTS) | JAVA_KINDS <= set(MODULES)
     for name in ENVIRONMENTS.values():
         assert peer_installation.lock_of(name).is_file()
 
 
-def test_a_worker_runs_on_this_python() -> None:
+def test_interpreter_of_worker_is_this_python() -> None:
     assert peer_installation.interpreter_of("confluent-kafka worker") == Path(sys.executable)
 
 
-def test_a_package_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreter_missing_package_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PeerMissing, match=r"Ray Serve cannot be set up on this machine: .* uv was not found; run"):
         peer_installation.interpreter_of(RAY_SERVE.kind)
 
 
-def test_jars_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreter_missing_jars_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(java_map, "_TOOLS", tmp_path)
     with pytest.raises(PeerMissing, match=r"Java Flink map cannot be set up on this machine: .*`make setup`"):
         peer_installation.interpreter_of(JAVA.kind)
 
 
-def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_missing_peer_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(environment: BenchEnvironment) -> list[object]:
         raise PeerMissing("no such package")
 
@@ -53,7 +53,7 @@ def test_its_turn_is_in_the_result_as_skipped(tmp_path: Path, monkeypatch: pytes
     assert list(verdicts(result)) == ["SKIPPED: round 1: Ray Serve: no such package"]
 
 
-def test_an_interrupted_benchmark_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_interrupted_keeps_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(environment: BenchEnvironment) -> list[object]:
         raise KeyboardInterrupt
 

@@ -40,7 +40,7 @@ def check(environment: BenchEnvironment, system: System, workload: Workload) -> 
 
 
 def systems_left(environment: BenchEnvironment) -> list[psutil.Process]:
-    """Whatever descends from a system says so in its environment."""
+    """Each descendant of a system has a mark in its environment."""
     mark = f"{environment.folder.resolve()}#system"
     return [process for process in psutil.process_iter() if environment_of(process).startswith(mark)]
 
@@ -53,16 +53,16 @@ def environment_of(process: psutil.Process) -> str:
 
 
 @pytest.mark.parametrize("system", [KAFKA_PYTHON, CONFLUENT, JAVA], ids=lambda system: system.kind)
-def test_quick_ones(environment: BenchEnvironment, repository: Path, system: System) -> None:
+def test_quick_peers_answer_right(environment: BenchEnvironment, repository: Path, system: System) -> None:
     check(environment, system, ffnn_rows(repository))
 
 
-def test_crayfish(environment: BenchEnvironment, repository: Path) -> None:
+def test_crayfish_peer_answers_right(environment: BenchEnvironment, repository: Path) -> None:
     check(environment, CRAYFISH, as_crayfish(ffnn_rows(repository)))
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("system", [RAY_SERVE, MLSERVER], ids=lambda system: system.kind)
-def test_slow_ones(environment: BenchEnvironment, repository: Path, system: System) -> None:
+def test_slow_peers_answer_right(environment: BenchEnvironment, repository: Path, system: System) -> None:
     check(environment, system, ffnn_rows(repository))

@@ -13,7 +13,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return add_recognizer(tmp_path_factory.mktemp("models"))
 
 
-def test_the_recognizer_reads_what_was_rendered(repository: Path) -> None:
+def test_recognizer_rendered_text_is_read(repository: Path) -> None:
     session = onnxruntime.InferenceSession(repository / RECOGNIZER / "1" / "model.onnx")
     characters = ["", *session.get_modelmeta().custom_metadata_map["character"].split("\n"), " "]
     workload = text_lines(repository)
@@ -25,7 +25,7 @@ def test_the_recognizer_reads_what_was_rendered(repository: Path) -> None:
         assert probabilities[kept].min() > 0.3
 
 
-def test_the_last_nodes_are_what_numpy_makes_of_the_scores(repository: Path, tmp_path: Path) -> None:
+def test_recognizer_last_nodes_equal_numpy(repository: Path, tmp_path: Path) -> None:
     model = onnx.load(repository / RECOGNIZER / "1" / "model.onnx")
     (top,) = [node for node in model.graph.node if node.op_type == "TopK"]
     model.graph.output.append(onnx.helper.make_tensor_value_info(top.input[0], onnx.TensorProto.FLOAT, None))

@@ -15,20 +15,20 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repository(tmp_path_factory.mktemp("models"))
 
 
-def test_messages_differ_in_their_id_alone(tiny_workload: Workload) -> None:
+def test_workload_messages_differ_only_in_id(tiny_workload: Workload) -> None:
     assert tiny_workload.message(7) == b"head-000000000007-two"
     assert tiny_workload.message(8) == b"head-000000000008-one"
     assert tiny_workload.answer(7).tolist() == [0.25, 0.75]
 
 
-def test_survives_its_file(tiny_workload: Workload, tmp_path: Path) -> None:
+def test_workload_saved_file_loads_equal(tiny_workload: Workload, tmp_path: Path) -> None:
     tiny_workload.save(tmp_path / "w.npz")
     loaded = Workload.load(tmp_path / "w.npz")
     assert (loaded.name, loaded.message(1)) == (tiny_workload.name, tiny_workload.message(1))
     assert np.array_equal(loaded.answers, tiny_workload.answers)
 
 
-def test_requests_are_what_a_client_sends_and_answers_what_the_model_gives(repository: Path) -> None:
+def test_workload_requests_and_answers_are_a_clients(repository: Path) -> None:
     workload = ffnn_rows(repository)
     request = codec.decode_request(workload.message(3))
     assert isinstance(request, InferRequest)
