@@ -5,17 +5,22 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from inspect import getsource
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 
-def mutated(owner: type, name: str, old: str, new: str) -> AbstractContextManager[Any]:
-    """A method of a class with one piece of its source replaced."""
+def mutated(owner: type | ModuleType, name: str, old: str, new: str) -> AbstractContextManager[Any]:
+    """A function of a class or module with one piece of its source replaced."""
     function = vars(owner)[name]
     source = dedent(getsource(function))
     assert source.count(old) == 1, f"{old!r} is not in {name} once"
     namespace: dict[str, Any] = {}
-    exec(source.replace(old, new), vars(sys.modules[owner.__module__]), namespace)
+    exec(
+        source.replace(old, new),
+        vars(owner if isinstance(owner, ModuleType) else sys.modules[owner.__module__]),
+        namespace,
+    )
     return patch.object(owner, name, namespace[name])
 
 

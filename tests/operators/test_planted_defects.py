@@ -3,13 +3,44 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.merging.request_window import Window
-from tests.core import test_aggregator
+from anabranch.operators.core.outputs import Offload, Shard
+from anabranch.operators.core.scheduling import batch_queue
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue
+from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.scheduling.task_loop import TaskLoop
+from anabranch.operators.runtime import flink_metrics, side_outputs
+from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.serve import ServeFunction
+from tests.core import (
+    test_aggregator,
+    test_batch_queue,
+    test_load_balancer,
+    test_policy,
+    test_request_pipeline,
+    test_task_loop,
+)
+from tests.operators import test_flink_metrics, test_serve, test_side_outputs
 from tests.planted import both, mutated
+
+
+def with_clock(test: Callable[[list[float]], None]) -> Callable[[], None]:
+    """The test with its clock, which `clock` of its module makes."""
+
+    def run() -> None:
+        now_s = [100.0]
+        with patch.object(flink_metrics, "monotonic", lambda: now_s[0]):
+            test(now_s)
+
+    return run
+
 
 #: The defect, and the test that has to fail.
 PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
@@ -35,6 +66,94 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
     "pending counts of windows set no timer": (
         mutated(Aggregator, "_count", "if left_s", "if False"),
         test_aggregator.test_pending_counts_set_a_timer,
+    ),
+    "answer frames are never split": (
+        mutated(side_outputs, "emit", "size_bytes >= ANSWER_FRAME_BYTES", "False"),
+        test_side_outputs.test_emit_large_answers_are_split_into_frames,
+    ),
+    "metrics are always 0": (
+        mutated(FlinkMetrics, "flush", "counter.inc(count)", "counter.inc(0)"),
+        with_clock(test_flink_metrics.test_flush_adds_counts_to_counters_once_a_second),
+    ),
+    "nobody comes back for counts": (
+        mutated(FlinkMetrics, "flush", "left_s if self._meter.has_more else 0.0", "0.0"),
+        with_clock(test_flink_metrics.test_flush_adds_counts_to_counters_once_a_second),
+    ),
+    "state never learns of arrivals": (
+        mutated(ServeFunction, "_carry_out", "self._waiting.put(number, frame)", "pass"),
+        test_serve.test_settlement_is_written_to_state_and_timers,
+    ),
+    "state never learns of departures": (
+        mutated(ServeFunction, "_carry_out", "self._waiting.remove(number)", "pass"),
+        test_serve.test_settlement_is_written_to_state_and_timers,
+    ),
+    "timers are not registered": (
+        mutated(ServeFunction, "_carry_out", "if action.wake_at_ms is not None", "if False"),
+        test_serve.test_settlement_is_written_to_state_and_timers,
+    ),
+    "end of input is taken for a timer": (
+        mutated(ServeFunction, "on_timer", "== TimeDomain.PROCESSING_TIME", "is not None"),
+        lambda: test_serve.test_timer_of_each_domain_reaches_the_loop(7),
+    ),
+    "offload window is never learned": (
+        mutated(TaskLoop, "_emit", "self._balancer.note_wait(now_ms - began_ms, now_ms)", "pass"),
+        lambda: test_task_loop.test_task_is_idle_while_the_exchange_blocks_it([Offload(b"")]),
+    ),
+    "offloaded batches do not run while the task is blocked": (
+        mutated(TaskLoop, "_emit", "with self._exclusion.idle()", "if True"),
+        lambda: test_task_loop.test_task_is_idle_while_the_exchange_blocks_it([Shard(b"")]),
+    ),
+    "full task reads on": (
+        mutated(TaskLoop, "on_frame", " or own.is_full", ""),
+        test_task_loop.test_full_task_works_on_and_ignores_due_timer,
+    ),
+    "full task stops after its slice": (
+        mutated(TaskLoop, "_work", " and not own.is_full", ""),
+        test_task_loop.test_full_task_works_on_and_ignores_due_timer,
+    ),
+    "queue is never full": (
+        patch.object(BatchQueue, "is_full", False),
+        test_request_pipeline.test_a_task_that_may_not_refuse_is_full_and_reads_no_more,
+    ),
+    "counts do not wake the task": (
+        mutated(TaskLoop, "_next_wake_up", "if counts_in_s", "if False"),
+        test_task_loop.test_pending_counts_wake_the_task,
+    ),
+    "the most urgent are shed": (
+        mutated(batch_queue._Group, "from_last", "reversed(self._entries)", "self._entries"),
+        test_batch_queue.test_memory_is_shed_too_where_costs_are_not_known,
+    ),
+    "deadline does not order": (
+        mutated(SchedulingPolicy, "urgency", "deadline_ms < leaves_ms", "False"),
+        lambda: test_policy.test_urgency_is_deadline_or_patience_and_priority(10.0, 40, 1, 140.0),
+    ),
+    "priority step is ignored": (
+        mutated(SchedulingPolicy, "urgency", " + priority * self.priority_step_ms", ""),
+        lambda: test_policy.test_urgency_is_deadline_or_patience_and_priority(10.0, 40, 3, 340.0),
+    ),
+    "batch is over max_rows": (
+        mutated(batch_queue._Group, "take", "rows + request.rows > max_rows", "rows > max_rows"),
+        test_batch_queue.test_a_unit_holds_as_many_rows_as_fit_and_nobody_overtakes_to_fill_it,
+    ),
+    "expired request is run": (
+        mutated(BatchQueue, "take", "self._expire(now_ms)", "[]"),
+        test_request_pipeline.test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed,
+    ),
+    "wrong key is drained": (
+        mutated(TaskLoop, "on_timer", "key != self._key", "False"),
+        test_task_loop.test_foreign_key_is_drained_by_its_own_pipeline,
+    ),
+    "large request is queued": (
+        mutated(Router, "split", "request.rows <= route.unsplit_rows", "True"),
+        test_request_pipeline.test_a_big_request_leaves_at_once_for_its_window_and_the_exchange,
+    ),
+    "everything is offloaded": (
+        mutated(LoadBalancer, "is_due", "backlog_ms > self._backlog_ms and ", ""),
+        test_load_balancer.test_who_is_not_behind_keeps_everything,
+    ),
+    "offloaded requests stay in state": (
+        mutated(BatchQueue, "_note_departure", "if request.stored", "if False"),
+        test_request_pipeline.test_what_left_is_no_longer_this_task_s,
     ),
 }
 
