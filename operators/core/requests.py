@@ -1,4 +1,4 @@
-"""A request inside a task, and one that was refused."""
+"""Requests inside a task, valid or refused."""
 
 import msgspec
 
@@ -11,27 +11,27 @@ NOWHERE = Source(-1, -1, -1)
 
 
 class Request(msgspec.Struct, gc=False):
-    """A valid request, for as long as it stays in the task that read it.
+    """A valid request in the task that read it.
 
     Attributes:
-        signature: What it must share with its batch; an encoded `Signature`.
-        size_bytes: What it holds in memory.
+        signature: Encoded `Signature`; requests of one batch share it.
+        size_bytes: Memory of the request.
         rows: 1 for a model without batch axis.
-        priority: Its priority as a place in line: 1 is first.
+        priority: 1 is the most urgent.
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-        number: Its place in the order of arrival; the lane gives it.
-        arrived_ms: Unix time; the lane notes it.
-        cost_ms: How long the task will work for it; the lane notes it.
-        gone: It has left the lane.
-        stored: State holds it, too.
-        source: Its place in Kafka: its name inside the job.
-        id: What its sender calls it.
-        form: The form to answer in.
-        partial_allowed: Whether missing rows may be left out of the answer.
-        explain: Whether the answer is to say over how many shards and tasks it was spread.
-        original: The Kafka record's value.
-        tensors: Raw bytes of each input, in the model's order; views into `original` where that is possible.
-        ledger: Where its time goes, if it is to be explained.
+        number: Order of arrival; the queue sets it.
+        arrived_ms: Unix time; the queue sets it.
+        cost_ms: Predicted work; the queue sets it.
+        gone: Whether it has left the queue.
+        stored: Whether state holds it.
+        source: Place in Kafka: the name of the request inside the job.
+        id: Name that the sender gave.
+        encoding: Encoding of the answer.
+        partial_allowed: Whether the answer may leave out missing rows.
+        explain: Whether the answer says over how many shards and tasks it was spread.
+        original: Value of the Kafka record.
+        tensors: Raw bytes of each input, in the model's order; views of `original` where possible.
+        breakdown: Times of the request, if the answer explains them.
     """
 
     signature: bytes
@@ -55,10 +55,10 @@ class Request(msgspec.Struct, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A request that gets no outputs, and why.
+    """A request that was refused, with the failure.
 
     Attributes:
-        id: Empty where it could not be read.
+        id: Empty if it could not be read.
     """
 
     source: Source

@@ -1,14 +1,12 @@
-"""Which batches a task hands to others: those that it cannot run soon, where somebody can.
+"""Decides which batches a late task hands to other tasks.
 
-    behind?        for each batch that is run here, so many leave for the exchange as the window says
-    which?         the least urgent: they would wait longest, and what lies in the exchange is in no order
-    the window     grows while the exchange takes batches at once, and shrinks where it keeps the task waiting: then
-                   the others have enough to do, and it is this task that loses time
-    full           it keeps the task for longer than a batch takes: nobody has time, so nothing leaves for a while
+    due?       as many batches leave for each batch that runs here as the window says
+    which?     the least urgent: they would wait longest, and the exchange keeps no order
+    window     grows while the exchange takes batches at once, shrinks while it blocks the task
+    full       it blocks the task for longer than a batch takes: nothing leaves for a while
 
-A task sees nothing of its neighbours but that: whoever is busy lets what comes to him lie (`task_lock`), the
-exchange gives each batch to whom the least lies at, and where all are busy it is full before long. So in a system that
-is balanced, however loaded, hardly anything travels, and nobody stays idle beside a task that is behind.
+A task sees nothing of other tasks but that: a busy task leaves offloaded batches in its channel (`task_lock`), and the
+exchange gives a batch to the task with the shortest channel. In a balanced system hardly any batch travels.
 """
 
 from collections.abc import Sequence
