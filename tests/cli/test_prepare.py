@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 from anabranch import cli
 from anabranch.demo.features import model_path
 from anabranch.partition.profiling import profile, stage_timing
+from anabranch.schemas.model import Catalog
 
 
 @pytest.fixture
@@ -52,3 +54,23 @@ def test_prepare_failure_is_one_line(
         cli.main()
     assert ended.value.code == 1
     assert "cannot be cut into 999 stages" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anabranch import topics  # noqa: PLC0415 - Kafka and Flink take a second
+    from anabranch.flink_job import job  # noqa: PLC0415
+
+    served: list[Catalog | None] = []
+
+    def start(*_: object, catalog: Catalog | None = None) -> Mock:
+        served.append(catalog)
+        return Mock(**{"status.return_value": "RUNNING"})
+
+    monkeypatch.setattr(job, "start", start)
+    monkeypatch.setattr(topics, "make_topics", Mock())
+    arguments = ["run", "--mini-cluster", "--model-repository", str(repository), "--data-dir", str(tmp_path / "stack")]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    [catalog] = served
+    assert catalog is not None
+    assert len(catalog.find("m", "").stages) == 2
