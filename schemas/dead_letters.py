@@ -2,7 +2,8 @@
 
 import msgspec
 
-from anabranch.schemas.records import Failure, Source
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
 

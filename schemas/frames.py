@@ -16,6 +16,8 @@ from anabranch.schemas.limits import FRAME_VIEW_FROM_BYTES
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Buffer
 
+#: First byte of a queued request in Flink's state.
+WAITING_VERSION = 1
 _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
 _CLAIM = struct.Struct("<iiq")
@@ -67,6 +69,26 @@ def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
         size = -1 if value is None else len(value)
         parts.append(_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms))
     return b"".join([*parts, *[value or b"" for value, _ in records]])
+
+
+def write_waiting(value: Buffer, source: Source) -> bytes:
+    """Encodes a queued request for state: a frame of one request.
+
+    Its first byte is the low byte of the count, and so always 1. It is declared the version of the layout in state.
+    """
+    return write_requests([(value, source)])
+
+
+def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:
+    """Decodes a queued request from state.
+
+    Raises:
+        struct.error, ValueError: The bytes are not a queued request of version 1.
+    """
+    if not frame or frame[0] != WAITING_VERSION:
+        raise ValueError(f"a queued request of version {frame[0] if frame else None}, expected {WAITING_VERSION}")
+    [request] = read_requests(frame)
+    return request
 
 
 def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:

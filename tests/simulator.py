@@ -35,7 +35,8 @@ from anabranch.schemas.dead_letters import decode_letter
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Batching, Catalog, ModelSpec
-from anabranch.schemas.records import Record, RecordKind, Source, decode_segments, decode_signature, kind_of
+from anabranch.schemas.records import AnyRecord, BatchRecord, RecordKind, Source, UnitRecord, decode_record, kind_of
+from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array
 from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
@@ -153,7 +154,7 @@ class Task:
     def on_unit(self, unit: Unit) -> Sequence[Unit | WindowPart]:
         """`anabranch.operators.stage.StageFunction`: the next of the stages that have to see what travels."""
         model = self._job.catalog.find(*unit.model)
-        live = {spec.name for spec in decode_signature(Record.decode(unit.value).signature).inputs}
+        live = {spec.name for spec in decode_signature(UnitRecord.decode(unit.value).signature).inputs}
         index = 0 if "h" not in live else 1 if "label" not in live else 2
         stage = Stage(model, index, self._job.session_of(model.stage(index)), self._job.response_writer.now_ms, task=0)
         return stage.on_unit(unit.value, self._job.now_ms)
@@ -281,7 +282,7 @@ class Simulation:
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
         if kind_of(record.value) is not RecordKind.OPENING and self._random.random() < self._faults.lose:
-            for name, first_row, rows in _rows_in(Record.decode(record.value)):
+            for name, first_row, rows in _rows_in(decode_record(record.value)):
                 self.fates[name].lost |= set(range(first_row, first_row + rows))
         elif isinstance(record, Unit):
             self.state.flying += self._random.choice(self._tasks).on_unit(record)
@@ -351,11 +352,11 @@ class Simulation:
         return lambda: self.state.kept.get(key, [])
 
 
-def _rows_in(record: Record) -> list[tuple[str, int, int]]:
-    """Id, first row and rows of every request that a record is about."""
-    if record.kind is RecordKind.UNIT:
-        return [(member.id, member.first_row, member.rows) for member in decode_segments(record.original)]
-    return [(record.id, record.first_row, record.rows)]
+def _rows_in(record: AnyRecord) -> list[tuple[str, int, int]]:
+    """Id, first row and rows of every request in a record; rows of an ensemble's members are numbered on."""
+    assert not isinstance(record, BatchRecord)
+    segments = record.segments if isinstance(record, UnitRecord) else (record.segment,)
+    return [(each.id, each.member * each.total_rows + each.first_row, each.rows) for each in segments]
 
 
 def check(job: Simulation) -> None:

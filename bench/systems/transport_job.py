@@ -27,7 +27,7 @@ from anabranch.operators.core.transport.claim_check import TransportOptions, is_
 from anabranch.operators.runtime.flink_types import BYTES
 from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.transport.endpoints import Receiver, Sender
-from anabranch.schemas.records import Record, RecordKind, Source
+from anabranch.schemas.records import PartialRecord, Segment, Source
 from bench.harness.messages import MESSAGES, SHARED_MEMORY, TransportCommand, TransportLog
 
 _READER = "read"
@@ -57,9 +57,8 @@ class Write(ProcessFunction):
             for index in range(phase.count):
                 data[0] = index
                 tensors = (data.view(np.uint8).data,)
-                times_ms = (time() * 1000,)
                 yield outbox.pack(
-                    Record(RecordKind.SHARD, Source(number, index, 0), b"", tensors=tensors, times_ms=times_ms)
+                    PartialRecord(Segment(Source(number, index, 0)), b"", tensors, ended_ms=time() * 1000)
                 )
                 if phase.interval_s:
                     sleep(phase.interval_s)
@@ -78,12 +77,12 @@ class Read(ProcessFunction):
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[bytes]:  # noqa: ARG002 - Flink's
         """Reads one."""
-        record = Record.decode(self._inbox.redeem(value))
-        number, index = record.source.partition, record.source.offset
+        record = PartialRecord.decode(self._inbox.redeem(value))
+        number, index = record.segment.source.partition, record.segment.source.offset
         phase, seen = self._order.phases[number], self._seen[number]
         words = phase.size_bytes // 8
         total = int(np.frombuffer(record.tensors[0], np.uint64).sum())
-        at_ms, (sent_ms,) = time() * 1000, record.times_ms
+        at_ms, sent_ms = time() * 1000, record.ended_ms
         seen.started_ms = seen.started_ms or sent_ms
         seen.ended_ms = at_ms
         seen.spent_ms.append(at_ms - sent_ms)

@@ -36,7 +36,8 @@ from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.limits import MAX_DEADLINE_MS, MAX_ID_BYTES, MAX_PRIORITY
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
-from anabranch.schemas.records import NO_DEADLINE_MS, Failure, Signature, Source, TensorSignature, encode_signature
+from anabranch.schemas.records import NO_DEADLINE_MS, Source
+from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
 STAGE = "admit"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.latency_breakdown import STAGES, SUFFIX, LatencyBreakdown
-from anabranch.schemas.records import Signature
+from anabranch.schemas.signatures import Signature
 
 Path = tuple[str, ...]
 

@@ -2,9 +2,11 @@
 
 import msgspec
 
+from anabranch.schemas.errors import InternalError
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding
-from anabranch.schemas.records import Failure, Source
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
 NOWHERE = Source(-1, -1, -1)
@@ -52,6 +54,11 @@ class Request(msgspec.Struct, gc=False):
     original: Buffer = b""
     tensors: tuple[Buffer, ...] = ()
     breakdown: LatencyBreakdown | None = None
+
+
+def undecodable(error: Exception, phase: str) -> Failure:
+    """Returns the failure of the requests in a record that cannot be decoded."""
+    return Failure(InternalError.code, f"a record between two tasks cannot be decoded: {error}", phase)
 
 
 class Refused(msgspec.Struct, frozen=True):

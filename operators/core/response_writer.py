@@ -1,4 +1,4 @@
-"""Makes what a person gets: the answer to a request, and the dead letter beside every failure."""
+"""Writes the answer to each request, and a dead letter for each failure."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,7 +12,8 @@ from anabranch.schemas.dead_letters import encode_letter
 from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
-from anabranch.schemas.records import Failure, Record, Signature, Source, decode_signature
+from anabranch.schemas.records import OpeningRecord, Source
+from anabranch.schemas.signatures import Failure, Signature, decode_signature
 from anabranch.schemas.tensors import Buffer, Tensor
 
 
@@ -21,11 +22,11 @@ class ResponseWriter:
 
     Args:
         requests_topic: Named in dead letters.
-        max_message_bytes: The largest answer.
-        now_ms: The clock, for answers that say where their time went.
+        max_message_bytes: Size of the largest answer.
+        now_ms: The clock, for the latency breakdown.
 
     Attributes:
-        meter: Counts what is answered; each task has a copy of this object, and so a meter of its own.
+        meter: Counts answers. Each task has a copy of this object, and with it a meter of its own.
         defects: Unexpected exceptions, for the log of the task.
     """
 
@@ -36,12 +37,12 @@ class ResponseWriter:
         self.meter = Meter()
         self.defects = Defects(self.meter)
 
-    def serve(
+    def answer(
         self,
-        request: Request | Record,
+        request: Request | OpeningRecord,
         outputs: tuple[Tensor, ...],
         *,
-        stage: str,
+        phase: str,
         missing: Sequence[tuple[int, int]] = (),
         missing_members: Sequence[str] = (),
         failure: Failure | None = None,
@@ -50,16 +51,16 @@ class ResponseWriter:
         task: int | None = None,
         breakdown: LatencyBreakdown | None = None,
     ) -> list[Answer | DeadLetterRecord]:
-        """The answer to a request that was served, or served in part.
+        """Writes the answer to a request, which may lack rows.
 
         Args:
             request: A request, or the OPENING of one that was split.
-            stage: Where an answer that cannot be given fails.
+            phase: Phase of the failure if the answer cannot be written.
             missing: Row ranges that are not in the outputs.
             missing_members: Members of an ensemble of which nothing is in the outputs.
-            failure: Why they are missing; it is also put into a dead letter.
-            task: The index of the one task that ran all of it.
-            ledger: Where the time went.
+            failure: Why they are missing; it also becomes a dead letter.
+            task: Index of the only task that ran it.
+            breakdown: Time stamps of the request, with those of the answer still missing.
         """
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
@@ -75,26 +76,27 @@ class ResponseWriter:
         try:
             value = codec.encode_response(response, request.encoding)
             if len(value) > self._max_message_bytes:
-                message = f"the answer has {len(value)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
-                raise ResponseTooLarge(message)
+                raise ResponseTooLarge(
+                    f"the answer has {len(value)} bytes, at most {self._max_message_bytes} are allowed: "
+                    "raise kafka.max_message_bytes, or ask for fewer rows or outputs"
+                )
         except AnabranchError as error:
-            return self.fail(request, Failure(error.code, error.message, stage))
+            return self.fail(request, Failure(error.code, error.message, phase))
         answers: list[Answer | DeadLetterRecord] = [Answer(request.id.encode(), value)]
         if failure is not None:
             answers.append(self._letter(request, _named(request, failure)))
         return answers
 
-    def serve_batch(
-        self, requests: Sequence[Request], signature: Signature, served: BatchOutputs, *, stage: str, task: int
+    def answer_batch(
+        self, requests: Sequence[Request], signature: Signature, outputs: BatchOutputs, *, phase: str, task: int
     ) -> list[Answer | DeadLetterRecord]:
-        """The answers to all requests of a batch that ran as a whole.
+        """Writes the answers to all requests of a batch without failed rows.
 
         Args:
             requests: In the order of their rows.
-            signature: Of all of them.
-            served: What came out.
-            stage: Where an answer that cannot be given fails.
-            task: The index of the task that ran it.
+            signature: The signature of all of them.
+            phase: Phase of the failure if an answer cannot be written.
+            task: Index of the task that ran the batch.
         """
         frames: dict[int, protobuf_wire.ResponseFrame] = {}
         answers: list[Answer | DeadLetterRecord] = []
@@ -104,22 +106,22 @@ class ResponseWriter:
             if request.encoding is Encoding.PROTOBUF and not request.explain:
                 frame = frames.get(request.rows)
                 if frame is None:
-                    described = served.described(request.rows)
+                    described = outputs.described(request.rows)
                     frame = protobuf_wire.response_frame(signature.model_name, signature.model_version, described)
                     frames[request.rows] = frame
                 request_id = request.id.encode()
-                value = frame.fill(request_id, served.raw_between(start, stop))
+                value = frame.fill(request_id, outputs.raw_between(start, stop))
                 if len(value) <= self._max_message_bytes:
                     answers.append(Answer(request_id, value))
                     start = stop
                     continue
-            outputs = served.rows_between(start, stop).outputs
-            answers += self.serve(request, outputs, stage=stage, task=task, breakdown=request.breakdown)
+            rows = outputs.rows_between(start, stop)
+            answers += self.answer(request, rows.outputs, phase=phase, task=task, breakdown=request.breakdown)
             start = stop
         return answers
 
     def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
-        """The error that answers what was refused (nobody, where it could not be read), and its dead letter."""
+        """Writes the error for a refused request, unless its id could not be read, and its dead letter."""
         failure = refused.failure
         letter = self._write(refused.id, refused.source, failure, refused.original)
         if failure.code == UnreadableRequest.code:
@@ -127,8 +129,8 @@ class ResponseWriter:
             return [letter]
         return [self._error(refused.id, refused.encoding, failure), letter]
 
-    def fail(self, request: Request | Record, failure: Failure) -> list[Answer | DeadLetterRecord]:
-        """The error that answers a request, and its dead letter."""
+    def fail(self, request: Request | OpeningRecord, failure: Failure) -> list[Answer | DeadLetterRecord]:
+        """Writes the error for a request, and its dead letter."""
         named = _named(request, failure)
         return [self._error(request.id, request.encoding, named), self._letter(request, named)]
 
@@ -137,7 +139,7 @@ class ResponseWriter:
         error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
         return Answer(request_id.encode(), codec.encode_response(error, encoding))
 
-    def _letter(self, request: Request | Record, failure: Failure) -> DeadLetterRecord:
+    def _letter(self, request: Request | OpeningRecord, failure: Failure) -> DeadLetterRecord:
         return self._write(request.id, request.source, failure, request.original)
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
@@ -147,7 +149,7 @@ class ResponseWriter:
         )
 
 
-def _named(request: Request | Record, failure: Failure) -> Failure:
+def _named(request: Request | OpeningRecord, failure: Failure) -> Failure:
     if failure.model_name:
         return failure
     signature = decode_signature(request.signature)

@@ -25,7 +25,7 @@ from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport.memfd_arena import Mappings, MemfdArena, Presence, host_identity, is_present
 from anabranch.schemas.limits import MAX_MESSAGE_BYTES
 from anabranch.schemas.model import ModelSpec
-from anabranch.schemas.records import Record
+from anabranch.schemas.records import ClaimableRecord
 from anabranch.schemas.tensors import Buffer
 
 #: Operators with a receiver.
@@ -64,7 +64,7 @@ class Sender:
         """Drops the arena of an ended attempt."""
         self._arena = None
 
-    def pack(self, record: Record) -> bytes:
+    def pack(self, record: ClaimableRecord) -> bytes:
         """Encodes a record, or its FAILURE if it is too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))

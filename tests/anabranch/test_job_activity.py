@@ -6,7 +6,8 @@ from anabranch.job_activity import activity, wanted
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.latency_breakdown import STAGES
-from anabranch.schemas.records import Signature, Source
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Signature
 from anabranch.stack.flink_rest import batched_by_length
 
 

@@ -14,7 +14,8 @@ from anabranch.schemas import codec
 from anabranch.schemas.limits import MAX_ID_BYTES
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
-from anabranch.schemas.records import NO_DEADLINE_MS, Source, decode_signature
+from anabranch.schemas.records import NO_DEADLINE_MS, Source
+from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Tensor
 from tests.core.bad_requests import BAD, T, X, encoded, json
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, request, tensors_of

@@ -1,6 +1,6 @@
 """Inference: one call for a good batch; in a bad one exactly the rows at fault fail."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log2
 from typing import Any
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from anabranch.operators.backends.base import Session
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.core.admission import Admission
-from anabranch.operators.core.execution.batch_run import BatchRun, PartOutcome
+from anabranch.operators.core.execution.batch_run import PartOutcome, run_batch
 from anabranch.operators.core.requests import Request
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
-from anabranch.schemas.records import decode_signature
+from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array, Tensor
 from tests.core.models import (
     MAX_MESSAGE_BYTES,
@@ -46,8 +46,8 @@ def unit(model: str, *requests: list[float], **options: Any) -> tuple[list[Reque
     return [admitted(request(model, values, **options), served) for values in requests], spec, session_of(spec)
 
 
-def run_unit(unit: list[Request], spec: ModelSpec, session: Session) -> list[PartOutcome]:
-    batch = BatchRun(unit, decode_signature(unit[0].signature), spec, session, now_ms)
+def run_unit(unit: list[Request], spec: ModelSpec, session: Session) -> Sequence[PartOutcome]:
+    batch = run_batch(unit, decode_signature(unit[0].signature), spec, session, now_ms)
     outcomes = batch.outcomes()
     if batch.whole is not None:  # the same rows, whichever way they are asked for
         first = 0
@@ -195,5 +195,5 @@ def test_a_batch_knows_whether_all_its_rows_came_out_together(
     model: str, requests: list[list[float]], is_whole: bool
 ) -> None:
     found, spec, session = unit(model, *requests)
-    batch = BatchRun(found, decode_signature(found[0].signature), spec, session, now_ms)
+    batch = run_batch(found, decode_signature(found[0].signature), spec, session, now_ms)
     assert (batch.whole is not None) == is_whole

@@ -7,9 +7,8 @@ import pytest
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.batch_transfer import pack, unpack
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.batches import BatchRecord
 from anabranch.schemas.messages import Encoding
-from anabranch.schemas.records import Source
+from anabranch.schemas.records import BatchRecord, Source
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
 
 SERVED = catalog()
@@ -42,7 +41,7 @@ def test_requests_come_back_as_they_left(model: str, encoding: Encoding) -> None
 
 def test_the_rows_of_all_members_lie_in_one_tensor() -> None:
     batch = pack([admitted("a", [1.0]), admitted("b", [2.0, 3.0])])
-    assert [member.rows for member in batch.members] == [1, 2]
+    assert [entry.rows for entry in batch.entries] == [1, 2]
     assert batch.tensors == pack([admitted("c", [1.0, 2.0, 3.0])]).tensors
 
 

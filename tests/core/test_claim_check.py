@@ -1,4 +1,4 @@
-"""How records travel: which may be claims, what a claim says, and what becomes of a record that is lost."""
+"""How records travel: which may be claims, the content of a claim, and the replacement of a lost record."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from anabranch.operators.core.transport.claim_check import (
-    STAGE,
+    PHASE,
     Claim,
     TransportOptions,
     decode_claim,
@@ -16,33 +16,28 @@ from anabranch.operators.core.transport.claim_check import (
 )
 from anabranch.schemas.errors import ExchangeFailed
 from anabranch.schemas.records import (
-    OutputSignature,
-    Record,
+    FailureRecord,
+    OpeningRecord,
+    PartialRecord,
     RecordKind,
-    Signature,
+    Segment,
+    ShardRecord,
     Source,
-    TensorSignature,
-    UnitSegment,
-    decode_failure,
-    encode_segments,
-    encode_signature,
+    UnitRecord,
+    decode_record,
 )
+from anabranch.schemas.signatures import Failure, OutputSignature, Signature, TensorSignature, encode_signature
 
 SIGNATURE = encode_signature(Signature("m", "7", (TensorSignature("x", "FP32", (4,)),), ("y",)))
 OUTPUTS = encode_signature(OutputSignature(3, (TensorSignature("y", "FP32", (4,)),)))
-SHARD = Record(
-    RecordKind.SHARD,
-    Source(1, 2, 3),
-    SIGNATURE,
-    "é",
-    first_row=32,
-    rows=16,
-    total_rows=100,
-    tensors=(bytes(16 * 4 * 4),),
-)
+SEGMENT = Segment(Source(1, 2, 3), "é", 9, 0, first_row=32, rows=16, total_rows=100)
+TENSORS = (bytes(16 * 4 * 4),)
+SHARD = ShardRecord(SEGMENT, SIGNATURE, TENSORS)
+UNIT = UnitRecord((SEGMENT, Segment(Source(1, 3, 3))), SIGNATURE, TENSORS)
+NO_CLAIM = Claim(0, 1, 3, bytes(16), bytes(16), 0, 0, 0, 10)
 
 
-def test_only_what_is_large_is_claimed() -> None:
+def test_options_claim_large_records_only() -> None:
     options = TransportOptions(job="j", shares_memory=True, claim_from_bytes=1000)
     assert not options.is_claimable(999)
     assert options.is_claimable(1000)
@@ -56,58 +51,58 @@ def test_only_what_is_large_is_claimed() -> None:
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),
 )
-def test_a_claim_comes_back_with_the_head_of_its_record(
+def test_claim_round_trip_has_the_head_of_its_record(
     attempt: int, process: int, name: bytes, sequence: int, offset: int
 ) -> None:
     claim = Claim(attempt, process, 3, name, name[::-1], 4095, sequence, offset, 10**10)
     message = claim.encode(SHARD)
     assert is_claim(message)
-    decoded, head = decode_claim(message)
-    assert decoded == claim
-    assert (head.kind, head.source, head.id, head.rows, head.tensors) == (RecordKind.SHARD, SHARD.source, "é", 16, ())
+    assert decode_claim(message) == (claim, replace(SHARD, tensors=()))
     assert len(message) < 300
 
 
-def test_a_claim_of_a_unit_knows_its_members() -> None:
-    members = encode_segments([UnitSegment(1, 2, 3, "é", 0, 32, 16, 100)])
-    claim = Claim(0, 1, 3, bytes(16), bytes(16), 0, 0, 0, 10)
-    _, head = decode_claim(claim.encode(replace(SHARD, kind=RecordKind.UNIT, original=members)))
-    assert (bytes(head.original), head.tensors) == (members, ())
+def test_claim_of_a_unit_has_its_segments() -> None:
+    _, head = decode_claim(NO_CLAIM.encode(UNIT))
+    assert head == replace(UNIT, tensors=())
     failed = lost(head)
-    assert (failed.kind, bytes(failed.original)) == (RecordKind.FAILURE, members)
-    assert decode_failure(failed.signature).model_name == "m"
+    assert isinstance(failed, UnitRecord)
+    assert failed.failure is not None
+    assert (failed.segments, failed.failure.code, failed.failure.model_name) == (UNIT.segments, "exchange_failed", "m")
 
 
-def test_a_unit_that_is_too_large_fails_all_its_members() -> None:
-    members = encode_segments([UnitSegment(1, 2, 3, "é", 0, 32, 16, 100)])
-    failed = Record.decode(too_large(replace(SHARD, kind=RecordKind.UNIT, original=members), 10**10).encode())
-    assert (failed.kind, bytes(failed.original), failed.tensors) == (RecordKind.FAILURE, members, ())
-    failure = decode_failure(failed.signature)
-    assert (failure.code, failure.stage, failure.model_name) == (ExchangeFailed.code, STAGE, "m")
-    assert "10000000000 bytes" in failure.message
+def test_claim_of_a_failure_is_refused() -> None:
+    message = NO_CLAIM.encode(SHARD)
+    failure = FailureRecord(SEGMENT, Failure("code", "message", "infer"))
+    with pytest.raises(ValueError, match="FAILURE"):
+        decode_claim(message[: -len(replace(SHARD, tensors=()).encode())] + failure.encode())
 
 
-def test_of_an_opening_that_is_lost_or_too_large_only_the_original_is_missing() -> None:
-    opening = Record(RecordKind.OPENING, Source(1, 2, 3), SIGNATURE, "a", rows=9, total_rows=9, original=b"o")
-    _, head = decode_claim(Claim(0, 1, 3, bytes(16), bytes(16), 0, 0, 0, 10).encode(opening))
+def test_unit_too_large_fails_all_its_segments() -> None:
+    failed = UnitRecord.decode(too_large(UNIT, 10**10).encode())
+    assert (failed.segments, failed.tensors) == (UNIT.segments, ())
+    assert failed.failure is not None
+    assert (failed.failure.code, failed.failure.stage, failed.failure.model_name) == (ExchangeFailed.code, PHASE, "m")
+    assert "10000000000 bytes" in failed.failure.message
+
+
+def test_opening_lost_or_too_large_keeps_all_but_its_original() -> None:
+    opening = OpeningRecord(SEGMENT, SIGNATURE, original=b"o", read_ms=1.0)
+    _, head = decode_claim(NO_CLAIM.encode(opening))
     for left in (lost(head), too_large(opening, 10**10)):
-        assert Record.decode(left.encode()) == replace(opening, original=b"")
+        assert decode_record(left.encode()) == replace(opening, original=b"")
 
 
-@pytest.mark.parametrize("kind", list(RecordKind))
-def test_no_message_is_taken_for_a_claim(kind: RecordKind) -> None:
-    assert not is_claim(Record(kind, Source(0, 0, 0), b"").encode())
+def test_message_of_any_kind_is_not_taken_for_a_claim() -> None:
+    assert max(RecordKind) < 255
+    assert not is_claim(SHARD.encode())
     assert not is_claim(b"")
 
 
-@pytest.mark.parametrize(
-    ("kind", "signature", "model"), [(RecordKind.SHARD, SIGNATURE, "m"), (RecordKind.PARTIAL, OUTPUTS, "")]
-)
-def test_a_lost_record_fails_its_rows_and_says_what_to_do(kind: RecordKind, signature: bytes, model: str) -> None:
-    head = Record(kind, Source(1, 2, 3), signature, "a", first_row=32, rows=16, total_rows=100, deadline_ms=9)
-    failed = Record.decode(lost(head).encode())
-    assert (failed.kind, failed.source, failed.id) == (RecordKind.FAILURE, head.source, "a")
-    assert (failed.first_row, failed.rows, failed.total_rows, failed.deadline_ms) == (32, 16, 100, 9)
-    failure = decode_failure(failed.signature)
-    assert (failure.code, failure.stage, failure.model_name) == (ExchangeFailed.code, STAGE, model)
+@pytest.mark.parametrize(("head", "model"), [(SHARD, "m"), (PartialRecord(SEGMENT, OUTPUTS, TENSORS), "")])
+def test_lost_record_fails_its_rows_and_says_what_to_do(head: ShardRecord | PartialRecord, model: str) -> None:
+    failed = decode_record(lost(head).encode())
+    assert isinstance(failed, FailureRecord)
+    assert failed.segment == SEGMENT
+    failure = failed.failure
+    assert (failure.code, failure.stage, failure.model_name) == (ExchangeFailed.code, PHASE, model)
     assert "send it again" in failure.message

@@ -19,7 +19,8 @@ from anabranch.schemas import codec
 from anabranch.schemas.errors import InferenceFailed
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Ensemble
-from anabranch.schemas.records import Record, RecordKind, Source, decode_opening_signature, decode_signature
+from anabranch.schemas.records import OpeningRecord, ShardRecord, Source, decode_record
+from anabranch.schemas.signatures import decode_opening_signature, decode_signature
 from anabranch.schemas.tensors import Tensor
 from tests.core.models import (
     ENSEMBLES,
@@ -81,7 +82,7 @@ def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **p
     opening, *shards = spread(model, values, **parameters)
     records = [opening.value]
     for shard in shards:
-        if decode_signature(Record.decode(shard.value).signature).model_name not in without:
+        if decode_signature(ShardRecord.decode(shard.value).signature).model_name not in without:
             records += [part.value for part in serving.on_shard(shard.value, NOW_MS)]
     closing = None
     for record in records:
@@ -98,29 +99,28 @@ def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **p
 def test_every_member_gets_all_rows_in_shards_of_its_own_and_inputs_in_its_order() -> None:
     opening, *shards = spread("mean", [float(n) for n in range(7)])
     assert isinstance(opening, WindowPart)
-    record = Record.decode(opening.value)
-    assert (record.kind, record.total_rows) == (RecordKind.OPENING, 7)
+    record = OpeningRecord.decode(opening.value)
+    assert record.segment.total_rows == 7
     assert decode_opening_signature(record.signature).ensemble == ENSEMBLES["mean"]
     assert decode_signature(record.signature).model_name == "mean"
     assert all(isinstance(shard, Shard) for shard in shards)
-    records = [Record.decode(shard.value) for shard in shards]
-    assert [(each.first_row, each.rows) for each in records] == [
-        *((0, 4), (4, 3)),
-        *((7, 3), (10, 3), (13, 1)),
-        *((14, 4), (18, 3)),
+    records = [ShardRecord.decode(shard.value) for shard in shards]
+    assert [(each.segment.member, each.segment.first_row, each.segment.rows) for each in records] == [
+        *((0, 0, 4), (0, 4, 3)),
+        *((1, 0, 3), (1, 3, 3), (1, 6, 1)),
+        *((2, 0, 4), (2, 4, 3)),
     ]
-    assert {each.total_rows for each in records} == {7}
+    assert {each.segment.total_rows for each in records} == {7}
     whole = {tensor.name: tensor.to_array() for tensor in tensors_of("mean", [float(n) for n in range(7)])}
     for each in records:
         signature = decode_signature(each.signature)
-        member = each.first_row // 7
+        member, first, rows_here = each.segment.member, each.segment.first_row, each.segment.rows
         assert (signature.model_name, signature.model_version) == MEMBERS[member]
         assert [spec.name for spec in signature.inputs] == (["x", "t"] if member == 0 else ["t", "x"])
         assert signature.outputs == ("y",)
         for spec, data in zip(signature.inputs, each.tensors, strict=True):
-            first = each.first_row % 7
-            rows = Tensor(spec.name, spec.datatype, (each.rows, *spec.shape), data).to_array()
-            assert rows.tolist() == whole[spec.name][first : first + each.rows].tolist()
+            rows = Tensor(spec.name, spec.datatype, (rows_here, *spec.shape), data).to_array()
+            assert rows.tolist() == whole[spec.name][first : first + rows_here].tolist()
 
 
 def test_even_a_single_row_goes_to_all_members() -> None:
@@ -130,7 +130,8 @@ def test_even_a_single_row_goes_to_all_members() -> None:
 
 def test_members_have_as_long_as_the_configuration_says_or_the_request_if_that_is_less() -> None:
     def deadlines(model: str, **parameters: Any) -> set[int]:
-        return {Record.decode(each.value).deadline_ms for each in spread(model, [1.0, 2.0], **parameters)}
+        records = [decode_record(each.value) for each in spread(model, [1.0, 2.0], **parameters)]
+        return {each.segment.deadline_ms for each in records if isinstance(each, OpeningRecord | ShardRecord)}
 
     now = int(NOW_MS)
     assert deadlines("mean") == {0}

@@ -13,7 +13,7 @@ from anabranch.operators.core.execution import inference_task as serving_module
 from anabranch.operators.core.execution.batch_transfer import pack
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging.request_window import window_key
-from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output
+from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
@@ -22,7 +22,8 @@ from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import decode_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.model import Catalog, ModelSpec
-from anabranch.schemas.records import Record, RecordKind, Source, decode_failure, decode_output_signature, kind_of
+from anabranch.schemas.records import FailureRecord, PartialRecord, RecordKind, ShardRecord, Source, kind_of
+from anabranch.schemas.signatures import decode_output_signature
 from anabranch.schemas.tensors import Array
 from tests.core.models import (
     MAX_MESSAGE_BYTES,
@@ -166,11 +167,11 @@ def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
     assert isinstance(found["a"], ErrorResponse)
 
 
-@pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
+@pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x01" * 80])
 def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
     task = serving()
     assert task.on_shard(unknown, NOW_MS) == []
-    assert task.on_travelled(unknown, NOW_MS) == []
+    assert task.on_transferred(unknown, NOW_MS) == []
     found = task._response_writer.defects.drain()
     assert [each.detail for each in found] == [
         f"undecodable {kind} of {len(unknown)} bytes" for kind in ("SHARD", "BATCH")
@@ -227,9 +228,39 @@ def test_an_answer_that_is_to_explain_names_the_task_that_ran_it() -> None:
         assert answer.parameters["task"] == 3  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("broken", [b"", b"\x06", b"\x06" * 80])
+@pytest.mark.parametrize("broken", [b"", b"\x06", b"\x06" * 80, b"\x06\x02" + bytes(90)])
 def test_what_is_no_batch_kills_nothing(broken: bytes) -> None:
     assert serving().on_exchange(broken, NOW_MS) == []
+
+
+def test_damaged_batch_answers_the_entries_that_can_be_read() -> None:
+    whole = travelled(admitted("a", [1.0]), admitted("ü", [3.0], encoding=Encoding.JSON))
+    task = serving()
+    for damaged in (whole[:-1], whole + b"x"):
+        found = answers(task.on_exchange(damaged, NOW_MS))
+        assert {name: code_of(answer) for name, answer in found.items()} == dict.fromkeys("aü", "internal_error")
+        letters = [each for each in task.on_exchange(damaged, NOW_MS) if isinstance(each, DeadLetterRecord)]
+        originals = [decode_letter(each.value).original for each in letters]
+        assert originals == [
+            request("rows", [1.0], request_id="a"),
+            request("rows", [3.0], request_id="ü", encoding=Encoding.JSON),
+        ]
+    assert task._response_writer.meter.drain()["phase", "batch", "defects"] == 4
+
+
+def test_damaged_shard_fails_its_rows() -> None:
+    _, _, shard, _ = shards_of([1.0] * 9)
+    task = serving()
+    for damaged in (shard[:-1], shard + b"x"):
+        [part] = task.on_exchange(damaged, NOW_MS)
+        assert isinstance(part, WindowPart)
+        record = FailureRecord.decode(part.value)
+        assert (part.key, record.segment, record.failure.code) == (
+            "2-7",
+            ShardRecord.decode(shard).segment,
+            "internal_error",
+        )
+    assert task._response_writer.meter.drain() == {("phase", "batch", "defects"): 2}
 
 
 # ---- shards --------------------------------------------------------------------------------------------------------
@@ -238,32 +269,32 @@ def test_what_is_no_batch_kills_nothing(broken: bytes) -> None:
 def test_a_shard_becomes_the_partial_of_its_rows_for_its_request_s_window() -> None:
     _, *shards = shards_of([float(n) for n in range(9)])
     [part] = serving().on_shard(shards[1], NOW_MS)
-    record = Record.decode(part.value)
-    assert (part.key, kind_of(part.value)) == (window_key(Record.decode(shards[1]).source), RecordKind.PARTIAL)
-    assert (record.first_row, record.rows, record.total_rows, record.id) == (4, 4, 9, "a")
-    signature = decode_output_signature(record.signature)
+    record, segment = PartialRecord.decode(part.value), ShardRecord.decode(shards[1]).segment
+    assert (part.key, kind_of(part.value)) == (window_key(segment.source), RecordKind.PARTIAL)
+    assert (segment.first_row, segment.rows, segment.total_rows, segment.id) == (4, 4, 9, "a")
+    assert record.segment == segment
+    signature = decode_output_signature(record.outputs)
     assert (signature.task, [spec.name for spec in signature.outputs]) == (3, ["y", "label"])
     assert np.frombuffer(record.tensors[0], "<f4")[0] == 9.0  # row 4: 2 * 4 + 1
 
 
 def test_rows_at_fault_in_a_shard_become_failures_by_their_row_in_the_request() -> None:
     _, _, shard = shards_of([1.0] * 5 + [POISON, 2.0])
-    parts = [Record.decode(part.value) for part in serving().on_shard(shard, NOW_MS)]
-    assert [(p.kind, p.first_row, p.rows) for p in parts] == [
-        (RecordKind.PARTIAL, 4, 1),
-        (RecordKind.PARTIAL, 6, 1),
-        (RecordKind.FAILURE, 5, 1),
-    ]
-    failure = decode_failure(parts[-1].signature)
+    parts = serving().on_shard(shard, NOW_MS)
+    good = [PartialRecord.decode(part.value).segment for part in parts[:2]]
+    assert [(segment.first_row, segment.rows) for segment in good] == [(4, 1), (6, 1)]
+    bad = FailureRecord.decode(parts[2].value)
+    assert (len(parts), bad.segment.first_row, bad.segment.rows) == (3, 5, 1)
+    failure = bad.failure
     assert (failure.code, failure.message, failure.model_name) == ("inference_failed", "row 5: poison", "rows")
 
 
 def test_a_shard_that_was_lost_on_its_way_is_a_failure_for_its_window() -> None:
     _, shard, *_ = shards_of([1.0] * 9)
-    failure = lost(Record.decode(shard)).encode()
+    failure = lost(ShardRecord.decode(shard)).encode()
     [part] = serving().on_shard(memoryview(failure), NOW_MS)
     assert (part.key, part.value) == ("2-7", failure)
-    assert decode_failure(Record.decode(part.value).signature).model_name == "rows"
+    assert FailureRecord.decode(part.value).failure.model_name == "rows"
 
 
 def test_an_expired_shard_is_left_to_its_window() -> None:
@@ -283,6 +314,6 @@ def test_a_defect_on_a_shard_becomes_the_failure_of_its_rows(defect: str, monkey
     task = serving(served, fail if defect == "no session" else session_of)
     _, _, shard, _ = shards_of([1.0] * 9)
     [part] = task.on_shard(shard, NOW_MS)
-    record = Record.decode(part.value)
-    assert (record.kind, record.first_row, record.rows, part.key) == (RecordKind.FAILURE, 4, 4, "2-7")
-    assert decode_failure(record.signature).code == ("unknown_model" if defect == "no model" else "internal_error")
+    record = FailureRecord.decode(part.value)
+    assert (record.segment.first_row, record.segment.rows, part.key) == (4, 4, "2-7")
+    assert record.failure.code == ("unknown_model" if defect == "no model" else "internal_error")

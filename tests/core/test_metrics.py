@@ -9,7 +9,8 @@ from anabranch.operators.core.metrics import LIMITS_US, TOTAL, Meter, bucket_of,
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS
 from anabranch.schemas.latency_breakdown import STAGES, LatencyBreakdown
-from anabranch.schemas.records import Signature, Source
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Signature
 
 SIGNATURE = Signature("m", "1", (), ())
 NOW_MS = 1_800_000_000_000

@@ -19,7 +19,7 @@ from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import decode_letter
-from anabranch.schemas.frames import write_requests
+from anabranch.schemas.frames import WAITING_VERSION, write_requests
 from anabranch.schemas.latency_breakdown import STAGES
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Catalog
@@ -394,3 +394,15 @@ def test_an_exchange_that_was_full_gets_less() -> None:
     assert of.balancer is not None
     of.balancer.note_wait(100.0, NOW_MS)
     assert not any(isinstance(output, Offload) for output in work(of))
+
+
+def test_restore_undecodable_queued_request_is_noted_and_forgotten() -> None:
+    before, after = chain(served=PATIENT), chain()
+    before.on_frame(frame(request(request_id="a")), NOW_MS)
+    [(number, held)] = before.settle().arrived
+    assert held[0] == WAITING_VERSION
+    for broken in (b"", b"\x02" + held[1:], held[:10]):
+        assert after.restore([(number, broken)], NOW_MS) == []
+    assert after.settle() == StateChanges([], [number] * 3)
+    noted = after.pipeline._response_writer.defects.drain()
+    assert [(each.phase, each.detail) for each in noted] == [("queue", f"undecodable queued request {number}")] * 3

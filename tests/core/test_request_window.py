@@ -1,6 +1,6 @@
 """Windows: whatever comes, however often, in whatever order: one closing, with the right rows and the right reason."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,30 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.merging.request_window import Closing, Window, answer_of
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
-from anabranch.schemas.messages import ErrorResponse, InferResponse
+from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.records import (
     NO_DEADLINE_MS,
+    FailureRecord,
+    OpeningRecord,
+    PartialRecord,
+    Segment,
+    Source,
+    UnitRecord,
+)
+from anabranch.schemas.signatures import (
     Failure,
     OpeningSignature,
     OutputSignature,
-    Record,
-    RecordKind,
     Signature,
-    Source,
     TensorSignature,
     encode_signature,
 )
@@ -42,17 +50,14 @@ MEMBERS = (("a", "1"), ("b", "1"), ("b", "2"))
 def opening(
     total_rows: int, *, partial: bool = False, deadline_ms: int = NO_DEADLINE_MS, explain: bool = False
 ) -> bytes:
-    return Record(
-        RecordKind.OPENING,
-        SOURCE,
+    return OpeningRecord(
+        Segment(SOURCE, "a", deadline_ms, rows=total_rows, total_rows=total_rows),
         SIGNATURE,
-        "a",
-        deadline_ms=deadline_ms,
         partial_allowed=partial,
         explain=explain,
-        total_rows=total_rows,
         original=b"original",
-        times_ms=(1.0, 2.0),
+        read_ms=1.0,
+        admitted_ms=2.0,
     ).encode()
 
 
@@ -60,43 +65,50 @@ def panel_opening(total_rows: int, needed: int, *, partial: bool = False) -> byt
     """Of an ensemble of three."""
     ensemble = Ensemble(MEMBERS, "max", (1.0, 1.0, 1.0), needed)
     signature = OpeningSignature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",), ensemble)
-    return replace(Record.decode(opening(total_rows, partial=partial)), signature=encode_signature(signature)).encode()
-
-
-def part(first_row: int, rows: int, task: int = 0, width: int = 1) -> bytes:
-    """Row r has the output 10 * r."""
-    signature = OutputSignature(task, (TensorSignature("y", "INT64", (width,)),))
-    values = np.repeat(np.arange(first_row, first_row + rows) * 10, width)
-    return Record(
-        RecordKind.PARTIAL,
-        SOURCE,
-        encode_signature(signature),
-        "a",
-        first_row=first_row,
-        rows=rows,
-        tensors=(values.astype("<i8").tobytes(),),
-        times_ms=(3.0, 4.0, 5.0),
+    return replace(
+        OpeningRecord.decode(opening(total_rows, partial=partial)), signature=encode_signature(signature)
     ).encode()
 
 
-def fault(first_row: int, rows: int) -> bytes:
-    failure = encode_signature(Failure("inference_failed", f"row {first_row}: poison", "infer", "m", "1"))
-    return Record(RecordKind.FAILURE, SOURCE, failure, "a", first_row=first_row, rows=rows).encode()
+def segment(first_row: int, rows: int, of: int | None) -> Segment:
+    """Rows numbered over all members of an ensemble, of a request with `of` rows; None for a plain model."""
+    member, first_row = divmod(first_row, of) if of else (0, first_row)
+    return Segment(SOURCE, "a", member=member, first_row=first_row, rows=rows, total_rows=of or 1)
+
+
+def part(first_row: int, rows: int, task: int = 0, width: int = 1, of: int | None = None) -> bytes:
+    """Row r has the output 10 * r."""
+    signature = OutputSignature(task, (TensorSignature("y", "INT64", (width,)),))
+    values = np.repeat(np.arange(first_row, first_row + rows) * 10, width)
+    return PartialRecord(
+        segment(first_row, rows, of),
+        encode_signature(signature),
+        (values.astype("<i8").tobytes(),),
+        taken_ms=3.0,
+        started_ms=4.0,
+        ended_ms=5.0,
+    ).encode()
+
+
+def fault(first_row: int, rows: int, of: int | None = None) -> bytes:
+    failure = Failure("inference_failed", f"row {first_row}: poison", "infer", "m", "1")
+    return FailureRecord(segment(first_row, rows, of), failure).encode()
 
 
 class Desk:
     """A window and what its caller keeps for it, both in state."""
 
     def __init__(self) -> None:
-        self.window = Window(POLICY)
+        self.defects = Defects(Meter())
+        self.window = Window(POLICY, self.defects)
         self.kept: list[bytes] = []
         self.closings: list[Closing] = []
 
     def put(self, *records: bytes, now_ms: float = 0) -> None:
         for encoded in records:
             keep, closing = self.window.on_record(encoded, now_ms)
-            if keep:
-                self.kept.append(encoded)
+            if keep is not None:
+                self.kept.append(bytes(keep))
             self.closings += [closing] if closing else []
 
     def tick(self, now_ms: float) -> None:
@@ -267,16 +279,60 @@ def test_parts_that_cannot_be_merged_become_an_error() -> None:
 
 def test_a_part_that_makes_no_sense_becomes_an_error_and_not_an_exception() -> None:
     desk = Desk()
-    broken = Record(RecordKind.PARTIAL, SOURCE, b"\xc1", "a", first_row=2, rows=2).encode()
+    broken = PartialRecord(segment(2, 2, None), b"\xc1").encode()
     desk.put(opening(4), part(0, 2), broken)
     answer = desk.answer()
     assert isinstance(answer, ErrorResponse)
     assert answer.code == "internal_error"
 
 
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-1], lambda whole: whole + b"x"], ids=["cut", "longer"])
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_window_damaged_opening_fails_its_request(damage: Callable[[bytes], bytes], encoding: Encoding) -> None:
+    desk = Desk()
+    whole = replace(OpeningRecord.decode(opening(4)), encoding=encoding).encode()
+    desk.put(part(0, 2), damage(whole), damage(whole), opening(4), part(2, 2))
+    answer = desk.answer()
+    assert isinstance(answer, ErrorResponse)
+    assert (answer.id, answer.code) == ("a", "internal_error")
+    assert "cannot be decoded" in answer.message
+    [closing] = desk.closings
+    [output, letter] = answer_of(closing, desk.kept, ANSWERING)
+    assert codec.encoding_of(output.value) is encoding
+    assert decode_letter(letter.value).source.offset == SOURCE.offset
+    assert [defect.phase for defect in desk.defects.drain()] == ["merge"]
+
+
+@pytest.mark.parametrize("record", [part(2, 2), fault(2, 2)], ids=["PARTIAL", "FAILURE"])
+def test_window_damaged_part_fails_its_rows(record: bytes) -> None:
+    desk = Desk()
+    desk.put(opening(4, partial=True), record[:-1], part(0, 2))
+    answer = desk.answer()
+    assert rows_in(answer) == [0, 1]
+    assert isinstance(answer, InferResponse)
+    assert (answer.parameters["missing_rows"], answer.parameters["error_code"]) == ("2-3", "internal_error")
+    assert len(desk.defects.drain()) == 1
+
+
+@pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x02\x01" * 60, b"\xff" * 100])
+def test_window_bytes_without_a_request_are_noted_only(unknown: bytes) -> None:
+    desk = Desk()
+    desk.put(unknown)
+    assert (desk.kept, desk.closings, len(desk.defects.drain())) == ([], [], 1)
+    assert desk.window.is_forgotten(TIMEOUT_MS)
+    desk.put(opening(2), part(0, 2))
+    assert rows_in(desk.answer()) == [0, 1]
+
+
+def test_window_of_a_unit_is_not_known() -> None:
+    desk = Desk()
+    desk.put(UnitRecord((Segment(SOURCE, "a"), Segment(SOURCE, "a")), SIGNATURE).encode())
+    assert (desk.kept, desk.closings, len(desk.defects.drain())) == ([], [], 1)
+
+
 def test_what_a_window_writes_to_state_does_not_grow_with_the_request() -> None:
     desk = Desk()
-    desk.put(Record(RecordKind.OPENING, SOURCE, SIGNATURE, "a", total_rows=30_000, original=bytes(10_000_000)).encode())
+    desk.put(OpeningRecord(Segment(SOURCE, "a", total_rows=30_000), SIGNATURE, original=bytes(10_000_000)).encode())
     for shard in range(999):
         desk.put(part(shard * 30, 30))
         assert len(desk.window.snapshot()) < 100
@@ -288,9 +344,9 @@ def test_what_a_window_writes_to_state_does_not_grow_with_the_request() -> None:
 
 def test_members_that_are_there_answer_once_nobody_else_can_come() -> None:
     desk = Desk()
-    desk.put(panel_opening(2, needed=1), part(0, 2), fault(2, 1))
+    desk.put(panel_opening(2, needed=1), part(0, 2, of=2), fault(2, 1, of=2))
     assert not desk.closings
-    desk.put(part(4, 1), part(5, 1))  # the other row of b@1 could change nothing
+    desk.put(part(4, 1, of=2), part(5, 1, of=2))  # the other row of b@1 could change nothing
     answer = desk.answer()
     assert rows_in(answer) == [4, 5]
     assert isinstance(answer, InferResponse)
@@ -299,9 +355,9 @@ def test_members_that_are_there_answer_once_nobody_else_can_come() -> None:
 
 def test_a_request_fails_as_soon_as_too_few_members_can_come() -> None:
     desk = Desk()
-    desk.put(panel_opening(2, needed=2), fault(0, 1))
+    desk.put(panel_opening(2, needed=2), fault(0, 1, of=2))
     assert not desk.closings
-    desk.put(fault(3, 1))
+    desk.put(fault(3, 1, of=2))
     answer = desk.answer()
     assert isinstance(answer, ErrorResponse)
     assert (answer.code, answer.message) == ("inference_failed", "member m: row 0: poison")
@@ -309,7 +365,7 @@ def test_a_request_fails_as_soon_as_too_few_members_can_come() -> None:
 
 def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
     desk = Desk()
-    desk.put(panel_opening(2, needed=1), part(0, 2), part(2, 1))
+    desk.put(panel_opening(2, needed=1), part(0, 2, of=2), part(2, 1, of=2))
     desk.tick(TIMEOUT_MS)
     answer = desk.answer()
     assert rows_in(answer) == [0, 1]
@@ -323,7 +379,7 @@ def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
 
 def test_where_too_few_are_complete_a_partial_answer_has_the_rows_of_all() -> None:
     desk = Desk()
-    desk.put(panel_opening(3, needed=3, partial=True), part(0, 2), part(4, 2), part(6, 3))
+    desk.put(panel_opening(3, needed=3, partial=True), part(0, 2, of=3), part(4, 2, of=3), part(6, 3, of=3))
     desk.tick(TIMEOUT_MS)
     answer = desk.answer()
     assert rows_in(answer) == [7]  # row 1 of the last member is the largest

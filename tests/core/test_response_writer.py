@@ -15,7 +15,8 @@ from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import DeadLetter, decode_letter
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
-from anabranch.schemas.records import Failure, Source, decode_signature
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Failure, decode_signature
 from anabranch.schemas.tensors import Tensor, raw_from_elements
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, now_ms, request
 
@@ -37,10 +38,10 @@ def serve(
     outputs: tuple[Tensor, ...],
     *,
     by: ResponseWriter = ANSWERING,
-    stage: str = "infer",
+    phase: str = "infer",
     **options: Any,
 ) -> list[Answer | DeadLetterRecord]:
-    return by.serve(served, outputs, stage=stage, **options)
+    return by.answer(served, outputs, phase=phase, **options)
 
 
 def opened(outputs: list[Answer | DeadLetterRecord]) -> tuple[list[InferResponse | ErrorResponse], list[DeadLetter]]:
@@ -121,7 +122,7 @@ def said_of(failure: Failure) -> tuple[str, str, str]:
 @pytest.mark.parametrize("stage", ["infer", "aggregate"])
 def test_an_answer_over_the_limit_becomes_an_error_within_it(encoding: Encoding, stage: str) -> None:
     large = Tensor.from_array("y", np.ones((1, 10_000), np.float32))
-    answers, letters = opened(serve(admitted(encoding=encoding), (large,), stage=stage))
+    answers, letters = opened(serve(admitted(encoding=encoding), (large,), phase=stage))
     [answer] = answers
     assert isinstance(answer, ErrorResponse)
     assert answer.code == letters[0].code == "response_too_large"
@@ -130,11 +131,11 @@ def test_an_answer_over_the_limit_becomes_an_error_within_it(encoding: Encoding,
 
 
 def test_an_answer_of_exactly_the_limit_passes() -> None:
-    [output] = ResponseWriter("requests", 10**9, now_ms).serve(admitted(), (Y,), stage="infer")
+    [output] = ResponseWriter("requests", 10**9, now_ms).answer(admitted(), (Y,), phase="infer")
     assert isinstance(
-        ResponseWriter("requests", len(output.value), now_ms).serve(admitted(), (Y,), stage="infer")[0], Answer
+        ResponseWriter("requests", len(output.value), now_ms).answer(admitted(), (Y,), phase="infer")[0], Answer
     )
-    too_large = ResponseWriter("requests", len(output.value) - 1, now_ms).serve(admitted(), (Y,), stage="infer")
+    too_large = ResponseWriter("requests", len(output.value) - 1, now_ms).answer(admitted(), (Y,), phase="infer")
     assert isinstance(codec.decode_response(too_large[0].value), ErrorResponse)
 
 
@@ -175,7 +176,7 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
     y = np.arange(18, dtype=np.float32).reshape(9, 2)
     label = np.array([f"{n}" * n for n in range(9)], dtype=object)
     served = BatchOutputs(0, 9, ("y", "label"), [y, label])
-    together = ANSWERING.serve_batch(requests, decode_signature(requests[0].signature), served, stage="infer", task=0)
+    together = ANSWERING.answer_batch(requests, decode_signature(requests[0].signature), served, phase="infer", task=0)
     alone: list[Answer | DeadLetterRecord] = []
     first = 0
     for each in requests:
@@ -183,7 +184,7 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
             Tensor.from_array("y", y[first : first + each.rows]),
             Tensor.from_array("label", label[first : first + each.rows]),
         )
-        alone += serve(each, outputs, stage="infer", task=0)
+        alone += serve(each, outputs, phase="infer", task=0)
         first += each.rows
     assert together == alone
     assert [output.key.decode() for output in together] == ids
@@ -192,8 +193,8 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
 def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -> None:
     requests = [replace(admitted(values=[1.0] * rows), id=f"{rows}") for rows in (1, 200, 2)]
     y = np.ones((203, 2), np.float32)
-    outputs = ResponseWriter("requests", 1_000, now_ms).serve_batch(
-        requests, decode_signature(requests[0].signature), BatchOutputs(0, 203, ("y",), [y]), stage="infer", task=0
+    outputs = ResponseWriter("requests", 1_000, now_ms).answer_batch(
+        requests, decode_signature(requests[0].signature), BatchOutputs(0, 203, ("y",), [y]), phase="infer", task=0
     )
     answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
     assert [(answer.id, isinstance(answer, ErrorResponse)) for answer in answers] == [

@@ -1,6 +1,7 @@
 """Router: the big is split, the small share a batch, and what cannot be judged goes on to be answered."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,8 @@ from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.batch_queue import QueueChanges
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.model import Batching, Catalog
-from anabranch.schemas.records import Record, RecordKind, Source, decode_signature
+from anabranch.schemas.records import AnyRecord, OpeningRecord, ShardRecord, Source, decode_record
+from anabranch.schemas.signatures import decode_signature
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
 from tests.core.routed_queue import RoutedQueue
 
@@ -44,9 +46,13 @@ def admit(message: bytes, served: Catalog, offset: int, now_ms: float) -> Reques
     return found
 
 
-def take_in(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> list[Record]:
+def shard_rows_in(records: Sequence[AnyRecord]) -> list[int]:
+    return [record.segment.rows for record in records if isinstance(record, ShardRecord)]
+
+
+def take_in(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> list[AnyRecord]:
     """What leaves without waiting."""
-    return [Record.decode(output.value) for each in requests for output in shard.take_in(each, now_ms)]
+    return [decode_record(output.value) for each in requests for output in shard.take_in(each, now_ms)]
 
 
 def waits(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> None:
@@ -119,9 +125,9 @@ def test_a_big_request_becomes_its_opening_and_then_its_shards(rows: int, sizes:
     assert isinstance(first, WindowPart)
     assert first.key == "0-7"
     assert all(isinstance(other, Shard) for other in others)
-    opening, *shards = [Record.decode(output.value) for output in (first, *others)]
-    assert (opening.kind, opening.total_rows, opening.original) == (RecordKind.OPENING, rows, big.original)
-    assert [(each.kind, each.rows) for each in shards] == [(RecordKind.SHARD, size) for size in sizes]
+    opening, shards = OpeningRecord.decode(first.value), [ShardRecord.decode(other.value).segment for other in others]
+    assert (opening.segment.total_rows, opening.original) == (rows, big.original)
+    assert [each.rows for each in shards] == sizes
     assert [each.first_row for each in shards] == [4 * n for n in range(len(sizes))]
     assert (shard.next(NOW_MS), shard.next_deadline()) == (None, None)
 
@@ -129,10 +135,10 @@ def test_a_big_request_becomes_its_opening_and_then_its_shards(rows: int, sizes:
 def test_shards_of_a_model_with_a_fixed_batch_hold_whole_batches() -> None:
     served = catalog(Batching(shard_rows=5, max_rows=8))
     records = take_in(sharding(served), admitted("pairs", 10, served))
-    assert [record.rows for record in records[1:]] == [4, 4, 2]
+    assert shard_rows_in(records) == [4, 4, 2]
     served = catalog(Batching(shard_rows=1, max_rows=1))
     records = take_in(sharding(served), admitted("pairs", 6, served))
-    assert [record.rows for record in records[1:]] == [2, 2, 2]
+    assert shard_rows_in(records) == [2, 2, 2]
 
 
 @given(st.sampled_from(["rows", "pairs"]), st.integers(1, 200), st.integers(1, 9))
@@ -143,7 +149,7 @@ def test_a_request_is_never_split_into_more_shards_than_a_window_can_afford(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding_module, "MAX_SHARDS", 7)
         records = take_in(sharding(served), admitted(model, 2 * pairs, served))
-    shards = [record for record in records if record.kind is RecordKind.SHARD]
+    shards = [record.segment for record in records if isinstance(record, ShardRecord)]
     if shards:
         assert len(shards) <= 7
         assert sum(shard.rows for shard in shards) == 2 * pairs
@@ -257,8 +263,8 @@ def test_what_comes_after_a_failure_gets_a_number_of_its_own(is_forgotten: bool)
 
 def test_what_became_too_big_while_it_waited_is_split_when_it_is_restored_and_leaves_state() -> None:
     after = sharding()
-    opening, *shards = [Record.decode(output.value) for output in after.restore(3, admitted(rows=9))]
-    assert (opening.kind, [shard.rows for shard in shards]) == (RecordKind.OPENING, [4, 4, 1])
+    opening, *shards = [decode_record(output.value) for output in after.restore(3, admitted(rows=9))]
+    assert (type(opening), shard_rows_in(shards)) == (OpeningRecord, [4, 4, 1])
     assert after.settle() == QueueChanges([], [3])
 
 
@@ -343,7 +349,7 @@ class ShardingMachine(RuleBasedStateMachine):
     def take_in(self, requests: list[Request]) -> None:
         leaving = take_in(self.shard, *requests, now_ms=self.now_ms)
         split = [each.source.offset for each in requests if is_split(each)]
-        assert [each.source.offset for each in leaving if each.kind is RecordKind.OPENING] == split
+        assert [each.source.offset for each in leaving if isinstance(each, OpeningRecord)] == split
         self.inside |= {each.source.offset: each for each in requests if not is_split(each)}
 
     def work(self, limit: int, *, all_is_due: bool = False) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from anabranch.operators.core.merging.shards import opening, row_offsets, row_ranges, shards
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.records import RecordKind, Signature, Source, TensorSignature, encode_signature
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, array_from_raw, raw_from_elements
 
 
@@ -48,13 +49,16 @@ def test_shards_hold_the_rows_of_every_input_in_order(
         tensors=tuple(memoryview(tensor.data) for tensor in tensors),
     )
     parts = list(shards(request, shard_rows))
-    assert [(part.first_row, part.rows) for part in parts] == list(row_ranges(rows, shard_rows))
+    assert [(part.segment.first_row, part.segment.rows) for part in parts] == list(row_ranges(rows, shard_rows))
     for part in parts:
-        assert (part.kind, part.source, part.id, part.deadline_ms) == (RecordKind.SHARD, request.source, "a", 7)
-        assert (part.total_rows, part.rank, bytes(part.original)) == (rows, 1, b"")
+        segment = part.segment
+        assert (segment.source, segment.id, segment.deadline_ms) == (request.source, "a", 7)
+        assert (segment.total_rows, segment.member) == (rows, 0)
     for index, tensor in enumerate(tensors):
         whole = array_from_raw(tensor.datatype, (rows, *tensor.shape), tensor.data)
-        cut = [array_from_raw(tensor.datatype, (part.rows, *tensor.shape), part.tensors[index]) for part in parts]
+        cut = [
+            array_from_raw(tensor.datatype, (part.segment.rows, *tensor.shape), part.tensors[index]) for part in parts
+        ]
         np.testing.assert_array_equal(np.concatenate(cut), whole)
         assert all(isinstance(part.tensors[index], memoryview) for part in parts)
 
@@ -62,7 +66,7 @@ def test_shards_hold_the_rows_of_every_input_in_order(
 def test_the_opening_keeps_the_original_and_no_tensor() -> None:
     request = Request(b"s", 1, 9, 5, 0, id="a", original=b"o", tensors=(b"x",))
     opened = opening(request)
-    assert (opened.kind, opened.original, opened.tensors, opened.total_rows) == (RecordKind.OPENING, b"o", (), 9)
+    assert (opened.id, opened.original, opened.segment.rows, opened.segment.total_rows) == ("a", b"o", 9, 9)
 
 
 def test_rows_without_elements_take_no_bytes() -> None:

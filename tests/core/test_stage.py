@@ -23,7 +23,18 @@ from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferResponse
 from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
-from anabranch.schemas.records import Record, RecordKind, Source, decode_failure, decode_segments, decode_signature
+from anabranch.schemas.records import (
+    AnyRecord,
+    FailureRecord,
+    OpeningRecord,
+    PartialRecord,
+    RecordKind,
+    ShardRecord,
+    Source,
+    UnitRecord,
+    decode_record,
+)
+from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
 from tests.core.routed_queue import RoutedQueue
@@ -33,7 +44,7 @@ CUT = SERVED.find("cut", "")
 BOTH = (("rows", "10"), ("cut", "1"))
 
 
-def enter(parts: Sequence[Request | Record], model: ModelSpec) -> Unit:
+def enter(parts: Sequence[Request] | Sequence[ShardRecord], model: ModelSpec) -> Unit:
     return Unit((model.name, model.version), staging.enter(parts, model).encode())
 
 
@@ -48,29 +59,31 @@ def stage(index: int, model: ModelSpec = CUT, session: Any = None, task: int = 0
     return Stage(model, index, session or session_of(model.stage(index)), now_ms, task)
 
 
-def through(unit: Unit, model: ModelSpec = CUT, at_ms: float = NOW_MS) -> list[Record]:
+def through(unit: Unit, model: ModelSpec = CUT, at_ms: float = NOW_MS) -> list[PartialRecord | FailureRecord]:
     """What a unit becomes behind the last stage."""
     flying: list[tuple[int, Unit | WindowPart]] = [(0, unit)]
-    parts = []
+    parts: list[PartialRecord | FailureRecord] = []
     while flying:
         index, record = flying.pop(0)
         if isinstance(record, Unit):
             flying += [(index + 1, output) for output in stage(index, model).on_unit(record.value, at_ms)]
         else:
-            parts.append(Record.decode(record.value))
+            part = decode_record(record.value)
+            assert isinstance(part, PartialRecord | FailureRecord)
+            parts.append(part)
     return parts
 
 
 def live(unit: Unit | WindowPart) -> list[str]:
-    return [spec.name for spec in decode_signature(Record.decode(unit.value).signature).inputs]
+    return [spec.name for spec in decode_signature(UnitRecord.decode(unit.value).signature).inputs]
 
 
-def answer_to(asked: Request, parts: Sequence[Record]) -> InferResponse:
+def answer_to(asked: Request, parts: Sequence[AnyRecord]) -> InferResponse:
     window = Window(SchedulingPolicy())
     kept, closing = [], None
     for record in (opening(asked), *parts):
         keep, closing = window.on_record(record.encode(), NOW_MS)
-        kept += [record.encode()] if keep else []
+        kept += [] if keep is None else [bytes(keep)]
     assert closing is not None
     [answer] = answer_of(closing, kept, ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms))
     assert isinstance(answer, Answer)
@@ -95,7 +108,7 @@ def test_a_unit_carries_what_later_stages_and_the_answer_need_and_no_more() -> N
     [third] = stage(1).on_unit(second.value, NOW_MS)
     assert sorted(live(third)) == ["h", "label"]  # past stage 2, and made by it
     [part] = stage(2).on_unit(third.value, NOW_MS)
-    assert Record.decode(part.value).kind is RecordKind.PARTIAL
+    assert isinstance(decode_record(part.value), PartialRecord)
 
 
 def test_what_nobody_asked_for_does_not_travel_and_what_makes_it_does_not_run() -> None:
@@ -104,7 +117,7 @@ def test_what_nobody_asked_for_does_not_travel_and_what_makes_it_does_not_run() 
     second_session = FakeSession(lambda _: pytest.fail("nobody asked for its output"))
     [third] = stage(1, session=second_session).on_unit(second.value, NOW_MS)
     assert live(third) == ["h"]
-    parts = [Record.decode(part.value) for part in stage(2).on_unit(third.value, NOW_MS)]
+    parts = [decode_record(part.value) for part in stage(2).on_unit(third.value, NOW_MS)]
     assert values_of(answer_to(asked, parts)) == {"y": expected("cut", [1.0, 2.0])["y"]}
 
 
@@ -112,7 +125,7 @@ def test_requests_that_travel_together_get_each_its_own_rows() -> None:
     asked = [admitted([1.0], 0), admitted([2.0, 3.0], 1), admitted([4.0], 2)]
     parts = through(enter(asked, CUT))
     for each, part, values in zip(asked, parts, ([1.0], [2.0, 3.0], [4.0]), strict=True):
-        assert part.source == each.source
+        assert part.segment.source == each.source
         assert values_of(answer_to(each, [part])) == expected("cut", values)
 
 
@@ -129,8 +142,8 @@ def test_time_in_sessions_is_summed_over_stages() -> None:
     for index, taken_ms in enumerate((NOW_MS, NOW_MS + 9, NOW_MS + 19)):
         session = session_of(CUT.stage(index))
         [unit] = Stage(CUT, index, session, lambda: next(clock), 0).on_unit(unit.value, taken_ms)
-    taken_ms, started_ms, ended_ms = Record.decode(unit.value).times_ms
-    assert (taken_ms, ended_ms - started_ms, ended_ms) == (NOW_MS, 2 + 4 + 6, NOW_MS + 30)
+    part = PartialRecord.decode(unit.value)
+    assert (part.taken_ms, part.ended_ms - part.started_ms, part.ended_ms) == (NOW_MS, 2 + 4 + 6, NOW_MS + 30)
 
 
 # ---- what fails ----------------------------------------------------------------------------------------------------
@@ -139,14 +152,14 @@ def test_time_in_sessions_is_summed_over_stages() -> None:
 def test_rows_at_fault_leave_and_their_neighbours_go_on() -> None:
     asked = [admitted([1.0, POISON, 2.0], 0), admitted([3.0], 1)]
     parts = through(enter(asked, CUT))
-    told = sorted((part.kind, part.source.offset, part.first_row, part.rows) for part in parts)
+    told = sorted((part.kind, part.segment.source.offset, part.segment.first_row, part.segment.rows) for part in parts)
     assert told == [
         (RecordKind.PARTIAL, 0, 0, 1),
         (RecordKind.PARTIAL, 0, 2, 1),
         (RecordKind.PARTIAL, 1, 0, 1),
         (RecordKind.FAILURE, 0, 1, 1),
     ]
-    [failure] = [decode_failure(part.signature) for part in parts if part.kind is RecordKind.FAILURE]
+    [failure] = [part.failure for part in parts if isinstance(part, FailureRecord)]
     assert (failure.code, failure.message, failure.stage) == ("inference_failed", "row 1: poison", "stage 2")
     assert (failure.model_name, failure.model_version) == ("cut", "1")
 
@@ -155,7 +168,7 @@ def test_rows_are_numbered_as_in_the_request() -> None:
     asked = admitted([1.0] * 5 + [POISON, POISON, 2.0])
     _, second = shards(asked, 4)
     parts = through(enter([second], CUT))
-    assert {(part.kind, part.first_row, part.rows) for part in parts} == {
+    assert {(part.kind, part.segment.first_row, part.segment.rows) for part in parts} == {
         (RecordKind.PARTIAL, 4, 1),
         (RecordKind.PARTIAL, 7, 1),
         (RecordKind.FAILURE, 5, 1),
@@ -165,21 +178,32 @@ def test_rows_are_numbered_as_in_the_request() -> None:
 
 def test_a_unit_is_dropped_when_nobody_in_it_waits_any_more() -> None:
     soon, later = admitted([1.0], 0, parameters={"timeout": 1_000}), admitted([2.0], 1, parameters={"timeout": 5_000})
-    assert Record.decode(enter([soon, later], CUT).value).deadline_ms == NOW_MS + 5
+    assert UnitRecord.decode(enter([soon, later], CUT).value).deadline_ms == NOW_MS + 5
     assert len(stage(0).on_unit(enter([soon, later], CUT).value, NOW_MS + 1)) == 1
     assert stage(0).on_unit(enter([soon, later], CUT).value, NOW_MS + 5) == []
     patient = enter([soon, admitted([3.0], 2)], CUT)
     assert len(stage(0).on_unit(patient.value, NOW_MS + 1e9)) == 1
 
 
-@pytest.mark.parametrize("unknown", [b"", b"\x05", b"\x05" + b"\xff" * 50, b"\xff" * 100, b"\x02" * 80])
-def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
+@pytest.mark.parametrize("unknown", [b"", b"\x05", b"\x05" + b"\xff" * 50, b"\xff" * 100, b"\x05\x01" * 40])
+def test_stage_bytes_without_segments_are_noted_only(unknown: bytes) -> None:
     defects = Defects(Meter())
     first = Stage(CUT, 0, session_of(CUT.stage(0)), now_ms, 0, defects=defects)
     assert first.on_unit(unknown, NOW_MS) == []
     [defect] = defects.drain()
     assert defect.phase == "batch"
     assert f"undecodable UNIT of {len(unknown)} bytes" in defect.detail
+
+
+def test_stage_damaged_unit_fails_the_segments_that_can_be_read() -> None:
+    defects = Defects(Meter())
+    first = Stage(CUT, 0, session_of(CUT.stage(0)), now_ms, 0, defects=defects)
+    whole = enter([admitted([1.0], 0), admitted([2.0, 3.0], 1)], CUT).value
+    for damaged in (whole[:-1], whole + b"x"):
+        parts = [FailureRecord.decode(part.value) for part in first.on_unit(damaged, NOW_MS)]
+        assert [(part.segment.id, part.segment.rows) for part in parts] == [("r0", 1), ("r1", 2)]
+        assert {(part.failure.code, part.failure.model_name) for part in parts} == {("internal_error", "cut")}
+    assert len(defects.drain()) == 2
 
 
 def test_a_defect_of_ours_becomes_the_failure_of_all_members() -> None:
@@ -189,18 +213,15 @@ def test_a_defect_of_ours_becomes_the_failure_of_all_members() -> None:
     parts = stage(0, session=FakeSession(run)).on_unit(
         enter([admitted([1.0], 0), admitted([2.0], 1)], CUT).value, NOW_MS
     )
-    failures = [decode_failure(Record.decode(part.value).signature) for part in parts]
+    failures = [FailureRecord.decode(part.value).failure for part in parts]
     assert [(failure.code, failure.stage) for failure in failures] == [("internal_error", "stage 1")] * 2
 
 
 def test_a_unit_that_was_lost_on_its_way_fails_all_its_members() -> None:
-    unit = Record.decode(enter([admitted([1.0], 0), admitted([2.0, 3.0], 1)], CUT).value)
-    parts = [Record.decode(part.value) for part in stage(1).on_unit(lost(unit).encode(), NOW_MS)]
-    assert [(part.kind, part.source.offset, part.rows) for part in parts] == [
-        (RecordKind.FAILURE, 0, 1),
-        (RecordKind.FAILURE, 1, 2),
-    ]
-    assert {decode_failure(part.signature).code for part in parts} == {"exchange_failed"}
+    unit = UnitRecord.decode(enter([admitted([1.0], 0), admitted([2.0, 3.0], 1)], CUT).value)
+    parts = [FailureRecord.decode(part.value) for part in stage(1).on_unit(lost(unit).encode(), NOW_MS)]
+    assert [(part.segment.source.offset, part.segment.rows) for part in parts] == [(0, 1), (1, 2)]
+    assert {part.failure.code for part in parts} == {"exchange_failed"}
 
 
 def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
@@ -210,13 +231,17 @@ def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
     _, *work = RoutedQueue(served, no_costs).take_in(asked, NOW_MS)
     assert [type(each) for each in work] == [Shard] * 3 + [Unit] * 3
     parts = [part for unit in work if isinstance(unit, Unit) for part in through(unit)]
-    assert [(part.first_row, part.rows) for part in parts] == [(9, 4), (13, 4), (17, 1)]
+    assert [(s.member, s.first_row, s.rows) for s in [part.segment for part in parts]] == [
+        (1, 0, 4),
+        (1, 4, 4),
+        (1, 8, 1),
+    ]
 
 
 def test_a_unit_of_another_cut_is_a_failure_and_not_a_wrong_answer() -> None:
     """The job was cut otherwise before it was restored from a checkpoint."""
     [part] = stage(2).on_unit(enter([admitted([1.0])], CUT).value, NOW_MS)
-    assert decode_failure(Record.decode(part.value).signature).code == "internal_error"
+    assert FailureRecord.decode(part.value).failure.code == "internal_error"
 
 
 # ---- models of other kinds -----------------------------------------------------------------------------------------
@@ -245,7 +270,7 @@ def test_models_without_a_batch_axis_or_of_a_fixed_one_go_through_stages(
     first, last = two_sessions(session._run)
     [unit] = stage(0, cut, first).on_unit(enter([asked], cut).value, NOW_MS)
     [part] = stage(1, cut, last).on_unit(unit.value, NOW_MS)
-    answer = answer_to(asked, [Record.decode(part.value)])
+    answer = answer_to(asked, [decode_record(part.value)])
     assert values_of(answer) == expected(name, values)
     assert [tensor.shape for tensor in answer.outputs] == [np.array(expected(name, values)["y"]).shape]
 
@@ -264,11 +289,11 @@ def test_small_requests_leave_together_and_big_ones_in_shards() -> None:
     departure = sharding.next(NOW_MS)
     assert departure is not None
     *openings, unit = sharding.to_stages(departure.batch)
-    assert [Record.decode(each.value).kind for each in openings] == [RecordKind.OPENING] * 2
-    assert [member.rows for member in decode_segments(Record.decode(unit.value).original)] == [1, 2]
+    assert [type(decode_record(each.value)) for each in openings] == [OpeningRecord] * 2
+    assert [segment.rows for segment in UnitRecord.decode(unit.value).segments] == [1, 2]
     first, *units = sharding.take_in(admitted([0.0] * 9, 2), NOW_MS)
-    assert Record.decode(first.value).total_rows == 9
-    assert [Record.decode(each.value).rows for each in units] == [4, 4, 1]
+    assert OpeningRecord.decode(first.value).segment.total_rows == 9
+    assert [UnitRecord.decode(each.value).rows for each in units] == [4, 4, 1]
     assert all(isinstance(each, Unit) for each in units)
 
 

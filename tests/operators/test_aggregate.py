@@ -19,7 +19,8 @@ from anabranch.operators.core.transport.claim_check import TransportOptions, is_
 from anabranch.operators.runtime.side_outputs import LETTERS_TAG
 from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport.endpoints import AGGREGATE, Receiver, Sender
-from anabranch.schemas.records import Record, RecordKind, Signature, Source, encode_signature
+from anabranch.schemas.records import OpeningRecord, PartialRecord, Segment, Source
+from anabranch.schemas.signatures import Signature, encode_signature
 
 ALONE = TaskContext(0, 1, 0)
 POLICY = SchedulingPolicy(window_timeout_ms=1000, remember_ms=1000)
@@ -28,7 +29,7 @@ POLICY = SchedulingPolicy(window_timeout_ms=1000, remember_ms=1000)
 def closed_window() -> bytes:
     window, source = Window(POLICY), Source(0, 0, 0)
     signature = encode_signature(Signature("m", "1", (), ()))
-    window.on_record(Record(RecordKind.OPENING, source, signature, total_rows=1, deadline_ms=1).encode(), 0)
+    window.on_record(OpeningRecord(Segment(source, deadline_ms=1), signature).encode(), 0)
     assert window.on_timer(2) is not None
     return window.snapshot()
 
@@ -48,7 +49,7 @@ def test_part_that_comes_too_late_is_redeemed_and_dropped() -> None:
     operator._window.value.return_value = closed_window()
     outbox = Sender(options, ALONE, AGGREGATE, 1, Meter())
     for _ in range(5):
-        message = outbox.pack(Record(RecordKind.PARTIAL, Source(0, 0, 0), b"", tensors=(bytes(2000),)))
+        message = outbox.pack(PartialRecord(Segment(Source(0, 0, 0)), b"", (bytes(2000),)))
         assert is_claim(message), "the arena has room for one"
         assert list(operator.process_element(message, Mock())) == []
     assert operator._window.method_calls == [("value", (), {})] * 5

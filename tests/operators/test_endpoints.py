@@ -18,7 +18,8 @@ from anabranch.operators.transport import memfd_arena as shared_memory
 from anabranch.operators.transport.endpoints import Receiver, Sender
 from anabranch.operators.transport.memfd_arena import SegmentGone
 from anabranch.schemas.errors import ExchangeFailed
-from anabranch.schemas.records import Record, RecordKind, Signature, Source, decode_failure, encode_signature
+from anabranch.schemas.records import FailureRecord, OpeningRecord, RecordKind, Segment, ShardRecord, Source, kind_of
+from anabranch.schemas.signatures import Signature, encode_signature
 from anabranch.schemas.tensors import Buffer
 from tests.arenas import arenas
 
@@ -31,12 +32,16 @@ def options(*, shares_memory: bool = True, arena_bytes: int = 1 << 20) -> Transp
     return TransportOptions(job=job, shares_memory=shares_memory, claim_from_bytes=1000, arena_bytes=arena_bytes)
 
 
-def shard(*tensors: Buffer, first_row: int = 0, kind: RecordKind = RecordKind.SHARD) -> Record:
-    return Record(kind, Source(0, 1, 2), SIGNATURE, "a", first_row=first_row, tensors=tensors)
+def shard(*tensors: Buffer, first_row: int = 0) -> ShardRecord:
+    return ShardRecord(Segment(Source(0, 1, 2), "a", first_row=first_row), SIGNATURE, tensors)
 
 
-def sent(message: bytes, receiver: Receiver) -> Record:
-    return Record.decode(receiver.redeem(message))
+def sent(message: bytes, receiver: Receiver) -> ShardRecord:
+    return ShardRecord.decode(receiver.redeem(message))
+
+
+def failed(message: bytes, receiver: Receiver) -> FailureRecord:
+    return FailureRecord.decode(receiver.redeem(message))
 
 
 def test_pack_claims_large_records_only() -> None:
@@ -48,7 +53,7 @@ def test_pack_claims_large_records_only() -> None:
         assert is_claim(message) == (size >= 1000)
         redeemed = sent(message, receiver)
         assert [bytes(tensor) for tensor in redeemed.tensors] == list(record.tensors)
-        assert redeemed.source == record.source
+        assert redeemed.segment == record.segment
     counted = meter.drain()
     assert counted.pop(("exchange", "claimed_bytes")) > 101_000
     assert counted == {("exchange", "claims"): 2}
@@ -57,10 +62,10 @@ def test_pack_claims_large_records_only() -> None:
 def test_pack_claims_an_opening_with_its_original() -> None:
     chosen = options()
     receiver, sender = Receiver(chosen, NEVER, "a", Meter()), Sender(chosen, NEVER, "a", 1, Meter())
-    record = Record(RecordKind.OPENING, Source(0, 1, 2), SIGNATURE, "a", original=bytes(100_000))
+    record = OpeningRecord(Segment(Source(0, 1, 2), "a"), SIGNATURE, original=bytes(100_000))
     message = sender.pack(record)
     assert is_claim(message)
-    assert len(sent(message, receiver).original) == 100_000
+    assert len(OpeningRecord.decode(receiver.redeem(message)).original) == 100_000
 
 
 @settings(deadline=None)
@@ -131,13 +136,12 @@ def test_pack_record_beyond_messages_fails_its_rows(shares_memory: bool, monkeyp
     monkeypatch.setattr(exchange, "MAX_MESSAGE_BYTES", 50_000)
     chosen = options(shares_memory=shares_memory, arena_bytes=100_000)
     receiver, sender = Receiver(chosen, NEVER, "infer", Meter()), Sender(chosen, NEVER, "infer", 1, Meter())
-    record = sent(sender.pack(shard(bytes(60_000), first_row=7)), receiver)
-    assert record.kind is (RecordKind.SHARD if shares_memory else RecordKind.FAILURE), (
+    encoded = receiver.redeem(sender.pack(shard(bytes(60_000), first_row=7)))
+    assert kind_of(encoded) is (RecordKind.SHARD if shares_memory else RecordKind.FAILURE), (
         "memory that is shared may hold it"
     )
-    failed = sent(sender.pack(shard(bytes(200_000), first_row=7)), receiver)
-    assert (failed.kind, failed.first_row, failed.tensors) == (RecordKind.FAILURE, 7, ())
-    assert decode_failure(failed.signature).code == ExchangeFailed.code
+    record = failed(sender.pack(shard(bytes(200_000), first_row=7)), receiver)
+    assert (record.segment.first_row, record.failure.code) == (7, ExchangeFailed.code)
 
 
 def test_pack_without_slots_falls_back_to_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,20 +188,18 @@ def test_pack_without_shared_memory_sends_messages(chosen: TransportOptions, mon
     assert receiver.redeem(message) is message
 
 
-@pytest.mark.parametrize("kind", [RecordKind.SHARD, RecordKind.FAILURE])
-def test_redeem_claim_of_another_host_gives_a_failure(kind: RecordKind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redeem_claim_of_another_host_gives_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     meter, chosen = Meter(), options()
     receiver, sender = Receiver(chosen, NEVER, "infer", meter), Sender(chosen, NEVER, "infer", 1, Meter())
     message = sender.pack(shard(bytes(2000), first_row=7))
     monkeypatch.setattr(exchange, "host_identity", lambda: b"another host    ")
     elsewhere = Receiver(chosen, NEVER, "infer", meter)
-    record = sent(message, elsewhere)
-    assert (record.kind, record.first_row) == (RecordKind.FAILURE, 7)
-    assert decode_failure(record.signature).code == ExchangeFailed.code
+    record = failed(message, elsewhere)
+    assert (record.segment.first_row, record.failure.code) == (7, ExchangeFailed.code)
     assert meter.drain() == {("exchange", "lost"): 1}
-    assert sent(message, receiver).kind is RecordKind.SHARD
+    assert sent(message, receiver).segment.first_row == 7
     later = Receiver(chosen, TaskContext(0, 1, 1), "infer", meter)
-    assert sent(message, later).kind is RecordKind.FAILURE, (
+    assert failed(message, later).segment.first_row == 7, (
         "a claim of an earlier attempt would fail in each that follows"
     )
 
@@ -211,7 +213,7 @@ def test_redeem_forbidden_arena_gives_a_failure(monkeypatch: pytest.MonkeyPatch)
         raise PermissionError
 
     monkeypatch.setattr(os, "open", refuse)
-    assert sent(message, receiver).kind is RecordKind.FAILURE
+    assert failed(message, receiver).failure.code == ExchangeFailed.code
 
 
 def test_redeem_after_the_writers_end_raises() -> None:

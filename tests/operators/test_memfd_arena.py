@@ -14,7 +14,7 @@ from anabranch.operators.core.transport.claim_check import TransportOptions, dec
 from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport.endpoints import Receiver, Sender
 from anabranch.operators.transport.memfd_arena import SegmentGone, host_identity
-from anabranch.schemas.records import Record, RecordKind, Source
+from anabranch.schemas.records import Segment, ShardRecord, Source
 from tests.arenas import arenas
 
 SIZE_BYTES = 3_000_000
@@ -26,19 +26,19 @@ from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.transport.endpoints import Receiver, Sender
 from anabranch.operators.runtime.task_context import TaskContext
-from anabranch.schemas.records import RecordKind, Record, Source
+from anabranch.schemas.records import Segment, ShardRecord, Source
 options = TransportOptions(job=sys.argv[2], shares_memory=True, claim_from_bytes=1000, arena_bytes=1 << 24)
 if sys.argv[1] == "writer":
     sender = Sender(options, TaskContext(0, 1, 0), "infer", 1, Meter())
     for line in sys.stdin:
         data = bytes([int(line)]) * int(sys.argv[3])
-        print(sender.pack(Record(RecordKind.SHARD, Source(0, 0, 0), b"", tensors=(data,))).hex(), flush=True)
+        print(sender.pack(ShardRecord(Segment(Source(0, 0, 0)), b"", (data,))).hex(), flush=True)
 else:
     receiver = Receiver(options, TaskContext(0, 1, 0), "infer", Meter())
     print("ready", flush=True)
     held = []
     for line in sys.stdin:
-        held.append(Record.decode(receiver.redeem(bytes.fromhex(line))))
+        held.append(ShardRecord.decode(receiver.redeem(bytes.fromhex(line))))
         data = held[-1].tensors[0]
         print(len(data), data[0], data[-1], flush=True)
 """
@@ -99,7 +99,7 @@ def test_record_crosses_between_processes(writer: Other, receiver: Receiver) -> 
     for number in range(20):
         message = bytes.fromhex(writer.ask(str(number)))
         assert is_claim(message), "an arena of 16 MiB holds all that is under way"
-        [data] = Record.decode(receiver.redeem(message)).tensors
+        [data] = ShardRecord.decode(receiver.redeem(message)).tensors
         assert (len(data), data[0], data[-1]) == (SIZE_BYTES, number, number)
 
 
@@ -115,11 +115,11 @@ def test_killed_writer_leaves_nothing(writer: Other, receiver: Receiver) -> None
 def test_record_of_a_killed_writer_stays_readable_if_mapped(writer: Other, job: str) -> None:
     receiver = Receiver(options(job), TaskContext(0, 1, 0), "infer", Meter())
     first, second = (bytes.fromhex(writer.ask(number)) for number in ("1", "2"))
-    held = Record.decode(receiver.redeem(first))
+    held = ShardRecord.decode(receiver.redeem(first))
     writer.kill()
     assert set(bytes(held.tensors[0])) == {1}
     del held
-    assert set(bytes(Record.decode(receiver.redeem(second)).tensors[0])) == {2}
+    assert set(bytes(ShardRecord.decode(receiver.redeem(second)).tensors[0])) == {2}
     assert not is_freed(first)
     del receiver
     assert is_freed(first)
@@ -129,7 +129,7 @@ def test_killed_reader_leaves_nothing_and_is_not_present(job: str) -> None:
     reader = Other("reader", job)
     assert reader.hear() == "ready"
     sender = Sender(options(job), TaskContext(0, 1, 0), "infer", 1, Meter())
-    record = Record(RecordKind.SHARD, Source(0, 0, 0), b"", tensors=(bytes([9]) * SIZE_BYTES,))
+    record = ShardRecord(Segment(Source(0, 0, 0)), b"", (bytes([9]) * SIZE_BYTES,))
     messages = [sender.pack(record) for _ in range(3)]
     assert all(map(is_claim, messages))
     for message in messages[:2]:

@@ -1,8 +1,8 @@
-"""One sample of everything that stands on a topic or travels between operators, as bytes in `golden/v1/`.
+"""One sample of everything on a topic, between operators or in Flink's state, as bytes in `golden/`.
 
-`python -m tests.schemas.golden_samples` writes the files that are not there yet. It never writes over one: bytes that
-differ are a change that running jobs and other people's clients would feel, so they need a folder of their own (`v2`)
-and code that still reads the old ones. Whoever is sure that nobody has such bytes deletes the file by hand first.
+`golden/v2` has the records of today's layout, `golden/v1` all other samples, and state of layout 1, which is only
+read. `python -m tests.schemas.golden_samples` writes missing files. It never overwrites one: changed bytes affect
+running jobs and other people's clients, so they need a new folder, and code that still reads the old files.
 """
 
 import sys
@@ -11,28 +11,40 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
+from anabranch.operators.core.merging.request_window import Window
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
-from anabranch.schemas.batches import BatchEntry, BatchRecord
 from anabranch.schemas.dead_letters import encode_letter
-from anabranch.schemas.frames import write_answers, write_requests
+from anabranch.schemas.frames import write_answers, write_requests, write_waiting
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.model import Ensemble
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest
 from anabranch.schemas.records import (
     NO_DEADLINE_MS,
-    Failure,
-    OutputSignature,
-    Record,
-    RecordKind,
-    Signature,
+    AnyRecord,
+    BatchEntry,
+    BatchRecord,
+    FailureRecord,
+    OpeningRecord,
+    PartialRecord,
+    Segment,
+    ShardRecord,
     Source,
+    UnitRecord,
+)
+from anabranch.schemas.signatures import (
+    Failure,
+    OpeningSignature,
+    OutputSignature,
+    Signature,
     TensorSignature,
-    UnitSegment,
-    encode_segments,
     encode_signature,
 )
 from anabranch.schemas.tensors import Tensor
 
-FOLDER = Path(__file__).parent / "golden" / "v1"
+FOLDER = Path(__file__).parent / "golden"
+#: State of layout 1: it is read, and not written.
+OLD = ("v1/record_opening.bin", "v1/record_partial.bin", "v1/window.bin")
 
 INPUTS = (
     Tensor.from_array("numbers", np.array([[1.5, -2.0, 0.0], [3.25, 1e-3, 4e6]], np.float32)),
@@ -67,10 +79,7 @@ OUTPUT_SIGNATURE = encode_signature(
     OutputSignature(1, (TensorSignature("scores", "FP64", (2,)), TensorSignature("labels", "INT64", ())))
 )
 
-MEMBERS = (
-    UnitSegment(3, 9_000_000_000, 1_767_225_600_000, "id-ü-1", 1_767_225_601_500, 32, 1, 64),
-    UnitSegment(0, 7, -1, "", NO_DEADLINE_MS, 0, 1, 1),
-)
+SEGMENT = Segment(SOURCE, "id-ü-1", 1_767_225_601_500, 1, 32, 2, 64)
 
 
 def _typed_request() -> bytes:
@@ -82,51 +91,51 @@ def _typed_request() -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def _record(kind: RecordKind, signature: bytes, tensors: tuple[Tensor, ...] = (), original: bytes = b"") -> Record:
-    return Record(
-        kind=kind,
-        source=SOURCE,
-        signature=signature,
-        id="id-ü-1",
-        encoding=Encoding.JSON,
-        deadline_ms=1_767_225_601_500,
-        rank=2,
-        partial_allowed=True,
-        explain=True,
-        first_row=32,
-        rows=2,
-        total_rows=64,
-        original=original,
-        tensors=tuple(tensor.data for tensor in tensors),
-    )
-
-
-def records() -> dict[str, Record]:
-    """Every kind of record."""
-    return {
-        "record_shard.bin": _record(RecordKind.SHARD, SIGNATURE, INPUTS),
-        "record_opening.bin": _record(RecordKind.OPENING, SIGNATURE, (), b'{"original": 1}'),
-        "record_partial.bin": _record(RecordKind.PARTIAL, OUTPUT_SIGNATURE, OUTPUTS),
-        "record_failure.bin": _record(RecordKind.FAILURE, encode_signature(FAILURE)),
-        "record_unit.bin": replace(
-            _record(RecordKind.UNIT, SIGNATURE, INPUTS, encode_segments(MEMBERS)), times_ms=(1.5, 0.25), is_whole=True
-        ),
-    }
-
-
-BATCH = BatchRecord(
-    SIGNATURE,
-    [
-        BatchEntry(SOURCE, "id-ü-1", Encoding.JSON, 1_767_225_601_500, 2, True, True, 1, b"one", 1.5, 2.5),
-        BatchEntry(Source(0, 1, -1), original=b"\xff", read_ms=3.0),
-    ],
-    [tensor.data for tensor in INPUTS],
+_INPUTS = tuple(tensor.data for tensor in INPUTS)
+_OUTPUTS = tuple(tensor.data for tensor in OUTPUTS)
+RECORDS: dict[str, AnyRecord] = {
+    "v2/record_shard.bin": ShardRecord(SEGMENT, SIGNATURE, _INPUTS),
+    "v2/record_opening.bin": OpeningRecord(SEGMENT, SIGNATURE, Encoding.JSON, True, True, b'{"original": 1}', 1.5, 2.5),
+    "v2/record_partial.bin": PartialRecord(SEGMENT, OUTPUT_SIGNATURE, _OUTPUTS, True, 1.5, 2.5, 3.5),
+    "v2/record_failure.bin": FailureRecord(SEGMENT, FAILURE),
+    "v2/record_unit.bin": UnitRecord(
+        (replace(SEGMENT, rows=1), Segment(Source(0, 7, -1), "", NO_DEADLINE_MS)), SIGNATURE, _INPUTS, True, 1.5, 0.25
+    ),
+    "v2/record_unit_failed.bin": UnitRecord((SEGMENT,), SIGNATURE, failure=FAILURE),
+    "v2/record_batch.bin": BatchRecord(
+        [
+            BatchEntry(SOURCE, "id-ü-1", Encoding.JSON, 1_767_225_601_500, 2, True, True, 1, b"one", 1.5, 2.5),
+            BatchEntry(Source(0, 1, -1), original=b"\xff", read_ms=3.0),
+        ],
+        SIGNATURE,
+        _INPUTS,
+    ),
+}
+#: As layout 1 has them: its OPENING and PARTIAL without times, its PARTIAL with all axes in the shapes.
+OLD_OPENING = OpeningRecord(
+    replace(SEGMENT, member=0), SIGNATURE, Encoding.JSON, True, True, b'{"original": 1}', 0.0, 0.0
 )
+OLD_PARTIAL = PartialRecord(replace(SEGMENT, member=0), OUTPUT_SIGNATURE, _OUTPUTS)
+
+
+def open_window() -> Window:
+    """A window of an ensemble with three members, which has rows of two and failures of one."""
+    ensemble = Ensemble((("a", "1"), ("b", "1"), ("b", "2")), "mean", (1.0, 0.5, 0.25), 2)
+    signature = OpeningSignature("magika", "2", (TensorSignature("numbers", "FP32", (3,)),), ("labels",), ensemble)
+    window = Window(SchedulingPolicy())
+    for record in (
+        OpeningRecord(SEGMENT, encode_signature(signature), partial_allowed=True),
+        PartialRecord(replace(SEGMENT, member=0), OUTPUT_SIGNATURE),
+        PartialRecord(replace(SEGMENT, first_row=62), OUTPUT_SIGNATURE),
+        FailureRecord(replace(SEGMENT, member=2, first_row=0), FAILURE),
+    ):
+        window.on_record(record.encode(), 1_767_225_600_000.5)
+    return window
 
 
 def samples() -> dict[str, bytes]:
     """File name -> the bytes that today's code writes."""
-    return {
+    wire = {
         "request_raw.pb": codec.encode_request(REQUEST),
         "request_typed.pb": _typed_request(),
         "request.json": codec.encode_request(JSON_REQUEST),
@@ -137,17 +146,21 @@ def samples() -> dict[str, bytes]:
         "dead_letter.json": encode_letter("inference-requests", SOURCE, "id-ü-1", FAILURE, b"\xff original"),
         "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
         "answers.frame": write_answers([(b"id-1", b"answer"), (b"", b"")]),
-        **{name: record.encode() for name, record in records().items()},
-        "batch.bin": BATCH.encode(),
+        "waiting.frame": write_waiting(b"value", SOURCE),
+    }
+    return {
+        **{f"v1/{name}": encoded for name, encoded in wire.items()},
+        **{name: record.encode() for name, record in RECORDS.items()},
+        "v2/window.bin": open_window().snapshot(),
     }
 
 
 def write_missing() -> int:
-    """Writes what is not there; the number of files whose bytes have changed."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    """Writes missing files; returns the number of files whose bytes have changed."""
     changed = 0
     for name, encoded in samples().items():
         path = FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_bytes(encoded)
             print(f"wrote {path}")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch.schemas.dead_letters import DeadLetter, LetterSource, decode_letter, encode_letter
-from anabranch.schemas.records import Failure, Source
+from anabranch.schemas.records import Source
+from anabranch.schemas.signatures import Failure
 from tests.strategies import texts
 
 

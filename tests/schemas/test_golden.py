@@ -5,34 +5,40 @@ from pathlib import Path
 
 import pytest
 
+from anabranch.operators.core.merging.request_window import SNAPSHOT_VERSION, Window
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
-from anabranch.schemas.batches import BatchRecord
 from anabranch.schemas.dead_letters import LetterSource, decode_letter
-from anabranch.schemas.frames import read_answers, read_requests
+from anabranch.schemas.frames import WAITING_VERSION, read_answers, read_requests, read_waiting
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.records import (
-    Record,
+    RECORD_CLASSES,
+    VERSION,
+    PartialRecord,
     RecordKind,
+    ShardRecord,
     Source,
-    decode_output_signature,
-    decode_segments,
-    decode_signature,
+    decode_record,
 )
+from anabranch.schemas.records_v1 import read_kept_record
+from anabranch.schemas.signatures import decode_output_signature, decode_signature
 from tests.schemas import golden_samples as golden
 
 SAMPLES = golden.samples()
 
 
 def stored(name: str) -> bytes:
-    return (golden.FOLDER / name).read_bytes()
+    return (golden.FOLDER / (name if "/" in name else f"v1/{name}")).read_bytes()
 
 
-def test_every_file_has_a_sample_and_every_sample_a_file() -> None:
-    assert {path.name for path in golden.FOLDER.iterdir()} == set(SAMPLES)
+def test_golden_files_are_the_samples_and_the_old_state() -> None:
+    files = {path.relative_to(golden.FOLDER).as_posix() for path in golden.FOLDER.glob("*/*")}
+    assert files == {*SAMPLES, *golden.OLD}
+    assert {type(record) for record in golden.RECORDS.values()} == set(RECORD_CLASSES.values())
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_today_s_code_writes_the_same_bytes(name: str) -> None:
+def test_golden_samples_are_written_byte_for_byte(name: str) -> None:
     assert SAMPLES[name] == stored(name)
 
 
@@ -40,7 +46,7 @@ def content(request: InferRequest) -> tuple[object, ...]:
     return request.model_name, request.id, request.inputs
 
 
-def test_today_s_code_reads_the_messages() -> None:
+def test_golden_messages_are_read() -> None:
     assert codec.decode_request(stored("request_raw.pb")) == golden.REQUEST
     assert codec.decode_request(stored("request.json")) == golden.JSON_REQUEST
     assert content(codec.decode_request(stored("request_typed.pb"))) == content(golden.REQUEST)
@@ -52,32 +58,32 @@ def test_today_s_code_reads_the_messages() -> None:
     assert letter.source == LetterSource("inference-requests", 3, 9_000_000_000, 1_767_225_600_000)
 
 
-@pytest.mark.parametrize("name", golden.records())
-def test_today_s_code_reads_the_records(name: str) -> None:
-    assert Record.decode(stored(name)) == golden.records()[name]
+@pytest.mark.parametrize("name", golden.RECORDS)
+def test_golden_record_is_read(name: str) -> None:
+    assert decode_record(stored(name)) == golden.RECORDS[name]
+    assert stored(name)[1] == VERSION
 
 
-def test_today_s_code_reads_the_frames() -> None:
+def test_golden_frames_are_read() -> None:
     requests = [(b"value", golden.SOURCE), (None, Source(0, 1, -1)), (b"", golden.SOURCE)]
     assert read_requests(stored("requests.frame")) == requests
     assert list(read_answers(stored("answers.frame"))) == [(b"id-1", b"answer"), (b"", b"")]
 
 
-def test_today_s_code_reads_the_batch() -> None:
-    assert BatchRecord.decode(stored("batch.bin")) == golden.BATCH
-
-
-def test_today_s_code_reads_the_signatures() -> None:
-    shard, partial = Record.decode(stored("record_shard.bin")), Record.decode(stored("record_partial.bin"))
+def test_golden_signatures_are_read() -> None:
+    shard = ShardRecord.decode(stored("v2/record_shard.bin"))
+    partial = PartialRecord.decode(stored("v2/record_partial.bin"))
     assert [spec.name for spec in decode_signature(shard.signature).inputs] == ["numbers", "texts"]
-    assert decode_output_signature(partial.signature).task == 1
-    assert decode_segments(Record.decode(stored("record_unit.bin")).original) == golden.MEMBERS
+    assert decode_output_signature(partial.outputs).task == 1
 
 
-def test_the_layout_is_the_one_that_the_drawing_describes() -> None:
-    record = stored("record_shard.bin")
-    kind, encoding, flags, id_size, tensors, signature_size = struct.unpack_from("<BBBxHHI", record)
-    assert (kind, encoding, flags, id_size, tensors) == (RecordKind.SHARD, 1, 0b11, 7, 2)
+def test_golden_shard_has_the_drawn_layout() -> None:
+    record = stored("v2/record_shard.bin")
+    kind, version, flags, encoding, id_size, tensors, signature_size, body_size, member = struct.unpack_from(
+        "<BBBBHHIII", record
+    )
+    assert (kind, version, flags, encoding) == (RecordKind.SHARD, 2, 0, 0)
+    assert (id_size, tensors, body_size, member) == (7, 2, 0, 1)
     at = 60 + id_size
     assert record[60:at] + record[at : at + signature_size] == "id-ü-1".encode() + golden.SIGNATURE
     at += signature_size
@@ -87,12 +93,44 @@ def test_the_layout_is_the_one_that_the_drawing_describes() -> None:
     assert record[at : at + 24] == golden.INPUTS[0].data
 
 
-def test_a_changed_sample_is_refused_and_the_file_stays(
+# ---- state ---------------------------------------------------------------------------------------------------------
+
+
+def test_golden_kept_records_of_both_layouts_are_read() -> None:
+    assert read_kept_record(stored("v1/record_opening.bin")) == golden.OLD_OPENING
+    assert read_kept_record(stored("v1/record_partial.bin")) == golden.OLD_PARTIAL
+    for name in ("v2/record_opening.bin", "v2/record_partial.bin"):
+        assert read_kept_record(stored(name)) == golden.RECORDS[name]
+
+
+@pytest.mark.parametrize("name", ["v1/window.bin", "v2/window.bin"])
+def test_golden_window_of_both_layouts_is_restored(name: str) -> None:
+    window = Window(SchedulingPolicy())
+    window.restore(stored(name))
+    assert window.snapshot() == stored("v2/window.bin") == golden.open_window().snapshot()
+    assert stored("v2/window.bin")[0] == SNAPSHOT_VERSION
+
+
+@pytest.mark.parametrize("version", [0, 1, SNAPSHOT_VERSION + 1, 0x9A, 0x9C, 255])
+def test_golden_window_of_another_version_is_refused(version: int) -> None:
+    with pytest.raises(ValueError, match=f"version {version}"):
+        Window(SchedulingPolicy()).restore(bytes((version,)) + stored("v2/window.bin")[1:])
+
+
+def test_golden_waiting_request_is_read_and_begins_with_its_version() -> None:
+    assert read_waiting(stored("waiting.frame")) == (b"value", golden.SOURCE)
+    assert stored("waiting.frame")[0] == WAITING_VERSION
+    for broken in (b"", b"\x02" + stored("waiting.frame")[1:], stored("requests.frame")):
+        with pytest.raises(ValueError, match="version"):
+            read_waiting(broken)
+
+
+def test_golden_changed_sample_is_refused_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(golden, "FOLDER", tmp_path)
     assert golden.write_missing() == 0
-    path = golden.FOLDER / "response.pb"
+    path = golden.FOLDER / "v1/response.pb"
     path.write_bytes(b"other")
     assert golden.write_missing() == 1
     assert path.read_bytes() == b"other"

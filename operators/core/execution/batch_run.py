@@ -1,122 +1,169 @@
 """Runs a batch, and finds the rows at fault when it fails.
 
-A batch that fails is halved until what fails is one row (or, for a model without batch axis, one request): the rows at
-fault get the error, their neighbours get their answer. A good batch costs one call; a bad row about 2 * log2(rows).
+A batch that fails is halved until a single row (or, for a model without batch axis, a single request) fails: only the
+rows at fault get the error. A good batch costs one call; a bad row about 2 * log2(rows).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, RowBlock
-from anabranch.operators.core.requests import Request
 from anabranch.schemas.model import ModelSpec
-from anabranch.schemas.records import Record, Signature
+from anabranch.schemas.signatures import Signature
 from anabranch.schemas.tensors import Array, Buffer, Tensor, array_from_raw
 
-#: What a batch is made of: requests, or shards.
-BatchPart: TypeAlias = Request | Record
+
+class BatchPart(Protocol):
+    """One of the parts of a batch: a request, a shard, the rows of a UNIT."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the part; 1 for a model without batch axis."""
+
+    @property
+    def tensors(self) -> Sequence[Buffer]:
+        """Raw bytes of each input, in the signature's order."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedRows:
-    """Rows of a part on which the model failed, and why."""
+class PartRows(NamedTuple):
+    """A part that is only rows and tensors."""
+
+    rows: int
+    tensors: Sequence[Buffer]
+
+
+class FailedRows(NamedTuple):
+    """Rows of a part on which the model failed, and the model's message."""
 
     first_row: int
     rows: int
     message: str
 
 
-@dataclass(slots=True)
-class PartOutcome:
-    """What became of one part's rows; row numbers are the part's own, counted from 0."""
+class PartOutcome(NamedTuple):
+    """Outputs and failures of one part; rows are numbered from the part's first."""
 
-    good: list[RowBlock]
-    bad: list[FailedRows]
+    good: Sequence[RowBlock]
+    bad: Sequence[FailedRows]
 
 
-class BatchRun:
-    """Requests or shards of one signature, run as one batch. Never raises for a bad row.
-
-    Args:
-        now_ms: The clock.
-        joined: The tensors of all parts, where they are together already.
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outputs and failures of a batch.
 
     Attributes:
         is_by_row: Whether axis 0 of every output counts rows.
-        whole: The outputs of all rows together; None where some failed, ran apart, or cannot share a tensor.
-        started_ms: When the session was called first.
-        ended_ms: When it had run last.
+        part_rows: Rows of each part.
+        good: Outputs of consecutive rows that share a tensor, in order.
+        bad: Failed rows of the batch, in order.
+        apart: Outcome of each part, for a model without batch axis.
+        started_ms: Unix time of the first call of the session.
+        ended_ms: Unix time at which the last one returned.
     """
+
+    is_by_row: bool
+    part_rows: Sequence[int]
+    good: Sequence[BatchOutputs] = ()
+    bad: Sequence[FailedRows] = ()
+    apart: Sequence[PartOutcome] | None = None
+    started_ms: float = 0.0
+    ended_ms: float = 0.0
+
+    @property
+    def whole(self) -> BatchOutputs | None:
+        """The outputs of all rows; None if some failed, or if they do not share a tensor."""
+        return self.good[0] if len(self.good) == 1 and not self.bad else None
+
+    def outcomes(self) -> Sequence[PartOutcome]:
+        """The outcome of each part, in order."""
+        if self.apart is not None:
+            return self.apart
+        outcomes, first = [], 0
+        for rows in self.part_rows:
+            last = first + rows
+            outcomes.append(PartOutcome(self._good_between(first, last), self._bad_between(first, last)))
+            first = last
+        return outcomes
+
+    def _good_between(self, first: int, last: int) -> list[RowBlock]:
+        return [block.rows_between(first, last) for block in self.good if block.start < last and block.stop > first]
+
+    def _bad_between(self, first: int, last: int) -> list[FailedRows]:
+        bad = []
+        for start, rows, message in self.bad:
+            low, high = max(start, first), min(start + rows, last)
+            if low < high:
+                bad.append(FailedRows(low - first, high - low, message))
+        return bad
+
+
+def run_batch(
+    parts: Sequence[BatchPart],
+    signature: Signature,
+    model: ModelSpec,
+    session: Session,
+    now_ms: Callable[[], float],
+    joined: Sequence[Buffer] = (),
+) -> BatchResult:
+    """Runs parts of one signature as one batch; a row on which the model fails does not raise.
+
+    Args:
+        now_ms: The clock.
+        joined: Tensors with the rows of all parts, if there are such already.
+    """
+    part_rows = [part.rows for part in parts]
+    if not model.batchable:
+        started_ms = now_ms()
+        apart = [_run_whole(part, signature, session) for part in parts]
+        return BatchResult(is_by_row=False, part_rows=part_rows, apart=apart, started_ms=started_ms, ended_ms=now_ms())
+    rows = sum(part_rows)
+    inputs = _gather(parts, signature, rows, joined)
+    run = _RowRun(signature.outputs, inputs, rows, model.fixed_rows, session)
+    started_ms = now_ms()
+    run.run_all()
+    ended_ms = now_ms()
+    return BatchResult(
+        is_by_row=True,
+        part_rows=part_rows,
+        good=[BatchOutputs(start, stop, signature.outputs, outputs) for start, stop, outputs in _joined(run.good)],
+        bad=run.bad,
+        started_ms=started_ms,
+        ended_ms=ended_ms,
+    )
+
+
+class _RowRun:
+    """The calls of the session for one batch.
+
+    Args:
+        step: Rows of one call; None for all of them.
+    """
+
+    __slots__ = ("_inputs", "_outputs", "_rows", "_session", "_step", "bad", "good")
 
     def __init__(
         self,
-        parts: Sequence[BatchPart],
-        signature: Signature,
-        model: ModelSpec,
+        outputs: Sequence[str],
+        inputs: dict[str, Array],
+        rows: int,
+        step: int | None,
         session: Session,
-        now_ms: Callable[[], float],
-        joined: Sequence[Buffer] = (),
     ) -> None:
-        self._parts = parts
-        self._signature = signature
-        self._step = model.fixed_rows
+        self._outputs = outputs
+        self._inputs = inputs
+        self._rows = rows
+        self._step = step
         self._session = session
-        self._rows = sum([part.rows for part in parts])
-        self._good: list[tuple[int, int, list[Array]]] = []
-        self._bad: list[tuple[int, int, str]] = []
-        self.is_by_row = model.batchable
-        self.whole: BatchOutputs | None = None
-        self._outcomes: list[PartOutcome] | None = None
-        if model.batchable:
-            self._inputs = _gather(parts, signature, self._rows, joined)
-        self.started_ms = now_ms()
-        if model.batchable:
-            self._run_rows()
-        else:
-            self._outcomes = [_run_whole(part, signature, session) for part in parts]
-        self.ended_ms = now_ms()
-        if model.batchable:
-            self._join()
+        self.good: list[tuple[int, int, list[Array]]] = []
+        self.bad: list[FailedRows] = []
 
-    def outcomes(self) -> list[PartOutcome]:
-        """One for each part, in order."""
-        if self._outcomes is None:
-            self._outcomes = self._divide()
-        return self._outcomes
-
-    def _run_rows(self) -> None:
+    def run_all(self) -> None:
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
-
-    def _join(self) -> None:
-        self._served = [
-            BatchOutputs(start, stop, self._signature.outputs, outputs) for start, stop, outputs in _joined(self._good)
-        ]
-        if not self._bad and len(self._served) == 1:
-            self.whole = self._served[0]
-
-    def _divide(self) -> list[PartOutcome]:
-        outcomes, first = [], 0
-        for part in self._parts:
-            last = first + part.rows
-            good = [
-                served.rows_between(first, last)
-                for served in self._served
-                if served.start < last and served.stop > first
-            ]
-            bad = [
-                FailedRows(max(start, first) - first, min(stop, last) - max(start, first), message)
-                for start, stop, message in self._bad
-                if start < last and stop > first
-            ]
-            outcomes.append(PartOutcome(good, bad))
-            first = last
-        return outcomes
 
     def _run(self, start: int, stop: int) -> None:
         rows = stop - start
@@ -124,26 +171,26 @@ class BatchRun:
         if rows != self._rows:
             inputs = {name: array[start:stop] for name, array in inputs.items()}
         try:
-            outputs = self._session.run(self._signature.outputs, inputs)
-            for name, output in zip(self._signature.outputs, outputs, strict=True):
+            outputs = self._session.run(self._outputs, inputs)
+            for name, output in zip(self._outputs, outputs, strict=True):
                 if output.ndim == 0 or output.shape[0] != rows:
                     raise ValueError(
-                        f"output {name!r} has shape {list(output.shape)} for {rows} rows: axis 0 does not count rows; "
+                        f"output {name!r} has shape {list(output.shape)} for {rows} rows, expected {rows} on axis 0: "
                         "set enabled = false under [batching] in the model's model.toml"
                     )
-        except Exception as error:  # noqa: BLE001 - whatever a model fails with is the answer to its rows
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
             if rows == (self._step or 1):
-                self._bad.append((start, stop, str(error)))
+                self.bad.append(FailedRows(start, rows, str(error)))
                 return
             middle = start + rows // 2
             self._run(start, middle)
             self._run(middle, stop)
         else:
-            self._good.append((start, stop, outputs))
+            self.good.append((start, stop, outputs))
 
 
 def _joined(good: list[tuple[int, int, list[Array]]]) -> list[tuple[int, int, list[Array]]]:
-    """Rows that ran one after the other (a model with a fixed batch size) as one run, where their shapes allow it."""
+    """Joins the outputs of consecutive rows (a model with a fixed batch size) where their shapes allow it."""
     joined: list[tuple[int, int, list[list[Array]]]] = []
     for start, stop, outputs in good:
         if joined and joined[-1][1] == start and _alike(joined[-1][2][-1], outputs):
@@ -172,7 +219,7 @@ def _run_whole(part: BatchPart, signature: Signature, session: Session) -> PartO
     }
     try:
         outputs = session.run(signature.outputs, inputs)
-    except Exception as error:  # noqa: BLE001 - whatever a model fails with is the answer to its request
+    except Exception as error:  # noqa: BLE001 - a model may raise anything
         return PartOutcome([], [FailedRows(0, 1, str(error))])
     tensors = (Tensor.from_array(name, output) for name, output in zip(signature.outputs, outputs, strict=True))
     return PartOutcome([RowBlock(0, 1, tuple(tensors))], [])
@@ -191,5 +238,5 @@ def _gather(parts: Sequence[BatchPart], signature: Signature, rows: int, joined:
 
 
 def _aligned(array: Array) -> Array:
-    # A request that was taken as it came has its tensors anywhere.
+    # The tensors of a request start anywhere in its message.
     return array if array.flags.aligned else array.copy()

@@ -1,53 +1,53 @@
-"""Makes a batch of requests that travel together, and requests of a batch again."""
+"""Packs requests into a BATCH record for another task, and unpacks them there."""
 
 from collections.abc import Sequence
 
 from anabranch.operators.core.merging.shards import row_offsets
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.batches import BatchEntry, BatchRecord
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
-from anabranch.schemas.records import TensorSignature, decode_signature
+from anabranch.schemas.records import BatchEntry, BatchRecord
+from anabranch.schemas.signatures import TensorSignature, decode_signature
 from anabranch.schemas.tensors import Buffer
 
 
 def pack(requests: Sequence[Request]) -> BatchRecord:
-    """The batch of some requests of one signature."""
+    """Packs requests of one signature."""
     columns = zip(*[request.tensors for request in requests], strict=True)
     return BatchRecord(
+        [_entry(request) for request in requests],
         requests[0].signature,
-        [_member(request) for request in requests],
         [column[0] if len(column) == 1 else b"".join(column) for column in columns],
     )
 
 
 def unpack(batch: BatchRecord) -> list[Request]:
-    """The requests of a batch; their tensors are views into its own."""
-    members = batch.members
+    """Unpacks the requests of a batch; their tensors are views of its own."""
+    entries = batch.entries
     specs = decode_signature(batch.signature).inputs
-    rows = [member.rows for member in members]
+    rows = [entry.rows for entry in entries]
     columns = [_split(spec, data, rows) for spec, data in zip(specs, batch.tensors, strict=True)]
     return [
         Request(
             batch.signature,
-            len(member.original),
-            member.rows,
-            member.rank,
-            member.deadline_ms,
-            arrived_ms=member.read_ms,
-            source=member.source,
-            id=member.id,
-            encoding=member.encoding,
-            partial_allowed=member.partial_allowed,
-            explain=member.explain,
-            original=member.original,
+            len(entry.original),
+            entry.rows,
+            entry.priority,
+            entry.deadline_ms,
+            arrived_ms=entry.read_ms,
+            source=entry.source,
+            id=entry.id,
+            encoding=entry.encoding,
+            partial_allowed=entry.partial_allowed,
+            explain=entry.explain,
+            original=entry.original,
             tensors=tuple([column[at] for column in columns]),
-            breakdown=_ledger(member) if member.explain else None,
+            breakdown=_breakdown(entry) if entry.explain else None,
         )
-        for at, member in enumerate(members)
+        for at, entry in enumerate(entries)
     ]
 
 
-def _member(request: Request) -> BatchEntry:
+def _entry(request: Request) -> BatchEntry:
     breakdown = request.breakdown
     return BatchEntry(
         request.source,
@@ -64,13 +64,13 @@ def _member(request: Request) -> BatchEntry:
     )
 
 
-def _ledger(member: BatchEntry) -> LatencyBreakdown:
-    sent_ms = member.source.timestamp_ms
-    return LatencyBreakdown(sent_ms if sent_ms >= 0 else member.read_ms, member.read_ms, member.admitted_ms)
+def _breakdown(entry: BatchEntry) -> LatencyBreakdown:
+    sent_ms = entry.source.timestamp_ms
+    return LatencyBreakdown(sent_ms if sent_ms >= 0 else entry.read_ms, entry.read_ms, entry.admitted_ms)
 
 
 def _split(spec: TensorSignature, data: Buffer, rows: Sequence[int]) -> list[Buffer]:
-    """A tensor's bytes by member."""
+    """Splits a tensor's bytes by entry."""
     if len(rows) == 1:  # perhaps of a model without batch axis
         return [data]
     offsets = row_offsets(spec.datatype, spec.shape, data, sum(rows))

@@ -20,11 +20,11 @@ import numpy as np
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.stage import Stage
-from anabranch.operators.core.merging.row_ranges import RowBlock
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.schemas.errors import AnabranchError, InferenceFailed
 from anabranch.schemas.model import ModelSpec, StageSpec, TensorSpec
-from anabranch.schemas.records import Failure, Record, UnitSegment, decode_signature
+from anabranch.schemas.records import PartialRecord, UnitRecord, encode_record
+from anabranch.schemas.signatures import Failure, decode_signature
 from anabranch.schemas.tensors import Array, Tensor, array_from_raw
 
 Named: TypeAlias = Mapping[str, Array]
@@ -49,7 +49,7 @@ class Step(Stage):
         session: Session,
         now_ms: Callable[[], float],
         task: int,
-        pack: Callable[[Record], bytes] = Record.encode,
+        pack: Callable[[UnitRecord | PartialRecord], bytes] = encode_record,
         defects: Defects | None = None,
         *,
         before: Before | None = None,
@@ -61,9 +61,8 @@ class Step(Stage):
         self._after = after
         self._name = f"step {index + 1} ({self._step.name})"
 
-    def _run(self, unit: Record, members: Sequence[UnitSegment], now_ms: float) -> list[Unit | WindowPart]:
+    def _run(self, unit: UnitRecord, now_ms: float) -> list[Unit | WindowPart]:
         signature = decode_signature(unit.signature)
-        taken_ms, before_ms = unit.times_ms or (now_ms, 0.0)
         started_ms = self._now_ms()
         try:
             came = {
@@ -76,11 +75,11 @@ class Step(Stage):
                 _check_outputs(tensors, signature.outputs, self._model.outputs)
         except _StepFailed as error:
             failure = Failure(InferenceFailed.code, f"{self._name}: {error}", self._name)
-            return self._failures_of(members, failure)
-        times_ms = (taken_ms, before_ms + self._now_ms() - started_ms)
+            return [*self._fail(unit.segments, failure)]
+        taken_ms, ran_ms = unit.taken_ms or now_ms, unit.ran_ms + self._now_ms() - started_ms
         if self._is_last:
-            return [*self._partials(signature, tensors, members, RowBlock(0, 1, ()), times_ms)]
-        return [self._next(signature, tensors, members, times_ms)]
+            return [*self._partials(signature, tensors, unit.segments, 1, taken_ms, ran_ms)]
+        return [self._next(signature, tensors, unit.segments, taken_ms, ran_ms)]
 
     def _call(self, came: Named) -> Named:
         given = came if self._before is None else _guarded("before", self._before, came)

@@ -74,8 +74,8 @@ class Aggregator:
         if window.is_closed:
             return WindowUpdate()
         before_ms = window.next_deadline()
-        is_new, closing = window.on_record(record, now_ms)
-        keep = bytes(record) if is_new else None
+        kept_record, closing = window.on_record(record, now_ms)
+        keep = None if kept_record is None else bytes(kept_record)
         wakes_at_ms: tuple[int, ...] = ()
         if window.next_deadline() != before_ms:
             wakes_at_ms = (ceil(window.next_deadline()),)
@@ -121,7 +121,7 @@ class Aggregator:
         return WindowUpdate(outputs, window.snapshot(), clears_kept=True)
 
     def _load(self, snapshot: bytes | None) -> Window:
-        window = Window(self._policy)
+        window = Window(self._policy, self._response_writer.defects)
         if snapshot is not None:
             window.restore(bytes(snapshot))
         return window

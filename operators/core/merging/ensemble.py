@@ -1,6 +1,6 @@
 """Ensembles: one request for several models, whose outputs become one.
 
-    request --> OPENING, and for each member its SHARDs      rows of member m: m * rows, m * rows + 1, ...
+    request --> OPENING, and for each member its SHARDs
     outputs of the complete members --> one tensor for each output, by a rule of `merge_rules`
 
 The window (`request_window`) decides which members and rows make the answer.
@@ -15,32 +15,25 @@ from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.errors import InferenceFailed
 from anabranch.schemas.model import Ensemble, ModelSpec
-from anabranch.schemas.records import (
-    NO_DEADLINE_MS,
-    OpeningSignature,
-    Record,
-    Signature,
-    decode_signature,
-    encode_signature,
-)
+from anabranch.schemas.records import NO_DEADLINE_MS, OpeningRecord, ShardRecord
+from anabranch.schemas.signatures import OpeningSignature, Signature, decode_signature, encode_signature
 from anabranch.schemas.tensors import Tensor
 
 
-def open_window(request: Request, ensemble: Ensemble) -> Record:
-    """What tells the aggregator of a request for an ensemble."""
+def open_window(request: Request, ensemble: Ensemble) -> OpeningRecord:
+    """Returns the record that opens the window of a request for an ensemble."""
     signature = decode_signature(request.signature)
     whole = OpeningSignature(
         signature.model_name, signature.model_version, signature.inputs, signature.outputs, ensemble
     )
-    return replace(
-        opening(request), signature=encode_signature(whole), deadline_ms=_member_deadline_ms(request, ensemble)
-    )
+    opened = opening(replace(request, deadline_ms=_member_deadline_ms(request, ensemble)))
+    return replace(opened, signature=encode_signature(whole))
 
 
 def member_shards(
     request: Request, ensemble: Ensemble, member: int, model: ModelSpec, shard_rows: int
-) -> Iterator[Record]:
-    """The shards of a request for one member, whose inputs may be in another order."""
+) -> Iterator[ShardRecord]:
+    """Yields the shards of a request for one member, whose inputs may be in another order."""
     signature = decode_signature(request.signature)
     given = {spec.name: (spec, data) for spec, data in zip(signature.inputs, request.tensors, strict=True)}
     inputs, tensors = zip(*(given[spec.name] for spec in model.inputs), strict=True)
@@ -50,8 +43,7 @@ def member_shards(
         tensors=tensors,
         deadline_ms=_member_deadline_ms(request, ensemble),
     )
-    for shard in shards(own, shard_rows):
-        yield replace(shard, first_row=member * request.rows + shard.first_row)
+    return shards(own, shard_rows, member)
 
 
 def merge_members(ensemble: Ensemble, outputs: Sequence[tuple[int, tuple[Tensor, ...]]]) -> tuple[Tensor, ...]:

@@ -16,11 +16,11 @@ after a replay, changes nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter
 
 import msgspec
-from msgspec.structs import replace
 
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.merging.ensemble import merge_members
 from anabranch.operators.core.merging.row_ranges import (
     RowBlock,
@@ -31,7 +31,9 @@ from anabranch.operators.core.merging.row_ranges import (
     not_covered,
     select_rows,
 )
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
+from anabranch.operators.core.requests import undecodable
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, IncompleteAnswer, InternalError
@@ -39,18 +41,24 @@ from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.records import (
     NO_DEADLINE_MS,
-    Failure,
-    Record,
-    RecordKind,
+    FailureRecord,
+    OpeningRecord,
+    PartialRecord,
     Source,
-    decode_failure,
+    decode_record,
+    salvage_opening,
+    salvage_segments,
+)
+from anabranch.schemas.records_v1 import read_kept_record
+from anabranch.schemas.signatures import (
+    Failure,
     decode_opening_signature,
     decode_output_signature,
     decode_signature,
 )
 from anabranch.schemas.tensors import Buffer, Tensor
 
-STAGE = "aggregate"
+PHASE = "aggregate"
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -69,6 +77,10 @@ class _Snapshot(msgspec.Struct, array_like=True):
     needed: int = 1
 
 
+#: First byte of a snapshot in state. Version 1 had none, and began with a MessagePack array of 11: 0x9b.
+SNAPSHOT_VERSION = 2
+_VERSION_1_MARK = 0x9B
+_VERSION_BYTE = bytes((SNAPSHOT_VERSION,))
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
@@ -100,9 +112,11 @@ class Window:
 
     Args:
         policy: Its `window_timeout_ms` and `remember_ms` count.
+        defects: Gets undecodable records.
     """
 
-    def __init__(self, policy: SchedulingPolicy) -> None:
+    def __init__(self, policy: SchedulingPolicy, defects: Defects | None = None) -> None:
+        self._defects = defects or Defects(Meter())
         self._window_timeout_ms = policy.window_timeout_ms
         self._remember_ms = policy.remember_ms
         self._state = _Snapshot()
@@ -117,41 +131,71 @@ class Window:
         """When the first record of the window came, in Unix milliseconds."""
         return self._state.opened_at_ms
 
-    def on_record(self, encoded: Buffer, now_ms: float) -> tuple[bool, Closing | None]:
-        """Takes an OPENING, PARTIAL or FAILURE in, in any order and any number of times.
+    def on_record(self, encoded: Buffer, now_ms: float) -> tuple[Buffer | None, Closing | None]:
+        """Takes an OPENING, PARTIAL or FAILURE, in any order and any number of times; never raises.
+
+        A damaged record fails its rows, and a damaged OPENING its request, if their request can be read.
 
         Returns:
-            Whether the record is to be kept for `answer_of`; and the closing, if it closes the window.
+            The record to keep for `answer_of`, if there is one; and the closing, if the record closes the window.
         """
         state = self._state
         if state.closed:
-            return False, None
+            return None, None
         if not state.closes_at_ms:
             state.opened_at_ms = int(now_ms)
             state.closes_at_ms = now_ms + self._window_timeout_ms
-        record = Record.decode(encoded)
-        if record.kind is RecordKind.OPENING:
+        try:
+            record, ensemble = _decode(encoded)
+        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+            self._defects.note("merge", error, f"undecodable record of {len(encoded)} bytes at a window")
+            return self._on_damaged(encoded, undecodable(error, PHASE), now_ms)
+        return self._on_decoded(record, ensemble, encoded, now_ms)
+
+    def _on_damaged(self, encoded: Buffer, failure: Failure, now_ms: float) -> tuple[Buffer | None, Closing | None]:
+        opening = salvage_opening(encoded)
+        if opening is None:
+            segments = salvage_segments(encoded)
+            # Segments of a UNIT have windows of their own.
+            if len(segments) != 1:
+                return None, None
+            return self._on_decoded(FailureRecord(segments[0], failure), None, b"", now_ms)
+        state = self._state
+        if state.total_rows:
+            return None, None
+        state.total_rows = opening.segment.total_rows
+        return opening.encode(), self._close(failure, now_ms)
+
+    def _on_decoded(
+        self,
+        record: OpeningRecord | PartialRecord | FailureRecord,
+        ensemble: Ensemble | None,
+        encoded: Buffer,
+        now_ms: float,
+    ) -> tuple[Buffer | None, Closing | None]:
+        state, segment = self._state, record.segment
+        if isinstance(record, OpeningRecord):
             if state.total_rows:
-                return False, None
-            state.total_rows = record.total_rows
-            state.partial_allowed = record.partial_allowed
-            state.deadline_ms = record.deadline_ms
-            ensemble = decode_opening_signature(record.signature).ensemble
+                return None, None
             if ensemble is not None:
                 state.members, state.needed = ensemble.labels, ensemble.needed
-            if record.deadline_ms != NO_DEADLINE_MS:
-                state.closes_at_ms = float(record.deadline_ms)
-            return True, self._close_if_done(now_ms)
-        not_received = not_covered(state.received, record.first_row, record.rows)
+            state.total_rows = segment.total_rows
+            state.partial_allowed = record.partial_allowed
+            state.deadline_ms = segment.deadline_ms
+            if segment.deadline_ms != NO_DEADLINE_MS:
+                state.closes_at_ms = float(segment.deadline_ms)
+            return encoded, self._close_if_done(now_ms)
+        first_row = segment.member * segment.total_rows + segment.first_row
+        not_received = not_covered(state.received, first_row, segment.rows)
         new = [rows for some in not_received for rows in not_covered(state.failed, *some)]
         if not new:
-            return False, None
-        is_good = record.kind is RecordKind.PARTIAL
+            return None, None
+        is_good = isinstance(record, PartialRecord)
         for rows in new:
             insert(state.received if is_good else state.failed, *rows)
-        if not is_good:
-            state.failure = state.failure or decode_failure(record.signature)
-        return is_good, self._close_if_done(now_ms)
+        if isinstance(record, FailureRecord):
+            state.failure = state.failure or record.failure
+        return encoded if is_good else None, self._close_if_done(now_ms)
 
     def on_timer(self, now_ms: float) -> Closing | None:
         """Closes a window whose time is over."""
@@ -160,10 +204,10 @@ class Window:
             return None
         named = self._name_missing()
         if state.deadline_ms != NO_DEADLINE_MS:
-            failure = Failure(DeadlineExceeded.code, f"the deadline passed; {named}", STAGE)
+            failure = Failure(DeadlineExceeded.code, f"the deadline passed; {named}", PHASE)
         else:
             waited = f"the window closed after {self._window_timeout_ms:.0f} ms"
-            failure = Failure(IncompleteAnswer.code, f"{waited}; {named}", STAGE)
+            failure = Failure(IncompleteAnswer.code, f"{waited}; {named}", PHASE)
         return self._close(state.failure or failure, now_ms)
 
     def next_deadline(self) -> float:
@@ -178,12 +222,21 @@ class Window:
         return (self._state.closed or not self._state.total_rows) and now_ms >= self._state.closes_at_ms
 
     def snapshot(self) -> bytes:
-        """The window as bytes."""
-        return _encoder.encode(self._state)
+        """The window as bytes for state."""
+        return _VERSION_BYTE + _encoder.encode(self._state)
 
     def restore(self, encoded: bytes) -> None:
-        """Puts a snapshot back."""
-        self._state = _decoder.decode(encoded)
+        """Restores a snapshot of this version or of version 1.
+
+        Raises:
+            ValueError: The snapshot has another version, or is damaged.
+        """
+        if encoded[0] == SNAPSHOT_VERSION:
+            self._state = _decoder.decode(encoded[1:])
+        elif encoded[0] == _VERSION_1_MARK:
+            self._state = _decoder.decode(encoded)
+        else:
+            raise ValueError(f"a window snapshot of version {encoded[0]}, expected {SNAPSHOT_VERSION} or 1")
 
     def _close_if_done(self, now_ms: float) -> Closing | None:
         state = self._state
@@ -242,6 +295,15 @@ class Window:
         return f"rows {format_ranges(missing)} of {state.total_rows} are missing"
 
 
+def _decode(encoded: Buffer) -> tuple[OpeningRecord | PartialRecord | FailureRecord, Ensemble | None]:
+    record = decode_record(encoded)
+    if isinstance(record, OpeningRecord):
+        return record, decode_opening_signature(record.signature).ensemble
+    if not isinstance(record, PartialRecord | FailureRecord):
+        raise ValueError(f"a {record.kind.name} at a window, expected OPENING, PARTIAL or FAILURE")  # noqa: TRY004 - bytes
+    return record, None
+
+
 def answer_of(
     closing: Closing, kept: Sequence[bytes], response_writer: ResponseWriter
 ) -> list[Answer | DeadLetterRecord]:
@@ -250,60 +312,67 @@ def answer_of(
     Args:
         kept: The records that the window had the caller keep.
     """
-    records = [Record.decode(encoded) for encoded in kept]
-    opening = next(record for record in records if record.kind is RecordKind.OPENING)
+    records = [read_kept_record(encoded) for encoded in kept]
+    opening = next(record for record in records if isinstance(record, OpeningRecord))
     if not closing.is_answerable and closing.failure is not None:
         return response_writer.fail(opening, closing.failure)
     try:
-        return _serve(opening, [each for each in records if each.kind is RecordKind.PARTIAL], closing, response_writer)
+        return _serve(opening, [each for each in records if isinstance(each, PartialRecord)], closing, response_writer)
     except AnabranchError as error:
-        return response_writer.fail(opening, Failure(error.code, error.message, STAGE))
+        return response_writer.fail(opening, Failure(error.code, error.message, PHASE))
     except Exception as error:  # noqa: BLE001 - a defect must not kill the job
         response_writer.defects.note("merge", error, f"request {opening.id!r}")
-        return response_writer.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", STAGE))
+        return response_writer.fail(opening, Failure(InternalError.code, f"{type(error).__name__}: {error}", PHASE))
 
 
 def _serve(
-    opening: Record, partials: Sequence[Record], closing: Closing, response_writer: ResponseWriter
+    opening: OpeningRecord, partials: Sequence[PartialRecord], closing: Closing, response_writer: ResponseWriter
 ) -> list[Answer | DeadLetterRecord]:
     ensemble = decode_opening_signature(opening.signature).ensemble
     if ensemble is None:
         merged = merge_rows(_rows_once([_rows_of(record) for record in partials], closing.missing))
     else:
-        merged = merge_members(ensemble, _outputs_by_member(opening, partials, closing))
+        merged = merge_members(ensemble, _outputs_by_member(partials, closing))
     breakdown = _ledger(opening, partials, response_writer.now_ms())
-    outputs = response_writer.serve(
+    outputs = response_writer.answer(
         opening,
         merged,
-        stage=STAGE,
+        phase=PHASE,
         missing=closing.missing,
         missing_members=_missing_members(ensemble, closing),
         failure=closing.failure,
         shards=len(partials),
-        tasks=len({decode_output_signature(record.signature).task for record in partials}),
+        tasks=len({decode_output_signature(record.outputs).task for record in partials}),
         breakdown=breakdown,
     )
     if closing.failure is None:
         signature = decode_signature(opening.signature)
-        response_writer.meter.note_split(signature, opening.total_rows, breakdown, response_writer.now_ms())
+        response_writer.meter.note_split(signature, opening.segment.total_rows, breakdown, response_writer.now_ms())
     return outputs
 
 
-def _ledger(opening: Record, partials: Sequence[Record], merged_ms: float) -> LatencyBreakdown:
-    taken_ms, started_ms, ended_ms = max((partial.times_ms for partial in partials), key=itemgetter(-1))
-    read_ms, admitted_ms = opening.times_ms
-    sent_ms = opening.source.timestamp_ms if opening.source.timestamp_ms >= 0 else read_ms
-    return LatencyBreakdown(sent_ms, read_ms, admitted_ms, taken_ms, started_ms, ended_ms, merged_ms)
+def _ledger(opening: OpeningRecord, partials: Sequence[PartialRecord], merged_ms: float) -> LatencyBreakdown:
+    last = max(partials, key=attrgetter("ended_ms"))
+    read_ms, sent_ms = opening.read_ms, opening.source.timestamp_ms
+    return LatencyBreakdown(
+        sent_ms if sent_ms >= 0 else read_ms,
+        read_ms,
+        opening.admitted_ms,
+        last.taken_ms,
+        last.started_ms,
+        last.ended_ms,
+        merged_ms,
+    )
 
 
-def _rows_of(record: Record) -> RowBlock:
+def _rows_of(record: PartialRecord) -> RowBlock:
     """Outputs of a PARTIAL."""
-    rows = () if record.is_whole else (record.rows,)
+    rows = () if record.is_whole else (record.segment.rows,)
     outputs = tuple(
         Tensor(spec.name, spec.datatype, rows + spec.shape, data)
-        for spec, data in zip(decode_output_signature(record.signature).outputs, record.tensors, strict=True)
+        for spec, data in zip(decode_output_signature(record.outputs).outputs, record.tensors, strict=True)
     )
-    return RowBlock(record.first_row, record.rows, outputs)
+    return RowBlock(record.segment.first_row, record.segment.rows, outputs)
 
 
 def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) -> list[RowBlock]:
@@ -321,16 +390,12 @@ def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) ->
     return once
 
 
-def _outputs_by_member(
-    opening: Record, partials: Sequence[Record], closing: Closing
-) -> list[tuple[int, tuple[Tensor, ...]]]:
+def _outputs_by_member(partials: Sequence[PartialRecord], closing: Closing) -> list[tuple[int, tuple[Tensor, ...]]]:
     """Of each member that the answer is made of: the rows that it is made of."""
-    total_rows = opening.total_rows
     parts: dict[int, list[RowBlock]] = {member: [] for member in closing.members}
     for record in partials:
-        member, first_row = divmod(record.first_row, total_rows)
-        if member in parts:
-            parts[member].append(_rows_of(replace(record, first_row=first_row)))
+        if record.segment.member in parts:
+            parts[record.segment.member].append(_rows_of(record))
     return [(member, merge_rows(_rows_once(rows, closing.missing))) for member, rows in parts.items()]
 
 

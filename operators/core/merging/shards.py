@@ -1,51 +1,53 @@
-"""Splits a big request along its batch axis into shards."""
+"""Splits a large request along its batch axis into shards."""
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.records import Record, RecordKind, decode_signature
+from anabranch.schemas.records import OpeningRecord, Segment, ShardRecord
+from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
 
 
 def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of every shard: all of `shard_rows`, the last one perhaps smaller."""
+    """Yields first row and rows of each shard; only the last one may be smaller than `shard_rows`."""
     for first_row in range(0, total_rows, shard_rows):
         yield first_row, min(shard_rows, total_rows - first_row)
 
 
-def opening(request: Request) -> Record:
-    """What tells the aggregator of a request that was split; it carries the original, for the dead letter."""
-    return Record(
-        kind=RecordKind.OPENING,
-        source=request.source,
-        signature=request.signature,
-        id=request.id,
-        encoding=request.encoding,
-        deadline_ms=request.deadline_ms,
-        rank=request.priority,
-        partial_allowed=request.partial_allowed,
-        explain=request.explain,
-        rows=request.rows,
-        total_rows=request.rows,
-        original=request.original,
-        times_ms=_read_and_admitted(request),
+def opening(request: Request) -> OpeningRecord:
+    """Returns the record that opens the window of a request."""
+    read_ms, admitted_ms = _read_and_admitted(request)
+    return OpeningRecord(
+        _segment(request, 0, request.rows),
+        request.signature,
+        request.encoding,
+        request.partial_allowed,
+        request.explain,
+        request.original,
+        read_ms,
+        admitted_ms,
     )
+
+
+def _segment(request: Request, first_row: int, rows: int, member: int = 0) -> Segment:
+    return Segment(request.source, request.id, request.deadline_ms, member, first_row, rows, request.rows)
 
 
 def _read_and_admitted(request: Request) -> tuple[float, float]:
     if request.breakdown is not None:
         return request.breakdown.read_ms, request.breakdown.admitted_ms
-    # What was restored after a failure is said to have come long ago.
+    # A request that was restored after a failure has an arrival long ago.
     read_ms = max(request.arrived_ms, request.source.timestamp_ms)
     return read_ms, read_ms
 
 
-def shards(request: Request, shard_rows: int) -> Iterator[Record]:
-    """The shards of a request; their tensors are views into it."""
+def shards(request: Request, shard_rows: int, member: int = 0) -> Iterator[ShardRecord]:
+    """Yields the shards of a request; their tensors are views of the request's.
+
+    Args:
+        member: Index of the ensemble's member for which they are.
+    """
     signature = decode_signature(request.signature)
-    whole = replace(opening(request), kind=RecordKind.SHARD, original=b"", times_ms=())
     offsets = [
         row_offsets(tensor.datatype, tensor.shape, data, request.rows)
         for tensor, data in zip(signature.inputs, request.tensors, strict=True)
@@ -55,11 +57,11 @@ def shards(request: Request, shard_rows: int) -> Iterator[Record]:
             data[starts[first_row] : starts[first_row + rows]]
             for starts, data in zip(offsets, request.tensors, strict=True)
         )
-        yield replace(whole, first_row=first_row, rows=rows, tensors=tensors)
+        yield ShardRecord(_segment(request, first_row, rows, member), request.signature, tensors)
 
 
 def row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":
-    """Where every row starts, and where the last one ends."""
+    """Returns the offset of each row, and the end of the last one."""
     row_size_bytes = raw_size_bytes(datatype, row_shape)
     if row_size_bytes is not None:
         # A row without elements has no bytes; a range cannot have step 0.

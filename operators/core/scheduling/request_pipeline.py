@@ -23,8 +23,8 @@ from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
-from anabranch.schemas.frames import read_requests
-from anabranch.schemas.records import Failure
+from anabranch.schemas.frames import read_requests, read_waiting
+from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
 STAGE = "shard"
@@ -93,24 +93,29 @@ class RequestPipeline:
         """
         outputs: list[Output] = []
         for number, frame in sorted(held):
-            for message, source in read_requests(frame):
-                request = self._admission.admit(message, source, now_ms)
-                if isinstance(request, Refused):  # It expired, or an upgrade removed its model.
-                    queue.forget(number)
-                    outputs += self._response_writer.refuse(request)
-                    continue
-                if request.breakdown is not None:
-                    request.breakdown.admitted_ms = self._response_writer.now_ms()
-                request.number, request.stored = number, True
-                try:
-                    parts = self._router.split(request)
-                    if parts is None:
-                        queue.add(request, LONG_AGO_MS)
-                        continue
-                    outputs += parts  # An upgrade lowered its `shard_rows`.
-                except Exception as error:  # noqa: BLE001 - it would kill the job after each restart
-                    outputs += self._fail([request], error)
+            try:
+                message, source = read_waiting(frame)
+            except Exception as error:  # noqa: BLE001 - it would kill the job after each restart
+                self._response_writer.defects.note("queue", error, f"undecodable queued request {number}")
                 queue.forget(number)
+                continue
+            request = self._admission.admit(message, source, now_ms)
+            if isinstance(request, Refused):  # It expired, or an upgrade removed its model.
+                queue.forget(number)
+                outputs += self._response_writer.refuse(request)
+                continue
+            if request.breakdown is not None:
+                request.breakdown.admitted_ms = self._response_writer.now_ms()
+            request.number, request.stored = number, True
+            try:
+                parts = self._router.split(request)
+                if parts is None:
+                    queue.add(request, LONG_AGO_MS)
+                    continue
+                outputs += parts  # An upgrade lowered its `shard_rows`.
+            except Exception as error:  # noqa: BLE001 - it would kill the job after each restart
+                outputs += self._fail([request], error)
+            queue.forget(number)
         return outputs
 
     def run_next(

@@ -20,7 +20,8 @@ from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
 from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_SHARDS
 from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
-from anabranch.schemas.records import Record, decode_signature
+from anabranch.schemas.records import OpeningRecord, ShardRecord, UnitRecord
+from anabranch.schemas.signatures import decode_signature
 
 #: Time of a batch of several rows in the slowest stage of its model.
 _STAGE_MS = 10.0
@@ -58,9 +59,9 @@ class Router:
         self,
         catalog: Catalog,
         costs_of: Callable[[ModelSpec], BatchCostModel],
-        pack: Callable[[Record], bytes] = Record.encode,
-        pack_opening: Callable[[Record], bytes] = Record.encode,
-        pack_unit: Callable[[ModelSpec, Record], bytes] = lambda _, unit: unit.encode(),
+        pack: Callable[[ShardRecord], bytes] = ShardRecord.encode,
+        pack_opening: Callable[[OpeningRecord], bytes] = OpeningRecord.encode,
+        pack_unit: Callable[[ModelSpec, UnitRecord], bytes] = lambda _, unit: unit.encode(),
     ) -> None:
         self._catalog = catalog
         self._costs_of = costs_of
@@ -102,13 +103,13 @@ class Router:
             outputs += [self._send(shard, model) for shard in member_shards(request, ensemble, number, model, rows)]
         return outputs
 
-    def _open(self, request: Request, window: Record) -> WindowPart:
+    def _open(self, request: Request, window: OpeningRecord) -> WindowPart:
         return WindowPart(window_key(request.source), self._pack_opening(window))
 
-    def _send(self, shard: Record, model: ModelSpec) -> Shard | Unit:
+    def _send(self, shard: ShardRecord, model: ModelSpec) -> Shard | Unit:
         return self._enter([shard], model) if model.stages else Shard(self._pack(shard))
 
-    def _enter(self, parts: Sequence[Request | Record], model: ModelSpec) -> Unit:
+    def _enter(self, parts: Sequence[Request] | Sequence[ShardRecord], model: ModelSpec) -> Unit:
         return Unit((model.name, model.version), self._pack_unit(model, enter(parts, model)))
 
     def _route_of(self, signature: bytes) -> _Route:

@@ -22,7 +22,7 @@ from anabranch.operators.core.scheduling.batch_queue import BatchQueue
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
-from anabranch.schemas.frames import write_requests
+from anabranch.schemas.frames import write_waiting
 from anabranch.schemas.tensors import Buffer
 
 
@@ -187,7 +187,7 @@ class TaskLoop:
         changes = own.settle()
         wake_at_ms = self._next_wake_up(own.next_deadline(), at_once=at_once)
         if changes.arrived or changes.departed or wake_at_ms is not None or end_at_ms is not None:
-            arrived = [(each.number, write_requests([(each.original, each.source)])) for each in changes.arrived]
+            arrived = [(each.number, write_waiting(each.original, each.source)) for each in changes.arrived]
             yield Settlement(arrived, changes.departed, wake_at_ms, end_at_ms)
 
     def _next_wake_up(self, due_ms: float | None, *, at_once: bool) -> int | None:

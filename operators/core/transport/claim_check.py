@@ -1,10 +1,10 @@
-"""How a record travels to its next task: as a message, or, between processes of one host, as a claim check.
+"""Decides how a record travels to another task: as a message, or as a claim check to shared memory.
 
-    message   the record                                     its first byte is its `RecordKind`
-    claim     255 | where the record lies | the head          the head: the record without what is large
+    message   the record                                    its first byte is its `RecordKind`
+    claim     255 | where the record is stored | the head   the head: the record without its large parts
 
-A small record is cheaper as a message. What cannot be had at the other end becomes a FAILURE of its rows; but an
-OPENING says whom to answer, so it only comes without the original.
+Small records are cheaper as messages. A record that cannot be read becomes a FAILURE of its rows, a UNIT one that has
+failed. An OPENING goes on without the Kafka record's value, because it says how to answer.
 """
 
 import struct
@@ -15,9 +15,19 @@ from msgspec.structs import replace
 
 from anabranch.schemas.errors import ExchangeFailed
 from anabranch.schemas.limits import MAX_MESSAGE_BYTES
-from anabranch.schemas.records import Failure, Record, RecordKind, decode_signature, encode_signature
+from anabranch.schemas.records import (
+    AnyRecord,
+    ClaimableRecord,
+    FailureRecord,
+    OpeningRecord,
+    PartialRecord,
+    ShardRecord,
+    decode_record,
+    head_of,
+)
+from anabranch.schemas.signatures import Failure, decode_signature
 
-STAGE = "exchange"
+PHASE = "exchange"
 
 _MARK = 255
 _MARK_BYTE = bytes((_MARK,))
@@ -29,10 +39,10 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the tasks of one job exchange records.
 
     Attributes:
-        job: Of this job alone, and the same for all of its tasks: what they know each other by.
-        shares_memory: Whether claims may be used where all tasks are on one host.
+        job: Name that only the tasks of this job share.
+        shares_memory: Whether claims may be used if all tasks are on one host.
         claim_from_bytes: Smaller records are messages.
-        arena_bytes: What a task may hold in shared memory for the readers of one operator; beyond it, messages.
+        arena_bytes: Shared memory of a task for the readers of one operator; beyond it, records are messages.
     """
 
     job: str = ""
@@ -41,21 +51,21 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     arena_bytes: int = 0
 
     def is_claimable(self, size_bytes: int) -> bool:
-        """Whether a record is one for shared memory, if its readers are on this host."""
+        """Whether a record may go into shared memory, if its readers are on this host."""
         return self.shares_memory and size_bytes >= self.claim_from_bytes
 
 
 class Claim(NamedTuple):
-    """Where a record lies.
+    """Place of a record in shared memory.
 
     Attributes:
-        attempt: Of the job: Flink starts a new one after each failure.
-        process: Its id on the host.
+        attempt: Attempt of the job; Flink starts a new one after each failure.
+        process: Process id on the host.
         file: The arena's descriptor in that process.
         host: See `anabranch.operators.transport.memfd_arena`.
-        arena: The arena's name; unique.
-        slot: The byte of the arena in which the reader says that it is done.
-        sequence: The record's number in its arena.
+        arena: Unique name of the arena.
+        slot: Byte of the arena in which the reader reports that it is done.
+        sequence: Number of the record in its arena.
     """
 
     attempt: int
@@ -68,52 +78,54 @@ class Claim(NamedTuple):
     offset: int
     size_bytes: int
 
-    def encode(self, record: Record) -> bytes:
-        """What travels instead of the record."""
-        # Without its members, nobody could be told of a UNIT that is lost.
-        original = record.original if record.kind is RecordKind.UNIT else b""
-        return _CLAIM.pack(_MARK, *self) + replace(record, tensors=(), original=original).encode()
+    def encode(self, record: ClaimableRecord) -> bytes:
+        """Encodes the message that travels instead of the record."""
+        return _CLAIM.pack(_MARK, *self) + head_of(record).encode()
 
 
 def is_claim(message: bytes) -> bool:
-    """Whether a message only says where the record lies."""
+    """Whether a message is a claim, and not the record itself."""
     return message[:1] == _MARK_BYTE
 
 
-def decode_claim(message: bytes) -> tuple[Claim, Record]:
-    """A claim, and the head of its record.
+def decode_claim(message: bytes) -> tuple[Claim, ClaimableRecord]:
+    """Decodes a claim and the head of its record.
 
     Raises:
-        struct.error, LookupError, ValueError: It is none.
+        struct.error, LookupError, ValueError: The bytes are not a claim.
     """
     _, *fields = _CLAIM.unpack_from(message)
-    return Claim(*fields), Record.decode(memoryview(message)[_CLAIM.size :])
+    head = decode_record(memoryview(message)[_CLAIM.size :])
+    if not isinstance(head, ClaimableRecord):
+        raise ValueError(f"a claim of a {head.kind.name}, which does not travel through shared memory")  # noqa: TRY004 - bytes
+    return Claim(*fields), head
 
 
-def lost(head: Record) -> Record:
-    """What is left of a record that cannot be had: a FAILURE, so that its request is answered, and may be sent again.
-
-    Of an OPENING it is all but the original, which only a dead letter needs.
-    """
-    if head.kind is RecordKind.OPENING:
-        return head
-    message = "a part of the request lies in the memory of another host; send it again, or set exchange.transport"
-    return _failed(head, f"{message} to 'messages'")
+def lost(head: ClaimableRecord) -> AnyRecord:
+    """Replaces a record whose memory cannot be read by one that fails its rows with a retryable error."""
+    return _failed(
+        head,
+        "a part of the request is stored in the memory of another host: send it again, or set exchange.transport "
+        "to 'messages'",
+    )
 
 
-def too_large(record: Record, size_bytes: int) -> Record:
-    """What is left of a record of more than `MAX_MESSAGE_BYTES` that has no room in shared memory; as in `lost`."""
-    if record.kind is RecordKind.OPENING:
-        return replace(record, original=b"")
-    message = f"a part of the request has {size_bytes} bytes on its way to another task"
-    message += f"; the most is {MAX_MESSAGE_BYTES}: send fewer rows at a time"
-    return _failed(replace(record, tensors=()), message)
+def too_large(record: ClaimableRecord, size_bytes: int) -> AnyRecord:
+    """Replaces a record of more than `MAX_MESSAGE_BYTES`, without room in shared memory, by one that fails its rows."""
+    return _failed(
+        record,
+        f"a part of the request has {size_bytes} bytes between two tasks, at most {MAX_MESSAGE_BYTES} are allowed: "
+        "send fewer rows at a time",
+    )
 
 
-def _failed(head: Record, message: str) -> Record:
-    names = ("", "")
-    if head.kind in (RecordKind.SHARD, RecordKind.UNIT):
-        signature = decode_signature(head.signature)
-        names = (signature.model_name, signature.model_version)
-    failure = Failure(ExchangeFailed.code, message, STAGE, *names)
-    return replace(head, kind=RecordKind.FAILURE, signature=encode_signature(failure), times_ms=())
+def _failed(record: ClaimableRecord, message: str) -> AnyRecord:
+    if isinstance(record, OpeningRecord):
+        return head_of(record)
+    if isinstance(record, PartialRecord):
+        return FailureRecord(record.segment, Failure(ExchangeFailed.code, message, PHASE))
+    signature = decode_signature(record.signature)
+    failure = Failure(ExchangeFailed.code, message, PHASE, signature.model_name, signature.model_version)
+    if isinstance(record, ShardRecord):
+        return FailureRecord(record.segment, failure)
+    return replace(record, tensors=(), failure=failure)
