@@ -5,20 +5,15 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import msgspec
 import pytest
-import typer
 
-from anabranch.cli import app
 from anabranch.flink_job.config import load
 from anabranch.flink_job.model_repository.repository import _ModelFile
+from tests.docs import checkers
+from tests.docs.pages import PAGES, ROOT, all_blocks, prose
 
-ROOT = Path(__file__).parents[2]
-FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")]
-PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- test: ([^>]*?) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 WH_START = re.compile(
     r"(?:^|[.:;!?] )(?:what|who|whoever|whatever|whose|which|where|how|when|whom|whether)\b", re.I | re.M
 )
@@ -33,61 +28,139 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-def _blocks(language: str) -> list[tuple[str, str, str]]:
-    found = [(page.name, *block) for page in PAGES for block in BLOCK.findall(page.read_text())]
-    return [(page, mark, text) for page, mark, kind, text in found if kind == language]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_exist(page: Path) -> None:
+    assert checkers.broken_links(page.parent, prose(page)) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_to_files_exist(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", BLOCK.sub("", page.read_text()))
-    local = [a or b for a, b in targets if not (a or b).startswith(("http", "#"))]
-    assert [target for target in local if not (page.parent / target.split("#")[0]).exists()] == []
+def test_names_in_backticks_exist(page: Path) -> None:
+    assert checkers.unknown_names(page.parent, prose(page)) == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "caught"),
+    [
+        ("`operators/core/nothing.py`", "operators/core/nothing.py"),
+        ("`nothing.py`", "nothing.py"),
+        ("`operators/nothing`", "operators/nothing"),
+        ("`anabranch.nothing`", "anabranch.nothing"),
+        ("`operators.core.metrics.Nothing`", "operators.core.metrics.Nothing"),
+        ("`scheduling.nothing_ms`", "scheduling.nothing_ms"),
+        ("`NothingRouter`", "NothingRouter"),
+        ("`route_nothing()`", "route_nothing()"),
+        ("`--nothing`", "--nothing"),
+        ("`anabranch nothing`", "anabranch nothing"),
+        ("`anabranch up --nothing`", "anabranch up --nothing"),
+        ("`make nothing`", "make nothing"),
+    ],
+)
+def test_checker_wrong_name_is_caught(planted: str, caught: str) -> None:
+    assert checkers.unknown_names(ROOT, f"Right: `Client`, `operators/core`, `anabranch up`. Wrong: {planted}.") == [
+        caught
+    ]
+
+
+def test_checker_broken_link_is_caught() -> None:
+    text = '[right](docs/index.md#anabranch) [wrong](docs/nothing.md) <img src="docs/nothing.svg">'
+    assert checkers.broken_links(ROOT, text) == ["docs/nothing.md", "docs/nothing.svg"]
+
+
+@pytest.mark.parametrize(
+    ("line", "caught"),
+    [
+        ("anabranch up --task-managers 4", []),
+        ("anabranch up --task-manager 4", ["--task-manager"]),
+        (".venv/bin/anabranch ups", ["anabranch ups"]),
+        ("VARIABLE=1 anabranch infer m --inptu x.npy", ["--inptu"]),
+        ("make nothing", ["nothing"]),
+    ],
+)
+def test_checker_wrong_command_is_caught(line: str, caught: list[str]) -> None:
+    assert checkers.unknown_commands(line) == caught
+
+
+@pytest.mark.parametrize(
+    ("program", "caught"),
+    [
+        ("from anabranch import Client", []),
+        ("from anabranch import Cleint", ["anabranch.Cleint"]),
+        ("import anabranch.clinet", ["anabranch.clinet"]),
+        ("from anabranch import Client\nwith Client() as c:\n    c.infre('m', {})", ["Client.infre"]),
+        (
+            "from anabranch import Client\nwith Client() as c:\n    c.infer('m', {}, dead_line=1)",
+            ["Client.infer(dead_line)"],
+        ),
+    ],
+)
+def test_checker_wrong_program_is_caught(program: str, caught: list[str]) -> None:
+    assert checkers.unknown_in_program(program) == caught
+
+
+def test_architecture_names_all_modules_with_one_line_each() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    listed = checkers.modules_in_tables(text)
+    tree = {
+        str(path.relative_to(ROOT))
+        for package in ("schemas", "operators", "partition", "flink_job", "anabranch", "bench")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert sorted(tree ^ set(listed)) == [], "run: python docs/generate.py"
+    assert [module for module, words in listed.items() if not 10 <= len(words) <= 120] == []
+
+
+def test_architecture_stale_tables_are_mended() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    line = "| `router.py` | Decides for each request: queue, split, or send to stages |\n"
+    stale = text.replace(line, "| `gone.py` | Is not there |\n")
+    assert stale != text
+    assert "operators/core/scheduling/router.py" not in checkers.modules_in_tables(stale)
+    mended = checkers.modules_in_tables(_load("generate").module_tables(stale))
+    assert mended.keys() == checkers.modules_in_tables(text).keys()
+
+
+def test_architecture_folder_without_table_is_refused() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text().replace("#### `operators/core/scheduling`", "#### Scheduling")
+    with pytest.raises(LookupError, match="no table for operators/core/scheduling"):
+        _load("generate").module_tables(text)
 
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-def test_python_blocks_compile() -> None:
-    blocks = _blocks("python")
+def test_python_blocks_compile_and_use_what_exists() -> None:
+    blocks = all_blocks("python")
     assert len(blocks) > 5
-    for page, _, text in blocks:
-        compile(text, page, "exec")
+    for block in blocks:
+        compile(block.text, block.page, "exec")
+        assert checkers.unknown_in_program(block.text) == [], block.page
 
 
 def test_toml_blocks_load(tmp_path: Path) -> None:
-    blocks = _blocks("toml")
+    blocks = all_blocks("toml")
     assert len(blocks) > 5
-    for page, mark, text in blocks:
+    for block in blocks:
         path = tmp_path / "block.toml"
-        path.write_text(text)
-        if mark == "configuration":
+        path.write_text(block.text)
+        if block.mark == "configuration":
             load(path)
         else:
-            assert mark.startswith("model.toml"), page
-            msgspec.toml.decode(text, type=_ModelFile)
+            assert block.mark.startswith("model.toml"), block.page
+            msgspec.toml.decode(block.text, type=_ModelFile)
 
 
 def test_commands_and_options_exist() -> None:
-    commands: Any = typer.main.get_command(app)
-    seen = 0
-    for page, _, text in _blocks("console"):
-        for line in text.splitlines():
-            words = re.sub(r"\s+#.*", "", line).removeprefix("$ ").replace(".venv/bin/", "").split()
-            if words[:1] == ["anabranch"]:
-                command = commands.commands.get(words[1])
-                assert command is not None, f"{page}: {line}"
-                options = {name for option in command.params for name in option.opts}
-                assert {word for word in words if word.startswith("--")} <= options, f"{page}: {line}"
-                seen += 1
-    assert seen > 20
+    commands = [(block.page, line) for block in all_blocks("console") for line in block.commands]
+    assert len(commands) > 25
+    assert [(page, line) for page, line in commands if checkers.unknown_commands(line)] == []
 
 
-def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {name for _, _, text in _blocks("console") for name in re.findall(r"^\$ make (\w+)", text, re.MULTILINE)}
-    assert named <= targets
+def test_blocks_run_or_say_why_not() -> None:
+    marks = [(block.page, block.mark) for language in ("console", "python") for block in all_blocks(language)]
+    assert [page for page, mark in marks if mark != "run" and not mark.startswith("check, ")] == []
+    assert len([mark for _, mark in marks if mark == "run"]) > 15
 
 
 @pytest.mark.parametrize("name", ["configuration.md", "model-toml.md", "cli.md", "errors.md", "metrics.md"])
@@ -122,5 +195,5 @@ def test_quickstart_model_is_what_its_script_writes() -> None:
 
 
 def test_docs_sentences_seldom_start_with_wh_words() -> None:
-    prose = "\n".join(BLOCK.sub("", page.read_text()) for page in PAGES if "adr" not in page.parts)
-    assert len(WH_START.findall(prose)) <= 0.02 * len(re.findall(r"[.:;!?](?:\s|$)", prose))
+    text = "\n".join(prose(page) for page in PAGES if "adr" not in page.parts)
+    assert len(WH_START.findall(text)) <= 0.02 * len(re.findall(r"[.:;!?](?:\s|$)", text))

@@ -1,0 +1,49 @@
+"""The pages of the documentation, and the blocks of code in them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FRONT = [
+    ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+]
+PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
+_BLOCK = re.compile(r"(?:<!-- test: ([^>]*?) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    Attributes:
+        page: The page's path, relative to the repository.
+        mark: The text of the comment `<!-- test: ... -->` before the block; empty without one.
+    """
+
+    page: str
+    mark: str
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a console block, without prompt and comment."""
+        lines = [re.sub(r"\s+#.*", "", line) for line in self.text.splitlines()]
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page, in order."""
+    name = str(page.relative_to(ROOT))
+    return [Block(name, *found) for found in _BLOCK.findall(page.read_text())]
+
+
+def all_blocks(language: str) -> list[Block]:
+    """The blocks of all pages in a language."""
+    return [block for page in PAGES for block in blocks(page) if block.language == language]
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its blocks."""
+    return _BLOCK.sub("", page.read_text())
