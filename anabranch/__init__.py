@@ -165,12 +165,15 @@ __all__ = [
 _MODULES = {"Client": "anabranch.client", "Result": "anabranch.result"}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return _version()
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES.get(name, "anabranch.errors")), name)
+# A type checker that sees this function takes every name for right.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return _version()
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES.get(name, "anabranch.errors")), name)
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
 
     from anabranch.flink_job.config import Config
 

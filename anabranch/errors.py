@@ -239,9 +239,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "ModelLoadFailed":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from anabranch.operators.backends.base import ModelLoadFailed  # noqa: PLC0415 - brings numpy and msgspec
+# A type checker that sees this function takes every name for right.
+if not TYPE_CHECKING:
 
-    return ModelLoadFailed
+    def __getattr__(name: str) -> Any:
+        if name != "ModelLoadFailed":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from anabranch.operators.backends.base import ModelLoadFailed  # noqa: PLC0415 - brings numpy and msgspec
+
+        return ModelLoadFailed

@@ -31,7 +31,7 @@ from anabranch.schemas.tensors import Array, Tensor
 from anabranch.transport_errors import TopicMissing
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
 
     from anabranch.connection import Connection
 
@@ -40,6 +40,19 @@ Answer = InferResponse | ErrorResponse
 ModelFunction = Callable[[Mapping[str, Array]], Mapping[str, npt.ArrayLike]]
 #: Answers a request with any number of messages: none for a job that is silent, several for one that repeats itself.
 AnswerFunction = Callable[[InferRequest], Sequence[Answer]]
+
+__all__ = [
+    "Answer",
+    "AnswerFunction",
+    "ErrorResponse",
+    "FakeJob",
+    "InferRequest",
+    "InferResponse",
+    "ModelFunction",
+    "ReceivedRequest",
+    "Tensor",
+    "echo",
+]
 
 _VERSION = "1"
 _STOP_TIMEOUT_S = 30.0
