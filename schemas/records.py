@@ -90,7 +90,10 @@ _ENCODINGS = {encoding.value: encoding for encoding in Encoding}
 # kind, version, flags, encoding, id's size, tensors, signature's size, body's size, member, first row, rows, total
 # rows, partition, offset, timestamp, deadline
 _HEADER = struct.Struct("<BBBBHHIIIIIIiqqq")
+#: The header's fields that do not belong to the segment.
+_PREFIX = struct.Struct("<BBBBHHII")
 _SIZE = struct.Struct("<I")
+_SIZES = tuple(struct.Struct(f"<{count}I") for count in range(16))
 _OPENING_TIMES = struct.Struct("<dd")
 _PARTIAL_TIMES = struct.Struct("<ddd")
 _UNIT_TIMES = struct.Struct("<dd")
@@ -133,8 +136,8 @@ class ShardRecord(msgspec.Struct, frozen=True):
         Raises:
             struct.error, LookupError, ValueError: The bytes are not a SHARD of this version.
         """
-        segment, _, _, signature, _, tensors = _open(encoded, RecordKind.SHARD)
-        return cls(segment, signature, tensors)
+        segment, _, _, count, signature, _, tensors_at = _open_segment(encoded, RecordKind.SHARD)
+        return cls(segment, signature, read_tensors(memoryview(encoded), tensors_at, count))
 
 
 class OpeningRecord(msgspec.Struct, frozen=True):
@@ -192,15 +195,17 @@ class OpeningRecord(msgspec.Struct, frozen=True):
         Raises:
             struct.error, LookupError, ValueError: The bytes are not an OPENING of this version.
         """
-        segment, flags, encoding, signature, body, _ = _open(encoded, RecordKind.OPENING)
-        read_ms, admitted_ms = _OPENING_TIMES.unpack_from(body)
+        segment, encoding, flags, _, signature, body_at, end = _open_segment(encoded, RecordKind.OPENING)
+        if end != len(encoded):
+            raise ValueError(f"a record of {end} bytes in {len(encoded)} bytes")
+        read_ms, admitted_ms = _OPENING_TIMES.unpack_from(encoded, body_at)
         return cls(
             segment,
             signature,
             _ENCODINGS[encoding],
             bool(flags & _FLAG_PARTIAL_ALLOWED),
             bool(flags & _FLAG_EXPLAIN),
-            body[_OPENING_TIMES.size :],
+            memoryview(encoded)[body_at + _OPENING_TIMES.size :],
             read_ms,
             admitted_ms,
         )
@@ -247,8 +252,17 @@ class PartialRecord(msgspec.Struct, frozen=True):
         Raises:
             struct.error, LookupError, ValueError: The bytes are not a PARTIAL of this version.
         """
-        segment, flags, _, outputs, body, tensors = _open(encoded, RecordKind.PARTIAL)
-        return cls(segment, outputs, tensors, bool(flags & _FLAG_WHOLE), *_PARTIAL_TIMES.unpack(body))
+        segment, _, flags, count, outputs, body_at, tensors_at = _open_segment(encoded, RecordKind.PARTIAL)
+        taken_ms, started_ms, ended_ms = _PARTIAL_TIMES.unpack_from(encoded, body_at)
+        return cls(
+            segment,
+            outputs,
+            read_tensors(memoryview(encoded), tensors_at, count),
+            bool(flags & _FLAG_WHOLE),
+            taken_ms,
+            started_ms,
+            ended_ms,
+        )
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
@@ -274,7 +288,9 @@ class FailureRecord(msgspec.Struct, frozen=True):
         Raises:
             struct.error, LookupError, ValueError: The bytes are not a FAILURE of this version.
         """
-        segment, _, _, failure, _, _ = _open(encoded, RecordKind.FAILURE)
+        segment, _, _, _, failure, _, end = _open_segment(encoded, RecordKind.FAILURE)
+        if end != len(encoded):
+            raise ValueError(f"a record of {end} bytes in {len(encoded)} bytes")
         return cls(segment, decode_failure(failure))
 
 
@@ -323,7 +339,7 @@ class UnitRecord(msgspec.Struct, frozen=True):
 
     def parts(self) -> list[Buffer]:
         """The record as bytes to be joined."""
-        segments = _encode_struct(_UnitBody(self.segments, self.failure))
+        segments = _encode_struct((self.segments, self.failure))
         body_size = _UNIT_TIMES.size + len(segments)
         flags = self.is_whole * _FLAG_WHOLE
         parts = _begin(RecordKind.UNIT, self.segments[0], self.signature, body_size, len(self.tensors), flags)
@@ -342,11 +358,13 @@ class UnitRecord(msgspec.Struct, frozen=True):
         Raises:
             struct.error, LookupError, ValueError, msgspec.MsgspecError: The bytes are not a UNIT of this version.
         """
-        _, flags, _, signature, body, tensors = _open(encoded, RecordKind.UNIT)
-        taken_ms, ran_ms = _UNIT_TIMES.unpack_from(body)
-        unit = _unit_bodies.decode(body[_UNIT_TIMES.size :])
+        flags, count, signature, body_at, tensors_at = _open(encoded, RecordKind.UNIT)
+        view = memoryview(encoded)
+        taken_ms, ran_ms = _UNIT_TIMES.unpack_from(encoded, body_at)
+        unit = _unit_bodies.decode(view[body_at + _UNIT_TIMES.size : tensors_at])
         if not unit.segments:
             raise ValueError("a UNIT without segments")
+        tensors = read_tensors(view, tensors_at, count)
         return cls(unit.segments, signature, tensors, bool(flags & _FLAG_WHOLE), taken_ms, ran_ms, unit.failure)
 
 
@@ -416,8 +434,10 @@ class BatchRecord(msgspec.Struct, frozen=True):
         Raises:
             struct.error, LookupError, ValueError: The bytes are not a BATCH of this version.
         """
-        _, _, _, signature, body, tensors = _open(encoded, RecordKind.BATCH)
-        return cls(_read_entries(body), signature, tensors)
+        _, count, signature, body_at, tensors_at = _open(encoded, RecordKind.BATCH)
+        view = memoryview(encoded)
+        tensors = read_tensors(view, tensors_at, count)
+        return cls(_read_entries(view[body_at:tensors_at]), signature, tensors)
 
 
 #: Records that may travel through shared memory.
@@ -517,9 +537,13 @@ def salvage_entries(encoded: Buffer) -> list[BatchEntry]:
         return []
 
 
+def _sizes(count: int) -> struct.Struct:
+    return _SIZES[count] if count < len(_SIZES) else struct.Struct(f"<{count}I")
+
+
 def append_tensors(parts: list[Buffer], tensors: Sequence[Buffer]) -> None:
     """Ends the parts of a record with its tensors: their sizes, then each on a 16-byte boundary of the record."""
-    parts.append(b"".join([_SIZE.pack(len(tensor)) for tensor in tensors]))
+    parts.append(_sizes(len(tensors)).pack(*map(len, tensors)))
     size_bytes = sum(map(len, parts))
     for tensor in tensors:
         padding = -size_bytes % TENSOR_ALIGNMENT_BYTES
@@ -537,13 +561,14 @@ def read_tensors(view: memoryview, at: int, count: int) -> tuple[memoryview, ...
     Raises:
         struct.error, ValueError: The last tensor does not end with the record.
     """
-    tensors, sizes_at = [], at
+    tensors = []
+    sizes = _sizes(count).unpack_from(view, at)
     at += _SIZE.size * count
-    for index in range(count):
+    for size in sizes:
         at += -at % TENSOR_ALIGNMENT_BYTES
-        (size,) = _SIZE.unpack_from(view, sizes_at + _SIZE.size * index)
-        tensors.append(view[at : at + size])
-        at += size
+        end = at + size
+        tensors.append(view[at:end])
+        at = end
     if at != len(view):
         raise ValueError(f"a record of {at} bytes in {len(view)} bytes")
     return tuple(tensors)
@@ -582,9 +607,25 @@ def _begin(
     return [header, request_id, signature]
 
 
-def _open(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, bytes, memoryview, tuple[memoryview, ...]]:
-    """Segment, flags, encoding, signature, body and tensors of a record: the only place that unpacks a header."""
-    view = memoryview(encoded)
+def _open(encoded: Buffer, wanted: int) -> tuple[int, int, bytes, int, int]:
+    """Returns flags, number of tensors, signature, and the offsets of body and tensors.
+
+    Raises:
+        struct.error, ValueError: The record is cut short, or of another kind or version.
+    """
+    kind, version, flags, _, id_size, tensor_count, signature_size, body_size = _PREFIX.unpack_from(encoded)
+    if kind != wanted or version != VERSION:
+        raise _unexpected(kind, version, wanted)
+    signature_at = _HEADER.size + id_size
+    body_at = signature_at + signature_size
+    return flags, tensor_count, bytes(encoded[signature_at:body_at]), body_at, body_at + body_size
+
+
+def _open_segment(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, int, bytes, int, int]:
+    """Returns segment and encoding besides flags, number of tensors, signature and offsets as `_open` does.
+
+    One function instead of two calls: it runs for each record of a window.
+    """
     (
         kind,
         version,
@@ -602,28 +643,32 @@ def _open(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, bytes, memor
         offset,
         timestamp_ms,
         deadline_ms,
-    ) = _HEADER.unpack_from(view)
+    ) = _HEADER.unpack_from(encoded)
     if kind != wanted or version != VERSION:
-        raise ValueError(f"a record of kind {kind}, version {version}; expected kind {wanted:d}, version {VERSION}")
+        raise _unexpected(kind, version, wanted)
     signature_at = _HEADER.size + id_size
     body_at = signature_at + signature_size
-    tensors_at = body_at + body_size
     return (
         Segment(
             Source(partition, offset, timestamp_ms),
-            str(view[_HEADER.size : signature_at], "utf-8"),
+            bytes(encoded[_HEADER.size : signature_at]).decode(),
             deadline_ms,
             member,
             first_row,
             rows,
             total_rows,
         ),
-        flags,
         encoding,
-        bytes(view[signature_at:body_at]),
-        view[body_at:tensors_at],
-        read_tensors(view, tensors_at, tensor_count),
+        flags,
+        tensor_count,
+        bytes(encoded[signature_at:body_at]),
+        body_at,
+        body_at + body_size,
     )
+
+
+def _unexpected(kind: int, version: int, wanted: int) -> ValueError:
+    return ValueError(f"a record of kind {kind}, version {version}; expected kind {wanted:d}, version {VERSION}")
 
 
 def _pack_entry(entry: BatchEntry, id_size: int) -> bytes:
