@@ -107,6 +107,8 @@ def flink_options(config: Config) -> dict[str, str]:
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": _FOREVER,
         "restart-strategy.fixed-delay.delay": "1 s",
+        # Flink refuses an operator without an identity, whose state could not be restored.
+        "pipeline.auto-generate-uids": "false",
         # Operators never change an emitted record.
         "pipeline.object-reuse": "true",
         # Prefers less busy tasks.

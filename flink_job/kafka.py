@@ -14,6 +14,7 @@ from pyflink.datastream.connectors.kafka import (
 
 from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
+from anabranch.flink_job.operator_ids import REQUESTS
 from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer
 
 #: A task holds up to eight of them.
@@ -49,11 +50,15 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     if config.job.bounded:
         builder.setBounded(java_initializer(KafkaOffsetsInitializer.latest()))
     stay = frames_stay_in_process(config)
-    return java.read_frames(env, builder, keys_by_group, "requests", stay_in_process=stay)
+    return java.read_frames(env, builder, keys_by_group, REQUESTS, stay_in_process=stay)
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
-    """Writes `Row(key: bytes, value: bytes)` to a topic."""
+    """Writes `Row(key: bytes, value: bytes)` to a topic.
+
+    Args:
+        name: Name and identity of the operator, and part of the names of its transactions.
+    """
     kafka = config.kafka
     serializer = (
         KafkaRecordSerializationSchema.builder()
@@ -81,4 +86,4 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
         )
     else:
         builder = builder.set_delivery_guarantee(DeliveryGuarantee.AT_LEAST_ONCE)
-    stream.sink_to(builder.build()).name(name)
+    stream.sink_to(builder.build()).name(name).uid(name)

@@ -20,6 +20,7 @@ from pyflink.common import Types
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.flink_job import java
+from anabranch.flink_job import operator_ids as ids
 from anabranch.flink_job.config import Config, shares_memory
 from anabranch.flink_job.kafka import read_requests, write
 from anabranch.flink_job.slots import DEFAULT_GROUP, group_of
@@ -66,12 +67,14 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
             output_type=VALUE_TYPE,
         )
         .name("serve")
+        .uid(ids.SERVE)
     )
     exchanged = (
         side_output(answers, WORK_TAG)
         .rebalance()
         .process(InferFunction(catalog, backend, response_writer, exchange), output_type=VALUE_TYPE)
         .name("infer")
+        .uid(ids.INFER)
     )
     parts = [side_output(answers, PARTS_TAG), side_output(exchanged, PARTS_TAG)]
     for model in catalog.in_stages():
@@ -84,16 +87,17 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
             output_type=KEYED_BYTES,
         )
         .name("aggregate")
+        .uid(ids.AGGREGATE)
         # Flink's choice differs for inputs of several groups.
         .slot_sharing_group(DEFAULT_GROUP)
     )
 
     # A sink after a union would not be fused with its inputs.
-    write(java.unpack_answers(answers, KEYED_BYTES), config, kafka.responses_topic, "responses")
-    write(java.unpack_answers(exchanged, KEYED_BYTES), config, kafka.responses_topic, "exchanged-responses")
-    write(merged, config, kafka.responses_topic, "merged-responses")
+    for stream, name in ((answers, ids.SERVE_RESPONSES), (exchanged, ids.INFER_RESPONSES)):
+        write(java.unpack_answers(stream, KEYED_BYTES, ids.unpack_id(name)), config, kafka.responses_topic, name)
+    write(merged, config, kafka.responses_topic, ids.AGGREGATE_RESPONSES)
     letters = [side_output(each, LETTERS_TAG) for each in (answers, exchanged, merged)]
-    write(letters[0].union(*letters[1:]), config, kafka.errors_topic, "errors")
+    write(letters[0].union(*letters[1:]), config, kafka.errors_topic, ids.ERRORS)
 
 
 def _through_stages(
@@ -116,6 +120,7 @@ def _through_stages(
                 output_type=PARTS if index == last else BYTES,
             )
             .name(stage_name(model, index))
+            .uid(ids.stage_id(model, index))
             .set_parallelism(stage.replicas)
             .slot_sharing_group(group_of(model, index))
         )

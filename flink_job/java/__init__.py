@@ -30,6 +30,7 @@ def read_frames(
 
     Args:
         kafka_builder: Java builder without a deserializer.
+        name: Name and identity of the operator.
         keys_by_group: See `operators.core.scheduling.key_groups`.
         stay_in_process: Python reads large frames in Java's memory.
     """
@@ -42,10 +43,10 @@ def read_frames(
     # `build` overwrites the property.
     kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
     source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys, stay_in_process)
-    return source_stream(env, source, name)
+    return source_stream(env, source, name).uid(name)
 
 
-def unpack_answers(frames: DataStream, row_type: TypeInformation) -> DataStream:
+def unpack_answers(frames: DataStream, row_type: TypeInformation, uid: str) -> DataStream:
     """Returns the answers in frames as `Row(key, value)`."""
     unpack = java_gateway().jvm.anabranch.UnpackAnswers()
-    return DataStream(java_stream(frames).flatMap(unpack, row_type.get_java_type_info()).name("unpack"))
+    return DataStream(java_stream(frames).flatMap(unpack, row_type.get_java_type_info()).name("unpack").uid(uid))

@@ -1,0 +1,26 @@
+"""Identities of the job's operators, by which Flink finds their state again.
+
+An identity is derived from an operator's role and model, never from its position in the graph. A changed identity
+loses state: `tests/flink/test_operator_ids.py` lists all of them.
+"""
+
+from anabranch.schemas.model import ModelSpec
+
+REQUESTS = "requests"
+SERVE = "serve"
+INFER = "infer"
+AGGREGATE = "aggregate"
+SERVE_RESPONSES = "responses"
+INFER_RESPONSES = "exchanged-responses"
+AGGREGATE_RESPONSES = "merged-responses"
+ERRORS = "errors"
+
+
+def unpack_id(sink_id: str) -> str:
+    """Returns the identity of the operator that unpacks the answers of a sink."""
+    return f"unpack-{sink_id}"
+
+
+def stage_id(model: ModelSpec, index: int) -> str:
+    """Returns the identity of a stage."""
+    return f"stage/{model.name}/{model.version}/{index}"

@@ -1,0 +1,72 @@
+"""Every operator of every topology has a stable identity, by which Flink finds its state again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anabranch.flink_job import installation, job
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.topology import build
+from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.operators.runtime import flink_compat
+from tests.flink.conftest import MODES
+from tests.flink.models import write_cut_model, write_ensembles_with_stages, write_repository
+
+#: Identities of the first release. A removed or changed line loses the state of all running jobs.
+GOLDEN = {
+    "requests",
+    "serve",
+    "infer",
+    "aggregate",
+    "unpack-responses",
+    "unpack-exchanged-responses",
+    "responses",
+    "exchanged-responses",
+    "merged-responses",
+    "errors",
+}
+GOLDEN_STAGES = {"stage/steps/1/0", "stage/steps/1/1", "stage/steps/1/2"}
+#: Flink derives a committer's identity from its sink's.
+COMMITTER = "Sink Committer: "
+
+
+def operators(config: Config) -> dict[int, tuple[str, str | None]]:
+    """Returns name and identity of all operators of a job that is not started."""
+    installation.activate()
+    flink_compat.use_worker_processes()
+    env = flink_compat.remote_environment("host.invalid", 8081, job.flink_options(config))
+    env.set_parallelism(config.job.parallelism)
+    build(env, config, job.read_models(config), OnnxBackend())
+    graph: Any = env._generate_stream_graph(clear_transformations=True)
+    nodes = graph.getStreamNodes().toArray()
+    return {node.getId(): (node.getOperatorName(), node.getTransformationUID()) for node in nodes}
+
+
+def configured(repository: Path, mode: str, delivery: str = "at-least-once") -> Config:
+    return Config().replace(job={"execution_mode": mode, "delivery": delivery}, models={"repository": str(repository)})
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+def test_operator_ids_of_all_topologies_are_the_golden_ones(tmp_path: Path, mode: str, delivery: str) -> None:
+    write_repository(tmp_path)
+    whole = operators(configured(tmp_path, mode, delivery))
+    write_cut_model(tmp_path)
+    write_ensembles_with_stages(tmp_path)
+    staged = operators(configured(tmp_path, mode, delivery))
+
+    for found, expected in ((whole, GOLDEN), (staged, GOLDEN | GOLDEN_STAGES)):
+        ids = [uid for _, uid in found.values()]
+        assert None not in ids, found
+        assert len(set(ids)) == len(ids)
+        assert {uid for uid in ids if uid and not uid.startswith(COMMITTER)} == expected
+        committers = {uid.removeprefix(COMMITTER) for uid in ids if uid and uid.startswith(COMMITTER)}
+        assert committers <= {"responses", "exchanged-responses", "merged-responses", "errors"}
+
+
+def test_flink_refuses_operator_without_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_repository(tmp_path)
+    monkeypatch.setattr("pyflink.datastream.DataStream.uid", lambda stream, _: stream)
+    with pytest.raises(Exception, match="Auto generated UIDs have been disabled"):
+        operators(configured(tmp_path, "thread"))
