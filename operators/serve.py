@@ -65,7 +65,7 @@ class ServeFunction(KeyedProcessFunction):
         sessions = SessionPool(self._backend, task.index)
         sessions.load_all(self._catalog)
         pipeline = RequestPipeline(
-            Admission(self._catalog, self._max_message_bytes, policy.default_priority),
+            Admission(self._catalog, self._max_message_bytes, policy.default_priority, writer.defects),
             self._new_router(task, sessions),
             InferenceTask(self._catalog, sessions.session_of, writer, task.index),
             writer,

@@ -83,7 +83,7 @@ class Task:
         self.key = task_key(task, tasks, KEYS_BY_GROUP)
         self._current_key = self.key
         self._is_full = False
-        self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, default_priority=5)
+        self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, 5, job.response_writer.defects)
         self.serving = InferenceTask(job.catalog, job.session_of, job.response_writer, task)
         self._loop = TaskLoop(
             self.key,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec, protobuf_wire
 from anabranch.schemas.errors import (
@@ -40,7 +41,7 @@ from anabranch.schemas.records import NO_DEADLINE_MS, Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
-STAGE = "admit"
+PHASE = "admit"
 _REMEMBERED_HEADS = 1024
 #: Heads are a few dozen bytes; one with megabytes of fields that nobody knows is not worth its memory.
 _MAX_REMEMBERED_SIZE_BYTES = 4096
@@ -90,13 +91,15 @@ class Admission:
 
     Args:
         max_message_bytes: The largest request.
-        default_priority: What priority 0 counts as.
+        default_priority: Priority of requests without one.
+        defects: Gets unexpected exceptions.
     """
 
-    def __init__(self, catalog: Catalog, max_message_bytes: int, default_priority: int) -> None:
+    def __init__(self, catalog: Catalog, max_message_bytes: int, default_priority: int, defects: Defects) -> None:
         self._catalog = catalog
         self._max_message_bytes = max_message_bytes
         self._default_priority = default_priority
+        self._defects = defects
         self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
         #: By the size of the message, the latest first.
         self._templates: dict[int, list[_Template]] = {}
@@ -110,7 +113,9 @@ class Admission:
             now_ms: Unix time.
         """
         if message is None:
-            return _refuse(b"", source, UnreadableRequest("the record has no value (a tombstone)"))
+            return _refuse(
+                b"", source, UnreadableRequest("the record is a tombstone, expected a request: send it as the value")
+            )
         try:
             has = message.startswith if isinstance(message, bytes) else _prober(message)
             for template in self._templates.get(len(message), ()):
@@ -127,13 +132,15 @@ class Admission:
             return self._admit(message, source, now_ms)
         except AnabranchError as error:
             return _refuse(bytes(message), source, error)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not kill the job
+        except Exception as error:  # noqa: BLE001 - a defect must not kill the job
+            self._defects.note(PHASE, error, f"partition {source.partition}, offset {source.offset}")
             return _refuse(bytes(message), source, InternalError(f"{type(error).__name__}: {error}"))
 
     def _admit(self, message: bytes, source: Source, now_ms: float) -> Request:
         if len(message) > self._max_message_bytes:
             raise RequestTooLarge(
-                f"the request has {len(message)} bytes; kafka.max_message_bytes is {self._max_message_bytes}"
+                f"the request has {len(message)} bytes, at most {self._max_message_bytes} are allowed: "
+                "send fewer rows at a time, or raise kafka.max_message_bytes"
             )
         try:
             envelope = protobuf_wire.open_envelope(message)
@@ -152,7 +159,10 @@ class Admission:
         else:
             request_id = protobuf_wire.decode_id(message[slice(*envelope.id_at)])
             if len(envelope.raw) != len(head.order):
-                raise MalformedRequest(f"{len(head.order)} inputs, but {len(envelope.raw)} raw_input_contents")
+                raise MalformedRequest(
+                    f"the request has {len(envelope.raw)} raw_input_contents, expected {len(head.order)}: "
+                    "send one for each input"
+                )
         view = memoryview(message)
         tensors = tuple([view[slice(*envelope.raw[position])] for position in head.order])
         _check_tensors(head, tensors)
@@ -239,7 +249,9 @@ def _request(
         start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
         deadline_ms = min(start_ms + head.timeout_ms, MAX_DEADLINE_MS)
         if deadline_ms <= now_ms:
-            raise DeadlineExceeded(f"the deadline passed {now_ms - deadline_ms:.0f} ms before the request was read")
+            raise DeadlineExceeded(
+                f"the deadline passed {now_ms - deadline_ms:.0f} ms before the task read the request: raise its timeout"
+            )
     # By position, which costs half: every request comes through here.
     return Request(
         head.signature,
@@ -272,7 +284,7 @@ def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
     request_id, encoding = ("", Encoding.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
     if len(request_id.encode()) > MAX_ID_BYTES:
         request_id = ""
-    return Refused(source, request_id, encoding, message, Failure(error.code, error.message, STAGE))
+    return Refused(source, request_id, encoding, message, Failure(error.code, error.message, PHASE))
 
 
 def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
@@ -282,10 +294,12 @@ def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
 
 def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None:
     if len(request_id) > MAX_ID_BYTES // 4 and len(request_id.encode()) > MAX_ID_BYTES:
-        raise MalformedRequest(f"the id is over {MAX_ID_BYTES} bytes")
+        raise MalformedRequest(
+            f"the id has {len(request_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed: send a shorter id"
+        )
     if head.rows > len(message):
         # Rows without elements take no bytes: a short message could ask for billions of them.
-        raise WrongShape(f"{head.rows} rows in a message of {len(message)} bytes")
+        raise WrongShape(f"the request has {head.rows} rows in {len(message)} bytes, at most one per byte: send fewer")
 
 
 def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ...]:
@@ -295,13 +309,15 @@ def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ..
         # A sender that does not know the only input's name may leave it out.
         name = tensor.name or (model.inputs[0].name if len(model.inputs) == 1 else "")
         if name not in known:
-            raise UnknownInput(f"model {model.name!r} has no input {name!r}; there is {_names(known)}")
+            raise UnknownInput(f"unknown input {name!r} of model {model.name!r}; available: {_names(known)}")
         if name in positions:
-            raise UnknownInput(f"input {name!r} is there twice")
+            raise UnknownInput(f"input {name!r} is given twice, expected once: remove one of them")
         positions[name] = position
     missing = [spec.name for spec in model.inputs if spec.name not in positions]
     if missing:
-        raise MissingInput(f"model {model.name!r} needs {_names(missing)}")
+        raise MissingInput(
+            f"model {model.name!r} lacks inputs {_names(missing)}, found {_names(positions)}: send all of its inputs"
+        )
     return tuple(positions[spec.name] for spec in model.inputs)
 
 
@@ -309,35 +325,50 @@ def _check_outputs(model: ModelSpec, wanted: tuple[str, ...]) -> None:
     known = {spec.name for spec in model.outputs}
     for name in wanted:
         if name not in known:
-            raise UnknownOutput(f"model {model.name!r} has no output {name!r}; there is {_names(known)}")
+            raise UnknownOutput(f"unknown output {name!r} of model {model.name!r}; available: {_names(known)}")
     if len(set(wanted)) != len(wanted):
-        raise UnknownOutput("an output is asked for twice")
+        raise UnknownOutput(
+            f"{len(wanted)} outputs are requested, {len(set(wanted))} of them different: name each once"
+        )
 
 
 def _count_rows(model: ModelSpec, inputs: list[Tensor]) -> int:
     for spec, tensor in zip(model.inputs, inputs, strict=True):
         if tensor.datatype != spec.datatype:
-            raise WrongDatatype(f"input {spec.name!r} is {tensor.datatype!r}; the model takes {spec.datatype}")
+            raise WrongDatatype(
+                f"input {spec.name!r} has datatype {tensor.datatype!r}, expected {spec.datatype}: convert the tensor"
+            )
         _check_axes(model, spec, tensor.shape)
     if not model.batchable:
         return 1
     rows = inputs[0].shape[0]
     if any(tensor.shape[0] != rows for tensor in inputs):
-        raise WrongShape(f"the inputs disagree on their rows: {', '.join(f'{t.name} {list(t.shape)}' for t in inputs)}")
+        found = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in inputs)
+        raise WrongShape(f"the inputs have different numbers of rows, found {found}: send the same number in each")
     if rows == 0:
-        raise EmptyBatch("the request has zero rows")
+        raise EmptyBatch("the request has 0 rows, expected at least 1: send one or more")
     if model.fixed_rows and rows % model.fixed_rows:
-        raise WrongShape(f"{rows} rows; model {model.name!r} runs {model.fixed_rows} at a time, so send a multiple")
+        raise WrongShape(
+            f"the request has {rows} rows, expected a multiple of {model.fixed_rows}: "
+            f"model {model.name!r} has a fixed batch size, so add or remove rows"
+        )
     return rows
 
 
 def _check_axes(model: ModelSpec, spec: TensorSpec, shape: tuple[int, ...]) -> None:
     if len(shape) != len(spec.shape):
-        raise WrongShape(f"input {spec.name!r} has priority {len(shape)}; the model takes {_shape(spec)}")
+        raise _wrong_shape(spec, shape)
     first = 1 if model.batchable else 0
     for axis, fixed in list(zip(shape, spec.shape, strict=True))[first:]:
         if fixed is not None and axis != fixed:
-            raise WrongShape(f"input {spec.name!r} has shape {list(shape)}; the model takes {_shape(spec)}")
+            raise _wrong_shape(spec, shape)
+
+
+def _wrong_shape(spec: TensorSpec, shape: tuple[int, ...]) -> WrongShape:
+    expected = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
+    return WrongShape(
+        f"input {spec.name!r} has shape {list(shape)}, expected [{expected}]: send the shape that the model takes"
+    )
 
 
 def _check_size(spec: TensorSpec, shape: tuple[int, ...], size_bytes: int | None, data: Buffer) -> None:
@@ -350,18 +381,27 @@ def _check_size(spec: TensorSpec, shape: tuple[int, ...], size_bytes: int | None
         except WrongSize as error:
             raise WrongSize(f"input {spec.name!r}: {error.message}") from None
     elif len(data) != size_bytes:
-        raise WrongSize(f"input {spec.name!r} has {len(data)} bytes; {spec.datatype} {list(shape)} takes {size_bytes}")
+        raise WrongSize(
+            f"input {spec.name!r} has {len(data)} bytes, expected {size_bytes} for {spec.datatype} {list(shape)}: "
+            "send as many elements as the shape says"
+        )
 
 
 def _check_finite(spec: TensorSpec, shape: tuple[int, ...], data: Buffer) -> None:
     if spec.datatype in FLOATS and not np.isfinite(array_from_raw(spec.datatype, shape, data)).all():
-        raise NonFiniteInput(f"input {spec.name!r} holds NaN or infinity, which the model's configuration refuses")
+        raise NonFiniteInput(
+            f"input {spec.name!r} contains NaN or infinity, expected finite numbers: "
+            "remove them, or set require_finite = false in the model's model.toml"
+        )
 
 
 def _priority(parameters: Mapping[str, Parameter]) -> int:
     priority = parameters.get("priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
-        raise InvalidParameter(f"priority is {priority!r}; it is an integer from 0 (default) and 1 (highest) up")
+        raise InvalidParameter(
+            f"parameter priority is {priority!r}, expected an integer from 0 to {MAX_PRIORITY}: "
+            "send 1 for the most urgent, or 0 for the default"
+        )
     return priority
 
 
@@ -370,20 +410,18 @@ def _timeout_ms(parameters: Mapping[str, Parameter]) -> int | None:
     if timeout_us is None or timeout_us == 0:
         return None
     if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-        raise InvalidParameter(f"timeout is {timeout_us!r}; it is a positive integer in microseconds")
+        raise InvalidParameter(
+            f"parameter timeout is {timeout_us!r}, expected a positive integer: send microseconds, or leave it out"
+        )
     return -(-timeout_us // 1000)
 
 
 def _flag(parameters: Mapping[str, Parameter], name: str) -> bool:
     value = parameters.get(name, False)
     if not isinstance(value, bool):
-        raise InvalidParameter(f"{name} is {value!r}; it is a boolean")
+        raise InvalidParameter(f"parameter {name} is {value!r}, expected a boolean: send true or false")
     return value
 
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
-
-
-def _shape(spec: TensorSpec) -> str:
-    return f"[{', '.join('any' if axis is None else str(axis) for axis in spec.shape)}]"

@@ -58,7 +58,9 @@ class Request(msgspec.Struct, gc=False):
 
 def undecodable(error: Exception, phase: str) -> Failure:
     """Returns the failure of the requests in a record that cannot be decoded."""
-    return Failure(InternalError.code, f"a record between two tasks cannot be decoded: {error}", phase)
+    return Failure(
+        InternalError.code, f"a record between two tasks cannot be decoded ({error}): send the request again", phase
+    )
 
 
 class Refused(msgspec.Struct, frozen=True):

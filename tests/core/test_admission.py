@@ -2,6 +2,7 @@
 
 import math
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec
 from anabranch.schemas.limits import MAX_ID_BYTES
@@ -22,7 +25,7 @@ from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, reques
 
 
 def admission(served: Catalog | None = None) -> Admission:
-    return Admission(served or catalog(), MAX_MESSAGE_BYTES, default_priority=5)
+    return Admission(served or catalog(), MAX_MESSAGE_BYTES, 5, Defects(Meter()))
 
 
 def judge(message: bytes | None, source: Source = SOURCE, now_ms: float = NOW_MS, **options: Any) -> Request | Refused:
@@ -186,6 +189,59 @@ def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> No
         empty = Tensor.from_array("x", np.zeros((1, 0), np.float32))
         message = codec.encode_request(InferRequest("flat", (Tensor("x", "FP32", (rows, 0), empty.data),)))
         assert code_of(admission(served).admit(message, SOURCE, NOW_MS)) == code
+
+
+def test_admission_planted_defect_is_noted_and_answered() -> None:
+    defects = Defects(Meter())
+    same = Admission(catalog(), MAX_MESSAGE_BYTES, 5, defects)
+    with patch.object(Admission, "_check", side_effect=RuntimeError("planted")):
+        refused = same.admit(encoded(), Source(3, 4, 5), NOW_MS)
+    assert isinstance(refused, Refused)
+    assert (refused.id, refused.failure.code, refused.failure.stage) == ("a", "internal_error", "admit")
+    assert refused.failure.message == "RuntimeError: planted"
+    [defect] = defects.drain()
+    assert (defect.phase, str(defect.error), defect.detail) == ("admit", "planted", "partition 3, offset 4")
+    assert defect.error.__traceback__ is not None
+
+
+def test_admission_bad_input_is_not_a_defect() -> None:
+    defects = Defects(Meter())
+    same = Admission(catalog(), MAX_MESSAGE_BYTES, 5, defects)
+    for message, _ in BAD.values():
+        same.admit(message, SOURCE, NOW_MS)
+    assert defects.drain() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("unknown input", "unknown input 'z' of model 'rows'; available: t, x"),
+        ("missing input", "model 'rows' lacks inputs t, found x: send all of its inputs"),
+        ("unknown output", "unknown output 'z' of model 'rows'; available: label, y"),
+        ("wrong rank", "input 'x' has shape [4], expected [any, 2]: send the shape that the model takes"),
+        ("wrong axis", "input 'x' has shape [2, 3], expected [any, 2]: send the shape that the model takes"),
+        ("zero rows", "the request has 0 rows, expected at least 1: send one or more"),
+        (
+            "timeout is a fraction",
+            "parameter timeout is 0.5, expected a positive integer: send microseconds, or leave it out",
+        ),
+    ],
+)
+def test_admission_message_says_found_expected_and_remedy(kind: str, message: str) -> None:
+    refused = judge(BAD[kind][0])
+    assert isinstance(refused, Refused)
+    assert refused.failure.message == message
+
+
+def test_admission_too_large_request_names_size_and_limit() -> None:
+    message = BAD["over the size limit"][0]
+    assert message is not None
+    refused = judge(message)
+    assert isinstance(refused, Refused)
+    assert refused.failure.message == (
+        f"the request has {len(message)} bytes, at most {MAX_MESSAGE_BYTES} are allowed: "
+        "send fewer rows at a time, or raise kafka.max_message_bytes"
+    )
 
 
 # ---- what is remembered -------------------------------------------------------------------------------------------

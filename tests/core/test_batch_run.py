@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from anabranch.operators.backends.base import Session
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.batch_run import PartOutcome, run_batch
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
@@ -35,7 +37,7 @@ from tests.core.models import (
 
 
 def admitted(message: bytes, served: Catalog) -> Request:
-    found = Admission(served, MAX_MESSAGE_BYTES, default_priority=5).admit(message, SOURCE, NOW_MS)
+    found = Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(message, SOURCE, NOW_MS)
     assert isinstance(found, Request)
     return found
 
@@ -47,7 +49,7 @@ def unit(model: str, *requests: list[float], **options: Any) -> tuple[list[Reque
 
 
 def run_unit(unit: list[Request], spec: ModelSpec, session: Session) -> Sequence[PartOutcome]:
-    batch = run_batch(unit, decode_signature(unit[0].signature), spec, session, now_ms)
+    batch = run_batch(unit, decode_signature(unit[0].signature), spec, session, now_ms, Defects(Meter()))
     outcomes = batch.outcomes()
     if batch.whole is not None:  # the same rows, whichever way they are asked for
         first = 0
@@ -195,5 +197,17 @@ def test_a_batch_knows_whether_all_its_rows_came_out_together(
     model: str, requests: list[list[float]], is_whole: bool
 ) -> None:
     found, spec, session = unit(model, *requests)
-    batch = run_batch(found, decode_signature(found[0].signature), spec, session, now_ms)
+    batch = run_batch(found, decode_signature(found[0].signature), spec, session, now_ms, Defects(Meter()))
     assert (batch.whole is not None) == is_whole
+
+
+@pytest.mark.parametrize(
+    ("model", "requests", "detail"),
+    [("rows", [[1.0], [2.0, POISON]], "rows 2 to 2 of a batch"), ("whole", [[POISON]], "rows 0 to 0 of a batch")],
+)
+def test_batch_row_that_fails_is_noted_as_a_defect(model: str, requests: list[list[float]], detail: str) -> None:
+    found, spec, session = unit(model, *requests)
+    defects = Defects(Meter())
+    run_batch(found, decode_signature(found[0].signature), spec, session, now_ms, defects)
+    [defect] = defects.drain()
+    assert (defect.phase, str(defect.error), defect.detail) == ("session", "poison", detail)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.batch_transfer import pack, unpack
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.records import BatchRecord, Source
@@ -16,7 +18,9 @@ SERVED = catalog()
 
 def admitted(request_id: str, values: list[float], model: str = "rows", **options: Any) -> Request:
     message = request(model, values, request_id=request_id, **options)
-    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, 7, int(NOW_MS) - 5), NOW_MS)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(
+        message, Source(2, 7, int(NOW_MS) - 5), NOW_MS
+    )
     assert isinstance(found, Request)
     found.arrived_ms = NOW_MS
     return found

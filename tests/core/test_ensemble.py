@@ -8,9 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging.ensemble import merge_members
 from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -65,7 +67,7 @@ def test_without_a_batch_axis_the_stack_s_new_axis_is_the_first() -> None:
 
 def admitted(model: str, values: Sequence[float], **parameters: Any) -> Request:
     message = request(model, values, parameters=parameters)
-    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
     assert isinstance(found, Request), found
     return found
 

@@ -9,10 +9,12 @@ import pytest
 from anabranch.operators.backends.base import ModelLoadFailed, Session
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution import inference_task as serving_module
 from anabranch.operators.core.execution.batch_transfer import pack
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging.request_window import window_key
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -48,7 +50,9 @@ def serving(served: Catalog = SERVED, session: Any = session_of, task: int = 3) 
 
 def admitted(request_id: str, values: list[float], model: str = "rows", offset: int = 7, **options: Any) -> Request:
     message = request(model, values, request_id=request_id, **options)
-    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, offset, int(NOW_MS)), NOW_MS)
+    found = Admission(SERVED, MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(
+        message, Source(2, offset, int(NOW_MS)), NOW_MS
+    )
     assert isinstance(found, Request)
     return found
 

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling import router as sharding_module
@@ -75,7 +77,7 @@ def chain(
 ) -> Chain:
     response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, clock)
     pipeline = RequestPipeline(
-        Admission(served, MAX_MESSAGE_BYTES, default_priority=5),
+        Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter())),
         Router(served, lambda _: known_costs()),
         InferenceTask(served, session_of, response_writer, task=0),
         response_writer,
@@ -297,7 +299,7 @@ def test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed() -> None
     outputs = work(task)
     assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
     [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert letter.message == "the model needs more than the 3.0 ms that are left until the deadline"
+    assert letter.message == "the deadline is in 3.0 ms, but the model needs longer: raise the request's timeout"
 
 
 # ---- through state and back ----------------------------------------------------------------------------------------

@@ -373,7 +373,8 @@ def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
     assert answer.parameters == {
         "missing_members": "b@1,b@2",
         "error_code": "incomplete_answer",
-        "error_message": "the window closed after 100 ms; not complete: b@1, b@2",
+        "error_message": "the window closed after 100 ms, members b@1, b@2 are not complete: "
+        "raise scheduling.window_timeout_ms",
     }
 
 

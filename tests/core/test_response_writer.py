@@ -7,7 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.merging.row_ranges import BatchOutputs
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -28,7 +30,7 @@ FAILURE = Failure("inference_failed", "poison", "infer")
 
 def admitted(**options: Any) -> Request:
     message = request(request_id="ä", **options)
-    found = Admission(catalog(), MAX_MESSAGE_BYTES, default_priority=5).admit(message, SOURCE, NOW_MS)
+    found = Admission(catalog(), MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(message, SOURCE, NOW_MS)
     assert isinstance(found, Request)
     return found
 
@@ -100,7 +102,7 @@ def test_a_failure_is_answered_and_put_into_a_letter_that_can_be_sent_again(enco
     assert (letter.model_name, letter.model_version) == ("rows", "10")
     assert (letter.source.topic, letter.source.partition, letter.source.offset) == ("requests", 3, 4)
     assert letter.original == failed.original
-    assert Admission(catalog(), MAX_MESSAGE_BYTES, 5).admit(letter.original, SOURCE, NOW_MS) == failed
+    assert Admission(catalog(), MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(letter.original, SOURCE, NOW_MS) == failed
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

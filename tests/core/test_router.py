@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import router as sharding_module
@@ -39,7 +41,7 @@ def admitted(
 
 
 def admit(message: bytes, served: Catalog, offset: int, now_ms: float) -> Request:
-    found = Admission(served, MAX_MESSAGE_BYTES, default_priority=5).admit(
+    found = Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(
         message, Source(0, offset, int(now_ms)), now_ms
     )
     assert isinstance(found, Request)

@@ -50,7 +50,9 @@ def enter(parts: Sequence[Request] | Sequence[ShardRecord], model: ModelSpec) ->
 
 def admitted(values: Sequence[float], offset: int = 0, served: Catalog = SERVED, **options: Any) -> Request:
     message = request(options.pop("model", "cut"), values, request_id=f"r{offset}", **options)
-    found = Admission(served, MAX_MESSAGE_BYTES, 5).admit(message, Source(2, offset, int(NOW_MS)), NOW_MS)
+    found = Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(
+        message, Source(2, offset, int(NOW_MS)), NOW_MS
+    )
     assert isinstance(found, Request)
     return found
 

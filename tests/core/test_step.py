@@ -1,5 +1,6 @@
 """Chains: whatever a step's functions give goes on, a request travels alone, and what they raise fails it by name."""
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.execution.stage import enter
 from anabranch.operators.core.execution.step import After, Before, Step
 from anabranch.operators.core.merging.request_window import Window, answer_of
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Output, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -68,6 +72,10 @@ def double(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {"w": inputs["v"] * 2}
 
 
+def _inputs(text: str) -> tuple[Tensor, ...]:
+    return Tensor.from_array("scale", np.float32(10)), Tensor.from_array("text", np.array([text], dtype=object))
+
+
 def ask(
     text: str = "an anabranch joins",
     functions: Sequence[tuple[Any, Any]] = FUNCTIONS,
@@ -78,13 +86,12 @@ def ask(
     **parameters: Parameter,
 ) -> InferResponse | ErrorResponse:
     """What a request is answered with, behind all steps and its window."""
-    inputs = (
-        Tensor.from_array("scale", np.float32(10)),
-        Tensor.from_array("text", np.array([text], dtype=object)),
+    message = codec.encode_request(
+        InferRequest("chain", _inputs(text), "a", "", parameters, outputs, Encoding.PROTOBUF)
     )
-    message = codec.encode_request(InferRequest("chain", inputs, "a", "", parameters, outputs, Encoding.PROTOBUF))
     served = Catalog({"chain": {"1": model}})
-    request = Admission(served, MAX_MESSAGE_BYTES, 5).admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
+    admission = Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter()))
+    request = admission.admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
     assert isinstance(request, Request), request
     sharding = RoutedQueue(served, lambda _: pytest.fail("nobody asks what a chain costs"))
     assert sharding.take_in(request, NOW_MS) == []
@@ -157,6 +164,29 @@ def test_without_functions_tensors_go_through_a_model_as_they_are() -> None:
     assert answer.outputs[0].to_array().tolist() == [0, 4, 8]
 
 
+def test_step_function_that_raises_is_noted_as_a_defect() -> None:
+    def raises(*_: Any) -> Any:
+        raise KeyError("lost")
+
+    defects = Defects(Meter())
+    message = codec.encode_request(InferRequest("chain", _inputs("a"), "a", "", {}, (), Encoding.PROTOBUF))
+    admission = Admission(Catalog({"chain": {"1": CHAIN}}), MAX_MESSAGE_BYTES, 5, defects)
+    request = admission.admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
+    assert isinstance(request, Request), request
+    unit = enter([request], CHAIN).encode()
+    for before, after, run, detail in (
+        (raises, lengths, double, "step 1 (cut): before"),
+        (words, raises, double, "step 1 (cut): after"),
+        (words, lengths, raises, "step 1 (cut): model"),
+    ):
+        step = Step(CHAIN, 0, FakeSession(run), now_ms, 0, defects=defects, before=before, after=after)
+        [part] = step.on_unit(unit, NOW_MS)
+        assert isinstance(part, WindowPart)
+        [defect] = defects.drain()
+        assert (defect.phase, type(defect.error), defect.detail) == ("session", KeyError, detail)
+        assert traceback.extract_tb(defect.error.__traceback__)[-1].name == "raises"
+
+
 def test_what_a_function_or_model_raises_is_the_answer_and_names_the_step() -> None:
     def raises(*_: Any) -> Any:
         raise KeyError("lost")
@@ -170,21 +200,24 @@ def test_what_a_function_or_model_raises_is_the_answer_and_names_the_step() -> N
 @pytest.mark.parametrize(
     ("functions", "reason"),
     [
-        ([(lambda _: 3, lengths)], "step 1 (cut): before gave int"),
-        ([(lambda _: [3], lengths)], "before gave list"),
-        ([(lambda _: {"x": 1}, lengths)], "the model needs v; there is x"),
-        ([(words, None)], "the model ran 3 times, and there is no `after`"),
-        ([(words, lambda *_: 3)], "after gave int"),
-        ([(words, lambda *_: {"x": np.zeros(2, complex)})], "'x' cannot go on"),
-        ([(words, lambda *_: {"x": [[1], [1, 2]]})], "'x' cannot go on"),
-        ([(words, lengths), (scaled, lambda *_: {"sum": np.float32(1)})], "step 2 (join): it gives no 'words'"),
+        ([(lambda _: 3, lengths)], "step 1 (cut): before returned int"),
+        ([(lambda _: [3], lengths)], "before returned list"),
+        ([(lambda _: {"x": 1}, lengths)], "the model lacks v, found x: return all inputs from `before`"),
+        ([(words, None)], "the model ran 3 times, expected 1: add `after`"),
+        ([(words, lambda *_: 3)], "after returned int"),
+        ([(words, lambda *_: {"x": np.zeros(2, complex)})], "tensor 'x' cannot be sent on"),
+        ([(words, lambda *_: {"x": [[1], [1, 2]]})], "tensor 'x' cannot be sent on"),
+        (
+            [(words, lengths), (scaled, lambda *_: {"sum": np.float32(1)})],
+            "step 2 (join): output 'words' of the chain is missing, found sum",
+        ),
         (
             [(words, lengths), (scaled, lambda *_: {"sum": np.float64(1), "words": []})],
-            "it gives 'sum' as FP64 []; the chain's output is FP32 []",
+            "output 'sum' of the chain is FP64 [], expected FP32 []",
         ),
         (
             [(words, lengths), (scaled, lambda *_: {"sum": np.float32(1), "words": np.array([["a"]])})],
-            "it gives 'words' as BYTES [1, 1]; the chain's output is BYTES [any]",
+            "output 'words' of the chain is BYTES [1, 1], expected BYTES [any]",
         ),
     ],
 )

@@ -9,6 +9,8 @@ from anabranch.demo.local_job import make_repository
 from anabranch.flink_job.config import ModelDefaults
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Refused
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -26,7 +28,7 @@ REQUESTS = bad_requests("test", MAX_MESSAGE_BYTES)
 @pytest.fixture(scope="module")
 def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
     repository = make_repository(tmp_path_factory.mktemp("models"))
-    return Admission(read_repository(repository, ModelDefaults()), MAX_MESSAGE_BYTES, default_priority=5)
+    return Admission(read_repository(repository, ModelDefaults()), MAX_MESSAGE_BYTES, 5, Defects(Meter()))
 
 
 def judge_by_contract(admission: Admission, request: BadRequest) -> ErrorOutcome:

@@ -11,10 +11,13 @@ import msgspec
 import numpy as np
 
 from anabranch.operators.backends.base import Session
+from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, RowBlock
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.signatures import Signature
 from anabranch.schemas.tensors import Array, Buffer, Tensor, array_from_raw
+
+PHASE = "session"
 
 
 class BatchPart(Protocol):
@@ -106,22 +109,24 @@ def run_batch(
     model: ModelSpec,
     session: Session,
     now_ms: Callable[[], float],
+    defects: Defects,
     joined: Sequence[Buffer] = (),
 ) -> BatchResult:
     """Runs parts of one signature as one batch; a row on which the model fails does not raise.
 
     Args:
         now_ms: The clock.
+        defects: Gets the exception of each row that fails.
         joined: Tensors with the rows of all parts, if there are such already.
     """
     part_rows = [part.rows for part in parts]
     if not model.batchable:
         started_ms = now_ms()
-        apart = [_run_whole(part, signature, session) for part in parts]
+        apart = [_run_whole(part, signature, session, defects) for part in parts]
         return BatchResult(is_by_row=False, part_rows=part_rows, apart=apart, started_ms=started_ms, ended_ms=now_ms())
     rows = sum(part_rows)
     inputs = _gather(parts, signature, rows, joined)
-    run = _RowRun(signature.outputs, inputs, rows, model.fixed_rows, session)
+    run = _RowRun(signature.outputs, inputs, rows, model.fixed_rows, session, defects)
     started_ms = now_ms()
     run.run_all()
     ended_ms = now_ms()
@@ -142,7 +147,7 @@ class _RowRun:
         step: Rows of one call; None for all of them.
     """
 
-    __slots__ = ("_inputs", "_outputs", "_rows", "_session", "_step", "bad", "good")
+    __slots__ = ("_defects", "_inputs", "_outputs", "_rows", "_session", "_step", "bad", "good")
 
     def __init__(
         self,
@@ -151,7 +156,9 @@ class _RowRun:
         rows: int,
         step: int | None,
         session: Session,
+        defects: Defects,
     ) -> None:
+        self._defects = defects
         self._outputs = outputs
         self._inputs = inputs
         self._rows = rows
@@ -180,6 +187,7 @@ class _RowRun:
                     )
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             if rows == (self._step or 1):
+                self._defects.note(PHASE, error, _at_fault(start, rows))
                 self.bad.append(FailedRows(start, rows, str(error)))
                 return
             middle = start + rows // 2
@@ -212,7 +220,7 @@ def _alike(one: Sequence[Array], other: Sequence[Array]) -> bool:
     return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
-def _run_whole(part: BatchPart, signature: Signature, session: Session) -> PartOutcome:
+def _run_whole(part: BatchPart, signature: Signature, session: Session, defects: Defects) -> PartOutcome:
     inputs = {
         spec.name: _aligned(array_from_raw(spec.datatype, spec.shape, data))
         for spec, data in zip(signature.inputs, part.tensors, strict=True)
@@ -220,9 +228,14 @@ def _run_whole(part: BatchPart, signature: Signature, session: Session) -> PartO
     try:
         outputs = session.run(signature.outputs, inputs)
     except Exception as error:  # noqa: BLE001 - a model may raise anything
+        defects.note(PHASE, error, _at_fault(0, 1))
         return PartOutcome([], [FailedRows(0, 1, str(error))])
     tensors = (Tensor.from_array(name, output) for name, output in zip(signature.outputs, outputs, strict=True))
     return PartOutcome([RowBlock(0, 1, tuple(tensors))], [])
+
+
+def _at_fault(start: int, rows: int) -> str:
+    return f"rows {start} to {start + rows - 1} of a batch"
 
 
 def _gather(parts: Sequence[BatchPart], signature: Signature, rows: int, joined: Sequence[Buffer]) -> dict[str, Array]:

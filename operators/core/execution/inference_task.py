@@ -136,7 +136,9 @@ class InferenceTask:
         alive = [each for each in requests if each.deadline_ms == NO_DEADLINE_MS or each.deadline_ms > now_ms]
         if len(alive) == len(requests):
             return self.on_batch(requests, now_ms, batch.tensors)
-        late = Failure(DeadlineExceeded.code, "the deadline passed on the way to another task", PHASE)
+        late = Failure(
+            DeadlineExceeded.code, "the deadline passed on the way to another task: raise the request's timeout", PHASE
+        )
         outputs: list[Answer | DeadLetterRecord] = []
         for request in requests:
             if request.deadline_ms != NO_DEADLINE_MS and request.deadline_ms <= now_ms:
@@ -196,7 +198,7 @@ class InferenceTask:
     def _run(self, parts: Sequence[BatchPart], signature: Signature, joined: Sequence[Buffer] = ()) -> BatchResult:
         model = self._catalog.find(signature.model_name, signature.model_version)
         session = self._session_of(model)
-        return run_batch(parts, signature, model, session, self._response_writer.now_ms, joined)
+        return run_batch(parts, signature, model, session, self._response_writer.now_ms, self._defects, joined)
 
     def _answer(self, request: Request, outcome: PartOutcome) -> list[Answer | DeadLetterRecord]:
         if not outcome.bad:

@@ -144,7 +144,7 @@ class Stage:
         outcome, ran_ms = PartOutcome([RowBlock(0, unit_rows, ())], []), 0.0
         if layout.runs.outputs:
             part = PartRows(unit_rows, [unit.tensors[at] for at in layout.inputs])
-            batch = run_batch([part], layout.runs, self._model, self._session, self._now_ms)
+            batch = run_batch([part], layout.runs, self._model, self._session, self._now_ms, self._defects)
             [outcome] = batch.outcomes()
             ran_ms = batch.ended_ms - batch.started_ms
         taken_ms, ran_ms = unit.taken_ms or now_ms, unit.ran_ms + ran_ms

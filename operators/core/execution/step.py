@@ -19,10 +19,11 @@ import numpy as np
 
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.execution.batch_run import PHASE
 from anabranch.operators.core.execution.stage import Stage
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.schemas.errors import AnabranchError, InferenceFailed
-from anabranch.schemas.model import ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.model import ModelSpec, TensorSpec
 from anabranch.schemas.records import PartialRecord, UnitRecord, encode_record
 from anabranch.schemas.signatures import Failure, decode_signature
 from anabranch.schemas.tensors import Array, Tensor, array_from_raw
@@ -82,48 +83,50 @@ class Step(Stage):
         return [self._next(signature, tensors, unit.segments, taken_ms, ran_ms)]
 
     def _call(self, came: Named) -> Named:
-        given = came if self._before is None else _guarded("before", self._before, came)
+        given = came if self._before is None else self._guarded("before", self._before, came)
         feeds = [given] if isinstance(given, Mapping) else given
         if not isinstance(feeds, Sequence) or not all(isinstance(feed, Mapping) for feed in feeds):
-            raise _StepFailed(f"before gave {type(given).__name__}, and neither a mapping of arrays nor a list of them")
-        runs = [_run_model(self._session, self._step, feed) for feed in feeds]
+            raise _StepFailed(
+                f"before returned {type(given).__name__}, expected a mapping of arrays or a list of such mappings"
+            )
+        runs = [self._run_model(feed) for feed in feeds]
         if self._after is not None:
-            made = _guarded("after", self._after, came, runs)
+            made = self._guarded("after", self._after, came, runs)
         elif len(runs) == 1:
             [made] = runs
         else:
-            raise _StepFailed(f"the model ran {len(runs)} times, and there is no `after` to make one of its outputs")
+            raise _StepFailed(f"the model ran {len(runs)} times, expected 1: add `after` to join its outputs")
         if not isinstance(made, Mapping):
-            raise _StepFailed(f"after gave {type(made).__name__}, and no mapping of arrays")
+            raise _StepFailed(f"after returned {type(made).__name__}, expected a mapping of arrays")
         return made
+
+    def _run_model(self, feed: Named) -> Named:
+        missing = [spec.name for spec in self._step.inputs if spec.name not in feed]
+        if missing:
+            found = ", ".join(feed) or "nothing"
+            raise _StepFailed(f"the model lacks {', '.join(missing)}, found {found}: return all inputs from `before`")
+        inputs = {spec.name: np.asarray(feed[spec.name]) for spec in self._step.inputs}
+        names = [spec.name for spec in self._step.outputs]
+        outputs = self._guarded("model", self._session.run, names, inputs)
+        return {**feed, **dict(zip(names, outputs, strict=True))}
+
+    def _guarded(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:  # noqa: BLE001 - a function may raise anything
+            self._defects.note(PHASE, error, f"{self._name}: {what}")
+            raise _StepFailed(f"{what}: {type(error).__name__}: {error}") from None
 
 
 class _StepFailed(Exception):
     """What went wrong in a step."""
 
 
-def _guarded(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except Exception as error:  # noqa: BLE001 - whatever a function fails with is the answer to its request
-        raise _StepFailed(f"{what}: {type(error).__name__}: {error}") from None
-
-
-def _run_model(session: Session, step: StageSpec, feed: Named) -> Named:
-    missing = [spec.name for spec in step.inputs if spec.name not in feed]
-    if missing:
-        raise _StepFailed(f"the model needs {', '.join(missing)}; there is {', '.join(feed) or 'nothing'}")
-    inputs = {spec.name: np.asarray(feed[spec.name]) for spec in step.inputs}
-    names = [spec.name for spec in step.outputs]
-    outputs = _guarded("model", session.run, names, inputs)
-    return {**feed, **dict(zip(names, outputs, strict=True))}
-
-
 def _tensor(name: str, array: Array) -> Tensor:
     try:
         return Tensor.from_array(name, np.asarray(array))
     except (AnabranchError, ValueError) as error:
-        raise _StepFailed(f"{name!r} cannot go on: {error}") from None
+        raise _StepFailed(f"tensor {name!r} cannot be sent on: {error}") from None
 
 
 def _check_outputs(tensors: Mapping[str, Tensor], wanted: Sequence[str], declared: Sequence[TensorSpec]) -> None:
@@ -131,13 +134,13 @@ def _check_outputs(tensors: Mapping[str, Tensor], wanted: Sequence[str], declare
     for name in wanted:
         tensor, spec = tensors.get(name), specs[name]
         if tensor is None:
-            raise _StepFailed(f"it gives no {name!r}, which is an output of the chain; it gives {', '.join(tensors)}")
+            raise _StepFailed(f"output {name!r} of the chain is missing, found {', '.join(tensors)}: return it")
         fits = len(tensor.shape) == len(spec.shape) and all(
             wanted_size in (None, size) for size, wanted_size in zip(tensor.shape, spec.shape, strict=True)
         )
         if tensor.datatype != spec.datatype or not fits:
             axes = ", ".join("any" if size is None else str(size) for size in spec.shape)
             raise _StepFailed(
-                f"it gives {name!r} as {tensor.datatype} {list(tensor.shape)}; the chain's output is "
-                f"{spec.datatype} [{axes}]"
+                f"output {name!r} of the chain is {tensor.datatype} {list(tensor.shape)}, "
+                f"expected {spec.datatype} [{axes}]: return that"
             )

@@ -66,7 +66,10 @@ def merge_members(ensemble: Ensemble, outputs: Sequence[tuple[int, tuple[Tensor,
                 f"{ensemble.labels[member]} {each.datatype} {list(each.shape)}"
                 for (member, _), each in zip(outputs, tensors, strict=True)
             )
-            raise InferenceFailed(f"the members disagree on output {first.name!r}, which cannot be merged: {said}")
+            raise InferenceFailed(
+                f"the members' outputs {first.name!r} differ and cannot be merged, found {said}: "
+                "use models with equal outputs"
+            )
         arrays = [tensor.to_array() for tensor in tensors]
         merged.append(Tensor.from_array(first.name, merge(arrays, weights, member_axis)))
     return tuple(merged)

@@ -204,10 +204,12 @@ class Window:
             return None
         named = self._name_missing()
         if state.deadline_ms != NO_DEADLINE_MS:
-            failure = Failure(DeadlineExceeded.code, f"the deadline passed; {named}", PHASE)
+            failure = Failure(
+                DeadlineExceeded.code, f"the deadline passed, {named}: raise the request's timeout", PHASE
+            )
         else:
             waited = f"the window closed after {self._window_timeout_ms:.0f} ms"
-            failure = Failure(IncompleteAnswer.code, f"{waited}; {named}", PHASE)
+            failure = Failure(IncompleteAnswer.code, f"{waited}, {named}: raise scheduling.window_timeout_ms", PHASE)
         return self._close(state.failure or failure, now_ms)
 
     def next_deadline(self) -> float:
@@ -290,7 +292,7 @@ class Window:
         complete, gaps = self._find_gaps()
         if state.members:
             late = [name for member, name in enumerate(state.members) if member not in complete]
-            return f"not complete: {', '.join(late)}"
+            return f"members {', '.join(late)} are not complete"
         missing = [(first_row, first_row + rows - 1) for _, first_row, rows in gaps]
         return f"rows {format_ranges(missing)} of {state.total_rows} are missing"
 

@@ -90,8 +90,8 @@ def merge_rows(parts: Sequence[RowBlock]) -> tuple[Tensor, ...]:
         first = tensors[0]
         if any(t.datatype != first.datatype or t.shape[1:] != first.shape[1:] for t in tensors):
             raise InferenceFailed(
-                f"output {first.name!r} has another shape in every shard ({[list(t.shape) for t in tensors[:3]]}, …), "
-                "so its rows cannot be merged; raise shard_rows in the model's model.toml"
+                f"the shards' outputs {first.name!r} differ and cannot be merged, found "
+                f"{[list(t.shape) for t in tensors[:3]]}, …: raise shard_rows in the model's model.toml"
             )
         shape = (sum(t.shape[0] for t in tensors), *first.shape[1:])
         merged.append(Tensor(first.name, first.datatype, shape, b"".join([t.data for t in tensors])))

@@ -27,7 +27,7 @@ from anabranch.schemas.frames import read_requests, read_waiting
 from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
-STAGE = "shard"
+PHASE = "shard"
 
 
 class RequestPipeline:
@@ -80,7 +80,7 @@ class RequestPipeline:
             self._response_writer.meter.note_admission(len(requests), self._response_writer.now_ms() - now_ms)
         if self._policy.refuses:
             for request in queue.shed():
-                failure = _failure(Overloaded, "more urgent requests fill the task")
+                failure = _failure(Overloaded, "more urgent requests fill the task: send the request again later")
                 outputs += self._response_writer.fail(request, failure)
         return outputs
 
@@ -164,11 +164,12 @@ class RequestPipeline:
 def _late(request: Request, now_ms: float) -> Failure:
     left_ms = request.deadline_ms - now_ms
     if left_ms <= 0:
-        return _failure(DeadlineExceeded, "the deadline passed while the request waited for its batch")
+        return _failure(DeadlineExceeded, "the deadline passed while the request was queued: raise its timeout")
     return _failure(
-        DeadlineExceeded, f"the model needs more than the {left_ms:.1f} ms that are left until the deadline"
+        DeadlineExceeded,
+        f"the deadline is in {left_ms:.1f} ms, but the model needs longer: raise the request's timeout",
     )
 
 
 def _failure(error: type[AnabranchError], message: str) -> Failure:
-    return Failure(error.code, message, STAGE)
+    return Failure(error.code, message, PHASE)
