@@ -52,7 +52,7 @@ class Client:
     Raises:
         BrokerUnreachable: No broker answers at `bootstrap_servers`.
         TopicMissing: One of the two topics does not exist.
-        ValueError: kafka-python has no such property.
+        UnknownProperty: kafka-python has no such property.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Client:
         """Makes a client with the topics, size limit and Kafka properties of a job's configuration.
 
         Raises:
-            BrokerUnreachable, TopicMissing, ValueError: As for the constructor.
+            BrokerUnreachable, TopicMissing, UnknownProperty: As for the constructor.
         """
         kafka_config = config.kafka
         return cls(

@@ -16,7 +16,7 @@ import kafka.errors
 
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
-from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing
+from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing, UnknownProperty
 
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 
@@ -53,7 +53,7 @@ class KafkaConnection:
     Raises:
         BrokerUnreachable: No broker answers at `bootstrap_servers`.
         TopicMissing: One of the two topics does not exist.
-        ValueError: kafka-python has no such property.
+        UnknownProperty: kafka-python has no such property.
     """
 
     def __init__(
@@ -136,7 +136,10 @@ def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     consumer, producer = kafka.KafkaConsumer.DEFAULT_CONFIG, kafka.KafkaProducer.DEFAULT_CONFIG
     unknown = named.keys() - consumer.keys() - producer.keys()
     if unknown:
-        raise ValueError(f"kafka-python has no option {', '.join(sorted(unknown))}")
+        raise UnknownProperty(
+            f"kafka-python has no option {', '.join(sorted(unknown))}: use the names that its KafkaConsumer and "
+            "KafkaProducer have"
+        )
     return (
         {name: value for name, value in named.items() if name in consumer},
         {name: value for name, value in named.items() if name in producer},

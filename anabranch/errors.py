@@ -29,7 +29,8 @@
     │   ├── TopicMissing                  topic_missing
     │   ├── NotSent                       not_sent
     │   ├── NoAnswer                      no_answer
-    │   └── ClientClosed                  client_closed
+    │   ├── ClientClosed                  client_closed
+    │   └── UnknownProperty               unknown_property
     ├── ConfigError                       config_error           the configuration or model repository is at fault
     │   └── StagesNotPrepared             stages_not_prepared
     ├── ModelLoadFailed                   model_load_failed      a model's file is at fault
@@ -154,6 +155,7 @@ from anabranch.transport_errors import (
     NotSent,
     TopicMissing,
     TransportError,
+    UnknownProperty,
 )
 
 if TYPE_CHECKING:
@@ -223,6 +225,7 @@ __all__ = [
     "UnknownInput",
     "UnknownModel",
     "UnknownOutput",
+    "UnknownProperty",
     "UnknownSource",
     "UnknownVersion",
     "UnreadableModel",

@@ -5,7 +5,8 @@
     ├── TopicMissing        the broker has no such topic
     ├── NotSent             the broker did not take the request
     ├── NoAnswer            it was sent, but no answer came in time
-    └── ClientClosed        the client was closed before the answer came
+    ├── ClientClosed        the client was closed before the answer came
+    └── UnknownProperty     the Kafka client has no such property
 
 A request that the job refused or failed to serve raises a `RequestError` or `ServingError` instead.
 """
@@ -44,6 +45,12 @@ class NoAnswer(TransportError, TimeoutError):
 
 
 class ClientClosed(TransportError):
-    """The client was closed before the answer came, or before it was asked."""
+    """The client was closed before the answer came, or before the request was sent."""
 
     code = "client_closed"
+
+
+class UnknownProperty(TransportError, ValueError):
+    """The Kafka client has no property of that name."""
+
+    code = "unknown_property"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -43,9 +42,6 @@ def demo(
     Exit code 1 if an answer is missing or wrong.
     """
     console = Console(stderr=output is OutputFormat.JSON)
-    if importlib.util.find_spec("magika") is None:
-        console.print("[red]Magika's model is not installed: run `make setup`, or install the package magika.[/]")
-        raise typer.Exit(1)
     from anabranch.demo.report import print_report  # noqa: PLC0415 - only this command needs them
     from anabranch.demo.run import Demo  # noqa: PLC0415
 

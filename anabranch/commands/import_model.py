@@ -75,8 +75,9 @@ def import_model(
     TORCH and TENSORFLOW are environments with torch and onnxscript, or with
     tensorflow-cpu and tf2onnx: PyFlink needs other versions of their packages.
     """
-    if not _NAME.fullmatch(name) or (version and not _NAME.fullmatch(version)):
-        raise typer.BadParameter("--name and --version become folders: use letters, digits, '.', '_' and '-'")
+    for option, value in (("--name", name), ("--version", version or "1")):
+        if not _NAME.fullmatch(value):
+            raise typer.BadParameter(f"{option} {value!r} cannot be a folder: use letters, digits, '.', '_' and '-'")
     folder = model_repository / name
     version = version or _next_version(folder)
     if (folder / version).exists():

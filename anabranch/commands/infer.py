@@ -99,8 +99,10 @@ def infer(
 
       anabranch infer digits --request request.json -o json
     """
-    if bool(inputs) == (request is not None):
-        raise typer.BadParameter("give --input, once for each input of the model, or --request")
+    if inputs and request is not None:
+        raise typer.BadParameter("--input and --request exclude each other: give one of them")
+    if not inputs and request is None:
+        raise typer.BadParameter("the request has no inputs: give --input for each input of the model, or --request")
     from anabranch.client import Client  # noqa: PLC0415 - imports Kafka, which takes half a second
 
     arguments = _RequestArguments(_read_files(inputs)) if inputs else _read_request(request or "")

@@ -72,7 +72,7 @@ def plan(
       anabranch plan models/my-model --machines machines.toml --rows 8
     """
     if stages is None and machines is None:
-        raise typer.BadParameter("give --stages K, or --machines FILE, or both")
+        raise typer.BadParameter("neither --stages nor --machines is given: give --stages K, --machines FILE, or both")
     # `--help` must be quick.
     from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
     from anabranch.partition.planning.machines_file import read_machines  # noqa: PLC0415

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch import BrokerUnreachable, Client, ClientClosed, NoAnswer, Result, TopicMissing
+from anabranch import BrokerUnreachable, Client, ClientClosed, NoAnswer, Result, TopicMissing, UnknownProperty
 from anabranch.schemas.errors import AnabranchError, InvalidParameter, RequestTooLarge, UnknownModel, WrongDatatype
 from anabranch.schemas.latency_breakdown import STAGES
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
@@ -278,5 +278,6 @@ def test_properties(kafka_job: KafkaJob) -> None:
         kafka_job, properties={"acks": 1, "enable.idempotence": False, "fetch.max.wait.ms": 100}
     ) as client:
         assert client.infer("m", np.array([1]))[""].tolist() == [1]
-    with pytest.raises(ValueError, match="kafka-python has no option sasl_jaas_config"):
+    with pytest.raises(UnknownProperty, match="kafka-python has no option sasl_jaas_config: use the names") as caught:
         make_client(kafka_job, properties={"sasl.jaas.config": "x"})
+    assert isinstance(caught.value, ValueError)

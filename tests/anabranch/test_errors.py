@@ -1,8 +1,11 @@
 """The tree of errors is public: classes, parents and codes."""
 
+import ast
+import builtins
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +29,13 @@ CODES = {
     *("stack_error", "port_in_use", "not_enough_memory", "not_running", "topic_not_made"),
     *("start_failed", "installation_error", "java_not_found", "flink_not_found", "jars_missing"),
     *("compilation_failed", "libpython_not_found", "unusable_argument", "stages_not_prepared"),
+    "unknown_property",
 }
+
+
+ROOT = Path(__file__).parents[2]
+#: Exceptions between two modules, which no user meets: the caller turns each into an error of the tree or a restart.
+INTERNAL = {"SegmentGone", "SessionError"}
 
 
 def tree(root: type[AnabranchError]) -> list[type[AnabranchError]]:
@@ -36,6 +45,21 @@ def tree(root: type[AnabranchError]) -> list[type[AnabranchError]]:
 def product_errors() -> list[type[AnabranchError]]:
     getattr(errors, "ModelLoadFailed")  # noqa: B009 - loaded on first use
     return [cls for cls in tree(AnabranchError) if cls.__module__.startswith("anabranch.")]
+
+
+def exception_classes() -> dict[str, str]:
+    """Every class of the product that derives from an exception, by name, and its module."""
+    bases: dict[str, tuple[str, list[str]]] = {}
+    for package in ("schemas", "operators", "partition", "flink_job", "anabranch"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    names = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+                    bases[node.name] = (str(path.relative_to(ROOT)), names)
+    found = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
+    while grown := {name for name, (_, names) in bases.items() if found.intersection(names)} - found:
+        found |= grown
+    return {name: bases[name][0] for name in found & bases.keys()}
 
 
 def drawn() -> dict[str, tuple[str, str]]:
@@ -63,6 +87,19 @@ def test_codes_are_unique_and_stable() -> None:
     assert len(codes) == len(set(codes))
     assert set(codes) >= CODES
     assert all("code" in vars(cls) and re.fullmatch(r"[a-z_]+", cls.code) for cls in product_errors())
+
+
+def test_product_public_exceptions_are_in_the_tree() -> None:
+    found = {name: module for name, module in exception_classes().items() if not name.startswith("_")}
+    assert {name: module for name, module in found.items() if name not in errors.__all__}.keys() == INTERNAL
+    assert set(errors.__all__) == found.keys() - INTERNAL
+
+
+def test_reference_page_has_every_code_and_docstring() -> None:
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text()
+    for cls in product_errors():
+        assert re.search(rf"\b{cls.__name__} +{cls.code}\b", page), cls
+        assert re.fullmatch(r"[A-Z].{5,120}\.", (cls.__doc__ or "").splitlines()[0]), cls
 
 
 def test_package_exports_every_error() -> None:

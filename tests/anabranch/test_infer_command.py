@@ -173,8 +173,14 @@ def test_several_arrays_in_one_file(tmp_path: Path) -> None:
     assert "--input 'x' is given twice: give each input once" in infer("m", *twice).stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--input", "x.npy", "--request", "{}"]])
-def test_either_files_or_json(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the request has no inputs: give --input"),
+        (["--input", "x.npy", "--request", "{}"], "--input and --request exclude each other: give one of them"),
+    ],
+)
+def test_infer_command_without_one_source_is_refused(arguments: list[str], message: str) -> None:
     result = infer("m", *arguments)
     assert result.exit_code == 2
-    assert "give --input" in result.stderr
+    assert message in result.stderr

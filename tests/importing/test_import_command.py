@@ -83,8 +83,15 @@ def test_fixed_rows_are_said(run_import: Import) -> None:
     assert "need 2 rows or a multiple" in run_import("--name", "net").stderr
 
 
-@pytest.mark.parametrize("options", [["--name", "../net"], ["--name", "net", "--version", "a/b"]])
-def test_names_are_names_of_folders(run_import: Import, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "../net"], "--name '../net' cannot be a folder"),
+        (["--name", "net", "--version", "a/b"], "--version 'a/b' cannot be a folder"),
+    ],
+)
+def test_import_command_path_as_name_is_refused(run_import: Import, options: list[str], message: str) -> None:
     done = run_import(*options)
     assert done.returncode == 2
+    assert message in done.stderr
     assert not (run_import.folder / "models").exists()
