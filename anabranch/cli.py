@@ -17,6 +17,7 @@ from anabranch.commands import stack
 from anabranch.commands.demo import demo
 from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
+from anabranch.commands.logs import logs
 from anabranch.commands.models import models
 from anabranch.commands.plan import plan
 from anabranch.commands.prepare import prepare
@@ -73,6 +74,7 @@ app.command()(infer)
 app.command()(plan)
 app.command()(prepare)
 app.command()(top)
+app.command()(logs)
 app.command("import")(import_model)
 app.command()(demo)
 app.command()(process)

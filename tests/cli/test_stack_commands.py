@@ -120,6 +120,12 @@ def test_up_status_up_down(tmp_path: Path) -> None:
     assert status.returncode == 0
     assert json.loads(status.stdout) == first
 
+    logs = anabranch("logs", "-o", "json", folder=tmp_path)
+    assert (logs.returncode, logs.stderr) == (0, "")
+    entries = [json.loads(line) for line in logs.stdout.splitlines()]
+    assert {entry["source"] for entry in entries} >= {"broker", "job-manager", "task-manager-1"}
+    assert "Kafka Server started" in anabranch("logs", "broker", "-n", "1000", folder=tmp_path).stdout
+
     # One that is gone is put back, and the others are left alone.
     subprocess.run(["kill", "-9", str(first["task_manager_pids"][0])], check=True)
     time.sleep(0.2)

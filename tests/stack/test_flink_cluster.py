@@ -17,13 +17,13 @@ from anabranch.stack.flink_rest import FlinkRest
 from tests.stack.test_kafka_broker import listening_addresses
 
 
-def remote(cluster: FlinkCluster, mode: str) -> StreamExecutionEnvironment:
+def remote(url: str, mode: str) -> StreamExecutionEnvironment:
     activate()
     gateway: Any = get_gateway()
     options = Configuration()
     for key, value in {**python_settings(), "python.execution-mode": mode}.items():
         options.set_string(key, value)
-    host, port = cluster.url.removeprefix("http://").split(":")
+    host, port = url.removeprefix("http://").split(":")
     environments = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
     no_jars = gateway.new_array(gateway.jvm.java.lang.String, 0)
     return StreamExecutionEnvironment(
@@ -48,7 +48,7 @@ def process_id(_: int) -> int:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["thread", "process"])
 def test_a_python_job_runs_on_all_task_managers(cluster: FlinkCluster, mode: str) -> None:
-    env = remote(cluster, mode)
+    env = remote(cluster.url, mode)
     env.set_parallelism(2)
     numbers = env.from_collection(list(range(40)), Types.INT()).rebalance().map(process_id, Types.INT())
     with numbers.execute_and_collect("where am I") as results:
