@@ -40,7 +40,7 @@ class ShownEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def logs(
-    processes: Annotated[
+    process: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[PROCESS]...", help="Processes: broker, job-manager, task-manager-1, and so on. Default: all."
@@ -61,7 +61,7 @@ def logs(
       anabranch logs task-manager-1 -f
     """
     folder = stack.data_dir(data_dir)
-    chosen = processes or ()
+    chosen = process or ()
     files = log_files(folder / "logs", chosen)
     follower = LogFollower(folder / "logs", chosen, errors_only=errors)
     status = stack.status(folder)
