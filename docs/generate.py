@@ -59,15 +59,45 @@ def described(struct: type) -> dict[str, str]:
 
 
 def _kind(annotation: Any) -> str:
-    text = re.sub(r"Annotated\[(.*?), msgspec\.Meta\(.*?\)\]", r"\1", inspect.formatannotation(annotation))
-    text = re.sub(r"(?:typing\.)?Optional\[(.*)\]", r"\1 or None", text)
-    text = re.sub(r"Literal\[(.*?)\]", r"\1", text.replace("typing.", ""))
-    return text.replace("|", "or").replace("'", '"')
+    """The type of a key in TOML's words, with its bounds."""
+    kind: Any = msgspec.inspect.type_info(annotation)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        # TOML has no null: a key that may be None may be left out.
+        return " or ".join(_words(each) for each in kind.types if not isinstance(each, msgspec.inspect.NoneType))
+    return _words(kind)
+
+
+def _words(kind: Any) -> str:
+    inspected = msgspec.inspect
+    if isinstance(kind, inspected.LiteralType):
+        return ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in sorted(map(str, kind.values)))
+    if isinstance(kind, inspected.DictType):
+        return f"table of {_words(kind.value_type)}"
+    if isinstance(kind, inspected.ListType | inspected.VarTupleType):
+        return f"list of {_words(kind.item_type)}{', not empty' if kind.min_length else ''}"
+    if isinstance(kind, inspected.StructType):
+        return "table"
+    names: dict[Any, str] = {inspected.IntType: "integer", inspected.FloatType: "number", inspected.StrType: "text"}
+    names |= {inspected.BoolType: "true or false"}
+    return names[type(kind)] + _bounds(kind)
+
+
+def _bounds(kind: Any) -> str:
+    least, most = getattr(kind, "ge", None), getattr(kind, "le", None)
+    above = getattr(kind, "gt", None)
+    start = f" from {_number(least)}" if least is not None else f" above {_number(above)}" if above is not None else ""
+    return start + (f" to {_number(most)}" if most is not None else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if value == int(value) else str(value)
 
 
 def _default(value: Any) -> str:
     if value is msgspec.NODEFAULT:
         return "required"
+    if value is None:
+        return "not set"
     return f"`{msgspec.json.encode(value).decode()}`"
 
 
@@ -93,7 +123,10 @@ def fields(struct: type, name: str) -> Iterator[str]:
 
 def configuration() -> str:
     """The page of the job's configuration."""
-    head = "# Configuration\n\nOne TOML file, passed with `anabranch run --config FILE`. Unknown keys are refused.\n"
+    head = (
+        "# Configuration\n\nOne TOML file, passed with `anabranch run --config FILE`. Unknown keys and values outside "
+        "their bounds are refused. Every key has a default; an empty table or list adds nothing.\n"
+    )
     return "\n".join([head, *fields(Config, "")])
 
 
@@ -101,19 +134,23 @@ def model_toml() -> str:
     """The page of `model.toml`."""
     from anabranch.flink_job.model_repository.chains import ChainTable, StepTable, TensorTable  # noqa: PLC0415
     from anabranch.flink_job.model_repository.ensembles import EnsembleTable  # noqa: PLC0415
+    from anabranch.operators.core.merging.merge_rules import MERGE_RULES  # noqa: PLC0415
     from anabranch.schemas.model import Batching, SessionOptions  # noqa: PLC0415
 
     parts = ["# model.toml\n\nAn optional file beside the versions of a model. Unknown keys are refused.\n"]
     parts += [
         "| key | type | default | meaning |\n| --- | --- | --- | --- |",
-        "| `stages` | int or str | `0` | number of stages, or the path of a `plan.json`; 0 keeps the model whole |",
-        "| `replicas` | list of int | `[]` | tasks of each stage; empty for the numbers of the plan |",
+        "| `stages` | integer from 0, or text | `0` | Stages, or the path of a `plan.json`; 0 keeps the model whole. |",
+        "| `replicas` | list of integer | `[]` | Tasks of each stage; empty for the numbers of the plan. |",
     ]
     tables = [("batching", Batching), ("session", SessionOptions), ("validation", repository._Validation)]  # noqa: SLF001
     tables += [("ensemble", EnsembleTable), ("chain", ChainTable), ("chain.steps", StepTable)]
     tables += [("chain.inputs.NAME", TensorTable)]
     for name, struct in tables:
         parts += list(fields(struct, name))
+        if struct is EnsembleTable:
+            parts += ["\n| `merge` | takes | result |\n| --- | --- | --- |"]
+            parts += [f"| `{rule}` | {row.needs} | {row.summary} |" for rule, row in MERGE_RULES.items()]
     return "\n".join(parts)
 
 

@@ -26,13 +26,12 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How the rows of a model's requests are shared out.
 
     Attributes:
-        enabled: Whether axis 0 of every input and output counts rows; None reads it off the model. Where it does not,
-            a request runs as it came.
-        shard_rows: A request of more rows than this is split into shards of this many.
-        max_rows: Small requests share a batch of at most this many rows; of fewer where those cost less per row. None
-            for as many as cost least by measurement, and 64 at most of rows that were not measured, and of requests.
-        max_delay_ms: How long a batch that is not full waits for company although the task is free. Without, batches
-            fill by themselves: a busy task takes all that came meanwhile.
+        enabled: Axis 0 of every input and output counts rows, so requests can be batched and split. By default the
+            shapes of the model decide.
+        shard_rows: Requests of more rows are split into shards of this many.
+        max_rows: Rows of a batch at most. By default the number that costs least per row, as measured; 64 without a
+            measurement.
+        max_delay_ms: Time that a batch with free places waits for more requests although the task is free.
     """
 
     enabled: bool | None = None
@@ -45,12 +44,13 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How ONNX Runtime holds the model.
 
     Attributes:
-        intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores.
+        intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores. 0 for all cores.
+        inter_op_threads: Threads for operators side by side; 0 for all cores.
+        optimization: Level of ONNX Runtime's graph optimization.
         providers: Execution providers, the preferred one first.
-        warm_up_rows: Rows of zeros that are run once before the first request; 0 for none.
-        calibrate: Whether to measure batches of zeros when the model is loaded (once for each machine, for a second at
-            most), so that batches have the size that costs least, and requests that cannot make their deadline are
-            known.
+        warm_up_rows: Rows of zeros that run once before the first request; 0 for none.
+        calibrate: Measures batches of zeros when the model is loaded, once for each machine. The measurements choose
+            the size of batches, and tell which requests cannot make their deadline.
     """
 
     intra_op_threads: Annotated[int, msgspec.Meta(ge=0)] = 1

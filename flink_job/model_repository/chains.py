@@ -30,14 +30,26 @@ VERSION = "1"
 
 
 class TensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An input or output of a chain."""
+    """An input or output of a chain.
+
+    Attributes:
+        datatype: Name of the Open Inference Protocol, such as `FP32`.
+        shape: Axes; -1 for any size.
+    """
 
     datatype: str
     shape: tuple[int, ...]
 
 
 class StepTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A step of a chain; see the module."""
+    """A model between two Python functions.
+
+    Attributes:
+        model: ONNX file beside the `model.toml`, or a model of the repository.
+        before: `FILE.py:FUNCTION` that makes the inputs of the model; empty for none.
+        after: `FILE.py:FUNCTION` that makes the tensors of the next step; empty for none.
+        replicas: Tasks of the step.
+    """
 
     model: str
     before: str = ""
@@ -46,7 +58,13 @@ class StepTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ChainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `[chain]`; see the module."""
+    """Steps, each with the tensors of the one before.
+
+    Attributes:
+        steps: At least one `[chain.steps]`, in order.
+        inputs: At least one `[chain.inputs.NAME]`.
+        outputs: At least one `[chain.outputs.NAME]`.
+    """
 
     steps: tuple[StepTable, ...]
     inputs: dict[str, TensorTable]

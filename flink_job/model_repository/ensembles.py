@@ -29,7 +29,17 @@ VERSION = "1"
 
 
 class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An `[ensemble]`; see the module."""
+    """Models that run each request, and the merge of their outputs.
+
+    Attributes:
+        members: Models with equal inputs, `NAME` or `NAME@VERSION`; the newest version by default.
+        merge: Merge rule; see the table below.
+        weights: A number above 0 for each member, for `weighted_mean` only.
+        outputs: Merged outputs; empty for those that all members have.
+        on_failure: `fail` fails the request; `rest` answers from the other members.
+        min_members: Members that must succeed with `rest`.
+        member_timeout_ms: Time for each member; 0 for the deadline of the request.
+    """
 
     members: tuple[str, ...]
     merge: str = "mean"

@@ -32,7 +32,11 @@ from anabranch.schemas.model import Batching, Catalog, ModelSpec, SessionOptions
 
 
 class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Checks beyond names, datatypes and shapes."""
+    """Checks beyond names, datatypes and shapes.
+
+    Attributes:
+        require_finite: Refuses NaN and infinity in inputs.
+    """
 
     require_finite: bool = False
 

@@ -170,6 +170,20 @@ def test_generated_page_is_fresh(name: str) -> None:
     assert (ROOT / "docs/reference" / name).read_text() == expected, "run: python docs/generate.py"
 
 
+@pytest.mark.parametrize("name", ["configuration.md", "model-toml.md"])
+def test_generated_page_explains_every_key(name: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|(.*)\|$", (ROOT / "docs/reference" / name).read_text(), re.M)
+    assert len(rows) > 20
+    assert [key for key, _, _, meaning in rows if not meaning.strip()] == []
+
+
+def test_generated_bounds_are_those_of_the_fields() -> None:
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    assert "| `max_parallelism` | integer from 1 to 32,768 | `128` |" in page
+    assert '| `delivery` | `"at-least-once"`, `"exactly-once"` |' in page
+    assert "| `max_rows` | integer from 1 | not set |" in page
+
+
 def test_remedies_cover_all_wire_errors() -> None:
     generate = _load("generate")
     assert {error.code for error in generate.wire_errors()} == set(generate.REMEDIES)

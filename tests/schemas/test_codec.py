@@ -104,7 +104,7 @@ def test_table_whose_last_codec_refuses_fails_to_start() -> None:
 
 
 def test_encoding_added_without_codec_stops_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    planted = IntEnum("Encoding", {**{each.name: each.value for each in Encoding}, "AVRO": 2})  # type: ignore[misc]
+    planted = IntEnum("Encoding", {**{each.name: each.value for each in Encoding}, "AVRO": 99})  # type: ignore[misc]
     monkeypatch.setattr(messages, "Encoding", planted)
     spec = importlib.util.spec_from_file_location("planted_codec", codec.__file__)
     assert spec is not None and spec.loader is not None  # noqa: PT018
