@@ -18,7 +18,7 @@ from anabranch.testing import Answer, FakeJob, echo
 from tests.anabranch.conftest import KafkaJob, Topics
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.system)])
 def job(request: pytest.FixtureRequest) -> Iterator[FakeJob]:
     """A fake job in memory and one behind a broker: clients must not see a difference."""
     if request.param == "kafka":

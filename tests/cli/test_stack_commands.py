@@ -105,6 +105,7 @@ def test_a_known_error_is_one_line_and_exit_code_1(
     ]
 
 
+@pytest.mark.system
 def test_up_status_up_down(tmp_path: Path) -> None:
     up = anabranch("up", "--kafka-port", "0", "--flink-port", "0", "--task-managers", "1", "--json", folder=tmp_path)
     assert up.returncode == 0, up.stderr

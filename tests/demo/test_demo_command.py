@@ -71,6 +71,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
     yield from process.stdout
 
 
+@pytest.mark.system
 def test_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
     figures_path = tmp_path / "figures.json"
     process = start(tmp_path, "--input", str(folder), "--figures", str(figures_path))
@@ -92,6 +93,7 @@ def test_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
         assert expected in output
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("after", "number"),
     [
@@ -118,6 +120,7 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, folder: Path, after: str,
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.system
 def test_killed_it_leaves_no_process(tmp_path: Path, folder: Path) -> None:
     process = start(tmp_path, "--input", str(folder))
     for line in lines_of(process):

@@ -74,6 +74,7 @@ def test_a_lost_task_manager_is_replaced(cluster: FlinkCluster) -> None:
     wait_for(lambda: f"task-manager-{lost}" not in cluster.rest.task_manager_ids())
 
 
+@pytest.mark.system
 def test_memory_that_is_too_small_is_refused_with_flinks_reason(tmp_path: Path) -> None:
     with pytest.raises(StartFailed, match=r"task-manager cannot be started with these settings: .*[Mm]emory"):
         FlinkCluster(tmp_path, 1, task_manager_memory_mb=300).start()

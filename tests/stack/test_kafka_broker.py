@@ -76,6 +76,7 @@ def test_a_taken_port_is_refused_before_anything_starts(broker: KafkaBroker, tmp
         _ = second.process
 
 
+@pytest.mark.system
 def test_a_killed_broker_comes_back_with_its_records(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path) as broker:
         address = broker.bootstrap_servers

@@ -76,6 +76,7 @@ def test_too_little_memory_is_found_before_anything_starts(tmp_path: Path, monke
     assert ours(tmp_path) == []
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), StackError("not ready")])
 def test_a_start_that_is_cut_off_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
