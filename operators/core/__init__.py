@@ -1,5 +1,5 @@
-"""Decisions, as plain classes. No Flink, ONNX Runtime, Kafka, clock, thread or log may be imported here.
+"""Decisions as plain classes: no Flink, ONNX Runtime, Kafka, clock, thread or log.
 
-Time is an argument, in Unix milliseconds; what to emit is returned, never sent; so the same code runs under Flink,
-under Hypothesis and in a simulator that crashes and restores it between any two steps.
+Time is an argument in Unix milliseconds, and outputs are returned. So Flink and a simulator that crashes and restores
+between any two steps run the same code.
 """

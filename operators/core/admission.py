@@ -1,9 +1,8 @@
-"""Is this a valid request for a model that we serve? Every check that needs no session happens here, once.
+"""Checks requests against the catalog, as far as that needs no session.
 
-Senders repeat themselves: what is the same in all requests of one sender (model, inputs, shapes, parameters; see
-`Envelope`) is checked the first time and remembered as an `_AdmittedHead`. Most often the bytes
-themselves repeat, all but those of the id and of the tensors: then they are compared with a `_Template`, and the
-message is not even taken apart.
+Most senders repeat themselves. The common head of their requests (model, inputs, shapes, parameters; see `Envelope`)
+is checked once and cached as an `_AdmittedHead`. A message that differs from an earlier one only in its id and tensors
+matches a `_Template` and is not decoded.
 """
 
 from collections import OrderedDict
@@ -43,7 +42,7 @@ from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, by
 
 PHASE = "admit"
 _REMEMBERED_HEADS = 1024
-#: Heads are a few dozen bytes; one with megabytes of fields that nobody knows is not worth its memory.
+#: Larger heads, of unknown fields, are not cached.
 _MAX_REMEMBERED_SIZE_BYTES = 4096
 _REMEMBERED_SIZES = 1024
 _TEMPLATES_OF_A_SIZE = 4
@@ -51,12 +50,12 @@ _TEMPLATES_OF_A_SIZE = 4
 
 @dataclass(frozen=True, slots=True)
 class _AdmittedHead:
-    """What is known of every request with the same head.
+    """A checked head of requests.
 
     Attributes:
-        order: For each input of the model, the position of its tensor in the request.
-        sizes: The raw size of each input of the model; None for BYTES.
-        shapes: The full shape of each input of the model.
+        order: Position in the request of each input of the model.
+        sizes: Raw size of each input of the model; None for BYTES.
+        shapes: Full shape of each input of the model.
     """
 
     model: ModelSpec
@@ -72,12 +71,12 @@ class _AdmittedHead:
 
 
 class _Template(msgspec.Struct, frozen=True, gc=False):
-    """A message that was found valid, and will be again with another id and other tensors of the same sizes.
+    """A valid message, with the id and the tensors left open.
 
     Attributes:
-        fixed: All bytes but the id's and the tensors', each run of them behind its offset.
-        id_at: From where to where.
-        spans: From where to where, for each input of the model.
+        fixed: Offset and bytes of each fixed run.
+        id_at: Start and stop of the id.
+        spans: Start and stop of each input of the model.
     """
 
     head: _AdmittedHead
@@ -87,10 +86,10 @@ class _Template(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """Turns the bytes of a Kafka record into a request, or says why not.
+    """Turns the value of a Kafka record into a request or a refusal.
 
     Args:
-        max_message_bytes: The largest request.
+        max_message_bytes: Size of the largest request.
         default_priority: Priority of requests without one.
         defects: Gets unexpected exceptions.
     """
@@ -101,15 +100,15 @@ class Admission:
         self._default_priority = default_priority
         self._defects = defects
         self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
-        #: By the size of the message, the latest first.
+        #: By size of the message, the latest first.
         self._templates: dict[int, list[_Template]] = {}
 
     def admit(self, message: Buffer | None, source: Source, now_ms: float) -> Request | Refused:
-        """The request in one Kafka record; never raises.
+        """Admit or refuse the request in one Kafka record; never raises.
 
         Args:
-            message: The record's value, of which the request's tensors are views where possible; None is a tombstone.
-            source: The record's place and timestamp.
+            message: Value of the record, of which tensors are views where possible; None for a tombstone.
+            source: Place and timestamp of the record.
             now_ms: Unix time.
         """
         if message is None:
@@ -145,7 +144,7 @@ class Admission:
         try:
             envelope = protobuf_wire.open_envelope(message)
         except UnreadableRequest:
-            envelope = None  # perhaps it is JSON
+            envelope = None  # It may be JSON.
         if envelope is None or not envelope.raw:
             return self._admit_read(codec.decode_request(message), message, source, now_ms)
         head = self._heads.get(envelope.head)
@@ -179,7 +178,7 @@ class Admission:
 
     def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: _AdmittedHead) -> None:
         if None in head.sizes or len(envelope.head) > _MAX_REMEMBERED_SIZE_BYTES:
-            return  # the size of a BYTES tensor says nothing about its elements
+            return  # The size of a BYTES tensor does not determine its elements.
         fixed, end = [], 0
         for start, stop in sorted((envelope.id_at, *envelope.raw)):
             if end < start:
@@ -245,14 +244,14 @@ def _request(
             _check_finite(spec, shape, data)
     deadline_ms = NO_DEADLINE_MS
     if head.timeout_ms is not None:
-        # A record without a timestamp (-1) starts to wait now.
+        # The deadline of a record without a timestamp (-1) counts from now.
         start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
         deadline_ms = min(start_ms + head.timeout_ms, MAX_DEADLINE_MS)
         if deadline_ms <= now_ms:
             raise DeadlineExceeded(
                 f"the deadline passed {now_ms - deadline_ms:.0f} ms before the task read the request: raise its timeout"
             )
-    # By position, which costs half: every request comes through here.
+    # Positional arguments take half the time of keywords.
     return Request(
         head.signature,
         len(message),
@@ -276,7 +275,7 @@ def _request(
 
 
 def _prober(message: memoryview) -> Callable[[bytes, int], bool]:
-    """What `startswith` is to bytes."""
+    """Return the `startswith` of a view."""
     return lambda part, at: message[at : at + len(part)] == part
 
 
@@ -298,7 +297,7 @@ def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None
             f"the id has {len(request_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed: send a shorter id"
         )
     if head.rows > len(message):
-        # Rows without elements take no bytes: a short message could ask for billions of them.
+        # Rows without elements take no bytes: a short message could declare billions of them.
         raise WrongShape(f"the request has {head.rows} rows in {len(message)} bytes, at most one per byte: send fewer")
 
 
@@ -306,7 +305,7 @@ def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ..
     positions: dict[str, int] = {}
     known = {spec.name for spec in model.inputs}
     for position, tensor in enumerate(inputs):
-        # A sender that does not know the only input's name may leave it out.
+        # The name of the only input may be left out.
         name = tensor.name or (model.inputs[0].name if len(model.inputs) == 1 else "")
         if name not in known:
             raise UnknownInput(f"unknown input {name!r} of model {model.name!r}; available: {_names(known)}")

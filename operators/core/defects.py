@@ -1,4 +1,4 @@
-"""Defects that the core caught, kept until a Flink shell logs them: the core itself writes no log."""
+"""Caught defects, kept until a Flink shell logs them: the core writes no log."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,7 @@ class Defect(NamedTuple):
     """An unexpected exception.
 
     Attributes:
-        phase: The phase of the request (`admit`, `queue`, `batch`, `session`, `merge`, `encode`).
-        error: The exception, with its traceback.
+        phase: Phase of the request: `admit`, `queue`, `batch`, `session`, `merge` or `encode`.
         detail: The request or record concerned.
     """
 
@@ -21,24 +20,20 @@ class Defect(NamedTuple):
 
 
 class Defects:
-    """The defects of one task since the last drain.
-
-    Args:
-        meter: Counts all of them, by phase.
-    """
+    """The defects of one task since the last drain; `meter` counts all of them by phase."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._pending: list[Defect] = []
 
     def note(self, phase: str, error: BaseException, detail: str = "") -> None:
-        """Counts a defect, and keeps it for the log while fewer than `MAX_PENDING_DEFECTS` are kept."""
+        """Count a defect; keep it for the log below `MAX_PENDING_DEFECTS`."""
         self._meter.note_defect(phase)
         if len(self._pending) < MAX_PENDING_DEFECTS:
             self._pending.append(Defect(phase, error, detail))
 
     def drain(self) -> list[Defect]:
-        """Returns the kept defects in order, and forgets them."""
+        """Remove and return the kept defects in order."""
         if not self._pending:
             return []
         pending, self._pending = self._pending, []

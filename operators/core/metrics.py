@@ -1,16 +1,16 @@
-"""Counts what a task does, by model and stage, for whoever watches it.
+"""Counts of a task, by model and phase.
 
-Requests are counted in buckets of time that double (64 us, 128 us, ... 34 s), since percentiles of several tasks cannot
-be added and counts can. A count is named by a path, as Flink names metrics: groups, then the counter.
+Buckets of requests by time double (64 us to 34 s), because counts of several tasks can be added and percentiles
+cannot. A path of groups and a counter names each count, as in Flink.
 
-    model / NAME-VERSION / requests, rows, batches               of requests that were answered with outputs
-    model / NAME-VERSION / STAGE / us                            time spent, over all requests
-    model / NAME-VERSION / STAGE / le / LIMIT / requests         requests that spent so many microseconds at most
-    error / CODE / requests                                      requests that were answered with an error
-    phase / PHASE / defects                                      unexpected exceptions
-    exchange / claims, claimed_bytes                             records for other tasks that went by shared memory
-    exchange / large_messages                                    those that were large enough for it, and did not
-    exchange / lost                                              those whose reader could not have them
+    model / NAME-VERSION / requests, rows, batches           requests answered with outputs
+    model / NAME-VERSION / PHASE / us                        total time of these
+    model / NAME-VERSION / PHASE / le / LIMIT / requests     requests of at most LIMIT microseconds
+    error / CODE / requests                                  requests answered with an error
+    phase / PHASE / defects                                  unexpected exceptions
+    exchange / claims, claimed_bytes                         records through shared memory
+    exchange / large_messages                                large records sent as messages
+    exchange / lost                                          records unreadable for their reader
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from anabranch.schemas.signatures import Signature
 
 Path = tuple[str, ...]
 
-#: The bucket of so many microseconds, and of fewer, has the limit 2 ** (_FIRST_POWER + bucket); the last has none.
+#: Bucket n holds times up to 2 ** (_FIRST_POWER + n) microseconds; the last one has no limit.
 _FIRST_POWER, _BUCKETS = 6, 20
 LIMITS_US: tuple[int | None, ...] = (*[1 << (_FIRST_POWER + bucket) for bucket in range(_BUCKETS)], None)
-#: Beside the stages: from the record's timestamp to the written answer.
+#: From the timestamp of the record to the written answer.
 TOTAL = "total"
-#: A sender's clock may say anything, and a counter of Flink's has 63 bits for the sum of many requests.
+#: Senders' clocks may be wrong, and Flink's counters have 63 bits.
 _MOST_US = 1 << 40
 
 
 class _Histogram:
-    """Requests by the time that they spent."""
+    """Requests by time."""
 
     __slots__ = ("counts", "us")
 
@@ -51,7 +51,7 @@ class _Model:
 
     def __init__(self) -> None:
         self.requests = self.rows = self.batches = 0
-        self.spent = {stage: _Histogram() for stage in (*STAGES, TOTAL)}
+        self.spent = {phase: _Histogram() for phase in (*STAGES, TOTAL)}
 
 
 class Meter:
@@ -65,7 +65,7 @@ class Meter:
         self._admit_us = 0
 
     def note_admission(self, requests: int, spent_ms: float) -> None:
-        """Notes what admission took of late: that of the next batches."""
+        """Set the admission time of the next batches."""
         self._admit_us = round(spent_ms * 1000 / requests)
 
     def note_batch(
@@ -78,12 +78,10 @@ class Meter:
         ended_ms: float,
         written_ms: float,
     ) -> None:
-        """Counts requests that ran as one batch, and were answered.
+        """Count requests that were answered from one batch.
 
         Args:
-            signature: Of all of them.
-            requests: All of the batch.
-            taken_ms: Unix time, as all others; see `anabranch.schemas.latency_breakdown`.
+            taken_ms: Unix time like the others; see `anabranch.schemas.latency_breakdown`.
         """
         counts = self._of(signature)
         count = len(requests)
@@ -98,7 +96,7 @@ class Meter:
         for request in requests:
             counts.rows += request.rows
             sent_ms, read_ms = request.source.timestamp_ms, request.arrived_ms
-            if read_ms < 0:  # what was restored after a failure is said to have come long ago
+            if read_ms < 0:  # restored from state
                 read_ms = sent_ms
             elif sent_ms < 0:  # a record without a timestamp
                 sent_ms = int(read_ms)
@@ -107,7 +105,7 @@ class Meter:
             total.add(int((written_ms - sent_ms) * 1000))
 
     def note_split(self, signature: Signature, rows: int, breakdown: LatencyBreakdown, written_ms: float) -> None:
-        """Counts a request that was split, and answered."""
+        """Count a split request that was answered."""
         counts = self._of(signature)
         counts.requests += 1
         counts.rows += rows
@@ -116,33 +114,33 @@ class Meter:
         counts.spent[TOTAL].add(round((written_ms - breakdown.sent_ms) * 1000))
 
     def note_error(self, code: str, requests: int = 1) -> None:
-        """Counts requests that were answered with an error."""
+        """Count requests that were answered with an error."""
         self._errors[code] = self._errors.get(code, 0) + requests
 
     def note_defect(self, phase: str) -> None:
-        """Counts an unexpected exception."""
+        """Count an unexpected exception."""
         self._defects[phase] = self._defects.get(phase, 0) + 1
 
     def note_claim(self, size_bytes: int) -> None:
-        """Counts a record that another task gets by shared memory."""
+        """Count a record that travels through shared memory."""
         self._note_exchange("claims", 1)
         self._note_exchange("claimed_bytes", size_bytes)
 
     def note_large_message(self) -> None:
-        """Counts a record that was large enough for shared memory, but went as a message."""
+        """Count a record that is large enough for shared memory but travels as a message."""
         self._note_exchange("large_messages", 1)
 
     def note_lost(self) -> None:
-        """Counts a record that this task could not have."""
+        """Count a record that this task could not read."""
         self._note_exchange("lost", 1)
 
     @property
     def has_more(self) -> bool:
-        """Whether anything was counted since it was drained."""
+        """True if anything was counted since the last drain."""
         return bool(self._models or self._errors or self._defects or self._exchange)
 
     def drain(self) -> dict[Path, int]:
-        """What was counted since the last time; buckets hold those of all smaller ones, too."""
+        """Remove and return all counts; buckets are cumulative."""
         drained: dict[Path, int] = {("error", code, "requests"): count for code, count in self._errors.items()}
         drained |= {("phase", phase, "defects"): count for phase, count in self._defects.items()}
         drained |= {("exchange", name): count for name, count in self._exchange.items()}
@@ -151,12 +149,12 @@ class Meter:
             drained[(*group, "requests")] = counts.requests
             drained[(*group, "rows")] = counts.rows
             drained[(*group, "batches")] = counts.batches
-            for stage, histogram in counts.spent.items():
-                drained[(*group, stage, "us")] = histogram.us
+            for phase, histogram in counts.spent.items():
+                drained[(*group, phase, "us")] = histogram.us
                 below = 0
                 for limit_us, count in zip(LIMITS_US, histogram.counts, strict=True):
                     below += count
-                    drained[(*group, stage, "le", "inf" if limit_us is None else str(limit_us), "requests")] = below
+                    drained[(*group, phase, "le", "inf" if limit_us is None else str(limit_us), "requests")] = below
         self._models, self._errors, self._defects, self._exchange = {}, {}, {}, {}
         return {path: count for path, count in drained.items() if count}
 
@@ -172,17 +170,17 @@ class Meter:
 
 
 def bucket_of(us: int) -> int:
-    """The first bucket whose limit is not below a time; clocks that disagree make times below 0."""
+    """Find the first bucket with a limit not below a time; clocks that differ give negative times."""
     if us <= 2**_FIRST_POWER:
         return 0
     return min((us - 1).bit_length() - _FIRST_POWER, _BUCKETS)
 
 
 def percentile_us(buckets: Sequence[float], share: float) -> float:
-    """The time that a share of the requests spent at most, on a line through its bucket; 0 where there are none.
+    """Interpolate a percentile within its bucket; 0 without requests.
 
     Args:
-        buckets: Requests up to each of `LIMITS_US`, as drained: not decreasing.
+        buckets: Cumulative requests for each of `LIMITS_US`.
         share: From 0 to 1.
     """
     wanted = share * buckets[-1]

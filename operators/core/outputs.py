@@ -1,4 +1,4 @@
-"""What leaves a task."""
+"""Records that leave a task."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -24,20 +24,20 @@ class Shard(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A UNIT record for the next stage of a model: name and version."""
+    """A UNIT record for the next stage of a model (name and version)."""
 
     model: tuple[str, str]
     value: bytes
 
 
 class Offload(NamedTuple):
-    """A BATCH for the exchange: requests that the task which runs them answers."""
+    """A BATCH for the exchange; the task that runs its requests answers them."""
 
     value: bytes
 
 
 class WindowPart(NamedTuple):
-    """An OPENING, PARTIAL or FAILURE for the window of its request, whose name is the key."""
+    """An OPENING, PARTIAL or FAILURE for the window of a request, under its key."""
 
     key: str
     value: bytes

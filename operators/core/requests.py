@@ -15,25 +15,24 @@ NOWHERE = Source(-1, -1, -1)
 class Request(msgspec.Struct, gc=False):
     """A valid request in the task that read it.
 
+    The queue sets `number`, `arrived_ms` and `cost_ms`.
+
     Attributes:
         signature: Encoded `Signature`; requests of one batch share it.
         size_bytes: Memory of the request.
         rows: 1 for a model without batch axis.
         priority: 1 is the most urgent.
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-        number: Order of arrival; the queue sets it.
-        arrived_ms: Unix time; the queue sets it.
-        cost_ms: Predicted work; the queue sets it.
-        gone: Whether it has left the queue.
-        stored: Whether state holds it.
-        source: Place in Kafka: the name of the request inside the job.
-        id: Name that the sender gave.
-        encoding: Encoding of the answer.
-        partial_allowed: Whether the answer may leave out missing rows.
-        explain: Whether the answer says over how many shards and tasks it was spread.
+        number: Order of arrival.
+        cost_ms: Predicted work.
+        gone: True after it left the queue.
+        stored: True while state holds it.
+        source: Place in Kafka; identifies the request inside the job.
+        partial_allowed: True if the answer may lack rows.
+        explain: True if the answer reports shards, tasks and times.
         original: Value of the Kafka record.
-        tensors: Raw bytes of each input, in the model's order; views of `original` where possible.
-        breakdown: Times of the request, if the answer explains them.
+        tensors: Raw bytes of each input of the model; views of `original` where possible.
+        breakdown: Times, for an explained answer.
     """
 
     signature: bytes
@@ -57,18 +56,14 @@ class Request(msgspec.Struct, gc=False):
 
 
 def undecodable(error: Exception, phase: str) -> Failure:
-    """Returns the failure of the requests in a record that cannot be decoded."""
+    """Return the failure of the requests in an undecodable record."""
     return Failure(
         InternalError.code, f"a record between two tasks cannot be decoded ({error}): send the request again", phase
     )
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A request that was refused, with the failure.
-
-    Attributes:
-        id: Empty if it could not be read.
-    """
+    """A refused request; the id is empty if it is unreadable."""
 
     source: Source
     id: str

@@ -1,4 +1,4 @@
-"""Writes the answer to each request, and a dead letter for each failure."""
+"""Writes answers, and a dead letter for each failure."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,12 +21,12 @@ class ResponseWriter:
     """Writes answers and dead letters.
 
     Args:
-        requests_topic: Named in dead letters.
+        requests_topic: Topic that dead letters name.
         max_message_bytes: Size of the largest answer.
-        now_ms: The clock, for the latency breakdown.
+        now_ms: The clock.
 
     Attributes:
-        meter: Counts answers. Each task has a copy of this object, and with it a meter of its own.
+        meter: Counts answers; each task has a copy of this object with a meter of its own.
         defects: Unexpected exceptions, for the log of the task.
     """
 
@@ -51,16 +51,15 @@ class ResponseWriter:
         task: int | None = None,
         breakdown: LatencyBreakdown | None = None,
     ) -> list[Answer | DeadLetterRecord]:
-        """Writes the answer to a request, which may lack rows.
+        """Write the answer to a request, which may lack rows.
 
         Args:
-            request: A request, or the OPENING of one that was split.
-            phase: Phase of the failure if the answer cannot be written.
-            missing: Row ranges that are not in the outputs.
-            missing_members: Members of an ensemble of which nothing is in the outputs.
-            failure: Why they are missing; it also becomes a dead letter.
-            task: Index of the only task that ran it.
-            breakdown: Time stamps of the request, with those of the answer still missing.
+            request: A request, or the OPENING of a split one.
+            phase: Phase of a failure to write the answer.
+            missing: Ranges of missing rows.
+            missing_members: Members of an ensemble without any output.
+            failure: Reason for missing rows; it also becomes a dead letter.
+            task: Index of the task, if there was only one.
         """
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
@@ -90,12 +89,12 @@ class ResponseWriter:
     def answer_batch(
         self, requests: Sequence[Request], signature: Signature, outputs: BatchOutputs, *, phase: str, task: int
     ) -> list[Answer | DeadLetterRecord]:
-        """Writes the answers to all requests of a batch without failed rows.
+        """Write the answers to all requests of a batch without failed rows.
 
         Args:
             requests: In the order of their rows.
-            signature: The signature of all of them.
-            phase: Phase of the failure if an answer cannot be written.
+            signature: Signature of all requests.
+            phase: Phase of a failure to write an answer.
             task: Index of the task that ran the batch.
         """
         frames: dict[int, protobuf_wire.ResponseFrame] = {}
@@ -121,7 +120,7 @@ class ResponseWriter:
         return answers
 
     def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
-        """Writes the error for a refused request, unless its id could not be read, and its dead letter."""
+        """Write the dead letter of a refused request, and an error if its id is readable."""
         failure = refused.failure
         letter = self._write(refused.id, refused.source, failure, refused.original)
         if failure.code == UnreadableRequest.code:
@@ -130,7 +129,7 @@ class ResponseWriter:
         return [self._error(refused.id, refused.encoding, failure), letter]
 
     def fail(self, request: Request | OpeningRecord, failure: Failure) -> list[Answer | DeadLetterRecord]:
-        """Writes the error for a request, and its dead letter."""
+        """Write the error and the dead letter of a request."""
         named = _named(request, failure)
         return [self._error(request.id, request.encoding, named), self._letter(request, named)]
 

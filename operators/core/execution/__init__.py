@@ -1,1 +1,1 @@
-"""Runs batches, stages and steps, and moves batches between tasks."""
+"""Runs batches, stages and steps; moves batches between tasks."""

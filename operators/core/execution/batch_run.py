@@ -1,7 +1,7 @@
-"""Runs a batch, and finds the rows at fault when it fails.
+"""Runs a batch, and finds the rows at fault if it fails.
 
-A batch that fails is halved until a single row (or, for a model without batch axis, a single request) fails: only the
-rows at fault get the error. A good batch costs one call; a bad row about 2 * log2(rows).
+A failing batch is halved down to single rows (or requests, without batch axis), and only these fail. A bad row costs
+about 2 * log2(rows) calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ PHASE = "session"
 
 
 class BatchPart(Protocol):
-    """One of the parts of a batch: a request, a shard, the rows of a UNIT."""
+    """A part of a batch: a request, a shard, the rows of a UNIT."""
 
     @property
     def rows(self) -> int:
-        """Rows of the part; 1 for a model without batch axis."""
+        """Rows; 1 for a model without batch axis."""
 
     @property
     def tensors(self) -> Sequence[Buffer]:
@@ -33,14 +33,14 @@ class BatchPart(Protocol):
 
 
 class PartRows(NamedTuple):
-    """A part that is only rows and tensors."""
+    """A part of only rows and tensors."""
 
     rows: int
     tensors: Sequence[Buffer]
 
 
 class FailedRows(NamedTuple):
-    """Rows of a part on which the model failed, and the model's message."""
+    """Rows of a part on which the model failed."""
 
     first_row: int
     rows: int
@@ -48,7 +48,7 @@ class FailedRows(NamedTuple):
 
 
 class PartOutcome(NamedTuple):
-    """Outputs and failures of one part; rows are numbered from the part's first."""
+    """Outputs and failures of one part, numbered from its first row."""
 
     good: Sequence[RowBlock]
     bad: Sequence[FailedRows]
@@ -58,13 +58,13 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Outputs and failures of a batch.
 
     Attributes:
-        is_by_row: Whether axis 0 of every output counts rows.
+        is_by_row: True if axis 0 of every output counts rows.
         part_rows: Rows of each part.
         good: Outputs of consecutive rows that share a tensor, in order.
         bad: Failed rows of the batch, in order.
         apart: Outcome of each part, for a model without batch axis.
         started_ms: Unix time of the first call of the session.
-        ended_ms: Unix time at which the last one returned.
+        ended_ms: Unix time of the last return.
     """
 
     is_by_row: bool
@@ -77,11 +77,11 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> BatchOutputs | None:
-        """The outputs of all rows; None if some failed, or if they do not share a tensor."""
+        """Outputs of all rows; None if some failed or do not share a tensor."""
         return self.good[0] if len(self.good) == 1 and not self.bad else None
 
     def outcomes(self) -> Sequence[PartOutcome]:
-        """The outcome of each part, in order."""
+        """Return the outcome of each part."""
         if self.apart is not None:
             return self.apart
         outcomes, first = [], 0
@@ -112,12 +112,12 @@ def run_batch(
     defects: Defects,
     joined: Sequence[Buffer] = (),
 ) -> BatchResult:
-    """Runs parts of one signature as one batch; a row on which the model fails does not raise.
+    """Run parts of one signature as one batch; failing rows do not raise.
 
     Args:
         now_ms: The clock.
-        defects: Gets the exception of each row that fails.
-        joined: Tensors with the rows of all parts, if there are such already.
+        defects: Gets the exception of each failing row.
+        joined: Tensors with the rows of all parts, if they exist.
     """
     part_rows = [part.rows for part in parts]
     if not model.batchable:
@@ -141,11 +141,7 @@ def run_batch(
 
 
 class _RowRun:
-    """The calls of the session for one batch.
-
-    Args:
-        step: Rows of one call; None for all of them.
-    """
+    """The calls of the session for one batch, of `step` rows each or of all."""
 
     __slots__ = ("_defects", "_inputs", "_outputs", "_rows", "_session", "_step", "bad", "good")
 
@@ -198,7 +194,7 @@ class _RowRun:
 
 
 def _joined(good: list[tuple[int, int, list[Array]]]) -> list[tuple[int, int, list[Array]]]:
-    """Joins the outputs of consecutive rows (a model with a fixed batch size) where their shapes allow it."""
+    """Join outputs of consecutive rows of equal shape."""
     joined: list[tuple[int, int, list[list[Array]]]] = []
     for start, stop, outputs in good:
         if joined and joined[-1][1] == start and _alike(joined[-1][2][-1], outputs):
@@ -251,5 +247,5 @@ def _gather(parts: Sequence[BatchPart], signature: Signature, rows: int, joined:
 
 
 def _aligned(array: Array) -> Array:
-    # The tensors of a request start anywhere in its message.
+    # Tensors start anywhere in the message.
     return array if array.flags.aligned else array.copy()

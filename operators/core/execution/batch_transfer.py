@@ -1,4 +1,4 @@
-"""Packs requests into a BATCH record for another task, and unpacks them there."""
+"""Packs requests into a BATCH for another task, and unpacks them there."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from anabranch.schemas.tensors import Buffer
 
 
 def pack(requests: Sequence[Request]) -> BatchRecord:
-    """Packs requests of one signature."""
+    """Pack requests of one signature."""
     columns = zip(*[request.tensors for request in requests], strict=True)
     return BatchRecord(
         [_entry(request) for request in requests],
@@ -21,7 +21,7 @@ def pack(requests: Sequence[Request]) -> BatchRecord:
 
 
 def unpack(batch: BatchRecord) -> list[Request]:
-    """Unpacks the requests of a batch; their tensors are views of its own."""
+    """Unpack a batch; tensors are views."""
     entries = batch.entries
     specs = decode_signature(batch.signature).inputs
     rows = [entry.rows for entry in entries]
@@ -70,8 +70,8 @@ def _breakdown(entry: BatchEntry) -> LatencyBreakdown:
 
 
 def _split(spec: TensorSignature, data: Buffer, rows: Sequence[int]) -> list[Buffer]:
-    """Splits a tensor's bytes by entry."""
-    if len(rows) == 1:  # perhaps of a model without batch axis
+    """Split a tensor by entry."""
+    if len(rows) == 1:  # The model may have no batch axis.
         return [data]
     offsets = row_offsets(spec.datatype, spec.shape, data, sum(rows))
     parts, first = [], 0

@@ -1,11 +1,10 @@
-"""Runs batches and shards: what an inference task does.
+"""Runs batches and shards.
 
-    batch of requests  --> an answer for each request (an error and a dead letter if its rows failed)
+    batch of requests  --> answers (an error and a dead letter for failed rows)
     BATCH              --> the same, for requests that another task read
-    SHARD              --> PARTIAL and FAILURE to the request's window
+    SHARD              --> PARTIAL and FAILURE to the window of the request
 
-Nothing here raises: an unexpected exception, or a model that an upgrade took out of the catalog, fails the requests
-concerned and no others.
+Nothing here raises: an exception, or a model missing from the catalog, fails only the requests concerned.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,9 +53,9 @@ class InferenceTask:
     """One inference task.
 
     Args:
-        session_of: Gives the session of a model.
-        task: Index of the task, for requests that ask where they ran.
-        pack: Encodes the outputs of a shard for another task.
+        session_of: Returns the session of a model.
+        task: Index of the task, for explained answers.
+        pack: Encodes outputs of a shard for another task.
     """
 
     def __init__(
@@ -77,12 +76,12 @@ class InferenceTask:
     def on_batch(
         self, requests: Sequence[Request], taken_ms: float, joined: Sequence[Buffer] = ()
     ) -> list[Answer | DeadLetterRecord]:
-        """Runs requests of one signature and answers them; never raises.
+        """Run requests of one signature and answer them; never raises.
 
         Args:
-            requests: Requests whose deadline has not passed.
-            taken_ms: Now, in Unix time.
-            joined: Tensors with the rows of all requests, if there are such already.
+            requests: Requests before their deadline.
+            taken_ms: Unix time.
+            joined: Tensors with the rows of all requests, if they exist.
         """
         try:
             signature = decode_signature(requests[0].signature)
@@ -110,7 +109,7 @@ class InferenceTask:
                 ended_ms=batch.ended_ms,
                 written_ms=self._response_writer.now_ms(),
             )
-        except Exception as error:  # noqa: BLE001 - a defect fails the requests concerned, not the job
+        except Exception as error:  # noqa: BLE001 - a defect must not kill the job
             if len(requests) == 1:
                 failure = self._failure_of(error, f"request {requests[0].id!r}")
                 return self._response_writer.fail(requests[0], failure)
@@ -118,19 +117,19 @@ class InferenceTask:
         return outputs
 
     def on_exchange(self, encoded: Buffer, now_ms: float) -> Sequence[Answer | DeadLetterRecord | WindowPart]:
-        """Runs a SHARD or BATCH of another task; never raises."""
+        """Run a SHARD or BATCH of another task; never raises."""
         is_batch = encoded[:1] == _BATCH
         return self.on_transferred(encoded, now_ms) if is_batch else self.on_shard(encoded, now_ms)
 
     def on_transferred(self, encoded: Buffer, now_ms: float) -> list[Answer | DeadLetterRecord]:
-        """Answers the requests of a BATCH, and runs those whose deadline has not passed; never raises.
+        """Run the requests of a BATCH before their deadline, and fail the others; never raises.
 
-        The requests of a BATCH that cannot be decoded get an error, as far as they can be read.
+        Requests of an undecodable BATCH get an error, as far as they are readable.
         """
         try:
             batch = BatchRecord.decode(encoded)
             requests = unpack(batch)
-        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+        except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
             self._defects.note("batch", error, f"undecodable BATCH of {len(encoded)} bytes")
             return self._refuse_entries(encoded, undecodable(error, PHASE))
         alive = [each for each in requests if each.deadline_ms == NO_DEADLINE_MS or each.deadline_ms > now_ms]
@@ -146,14 +145,13 @@ class InferenceTask:
         return outputs + self.on_batch(alive, now_ms) if alive else outputs
 
     def on_shard(self, encoded: Buffer, now_ms: float) -> list[WindowPart]:
-        """Runs a SHARD, or hands on the FAILURE that one became on its way; never raises.
+        """Run a SHARD, or forward the FAILURE that replaced it; never raises.
 
-        A SHARD whose deadline has passed gives nothing, because its window answers at the deadline. One that cannot be
-        decoded fails its rows, as far as its header can be read.
+        A SHARD past its deadline gives nothing, because its window answers then. An undecodable one fails its readable rows.
         """
         try:
             shard = FailureRecord.decode(encoded) if encoded[:1] == _FAILURE else ShardRecord.decode(encoded)
-        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+        except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
             self._defects.note("batch", error, f"undecodable SHARD of {len(encoded)} bytes")
             return failure_parts(salvage_segments(encoded), undecodable(error, PHASE))
         deadline_ms = shard.segment.deadline_ms
@@ -163,7 +161,7 @@ class InferenceTask:
             return [WindowPart(window_key(shard.segment.source), bytes(encoded))]
         try:
             return self._run_shard(shard, now_ms)
-        except Exception as error:  # noqa: BLE001 - a defect fails the rows concerned, not the job
+        except Exception as error:  # noqa: BLE001 - a defect must not kill the job
             failure = self._failure_of(error, f"shard of request {shard.segment.id!r}")
             return failure_parts([shard.segment], failure)
 

@@ -1,11 +1,10 @@
-"""Runs one stage of a model that was cut, and turns requests into units for the first one.
+"""Runs one stage of a cut model, and turns requests into units for the first stage.
 
-    requests, shards --> UNIT --> [ stage 0 ] --> UNIT --> [ stage 1 ] --> PARTIAL for the window of each segment
+    requests, shards --> UNIT --> [ stage 0 ] --> UNIT --> [ stage 1 ] --> PARTIAL for each segment's window
                                        |                        |
-                                       +--- FAILURE: the rows at fault, and no others
+                                       +------- FAILURE --------+
 
-A unit holds every tensor that a later stage or the answer needs, also those of skip connections. Each request has a
-window, which answers at the deadline and holds the Kafka record's value.
+A unit holds every tensor that a later stage or the answer needs. Windows answer at the deadline.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,14 +46,14 @@ from anabranch.schemas.tensors import Buffer, Tensor
 
 
 def stage_name(model: ModelSpec, index: int) -> str:
-    """Returns the name of a stage for people, counted from 1."""
+    """Name a stage for people, counted from 1."""
     return f"{model.name}/{model.version} stage {index + 1}/{len(model.stages)}"
 
 
 def enter(parts: Sequence[Request] | Sequence[ShardRecord], model: ModelSpec) -> UnitRecord:
-    """Returns the unit of requests or shards of one signature, for the first stage."""
+    """Return the unit of requests or shards of one signature for the first stage."""
     signature = decode_signature(parts[0].signature)
-    # The functions of a step may use any tensor.
+    # Functions of a step may use any tensor.
     needed = {spec.name for spec in model.inputs} if model.is_chain else _needed_after(model, -1, signature)
     tensors, live = [], []
     for index, spec in enumerate(signature.inputs):
@@ -68,12 +67,12 @@ def enter(parts: Sequence[Request] | Sequence[ShardRecord], model: ModelSpec) ->
 
 
 class _UnitLayout(NamedTuple):
-    """What a stage does with the tensors of units of one signature.
+    """Use of the tensors of units of one signature.
 
     Attributes:
         inputs: Positions of the stage's inputs in a unit.
-        runs: The stage's inputs, and the outputs that it must give.
-        passes: Positions of the tensors that a later stage or the answer needs.
+        runs: Inputs of the stage, and its needed outputs.
+        passes: Positions of tensors that a later stage or the answer needs.
     """
 
     signature: Signature
@@ -89,8 +88,8 @@ class Stage:
         model: The whole model.
         index: Index of the stage, from 0.
         session: Session of the stage.
-        task: Index of the task, for requests that ask where they ran.
-        pack: Encodes units, or the outputs of the last stage, for another task.
+        task: Index of the task, for explained answers.
+        pack: Encodes records for another task.
         defects: Gets unexpected exceptions.
     """
 
@@ -116,14 +115,14 @@ class Stage:
         self._layouts: dict[bytes, _UnitLayout] = {}
 
     def on_unit(self, encoded: Buffer, now_ms: float) -> Sequence[Unit | WindowPart]:
-        """Runs a UNIT: returns one for the next stage, and parts for windows; never raises.
+        """Run a UNIT; return one for the next stage, or parts for windows; never raises.
 
-        A unit that failed on its way fails all its segments. One whose last deadline has passed gives nothing, because
-        windows answer at the deadline. One that cannot be decoded fails the segments that can be read.
+        A failed unit fails all its segments, an undecodable one those that are readable. One past its last deadline gives
+        nothing.
         """
         try:
             unit = UnitRecord.decode(encoded)
-        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+        except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
             self._defects.note("batch", error, f"{self._name}: undecodable UNIT of {len(encoded)} bytes")
             return self._fail(salvage_segments(encoded), undecodable(error, self._name))
         deadline_ms = unit.deadline_ms
@@ -219,7 +218,7 @@ class Stage:
                 tuple(data),
                 is_whole=not self._model.batchable,
                 taken_ms=taken_ms,
-                # All sessions count as one that ends now: the time before is queue and transfer.
+                # Earlier stages count as part of this session.
                 started_ms=ended_ms - ran_ms,
                 ended_ms=ended_ms,
             )
@@ -275,13 +274,13 @@ def _segment_of(part: Request | ShardRecord) -> Segment:
 
 
 def _needed_after(model: ModelSpec, index: int, signature: Signature) -> set[str]:
-    """Returns the tensors that stages after `index`, or the answer, need; -1 is before the first stage."""
+    """Return the tensors that the answer or stages after `index` need; -1 is before the first."""
     later = {spec.name for stage in model.stages[index + 1 :] for spec in stage.inputs}
     return later | set(signature.outputs)
 
 
 def _within(segments: Sequence[Segment], first_row: int, rows: int) -> tuple[Segment, ...]:
-    """Returns the parts of segments that are in the rows [first_row, first_row + rows) of their unit."""
+    """Return the parts of segments in the rows [first_row, first_row + rows) of their unit."""
     some, at, stop = [], 0, first_row + rows
     for segment in segments:
         low, high = max(at, first_row), min(at + segment.rows, stop)

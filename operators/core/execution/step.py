@@ -1,15 +1,12 @@
-"""Chains: the output of one model feeds the next, with Python functions around each.
+"""Steps of a chain: the output of one model feeds the next, with Python functions around each.
 
     tensors --> before --> one or more runs of the model --> after --> tensors of the next step, or the answer
                   |                                            ^
-                  +-- what the model does not take ------------+
+                  +------- tensors that the model lacks -------+
 
-A step is a stage (`stage`) whose tensors have any names, datatypes and shapes: a request travels
-alone, and a picture may become many lines of text on its way. `before(tensors)` gives a mapping for the model's run, or
-a list of them, one for each run. `after(tensors, runs)` gets what came in, and of each run what `before` gave together
-with the model's outputs. Arrays that come in cannot be written to.
-
-The functions are the operator's own code. What they raise is the answer to their request, and to no other.
+A step is a stage (`stage`) of single requests, with tensors of any names, datatypes and shapes. `before(tensors)`
+returns a mapping for each run of the model. `after(tensors, runs)` gets the step's tensors, and the inputs and outputs
+of each run. Input arrays are read-only. An exception of a function fails its request only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +31,11 @@ After: TypeAlias = Callable[[Named, Sequence[Named]], Named]
 
 
 class Step(Stage):
-    """One task of one step.
+    """One task of one step; see `Stage` for the other arguments.
 
     Args:
-        before: None for tensors that are the model's inputs.
-        after: None where what the only run had, and gave, goes on.
-
-    See `anabranch.operators.core.execution.stage.Stage` for the others.
+        before: None if the tensors are the model's inputs.
+        after: None to forward inputs and outputs of the only run.
     """
 
     def __init__(
@@ -119,7 +114,7 @@ class Step(Stage):
 
 
 class _StepFailed(Exception):
-    """What went wrong in a step."""
+    """A failure of a step."""
 
 
 def _tensor(name: str, array: Array) -> Tensor:

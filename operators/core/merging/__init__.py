@@ -1,1 +1,1 @@
-"""Splits large requests into shards and merges their outputs into one answer."""
+"""Shards of large requests, and the merging of their outputs."""

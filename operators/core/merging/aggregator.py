@@ -1,10 +1,10 @@
-"""Applies records and timers to the windows of a task; decides what state keeps, and for how long.
+"""Applies records and timers to the windows of a task.
 
-    record --> on_record --+                                    +--> answers, dead letters
-                           +--> window of one request ----------+--> state: snapshot, records to keep
-    timer  --> on_timer  --+                                    +--> timers
+    record --> on_record --+                            +--> answers, dead letters
+                           +--> window of one request --+--> state: snapshot, records to keep
+    timer  --> on_timer  --+                            +--> timers
 
-The caller reads state before a call and applies the `WindowUpdate` after it. A record of a closed window is dropped.
+The caller reads state before a call and applies the `WindowUpdate` after it. Records of closed windows are dropped.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,21 +17,21 @@ from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.tensors import Buffer
 
-#: Reads the records that the current window kept.
+#: Reads the kept records of the current window.
 Kept: TypeAlias = Callable[[], Iterable[bytes] | None]
 
 
 class WindowUpdate(NamedTuple):
-    """What the caller has to do.
+    """Changes for the caller to apply.
 
     Attributes:
         outputs: Records to emit.
-        snapshot: Window to write to state; None to leave it as it is.
+        snapshot: Window to write to state, if it changed.
         keep: Record to add to the kept ones.
-        clears_kept: Whether to remove the kept records.
-        forgets: Whether to remove the window.
+        clears_kept: True to remove the kept records.
+        forgets: True to remove the window.
         wakes_at_ms: Processing-time timers to register.
-        end_at_ms: Event-time timer to register, or to delete with a window that is forgotten; None for none.
+        end_at_ms: Event-time timer to register, or to delete with a forgotten window.
     """
 
     outputs: Sequence[Answer | DeadLetterRecord] = ()
@@ -47,7 +47,7 @@ class Aggregator:
     """The windows of one task.
 
     Args:
-        flush_metrics: Hands counts over; returns the seconds until it should be called again, 0 if it need not.
+        flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
         clock: Unix time in milliseconds.
     """
 
@@ -64,11 +64,7 @@ class Aggregator:
         self._clock = clock
 
     def on_record(self, record: Buffer, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
-        """Applies an OPENING, PARTIAL or FAILURE to the window of its request.
-
-        Args:
-            snapshot: The window in state, if there is one.
-        """
+        """Apply an OPENING, PARTIAL or FAILURE to the window in state, or to a new one."""
         now_ms = self._clock()
         window = self._load(snapshot)
         if window.is_closed:
@@ -79,7 +75,7 @@ class Aggregator:
         wakes_at_ms: tuple[int, ...] = ()
         if window.next_deadline() != before_ms:
             wakes_at_ms = (ceil(window.next_deadline()),)
-        # The last watermark of a bounded input fires the event-time timer; see `TaskLoop.on_frame`.
+        # Fires at the end of a bounded input; see `TaskLoop.on_frame`.
         end_at_ms = window.opened_at_ms if snapshot is None else None
         if closing is None:
             return WindowUpdate((), window.snapshot(), keep, wakes_at_ms=wakes_at_ms, end_at_ms=end_at_ms)
@@ -94,10 +90,10 @@ class Aggregator:
         )
 
     def on_timer(self, at_ms: int | None, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
-        """Closes a window whose time is over, or forgets one that was closed long ago.
+        """Close a window at its end, or forget one that closed long ago.
 
         Args:
-            at_ms: The time for which the timer was set; None at the end of a bounded input, which ends every wait.
+            at_ms: Time of the timer; None at the end of a bounded input, which ends every wait.
         """
         wakes_at_ms = () if at_ms is None else self._count()
         if snapshot is None:
@@ -105,7 +101,7 @@ class Aggregator:
         window = self._load(snapshot)
         if at_ms is None:
             return self._expire(window, window.next_deadline(), kept)
-        # A clock that was set back must not keep the window open: no other timer would close it.
+        # If the clock was set back, no other timer would close the window.
         update = self._expire(window, max(self._clock(), at_ms), kept)
         if update.snapshot is not None:
             wakes_at_ms += (ceil(window.next_deadline()),)

@@ -1,9 +1,6 @@
-"""Ensembles: one request for several models, whose outputs become one.
+"""Ensembles: one request for several models, whose outputs are merged.
 
-    request --> OPENING, and for each member its SHARDs
-    outputs of the complete members --> one tensor for each output, by a rule of `merge_rules`
-
-The window (`request_window`) decides which members and rows make the answer.
+The window (`request_window`) selects the members and rows of the answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +18,7 @@ from anabranch.schemas.tensors import Tensor
 
 
 def open_window(request: Request, ensemble: Ensemble) -> OpeningRecord:
-    """Returns the record that opens the window of a request for an ensemble."""
+    """Return the OPENING of a request for an ensemble."""
     signature = decode_signature(request.signature)
     whole = OpeningSignature(
         signature.model_name, signature.model_version, signature.inputs, signature.outputs, ensemble
@@ -33,7 +30,7 @@ def open_window(request: Request, ensemble: Ensemble) -> OpeningRecord:
 def member_shards(
     request: Request, ensemble: Ensemble, member: int, model: ModelSpec, shard_rows: int
 ) -> Iterator[ShardRecord]:
-    """Yields the shards of a request for one member, whose inputs may be in another order."""
+    """Yield the shards of a request for one member, in that model's order of inputs."""
     signature = decode_signature(request.signature)
     given = {spec.name: (spec, data) for spec, data in zip(signature.inputs, request.tensors, strict=True)}
     inputs, tensors = zip(*(given[spec.name] for spec in model.inputs), strict=True)
@@ -47,13 +44,13 @@ def member_shards(
 
 
 def merge_members(ensemble: Ensemble, outputs: Sequence[tuple[int, tuple[Tensor, ...]]]) -> tuple[Tensor, ...]:
-    """One tensor for each output.
+    """Merge the outputs of members into one tensor for each output.
 
     Args:
-        outputs: Of each member that is there: its place among all, and its outputs, the same of all, in one order.
+        outputs: Index and outputs of each member.
 
     Raises:
-        InferenceFailed: The members disagree on an output's datatype or shape.
+        InferenceFailed: The members' outputs differ in datatype or shape.
     """
     merge = MERGE_RULES[ensemble.merge].merge
     member_axis = 1 if ensemble.batchable else 0

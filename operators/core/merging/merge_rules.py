@@ -1,7 +1,6 @@
-"""The rules by which the outputs of an ensemble's members become one.
+"""Rules that merge the outputs of an ensemble's members, element by element.
 
-`MERGE_RULES` is the only list of rules: the configuration, the aggregator and the documentation read it. Rules work
-element by element.
+Configuration, aggregator and documentation read `MERGE_RULES`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +14,16 @@ from anabranch.schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Ar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRule:
-    """One rule.
+    """A rule.
 
     Attributes:
-        summary: The rule in one sentence, for the documentation.
-        accepts: The datatypes that it can merge.
+        summary: One sentence for the documentation.
+        accepts: Datatypes that the rule merges.
         needs: The accepted datatypes in words.
-        result_datatype: The datatype of the merged output, by that of the members' outputs.
-        merge: Merges arrays [...] of one dtype and shape, with a weight for each and the axis of
-            `adds_member_axis`.
-        takes_weights: Whether the weights have an effect.
-        adds_member_axis: Whether the merged output has a new axis with the members in order, behind the rows.
+        result_datatype: Datatype of the merged output, by that of the members.
+        merge: Merges arrays of one dtype and shape, given their weights and the axis of `adds_member_axis`.
+        takes_weights: True if the weights have an effect.
+        adds_member_axis: True if the output has an axis of members behind the rows.
     """
 
     summary: str
@@ -47,7 +45,7 @@ def _float_of(datatype: str) -> str:
 
 def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float], _: int) -> Array:
     total = np.zeros(arrays[0].shape, np.float64)
-    # Infinity less infinity is NaN, as it should be.
+    # Infinity minus infinity is NaN.
     with np.errstate(over="ignore", invalid="ignore"):
         for array, weight in zip(arrays, weights, strict=True):
             total += np.multiply(array, weight, dtype=np.float64)
@@ -66,7 +64,7 @@ def _max(arrays: Sequence[Array], _: Sequence[float], __: int) -> Array:
 def _vote(arrays: Sequence[Array], _: Sequence[float], __: int) -> Array:
     stacked = np.stack(arrays)
     votes = np.stack([np.asarray(stacked == each).sum(axis=0) for each in stacked])
-    # argmax: the first among equals.
+    # argmax returns the first of equals.
     winners = np.expand_dims(votes.argmax(axis=0), 0)
     return np.take_along_axis(stacked, winners, axis=0).reshape(arrays[0].shape)
 
@@ -119,7 +117,7 @@ MERGE_RULES: dict[str, MergeRule] = {
 
 
 def cannot_merge(rule: str, datatype: str) -> str | None:
-    """Returns why a rule cannot merge outputs of a datatype; None if it can."""
+    """Explain why a rule cannot merge a datatype; None if it can."""
     if datatype in MERGE_RULES[rule].accepts:
         return None
     return f"{rule} needs {MERGE_RULES[rule].needs}"

@@ -1,17 +1,14 @@
-"""The window of one split request: it closes once, and only once.
+"""The window of one split request, which closes exactly once.
 
-    opening ----+                                  +--> complete: the answer
-    partial ----+--> window of one request --------+--> rows failed: an error, or the rest where the request allows it
-    failure ----+    (duplicates change nothing)   +--> deadline: likewise
+    opening ----+                            +--> complete: the answer
+    partial ----+--> window of one request --+--> failed rows: an error, or a partial answer if allowed
+    failure ----+                            +--> deadline: likewise
 
-To a window an ensemble is several times the rows, those of one member behind those of another. The request is answered
-from the members that are complete, if they are enough, and otherwise as if they were one model: from the rows that all
-of them have. A plain model's request is that of an ensemble with one member.
+An ensemble counts as several times the rows, member after member. The answer uses the complete members if they
+suffice, else the rows that all members have. A plain model is an ensemble of one member.
 
-The window itself is small, for it is written to state at every step; the records that the answer is made of are kept
-by the caller. Of rows that come twice the first outcome counts: a shard that ran twice (a replay) may have failed on
-other rows, and then its parts overlap. A closed window is remembered for a while, so that what comes late, or again
-after a replay, changes nothing.
+State holds the window at every step, so it is small; the caller keeps the records for the answer. The first outcome of
+a row counts. A closed window is remembered for a while, so that late and repeated records change nothing.
 """
 
 from collections.abc import Sequence
@@ -62,7 +59,7 @@ PHASE = "aggregate"
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
-    """What a window knows; `total_rows` is 0 until its opening has come, and `members` is empty for a plain model."""
+    """State of a window; `total_rows` is 0 before the opening, and a plain model has no `members`."""
 
     closes_at_ms: float = 0.0
     closed: bool = False
@@ -77,7 +74,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     needed: int = 1
 
 
-#: First byte of a snapshot in state. Version 1 had none, and began with a MessagePack array of 11: 0x9b.
+#: First byte of a snapshot. Version 1 began with a MessagePack array of 11 instead: 0x9b.
 SNAPSHOT_VERSION = 2
 _VERSION_1_MARK = 0x9B
 _VERSION_BYTE = bytes((SNAPSHOT_VERSION,))
@@ -86,19 +83,19 @@ _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
 
 def window_key(source: Source) -> str:
-    """The name of a request's window: its place in Kafka, so that equal ids never meet in one window."""
+    """Name the window of a request by its place in Kafka, because ids may repeat."""
     return f"{source.partition}-{source.offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """A window closes: what its answer is made of, beside the records that were kept.
+    """The end of a window: contents of the answer, beside the kept records.
 
     Attributes:
-        missing: Row ranges that are not there, (first, last) both included.
-        failure: Why; None for a complete answer.
-        is_answerable: Whether what is there becomes the answer, rather than the failure.
-        members: Places of the members that the answer is made of; of a plain model, 0.
+        missing: Ranges (first, last) of missing rows, inclusive.
+        failure: The reason; None for a complete answer.
+        is_answerable: True to answer with the rows at hand, False to answer with the failure.
+        members: Indices of the members in the answer; 0 for a plain model.
     """
 
     missing: list[tuple[int, int]]
@@ -108,12 +105,7 @@ class Closing:
 
 
 class Window:
-    """What is known of one split request.
-
-    Args:
-        policy: Its `window_timeout_ms` and `remember_ms` count.
-        defects: Gets undecodable records.
-    """
+    """State of one split request; `defects` gets undecodable records."""
 
     def __init__(self, policy: SchedulingPolicy, defects: Defects | None = None) -> None:
         self._defects = defects or Defects(Meter())
@@ -123,21 +115,21 @@ class Window:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the request has been answered."""
+        """True after the request was answered."""
         return self._state.closed
 
     @property
     def opened_at_ms(self) -> int:
-        """When the first record of the window came, in Unix milliseconds."""
+        """Unix time of the first record."""
         return self._state.opened_at_ms
 
     def on_record(self, encoded: Buffer, now_ms: float) -> tuple[Buffer | None, Closing | None]:
-        """Takes an OPENING, PARTIAL or FAILURE, in any order and any number of times; never raises.
+        """Take an OPENING, PARTIAL or FAILURE, in any order and repeatedly; never raises.
 
-        A damaged record fails its rows, and a damaged OPENING its request, if their request can be read.
+        A damaged record fails its rows, and a damaged OPENING its request, as far as these are readable.
 
         Returns:
-            The record to keep for `answer_of`, if there is one; and the closing, if the record closes the window.
+            The record to keep for `answer_of`, and the closing if the window closes; None for neither.
         """
         state = self._state
         if state.closed:
@@ -147,7 +139,7 @@ class Window:
             state.closes_at_ms = now_ms + self._window_timeout_ms
         try:
             record, ensemble = _decode(encoded)
-        except Exception as error:  # noqa: BLE001 - anything may be wrong with the bytes
+        except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
             self._defects.note("merge", error, f"undecodable record of {len(encoded)} bytes at a window")
             return self._on_damaged(encoded, undecodable(error, PHASE), now_ms)
         return self._on_decoded(record, ensemble, encoded, now_ms)
@@ -156,7 +148,6 @@ class Window:
         opening = salvage_opening(encoded)
         if opening is None:
             segments = salvage_segments(encoded)
-            # Segments of a UNIT have windows of their own.
             if len(segments) != 1:
                 return None, None
             return self._on_decoded(FailureRecord(segments[0], failure), None, b"", now_ms)
@@ -198,7 +189,7 @@ class Window:
         return encoded if is_good else None, self._close_if_done(now_ms)
 
     def on_timer(self, now_ms: float) -> Closing | None:
-        """Closes a window whose time is over."""
+        """Close the window if its time is over."""
         state = self._state
         if state.closed or not state.total_rows or now_ms < state.closes_at_ms:
             return None
@@ -213,22 +204,19 @@ class Window:
         return self._close(state.failure or failure, now_ms)
 
     def next_deadline(self) -> float:
-        """When `on_timer` is due: the closing of an open window, the end of a closed one's memory."""
+        """Return the time at which an open window closes or a closed one is forgotten."""
         return self._state.closes_at_ms
 
     def is_forgotten(self, now_ms: float) -> bool:
-        """Whether the window may be dropped: it was closed long ago, or its opening never came.
-
-        The latter is what a part makes that comes after a closed window was forgotten.
-        """
+        """Return True if the window may be removed: it closed long ago, or got no opening."""
         return (self._state.closed or not self._state.total_rows) and now_ms >= self._state.closes_at_ms
 
     def snapshot(self) -> bytes:
-        """The window as bytes for state."""
+        """Encode the window for state."""
         return _VERSION_BYTE + _encoder.encode(self._state)
 
     def restore(self, encoded: bytes) -> None:
-        """Restores a snapshot of this version or of version 1.
+        """Restore a snapshot of this version or of version 1.
 
         Raises:
             ValueError: The snapshot has another version, or is damaged.
@@ -243,14 +231,14 @@ class Window:
     def _close_if_done(self, now_ms: float) -> Closing | None:
         state = self._state
         if not state.total_rows:
-            return None  # the opening is on its way, and only it knows whom to answer
+            return None  # Only the opening has the sender.
         heard = sum(rows for _, rows in state.received) + sum(rows for _, rows in state.failed)
         if heard < state.total_rows * max(1, len(state.members)) and (not state.failed or self._may_get_better()):
             return None
         return self._close(state.failure, now_ms)
 
     def _may_get_better(self) -> bool:
-        """Whether what is still to come can change the answer, although rows have failed."""
+        """Return True if pending rows can change the answer although rows failed."""
         state = self._state
         complete, gaps = self._find_gaps()
         failed = {first_row // state.total_rows for first_row, _ in state.failed}
@@ -276,7 +264,7 @@ class Window:
         return Closing(missing, failure, is_answerable, members)
 
     def _find_gaps(self) -> tuple[list[int], list[tuple[int, int, int]]]:
-        """Members that have given all rows; and (member, first row, rows) of all that has not come."""
+        """Return the complete members, and (member, first row, rows) of all pending rows."""
         state = self._state
         members, gaps = range(max(1, len(state.members))), []
         for first, last in missing_ranges(state.received, state.total_rows * len(members)):
@@ -309,11 +297,7 @@ def _decode(encoded: Buffer) -> tuple[OpeningRecord | PartialRecord | FailureRec
 def answer_of(
     closing: Closing, kept: Sequence[bytes], response_writer: ResponseWriter
 ) -> list[Answer | DeadLetterRecord]:
-    """What a closed window says to the outside; never raises for what a model put out.
-
-    Args:
-        kept: The records that the window had the caller keep.
-    """
+    """Write the answer of a closed window from its kept records; never raises for outputs of a model."""
     records = [read_kept_record(encoded) for encoded in kept]
     opening = next(record for record in records if isinstance(record, OpeningRecord))
     if not closing.is_answerable and closing.failure is not None:
@@ -335,7 +319,7 @@ def _serve(
         merged = merge_rows(_rows_once([_rows_of(record) for record in partials], closing.missing))
     else:
         merged = merge_members(ensemble, _outputs_by_member(partials, closing))
-    breakdown = _ledger(opening, partials, response_writer.now_ms())
+    breakdown = _breakdown(opening, partials, response_writer.now_ms())
     outputs = response_writer.answer(
         opening,
         merged,
@@ -353,7 +337,7 @@ def _serve(
     return outputs
 
 
-def _ledger(opening: OpeningRecord, partials: Sequence[PartialRecord], merged_ms: float) -> LatencyBreakdown:
+def _breakdown(opening: OpeningRecord, partials: Sequence[PartialRecord], merged_ms: float) -> LatencyBreakdown:
     last = max(partials, key=attrgetter("ended_ms"))
     read_ms, sent_ms = opening.read_ms, opening.source.timestamp_ms
     return LatencyBreakdown(
@@ -368,7 +352,7 @@ def _ledger(opening: OpeningRecord, partials: Sequence[PartialRecord], merged_ms
 
 
 def _rows_of(record: PartialRecord) -> RowBlock:
-    """Outputs of a PARTIAL."""
+    """Return the outputs of a PARTIAL."""
     rows = () if record.is_whole else (record.segment.rows,)
     outputs = tuple(
         Tensor(spec.name, spec.datatype, rows + spec.shape, data)
@@ -378,7 +362,7 @@ def _rows_of(record: PartialRecord) -> RowBlock:
 
 
 def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) -> list[RowBlock]:
-    """Of every row what came first, but for rows that are missing: (first, last) both included."""
+    """Return the first outcome of every row that is not missing."""
     taken = [(first, last + 1 - first) for first, last in missing]
     once: list[RowBlock] = []
     for part in parts:
@@ -393,7 +377,7 @@ def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) ->
 
 
 def _outputs_by_member(partials: Sequence[PartialRecord], closing: Closing) -> list[tuple[int, tuple[Tensor, ...]]]:
-    """Of each member that the answer is made of: the rows that it is made of."""
+    """Return the rows of each member in the answer."""
     parts: dict[int, list[RowBlock]] = {member: [] for member in closing.members}
     for record in partials:
         if record.segment.member in parts:

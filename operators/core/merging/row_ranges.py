@@ -1,4 +1,4 @@
-"""Merges rows: the outputs of parts of one request, in order, each row once."""
+"""Arithmetic of row ranges, and blocks of output rows."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from anabranch.schemas.tensors import Array, Buffer, Tensor
 
 
 class RowBlock(msgspec.Struct, frozen=True):
-    """Outputs of some rows of a request."""
+    """Outputs of consecutive rows of a request."""
 
     first_row: int
     rows: int
@@ -19,12 +19,11 @@ class RowBlock(msgspec.Struct, frozen=True):
 
 
 class BatchOutputs:
-    """Rows that ran together; what each part gets of them is a view.
+    """Outputs of rows that ran together, for views of their parts.
 
     Args:
-        start: The first row in its batch.
-        stop: The row behind the last.
-        names: Of the outputs.
+        start: First row in the batch.
+        stop: Row behind the last.
         outputs: [rows, ...] each.
 
     Raises:
@@ -41,16 +40,16 @@ class BatchOutputs:
             self._tensors.append((name, tensor.datatype, tensor.shape[1:], tensor.data, starts))
 
     def described(self, rows: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-        """Name, datatype and shape of every output of so many rows."""
+        """Return name, datatype and shape of every output for a number of rows."""
         return tuple([(name, datatype, (rows, *shape)) for name, datatype, shape, _, _ in self._tensors])
 
     def raw_between(self, first: int, last: int) -> list[Buffer]:
-        """The raw outputs of the rows [first, last) of the batch, all of which are here."""
+        """Return the raw outputs of the rows [first, last) of the batch."""
         begin, end = first - self.start, last - self.start
         return [data[starts[begin] : starts[end]] for _, _, _, data, starts in self._tensors]
 
     def rows_between(self, first: int, last: int) -> RowBlock:
-        """The part that belongs to the rows [first, last) of the batch, numbered from `first`."""
+        """Return the available part of the rows [first, last), numbered from `first`."""
         low, high = max(self.start, first), min(self.stop, last)
         rows, begin, end = high - low, low - self.start, high - self.start
         tensors = [
@@ -61,7 +60,7 @@ class BatchOutputs:
 
 
 def select_rows(part: RowBlock, ranges: Sequence[tuple[int, int]]) -> list[RowBlock]:
-    """What of a part is in row ranges, (first, last) both included; views."""
+    """Return views of the rows in inclusive ranges (first, last)."""
     starts = [row_offsets(each.datatype, each.shape[1:], each.data, part.rows) for each in part.outputs]
     selected = []
     for first, last in ranges:
@@ -76,11 +75,10 @@ def select_rows(part: RowBlock, ranges: Sequence[tuple[int, int]]) -> list[RowBl
 
 
 def merge_rows(parts: Sequence[RowBlock]) -> tuple[Tensor, ...]:
-    """Concatenates outputs along axis 0, in order of their rows.
+    """Concatenate outputs along axis 0, in order of their rows.
 
     Raises:
-        InferenceFailed: The parts disagree on an output's datatype or on its other axes (a model with data-dependent
-            output shapes), so that no one tensor can hold them.
+        InferenceFailed: The parts differ in datatype or other axes.
     """
     if len(parts) == 1:
         return parts[0].outputs
@@ -99,13 +97,13 @@ def merge_rows(parts: Sequence[RowBlock]) -> tuple[Tensor, ...]:
 
 
 def overlaps(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> bool:
-    """Whether sorted, disjoint (first row, rows) have rows in common with another."""
+    """Return True if sorted, disjoint (first row, rows) contain some of the given rows."""
     after = bisect_left(ranges, (first_row + rows, 0))
     return after > 0 and sum(ranges[after - 1]) > first_row
 
 
 def not_covered(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> list[tuple[int, int]]:
-    """The (first row, rows) of some rows that sorted, disjoint ranges do not have."""
+    """Return the (first row, rows) that sorted, disjoint ranges do not contain."""
     if not overlaps(ranges, first_row, rows):
         return [(first_row, rows)]
     stop = first_row + rows
@@ -118,7 +116,7 @@ def not_covered(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) ->
 
 
 def insert(ranges: list[tuple[int, int]], first_row: int, rows: int) -> None:
-    """Adds rows to sorted, disjoint ranges, of which neighbours become one."""
+    """Add rows to sorted, disjoint ranges, and join neighbours."""
     at = bisect_left(ranges, (first_row, 0))
     start, stop = first_row, first_row + rows
     low, high = at, at
@@ -130,7 +128,7 @@ def insert(ranges: list[tuple[int, int]], first_row: int, rows: int) -> None:
 
 
 def missing_ranges(covered: Iterable[tuple[int, int]], total_rows: int) -> list[tuple[int, int]]:
-    """The (first, last) row ranges, both included, that no (first row, rows) covers."""
+    """Return the inclusive (first, last) ranges that no (first row, rows) covers."""
     missing, expected = [], 0
     for first_row, rows in sorted(covered):
         if first_row > expected:
@@ -142,5 +140,5 @@ def missing_ranges(covered: Iterable[tuple[int, int]], total_rows: int) -> list[
 
 
 def format_ranges(ranges: Iterable[tuple[int, int]]) -> str:
-    """Row ranges as an answer names them: `"0-31,64-95"`."""
+    """Format inclusive ranges as in answers: `"0-31,64-95"`."""
     return ",".join(f"{first}-{last}" for first, last in ranges)

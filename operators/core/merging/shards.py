@@ -9,13 +9,13 @@ from anabranch.schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
 
 
 def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
-    """Yields first row and rows of each shard; only the last one may be smaller than `shard_rows`."""
+    """Yield first row and rows of each shard; only the last may be smaller."""
     for first_row in range(0, total_rows, shard_rows):
         yield first_row, min(shard_rows, total_rows - first_row)
 
 
 def opening(request: Request) -> OpeningRecord:
-    """Returns the record that opens the window of a request."""
+    """Return the OPENING of a request."""
     read_ms, admitted_ms = _read_and_admitted(request)
     return OpeningRecord(
         _segment(request, 0, request.rows),
@@ -36,17 +36,13 @@ def _segment(request: Request, first_row: int, rows: int, member: int = 0) -> Se
 def _read_and_admitted(request: Request) -> tuple[float, float]:
     if request.breakdown is not None:
         return request.breakdown.read_ms, request.breakdown.admitted_ms
-    # A request that was restored after a failure has an arrival long ago.
+    # A restored request has an arrival long ago.
     read_ms = max(request.arrived_ms, request.source.timestamp_ms)
     return read_ms, read_ms
 
 
 def shards(request: Request, shard_rows: int, member: int = 0) -> Iterator[ShardRecord]:
-    """Yields the shards of a request; their tensors are views of the request's.
-
-    Args:
-        member: Index of the ensemble's member for which they are.
-    """
+    """Yield the shards of a request, as views, for a member of an ensemble."""
     signature = decode_signature(request.signature)
     offsets = [
         row_offsets(tensor.datatype, tensor.shape, data, request.rows)
@@ -61,10 +57,10 @@ def shards(request: Request, shard_rows: int, member: int = 0) -> Iterator[Shard
 
 
 def row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":
-    """Returns the offset of each row, and the end of the last one."""
+    """Return the offset of each row, and the end of the last."""
     row_size_bytes = raw_size_bytes(datatype, row_shape)
     if row_size_bytes is not None:
-        # A row without elements has no bytes; a range cannot have step 0.
+        # A range cannot have step 0.
         return range(0, row_size_bytes * rows + 1, row_size_bytes) if row_size_bytes else [0] * (rows + 1)
     elements_per_row = 1
     for axis in row_shape:

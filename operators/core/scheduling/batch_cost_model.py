@@ -1,7 +1,7 @@
-"""How long a batch takes: what was measured when the model was loaded, corrected by what it takes since.
+"""Predicts the time of batches: measurements at load, corrected by later runs.
 
-A larger batch costs less per row on some models and more on others (on a CPU, where the rows no longer fit into a
-cache), so the best size is measured and not assumed.
+Cost per row falls with the batch size on some models and rises on others (on a CPU, beyond the caches), so the best
+size is measured.
 """
 
 from bisect import bisect_left
@@ -9,36 +9,36 @@ from collections.abc import Sequence
 
 import msgspec
 
-#: A smaller batch is preferred, for its latency, where it costs at most this much more per row.
+#: Relative cost per row up to which a smaller batch is preferred, for its latency.
 _TOLERANCE = 1.05
-#: What a batch costs beside its session: its way through Python and Flink, whatever its size.
+#: Overhead of a batch in Python and Flink.
 _CALL_MS = 0.1
-#: Where a model names no limit: so many rows share a batch, and more where a batch of more is quick.
+#: Default limit of rows, and the largest measured size.
 DEFAULT_ROWS, MOST_ROWS = 64, 1024
-#: What that may take: the next request waits as long, however urgent it is.
+#: Longest batch beyond the default limit: an urgent request may wait that long.
 MOST_MS = 1.0
-#: The corrections that are remembered: the least of them is what "at the very least" means.
+#: Runs that `at_least_ms` considers.
 _RUNS = 256
 
 
 class Measurement(msgspec.Struct, frozen=True, array_like=True):
-    """How long a batch took; the least of a few runs."""
+    """Time of a batch; the least of a few runs."""
 
     rows: int
     run_ms: float
 
 
 class BatchCostModel:
-    """What the batches of one model cost on one machine.
+    """Cost of the batches of one model on one machine.
 
     Args:
-        measured: Sorted by rows; empty where a model could not be measured.
+        measured: Sorted by rows; may be empty.
     """
 
     def __init__(self, measured: Sequence[Measurement] = ()) -> None:
         self._rows = [each.rows for each in measured]
         self._run_ms = [each.run_ms for each in measured]
-        #: What batches take, as a multiple of what was measured: of late, in the last runs, and at the least of these.
+        #: Observed / measured time: moving average, last `_RUNS` values, and their minimum.
         self._ratio = 1.0
         self._ratios: list[float] = []
         self._least_ratio = 0.0
@@ -46,10 +46,10 @@ class BatchCostModel:
         self._best: dict[int | None, int] = {}
 
     def best_rows(self, max_rows: int | None) -> int:
-        """The size of batch that costs least per row, up to a limit; the limit itself where nothing was measured.
+        """Find the batch size of least cost per row; the limit itself without measurements.
 
         Args:
-            max_rows: None for `DEFAULT_ROWS`, and for more where these were measured to be quick.
+            max_rows: The limit; None for `DEFAULT_ROWS`, or more rows if they take at most `MOST_MS`.
         """
         best = self._best.get(max_rows)
         if best is None:
@@ -68,19 +68,19 @@ class BatchCostModel:
             return limit
         least = min(per_row for _, per_row in known)
         best = next(rows for rows, per_row in known if per_row <= least * _TOLERANCE)
-        # Beyond the largest that was measured nothing is known to be worse.
+        # Larger batches than the largest measured one are assumed to be as good.
         return max(limit, best) if best == self._rows[-1] else best
 
     def predict_ms(self, rows: int) -> float:
-        """What a batch of so many rows is expected to take; 0 where nothing is known."""
+        """Predict the time of a batch; 0 without measurements."""
         return self._measured_ms(rows) * self._ratio
 
     def at_least_ms(self, rows: int) -> float:
-        """What a batch of so many rows takes for certain: as in the quickest of the last runs."""
+        """Bound the time of a batch from below by the quickest of the last runs."""
         return self._measured_ms(rows) * self._least_ratio
 
     def observe(self, rows: int, run_ms: float) -> None:
-        """Learns from a batch that was run."""
+        """Learn from a batch that ran."""
         expected_ms = self._measured_ms(rows)
         if expected_ms <= 0:
             return

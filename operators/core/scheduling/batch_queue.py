@@ -1,14 +1,13 @@
 """Queued requests of one task: forms batches, and keeps a journal for state.
 
-A batch holds requests of one signature, the most urgent first. A free task gets the most urgent batch at once, so
-batches fill up while the task is busy. With `max_delay_ms` a batch that is not full waits for more requests.
+A batch holds requests of one signature, the most urgent first. A free task takes the most urgent batch at once, so
+batches grow while it is busy. With `max_delay_ms` a batch that is not full waits for more requests.
 
     no delay                              max_rows 4, delay 2 ms
     ----a----bcd-----------> arrivals     ----a--b---------------> arrivals
         [ a ][ b c d ]       the task           |  ^ batch [a b] at a + 2 ms
 
-`SchedulingPolicy.urgency` orders requests so that none starves. A request that cannot be answered by its deadline
-expires and is not run.
+`SchedulingPolicy.urgency` orders requests. A request that cannot meet its deadline expires.
 """
 
 from bisect import insort
@@ -24,15 +23,15 @@ from anabranch.schemas.limits import MAX_BATCH_BYTES
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
 
-#: Shedding goes down to this share of a limit: a few requests at a time, because nothing runs meanwhile.
+#: Shedding stops at this share of a limit: nothing runs meanwhile.
 SHED_TO_SHARE = 0.99
 #: Arrival of restored requests: they are due at once, before new ones.
 LONG_AGO_MS = -1e12
 _NEVER = float("inf")
-#: Stale entries that a heap may hold, beyond twice the valid ones: each holds a request with all its bytes.
+#: Stale entries of a heap beyond twice the valid ones; each keeps the bytes of its request.
 _SLACK = 8
 
-#: Time and number of a request; the least leaves first. Numbers are unique in a queue.
+#: Time and number of a request; the least leaves first.
 Urgency = tuple[float, int]
 
 
@@ -42,7 +41,7 @@ class Departure:
 
     Attributes:
         batch: The next batch to run; may be empty.
-        expired: Requests that cannot be answered by their deadline.
+        expired: Requests that cannot meet their deadline.
     """
 
     batch: list[Request]
@@ -55,7 +54,7 @@ class QueueChanges:
 
     Attributes:
         arrived: New requests that are still queued.
-        departed: Numbers of requests that were queued at the last settlement and have left.
+        departed: Numbers of stored requests that left.
     """
 
     arrived: list[Request]
@@ -91,7 +90,7 @@ class _Group:
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
-        self._entries: list[tuple[Urgency, Request]] = []  # Neither the first nor the last has gone.
+        self._entries: list[tuple[Urgency, Request]] = []  # Neither first nor last is gone.
         self._gone = 0
 
     @property
@@ -105,7 +104,7 @@ class _Group:
         return self._entries[-1][0]
 
     def add(self, request: Request, leaves_ms: float) -> bool:
-        """Adds a request; returns whether it is the most urgent one."""
+        """Add a request; return True if it is the most urgent one."""
         entries = self._entries
         urgency = (leaves_ms, request.number)
         self.rows += request.rows
@@ -117,7 +116,7 @@ class _Group:
         return entries[0][1] is request
 
     def leaves_at_ms(self) -> float:
-        """Returns when a batch is due: 0 if it is full, else the end of the delay of the oldest request."""
+        """Compute the time at which a batch is due: 0 if it is full, else the end of the longest delay."""
         max_delay_ms = self.batching.max_delay_ms
         waiting = len(self._entries) - self._gone
         is_full = self.rows >= self.max_rows or waiting >= self.max_requests or self.size_bytes >= MAX_BATCH_BYTES
@@ -127,7 +126,7 @@ class _Group:
         return max(0.0, oldest_ms + max_delay_ms)
 
     def drop(self, requests: list[Request]) -> None:
-        """Removes requests of this group that are marked as gone."""
+        """Remove requests that are marked as gone."""
         for request in requests:
             self.rows -= request.rows
             self.size_bytes -= request.size_bytes
@@ -141,11 +140,11 @@ class _Group:
             self._gone = 0
 
     def from_last(self) -> Iterator[tuple[Urgency, Request]]:
-        """Iterates over all requests, the least urgent first."""
+        """Iterate over all requests, the least urgent first."""
         return (entry for entry in reversed(self._entries) if not entry[1].gone)
 
     def take(self) -> list[Request]:
-        """Removes and returns the most urgent batch; at least one request."""
+        """Remove and return the most urgent batch; at least one request."""
         max_rows = self.max_rows
         batch: list[Request] = []
         rows = size_bytes = passed = 0
@@ -169,7 +168,7 @@ class _Group:
         return batch
 
     def last_batch(self) -> list[Request]:
-        """Returns the least urgent batch, its most urgent request first; the requests stay queued."""
+        """Return the least urgent batch in order of urgency; it stays queued."""
         batch: list[Request] = []
         rows = size_bytes = 0
         for _, request in self.from_last():
@@ -197,11 +196,11 @@ class BatchQueue:
         self._batching_of = batching_of
         self._policy = policy
         self._groups: dict[bytes, _Group] = {}
-        #: Due signatures by their most urgent request. An entry that differs from `_Group.due` is stale.
+        #: Due signatures by urgency. An entry that differs from `_Group.due` is stale.
         self._due: list[tuple[Urgency, bytes]] = []
         #: Signatures whose batch is delayed.
         self._delayed: set[bytes] = set()
-        #: Latest start of each request with a deadline; entries of gone requests are stale.
+        #: Latest start of each request with a deadline; those of gone requests are stale.
         self._deadlines: list[tuple[float, int, Request]] = []
         self._next_number = 0
         self._waiting = 0
@@ -213,11 +212,11 @@ class BatchQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether the task must not read more requests."""
+        """True if the task must not read more requests."""
         return self.size_bytes > self._policy.max_waiting_bytes and not self._policy.refuses
 
     def add(self, request: Request, now_ms: float) -> None:
-        """Queues a request; a restored one keeps its number.
+        """Queue a request; a restored one keeps its number.
 
         Args:
             now_ms: Unix time; `LONG_AGO_MS` for restored requests.
@@ -244,16 +243,16 @@ class BatchQueue:
             self._update(request.signature, group)
 
     def forget(self, number: int) -> None:
-        """Notes the departure of a request that state holds and that is not queued; its number is not used again."""
+        """Note that a stored request left without being queued; its number is not used again."""
         self._next_number = max(self._next_number, number + 1)
         self._departed.append(number)
 
     def take(self, now_ms: float, *, all_is_due: bool = False) -> Departure:
-        """Removes and returns the most urgent batch that is due, and all expired requests.
+        """Remove and return the most urgent due batch, and all expired requests.
 
         Args:
             now_ms: Unix time.
-            all_is_due: Whether to ignore delays, at the end of the input.
+            all_is_due: True to ignore delays, at the end of the input.
         """
         expired = self._expire(now_ms) if self._deadlines else []
         if self._delayed:
@@ -270,7 +269,7 @@ class BatchQueue:
         return Departure(batch, expired)
 
     def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
-        """Removes and returns the least urgent batch that is due and wanted; may be empty."""
+        """Remove and return the least urgent batch that is due and wanted; may be empty."""
         due = [group for group in self._groups.values() if group.due is not None]
         for group in sorted(due, key=lambda each: each.least_urgent, reverse=True):
             batch = group.last_batch()
@@ -283,7 +282,7 @@ class BatchQueue:
         return []
 
     def next_deadline(self) -> float | None:
-        """Returns when `take` has a result: 0 for at once, else Unix milliseconds; None for an empty queue."""
+        """Compute the time of the next `take` with a result: 0 for now; None for an empty queue."""
         if not self._groups:
             return None
         if self._find_due():
@@ -294,7 +293,7 @@ class BatchQueue:
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
     def shed(self) -> list[Request]:
-        """Removes and returns the least urgent requests of a queue above `max_backlog_ms` or `max_waiting_bytes`."""
+        """Remove and return the least urgent requests of a queue over one of its limits."""
         policy = self._policy
         if self.backlog_ms <= policy.max_backlog_ms and self.size_bytes <= policy.max_waiting_bytes:
             return []
@@ -314,7 +313,7 @@ class BatchQueue:
         return shed
 
     def settle(self) -> QueueChanges:
-        """Returns the changes since the last settlement, for state."""
+        """Return the changes since the last settlement, for state."""
         changes = QueueChanges([request for request in self._arrived if not request.gone], self._departed)
         for request in changes.arrived:
             request.stored = True
@@ -333,7 +332,7 @@ class BatchQueue:
         return expired
 
     def _drop(self, requests: list[Request]) -> None:
-        """Removes gone requests from any place of their groups."""
+        """Remove gone requests from any place of their groups."""
         by_signature: dict[bytes, list[Request]] = {}
         for request in requests:
             by_signature.setdefault(request.signature, []).append(request)
@@ -355,7 +354,7 @@ class BatchQueue:
             self._deadlines.clear()
 
     def _update(self, signature: bytes, group: _Group) -> None:
-        """Registers a group under its new most urgent request, or removes it."""
+        """Register a group under its most urgent request, or remove it."""
         if group.most_urgent is None:
             del self._groups[signature]
             self._delayed.discard(signature)
@@ -374,7 +373,7 @@ class BatchQueue:
             heappush(self._due, (group.due, signature))
 
     def _find_due(self) -> bool:
-        """Drops stale entries; returns whether the first entry of the heap is a due group."""
+        """Drop stale entries; return True if the first entry of the heap is a due group."""
         due = self._due
         while due:
             group = self._groups.get(due[0][1])
@@ -384,7 +383,7 @@ class BatchQueue:
         return False
 
     def _drop_stale(self) -> None:
-        """Bounds the stale entries of both heaps, however long their first entries stay."""
+        """Bound the stale entries of both heaps."""
         if len(self._deadlines) > 2 * self._waiting + _SLACK:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].gone]
             heapify(self._deadlines)

@@ -1,18 +1,17 @@
 """Chooses a key for each task, so that a keyed stream stays in its task.
 
-Flink assigns a key to the task whose range of key groups contains the group of the key. `keys_by_group` has one key for
-each key group; a task uses the first one of its range, after a rescale, too. The arithmetic is that of Flink's
-`KeyGroupRangeAssignment`.
+`keys_by_group` has one key for each key group of Flink; a task uses the first one of its range. The arithmetic is that
+of Flink's `KeyGroupRangeAssignment`.
 """
 
 from collections.abc import Sequence
 
 
 def first_key_group(task: int, parallelism: int, max_parallelism: int) -> int:
-    """Returns the first key group of a task."""
+    """Compute the first key group of a task."""
     return (task * max_parallelism + parallelism - 1) // parallelism
 
 
 def task_key(task: int, parallelism: int, keys_by_group: Sequence[int]) -> int:
-    """Returns the key of a task."""
+    """Look up the key of a task."""
     return keys_by_group[first_key_group(task, parallelism, len(keys_by_group))]

@@ -1,7 +1,4 @@
-"""Parameters of the scheduler: the `[scheduling]` section of the configuration.
-
-A new parameter is a field here, its use, and the generated reference of the configuration.
-"""
+"""Parameters of the scheduler: the `[scheduling]` section of the configuration."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -45,24 +42,18 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def refuses(self) -> bool:
-        """Whether a task refuses requests under overload."""
+        """True if a task refuses requests under overload."""
         return self.overload == "refuse"
 
     @property
     def offloads(self) -> bool:
-        """Whether late tasks hand batches to others."""
+        """True if late tasks hand batches to others."""
         return self.balance == "offload"
 
     def urgency(self, arrived_ms: float, deadline_ms: int, priority: int) -> float:
-        """Returns the time at which a request should leave the queue; the least leaves first.
+        """Compute the time at which a request should leave the queue; the least leaves first.
 
-        That is its deadline, or `no_deadline_ms` after its arrival if that is earlier, plus `priority_step_ms` for each
-        step of priority: "earliest deadline first" within a priority, and no request starves.
-
-        Args:
-            arrived_ms: Unix time.
-            deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-            priority: 1 is the most urgent.
+        That is its deadline, at most `no_deadline_ms` after its arrival, plus `priority_step_ms` per step of priority.
         """
         leaves_ms = arrived_ms + self.no_deadline_ms
         if deadline_ms and deadline_ms < leaves_ms:

@@ -1,13 +1,12 @@
 """The steps of a request in one task: admit, route, queue, run, answer.
 
-    frame --> [ admit ] --> [ route ] --> queue --> the most urgent batch that is due --> [ infer ] --> answers
-                  |             |            |
-                  |             |            +--> least urgent batch of a late task: BATCH for the exchange
-                  |             +--> OPENING for the request's window, SHARDs for the exchange
-                  +--> refused       (of a staged model: UNITs for its first stage)
+    frame --> [ admit ] --> [ route ] --> queue --> most urgent due batch --> [ infer ] --> answers
+                  |             |            +--> least urgent batch of a late task: BATCH
+                  |             +--> OPENING and SHARDs; UNITs of a staged model
+                  +--> refused
 
-The steps hold no requests: the caller passes the queue. `task_loop` decides which step runs, and when. State holds
-queued requests as Kafka records and a restored request is admitted again, so state does not depend on `Request`.
+The caller passes the queue, and `task_loop` selects the step. State holds Kafka records, not `Request`s: a restored
+request is admitted again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,16 +47,11 @@ class RequestPipeline:
         self._policy = policy
 
     def new_queue(self) -> BatchQueue:
-        """Returns an empty queue."""
+        """Create an empty queue."""
         return BatchQueue(self._router.batching_of, self._policy)
 
     def admit(self, frame: Buffer, queue: BatchQueue, now_ms: float) -> list[Output]:
-        """Queues the requests of a frame; returns refusals and requests that leave at once. Never raises for a request.
-
-        Args:
-            frame: Kafka records; see `anabranch.schemas.frames`.
-            now_ms: Unix time.
-        """
+        """Queue the requests of a frame; return refusals and split requests. Never raises for a request."""
         outputs: list[Output] = []
         admit, split = self._admission.admit, self._router.split
         requests = read_requests(frame)
@@ -85,22 +79,21 @@ class RequestPipeline:
         return outputs
 
     def restore(self, held: Iterable[tuple[int, bytes]], queue: BatchQueue, now_ms: float) -> list[Output]:
-        """Queues requests from state under their numbers; returns refusals and requests that leave at once.
+        """Queue requests from state; return refusals and split requests.
 
         Args:
             held: Number and frame of each request.
-            now_ms: Unix time.
         """
         outputs: list[Output] = []
         for number, frame in sorted(held):
             try:
                 message, source = read_waiting(frame)
-            except Exception as error:  # noqa: BLE001 - it would kill the job after each restart
+            except Exception as error:  # noqa: BLE001 - it would fail each restart
                 self._response_writer.defects.note("queue", error, f"undecodable queued request {number}")
                 queue.forget(number)
                 continue
             request = self._admission.admit(message, source, now_ms)
-            if isinstance(request, Refused):  # It expired, or an upgrade removed its model.
+            if isinstance(request, Refused):  # Expired, or an upgrade removed the model.
                 queue.forget(number)
                 outputs += self._response_writer.refuse(request)
                 continue
@@ -112,8 +105,8 @@ class RequestPipeline:
                 if parts is None:
                     queue.add(request, LONG_AGO_MS)
                     continue
-                outputs += parts  # An upgrade lowered its `shard_rows`.
-            except Exception as error:  # noqa: BLE001 - it would kill the job after each restart
+                outputs += parts  # An upgrade lowered `shard_rows`.
+            except Exception as error:  # noqa: BLE001 - it would fail each restart
                 outputs += self._fail([request], error)
             queue.forget(number)
         return outputs
@@ -121,14 +114,14 @@ class RequestPipeline:
     def run_next(
         self, queue: BatchQueue, now_ms: float, balancer: LoadBalancer | None = None, *, all_is_due: bool = False
     ) -> list[Output] | None:
-        """Runs the most urgent batch that is due and answers expired requests; None if there are neither.
+        """Run the most urgent due batch and answer expired requests; None if there are neither.
 
-        The result may be one `Offload` instead: the least urgent batch of a late task.
+        The result may instead be an `Offload`: the least urgent batch of a late task.
 
         Args:
             now_ms: Unix time.
-            balancer: Decides which batches leave for other tasks; None to run all here.
-            all_is_due: Whether to ignore delays, at the end of the input.
+            balancer: Selects batches for other tasks.
+            all_is_due: True to ignore delays, at the end of the input.
         """
         if balancer is not None and balancer.is_due(backlog_ms := queue.backlog_ms, now_ms):
             given = queue.take_last(lambda batch: balancer.is_worth(batch, backlog_ms, now_ms))

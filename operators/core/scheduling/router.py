@@ -1,8 +1,8 @@
-"""Decides where a request goes: into the queue, to other tasks in shards, or to the stages of its model.
+"""Routes requests to the queue of the task, to other tasks as shards, or to stages.
 
 request --> split --+--> None: the queue of the task
-                    +--> more rows than `shard_rows`, or an ensemble: OPENING and SHARDs (UNITs of a staged model)
-batch --> to_stages --+--> None: this task runs it
+                    +--> more rows than `shard_rows`, or an ensemble: OPENING and SHARDs (or UNITs)
+batch --> to_stages --+--> None: runs in this task
                       +--> staged model: an OPENING for each request, and one UNIT
 """
 
@@ -23,7 +23,7 @@ from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import OpeningRecord, ShardRecord, UnitRecord
 from anabranch.schemas.signatures import decode_signature
 
-#: Time of a batch of several rows in the slowest stage of its model.
+#: Longest batch of several rows in the slowest stage of a model.
 _STAGE_MS = 10.0
 #: Batching of models without batch axis.
 _ALONE = Batching(max_rows=1)
@@ -32,12 +32,7 @@ _ALL = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Treatment of the requests of one signature.
-
-    Attributes:
-        costs: Cost model of the batches.
-        unsplit_rows: Rows of the largest request that is not split.
-    """
+    """The route of requests of one signature; larger ones than `unsplit_rows` are split."""
 
     model: ModelSpec
     batching: Batching
@@ -46,12 +41,12 @@ class _Route:
 
 
 class Router:
-    """The routes of one task; holds nothing but a cache by signature.
+    """The routes of one task, cached by signature.
 
     Args:
         costs_of: Returns the cost model of a model without stages.
         pack: Encodes a shard for the exchange.
-        pack_opening: Encodes the opening of a window.
+        pack_opening: Encodes an OPENING.
         pack_unit: Encodes a unit for the first stage of a model.
     """
 
@@ -71,12 +66,12 @@ class Router:
         self._routes: dict[bytes, _Route] = {}
 
     def batching_of(self, signature: bytes) -> tuple[Batching, BatchCostModel]:
-        """Returns batching and cost model of a signature, for the queue."""
+        """Return batching and cost model of a signature."""
         route = self._route_of(signature)
         return route.batching, route.costs
 
     def split(self, request: Request) -> list[WindowPart | Shard | Unit] | None:
-        """Returns the parts of a request that leaves at once; None for a request to queue."""
+        """Split a request into records for other tasks; None for a request to queue."""
         route = self._route_of(request.signature)
         if request.rows <= route.unsplit_rows:
             return None
@@ -89,7 +84,7 @@ class Router:
         ]
 
     def to_stages(self, batch: Sequence[Request]) -> list[WindowPart | Unit] | None:
-        """Returns a batch as records for a staged model; None for a batch to run here."""
+        """Turn a batch into records for a staged model; None for a batch to run here."""
         model = self._route_of(batch[0].signature).model
         if not model.stages:
             return None
@@ -131,8 +126,7 @@ class Router:
 
 
 def _batching(model: ModelSpec) -> Batching:
-    # The queue does not know the costs of stages. A large batch would leave each stage idle while another runs it; a
-    # small batch of a quick model would cost more than its run.
+    # Stages have no cost model. A large batch occupies one stage at a time; a small one has overhead.
     row_ms = max((stage.row_ms for stage in model.stages), default=0.0)
     if not row_ms or model.batching.max_rows is not None:
         return model.batching
@@ -140,7 +134,7 @@ def _batching(model: ModelSpec) -> Batching:
 
 
 def _shard_rows(model: ModelSpec, rows: int, max_shards: int) -> int:
-    """Returns the rows of each shard; shards of a model with a fixed batch size hold whole batches."""
+    """Return the rows of a shard, whole batches of a model with a fixed batch size."""
     fixed_rows, shard_rows = model.fixed_rows or 1, model.batching.shard_rows
     of_one = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-rows // max(1, max_shards)))
     return of_one + -of_one % fixed_rows

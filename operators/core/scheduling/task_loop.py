@@ -1,15 +1,15 @@
-"""The scheduler of one task: decides when batches run, when the task reads, wakes up, and writes state.
+"""The scheduler of one task: batches, reading, wake-ups and state.
 
-    frame --> on_frame --+                            +--> outputs of each batch, in turn
-    timer --> on_timer --+--> batches for one slice --+--> one `Settlement`: state changes and timers
-    end   --> on_end   --+    (at the end: all)
+    frame --> on_frame --+                            +--> outputs of each batch
+    timer --> on_timer --+--> batches for one slice --+--> `Settlement`: state changes, timers
+    end   --> on_end   --+
 
 Every event gives an iterator of actions. The caller carries out an action before it takes the next one, so the loop
-sees how long the exchange blocks the task, and reads the clock again after each batch.
+measures the time for which the exchange blocks the task.
 
-A task that is not busy runs a frame at once. A busy task runs batches for `work_slice_ms`, then sets a timer, so that
-new requests, which may be more urgent, and checkpoints get their turn. State learns only of requests that still wait
-when a call ends. Keys that a rescale left at this task are drained when one of their timers fires.
+An idle task runs a frame at once. A busy task runs batches for `work_slice_ms` and sets a timer, so that requests and
+checkpoints get their turn. State holds only requests that are still queued when a call ends. A key that a rescale left
+at this task is drained at its next timer.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,13 +27,13 @@ from anabranch.schemas.tensors import Buffer
 
 
 class Settlement(NamedTuple):
-    """The last action of a call: what the state of the current key and its timers must learn.
+    """The last action of a call: changes of state and timers.
 
     Attributes:
         arrived: Number and frame of each request to put into state.
         departed: Numbers of requests to remove from state.
-        wake_at_ms: The next processing-time timer; None if none is needed.
-        end_at_ms: The event-time timer that fires at the end of a bounded input; None if it is set already.
+        wake_at_ms: Next processing-time timer.
+        end_at_ms: Event-time timer that fires at the end of a bounded input.
     """
 
     arrived: list[tuple[int, bytes]]
@@ -49,13 +49,13 @@ class BatchExclusion(Protocol):
     """Mutual exclusion with batches that other tasks offloaded to this task."""
 
     def own_batch(self) -> AbstractContextManager[None]:
-        """Runs one batch of the task's own; from then on the task is busy."""
+        """Guard one batch of the task's own; the task is busy from then on."""
 
     def idle(self) -> AbstractContextManager[None]:
-        """Lets offloaded batches run while the task waits for the exchange."""
+        """Let offloaded batches run while the task waits for the exchange."""
 
     def rest(self) -> None:
-        """Ends the task's own work: nothing that is due is queued."""
+        """End the task's own work."""
 
 
 class TaskLoop:
@@ -63,13 +63,11 @@ class TaskLoop:
 
     Args:
         key: The task's own key; see `key_groups`.
-        pipeline: The steps of a request, for any queue.
         held: Reads number and frame of all requests in the state of the current key.
-        exclusion: The task's lock.
-        flush_metrics: Hands counts over; returns the seconds until it should be called again, 0 if it need not.
+        exclusion: The task lock.
+        flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
         clock: Unix time in milliseconds.
-        policy: Its `work_slice_ms` is the time for which a call runs batches.
-        balancer: Decides which batches leave for other tasks; None if none does.
+        balancer: Selects batches for other tasks; None without load balancing.
     """
 
     def __init__(
@@ -96,30 +94,29 @@ class TaskLoop:
         self._came_in = False
 
     def on_frame(self, frame: Buffer) -> Iterator[Action]:
-        """Takes requests of the task's own key, and works unless a timer is due."""
+        """Take requests of the task's own key; work unless a timer is due."""
         now_ms = self._clock()
         self._came_in = True
         own, end_at_ms = self._own, None
         if own is None:
             own = self._own = self._pipeline.new_queue()
             yield from self._emit(self._pipeline.restore(self._held(), own, now_ms))
-            # The last watermark of a bounded input fires this timer; processing-time timers may still pend then. Its
-            # outputs carry its time, so that must be a timestamp that Kafka takes.
+            # Processing-time timers may still pend at the end of a bounded input. Outputs carry this time to Kafka.
             end_at_ms = int(now_ms)
         outputs = self._pipeline.admit(frame, own, now_ms)
         if outputs:
             yield from self._emit(outputs)
-        # With a timer due, the source has its turn first: then all requests that came are there to choose from.
+        # With a timer due, the source goes first, so that the choice includes all requests that arrived.
         if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or own.is_full:
             yield from self._work(own)
         yield from self._settle_own(own, end_at_ms=end_at_ms)
 
     def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
-        """Continues with the task's own key, or drains a key that a rescale left here."""
+        """Continue with the task's own key, or drain a key that a rescale left here."""
         if key != self._key:
             yield from self._drain(key)
             return
-        # An earlier timer replaced this one. If both worked, each would set a next one, and their number would grow.
+        # Ignore a superseded timer: otherwise timers would multiply.
         if self._wakes_at_ms not in (None, at_ms):
             return
         self._wakes_at_ms = None
@@ -132,7 +129,7 @@ class TaskLoop:
         yield from self._settle_own(own, at_once=is_quiet)
 
     def on_end(self, key: int) -> Iterator[Action]:
-        """Runs everything that is queued for a key: the input has ended."""
+        """Run all queued requests of a key at the end of the input."""
         return self._drain(key)
 
     def _drain(self, key: int) -> Iterator[Action]:
@@ -156,14 +153,14 @@ class TaskLoop:
         stop_ms = clock() + self._work_slice_ms
         while True:
             with self._exclusion.own_batch():
-                # Read under the lock: a request that expired while an offloaded batch ran must not run.
+                # Read under the lock: a request may expire while an offloaded batch runs.
                 began_ms = clock()
                 outputs = run_next(own, began_ms, balancer)
             if outputs is None:
                 break
             yield from self._emit(outputs)
             now_ms = clock()
-            # Another batch like this one would end after the slice. (A full task does not stop: it must not read.)
+            # Another batch like this would exceed the slice. A full task continues, because it must not read.
             if 2 * now_ms - began_ms >= stop_ms and not own.is_full:
                 break
         if own.next_deadline() != 0:
@@ -175,7 +172,7 @@ class TaskLoop:
         if type(outputs[0]) is Answer:
             yield outputs
             return
-        # While the exchange or a stage is full, the caller is blocked here: offloaded batches may run.
+        # The exchange may block the caller here; offloaded batches may run meanwhile.
         began_ms = self._clock()
         with self._exclusion.idle():
             yield outputs
@@ -198,8 +195,8 @@ class TaskLoop:
             due_ms = counts_at_ms if due_ms is None else min(due_ms, counts_at_ms)
         if due_ms is None:
             return None
-        # Flink fires a timer for now or later up to 1 ms late, and one in the past immediately. While requests come in,
-        # 1 ms is accepted: on few cores the threads that fetch them need it (ADR 0016).
+        # Flink fires only a timer in the past immediately, others up to 1 ms late. Under load the fetching threads need
+        # that millisecond (ADR 0016).
         wake_at_ms = max(ceil(due_ms), int(now_ms) - at_once)
         if self._wakes_at_ms is not None and wake_at_ms >= self._wakes_at_ms:
             return None

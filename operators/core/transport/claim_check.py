@@ -1,10 +1,9 @@
-"""Decides how a record travels to another task: as a message, or as a claim check to shared memory.
+"""Decides whether a record travels as a message or as a claim check to shared memory.
 
-    message   the record                                    its first byte is its `RecordKind`
-    claim     255 | where the record is stored | the head   the head: the record without its large parts
+    message   the record; its first byte is its `RecordKind`
+    claim     255 | place of the record | the record without its large parts (head)
 
-Small records are cheaper as messages. A record that cannot be read becomes a FAILURE of its rows, a UNIT one that has
-failed. An OPENING goes on without the Kafka record's value, because it says how to answer.
+A record that cannot be read becomes a FAILURE of its rows, or a failed UNIT. An OPENING continues without its original.
 """
 
 import struct
@@ -36,13 +35,13 @@ _CLAIM = struct.Struct("<B3xIII16s16sIQQQ")
 
 
 class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the tasks of one job exchange records.
+    """Exchange of records between the tasks of one job.
 
     Attributes:
-        job: Name that only the tasks of this job share.
-        shares_memory: Whether claims may be used if all tasks are on one host.
+        job: Unique name of the job.
+        shares_memory: True to allow claims if all tasks are on one host.
         claim_from_bytes: Smaller records are messages.
-        arena_bytes: Shared memory of a task for the readers of one operator; beyond it, records are messages.
+        arena_bytes: Shared memory of a task for the readers of one operator; further records are messages.
     """
 
     job: str = ""
@@ -51,7 +50,7 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     arena_bytes: int = 0
 
     def is_claimable(self, size_bytes: int) -> bool:
-        """Whether a record may go into shared memory, if its readers are on this host."""
+        """Return True if a record of this size may use shared memory."""
         return self.shares_memory and size_bytes >= self.claim_from_bytes
 
 
@@ -59,9 +58,9 @@ class Claim(NamedTuple):
     """Place of a record in shared memory.
 
     Attributes:
-        attempt: Attempt of the job; Flink starts a new one after each failure.
+        attempt: Attempt of the job.
         process: Process id on the host.
-        file: The arena's descriptor in that process.
+        file: Descriptor of the arena in that process.
         host: See `anabranch.operators.transport.memfd_arena`.
         arena: Unique name of the arena.
         slot: Byte of the arena in which the reader reports that it is done.
@@ -79,17 +78,17 @@ class Claim(NamedTuple):
     size_bytes: int
 
     def encode(self, record: ClaimableRecord) -> bytes:
-        """Encodes the message that travels instead of the record."""
+        """Encode the message that replaces the record."""
         return _CLAIM.pack(_MARK, *self) + head_of(record).encode()
 
 
 def is_claim(message: bytes) -> bool:
-    """Whether a message is a claim, and not the record itself."""
+    """Return True for a claim, False for a record."""
     return message[:1] == _MARK_BYTE
 
 
 def decode_claim(message: bytes) -> tuple[Claim, ClaimableRecord]:
-    """Decodes a claim and the head of its record.
+    """Decode a claim and the head of its record.
 
     Raises:
         struct.error, LookupError, ValueError: The bytes are not a claim.
@@ -102,7 +101,7 @@ def decode_claim(message: bytes) -> tuple[Claim, ClaimableRecord]:
 
 
 def lost(head: ClaimableRecord) -> AnyRecord:
-    """Replaces a record whose memory cannot be read by one that fails its rows with a retryable error."""
+    """Replace a record with unreadable memory by a retryable failure of its rows."""
     return _failed(
         head,
         "a part of the request is stored in the memory of another host: send it again, or set exchange.transport "
@@ -111,7 +110,7 @@ def lost(head: ClaimableRecord) -> AnyRecord:
 
 
 def too_large(record: ClaimableRecord, size_bytes: int) -> AnyRecord:
-    """Replaces a record of more than `MAX_MESSAGE_BYTES`, without room in shared memory, by one that fails its rows."""
+    """Replace a record that neither a message nor shared memory can hold by a failure of its rows."""
     return _failed(
         record,
         f"a part of the request has {size_bytes} bytes between two tasks, at most {MAX_MESSAGE_BYTES} are allowed: "

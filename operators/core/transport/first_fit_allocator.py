@@ -1,14 +1,14 @@
-"""Which bytes of an arena are taken: first fit, so that the same few pages are used again and again."""
+"""Allocates bytes of an arena by first fit, so that the same few pages are reused."""
 
 from bisect import bisect_left
 
 
 class FirstFitAllocator:
-    """The free extents of an arena; neighbours are one.
+    """The free extents of an arena, with neighbours joined.
 
     Args:
-        start: The first byte that may be taken, a multiple of the alignment.
-        stop: The byte behind the last.
+        start: First byte, a multiple of the alignment.
+        stop: Byte behind the last.
     """
 
     def __init__(self, start: int, stop: int, alignment_bytes: int) -> None:
@@ -19,11 +19,11 @@ class FirstFitAllocator:
 
     @property
     def free_bytes(self) -> int:
-        """What is not taken; perhaps in pieces."""
+        """Free bytes, perhaps in pieces."""
         return sum(self._sizes)
 
     def take(self, size_bytes: int) -> int | None:
-        """The offset of so many bytes, which are taken now; None where no piece is large enough."""
+        """Allocate bytes and return their offset; None without a large enough piece."""
         wanted = self._aligned(size_bytes)
         for index, size in enumerate(self._sizes):
             if size >= wanted:
@@ -37,7 +37,7 @@ class FirstFitAllocator:
         return None
 
     def give_back(self, offset: int, size_bytes: int) -> None:
-        """Frees what `take` gave for this size."""
+        """Free an allocation of this size."""
         size = self._aligned(size_bytes)
         index = bisect_left(self._offsets, offset)
         if index < len(self._offsets) and offset + size == self._offsets[index]:
