@@ -147,7 +147,7 @@ class InferenceTask:
     def on_shard(self, encoded: Buffer, now_ms: float) -> list[WindowPart]:
         """Run a SHARD, or forward the FAILURE that replaced it; never raises.
 
-        A SHARD past its deadline gives nothing, because its window answers then. An undecodable one fails its readable rows.
+        A SHARD past its deadline gives nothing: its window answers then. An undecodable one fails its readable rows.
         """
         try:
             shard = FailureRecord.decode(encoded) if encoded[:1] == _FAILURE else ShardRecord.decode(encoded)

@@ -117,8 +117,7 @@ class Stage:
     def on_unit(self, encoded: Buffer, now_ms: float) -> Sequence[Unit | WindowPart]:
         """Run a UNIT; return one for the next stage, or parts for windows; never raises.
 
-        A failed unit fails all its segments, an undecodable one those that are readable. One past its last deadline gives
-        nothing.
+        A failed unit fails all its segments, an undecodable one its readable segments. A late one gives nothing.
         """
         try:
             unit = UnitRecord.decode(encoded)
