@@ -4,7 +4,7 @@
         result = client.infer("digits", {"x": images})
         result["logits"]
 
-Names are loaded on first use: importing the package brings neither Kafka nor numpy. `anabranch.errors` draws the tree
+Names are loaded on first use: importing the package loads neither Kafka nor numpy. `anabranch.errors` draws the tree
 of errors.
 """
 
@@ -167,7 +167,7 @@ __all__ = [
 _MODULES = {"Client": "anabranch.client", "Result": "anabranch.result"}
 
 
-# A type checker that sees this function takes every name for right.
+# Hidden from type checkers, which would accept every name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

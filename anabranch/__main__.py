@@ -3,7 +3,7 @@
 import sys
 
 _SERVER_PYTHONS = ((3, 11), (3, 12))
-#: Packages that the client does without, and `tomllib`, which Python 3.10 does not have.
+#: Packages that the client does not need, and `tomllib`, which Python 3.10 does not have.
 _EXTRAS = dict.fromkeys(
     ("apache_beam", "onnx", "onnxruntime", "psutil", "pyflink", "rich", "tomllib", "typer"), "server"
 )

@@ -42,7 +42,7 @@ class Client:
         requests_topic: The job's `kafka.requests_topic`.
         responses_topic: The job's `kafka.responses_topic`.
         max_message_bytes: The job's `kafka.max_message_bytes`; larger requests are refused here.
-        timeout_s: How long a request waits for its answer.
+        timeout_s: Longest wait for an answer.
         isolation_level: `read_committed` waits for the transaction of a job that delivers exactly once, and makes no
             difference otherwise; `read_uncommitted` sees answers early, and a failure may repeat them.
         properties: Further options of the Kafka clients, in kafka-python's names, or with dots for underscores
@@ -116,8 +116,8 @@ class Client:
         """Sends a request and waits for its answer.
 
         Args:
-            model: Name of the model; empty where the job serves only one.
-            inputs: An array for each input of the model, with the batch in axis 0; or, for a model with one input, the
+            model: Name of the model; empty if the job serves only one.
+            inputs: An array for each input of the model, with the batch in axis 0; for a model with one input, also the
                 array alone. Strings and bytes become BYTES.
             version: Version of the model; empty for the newest.
             outputs: The outputs to answer with, in this order; empty for all.
@@ -126,7 +126,7 @@ class Client:
             partial: Asks the job to answer at the deadline with the rows that it has; see `Result.missing_rows`.
             parameters: Further request parameters.
             key: Requests with the same key stay in order; without one, they are spread over all partitions.
-            timeout_s: How long to wait for the answer; overrides the client's own time-out.
+            timeout_s: Longest wait for the answer. Default: the client's `timeout_s`.
 
         Raises:
             RequestError: The request is at fault; the class of the error says how.

@@ -1,7 +1,7 @@
-"""All errors of Anabranch, as one tree. Every class has a stable `code`; catch the branch that you can handle.
+"""All errors of Anabranch, as one tree. Every class has a stable `code`.
 
     AnabranchError                        error
-    ├── RequestError                      request_error          the request is at fault: mend it, then send it again
+    ├── RequestError                      request_error          the request is at fault
     │   ├── UnreadableRequest             unreadable
     │   ├── MalformedRequest              malformed_request
     │   ├── RequestTooLarge               request_too_large
@@ -71,8 +71,7 @@
     │   └── LibpythonNotFound             libpython_not_found
     └── UnusableArgument                  unusable_argument      a command's argument cannot be used
 
-Each class is defined where it is raised; this module collects them. It needs nothing that is not installed with the
-client, and `ModelLoadFailed` is loaded when it is first used.
+Each class is defined where it is raised. `ModelLoadFailed` is loaded on first use, because it needs numpy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -163,7 +162,7 @@ if TYPE_CHECKING:
 
 
 class UnusableArgument(AnabranchError):
-    """An argument of a command cannot be used; the message says which and why."""
+    """An argument of a command cannot be used."""
 
     code = "unusable_argument"
 
@@ -242,12 +241,12 @@ __all__ = [
 ]
 
 
-# A type checker that sees this function takes every name for right.
+# Hidden from type checkers, which would accept every name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name != "ModelLoadFailed":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from anabranch.operators.backends.base import ModelLoadFailed  # noqa: PLC0415 - brings numpy and msgspec
+        from anabranch.operators.backends.base import ModelLoadFailed  # noqa: PLC0415 - loads numpy
 
         return ModelLoadFailed

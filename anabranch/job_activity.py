@@ -1,4 +1,4 @@
-"""What a job does right now, out of two looks at its counters (see `anabranch.operators.core.metrics`)."""
+"""Rates and latency of a job between two readings of its counters, which `anabranch.operators.core.metrics` lists."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ _SCOPE = "anabranch"
 
 @dataclass(frozen=True)
 class ModelRate:
-    """What became of one model's requests between two looks.
+    """Rates and latency of one model.
 
     Attributes:
         model: Name and version.
-        batch_rows: Rows in a batch, on average; 0 where all requests were split.
-        p50_ms: From the record's timestamp to the written answer; likewise `p99_ms`.
-        stage_ms: What each stage took, on average.
+        batch_rows: Mean rows of a batch; 0 if all requests were split.
+        p50_ms, p99_ms: Latency from the record's timestamp to the written answer.
+        stage_ms: Mean time of each phase.
     """
 
     model: str
@@ -31,32 +31,28 @@ class ModelRate:
 
 @dataclass(frozen=True)
 class JobActivity:
-    """What a job did between two looks.
-
-    Attributes:
-        errors_per_s: By code.
-    """
+    """Rates and latency of all models, and errors by code."""
 
     models: list[ModelRate]
     errors_per_s: dict[str, float]
 
 
 def wanted(metric_ids: Iterable[str]) -> list[str]:
-    """Of all metrics of an operator, those that `activity` reads."""
+    """Selects the metrics that `activity` reads."""
     return [name for name in metric_ids if f".{_SCOPE}." in name and (".le." not in name or f".{TOTAL}." in name)]
 
 
 def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> JobActivity:
-    """What happened between two looks.
+    """Computes the activity between two readings.
 
     Args:
-        before: Counts by metric, over all tasks.
-        after: The same later; fewer where a job has started again.
-        seconds: Between the two.
+        before: Counts by metric, summed over all tasks.
+        after: A later reading; its counts are smaller if the job has restarted.
+        seconds: Time between them.
     """
     grown: dict[tuple[str, ...], float] = {}
     for name, count in after.items():
-        # The operator's own name comes first, and may be anything.
+        # The name of the operator comes first, and may contain dots.
         path = tuple(name.split(f".{_SCOPE}.", 1)[1].split("."))
         grown[path] = grown.get(path, 0.0) + max(0.0, count - before.get(name, 0.0))
     models = sorted({path[1] for path in grown if path[0] == "model"})
@@ -74,7 +70,7 @@ def _rate(model: str, grown: Mapping[tuple[str, ...], float], seconds: float) ->
     requests, rows, batches = (grown.get((name,), 0.0) for name in ("requests", "rows", "batches"))
     buckets, upto = [], 0.0
     for limit_us in LIMITS_US:
-        # A bucket that nobody was in yet has no counter; it holds what those below it do.
+        # An empty bucket has no counter; cumulative counts continue from the bucket below.
         upto = max(upto, grown.get((TOTAL, "le", "inf" if limit_us is None else str(limit_us), "requests"), 0.0))
         buckets.append(upto)
     return ModelRate(

@@ -20,7 +20,7 @@ from anabranch.transport_errors import ClientClosed, NoAnswer, TransportError
 
 _Outcome = Result | Exception
 
-#: How often the thread looks for expired requests, and for its own end.
+#: Interval at which the thread looks for expired requests.
 _TICK_MS = 100
 
 

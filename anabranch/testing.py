@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Answer = InferResponse | ErrorResponse
 #: Stands for a model: inputs by name in, outputs by name out. An array without a name has the name "".
 ModelFunction = Callable[[Mapping[str, Array]], Mapping[str, npt.ArrayLike]]
-#: Answers a request with any number of messages: none for a job that is silent, several for one that repeats itself.
+#: Answers a request with any number of messages; none for a silent job, several for repeated answers.
 AnswerFunction = Callable[[InferRequest], Sequence[Answer]]
 
 __all__ = [
@@ -201,7 +201,7 @@ class FakeJob:
 
 
 class _Models:
-    """Answers with the function of a request's model, and as a real job does where there is none."""
+    """Answers with the function of a request's model; an unknown model is an error, as in a real job."""
 
     def __init__(self, models: Mapping[str, ModelFunction]) -> None:
         self._models = dict(models)
@@ -236,7 +236,7 @@ class _MemoryConnection:
             for answer in self._job.respond(message, key):
                 self._answers.put(answer)
 
-        self._job._work.put(work)  # noqa: SLF001 - two halves of one thing
+        self._job._work.put(work)  # noqa: SLF001 - same module
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
         try:

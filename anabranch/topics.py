@@ -1,11 +1,11 @@
-"""The topics that a job reads and writes, with the sizes that its configuration asks for."""
+"""The topics of a job, with the size limits of its configuration."""
 
 from anabranch.flink_job.config import KafkaConfig
 from anabranch.stack.kafka_broker import Topic, create_topics
 
 
 def topics_of(kafka: KafkaConfig) -> list[Topic]:
-    """The job's three topics; each lets the largest message of its kind through."""
+    """Returns the job's three topics, each with the limit of its largest message."""
     limits_bytes = {
         kafka.requests_topic: kafka.record_limit_bytes,
         kafka.responses_topic: kafka.record_limit_bytes,
@@ -18,9 +18,9 @@ def topics_of(kafka: KafkaConfig) -> list[Topic]:
 
 
 def make_topics(kafka: KafkaConfig) -> list[str]:
-    """Makes the topics that are not there yet, and returns their names.
+    """Makes missing topics, and returns their names.
 
     Raises:
-        TopicNotMade: The broker refused one, or does not answer.
+        TopicNotMade: The broker refuses one, or does not answer.
     """
     return create_topics(kafka.bootstrap_servers, topics_of(kafka))

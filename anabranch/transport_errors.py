@@ -1,21 +1,10 @@
-"""Errors between a client and the job.
-
-    TransportError
-    ├── BrokerUnreachable   no broker answers at that address
-    ├── TopicMissing        the broker has no such topic
-    ├── NotSent             the broker did not take the request
-    ├── NoAnswer            it was sent, but no answer came in time
-    ├── ClientClosed        the client was closed before the answer came
-    └── UnknownProperty     the Kafka client has no such property
-
-A request that the job refused or failed to serve raises a `RequestError` or `ServingError` instead.
-"""
+"""Errors between a client and the job; the job's own answers raise a `RequestError` or `ServingError`."""
 
 from anabranch.schemas.errors import AnabranchError
 
 
 class TransportError(AnabranchError):
-    """Base of errors between this process and the job."""
+    """Base of errors between a client and the job."""
 
     code = "transport_error"
 
@@ -27,7 +16,7 @@ class BrokerUnreachable(TransportError, ConnectionError):
 
 
 class TopicMissing(TransportError):
-    """The broker has no such topic: the job has not made it yet, or it has another name."""
+    """The broker has no such topic."""
 
     code = "topic_missing"
 

@@ -83,7 +83,7 @@ def import_model(
     if (folder / version).exists():
         raise VersionThere(f"{folder / version} already exists: leave --version out for the next number")
 
-    from anabranch.importing.convert import CASES, MODEL, convert, framework_of  # noqa: PLC0415 - `--help` must be quick
+    from anabranch.importing.conversion import CASES, MODEL, convert, framework_of  # noqa: PLC0415 - `--help` must be quick
     from anabranch.importing.parity import largest_difference, read_cases  # noqa: PLC0415 - likewise
     from anabranch.operators.backends.onnx import OnnxBackend, read_signature, sha256_of  # noqa: PLC0415 - likewise
 

@@ -1,1 +1,1 @@
-"""`make demo`: every file of a folder through Magika's own model, in Kafka and Flink, with every answer checked."""
+"""The demo: streams files through Magika's model on Kafka and Flink, and checks every answer."""

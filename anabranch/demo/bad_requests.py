@@ -1,4 +1,4 @@
-"""Requests that are wrong in one way each, and what the contract says becomes of them."""
+"""Requests with one fault each, and the error that each must be answered with."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ class BadRequest:
     """A request that must fail.
 
     Attributes:
-        kind: What is wrong with it, in words.
-        id: Whom to answer; empty where the record does not say, so that it goes to the errors topic only.
-        value: The record; None is a record without a value.
-        code: The error that it must be answered with.
-        age_ms: How long ago the record's timestamp says that it was made.
+        kind: The fault, in words.
+        id: The request's id; empty if the record has none that can be read, so that only a dead letter can be written.
+        value: The record's value; None for a record without one.
+        code: The code of the expected error.
+        age_ms: Age of the record by its timestamp.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class BadRequest:
 
 
 def bad_requests(id_prefix: str, max_message_bytes: int) -> list[BadRequest]:
-    """One of each kind."""
+    """Makes a request of each kind."""
     requests = [*_in_protobuf(id_prefix), *_in_json(id_prefix), *_unreadable()]
     padding = bytes(max_message_bytes)
     too_large = _message(f"{id_prefix}-too-large", raw=padding).SerializeToString()
@@ -51,7 +51,7 @@ def _message(
     shape: tuple[int, ...] = (1, TOKENS),
     raw: bytes | None = bytes(4 * TOKENS),
 ) -> ModelInferRequest:
-    """A request that is right, unless it is told otherwise."""
+    """Makes a valid request, apart from the arguments."""
     message = ModelInferRequest(id=request_id, model_name=model, model_version=version)
     message.inputs.add(name=name, datatype=datatype, shape=shape)
     if raw is not None:

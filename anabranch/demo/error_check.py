@@ -1,4 +1,4 @@
-"""Sends bad requests, and looks on both topics for what the contract promises to each of them."""
+"""Sends bad requests, and checks their answers and dead letters."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.schemas.messages import ErrorResponse
 
-#: base64 and a record's framing may add so much to a value of the largest size.
+#: Largest growth of a value by base64 and the framing of its record.
 _GROWTH = 2
 
 Place = tuple[int, int]
@@ -23,11 +23,11 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class ErrorOutcome:
-    """What became of a bad request.
+    """The outcome of a bad request.
 
     Attributes:
-        code: The error that came back; empty where none did.
-        problem: How it differs from what was promised; empty where it does not.
+        code: The code in the dead letter; empty without one.
+        problem: The difference from the expected outcome; empty without one.
     """
 
     request: BadRequest
@@ -38,17 +38,17 @@ class ErrorOutcome:
 
 @dataclass
 class _Seen:
-    """What the two topics hold so far: answers by record key, dead letters by where their request stood."""
+    """Answers by record key, and dead letters by the partition and offset of their request."""
 
     answers: dict[str, list[bytes]]
     letters: dict[Place, DeadLetter]
 
 
 def send_and_check(settings: KafkaConfig, requests: list[BadRequest], timeout_s: float) -> list[ErrorOutcome]:
-    """Sends every request, and waits until each has what it should, or the time is up.
+    """Sends all requests, and waits until each has the expected outcome or the time is up.
 
     Raises:
-        kafka.errors.KafkaError: The broker is not there.
+        kafka.errors.KafkaError: The broker does not answer.
     """
     consumer = _open_at_end(settings)
     try:
@@ -115,7 +115,7 @@ def _note(seen: _Seen, is_letter: bool, record: Any) -> None:  # noqa: FBT001
     try:
         letter = decode_letter(record.value)
     except msgspec.MsgspecError:
-        return  # none of ours: the request that it should answer stays without a letter
+        return  # its request stays without a dead letter, which is reported
     seen.letters[letter.source.partition, letter.source.offset] = letter
 
 
@@ -144,7 +144,7 @@ def _answer_problem(request: BadRequest, answers: list[bytes]) -> str:
     if len(answers) != 1:
         return f"{len(answers)} answers instead of one"
     if (answers[0][:1] == b"{") != ((request.value or b"")[:1] == b"{"):
-        return "the answer is not in the form of the request"
+        return "the answer is not in the encoding of the request"
     try:
         answer = codec.decode_response(answers[0])
     except AnabranchError as error:

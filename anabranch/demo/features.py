@@ -1,7 +1,6 @@
-"""What Magika feeds its model with, and what it makes of the scores: all of it by Magika's own code.
+"""The tokens that Magika computes from a file, and the label that it derives from scores.
 
-Magika reads a file, looks at what needs no model (empty, very short, unreadable), turns the rest into 2,048 tokens,
-runs the model, and applies thresholds to the scores. Here it does all of that, but for the session, which is ours.
+Magika's own code does both. Only its ONNX session is replaced, so that the job can run the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,20 +17,20 @@ MODEL_NAME = "magika"
 MODEL_VERSION = "1"
 INPUT_NAME = "bytes"
 OUTPUT_NAME = "target_label"
-#: Kinds of files that the model tells apart, and tokens of a file that it looks at.
+#: Length of the scores and of the tokens of a file.
 LABELS = 214
 TOKENS = 2_048
 
 
 def model_path() -> Path:
-    """The ONNX file in the installed `magika` package."""
+    """Returns the ONNX file in the installed `magika` package."""
     models = Path(magika.__file__).parent / "models"
     return models / magika.Magika._get_default_model_name() / "model.onnx"  # noqa: SLF001 - it has no public name
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that Magika asks its model about.
+    """A file that needs the model.
 
     Attributes:
         tokens: int32, [TOKENS].
@@ -43,7 +42,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RuledFile:
-    """A file for which Magika needs no model: empty, very short, or nothing but white space."""
+    """A file that Magika labels without its model: empty, very short, or only white space."""
 
     path: Path
     label: str
@@ -51,20 +50,20 @@ class RuledFile:
 
 @dataclass(frozen=True)
 class UnreadFile:
-    """A file that could not be read; `reason` says why."""
+    """A file that cannot be read, and the reason."""
 
     path: Path
     reason: str
 
 
 class _Session:
-    """Stands where Magika expects its ONNX session."""
+    """Replaces the ONNX session of Magika."""
 
     def __init__(self, scores_of: Callable[[Array], Array]) -> None:
         self._scores_of = scores_of
 
     def run(self, output_names: Sequence[str], feed: dict[str, Any]) -> list[Array]:  # noqa: ARG002 - ONNX Runtime's
-        """Scores, float32 [rows, LABELS]."""
+        """Returns the scores, float32 [rows, LABELS]."""
         return [self._scores_of(np.asarray(feed[INPUT_NAME], np.int32))]
 
 
@@ -72,7 +71,7 @@ class Detector(magika.Magika):
     """Magika with another session.
 
     Args:
-        scores_of: From tokens, int32 [rows, TOKENS], to scores, float32 [rows, LABELS].
+        scores_of: Maps tokens, int32 [rows, TOKENS], to scores, float32 [rows, LABELS].
     """
 
     def __init__(self, scores_of: Callable[[Array], Array]) -> None:
@@ -83,7 +82,7 @@ class Detector(magika.Magika):
         return _Session(self._scores_of)
 
     def label(self, path: Path) -> str:
-        """What Magika says that a file is.
+        """Returns the label of a file.
 
         Raises:
             OSError: The file cannot be read.
@@ -95,14 +94,14 @@ class Detector(magika.Magika):
 
 
 class FeatureReader:
-    """Reads files as Magika does, up to the point where it would run its model."""
+    """Reads files as Magika does, without running the model."""
 
     def __init__(self) -> None:
         self._fed: list[Array] = []
         self._detector = Detector(self._keep)
 
     def read(self, path: Path) -> ModelFile | RuledFile | UnreadFile:
-        """The file's tokens; or its label, where Magika needs no model; or why it could not be read."""
+        """Returns the tokens of a file, its label if it needs no model, or the reason that it cannot be read."""
         self._fed.clear()
         try:
             label = self._detector.label(path)
@@ -116,17 +115,17 @@ class FeatureReader:
 
 
 class ScoreReader:
-    """Magika's last step: from scores that something else computed to a label."""
+    """Derives labels from scores that the job computed."""
 
     def __init__(self) -> None:
         self._scores = np.zeros((1, LABELS), np.float32)
         self._detector = Detector(lambda _: self._scores)
 
     def label(self, file: ModelFile, scores: Array) -> str:
-        """The label for a file, given the model's scores for it, [LABELS].
+        """Returns the label of a file from its scores, [LABELS].
 
         Raises:
-            OSError: The file cannot be read any more.
+            OSError: The file can no longer be read.
         """
         self._scores = scores[np.newaxis]
         return self._detector.label(file.path)

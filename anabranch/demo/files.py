@@ -1,11 +1,11 @@
-"""Which files the demo streams."""
+"""The files that the demo streams."""
 
 import os
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Not part of the standard library, or made from what is.
+#: Folders of the standard library that hold installed packages or compiled files.
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
@@ -14,10 +14,10 @@ class FoundFile:
     """The files of a folder.
 
     Attributes:
-        files: In an order that is the same on every run.
-        unread_folders: Folders that may not be read.
-        linked_folders: Links to folders, which are not followed: they may lead round in circles.
-        left_out: Files past the limit.
+        files: In the same order on every run.
+        unread_folders: Folders that cannot be read.
+        linked_folders: Links to folders, which are not followed: they may form a cycle.
+        left_out: Files over the limit.
     """
 
     folder: Path
@@ -28,15 +28,16 @@ class FoundFile:
 
 
 def standard_library() -> Path:
-    """The folder of the running Python's standard library."""
+    """Returns the folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def find_files(folder: Path | None, limit: int) -> FoundFile:
-    """Every file of a folder, at any depth; None is the standard library without what was installed into it.
+    """Finds the files of a folder, at any depth.
 
     Args:
-        limit: How many files at most; 0 for all.
+        folder: None for the standard library without installed packages.
+        limit: Largest number of files; 0 for all.
     """
     found = FoundFile(folder or standard_library())
 

@@ -1,4 +1,4 @@
-"""A broker, a Flink cluster and the job on it, in a folder of their own, for as long as the demo runs."""
+"""The broker, the Flink cluster and the job of one demo, in a folder of their own."""
 
 import os
 from collections.abc import Iterator
@@ -14,10 +14,9 @@ from anabranch.stack.flink_rest import FlinkRest
 from anabranch.stack.kafka_broker import KafkaBroker, record_counts
 from anabranch.topics import topics_of
 
-#: What the `java` command takes options from, beside its arguments.
+#: Environment variable with further options of `java`.
 _JVM_OPTIONS = "JDK_JAVA_OPTIONS"
-#: Magika costs least per row where it runs one row at a time (5.3 ms against 5.9 ms in a batch of 8), and its scores
-#: depend a little on whether a row runs alone: small requests are not put together. A shard takes 0.1 s.
+#: Magika's scores depend a little on the batch size, so small requests do not share batches. A shard takes 0.1 s.
 _MODEL_FILE = """\
 [batching]
 max_rows = 1
@@ -26,7 +25,7 @@ shard_rows = 16
 
 
 def make_repository(folder: Path) -> Path:
-    """A model repository with Magika's own model in it."""
+    """Makes a model repository with Magika's model."""
     version = folder / MODEL_NAME / MODEL_VERSION
     version.mkdir(parents=True)
     copyfile(model_path(), version / "model.onnx")
@@ -35,11 +34,11 @@ def make_repository(folder: Path) -> Path:
 
 
 class LocalJob:
-    """Everything that the demo starts.
+    """The processes that the demo starts.
 
     Args:
-        folder: Where topics, models, checkpoints and logs go.
-        tasks: Inference tasks, each in a TaskManager process of its own.
+        folder: Folder for topics, models, checkpoints and logs.
+        tasks: Number of inference tasks, each in its own TaskManager.
     """
 
     def __init__(self, folder: Path, tasks: int) -> None:
@@ -61,7 +60,7 @@ class LocalJob:
 
     @property
     def config(self) -> Config:
-        """The job's configuration; it has the broker's address as soon as that is launched."""
+        """The job's configuration; has the broker's address after `launch`."""
         return self._config.replace(kafka={"bootstrap_servers": self._broker.bootstrap_servers})
 
     @property
@@ -70,12 +69,12 @@ class LocalJob:
         return self._cluster.url
 
     def launch(self) -> None:
-        """Launches broker and cluster, and does not wait for them.
+        """Launches broker and cluster, and returns at once.
 
-        Call it on the main thread: they end with the thread that launched them.
+        Call it on the main thread: the processes end with the thread that launched them.
 
         Raises:
-            StackError, InstallationError: They cannot be launched.
+            StackError, InstallationError: One of them cannot be launched.
         """
         with _quick_to_start():
             self._broker.launch()
@@ -92,24 +91,24 @@ class LocalJob:
         self._cluster.await_ready()
 
     def submit(self) -> None:
-        """Starts the job; it is not yet running when this returns.
+        """Submits the job, and returns before it runs.
 
         Raises:
-            ConfigError, ModelLoadFailed: Its models cannot be used.
+            ConfigError, ModelLoadFailed: A model cannot be used.
         """
-        from anabranch.flink_job import installation, job  # noqa: PLC0415 - a second, which the broker and the cluster also need
+        from anabranch.flink_job import installation, job  # noqa: PLC0415 - takes a second, while the broker starts
 
         installation.activate(log_dir=self._folder / "logs")
         with _quick_to_start():
             job.start(self.config, self.flink_url)
 
     def explain(self) -> str:
-        """What the job is doing, for a person who waits for an answer of it in vain."""
+        """Describes the state of topics, TaskManagers and tasks, for a job that does not answer."""
         flink = FlinkRest(self.flink_url)
         try:
             kafka = self._config.kafka
             sizes = record_counts(self._broker.bootstrap_servers, [kafka.requests_topic, kafka.responses_topic])
-            lines = [f"Topics have so many records: {sizes}"]
+            lines = [f"Records in the topics: {sizes}"]
             lines.append(f"Flink has {len(flink.task_manager_ids())} of {self._tasks} TaskManagers")
             for job in flink.jobs():
                 lines.append(f"job {job.name} is {job.state}")
@@ -120,18 +119,14 @@ class LocalJob:
         return "\n".join(filter(None, lines))
 
     def kill(self) -> None:
-        """Ends whatever was started, at once: nothing of it is wanted any more."""
+        """Kills cluster and broker."""
         self._cluster.kill()
         self._broker.kill()
 
 
 @contextmanager
 def _quick_to_start() -> Iterator[None]:
-    """Every JVM that is started in here compiles its code once, and quickly.
-
-    None of them lives long enough for the better compiler to pay, and the work is done in ONNX Runtime: without it, the
-    demo starts with 27 seconds of one core instead of 43, and is no slower afterwards.
-    """
+    """Starts JVMs without the second compiler, which needs more time than a demo of a minute wins back."""
     before = os.environ.get(_JVM_OPTIONS)
     os.environ[_JVM_OPTIONS] = f"{before or ''} -XX:TieredStopAtLevel=1".strip()
     try:

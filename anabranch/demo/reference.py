@@ -1,4 +1,4 @@
-"""What the answers must be: the same model on the same input, run directly; and what Magika itself says."""
+"""The expected answers: scores of direct ONNX Runtime runs, and Magika's own labels."""
 
 import threading
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from anabranch.demo.features import INPUT_NAME, OUTPUT_NAME, Detector, ModelFile
 from anabranch.onnx_runtime.session import open_session
 from anabranch.schemas.tensors import Array
 
-#: An answer equals a direct run when no score differs by more.
+#: Largest difference of a score from a direct run.
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class References:
-    """What the answers are compared with.
+    """The expected answers.
 
     Attributes:
-        scores: Of a direct run of each file alone, float32 [files, LABELS].
-        large_scores: Of a direct run of the large request's rows, float32 [rows, LABELS].
-        labels: What Magika says that each file is; empty where it could not read the file again.
+        scores: Scores of each file, run alone, float32 [files, LABELS].
+        large_scores: Scores of the large request's rows, float32 [rows, LABELS].
+        labels: Magika's label of each file; empty if it could not read the file again.
     """
 
     scores: Array
@@ -32,7 +32,7 @@ class References:
 
 
 def compute(files: list[ModelFile], large: Array, on_row: Callable[[int], object]) -> References:
-    """Runs the model on every file twice, in two sessions: once directly, once inside Magika.
+    """Runs the model on every file directly, and inside Magika on another thread.
 
     Args:
         large: The large request's rows, int32 [rows, TOKENS].
@@ -42,18 +42,18 @@ def compute(files: list[ModelFile], large: Array, on_row: Callable[[int], object
     with ThreadPoolExecutor(1, "reference") as thread:
         try:
             labels = thread.submit(_magika_labels, files, on_row, stopped)
-            # Of one row the model's layer normalisation sums in another order than of several (ONNX Runtime takes
-            # another kernel), which changes some scores in the third decimal: each is compared with its own kind.
+            # ONNX Runtime uses another kernel for a single row, which changes some scores in the third decimal: compare
+            # single rows with single rows, and batches with batches.
             scores = run_directly([file.tokens[np.newaxis] for file in files], on_row)
             large_scores = run_directly([large[start : start + 32] for start in range(0, len(large), 32)], on_row)
             return References(scores, large_scores, labels.result())
         except BaseException:
-            stopped.set()  # the thread would be waited for
+            stopped.set()  # the executor waits for its thread
             raise
 
 
 def run_directly(batches: list[Array], on_row: Callable[[int], object]) -> Array:
-    """The model's scores for batches of tokens, in one session of its own: float32 [all rows, LABELS]."""
+    """Returns the scores for batches of tokens: float32 [all rows, LABELS]."""
     session = open_session(model_path())
     scores = []
     for batch in batches:
@@ -63,13 +63,13 @@ def run_directly(batches: list[Array], on_row: Callable[[int], object]) -> Array
 
 
 def differing_rows(answers: Array, reference: Array) -> Array:
-    """Which rows of the answers are not within `TOLERANCE` of the reference; NaN, no answer, differs."""
+    """Returns the rows that are not within `TOLERANCE` of the reference; NaN, a missing answer, differs."""
     rows: Array = np.flatnonzero(~(np.abs(answers - reference) <= TOLERANCE).all(axis=1))
     return rows
 
 
 def _magika_labels(files: list[ModelFile], on_row: Callable[[int], object], stopped: threading.Event) -> list[str]:
-    # Its own session would take every core, and the direct run needs one.
+    # Magika's own session would take every core.
     session = open_session(model_path())
     detector = Detector(lambda tokens: session.run([OUTPUT_NAME], {INPUT_NAME: tokens})[0])
     labels = []

@@ -1,4 +1,4 @@
-"""What the demo found, as data and as tables."""
+"""The figures of a demo, as data and as tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,29 +17,29 @@ class Figures(msgspec.Struct, kw_only=True):
     """Figures of one demo, as `--figures` writes them.
 
     Attributes:
-        requests: Good requests that were sent: one for each file, those at a steady pace, and the large one.
-        answered: How many of them came back with outputs.
-        mismatches: Rows that differ from a direct ONNX Runtime run on the same input by more than 1e-5.
+        requests: Valid requests: one for each file, the paced ones, and the large one.
+        answered: Requests that were answered with outputs.
+        mismatches: Rows that differ from a direct ONNX Runtime run by more than 1e-5.
         errors_sent: Bad requests.
-        errors_answered: Bad requests that got exactly what the contract promises.
-        shards: Into how many parts the large request was split.
-        tasks: On how many inference tasks its parts ran.
-        throughput_rps: Requests a second, with `in_flight` of them on their way at any time.
+        errors_answered: Bad requests with the expected error.
+        shards: Shards of the large request.
+        tasks: Inference tasks that ran its shards.
+        throughput_rps: Requests a second, with `in_flight` pending.
         p50_ms, p95_ms, p99_ms: Latency at the steady pace, from the time at which a request was due.
-        paced_requests: How many requests were sent at the steady pace.
+        paced_requests: Requests at the steady pace.
         paced_rps: The steady pace.
-        saturated_p50_ms: Latency at full throughput: nearly all of it is waiting behind other requests.
+        saturated_p50_ms: Latency at full throughput, nearly all of it queueing.
         large_rows: Rows of the large request.
-        large_latency_ms: Its latency.
-        files: Files that were found and read.
-        files_by_rule: Files for which Magika needs no model.
+        large_latency_ms: Latency of the large request.
+        files: Files that were read.
+        files_by_rule: Files that need no model.
         files_unread: Files and folders that could not be read.
-        magika_compared: Files that Magika itself could be asked about.
-        magika_agreements: Files for which Magika itself says the same.
+        magika_compared: Files that Magika labelled, too.
+        magika_agreements: Files with the same label from Magika.
         types: Files of each type, the most frequent first.
-        error_codes: The code that each kind of bad request came back with.
-        seconds: How long each part of the demo took.
-        problems: What went wrong, in words.
+        error_codes: The code in the dead letter of each kind of bad request.
+        seconds: Duration of each part of the demo.
+        problems: Wrong or missing answers, in words.
     """
 
     requests: int
@@ -71,7 +71,7 @@ class Figures(msgspec.Struct, kw_only=True):
 
     @property
     def succeeded(self) -> bool:
-        """Whether everything was answered, and rightly."""
+        """True if every answer is there and right."""
         return (
             self.answered == self.requests
             and self.mismatches == 0
@@ -80,17 +80,17 @@ class Figures(msgspec.Struct, kw_only=True):
         )
 
     def to_json(self) -> bytes:
-        """One JSON object, indented."""
+        """Encodes the figures as an indented JSON object."""
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
 
 def print_report(
     console: Console, figures: Figures, outcomes: Sequence[ErrorOutcome], *, show_bad_requests: bool = False
 ) -> None:
-    """Prints the result and, after it, what was asked for.
+    """Prints the result, then the bad requests.
 
     Args:
-        show_bad_requests: Lists all bad requests. Those without the promised answer are always listed.
+        show_bad_requests: Lists all bad requests, not only those without the expected error.
     """
     console.print(_types_table(figures.types), _figures_table(figures), sep="\n")
     listed = outcomes if show_bad_requests else [outcome for outcome in outcomes if outcome.problem]
@@ -118,7 +118,7 @@ def _types_table(types: Mapping[str, int]) -> Table:
 
 
 def _errors_table(outcomes: Sequence[ErrorOutcome]) -> Table:
-    table = Table("bad request", "came back as", "where", title="Bad requests", title_justify="left")
+    table = Table("bad request", "error", "found in", title="Bad requests", title_justify="left")
     for outcome in outcomes:
         code = f"[red]{escape(outcome.problem)}[/]" if outcome.problem else outcome.code
         table.add_row(
@@ -136,7 +136,7 @@ def _figures_table(figures: Figures) -> Table:
         "requests": f"{figures.answered:,} of {figures.requests:,} answered",
         "equal to a direct ONNX Runtime run": f"{compared - figures.mismatches:,} of {compared:,} rows, within 1e-5",
         "equal to Magika's own answer": f"{figures.magika_agreements:,} of {figures.magika_compared:,} files",
-        "errors": f"{figures.errors_answered} of {figures.errors_sent} bad requests came back as promised",
+        "errors": f"{figures.errors_answered} of {figures.errors_sent} bad requests have the expected error",
         "one large request": (
             f"{figures.large_rows:,} rows in {figures.shards} shards over {figures.tasks} tasks, merged in order, "
             f"in {figures.large_latency_ms / 1000:.1f} s"
@@ -147,7 +147,7 @@ def _figures_table(figures: Figures) -> Table:
             f"at a steady {figures.paced_rps:.0f} requests/s ({figures.paced_requests:,} requests)"
         ),
         "latency at full throughput": (
-            f"p50 {figures.saturated_p50_ms:.0f} ms: with {figures.in_flight} in flight, nearly all of it is waiting"
+            f"p50 {figures.saturated_p50_ms:.0f} ms: with {figures.in_flight} in flight, nearly all of it is queueing"
         ),
         "took": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in figures.seconds.items()),
     }

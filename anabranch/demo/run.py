@@ -1,4 +1,4 @@
-"""The demo, from the first file to the last figure."""
+"""One run of the demo: starts the stack, sends requests, and compares the answers."""
 
 import signal
 import tempfile
@@ -29,7 +29,7 @@ from anabranch.schemas.tensors import Array
 
 _IN_FLIGHT = 64
 _LARGE_ROWS = 1_024
-#: At this part of the throughput that was measured, a queue does not build up.
+#: Pace as a share of the measured throughput; low enough that no queue builds up.
 _PACE = 0.4
 _PACED_S = 6.0
 _FIRST_ANSWER_TIMEOUT_S = 240.0
@@ -43,7 +43,7 @@ Advance = Callable[[int], object]
 
 @dataclass
 class _Sorted:
-    """The files by what Magika does with them."""
+    """Files that need the model, files that do not, and unreadable files."""
 
     model: list[ModelFile]
     ruled: list[RuledFile]
@@ -52,7 +52,7 @@ class _Sorted:
 
 @dataclass
 class _Asked:
-    """What the job answered."""
+    """The answers of the job."""
 
     streamed: workload.DemoResponses
     paced: workload.DemoResponses
@@ -65,12 +65,12 @@ class _Asked:
 
 
 class Demo:
-    """One run.
+    """One run of the demo.
 
     Args:
-        folder: Whose files to stream; None is the standard library of the running Python.
-        limit: How many files at most; 0 for all.
-        tasks: Inference tasks, each in a process of its own.
+        folder: Folder of files to stream; None for Python's standard library.
+        limit: Largest number of files; 0 for all.
+        tasks: Number of inference tasks, each in its own process.
     """
 
     def __init__(self, console: Console, folder: Path | None, limit: int, tasks: int) -> None:
@@ -81,10 +81,10 @@ class Demo:
         self._seconds: dict[str, float] = {}
 
     def run(self) -> tuple[Figures, list[ErrorOutcome]]:
-        """Starts everything, asks, stops everything, and compares; nothing is left running, however it ends.
+        """Runs the demo; ends every process that it started, even after an error.
 
         Raises:
-            UnusableArgument: There is nothing to stream.
+            UnusableArgument: No file needs the model.
             StackError, InstallationError, TransportError: The stack or the job did not start.
         """
         with (
@@ -116,7 +116,7 @@ class Demo:
                 files.model[0].tokens[np.newaxis],
                 _FIRST_ANSWER_TIMEOUT_S,
                 _FIRST_ANSWER_AGAIN_S,
-                lambda: self._say(f"No answer yet; asking once more. {escape(job.explain())}"),
+                lambda: self._say(f"No answer yet; sending another request. {escape(job.explain())}"),
             )
         self._say(f"The job answers: one inference task in each of {self._tasks} processes")
         return files
@@ -135,13 +135,13 @@ class Demo:
                         files.unread.append(file)
                 advance(1)
         self._say(
-            f"[bold]{len(files.model):,}[/] files for the model; {len(files.ruled):,} that Magika decides without it, "
-            f"too short or empty; {len(files.unread) + found.unread_folders:,} unreadable; "
+            f"[bold]{len(files.model):,}[/] files for the model; {len(files.ruled):,} too short or empty to need it; "
+            f"{len(files.unread) + found.unread_folders:,} unreadable; "
             f"{found.linked_folders:,} links to folders not followed"
         )
         if not files.model:
             raise UnusableArgument(
-                f"{found.folder} has no file that Magika's model is needed for: name another with --input"
+                f"{found.folder} has no file that needs Magika's model: name another folder with --input"
             )
         return files
 
@@ -232,7 +232,7 @@ def _ask_large(client: Client, tokens: Array, problems: list[str]) -> workload.L
 
 
 def _types(files: _Sorted, scores: Array, magika_labels: list[str]) -> tuple[dict[str, int], int, int]:
-    """Files of each type by our scores; how many Magika was asked about; for how many it says the same."""
+    """Returns the number of files of each type, of compared files, and of files with Magika's label."""
     reader = ScoreReader()
     types = Counter(file.label for file in files.ruled)
     compared = agreed = 0
@@ -250,15 +250,12 @@ def _types(files: _Sorted, scores: Array, magika_labels: list[str]) -> tuple[dic
 
 
 def _left_out(found: FoundFile) -> str:
-    return f" ({found.left_out:,} more are left out: --limit 0 takes them all)" if found.left_out else ""
+    return f" ({found.left_out:,} more left out: --limit 0 takes all)" if found.left_out else ""
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Makes a request to end, and the end of the terminal, what Ctrl-C is: an exception, so that all is cleaned up.
-
-    Once one has come, the next are ignored until the process ends: they would interrupt the cleaning up.
-    """
+    """Turns SIGTERM and SIGHUP into `KeyboardInterrupt`, too, and ignores all signals after the first."""
     interrupted = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature
@@ -278,7 +275,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Lets no signal stop the cleaning up."""
+    """Ignores signals."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield

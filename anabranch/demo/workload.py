@@ -1,4 +1,4 @@
-"""What the demo asks for, and how fast: as much as the job takes, then less than it could, then one large request."""
+"""The requests of the demo: at full throughput, at a steady pace, and one large request."""
 
 import threading
 import time
@@ -16,12 +16,12 @@ from anabranch.schemas.tensors import Array
 
 @dataclass
 class DemoResponses:
-    """The answers to many requests of one row.
+    """Answers to many requests of one row.
 
     Attributes:
-        scores: float32 [requests, LABELS]; NaN where no answer came.
-        latencies_ms: [requests]; NaN where no answer came.
-        failures: By the index of the request.
+        scores: float32 [requests, LABELS]; NaN for missing answers.
+        latencies_ms: [requests]; NaN for missing answers.
+        failures: Errors by index of the request.
         elapsed_s: From the first request to the last answer.
     """
 
@@ -32,21 +32,21 @@ class DemoResponses:
 
     @classmethod
     def for_requests(cls, count: int) -> "DemoResponses":
-        """Room for the answers to so many requests."""
+        """Makes arrays for the answers to `count` requests."""
         return cls(np.full((count, LABELS), np.nan, np.float32), np.full(count, np.nan))
 
     @property
     def answered(self) -> int:
-        """How many requests got outputs."""
+        """Number of requests with outputs."""
         return len(self.scores) - len(self.failures)
 
     @property
     def per_second(self) -> float:
-        """Answers a second, over all of it."""
+        """Answers a second."""
         return self.answered / self.elapsed_s if self.elapsed_s else 0.0
 
     def latency_ms(self, *percentiles: float) -> list[float]:
-        """Percentiles of the latency; 0 where nothing was answered."""
+        """Returns percentiles of the latency; 0 without answers."""
         known = self.latencies_ms[~np.isnan(self.latencies_ms)]
         return [float(np.percentile(known, percentile)) if known.size else 0.0 for percentile in percentiles]
 
@@ -57,8 +57,8 @@ class LargeAnswer:
 
     Attributes:
         scores: float32 [rows, LABELS].
-        shards: Into how many parts the job split it.
-        tasks: On how many inference tasks they ran.
+        shards: Shards of the request.
+        tasks: Inference tasks that ran them.
     """
 
     scores: Array
@@ -70,17 +70,17 @@ class LargeAnswer:
 def wait_until_served(
     client: Client, tokens: Array, timeout_s: float, again_s: float, on_silence: Callable[[], object]
 ) -> None:
-    """Returns when the job has answered one row of tokens, [1, TOKENS].
+    """Sends a row until the job answers.
 
     Args:
-        client: Of the job.
+        client: Client of the job.
         tokens: int32 [1, TOKENS].
-        timeout_s: In all.
-        again_s: Ask once more after so long.
-        on_silence: Called each time that this is over.
+        timeout_s: Time for the answer.
+        again_s: Time after which the row is sent again.
+        on_silence: Called before it is sent again.
 
     Raises:
-        TransportError, AnabranchError: It does not, or with an error.
+        AnabranchError: No answer came in time, or the answer is an error.
     """
     end_s = time.monotonic() + timeout_s
     asked: list[Future[Result]] = []
@@ -94,13 +94,11 @@ def wait_until_served(
 
 
 def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[], object]) -> DemoResponses:
-    """A request for every row, as fast as the job answers.
-
-    Latency under this load is queueing: it is in-flight requests divided by throughput, whatever the system.
+    """Sends a request for every row, as fast as the job answers.
 
     Args:
         tokens: int32 [rows, TOKENS].
-        in_flight: So many requests wait for their answers at any time.
+        in_flight: Number of pending requests; divided by the throughput, it is the latency.
         on_answer: Called after each answer, on the client's thread.
     """
     answers = DemoResponses.for_requests(len(tokens))
@@ -123,9 +121,9 @@ def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[]
 
 
 def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callable[[], object]) -> DemoResponses:
-    """A request for every row at even intervals, whether or not the ones before are answered.
+    """Sends a request for every row at even intervals, without waiting for answers.
 
-    Latency counts from the time at which a request was due, so that a stall cannot hide the requests behind it.
+    Latency counts from the time at which a request was due, so that a stall delays the requests behind it, too.
     """
     answers = DemoResponses.for_requests(len(tokens))
     missing = threading.Semaphore(0)
@@ -152,10 +150,10 @@ def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callab
 
 
 def ask_large(client: Client, tokens: Array, timeout_s: float) -> LargeAnswer:
-    """One request of many rows, which the job splits, runs on several tasks, and merges.
+    """Sends one request of many rows, which the job splits.
 
     Raises:
-        TransportError, AnabranchError: It was not answered, or with an error.
+        AnabranchError: No answer came in time, or the answer is an error.
     """
     result = client.infer(MODEL_NAME, {INPUT_NAME: tokens}, parameters={"explain": True}, timeout_s=timeout_s)
     return LargeAnswer(

@@ -1,10 +1,9 @@
-"""Brings models of other frameworks into a repository: a converter runs where the framework is, and is checked here.
+"""Imports models of other frameworks into a model repository.
 
-                            in the framework's interpreter        here
-    .pt2, MODULE:NAME  -->  [ converter.py ]  -- model.onnx -->   [ parity ]  -->  NAME/VERSION/model.onnx
-    SavedModel, .keras                        -- cases -------->
+                           framework's interpreter             this process
+    .pt2, MODULE:NAME -> [ converter_script ] -> model.onnx -> [ parity ] -> NAME/VERSION/model.onnx
+    SavedModel, .keras                        -> case-*.npz ->
 
-The converter is a script that imports nothing of ours: PyTorch and TensorFlow need packages that PyFlink cannot live
-with, so it runs in whatever interpreter has them. What it hands over are files: the model, and cases, each the inputs
-of one run and what the framework itself gave for them.
+The script runs in an interpreter of its own, because PyTorch and TensorFlow need packages that PyFlink does not
+accept. It imports nothing of Anabranch, and writes the model and cases: inputs and outputs of runs of the framework.
 """

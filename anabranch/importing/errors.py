@@ -1,49 +1,39 @@
-"""What can go wrong with an import.
-
-    ImportFailed
-    ├── UnknownSource       nothing that can be imported is there
-    ├── FrameworkMissing    the interpreter lacks PyTorch, or TensorFlow
-    ├── NotConverted        the framework's exporter refused the model
-    ├── NotEqual            the ONNX model answers otherwise than the framework
-    └── VersionThere        the repository has this version already
-
-Every message is one line that says what to do.
-"""
+"""Errors of an import."""
 
 from anabranch.schemas.errors import AnabranchError
 
 
 class ImportFailed(AnabranchError):
-    """Base of what can go wrong with an import."""
+    """Base of errors of an import."""
 
     code = "import_failed"
 
 
 class UnknownSource(ImportFailed):
-    """Nothing that can be imported is there."""
+    """The source is not a model of a known framework."""
 
     code = "unknown_source"
 
 
 class FrameworkMissing(ImportFailed):
-    """The interpreter that was to convert the model lacks a package."""
+    """The interpreter for the conversion lacks a package."""
 
     code = "framework_missing"
 
 
 class NotConverted(ImportFailed):
-    """The framework, or its exporter, refused the model."""
+    """The framework or its exporter refused the model."""
 
     code = "not_converted"
 
 
 class NotEqual(ImportFailed):
-    """The ONNX model answers otherwise than the framework does."""
+    """The outputs of the ONNX model differ from those of the framework."""
 
     code = "not_equal"
 
 
 class VersionThere(ImportFailed):
-    """The repository has this version already."""
+    """The repository already has this version of the model."""
 
     code = "version_there"

@@ -1,4 +1,4 @@
-"""Whether an ONNX model answers as the framework did from which it comes."""
+"""Compares the outputs of an ONNX model with those of its framework."""
 
 from __future__ import annotations
 
@@ -15,19 +15,14 @@ from anabranch.schemas.tensors import Array
 
 @dataclass(frozen=True)
 class ParityCase:
-    """One run of the framework's.
-
-    Attributes:
-        inputs: By the ONNX model's names.
-        outputs: What the framework gave.
-    """
+    """Inputs and outputs of one run of the framework, by the names of the ONNX model."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
 
 
 def read_cases(paths: Sequence[Path]) -> list[ParityCase]:
-    """The cases that a converter wrote."""
+    """Reads the cases that the converter script wrote."""
     cases = []
     for path in paths:
         with np.load(path, allow_pickle=False) as file:
@@ -41,13 +36,13 @@ def read_cases(paths: Sequence[Path]) -> list[ParityCase]:
 
 
 def largest_difference(session: Session, cases: Sequence[ParityCase], tolerance: float) -> float:
-    """The largest difference between an output and the framework's; 0.0 where all are equal.
+    """Returns the largest difference between an output and the framework's.
 
     Args:
-        tolerance: Of floats: absolute, and relative to the framework's value. All others must be equal.
+        tolerance: Absolute and relative tolerance of floats; other outputs must be equal.
 
     Raises:
-        NotEqual: One differs by more, has another shape or another dtype.
+        NotEqual: An output differs by more, or in shape or dtype.
     """
     largest = 0.0
     for case in cases:
@@ -60,18 +55,18 @@ def largest_difference(session: Session, cases: Sequence[ParityCase], tolerance:
 def _difference(name: str, expected: Array, got: Array, tolerance: float) -> float:
     if expected.shape != got.shape or expected.dtype != got.dtype:
         raise NotEqual(
-            f"output {name!r} is {got.dtype} {list(got.shape)}, and {expected.dtype} {list(expected.shape)} in the "
-            "framework it comes from"
+            f"output {name!r} is {got.dtype} {list(got.shape)}, expected {expected.dtype} {list(expected.shape)}: try "
+            "another version of the exporter"
         )
     if expected.dtype.kind != "f":
         if not np.array_equal(expected, got):
-            raise NotEqual(f"output {name!r} is not the framework's")
+            raise NotEqual(f"output {name!r} differs from the framework's: try another version of the exporter")
         return 0.0
     there = np.isfinite(expected) & np.isfinite(got)
     worst = float(np.abs(got[there] - expected[there]).max(initial=0.0))
     if np.allclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
         return worst
     raise NotEqual(
-        f"output {name!r} differs from the framework's, by {worst:.3g} where both are finite; "
-        f"--tolerance is {tolerance:g}"
+        f"output {name!r} differs from the framework's by {worst:.3g} where both are finite, over {tolerance:g}: raise "
+        "--tolerance if that is acceptable"
     )

@@ -16,7 +16,7 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Topics:
-    """Topics of one test module."""
+    """Topics of a test module."""
 
     bootstrap_servers: str
     requests_topic: str

@@ -20,7 +20,7 @@ from tests.anabranch.conftest import KafkaJob, Topics
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.system)])
 def job(request: pytest.FixtureRequest) -> Iterator[FakeJob]:
-    """A fake job in memory and one behind a broker: clients must not see a difference."""
+    """A fake job in memory, and one behind a broker."""
     if request.param == "kafka":
         yield request.getfixturevalue("kafka_job")
     else:
@@ -47,7 +47,7 @@ def make_client(job: FakeJob, **options: Any) -> Client:
     )
 
 
-def test_arrays_come_back_as_they_were(client: Client) -> None:
+def test_client_arrays_come_back_unchanged(client: Client) -> None:
     inputs: dict[str, Any] = {
         "floats": np.arange(6, dtype=np.float32).reshape(2, 3),
         "half": np.array([[1.5], [2.5]], np.float16),
@@ -71,12 +71,12 @@ def test_arrays_come_back_as_they_were(client: Client) -> None:
         result["logits"]
 
 
-def test_a_bare_array_has_no_name(client: Client, job: FakeJob) -> None:
+def test_client_bare_array_has_no_name(client: Client, job: FakeJob) -> None:
     assert client.infer("m", np.zeros((1, 2), np.float32))[""].shape == (1, 2)
     assert job.requests[-1].inputs[0].name == ""
 
 
-def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
+def test_client_scheduling_arguments_become_parameters(client: Client, job: FakeJob) -> None:
     client.infer(
         "m",
         np.zeros(1),
@@ -101,7 +101,7 @@ def test_scheduling_parameters(client: Client, job: FakeJob) -> None:
     assert job.received[-1].key == b"customer-1"
 
 
-def test_a_result_says_where_its_time_went_and_the_rest_is_the_way_back(client: Client, job: FakeJob) -> None:
+def test_result_breakdown_adds_up_to_latency(client: Client, job: FakeJob) -> None:
     spent_us = dict(zip(STAGES, (100, 10, 20, 5, 300, 0, 40), strict=True))
     told = {f"{stage}_us": us for stage, us in spent_us.items()}
 
@@ -118,7 +118,7 @@ def test_a_result_says_where_its_time_went_and_the_rest_is_the_way_back(client: 
     assert client.infer("m", np.zeros(1)).breakdown_ms == {}
 
 
-def test_ids_are_record_keys_and_spread_over_partitions(client: Client, job: FakeJob) -> None:
+def test_client_ids_are_keys_and_spread_over_partitions(client: Client, job: FakeJob) -> None:
     futures = [client.submit("m", np.full((1,), index)) for index in range(40)]
     values = [int(future.result()[""][0]) for future in futures]
     assert values == list(range(40))
@@ -126,7 +126,7 @@ def test_ids_are_record_keys_and_spread_over_partitions(client: Client, job: Fak
     assert len({received.partition for received in job.received}) == (3 if isinstance(job, KafkaJob) else 1)
 
 
-def test_a_failure_raises_the_error_of_its_code(client: Client, job: FakeJob) -> None:
+def test_client_failure_raises_error_of_its_code(client: Client, job: FakeJob) -> None:
     job.answer = lambda request: [ErrorResponse(request.id, "unknown_model", "no model 'm'")]
     with pytest.raises(UnknownModel, match="no model 'm'"):
         client.infer("m", np.zeros(1))
@@ -136,7 +136,7 @@ def test_a_failure_raises_the_error_of_its_code(client: Client, job: FakeJob) ->
     assert caught.value.code == "of_the_future"
 
 
-def test_partial_answers_name_what_is_missing(client: Client, job: FakeJob) -> None:
+def test_result_partial_answer_names_missing_rows(client: Client, job: FakeJob) -> None:
     def half(request: InferRequest) -> list[InferResponse]:
         tensor = Tensor.from_array("y", np.zeros((2, 1), np.float32))
         parameters = {"missing_rows": "0-15,32-32", "missing_members": "a,b@2", "error_code": "deadline_exceeded"}
@@ -149,7 +149,7 @@ def test_partial_answers_name_what_is_missing(client: Client, job: FakeJob) -> N
     assert result.parameters["error_code"] == "deadline_exceeded"
 
 
-def test_repeated_and_foreign_answers_are_ignored(client: Client, job: FakeJob) -> None:
+def test_client_repeated_and_foreign_answers_are_ignored(client: Client, job: FakeJob) -> None:
     def three(request: InferRequest) -> list[Answer]:
         stranger = InferResponse("m", "1", "somebody-else", ())
         return [stranger, *echo(request), *echo(request)]
@@ -159,13 +159,13 @@ def test_repeated_and_foreign_answers_are_ignored(client: Client, job: FakeJob) 
         assert client.infer("m", np.array([index]))[""].tolist() == [index]
 
 
-def test_two_clients_do_not_see_each_other(client: Client, job: FakeJob) -> None:
+def test_client_two_at_once_get_their_own_answers(client: Client, job: FakeJob) -> None:
     with make_client(job) as other:
         futures = [made.submit("m", np.array([index])) for index in range(20) for made in (client, other)]
         assert [int(future.result()[""][0]) for future in futures] == [index for index in range(20) for _ in range(2)]
 
 
-def test_many_threads(client: Client) -> None:
+def test_client_many_threads_get_their_answers(client: Client) -> None:
     seen: dict[int, int] = {}
 
     def ask(start: int) -> None:
@@ -180,18 +180,18 @@ def test_many_threads(client: Client) -> None:
     assert seen == {index: index for index in range(100)}
 
 
-def test_a_request_of_the_largest_size(client: Client) -> None:
+def test_client_largest_request_is_served(client: Client) -> None:
     array = np.arange(4_190_000, dtype=np.float32)
     result = client.infer("m", {"x": array})
     np.testing.assert_array_equal(result["x"], array)
 
 
-def test_a_request_over_the_largest_size_is_refused_here(client: Client) -> None:
+def test_client_request_over_limit_is_refused(client: Client) -> None:
     with pytest.raises(RequestTooLarge, match=r"takes 167\d{5} bytes, over the limit of 16777216.*max_message_bytes"):
         client.submit("m", np.zeros(4_195_000, np.float32))
 
 
-def test_a_request_that_the_broker_refuses(kafka_job: KafkaJob) -> None:
+def test_client_request_refused_by_broker_is_too_large(kafka_job: KafkaJob) -> None:
     with (
         make_client(kafka_job, max_message_bytes=1 << 26) as generous,
         pytest.raises(RequestTooLarge, match=r"max\.message"),
@@ -199,7 +199,7 @@ def test_a_request_that_the_broker_refuses(kafka_job: KafkaJob) -> None:
         generous.infer("m", np.zeros(5_000_000, np.float32))
 
 
-def test_what_the_protocol_cannot_carry(client: Client) -> None:
+def test_client_values_outside_the_protocol_are_refused(client: Client) -> None:
     with pytest.raises(WrongDatatype, match="complex64"):
         client.submit("m", np.zeros(1, np.complex64))
     for value in (None, 2**63, [1]):
@@ -209,7 +209,7 @@ def test_what_the_protocol_cannot_carry(client: Client) -> None:
         client.submit("\ud800", np.zeros(1))
 
 
-def test_no_answer(client: Client, job: FakeJob) -> None:
+def test_client_without_answer_times_out(client: Client, job: FakeJob) -> None:
     job.answer = lambda request: []
     start_s = time.monotonic()
     with pytest.raises(NoAnswer, match=r"'m' within 0\.3 s: is the job running"):
@@ -218,14 +218,14 @@ def test_no_answer(client: Client, job: FakeJob) -> None:
     assert issubclass(NoAnswer, TimeoutError)
 
 
-def test_a_cancelled_future_does_no_harm(client: Client, job: FakeJob) -> None:
+def test_client_cancelled_future_leaves_client_usable(client: Client, job: FakeJob) -> None:
     job.answer = lambda request: []
     assert client.submit("m", np.zeros(1)).cancel()
     job.answer = echo
     assert client.infer("m", np.array([3]))[""].tolist() == [3]
 
 
-def test_close_ends_what_waits(job: FakeJob) -> None:
+def test_close_pending_requests_end_with_client_closed(job: FakeJob) -> None:
     job.answer = lambda request: []
     client = make_client(job)
     futures: list[Future[Result]] = [client.submit("m", np.zeros(1)) for _ in range(3)]
@@ -239,7 +239,7 @@ def test_close_ends_what_waits(job: FakeJob) -> None:
         client.submit("m", np.zeros(1))
 
 
-def test_close_from_a_callback(job: FakeJob) -> None:
+def test_close_from_callback_returns(job: FakeJob) -> None:
     client = make_client(job)
     client.submit("m", np.zeros(1)).add_done_callback(lambda _: client.close())
     deadline_s = time.monotonic() + 20
@@ -253,27 +253,27 @@ def test_close_from_a_callback(job: FakeJob) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2", "nonsense"])
-def test_nobody_at_the_address(address: str) -> None:
+def test_client_without_broker_is_unreachable(address: str) -> None:
     start_s = time.monotonic()
     with pytest.raises(BrokerUnreachable, match=rf"no Kafka broker at {address}: is the stack up \(anabranch up\)"):
         Client(address)
     assert time.monotonic() - start_s < 2
 
 
-def test_somebody_else_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_other_server_at_address_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anabranch.connection._CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(BrokerUnreachable):
         Client(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("which", ["requests_topic", "responses_topic"])
-def test_a_topic_that_does_not_exist(topics: Topics, which: str) -> None:
+def test_client_missing_topic_is_named(topics: Topics, which: str) -> None:
     names = {"requests_topic": topics.requests_topic, "responses_topic": topics.responses_topic, which: "nowhere"}
     with pytest.raises(TopicMissing, match=r"has no topic 'nowhere': start the job.*anabranch run"):
         Client(topics.bootstrap_servers, **names)  # type: ignore[arg-type]
 
 
-def test_properties(kafka_job: KafkaJob) -> None:
+def test_client_properties_reach_kafka_or_are_refused(kafka_job: KafkaJob) -> None:
     with make_client(
         kafka_job, properties={"acks": 1, "enable.idempotence": False, "fetch.max.wait.ms": 100}
     ) as client:

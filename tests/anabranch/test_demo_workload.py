@@ -15,7 +15,7 @@ from anabranch.transport_errors import NoAnswer
 
 
 def scores_of(tokens: Array) -> Array:
-    """Stands for the model: other scores for other tokens."""
+    """Replaces the model: other scores for other tokens."""
     return np.repeat(tokens[:, :1].astype(np.float32) / 7, LABELS, axis=1)
 
 
@@ -40,7 +40,7 @@ def numbered(count: int, first: int = 100) -> Array:
     return np.repeat(np.arange(first, first + count, dtype=np.int32)[:, np.newaxis], TOKENS, axis=1)
 
 
-def test_streaming(client: Client) -> None:
+def test_stream_failed_request_is_counted(client: Client) -> None:
     tokens = numbered(50)
     tokens[20] = 13
     done: list[int] = []
@@ -55,7 +55,7 @@ def test_streaming(client: Client) -> None:
     assert 0 < p50_ms <= p99_ms < 20_000
 
 
-def test_a_job_that_is_silent_is_asked_again(client: Client, job: FakeJob) -> None:
+def test_wait_until_served_silent_job_is_asked_again(client: Client, job: FakeJob) -> None:
     asked: list[str] = []
 
     def serve_the_second(request: InferRequest) -> list[Answer]:
@@ -72,7 +72,7 @@ def test_a_job_that_is_silent_is_asked_again(client: Client, job: FakeJob) -> No
             workload.wait_until_served(client, numbered(1), 1, 0.4, lambda: None)
 
 
-def test_a_steady_pace(client: Client) -> None:
+def test_pace_requests_are_sent_at_even_intervals(client: Client) -> None:
     tokens = numbered(30)
     with client:
         workload.wait_until_served(client, tokens[:1], 20, 10, pytest.fail)
@@ -85,7 +85,7 @@ def test_a_steady_pace(client: Client) -> None:
     assert np.isfinite(answers.latencies_ms).all()
 
 
-def test_one_large_request(client: Client) -> None:
+def test_ask_large_answer_has_shards_and_scores(client: Client) -> None:
     tokens = numbered(1_024)
     with client:
         large = workload.ask_large(client, tokens, 20)
@@ -93,12 +93,12 @@ def test_one_large_request(client: Client) -> None:
     np.testing.assert_array_equal(large.scores, scores_of(tokens))
 
 
-def test_a_large_request_that_fails(client: Client) -> None:
+def test_ask_large_failure_is_raised(client: Client) -> None:
     with client, pytest.raises(AnabranchError, match="unlucky"):
         workload.ask_large(client, numbered(2, first=13), 20)
 
 
-def test_what_differs() -> None:
+def test_differing_rows_over_tolerance_are_found() -> None:
     right = np.linspace(0, 1, 4 * LABELS, dtype=np.float32).reshape(4, LABELS)
     got = right.copy()
     got[1, 5] += 0.5 * TOLERANCE

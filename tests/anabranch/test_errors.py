@@ -34,7 +34,7 @@ CODES = {
 
 
 ROOT = Path(__file__).parents[2]
-#: Exceptions between two modules, which no user meets: the caller turns each into an error of the tree or a restart.
+#: Exceptions between two modules; the caller turns each into an error of the tree or a restart.
 INTERNAL = {"SegmentGone", "SessionError"}
 
 
@@ -48,7 +48,7 @@ def product_errors() -> list[type[AnabranchError]]:
 
 
 def exception_classes() -> dict[str, str]:
-    """Every class of the product that derives from an exception, by name, and its module."""
+    """Returns the module of each exception class of the product."""
     bases: dict[str, tuple[str, list[str]]] = {}
     for package in ("schemas", "operators", "partition", "flink_job", "anabranch"):
         for path in (ROOT / package).rglob("*.py"):
@@ -63,7 +63,7 @@ def exception_classes() -> dict[str, str]:
 
 
 def drawn() -> dict[str, tuple[str, str]]:
-    """Code and parent of each class in the drawing."""
+    """Returns code and parent of each class in the drawing."""
     found: dict[str, tuple[str, str]] = {}
     path = ["object"]
     for line in (errors.__doc__ or "").splitlines():
@@ -116,7 +116,7 @@ def test_unknown_name_is_an_attribute_error(module: object) -> None:
         getattr(module, "NoSuchThing")  # noqa: B009 - mypy knows that it is not there
 
 
-def test_import_loads_neither_kafka_nor_numpy() -> None:
+def test_errors_import_loads_neither_kafka_nor_numpy() -> None:
     script = "import sys, threading, anabranch.errors; print(threading.active_count(), *sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert loaded[0] == "1"

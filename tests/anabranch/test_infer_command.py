@@ -33,7 +33,7 @@ def infer(*arguments: str | Path) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["infer", *map(str, arguments)])
 
 
-def test_files_in_table_out(config: Path, job: FakeJob, tmp_path: Path) -> None:
+def test_infer_command_files_print_a_table(config: Path, job: FakeJob, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(8, dtype=np.float32).reshape(2, 4) / 3)
     np.save(tmp_path / "y.npy", np.array(["an", "anabranch"]))
     options = ["--version", "3", "--priority", "1", "--deadline-ms", "5000", "--select", "x", "--select", "y:0"]
@@ -48,7 +48,7 @@ def test_files_in_table_out(config: Path, job: FakeJob, tmp_path: Path) -> None:
     assert request.outputs == ("x", "y:0")
 
 
-def test_one_file_needs_no_name(config: Path, job: FakeJob, tmp_path: Path) -> None:
+def test_infer_command_single_file_needs_no_name(config: Path, job: FakeJob, tmp_path: Path) -> None:
     folder = tmp_path / "a=b"
     folder.mkdir()
     np.save(folder / "x.npy", np.zeros((1, 2), np.int64))
@@ -57,7 +57,7 @@ def test_one_file_needs_no_name(config: Path, job: FakeJob, tmp_path: Path) -> N
     assert [tensor.name for tensor in job.requests[-1].inputs] == [""]
 
 
-def test_json_in_json_out(config: Path) -> None:
+def test_infer_command_json_request_prints_json(config: Path) -> None:
     request = {
         "inputs": [{"name": "x", "datatype": "INT32", "shape": [1, 2], "data": [[1, 2]]}],
         "parameters": {"tenant": "a"},
@@ -79,7 +79,7 @@ def test_infer_request_from_file_and_stdin(config: Path, job: FakeJob, tmp_path:
         assert job.requests[-1].inputs[0].to_array().tolist() == [7]
 
 
-def test_outputs_are_written(config: Path, tmp_path: Path) -> None:
+def test_infer_command_output_dir_has_files(config: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(3, dtype=np.float16))
     np.save(tmp_path / "y.npy", np.array([b"a", b"bc"]))
     out = tmp_path / "out" / "deep"
@@ -90,7 +90,7 @@ def test_outputs_are_written(config: Path, tmp_path: Path) -> None:
     assert np.load(out / "a_0.npy").tolist() == [b"a", b"bc"]
 
 
-def test_where_the_time_went_is_drawn(config: Path, job: FakeJob, tmp_path: Path) -> None:
+def test_infer_command_explain_draws_phases(config: Path, job: FakeJob, tmp_path: Path) -> None:
     def explained(request: InferRequest) -> list[Answer]:
         told = {f"{stage}_us": 1_000 * place for place, stage in enumerate(STAGES)} | {"shards": 3}
         return [InferResponse("m", "1", request.id, request.inputs, told)]
@@ -109,7 +109,7 @@ def test_where_the_time_went_is_drawn(config: Path, job: FakeJob, tmp_path: Path
     assert "_us" not in result.stdout
 
 
-def test_a_partial_answer_says_what_is_missing(config: Path, job: FakeJob, tmp_path: Path) -> None:
+def test_infer_command_partial_answer_names_missing_rows(config: Path, job: FakeJob, tmp_path: Path) -> None:
     def half(request: InferRequest) -> list[Answer]:
         tensor = Tensor.from_array("y", np.zeros((1, 1)))
         return [InferResponse("m", "1", request.id, (tensor,), {"missing_rows": "1-3"})]
@@ -119,7 +119,7 @@ def test_a_partial_answer_says_what_is_missing(config: Path, job: FakeJob, tmp_p
     assert "missing_rows: 1-3" in infer("m", "--input", tmp_path / "x.npy", "--config", config).stdout
 
 
-def test_a_failure_is_one_line_with_its_code(config: Path, job: FakeJob, tmp_path: Path) -> None:
+def test_infer_command_failure_is_one_line_with_code(config: Path, job: FakeJob, tmp_path: Path) -> None:
     job.answer = lambda request: [ErrorResponse(request.id, "unknown_model", "no model 'm' is served")]
     np.save(tmp_path / "x.npy", np.zeros(1))
     result = infer("m", "--input", tmp_path / "x.npy", "--config", config)
@@ -127,7 +127,7 @@ def test_a_failure_is_one_line_with_its_code(config: Path, job: FakeJob, tmp_pat
     assert result.stderr == "unknown_model: no model 'm' is served\n"
 
 
-def test_no_answer(config: Path, job: FakeJob, tmp_path: Path) -> None:
+def test_infer_command_without_answer_times_out(config: Path, job: FakeJob, tmp_path: Path) -> None:
     job.answer = lambda request: []
     np.save(tmp_path / "x.npy", np.zeros(1))
     result = infer("m", "--input", tmp_path / "x.npy", "--config", config, "--timeout-s", "0.2")
@@ -135,7 +135,7 @@ def test_no_answer(config: Path, job: FakeJob, tmp_path: Path) -> None:
     assert result.stderr.startswith("no_answer: no answer from model 'm' within 0.2 s")
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_infer_command_without_broker_is_one_line(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(1))
     result = infer("m", "--input", tmp_path / "x.npy", "--bootstrap-servers", "127.0.0.1:1")
     assert result.exit_code == 1
@@ -158,14 +158,14 @@ def test_nobody_there(tmp_path: Path) -> None:
         (["--request", '{"inputs": []}', "--config", "nowhere.toml"], "config_error: cannot read the configuration"),
     ],
 )
-def test_what_cannot_be_sent(arguments: list[str], line: str) -> None:
+def test_infer_command_unusable_request_is_one_line(arguments: list[str], line: str) -> None:
     result = infer("m", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith(line)
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_several_arrays_in_one_file(tmp_path: Path) -> None:
+def test_infer_command_ambiguous_inputs_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.zeros(1), b=np.zeros(1))
     assert "holds several arrays" in infer("m", "--input", tmp_path / "x.npz").stderr
     np.save(tmp_path / "x.npy", np.zeros(1))

@@ -1,4 +1,4 @@
-"""`top`: rates and percentiles out of counters that only grow."""
+"""Rates and percentiles of `anabranch top`, from counters that only grow."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from anabranch.stack.flink_rest import batched_by_length
 
 
 def counters(times: int, errors: int = 0, operator: str = "serve") -> dict[str, float]:
-    """As Flink shows them, after so many batches of two requests that took 20 ms each."""
+    """Counters as Flink shows them, after `times` batches of two requests of 20 ms."""
     meter = Meter()
     for _ in range(times):
         requests = [Request(b"", 1, rows, 5, 0, arrived_ms=4.0, source=Source(0, 0, 1)) for rows in (1, 3)]
@@ -24,7 +24,7 @@ def counters(times: int, errors: int = 0, operator: str = "serve") -> dict[str, 
     return {".".join((operator, "anabranch", *path)): float(count) for path, count in meter.drain().items()}
 
 
-def test_rates_are_of_what_came_between_two_looks() -> None:
+def test_activity_two_readings_give_rates_between_them() -> None:
     seen = activity(counters(10), counters(30, errors=4), 4.0)
     [model] = seen.models
     assert (model.model, model.requests_per_s, model.rows_per_s, model.batch_rows) == ("m-1", 10.0, 20.0, 4.0)
@@ -34,17 +34,17 @@ def test_rates_are_of_what_came_between_two_looks() -> None:
     assert seen.errors_per_s == {"overloaded": 1.0}
 
 
-def test_several_operators_are_one_job() -> None:
+def test_activity_several_operators_are_summed() -> None:
     both = counters(10) | counters(5, operator="aggregate.with.dots")
     assert activity({}, both, 1.0).models[0].requests_per_s == 30
 
 
-def test_a_model_that_rests_is_not_shown_and_a_job_that_started_again_shows_nothing_twice() -> None:
+def test_activity_idle_model_or_restarted_job_is_not_shown() -> None:
     assert activity(counters(10), counters(10), 1.0).models == []
     assert activity(counters(10), counters(2), 1.0).models == []
 
 
-def test_only_what_is_shown_is_asked_for() -> None:
+def test_wanted_metrics_suffice_for_activity() -> None:
     names = [*counters(3, errors=1), "serve.numRecordsIn", "Status.JVM.CPU.Load"]
     chosen = wanted(names)
     assert activity({}, {name: counters(3, errors=1)[name] for name in chosen}, 1.0) == activity(
@@ -54,6 +54,6 @@ def test_only_what_is_shown_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("limit", "lengths"), [(1, [1, 1, 1]), (7, [2, 1]), (100, [3])])
-def test_names_are_asked_for_in_portions(limit: int, lengths: list[int]) -> None:
+def test_batched_by_length_names_fit_the_limit(limit: int, lengths: list[int]) -> None:
     assert [len(some) for some in batched_by_length(["aaa", "bbb", "ccc"], limit)] == lengths
     assert list(batched_by_length([], limit)) == []

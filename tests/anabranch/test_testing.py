@@ -30,7 +30,7 @@ def double(inputs: Mapping[str, Array]) -> Mapping[str, npt.ArrayLike]:
     return {"y": 2 * inputs["x"], "rows": [len(inputs["x"])]}
 
 
-def test_fake_job_answers_with_the_models_function() -> None:
+def test_fake_job_model_function_answers() -> None:
     with FakeJob({"double": double}) as job, job.client() as client:
         result = client.infer("double", {"x": np.array([1.5, 2.0], np.float32)}, priority=1)
         assert result["y"].tolist() == [3.0, 4.0]

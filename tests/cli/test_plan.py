@@ -1,4 +1,4 @@
-"""`anabranch plan`, from a model's file to stages that are proven."""
+"""`anabranch plan`: from a model to stages that equal it."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.mark.parametrize(("model", "stages"), [(LIGHT, 2), (LIGHT, 3), (model_path(), 2), (model_path(), 3)])
-def test_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path) -> None:
+def test_plan_command_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path) -> None:
     result = run(model, "--stages", stages, "--out", tmp_path / "out", "--svg", tmp_path / "plan.svg")
     assert result.exit_code == 0, result.output
     plan = decode_plan((tmp_path / "out" / "plan.json").read_bytes())
@@ -46,7 +46,7 @@ def test_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path)
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
 
 
-def test_plan_json_names_stages_and_manifest(tmp_path: Path) -> None:
+def test_plan_command_json_names_stages_and_manifest(tmp_path: Path) -> None:
     result = run(LIGHT, "--stages", 2, "--out", tmp_path / "out", "-o", "json")
     assert result.exit_code == 0, result.output
     written = json.loads(result.stdout)
@@ -57,7 +57,7 @@ def test_plan_json_names_stages_and_manifest(tmp_path: Path) -> None:
     assert written["compared_batches"] >= 1
 
 
-def test_nodes_that_differ_and_a_model_of_a_repository(tmp_path: Path) -> None:
+def test_plan_command_unequal_machines_share_a_model(tmp_path: Path) -> None:
     for version in ("9", "10"):
         (tmp_path / "models" / "m" / version).mkdir(parents=True)
         shutil.copyfile(model_path(), tmp_path / "models" / "m" / version / "model.onnx")
@@ -73,7 +73,7 @@ def test_nodes_that_differ_and_a_model_of_a_repository(tmp_path: Path) -> None:
         assert expected in result.stdout
 
 
-def test_a_small_model_takes_some_time_and_fits_where_it_fits(tmp_path: Path) -> None:
+def test_plan_command_small_model_fits_large_machines(tmp_path: Path) -> None:
     text = """<ir_version: 10, opset_import: ["" : 17]>
         g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { y = Add(x, w) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
@@ -89,7 +89,7 @@ def test_a_small_model_takes_some_time_and_fits_where_it_fits(tmp_path: Path) ->
     assert "Predicted on 1 machine: " in result.stdout
 
 
-def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
+def test_plan_command_too_large_model_is_cut(tmp_path: Path) -> None:
     side = 256
     weights = [from_array(np.eye(side, dtype=np.float32), f"w{layer}") for layer in range(3)]
     layers = [make_node("MatMul", [f"t{layer}", f"w{layer}"], [f"t{layer + 1}"]) for layer in range(3)]
@@ -106,7 +106,7 @@ def test_a_model_too_large_for_every_node_is_cut(tmp_path: Path) -> None:
     assert all(stage.parameter_bytes <= 600_000 for stage in stages)
 
 
-def test_a_batch_of_ones_own(tmp_path: Path) -> None:
+def test_plan_command_inputs_give_the_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", bytes=np.zeros((3, 2048), np.int32))
     result = run(model_path(), "--stages", 2, "--inputs", tmp_path / "batch.npz", "--fresh", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -126,7 +126,7 @@ def test_a_batch_of_ones_own(tmp_path: Path) -> None:
         (["sequences.onnx", "--stages", "2"], "no_plan: 2 stages are more than the model can be cut into: 1 at most"),
     ],
 )
-def test_a_failure_is_one_line(
+def test_plan_command_failure_is_one_line(
     arguments: list[str],
     line: str,
     tmp_path: Path,
@@ -148,7 +148,7 @@ def test_a_failure_is_one_line(
     assert not list(tmp_path.glob("**/plan.json"))
 
 
-def test_how_many_stages_must_be_said() -> None:
+def test_plan_command_without_stages_is_refused() -> None:
     result = run(LIGHT)
     assert result.exit_code == 2
-    assert "--stages K, or --machines FILE" in result.stderr
+    assert "neither --stages nor --machines is given: give --stages K" in result.stderr

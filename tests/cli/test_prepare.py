@@ -1,4 +1,4 @@
-"""`anabranch prepare` cuts what is missing and says where the stages are."""
+"""`anabranch prepare` cuts missing stages and prints their folders."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""`run` leaves slots for the stages of models, and says so where there are too few."""
+"""`anabranch run` leaves slots for stages, and reports missing slots."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ URL = "http://127.0.0.1:8081"
 
 
 def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, task_managers: int, stage_slots: int) -> int:
-    """The parallelism of a job on a stack of so many TaskManagers."""
+    """Returns the parallelism of a job on a stack of `task_managers`."""
     found = stack.StackStatus(
         running=True,
         data_dir=str(folder),
@@ -31,13 +31,13 @@ def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, task_managers: int
 @pytest.mark.parametrize(
     ("task_managers", "stage_slots", "parallelism"), [(2, 0, 2), (5, 3, 2), (3, 2, 1), (2, 2, 1), (1, 4, 1)]
 )
-def test_what_stages_leave_over_serves(
+def test_configure_stage_slots_leave_the_parallelism(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_managers: int, stage_slots: int, parallelism: int
 ) -> None:
     assert configured(tmp_path, monkeypatch, task_managers, stage_slots) == parallelism
 
 
-def test_too_few_slots_are_said_at_once_and_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_slots_too_few_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def overview(_: FlinkRest, path: str) -> Any:
         assert path == "/overview"
         return {"slots-available": 4}

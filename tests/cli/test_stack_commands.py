@@ -25,10 +25,10 @@ def anabranch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_help_is_there_at_once_and_names_the_commands() -> None:
+def test_help_option_prints_commands_at_once() -> None:
     started = time.perf_counter()
     said = subprocess.run([ANABRANCH, "--help"], capture_output=True, text=True, check=True).stdout
-    # Half a second on an idle machine: nothing heavy may be imported for it.
+    # Half a second on an idle machine.
     assert time.perf_counter() - started < 3
     for command in ("up", "down", "status"):
         assert f" {command} " in said
@@ -51,7 +51,7 @@ def test_completion_lists_commands() -> None:
 
 def printing_commands() -> list[str]:
     group: Any = typer.main.get_command(app)
-    # These print progress, logs of Flink, or nothing.
+    # These print progress or logs of Flink.
     return sorted(set(group.commands) - {"down", "process"})
 
 
@@ -64,13 +64,13 @@ def test_command_has_output_option(command: str) -> None:
     assert ("--json" in options) == (command in {"up", "status", "top"})
 
 
-def test_the_command_line_imports_nothing_heavy() -> None:
+def test_cli_import_loads_no_engine() -> None:
     code = "import sys, anabranch.cli; print(sorted({'pyflink', 'kafka', 'onnxruntime'} & sys.modules.keys()))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
 
 
-def test_status_without_a_stack_exits_with_3(tmp_path: Path) -> None:
+def test_status_command_without_stack_exits_with_3(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["status", "--data-dir", str(tmp_path)])
     assert result.exit_code == 3
     assert "start one with `anabranch up`" in result.stdout
@@ -80,13 +80,13 @@ def test_status_without_a_stack_exits_with_3(tmp_path: Path) -> None:
     assert other.stdout == result.stdout
 
 
-def test_down_without_a_stack_is_fine(tmp_path: Path) -> None:
+def test_down_command_without_stack_succeeds(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
     assert result.exit_code == 0
     assert "nothing to stop" in result.stdout
 
 
-def test_a_known_error_is_one_line_and_exit_code_1(
+def test_up_command_port_in_use_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as taken:
@@ -106,7 +106,7 @@ def test_a_known_error_is_one_line_and_exit_code_1(
 
 
 @pytest.mark.system
-def test_up_status_up_down(tmp_path: Path) -> None:
+def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
     up = anabranch("up", "--kafka-port", "0", "--flink-port", "0", "--task-managers", "1", "--json", folder=tmp_path)
     assert up.returncode == 0, up.stderr
     first: dict[str, Any] = json.loads(up.stdout)
@@ -127,7 +127,6 @@ def test_up_status_up_down(tmp_path: Path) -> None:
     assert {entry["source"] for entry in entries} >= {"broker", "job-manager", "task-manager-1"}
     assert "Kafka Server started" in anabranch("logs", "broker", "-n", "1000", folder=tmp_path).stdout
 
-    # One that is gone is put back, and the others are left alone.
     subprocess.run(["kill", "-9", str(first["task_manager_pids"][0])], check=True)
     time.sleep(0.2)
     again = anabranch("up", "--task-managers", "1", "--json", folder=tmp_path)

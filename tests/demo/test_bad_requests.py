@@ -32,7 +32,7 @@ def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
 
 
 def judge_by_contract(admission: Admission, request: BadRequest) -> ErrorOutcome:
-    """What the job's own first and last steps make of a request, without the job."""
+    """Admits and answers a request with the job's own classes."""
     source = Source(2, 7, NOW_MS - request.age_ms)
     refused = admission.admit(request.value, source, NOW_MS)
     assert isinstance(refused, Refused), request.kind
@@ -47,12 +47,12 @@ def judge_by_contract(admission: Admission, request: BadRequest) -> ErrorOutcome
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.kind)
-def test_each_kind_comes_back_as_promised(admission: Admission, request_: BadRequest) -> None:
+def test_bad_request_each_kind_has_expected_error(admission: Admission, request_: BadRequest) -> None:
     outcome = judge_by_contract(admission, request_)
     assert (outcome.code, outcome.problem) == (request_.code, "")
 
 
-def test_there_are_many_kinds() -> None:
+def test_bad_requests_kinds_and_ids_are_unique() -> None:
     assert len({request.kind for request in REQUESTS}) == len(REQUESTS) >= 10
     assert len({request.code for request in REQUESTS}) >= 12
     ids = [request.id for request in REQUESTS if request.id]
@@ -89,11 +89,11 @@ def answer(code: str = "wrong_shape", encoding: Encoding = Encoding.PROTOBUF) ->
         ({}, [], "0 answers instead of one"),
         ({}, [answer(), answer()], "2 answers instead of one"),
         ({}, [answer("wrong_size")], "the answer says wrong_size, not wrong_shape"),
-        ({}, [answer(encoding=Encoding.JSON)], "the answer is not in the form of the request"),
+        ({}, [answer(encoding=Encoding.JSON)], "the answer is not in the encoding of the request"),
         ({}, [b"\xff"], "the answer cannot be read: not a ModelInferResponse"),
         ({}, [b""], "it was answered with outputs"),
     ],
 )
-def test_what_differs_is_named(letter: dict[str, Any] | None, answers: list[bytes], problem: str) -> None:
+def test_judge_difference_is_named(letter: dict[str, Any] | None, answers: list[bytes], problem: str) -> None:
     letters = {} if letter is None else {(0, 0): msgspec.convert(LETTER | letter, DeadLetter)}
     assert _judge(REQUEST, (0, 0), _Seen({"id-1": answers}, letters)).problem == problem

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Files of several types; also what cannot be streamed."""
+    """Files of several types, an empty one, and links."""
     made = tmp_path / "files"
     made.mkdir()
     for number in range(FILES):
@@ -47,7 +47,7 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def left_behind(tmp_path: Path) -> list[str]:
-    """Processes that the demo started, directly or not, and files that it wrote."""
+    """Returns processes and files of a demo."""
     found = [str(path) for path in (tmp_path / "tmp").iterdir() if path.name.startswith("anabranch")]
     for process in psutil.process_iter():
         try:
@@ -59,7 +59,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 def assert_nothing_left(tmp_path: Path) -> None:
-    # PyFlink's own JVM sees that its parent has gone, and needs a moment to go too.
+    # PyFlink's JVM ends shortly after its parent.
     give_up_s = time.monotonic() + 10
     while (found := left_behind(tmp_path)) and time.monotonic() < give_up_s:
         time.sleep(0.1)
@@ -72,7 +72,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 @pytest.mark.system
-def test_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
+def test_demo_command_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
     figures_path = tmp_path / "figures.json"
     process = start(tmp_path, "--input", str(folder), "--figures", str(figures_path))
     output = "".join(lines_of(process))
@@ -102,14 +102,16 @@ def test_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
         ("The job answers", signal.SIGINT),
     ],
 )
-def test_interrupted_it_leaves_nothing(tmp_path: Path, folder: Path, after: str, number: signal.Signals) -> None:
+def test_demo_command_interrupted_leaves_nothing(
+    tmp_path: Path, folder: Path, after: str, number: signal.Signals
+) -> None:
     process = start(tmp_path, "--input", str(folder))
     output = ""
     for line in lines_of(process):
         output += line
         if after in line:
             time.sleep(0.5)
-            # To all of its session, as a terminal does; twice, as an impatient person does.
+            # A terminal signals the whole session; an impatient user presses twice.
             os.killpg(process.pid, number)
             time.sleep(0.2)
             os.killpg(process.pid, number)
@@ -121,7 +123,7 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, folder: Path, after: str,
 
 
 @pytest.mark.system
-def test_killed_it_leaves_no_process(tmp_path: Path, folder: Path) -> None:
+def test_demo_command_killed_leaves_no_process(tmp_path: Path, folder: Path) -> None:
     process = start(tmp_path, "--input", str(folder))
     for line in lines_of(process):
         if "The job answers" in line:
@@ -130,22 +132,22 @@ def test_killed_it_leaves_no_process(tmp_path: Path, folder: Path) -> None:
     give_up_s = time.monotonic() + 10
     while time.monotonic() < give_up_s and len(left_behind(tmp_path)) > 1:
         time.sleep(0.1)
-    # The folder stays: nobody was left to remove it.
+    # A killed process cannot remove its folder.
     assert [Path(found).parent for found in left_behind(tmp_path)] == [tmp_path / "tmp"]
 
 
-def test_a_folder_with_nothing_for_the_model(tmp_path: Path) -> None:
+def test_demo_command_folder_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "empty").touch()
     process = start(tmp_path, "--input", str(tmp_path / "files"))
     output = "".join(lines_of(process))
     assert process.wait() == 1
-    assert "has no file that Magika's model is needed for: name another with --input" in output
+    assert "has no file that needs Magika's model: name another folder with --input" in output
     assert "Traceback" not in output
     assert_nothing_left(tmp_path)
 
 
-def test_a_folder_that_is_not_there() -> None:
+def test_demo_command_missing_folder_is_refused() -> None:
     result = subprocess.run([str(ANABRANCH), "demo", "--input", "nowhere"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "'nowhere' does not exist" in result.stderr

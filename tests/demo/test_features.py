@@ -46,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 class Recording:
-    """Magika's own session, listened to."""
+    """Records the inputs of Magika's own session."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -57,7 +57,7 @@ class Recording:
         return self._session.run(names, feed)
 
 
-def test_tokens_are_those_that_magika_feeds_its_model_with(files: list[Path]) -> None:
+def test_feature_reader_tokens_equal_magikas(files: list[Path]) -> None:
     own = magika.Magika()
     recording = own._onnx_session = Recording(own._onnx_session)
     reader = FeatureReader()
@@ -77,7 +77,7 @@ def test_tokens_are_those_that_magika_feeds_its_model_with(files: list[Path]) ->
     assert kinds == {ModelFile, RuledFile}
 
 
-def test_labels_of_scores_are_magikas_own(files: list[Path]) -> None:
+def test_score_reader_labels_equal_magikas(files: list[Path]) -> None:
     session = open_session(model_path())
     own, reader, scorer = magika.Magika(), FeatureReader(), ScoreReader()
     for path in files:
@@ -88,7 +88,7 @@ def test_labels_of_scores_are_magikas_own(files: list[Path]) -> None:
             assert scorer.label(read, scores[0]) == str(own.identify_path(path).output.label)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_feature_reader_unreadable_file_is_reported(tmp_path: Path) -> None:
     reader = FeatureReader()
     missing = reader.read(tmp_path / "missing")
     assert isinstance(missing, UnreadFile)
@@ -100,14 +100,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         Detector(lambda tokens: tokens).label(tmp_path / "missing")
 
 
-def test_the_model_is_the_one_that_the_constants_are_about() -> None:
+def test_model_path_signature_equals_constants() -> None:
     session = open_session(model_path())
     (tokens,), (scores,) = session.get_inputs(), session.get_outputs()
     assert (tokens.name, tokens.type, tokens.shape[1:]) == (INPUT_NAME, "tensor(int32)", [TOKENS])
     assert (scores.name, scores.type, scores.shape[1:]) == (OUTPUT_NAME, "tensor(float)", [LABELS])
 
 
-def test_the_standard_library_has_files_of_both_kinds() -> None:
+def test_feature_reader_python_files_need_the_model() -> None:
     reader = FeatureReader()
     folder = Path(sysconfig.get_path("stdlib")) / "json"
     assert {type(reader.read(path)) for path in folder.glob("*.py")} == {ModelFile}

@@ -3,7 +3,7 @@ from pathlib import Path
 from anabranch.demo.files import find_files, standard_library
 
 
-def test_every_file_in_an_order_that_stays(tmp_path: Path) -> None:
+def test_find_files_order_is_stable(tmp_path: Path) -> None:
     for name in ("b/x", "a/y", "z", "a/__pycache__/c", ".hidden"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -18,7 +18,7 @@ def test_every_file_in_an_order_that_stays(tmp_path: Path) -> None:
     assert (found.unread_folders, found.linked_folders, found.left_out) == (0, 0, 0)
 
 
-def test_links_do_not_lead_round_in_circles(tmp_path: Path) -> None:
+def test_find_files_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "file").write_text("x")
@@ -29,12 +29,12 @@ def test_links_do_not_lead_round_in_circles(tmp_path: Path) -> None:
     assert found.linked_folders == 1
 
 
-def test_folders_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+def test_find_files_unreadable_folder_is_counted(tmp_path: Path) -> None:
     found = find_files(tmp_path / "missing", 0)
     assert (found.files, found.unread_folders) == ([], 1)
 
 
-def test_a_limit(tmp_path: Path) -> None:
+def test_find_files_limit_leaves_files_out(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_text(name)
     found = find_files(tmp_path, 2)
@@ -42,7 +42,7 @@ def test_a_limit(tmp_path: Path) -> None:
     assert found.left_out == 1
 
 
-def test_the_standard_library_is_without_what_was_installed() -> None:
+def test_find_files_standard_library_has_no_packages() -> None:
     found = find_files(None, 0)
     assert len(found.files) > 1_000
     parts = {part for path in found.files for part in path.relative_to(standard_library()).parts}

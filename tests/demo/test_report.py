@@ -43,7 +43,7 @@ OUTCOMES = [
 ]
 
 
-def test_json_has_what_the_contract_names() -> None:
+def test_figures_json_has_all_fields() -> None:
     written = json.loads(Figures(**RIGHT).to_json())
     assert written == RIGHT
     assert written.keys() >= {
@@ -55,7 +55,7 @@ def test_json_has_what_the_contract_names() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"answered": 120}, {"mismatches": 1}, {"errors_answered": 1}, {"problems": ["file x: no answer"]}]
 )
-def test_one_wrong_answer_is_no_success(wrong: dict[str, Any]) -> None:
+def test_figures_one_wrong_answer_is_a_failure(wrong: dict[str, Any]) -> None:
     assert Figures(**RIGHT).succeeded
     assert not Figures(**RIGHT | wrong).succeeded
 
@@ -66,7 +66,7 @@ def printed(figures: Figures, outcomes: list[ErrorOutcome], *, show_bad_requests
     return out.getvalue()
 
 
-def test_what_a_person_sees() -> None:
+def test_report_success_shows_figures() -> None:
     text = printed(Figures(**RIGHT), OUTCOMES)
     for expected in (
         "type 0",
@@ -87,7 +87,7 @@ def test_report_bad_requests_follow_result_on_demand() -> None:
     assert text.index("Every answer is right.") < text.index("unknown_model")
 
 
-def test_problems_are_shown() -> None:
+def test_report_problems_are_shown() -> None:
     problems = [f"file [{number}]: no answer" for number in range(12)]
     outcomes = [ErrorOutcome(OUTCOMES[0].request, "", "", "no dead letter")]
     text = printed(Figures(**RIGHT | {"problems": problems, "mismatches": 3}), outcomes)

@@ -1,4 +1,4 @@
-"""Run by an interpreter that has PyTorch, or imported by the converter there: the models that are imported.
+"""PyTorch models for import tests, run or imported by an interpreter with PyTorch.
 
 python pytorch_models.py FOLDER writes `encoder.pt2`.
 """
@@ -10,7 +10,7 @@ import torch
 
 
 class Encoder(torch.nn.Module):
-    """A small transformer: words in, a score for each of five classes out."""
+    """A small transformer that scores five classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Encoder(torch.nn.Module):
 
 
 class Pair(torch.nn.Module):
-    """Two inputs, two named outputs, one of them of integers."""
+    """A module with two inputs and two named outputs, one of integers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Pair(torch.nn.Module):
 
 
 class Mixed(torch.nn.Module):
-    """Rows that know of each other, and how many they are."""
+    """Mixes the rows of a batch of two."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[2, 3] -> [2, 3]."""
@@ -45,7 +45,7 @@ class Mixed(torch.nn.Module):
 
 
 class Noise(torch.nn.Module):
-    """Never the same twice."""
+    """Adds random noise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, 3] -> [rows, 3]."""
@@ -53,7 +53,7 @@ class Noise(torch.nn.Module):
 
 
 def make_pair() -> Pair:
-    """What a factory gives."""
+    """Makes a module, as a factory does."""
     return Pair()
 
 

@@ -1,4 +1,4 @@
-"""Run by an interpreter that has TensorFlow: writes `net.keras` and `saved/`, a SavedModel, into a folder."""
+"""Writes `net.keras` and `saved/`, a SavedModel, to a folder; run by an interpreter with TensorFlow."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 class Recurrent(tf.Module):
-    """A step that is repeated over a sequence; two inputs, two outputs."""
+    """A recurrent step with two inputs and two outputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`anabranch import` with the frameworks themselves, each in an environment of its own (`make frameworks`)."""
+"""`anabranch import` with real frameworks, each in its own environment (`make frameworks`)."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Frame:
     return Frame("tensorflow", tmp_path_factory.mktemp("tensorflow"))
 
 
-def test_an_exported_transformer_keeps_its_free_rows(pytorch: Frame) -> None:
+def test_import_pt2_file_keeps_free_rows(pytorch: Frame) -> None:
     model = pytorch.load("encoder.pt2", "encoder")
     assert model.batchable
     assert [(spec.name, spec.datatype, spec.shape) for spec in model.inputs] == [("tokens", "INT64", (None, 7))]
@@ -59,21 +59,21 @@ def test_an_exported_transformer_keeps_its_free_rows(pytorch: Frame) -> None:
 
 
 @pytest.mark.parametrize("source", ["pytorch_models:Pair", "pytorch_models:make_pair"])
-def test_a_module_is_imported_by_its_path(pytorch: Frame, source: str) -> None:
+def test_import_module_path_gives_named_outputs(pytorch: Frame, source: str) -> None:
     name = source.rpartition(":")[2]
     model = pytorch.load(source, name, "--input", "left=float32[1,4]", "--input", "right=float32[1,4]")
     assert model.batchable
     assert [spec.name for spec in model.outputs] == ["product", "largest"]
 
 
-def test_a_sample_of_ones_own_is_compared_on(pytorch: Frame) -> None:
+def test_import_sample_inputs_are_ordered_by_name(pytorch: Frame) -> None:
     arrays = {name: np.full((2, 4), 3, np.float32) for name in ("right", "left")}
     np.savez(pytorch.folder / "sample.npz", **arrays)
     model = pytorch.load("pytorch_models:Pair", "sampled", "--sample", "sample.npz")
     assert [spec.name for spec in model.inputs] == ["left", "right"]
 
 
-def test_rows_that_know_of_each_other_stay_fixed(pytorch: Frame) -> None:
+def test_import_mixed_rows_stay_fixed(pytorch: Frame) -> None:
     model = pytorch.load("pytorch_models:Mixed", "mixed", "--input", "x=float32[2,3]")
     assert model.fixed_rows == 2
 
@@ -89,9 +89,7 @@ def test_rows_that_know_of_each_other_stay_fixed(pytorch: Frame) -> None:
         ("pytorch_models:Noise", ["--input", "x=float32[2,3]"], "differs"),
     ],
 )
-def test_what_cannot_be_converted_says_why_in_one_line(
-    pytorch: Frame, source: str, options: list[str], why: str
-) -> None:
+def test_import_refused_source_is_one_line(pytorch: Frame, source: str, options: list[str], why: str) -> None:
     done = pytorch.run(source, "--name", "refused", *options)
     assert done.returncode == 1
     assert why in done.stderr
@@ -99,14 +97,14 @@ def test_what_cannot_be_converted_says_why_in_one_line(
     assert not (pytorch.folder / "models" / "refused").exists()
 
 
-def test_a_keras_file_answers_as_keras_does(tensorflow: Frame) -> None:
+def test_import_keras_file_gives_probabilities(tensorflow: Frame) -> None:
     model = tensorflow.load("net.keras", "net")
     assert model.batchable
     [scores] = OnnxBackend().load(model).run([model.outputs[0].name], {"picture": np.zeros((3, 16, 16, 3), np.float32)})
     assert np.allclose(scores.sum(1), 1, atol=1e-5)
 
 
-def test_a_saved_model_keeps_its_names_and_integers(tensorflow: Frame) -> None:
+def test_import_saved_model_keeps_names_and_integers(tensorflow: Frame) -> None:
     model = tensorflow.load("saved", "recurrent")
     assert {(spec.name, spec.datatype) for spec in model.inputs} == {("sequence", "FP32"), ("length", "INT32")}
     assert {(spec.name, spec.datatype) for spec in model.outputs} == {("state", "FP32"), ("left", "INT32")}

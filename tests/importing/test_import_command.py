@@ -1,4 +1,4 @@
-"""`anabranch import` around a converter, which is a script of the test's here."""
+"""`anabranch import` with a fake converter script."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def write_doubling_model(path: Path, batch: str | int = "batch") -> None:
 
 
 class Import:
-    """The command in a folder of its own, with a converter that copies what is given here."""
+    """Runs the command in a folder, with a converter that copies prepared files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class Import:
         write_doubling_model(self.converted / "model.onnx")
         self.framework_gives(ROWS * 2)
         python = folder / "python"
-        # converter.py, framework, source, folder for what comes out
+        # $4 is the folder for the model and the cases.
         python.write_text(f"#!/bin/sh\ncp {self.converted}/* $4\n")
         python.chmod(0o755)
 
@@ -48,7 +48,7 @@ def run_import(tmp_path: Path) -> Import:
     return Import(tmp_path)
 
 
-def test_a_model_that_answers_alike_goes_into_the_repository(run_import: Import) -> None:
+def test_import_command_equal_model_is_added(run_import: Import) -> None:
     done = run_import("--name", "net")
     assert done.returncode == 0, done.stderr
     assert (run_import.folder / "models" / "net" / "1" / "model.onnx").is_file()
@@ -56,7 +56,7 @@ def test_a_model_that_answers_alike_goes_into_the_repository(run_import: Import)
     assert "equal to PyTorch in 1 run, within 0" in done.stdout
 
 
-def test_versions_count_on_and_are_never_replaced(run_import: Import) -> None:
+def test_import_command_versions_are_never_replaced(run_import: Import) -> None:
     for version in ("1", "2"):
         assert f"models/net/{version}/model.onnx" in run_import("--name", "net").stdout
     done = run_import("--name", "net", "--version", "2")
@@ -64,7 +64,7 @@ def test_versions_count_on_and_are_never_replaced(run_import: Import) -> None:
     assert done.stderr.startswith("version_there: models/net/2 already exists")
 
 
-def test_a_model_that_answers_otherwise_leaves_nothing_behind(run_import: Import) -> None:
+def test_import_command_unequal_model_is_not_added(run_import: Import) -> None:
     run_import.framework_gives(ROWS * 3)
     done = run_import("--name", "net")
     assert done.returncode == 1
@@ -72,13 +72,13 @@ def test_a_model_that_answers_otherwise_leaves_nothing_behind(run_import: Import
     assert not (run_import.folder / "models").exists()
 
 
-def test_import_json_has_signature(run_import: Import) -> None:
+def test_import_command_json_has_signature(run_import: Import) -> None:
     written = json.loads(run_import("--name", "net", "-o", "json").stdout)
     assert (written["model"], written["version"], written["cases"]) == ("net", "1", 1)
     assert written["inputs"][0]["datatype"] == "FP32"
 
 
-def test_fixed_rows_are_said(run_import: Import) -> None:
+def test_import_command_fixed_rows_are_printed(run_import: Import) -> None:
     write_doubling_model(run_import.converted / "model.onnx", batch=2)
     assert "need 2 rows or a multiple" in run_import("--name", "net").stderr
 

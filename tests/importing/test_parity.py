@@ -1,4 +1,4 @@
-"""What counts as the same answer."""
+"""Comparison of ONNX Runtime's outputs with the framework's."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,12 +25,12 @@ def difference(expected: Array, got: Array, tolerance: float = 1e-3) -> float:
     return largest_difference(session_that_gives(y=got), [ParityCase({"x": X}, {"y": expected})], tolerance)
 
 
-def test_equal_outputs_differ_by_nothing() -> None:
+def test_largest_difference_equal_outputs_is_zero() -> None:
     assert difference(X, X.copy()) == 0.0
     assert difference(np.array([1, 2]), np.array([1, 2])) == 0.0
 
 
-def test_the_largest_difference_of_all_cases_is_told() -> None:
+def test_largest_difference_covers_all_cases() -> None:
     near, far = X + np.float32(1e-4), X + np.float32(5e-4)
     cases = [ParityCase({"x": X}, {"y": near}), ParityCase({"x": X}, {"y": far})]
     assert largest_difference(session_that_gives(y=X), cases, 1e-3) == pytest.approx(5e-4, rel=0.01)
@@ -48,12 +48,12 @@ def test_the_largest_difference_of_all_cases_is_told() -> None:
     ],
     ids=["value", "dtype", "shape", "integer", "not a number", "text"],
 )
-def test_another_answer_is_refused(expected: Array, got: Array) -> None:
+def test_largest_difference_other_output_is_refused(expected: Array, got: Array) -> None:
     with pytest.raises(NotEqual, match="'y'"):
         difference(expected, got)
 
 
-def test_cases_are_read_as_a_converter_writes_them(tmp_path: Path) -> None:
+def test_read_cases_separates_inputs_and_outputs(tmp_path: Path) -> None:
     paths: Sequence[Path] = [tmp_path / "case-0.npz"]
     np.savez(paths[0], **{"in/x": X, "in/in/deep": X[:1], "out/y": X * 2})
     [case] = read_cases(paths)

@@ -1,4 +1,4 @@
-"""An environment with public clients of the Open Inference Protocol, whose packages clash with PyFlink's."""
+"""An environment with public clients of the Open Inference Protocol; their packages clash with PyFlink's."""
 
 import subprocess
 from collections.abc import Callable
@@ -13,13 +13,13 @@ LOCK = Path(__file__).with_name("requirements.lock")
 
 @pytest.fixture(scope="session")
 def interop_python() -> Path:
-    """The interpreter of that environment."""
+    """Returns the interpreter of that environment."""
     return environment("interop", LOCK)
 
 
 @pytest.fixture(scope="session")
 def run_there(interop_python: Path) -> Callable[..., None]:
-    """Runs a script of this folder in that environment, isolated from this one."""
+    """Returns a function that runs a script of this folder in that environment."""
 
     def run(script: str, *arguments: str) -> None:
         path = Path(__file__).with_name(script)

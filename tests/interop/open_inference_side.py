@@ -1,7 +1,7 @@
-"""Runs in the environment of `open-inference-grpc`, the protocol's own messages, and knows nothing of this project.
+"""Runs with `open-inference-grpc`, the protocol's own messages, without this project.
 
 open_inference_side.py write FOLDER   requests with typed and with raw contents, as FOLDER/CASE.request
-open_inference_side.py read FOLDER    what FOLDER/CASE.response says, as FOLDER/CASE.json
+open_inference_side.py read FOLDER    content of FOLDER/CASE.response, as FOLDER/CASE.json
 """
 
 import json
@@ -34,7 +34,7 @@ TYPED: dict[str, tuple[str, list[Any]]] = {
 
 
 def write(folder: Path) -> None:
-    """All requests."""
+    """Writes all requests."""
     for datatype, (field, values) in TYPED.items():
         message = ModelInferRequest(model_name="m", id=datatype)
         getattr(message.inputs.add(name="x", datatype=datatype, shape=[1, 3]).contents, field).extend(values)
@@ -57,7 +57,7 @@ def write(folder: Path) -> None:
 
 
 def read(folder: Path) -> None:
-    """All answers."""
+    """Reads all answers."""
     for path in folder.glob("*.response"):
         message = ModelInferResponse()
         message.ParseFromString(path.read_bytes())

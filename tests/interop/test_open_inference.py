@@ -46,7 +46,7 @@ def read_request(folder: Path, name: str) -> InferRequest:
 
 
 @pytest.mark.parametrize("datatype", sorted(DATATYPES))
-def test_typed_and_raw_contents_are_read(folder: Path, datatype: str) -> None:
+def test_codec_typed_and_raw_contents_are_read(folder: Path, datatype: str) -> None:
     request = read_request(folder, datatype)
     assert (request.model_name, request.id, request.encoding) == ("m", datatype, Encoding.PROTOBUF)
     (tensor,) = request.inputs
@@ -54,7 +54,7 @@ def test_typed_and_raw_contents_are_read(folder: Path, datatype: str) -> None:
     assert tensor.to_array().tolist() == [VALUES[datatype]]
 
 
-def test_several_inputs(folder: Path) -> None:
+def test_codec_request_with_several_inputs_is_read(folder: Path) -> None:
     request = read_request(folder, "several")
     assert request.outputs == ("FP32", "BYTES")
     assert dict(request.parameters) == {"priority": 1, "explain": True, "tenant": "a"}
@@ -64,7 +64,7 @@ def test_several_inputs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("datatype", sorted(DATATYPES))
-def test_our_answers_are_read(folder: Path, datatype: str) -> None:
+def test_codec_answer_is_read_by_open_inference(folder: Path, datatype: str) -> None:
     said = json.loads((folder / f"{datatype}.json").read_text())
     assert (said["model_name"], said["model_version"], said["id"]) == ("m", "2", datatype)
     assert said["outputs"] == [{"name": "x", "datatype": datatype, "shape": ["1", "3"]}]
@@ -80,7 +80,7 @@ def test_our_answers_are_read(folder: Path, datatype: str) -> None:
         assert np.frombuffer(raw, NUMPY_DTYPES[datatype]).tolist() == VALUES[datatype]
 
 
-def test_our_errors_are_read(folder: Path) -> None:
+def test_codec_error_is_read_by_open_inference(folder: Path) -> None:
     said = json.loads((folder / "error.json").read_text())
     assert said["parameters"] == {
         "error_code": {"string_param": "wrong_shape"},

@@ -10,7 +10,7 @@ from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import BYTES, DATATYPES, Tensor
 
-# What the client itself refuses to write as JSON, or JSON cannot hold.
+# The client refuses to write FP16 as JSON, and JSON cannot hold bytes that are not text.
 NOT_IN_JSON = {"fp16", "not_text"}
 IN_PROTOBUF = sorted({name.lower() for name in DATATYPES} | {"not_text", "scalar", "no_rows", "several", "parameters"})
 CASES = [(name, Encoding.PROTOBUF) for name in IN_PROTOBUF]
@@ -19,7 +19,7 @@ CASES += [(name, Encoding.JSON) for name in IN_PROTOBUF if name not in NOT_IN_JS
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, run_there: Callable[..., None]) -> Path:
-    """The client's requests, our answers to them (their inputs come back), and what the client reads in those."""
+    """A folder with the client's requests, answers that echo them, and the client's readings of the answers."""
     made = tmp_path_factory.mktemp("triton")
     run_there("triton_side.py", "write", str(made))
     for name, encoding in CASES:
@@ -46,7 +46,7 @@ def read_request(folder: Path, name: str, encoding: Encoding) -> InferRequest:
 
 
 def plain(tensor: Tensor) -> dict[str, Any]:
-    """As `plain` of triton_side.py: exact, and free of either side's types."""
+    """Converts a tensor as `plain` of triton_side.py does."""
     array = tensor.to_array()
     flat = array.ravel().tolist()
     elements = [item.hex() for item in flat] if tensor.datatype == BYTES else [repr(item) for item in flat]
@@ -54,7 +54,7 @@ def plain(tensor: Tensor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "encoding"), CASES)
-def test_its_requests_are_read(folder: Path, name: str, encoding: Encoding) -> None:
+def test_codec_triton_request_is_read(folder: Path, name: str, encoding: Encoding) -> None:
     request = read_request(folder, name, encoding)
     sent = json.loads((folder / f"{name}.inputs.json").read_text())
     assert request.encoding is encoding
@@ -62,13 +62,13 @@ def test_its_requests_are_read(folder: Path, name: str, encoding: Encoding) -> N
     assert request.model_name == ("the model" if encoding is Encoding.PROTOBUF else "")
 
 
-def test_every_datatype_is_among_them(folder: Path) -> None:
+def test_triton_cases_cover_every_datatype(folder: Path) -> None:
     seen = {tensor.datatype for name, encoding in CASES for tensor in read_request(folder, name, encoding).inputs}
     assert seen == DATATYPES
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_its_parameters_are_read(folder: Path, encoding: Encoding) -> None:
+def test_codec_triton_parameters_are_read(folder: Path, encoding: Encoding) -> None:
     request = read_request(folder, "parameters", encoding)
     expected: dict[str, Any] = {
         "priority": 1,
@@ -92,12 +92,12 @@ def test_its_parameters_are_read(folder: Path, encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_its_selection_of_outputs_is_read(folder: Path, encoding: Encoding) -> None:
+def test_codec_triton_outputs_are_read(folder: Path, encoding: Encoding) -> None:
     assert read_request(folder, "several", encoding).outputs == ("flags", "image")
 
 
 @pytest.mark.parametrize(("name", "encoding"), CASES)
-def test_our_answers_are_read_by_it(folder: Path, name: str, encoding: Encoding) -> None:
+def test_codec_answer_is_read_by_triton(folder: Path, name: str, encoding: Encoding) -> None:
     request = read_request(folder, name, encoding)
     got = json.loads(path_of(folder, name, encoding, "outputs.json").read_text())
     sent = {tensor.name: plain(tensor) for tensor in request.inputs}
@@ -109,7 +109,7 @@ def test_our_answers_are_read_by_it(folder: Path, name: str, encoding: Encoding)
     assert got["parameters"] == {"shards": 3, "missing_rows": "0-1"}
 
 
-def test_our_errors_are_read_by_it(folder: Path) -> None:
+def test_codec_error_is_read_by_triton(folder: Path) -> None:
     protobuf = json.loads(path_of(folder, "error", Encoding.PROTOBUF, "outputs.json").read_text())
     assert protobuf == {
         "id": "request ☃",
@@ -122,7 +122,7 @@ def test_our_errors_are_read_by_it(folder: Path) -> None:
     assert (from_json["id"], from_json["code"], from_json["error"]) == ("request ☃", "unknown_model", "no model ☃")
 
 
-def test_raw_tensors_stay_views(folder: Path) -> None:
+def test_codec_raw_tensor_stays_a_view(folder: Path) -> None:
     (tensor,) = read_request(folder, "fp32", Encoding.PROTOBUF).inputs
     assert isinstance(tensor.data, memoryview)
     assert np.shares_memory(np.frombuffer(tensor.data, np.uint8), tensor.to_array())

@@ -1,9 +1,9 @@
-"""Runs in the environment of `tritonclient`, Triton's own client, and knows nothing of this project.
+"""Runs with `tritonclient`, Triton's own client, without this project.
 
     triton_side.py write FOLDER   every request that the client sends, as FOLDER/CASE.request, its inputs beside it
-    triton_side.py read FOLDER    what the client makes of FOLDER/CASE.response, as FOLDER/CASE.outputs.json
+    triton_side.py read FOLDER    the client's reading of FOLDER/CASE.response, as FOLDER/CASE.outputs.json
 
-The client talks to a server on this machine that keeps the bytes it gets, and answers with the bytes it is given.
+The client talks to a server on this machine, which keeps each request and returns prepared answers.
 """
 
 import json
@@ -39,7 +39,7 @@ NOT_TEXT = np.array([[b"\x00\xff", b"", b"plain"]], dtype=object)
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """Arguments of `infer`, by the name of the case."""
+    """Returns arguments of `infer` by name of the case."""
     one_each = {name.lower(): {"inputs": {"x": array}} for name, array in ARRAYS.items()}
     image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     return one_each | {
@@ -64,7 +64,7 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 class Server:
-    """Keeps the last request's bytes, and answers with `response`."""
+    """Keeps the bytes of the last request, and answers with `response`."""
 
     def __init__(self) -> None:
         self.request = b""
@@ -77,7 +77,7 @@ class Server:
         self._server.start()
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops the server."""
         self._server.stop(0)
 
     def _infer(self, request: bytes, _: object) -> bytes:
@@ -86,7 +86,7 @@ class Server:
 
 
 def tensors(module: Any, arrays: dict[str, Any], **how: Any) -> list[Any]:
-    """The client's own inputs for these arrays."""
+    """Makes the client's inputs from arrays."""
     made = []
     for name, array in arrays.items():
         datatype = next(key for key, value in ARRAYS.items() if value.dtype == array.dtype)
@@ -97,7 +97,7 @@ def tensors(module: Any, arrays: dict[str, Any], **how: Any) -> list[Any]:
 
 
 def write(folder: Path, server: Server) -> None:
-    """All requests: of every case in protobuf, and of those that JSON can hold in JSON."""
+    """Writes every case in protobuf, and in JSON if JSON can hold it."""
     client = over_grpc.InferenceServerClient(server.address)
     for name, case in cases().items():
         arguments = dict(case)
@@ -107,7 +107,7 @@ def write(folder: Path, server: Server) -> None:
         client.infer("the model", tensors(over_grpc, arrays), outputs=wanted, **arguments)
         (folder / f"{name}.request").write_bytes(server.request)
         (folder / f"{name}.inputs.json").write_text(json.dumps({key: plain(value) for key, value in arrays.items()}))
-        # The client itself refuses to write FP16 as JSON; and JSON cannot hold bytes that are no text.
+        # The client refuses to write FP16 as JSON, and JSON cannot hold bytes that are not text.
         if name in {"fp16", "not_text"}:
             continue
         wanted = [over_http.InferRequestedOutput(output, binary_data=False) for output in names] if names else None
@@ -121,7 +121,7 @@ def write(folder: Path, server: Server) -> None:
 
 
 def read(folder: Path, server: Server) -> None:
-    """All answers that are there."""
+    """Reads all answers."""
     client = over_grpc.InferenceServerClient(server.address)
     for path in sorted(folder.glob("*.response")):
         server.response = path.read_bytes()
@@ -144,7 +144,7 @@ def read(folder: Path, server: Server) -> None:
 
 
 def plain(array: Any) -> dict[str, Any]:
-    """An array as JSON, exactly: every element as text or, for BYTES, in hex."""
+    """Converts an array to JSON exactly: elements as text or, for BYTES, in hex."""
     flat = array.ravel()
     if array.dtype == object:
         elements = [(item.encode() if isinstance(item, str) else item).hex() for item in flat]

@@ -1,12 +1,11 @@
-"""A script, run by an interpreter that has PyTorch or TensorFlow: a model of theirs becomes an ONNX model and cases.
+"""Script for an interpreter with PyTorch or TensorFlow: converts a model to ONNX, and runs it on cases.
 
-    python converter.py pytorch SOURCE OUT [--sample FILE.npz] [--input NAME=DTYPE[2,3]]…
-    python converter.py tensorflow SOURCE OUT [--sample FILE.npz]
+    python converter_script.py pytorch SOURCE OUT [--sample FILE.npz] [--input NAME=DTYPE[2,3]]…
+    python converter_script.py tensorflow SOURCE OUT [--sample FILE.npz]
 
-SOURCE is a file of `torch.export.save`, or MODULE:NAME of a `torch.nn.Module` or of a function without arguments that
-gives one; or a SavedModel's folder, or a Keras file. OUT gets `model.onnx`, and `case-0.npz`, …: arrays `in/NAME` and
-`out/NAME`, as the framework itself computed them. Exit codes: 3 where the framework is missing, 4 where it refuses; the
-last line of stderr says why.
+SOURCE is a file of `torch.export.save`, MODULE:NAME of a `torch.nn.Module` or of a function that returns one, a
+SavedModel's folder, or a Keras file. Writes `OUT/model.onnx` and `OUT/case-0.npz`, …, with arrays `in/NAME` and
+`out/NAME`. Exit codes: 3 for a missing framework, 4 for a refused model; the last line of stderr says why.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING, REFUSED = 3, 4
-#: Of the cases, where the rows are free: one alone is computed otherwise than several by many kernels.
+#: Rows of the cases, if the model takes any number: many kernels compute a single row differently.
 _ROWS = (1, 3)
 _OPSET = "18"
 _SIGNATURE = "serving_default"
@@ -35,7 +34,7 @@ class _Refused(Exception):
 
 
 def main() -> None:
-    """Converts what the command line names."""
+    """Converts the model that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("framework", choices=("pytorch", "tensorflow"))
     parser.add_argument("source")
@@ -51,12 +50,12 @@ def main() -> None:
         convert(arguments.source, arguments.out, _read_sample(arguments.sample), arguments.input)
     except _Refused as error:
         sys.exit(_say(REFUSED, str(error)))
-    except Exception as error:  # noqa: BLE001 - whatever the exporter says is for the person to read
+    except Exception as error:  # noqa: BLE001 - shows the message of the exporter
         sys.exit(_say(REFUSED, f"{type(error).__name__}: {error}"))
 
 
 def _pytorch() -> _Convert:
-    import onnxscript  # noqa: F401, PLC0415 - torch's exporter needs it, and says so late
+    import onnxscript  # noqa: F401, PLC0415 - torch's exporter needs it later
     import torch  # noqa: PLC0415 - only this script's own interpreter has it
 
     torch.manual_seed(0)
@@ -73,7 +72,7 @@ def _tensorflow() -> _Convert:
 
 
 def convert_pytorch(torch: Any, source: str, out: Path, sample: _Arrays, inputs: list[str]) -> None:
-    """Writes the model and its cases."""
+    """Writes the model and its cases, with PyTorch."""
     path = Path(source)
     given = {name: torch.from_numpy(array) for name, array in sample.items()} or _generated(torch, inputs)
     if path.suffix == ".pt2" or path.is_file():
@@ -83,7 +82,7 @@ def convert_pytorch(torch: Any, source: str, out: Path, sample: _Arrays, inputs:
         program = _export(torch, _module(torch, source), given)
     names = list(program.graph_signature.user_inputs)
     if len(names) != len(given):
-        raise _Refused(f"the model takes {len(names)} inputs ({', '.join(names)}), and {len(given)} were given")
+        raise _Refused(f"{len(given)} inputs are given, expected {len(names)}: give {', '.join(names)}")
     given = dict(zip(names, _ordered(given, names), strict=True))
     module = program.module()
     outputs = _outputs_of(torch, module(*given.values()))
@@ -105,36 +104,36 @@ def _module(torch: Any, source: str) -> Any:
     found: Any = importlib.import_module(module_name)
     for part in name.split("."):
         if not hasattr(found, part):
-            raise _Refused(f"{module_name} has no {name}")
+            raise _Refused(f"{module_name} has no {name}: name a torch.nn.Module as MODULE:NAME")
         found = getattr(found, part)
     if callable(found) and not isinstance(found, torch.nn.Module):
         found = found()
     if not isinstance(found, torch.nn.Module):
-        raise _Refused(f"{source} is a {type(found).__name__}, not a torch.nn.Module, nor a function that gives one")
+        raise _Refused(f"{source} is a {type(found).__name__}: name a torch.nn.Module, or a function that returns one")
     return found.eval()
 
 
 def _export(torch: Any, module: Any, given: dict[str, Any]) -> Any:
-    """The program with free rows, where the module allows it; else as the sample is."""
+    """Exports the module for any number of rows if possible, else for those of the sample."""
     if not given:
         raise _Refused(
-            "a module says nothing of its inputs: give a sample with --sample FILE.npz, or shapes with "
+            "a module does not tell the shapes of its inputs: give --sample FILE.npz, or "
             '--input "NAME=float32[2,3,224,224]"'
         )
     tensors = _ordered(given, list(inspect.signature(module.forward).parameters)[: len(given)])
     if all(tensor.ndim for tensor in tensors) and len({tensor.shape[0] for tensor in tensors}) == 1:
-        # The exporter takes a size of 1 for a constant.
+        # The exporter treats a size of 1 as a constant.
         several = tuple(torch.cat([each, each]) if each.shape[0] == 1 else each for each in tensors)
         batch = torch.export.Dim("batch")
         try:
             return torch.export.export(module, several, dynamic_shapes=tuple({0: batch} for _ in several))
-        except Exception:  # noqa: BLE001, S110 - a model that cannot have free rows may still have fixed ones
+        except Exception:  # noqa: BLE001, S110 - a fixed number of rows may still work
             pass
     return torch.export.export(module, tuple(tensors))
 
 
 def _example_of(torch: Any, program: Any) -> dict[str, Any]:
-    """The inputs that the program was saved with, or some of the shapes that it names."""
+    """Returns the inputs that the program was saved with, or random ones of its shapes."""
     if program.example_inputs is not None:
         arguments, keywords = program.example_inputs
         tensors = [*arguments, *keywords.values()]
@@ -154,7 +153,7 @@ def _generated(torch: Any, inputs: list[str]) -> dict[str, Any]:
         dtype, _, axes = rest.rstrip("]").partition("[")
         kind = getattr(torch, dtype, None)
         if not isinstance(kind, torch.dtype):
-            raise _Refused(f"{text!r}: {dtype!r} is no dtype of PyTorch; write NAME=float32[2,3]")
+            raise _Refused(f"--input {text!r} has dtype {dtype!r}, unknown to PyTorch: write NAME=float32[2,3]")
         given[name] = _random(torch, kind, [int(axis) for axis in axes.split(",") if axis.strip()])
     return given
 
@@ -166,7 +165,7 @@ def _random(torch: Any, dtype: Any, shape: list[int]) -> Any:
 
 
 def _ordered(given: dict[str, Any], names: list[str]) -> list[Any]:
-    """By name where the names are the model's; else in the order that they were given in."""
+    """Returns the inputs by name if all names are the model's, else in the given order."""
     return [given[name] for name in names] if set(names) == set(given) else list(given.values())
 
 
@@ -175,15 +174,15 @@ def _numpy(tensors: dict[str, Any]) -> _Arrays:
 
 
 def _outputs_of(torch: Any, outputs: Any) -> dict[str, Any]:
-    """By name where the model names them; `output`, or `output_0`, … where not."""
+    """Returns the outputs by the model's names, else as `output`, or `output_0`, …."""
     if isinstance(outputs, dict):
         return dict(outputs)
-    leaves = torch.utils._pytree.tree_leaves(outputs)  # noqa: SLF001 - what torch.export itself flattens with
+    leaves = torch.utils._pytree.tree_leaves(outputs)  # noqa: SLF001 - torch.export flattens with it
     return {"output": leaves[0]} if len(leaves) == 1 else {f"output_{place}": leaf for place, leaf in enumerate(leaves)}
 
 
 def convert_tensorflow(tf: Any, source: str, out: Path, sample: _Arrays, inputs: list[str]) -> None:  # noqa: ARG001
-    """Writes the model and its cases."""
+    """Writes the model and its cases, with TensorFlow."""
     if Path(source).is_file():
         import keras  # noqa: PLC0415 - comes with TensorFlow
 
@@ -195,7 +194,7 @@ def convert_tensorflow(tf: Any, source: str, out: Path, sample: _Arrays, inputs:
     run = loaded.signatures.get(_SIGNATURE)
     if run is None:
         there = ", ".join(loaded.signatures) or "none"
-        raise _Refused(f"the SavedModel has no signature {_SIGNATURE!r}; there is {there}")
+        raise _Refused(f"the SavedModel has no signature {_SIGNATURE!r}; available: {there}")
     _, specs = run.structured_input_signature
     for number, case in enumerate(_tensorflow_cases(specs, sample)):
         outputs = run(**{name: tf.constant(array) for name, array in case.items()})
@@ -206,7 +205,7 @@ def convert_tensorflow(tf: Any, source: str, out: Path, sample: _Arrays, inputs:
     )
     if done.returncode or not (out / "model.onnx").exists():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise _Refused(f"tf2onnx: {lines[-1] if lines else 'it ended without a word'}")
+        raise _Refused(f"tf2onnx: {lines[-1] if lines else 'it ended with no message'}")
 
 
 def _tensorflow_cases(specs: dict[str, Any], given: _Arrays) -> list[_Arrays]:
@@ -217,7 +216,7 @@ def _tensorflow_cases(specs: dict[str, Any], given: _Arrays) -> list[_Arrays]:
         name: _random_array(rng, spec.dtype, [axis or 2 for axis in spec.shape]) for name, spec in specs.items()
     }
     if set(given) != set(specs):
-        raise _Refused(f"the model takes {', '.join(sorted(specs))}; the sample has {', '.join(sorted(given))}")
+        raise _Refused(f"the sample has {', '.join(sorted(given))}: name its arrays {', '.join(sorted(specs))}")
     if not all(spec.shape.rank and spec.shape[0] is None for spec in specs.values()):
         return [given]
     most = {name: np.concatenate([array] * max(_ROWS)) for name, array in given.items()}
@@ -229,7 +228,7 @@ def _random_array(rng: Any, dtype: Any, shape: list[int]) -> Any:
         return rng.standard_normal(shape).astype(dtype.as_numpy_dtype)
     if dtype.is_integer or dtype.is_bool:
         return rng.integers(0, 2, shape).astype(dtype.as_numpy_dtype)
-    raise _Refused(f"no sample can be made of {dtype.name}: give one with --sample FILE.npz")
+    raise _Refused(f"cannot make random values of {dtype.name}: give --sample FILE.npz")
 
 
 def _read_sample(path: Path | None) -> _Arrays:
