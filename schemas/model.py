@@ -23,7 +23,7 @@ class TensorSpec:
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the rows of a model's requests are shared out.
+    """Batches and shards of a model's requests.
 
     Attributes:
         enabled: Axis 0 of every input and output counts rows, so requests can be batched and split. By default the
@@ -41,7 +41,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How ONNX Runtime holds the model.
+    """ONNX Runtime's session of a model.
 
     Attributes:
         intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores. 0 for all cores.

@@ -47,3 +47,14 @@ def all_blocks(language: str) -> list[Block]:
 def prose(page: Path) -> str:
     """The text of a page without its blocks."""
     return _BLOCK.sub("", page.read_text())
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a page without blocks: of paragraphs, headings, list items and table cells."""
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^\|(.*)\|$", lambda row: "\n\n".join(["", *row[1].split("|"), ""]), text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*(?:[-*+]|\d+\.|#+|>|!!!.*|:\s)\s*", "\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"[*_]{1,2}(?=\w)|(?<=[\w.])[*_]{1,2}", "", text)
+    paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+    parts = [part for paragraph in paragraphs for part in re.split(r"(?<=[.;:!?])\s+", paragraph)]
+    return [part for part in parts if len(part.split()) > 2]
