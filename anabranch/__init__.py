@@ -4,8 +4,7 @@
         result = client.infer("digits", {"x": images})
         result["logits"]
 
-Names are loaded on first use: importing the package loads neither Kafka nor numpy. `anabranch.errors` draws the tree
-of errors.
+Names are loaded on first use, so that the import is quick. `anabranch.errors` draws the tree of errors.
 """
 
 from importlib import import_module

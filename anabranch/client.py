@@ -33,9 +33,9 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class Client:
-    """Sends requests to a running job. Every method may be called from any thread.
+    """Sends requests to a running job, from any thread.
 
-    A client connects when it is made, and holds two connections and a thread: close it, or use it as a context manager.
+    A client holds two connections and a thread: close it, or use it as a context manager.
 
     Args:
         bootstrap_servers: `host:port` of one broker or several, separated by commas.
@@ -84,11 +84,7 @@ class Client:
 
     @classmethod
     def for_job(cls, config: Config, *, timeout_s: float = 30.0) -> Self:
-        """Makes a client with the topics, size limit and Kafka properties of a job's configuration.
-
-        Raises:
-            BrokerUnreachable, TopicMissing, UnknownProperty: As for the constructor.
-        """
+        """Makes a client with the topics, size limit and Kafka properties of a job's configuration."""
         kafka_config = config.kafka
         return cls(
             kafka_config.bootstrap_servers,

@@ -24,36 +24,25 @@ _CONNECT_S = 5.0
 
 
 class Connection(Protocol):
-    """Carries encoded requests to a job and its encoded answers back."""
+    """Carries encoded requests and answers."""
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
-        """Sends a request; may be called from any thread.
-
-        Args:
-            message: The encoded request.
-            key: The key of its record.
-            fail: Called with the reason if the request cannot be sent, now or later.
-        """
+        """Sends a request from any thread; calls `fail` if it cannot be sent, now or later."""
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
-        """Returns keys and values of new answers; waits `timeout_ms` at most. One thread calls it."""
+        """Returns keys and values of new answers. Always called by the same thread."""
 
     def close_sender(self) -> None:
         """Ends the sending half."""
 
     def close_receiver(self) -> None:
-        """Ends the receiving half; called by the thread that receives."""
+        """Ends the receiving half, on the thread that receives."""
 
 
 class KafkaConnection:
     """A `Connection` over Kafka: a producer, and a consumer of every partition of the responses topic.
 
-    The consumer has no group and starts at the end of the topic: answers to this client's requests come after it.
-
-    Raises:
-        BrokerUnreachable: No broker answers at `bootstrap_servers`.
-        TopicMissing: One of the two topics does not exist.
-        UnknownProperty: kafka-python has no such property.
+    The consumer has no group and starts at the end of the topic. Raises the errors of `Client`.
     """
 
     def __init__(

@@ -19,10 +19,7 @@ class Result(Mapping[str, Array]):
     object arrays of `bytes`.
 
     Attributes:
-        id: The request's id.
-        model_name: The model that answered.
-        model_version: The version that answered.
-        parameters: Further parameters of the answer.
+        model_name, model_version: The model that answered.
         missing_rows: First and last row, both included, of every range that a partial answer lacks; the outputs hold
             the other rows, in order. Empty for a complete answer.
         missing_members: Members of an ensemble that the outputs were merged without.
@@ -79,11 +76,7 @@ def _read_breakdown(parameters: Mapping[str, Parameter], latency_ms: float) -> d
 
 
 def read_row_ranges(text: str) -> list[tuple[int, int]]:
-    """Returns the ranges in `"first-last,…"`.
-
-    Raises:
-        MalformedRequest: The text is not a list of row ranges.
-    """
+    """Returns the ranges in `"first-last,…"`, or raises `MalformedRequest`."""
     try:
         pairs = [part.split("-") for part in text.split(",") if part]
         return [(int(first), int(last)) for first, last in pairs]

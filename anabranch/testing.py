@@ -79,9 +79,7 @@ class ReceivedRequest:
 
 
 class FakeJob:
-    """Answers requests on a thread of its own; keeps every request that it received.
-
-    Close it, or use it as a context manager.
+    """Answers requests on a thread of its own, and keeps them. Close it, or use it as a context manager.
 
     Args:
         models: A function for each model, by name. Without, every model answers with its inputs.
@@ -110,15 +108,15 @@ class FakeJob:
         return [received.request for received in self.received]
 
     def client(self, *, timeout_s: float = 30.0, max_message_bytes: int = 16 * 1024 * 1024) -> Client:
-        """Makes a client of this job; the arguments are those of `Client`."""
+        """Makes a client of this job."""
         return Client(connection=self.connection(), timeout_s=timeout_s, max_message_bytes=max_message_bytes)
 
     def connection(self) -> Connection:
-        """Makes the connection for a `Client` that the tested code constructs: `Client(connection=…)`."""
+        """Makes the connection for a client that the tested code makes: `Client(connection=…)`."""
         return _MemoryConnection(self)
 
     def listen(self, bootstrap_servers: str, *, requests_topic: str, responses_topic: str) -> None:
-        """Also answers requests from a Kafka topic; returns when the job reads. For programs in other languages.
+        """Also answers requests from a Kafka topic, for clients in other languages; returns when the job reads.
 
         Raises:
             TopicMissing: The broker has no requests topic.
@@ -179,7 +177,7 @@ class FakeJob:
         return [(answer.id.encode(), codec.encode_response(answer, request.encoding)) for answer in answers]
 
     def close(self) -> None:
-        """Ends the job; later requests are not answered. May be called again."""
+        """Ends the job. May be called again."""
         self._stopped.set()
         self._work.put(None)
         for thread in self._threads:

@@ -139,9 +139,11 @@ def _read_files(inputs: list[str]) -> dict[str, Array]:
             raise UnusableArgument(f"{found}: give each input once, as NAME=FILE.npy")
         try:
             loaded = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except OSError as error:
+            raise UnusableArgument(f"cannot read {path} ({error.strerror or error}): give a .npy file") from None
+        except (ValueError, EOFError) as error:
             raise UnusableArgument(
-                f"cannot read {path} as a .npy file ({error}): write it with numpy.save, without pickled objects"
+                f"{path} is not a .npy file ({error}): write it with numpy.save, without pickled objects"
             ) from None
         if not isinstance(loaded, np.ndarray):
             raise UnusableArgument(f"{path} holds several arrays (.npz): save each array as a .npy file")
@@ -169,8 +171,9 @@ def _request_text(source: str) -> str:
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UnusableArgument(
-            f"cannot read --request {source!r} ({error}): give a file, JSON text, or - for standard input"
+            f"cannot read --request {source!r} ({reason}): give a file, JSON text, or - for standard input"
         ) from None
 
 

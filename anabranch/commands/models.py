@@ -32,7 +32,7 @@ _WORDS: dict[State, str] = {
     "served": "[green]served[/]",
     "not_served": "not served",
     "changed": "[yellow]changed since the job started[/]",
-    "only_in_job": "[yellow]served, gone from the repository[/]",
+    "only_in_job": "[yellow]served, not in this repository[/]",
 }
 
 
@@ -85,8 +85,9 @@ def models(
         return
     console = Console()
     console.print(_table(listed))
-    where = f"Served by the job {job.name}" if job else "No job runs: start one with `anabranch run`"
-    console.print(f"Repository: {folder.resolve()}. {where}.", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"Repository: {folder.resolve()}. {_advice(listed, job)}.", soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def find_job(rest: FlinkRest) -> ServingJob | None:
@@ -125,6 +126,14 @@ def _listed(model: ModelSummary, state: State | None) -> ListedModel:
     return ListedModel(**msgspec.structs.asdict(model), state=state)
 
 
+def _advice(listed: Sequence[ListedModel], job: ServingJob | None) -> str:
+    if job is None:
+        return "No job runs: start one with `anabranch run`"
+    stale = sum(model.state in {"not_served", "changed"} for model in listed)
+    served = f"The job {job.name} serves {len(job.models)}"
+    return f"{served}; start it again to serve {stale} new or changed" if stale else served
+
+
 def _table(listed: Sequence[ListedModel]) -> Table:
     with_state = any(model.state for model in listed)
     with_parts = any(model.parts or model.members for model in listed)
@@ -149,7 +158,7 @@ def _axes(spec: TensorSpec) -> str:
 def _batching(batching: BatchingSummary) -> str:
     if not batching.is_batchable:
         return "none"
-    size = f"up to {batching.max_rows} rows" if batching.max_rows else "size by cost"
+    size = f"up to {batching.max_rows} rows" if batching.max_rows else "measured size"
     size = f"{batching.fixed_rows} rows, fixed" if batching.fixed_rows else size
     delay = f"\nwaits {batching.max_delay_ms:g} ms" if batching.max_delay_ms else ""
     return f"{size}\nshards of {batching.shard_rows} rows{delay}"

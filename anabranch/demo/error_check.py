@@ -26,8 +26,8 @@ class ErrorOutcome:
     """The outcome of a bad request.
 
     Attributes:
-        code: The code in the dead letter; empty without one.
-        problem: The difference from the expected outcome; empty without one.
+        code: The code in the dead letter, if any.
+        problem: The difference from the expected outcome, if any.
     """
 
     request: BadRequest

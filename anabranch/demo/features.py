@@ -30,11 +30,7 @@ def model_path() -> Path:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that needs the model.
-
-    Attributes:
-        tokens: int32, [TOKENS].
-    """
+    """A file that needs the model, and its tokens, int32 [TOKENS]."""
 
     path: Path
     tokens: Array
@@ -68,11 +64,7 @@ class _Session:
 
 
 class Detector(magika.Magika):
-    """Magika with another session.
-
-    Args:
-        scores_of: Maps tokens, int32 [rows, TOKENS], to scores, float32 [rows, LABELS].
-    """
+    """Magika with another session: a function from tokens, [rows, TOKENS], to scores, [rows, LABELS]."""
 
     def __init__(self, scores_of: Callable[[Array], Array]) -> None:
         self._scores_of = scores_of

@@ -34,12 +34,7 @@ def make_repository(folder: Path) -> Path:
 
 
 class LocalJob:
-    """The processes that the demo starts.
-
-    Args:
-        folder: Folder for topics, models, checkpoints and logs.
-        tasks: Number of inference tasks, each in its own TaskManager.
-    """
+    """The broker, the cluster and the job, with each inference task in its own TaskManager."""
 
     def __init__(self, folder: Path, tasks: int) -> None:
         self._folder = folder

@@ -21,9 +21,9 @@ class References:
     """The expected answers.
 
     Attributes:
-        scores: Scores of each file, run alone, float32 [files, LABELS].
-        large_scores: Scores of the large request's rows, float32 [rows, LABELS].
-        labels: Magika's label of each file; empty if it could not read the file again.
+        scores: float32 [files, LABELS], each file run alone.
+        large_scores: float32 [rows of the large request, LABELS].
+        labels: Magika's labels; empty for files that it could not read again.
     """
 
     scores: Array
@@ -42,8 +42,7 @@ def compute(files: list[ModelFile], large: Array, on_row: Callable[[int], object
     with ThreadPoolExecutor(1, "reference") as thread:
         try:
             labels = thread.submit(_magika_labels, files, on_row, stopped)
-            # ONNX Runtime uses another kernel for a single row, which changes some scores in the third decimal: compare
-            # single rows with single rows, and batches with batches.
+            # Scores of single rows and of batches differ in the third decimal: ONNX Runtime uses other kernels.
             scores = run_directly([file.tokens[np.newaxis] for file in files], on_row)
             large_scores = run_directly([large[start : start + 32] for start in range(0, len(large), 32)], on_row)
             return References(scores, large_scores, labels.result())

@@ -20,26 +20,17 @@ class Figures(msgspec.Struct, kw_only=True):
         requests: Valid requests: one for each file, the paced ones, and the large one.
         answered: Requests that were answered with outputs.
         mismatches: Rows that differ from a direct ONNX Runtime run by more than 1e-5.
-        errors_sent: Bad requests.
         errors_answered: Bad requests with the expected error.
-        shards: Shards of the large request.
-        tasks: Inference tasks that ran its shards.
+        shards, tasks: Shards of the large request, and inference tasks that ran them.
         throughput_rps: Requests a second, with `in_flight` pending.
         p50_ms, p95_ms, p99_ms: Latency at the steady pace, from the time at which a request was due.
-        paced_requests: Requests at the steady pace.
-        paced_rps: The steady pace.
         saturated_p50_ms: Latency at full throughput, nearly all of it queueing.
-        large_rows: Rows of the large request.
-        large_latency_ms: Latency of the large request.
         files: Files that were read.
         files_by_rule: Files that need no model.
         files_unread: Files and folders that could not be read.
-        magika_compared: Files that Magika labelled, too.
-        magika_agreements: Files with the same label from Magika.
+        magika_agreements: Files, of `magika_compared`, with the same label from Magika.
         types: Files of each type, the most frequent first.
         error_codes: The code in the dead letter of each kind of bad request.
-        seconds: Duration of each part of the demo.
-        problems: Wrong or missing answers, in words.
     """
 
     requests: int

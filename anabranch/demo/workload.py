@@ -37,7 +37,7 @@ class DemoResponses:
 
     @property
     def answered(self) -> int:
-        """Number of requests with outputs."""
+        """Requests with outputs."""
         return len(self.scores) - len(self.failures)
 
     @property
@@ -73,8 +73,6 @@ def wait_until_served(
     """Sends a row until the job answers.
 
     Args:
-        client: Client of the job.
-        tokens: int32 [1, TOKENS].
         timeout_s: Time for the answer.
         again_s: Time after which the row is sent again.
         on_silence: Called before it is sent again.
@@ -97,7 +95,6 @@ def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[]
     """Sends a request for every row, as fast as the job answers.
 
     Args:
-        tokens: int32 [rows, TOKENS].
         in_flight: Number of pending requests; divided by the throughput, it is the latency.
         on_answer: Called after each answer, on the client's thread.
     """

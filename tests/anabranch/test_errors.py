@@ -67,7 +67,7 @@ def drawn() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     path = ["object"]
     for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"    ((?:│   |    )*(?:[├└]── )?)(\w+) +([a-z_]+)(?:  |$)", line)
+        match = re.match(r"    ((?:    )*)(\w+)  +([a-z_]+)(?:  |$)", line)
         if match:
             depth = 1 + len(match[1]) // 4
             del path[depth:]

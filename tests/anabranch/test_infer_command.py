@@ -148,11 +148,11 @@ def test_infer_command_without_broker_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--input", "nowhere.npy"], "unusable_argument: cannot read nowhere.npy as a .npy file ("),
-        (["--input", __file__], f"unusable_argument: cannot read {__file__} as a .npy file ("),
+        (["--input", "nowhere.npy"], "unusable_argument: cannot read nowhere.npy (No such file or directory): give"),
+        (["--input", __file__], f"unusable_argument: {__file__} is not a .npy file ("),
         (["--request", '{"inputs": ['], "unreadable: not a JSON message: "),
         (["--request", "[]"], "unreadable: "),
-        (["--request", "nowhere.json"], "unusable_argument: cannot read --request 'nowhere.json' ("),
+        (["--request", "nowhere.json"], "unusable_argument: cannot read --request 'nowhere.json' (No such"),
         (["--request", __file__], "unreadable: "),
         (["--request", '{"inputs": [{"name": "x"}]}'], "malformed_request: the JSON message breaks the protocol: "),
         (["--request", '{"inputs": []}', "--config", "nowhere.toml"], "config_error: cannot read the configuration"),

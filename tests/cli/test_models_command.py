@@ -104,7 +104,7 @@ def test_models_with_job_compares_states(repository: Path, monkeypatch: pytest.M
         ("panel", "1"): "not_served",
     }
     table = run("--model-repository", repository, "--flink-url", "http://127.0.0.1:1").stdout
-    assert "Served by the job serving." in re.sub(r"\s+", " ", table)
+    assert "The job serving serves 3; start it again to serve 2 new or changed." in re.sub(r"\s+", " ", table)
 
 
 def test_models_without_repository_lists_job(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
