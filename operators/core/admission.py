@@ -1,8 +1,7 @@
 """Checks requests against the catalog, as far as that needs no session.
 
-Most senders repeat themselves. The common head of their requests (model, inputs, shapes, parameters; see `Envelope`)
-is checked once and cached as an `_AdmittedHead`. A message that differs from an earlier one only in its id and tensors
-matches a `_Template` and is not decoded.
+The common head of a sender's requests is checked once and cached as an `_AdmittedHead`. A message that differs from an
+earlier one only in id and tensors matches a `_Template` and is not decoded.
 """
 
 from collections import OrderedDict
@@ -42,7 +41,7 @@ from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, by
 
 PHASE = "admit"
 _REMEMBERED_HEADS = 1024
-#: Larger heads, of unknown fields, are not cached.
+#: Larger heads are not cached.
 _MAX_REMEMBERED_SIZE_BYTES = 4096
 _REMEMBERED_SIZES = 1024
 _TEMPLATES_OF_A_SIZE = 4
@@ -54,8 +53,7 @@ class _AdmittedHead:
 
     Attributes:
         order: Position in the request of each input of the model.
-        sizes: Raw size of each input of the model; None for BYTES.
-        shapes: Full shape of each input of the model.
+        sizes: Raw size of each input; None for BYTES.
     """
 
     model: ModelSpec
@@ -71,7 +69,7 @@ class _AdmittedHead:
 
 
 class _Template(msgspec.Struct, frozen=True, gc=False):
-    """A valid message, with the id and the tensors left open.
+    """A valid message, with id and tensors left open.
 
     Attributes:
         fixed: Offset and bytes of each fixed run.
@@ -86,13 +84,7 @@ class _Template(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """Turns the value of a Kafka record into a request or a refusal.
-
-    Args:
-        max_message_bytes: Size of the largest request.
-        default_priority: Priority of requests without one.
-        defects: Gets unexpected exceptions.
-    """
+    """Turns the value of a Kafka record into a request or a refusal."""
 
     def __init__(self, catalog: Catalog, max_message_bytes: int, default_priority: int, defects: Defects) -> None:
         self._catalog = catalog
@@ -104,10 +96,10 @@ class Admission:
         self._templates: dict[int, list[_Template]] = {}
 
     def admit(self, message: Buffer | None, source: Source, now_ms: float) -> Request | Refused:
-        """Admit or refuse the request in one Kafka record; never raises.
+        """Admit or refuse the request in a Kafka record; never raises.
 
         Args:
-            message: Value of the record, of which tensors are views where possible; None for a tombstone.
+            message: Value of the record; None for a tombstone.
             source: Place and timestamp of the record.
             now_ms: Unix time.
         """
@@ -275,7 +267,6 @@ def _request(
 
 
 def _prober(message: memoryview) -> Callable[[bytes, int], bool]:
-    """Return the `startswith` of a view."""
     return lambda part, at: message[at : at + len(part)] == part
 
 
@@ -297,7 +288,7 @@ def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None
             f"the id has {len(request_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed: send a shorter id"
         )
     if head.rows > len(message):
-        # Rows without elements take no bytes: a short message could declare billions of them.
+        # Rows without elements take no bytes.
         raise WrongShape(f"the request has {head.rows} rows in {len(message)} bytes, at most one per byte: send fewer")
 
 

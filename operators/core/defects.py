@@ -1,4 +1,4 @@
-"""Caught defects, kept until a Flink shell logs them: the core writes no log."""
+"""Caught defects, kept until a Flink shell logs them."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ class Defect(NamedTuple):
     """An unexpected exception.
 
     Attributes:
-        phase: Phase of the request: `admit`, `queue`, `batch`, `session`, `merge` or `encode`.
+        phase: `admit`, `queue`, `batch`, `session`, `merge` or `encode`.
         detail: The request or record concerned.
     """
 
@@ -20,7 +20,7 @@ class Defect(NamedTuple):
 
 
 class Defects:
-    """The defects of one task since the last drain; `meter` counts all of them by phase."""
+    """The defects of one task since the last drain."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter

@@ -1,16 +1,15 @@
 """Counts of a task, by model and phase.
 
-Buckets of requests by time double (64 us to 34 s), because counts of several tasks can be added and percentiles
-cannot. A path of groups and a counter names each count, as in Flink.
+Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentiles cannot.
 
-    model / NAME-VERSION / requests, rows, batches           requests answered with outputs
-    model / NAME-VERSION / PHASE / us                        total time of these
-    model / NAME-VERSION / PHASE / le / LIMIT / requests     requests of at most LIMIT microseconds
-    error / CODE / requests                                  requests answered with an error
+    model / NAME-VERSION / requests, rows, batches           answered with outputs
+    model / NAME-VERSION / PHASE / us                        their total time
+    model / NAME-VERSION / PHASE / le / LIMIT / requests     at most LIMIT microseconds
+    error / CODE / requests                                  answered with an error
     phase / PHASE / defects                                  unexpected exceptions
     exchange / claims, claimed_bytes                         records through shared memory
     exchange / large_messages                                large records sent as messages
-    exchange / lost                                          records unreadable for their reader
+    exchange / lost                                          records that their reader could not read
 """
 
 from collections.abc import Sequence
@@ -21,18 +20,16 @@ from anabranch.schemas.signatures import Signature
 
 Path = tuple[str, ...]
 
-#: Bucket n holds times up to 2 ** (_FIRST_POWER + n) microseconds; the last one has no limit.
+#: Bucket n holds times up to 2 ** (_FIRST_POWER + n) microseconds.
 _FIRST_POWER, _BUCKETS = 6, 20
 LIMITS_US: tuple[int | None, ...] = (*[1 << (_FIRST_POWER + bucket) for bucket in range(_BUCKETS)], None)
 #: From the timestamp of the record to the written answer.
 TOTAL = "total"
-#: Senders' clocks may be wrong, and Flink's counters have 63 bits.
+#: Bounds the sum in a counter of 63 bits: a sender's clock may be wrong.
 _MOST_US = 1 << 40
 
 
 class _Histogram:
-    """Requests by time."""
-
     __slots__ = ("counts", "us")
 
     def __init__(self) -> None:
@@ -78,11 +75,7 @@ class Meter:
         ended_ms: float,
         written_ms: float,
     ) -> None:
-        """Count requests that were answered from one batch.
-
-        Args:
-            taken_ms: Unix time like the others; see `anabranch.schemas.latency_breakdown`.
-        """
+        """Count requests that were answered from one batch."""
         counts = self._of(signature)
         count = len(requests)
         counts.requests += count
@@ -98,7 +91,7 @@ class Meter:
             sent_ms, read_ms = request.source.timestamp_ms, request.arrived_ms
             if read_ms < 0:  # restored from state
                 read_ms = sent_ms
-            elif sent_ms < 0:  # a record without a timestamp
+            elif sent_ms < 0:  # no timestamp
                 sent_ms = int(read_ms)
             queue.add(int((taken_ms - read_ms) * 1000))
             broker.add(int((read_ms - sent_ms) * 1000))
@@ -127,7 +120,7 @@ class Meter:
         self._note_exchange("claimed_bytes", size_bytes)
 
     def note_large_message(self) -> None:
-        """Count a record that is large enough for shared memory but travels as a message."""
+        """Count a large record that travels as a message."""
         self._note_exchange("large_messages", 1)
 
     def note_lost(self) -> None:
@@ -170,19 +163,14 @@ class Meter:
 
 
 def bucket_of(us: int) -> int:
-    """Find the first bucket with a limit not below a time; clocks that differ give negative times."""
+    """Find the first bucket with a limit not below a time; the time may be negative."""
     if us <= 2**_FIRST_POWER:
         return 0
     return min((us - 1).bit_length() - _FIRST_POWER, _BUCKETS)
 
 
 def percentile_us(buckets: Sequence[float], share: float) -> float:
-    """Interpolate a percentile within its bucket; 0 without requests.
-
-    Args:
-        buckets: Cumulative requests for each of `LIMITS_US`.
-        share: From 0 to 1.
-    """
+    """Interpolate a percentile within its bucket, from cumulative `buckets`; 0 without requests."""
     wanted = share * buckets[-1]
     if not wanted:
         return 0.0

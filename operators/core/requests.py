@@ -1,4 +1,4 @@
-"""Requests inside a task, valid or refused."""
+"""Valid and refused requests."""
 
 import msgspec
 
@@ -15,23 +15,17 @@ NOWHERE = Source(-1, -1, -1)
 class Request(msgspec.Struct, gc=False):
     """A valid request in the task that read it.
 
-    The queue sets `number`, `arrived_ms` and `cost_ms`.
-
     Attributes:
         signature: Encoded `Signature`; requests of one batch share it.
-        size_bytes: Memory of the request.
         rows: 1 for a model without batch axis.
         priority: 1 is the most urgent.
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-        number: Order of arrival.
-        cost_ms: Predicted work.
+        number: Order of arrival, set by the queue like `arrived_ms` and `cost_ms`.
         gone: True after it left the queue.
         stored: True while state holds it.
-        source: Place in Kafka; identifies the request inside the job.
-        partial_allowed: True if the answer may lack rows.
-        explain: True if the answer reports shards, tasks and times.
+        source: Place in Kafka; identifies the request.
         original: Value of the Kafka record.
-        tensors: Raw bytes of each input of the model; views of `original` where possible.
+        tensors: Raw bytes of each input of the model.
         breakdown: Times, for an explained answer.
     """
 

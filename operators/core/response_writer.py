@@ -18,17 +18,7 @@ from anabranch.schemas.tensors import Buffer, Tensor
 
 
 class ResponseWriter:
-    """Writes answers and dead letters.
-
-    Args:
-        requests_topic: Topic that dead letters name.
-        max_message_bytes: Size of the largest answer.
-        now_ms: The clock.
-
-    Attributes:
-        meter: Counts answers; each task has a copy of this object with a meter of its own.
-        defects: Unexpected exceptions, for the log of the task.
-    """
+    """Writes answers and dead letters; each copy has its own `meter` and `defects`."""
 
     def __init__(self, requests_topic: str, max_message_bytes: int, now_ms: Callable[[], float]) -> None:
         self._requests_topic = requests_topic
@@ -55,11 +45,10 @@ class ResponseWriter:
 
         Args:
             request: A request, or the OPENING of a split one.
-            phase: Phase of a failure to write the answer.
+            phase: Phase of a failure to write.
             missing: Ranges of missing rows.
-            missing_members: Members of an ensemble without any output.
-            failure: Reason for missing rows; it also becomes a dead letter.
-            task: Index of the task, if there was only one.
+            missing_members: Members without any output.
+            failure: Reason for missing rows; also becomes a dead letter.
         """
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
@@ -92,9 +81,7 @@ class ResponseWriter:
         """Write the answers to all requests of a batch without failed rows.
 
         Args:
-            requests: In the order of their rows.
-            signature: Signature of all requests.
-            phase: Phase of a failure to write an answer.
+            phase: Phase of a failure to write.
             task: Index of the task that ran the batch.
         """
         frames: dict[int, protobuf_wire.ResponseFrame] = {}

@@ -1,7 +1,6 @@
 """Runs a batch, and finds the rows at fault if it fails.
 
-A failing batch is halved down to single rows (or requests, without batch axis), and only these fail. A bad row costs
-about 2 * log2(rows) calls.
+A failing batch is halved down to single rows. A bad row costs about 2 * log2(rows) calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,15 +20,15 @@ PHASE = "session"
 
 
 class BatchPart(Protocol):
-    """A part of a batch: a request, a shard, the rows of a UNIT."""
+    """A request, a shard, or the rows of a UNIT."""
 
     @property
     def rows(self) -> int:
-        """Rows; 1 for a model without batch axis."""
+        """1 for a model without batch axis."""
 
     @property
     def tensors(self) -> Sequence[Buffer]:
-        """Raw bytes of each input, in the signature's order."""
+        """Raw bytes of each input of the signature."""
 
 
 class PartRows(NamedTuple):
@@ -48,7 +47,7 @@ class FailedRows(NamedTuple):
 
 
 class PartOutcome(NamedTuple):
-    """Outputs and failures of one part, numbered from its first row."""
+    """Outputs and failures of one part."""
 
     good: Sequence[RowBlock]
     bad: Sequence[FailedRows]
@@ -59,10 +58,9 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         is_by_row: True if axis 0 of every output counts rows.
-        part_rows: Rows of each part.
-        good: Outputs of consecutive rows that share a tensor, in order.
-        bad: Failed rows of the batch, in order.
-        apart: Outcome of each part, for a model without batch axis.
+        good: Outputs of consecutive rows that share a tensor.
+        bad: Failed rows of the batch.
+        apart: Outcome of each part, without batch axis.
         started_ms: Unix time of the first call of the session.
         ended_ms: Unix time of the last return.
     """
@@ -77,7 +75,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> BatchOutputs | None:
-        """Outputs of all rows; None if some failed or do not share a tensor."""
+        """Outputs of all rows, if they share a tensor."""
         return self.good[0] if len(self.good) == 1 and not self.bad else None
 
     def outcomes(self) -> Sequence[PartOutcome]:
@@ -115,7 +113,6 @@ def run_batch(
     """Run parts of one signature as one batch; failing rows do not raise.
 
     Args:
-        now_ms: The clock.
         defects: Gets the exception of each failing row.
         joined: Tensors with the rows of all parts, if they exist.
     """
@@ -141,7 +138,7 @@ def run_batch(
 
 
 class _RowRun:
-    """The calls of the session for one batch, of `step` rows each or of all."""
+    """The calls of the session for one batch."""
 
     __slots__ = ("_defects", "_inputs", "_outputs", "_rows", "_session", "_step", "bad", "good")
 
@@ -194,7 +191,6 @@ class _RowRun:
 
 
 def _joined(good: list[tuple[int, int, list[Array]]]) -> list[tuple[int, int, list[Array]]]:
-    """Join outputs of consecutive rows of equal shape."""
     joined: list[tuple[int, int, list[list[Array]]]] = []
     for start, stop, outputs in good:
         if joined and joined[-1][1] == start and _alike(joined[-1][2][-1], outputs):

@@ -70,7 +70,6 @@ def _breakdown(entry: BatchEntry) -> LatencyBreakdown:
 
 
 def _split(spec: TensorSignature, data: Buffer, rows: Sequence[int]) -> list[Buffer]:
-    """Split a tensor by entry."""
     if len(rows) == 1:  # The model may have no batch axis.
         return [data]
     offsets = row_offsets(spec.datatype, spec.shape, data, sum(rows))

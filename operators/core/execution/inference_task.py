@@ -4,7 +4,7 @@
     BATCH              --> the same, for requests that another task read
     SHARD              --> PARTIAL and FAILURE to the window of the request
 
-Nothing here raises: an exception, or a model missing from the catalog, fails only the requests concerned.
+An exception fails only the requests concerned.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,13 +50,7 @@ _FAILURE = bytes([RecordKind.FAILURE])
 
 
 class InferenceTask:
-    """One inference task.
-
-    Args:
-        session_of: Returns the session of a model.
-        task: Index of the task, for explained answers.
-        pack: Encodes outputs of a shard for another task.
-    """
+    """One inference task; `pack` encodes outputs of a shard."""
 
     def __init__(
         self,
@@ -79,7 +73,6 @@ class InferenceTask:
         """Run requests of one signature and answer them; never raises.
 
         Args:
-            requests: Requests before their deadline.
             taken_ms: Unix time.
             joined: Tensors with the rows of all requests, if they exist.
         """
@@ -122,9 +115,9 @@ class InferenceTask:
         return self.on_transferred(encoded, now_ms) if is_batch else self.on_shard(encoded, now_ms)
 
     def on_transferred(self, encoded: Buffer, now_ms: float) -> list[Answer | DeadLetterRecord]:
-        """Run the requests of a BATCH before their deadline, and fail the others; never raises.
+        """Run the requests of a BATCH, and fail late ones; never raises.
 
-        Requests of an undecodable BATCH get an error, as far as they are readable.
+        An undecodable BATCH fails its readable requests.
         """
         try:
             batch = BatchRecord.decode(encoded)
@@ -147,7 +140,7 @@ class InferenceTask:
     def on_shard(self, encoded: Buffer, now_ms: float) -> list[WindowPart]:
         """Run a SHARD, or forward the FAILURE that replaced it; never raises.
 
-        A SHARD past its deadline gives nothing: its window answers then. An undecodable one fails its readable rows.
+        A late SHARD gives nothing: its window answers then. An undecodable one fails its readable rows.
         """
         try:
             shard = FailureRecord.decode(encoded) if encoded[:1] == _FAILURE else ShardRecord.decode(encoded)

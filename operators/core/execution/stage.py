@@ -1,10 +1,9 @@
 """Runs one stage of a cut model, and turns requests into units for the first stage.
 
-    requests, shards --> UNIT --> [ stage 0 ] --> UNIT --> [ stage 1 ] --> PARTIAL for each segment's window
-                                       |                        |
+    requests, shards --> UNIT --> [ stage 0 ] --> UNIT --> [ stage 1 ] --> PARTIAL for each window
                                        +------- FAILURE --------+
 
-A unit holds every tensor that a later stage or the answer needs. Windows answer at the deadline.
+A unit holds every tensor that a later stage or the answer needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,13 +66,7 @@ def enter(parts: Sequence[Request] | Sequence[ShardRecord], model: ModelSpec) ->
 
 
 class _UnitLayout(NamedTuple):
-    """Use of the tensors of units of one signature.
-
-    Attributes:
-        inputs: Positions of the stage's inputs in a unit.
-        runs: Inputs of the stage, and its needed outputs.
-        passes: Positions of tensors that a later stage or the answer needs.
-    """
+    """Positions of tensors in a unit: `inputs` of the stage, and `passes` for later ones."""
 
     signature: Signature
     inputs: tuple[int, ...]
@@ -82,16 +75,7 @@ class _UnitLayout(NamedTuple):
 
 
 class Stage:
-    """One task of one stage.
-
-    Args:
-        model: The whole model.
-        index: Index of the stage, from 0.
-        session: Session of the stage.
-        task: Index of the task, for explained answers.
-        pack: Encodes records for another task.
-        defects: Gets unexpected exceptions.
-    """
+    """One task of one stage of a model; `pack` encodes records for another task."""
 
     def __init__(
         self,
@@ -273,13 +257,12 @@ def _segment_of(part: Request | ShardRecord) -> Segment:
 
 
 def _needed_after(model: ModelSpec, index: int, signature: Signature) -> set[str]:
-    """Return the tensors that the answer or stages after `index` need; -1 is before the first."""
+    """Return the tensors that the answer or stages after `index` need."""
     later = {spec.name for stage in model.stages[index + 1 :] for spec in stage.inputs}
     return later | set(signature.outputs)
 
 
 def _within(segments: Sequence[Segment], first_row: int, rows: int) -> tuple[Segment, ...]:
-    """Return the parts of segments in the rows [first_row, first_row + rows) of their unit."""
     some, at, stop = [], 0, first_row + rows
     for segment in segments:
         low, high = max(at, first_row), min(at + segment.rows, stop)

@@ -1,12 +1,7 @@
 """Steps of a chain: the output of one model feeds the next, with Python functions around each.
 
-    tensors --> before --> one or more runs of the model --> after --> tensors of the next step, or the answer
-                  |                                            ^
-                  +------- tensors that the model lacks -------+
-
-A step is a stage (`stage`) of single requests, with tensors of any names, datatypes and shapes. `before(tensors)`
-returns a mapping for each run of the model. `after(tensors, runs)` gets the step's tensors, and the inputs and outputs
-of each run. Input arrays are read-only. An exception of a function fails its request only.
+A step is a `Stage` of single requests, with any tensors. `before(tensors)` returns a mapping for each run of the model;
+`after(tensors, runs)` gets inputs and outputs of each. Arrays are read-only. An exception fails its request only.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Failures on their way to the windows of their requests."""
+"""Failures for the windows of requests."""
 
 from collections.abc import Iterable
 

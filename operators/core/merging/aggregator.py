@@ -1,10 +1,6 @@
 """Applies records and timers to the windows of a task.
 
-    record --> on_record --+                            +--> answers, dead letters
-                           +--> window of one request --+--> state: snapshot, records to keep
-    timer  --> on_timer  --+                            +--> timers
-
-The caller reads state before a call and applies the `WindowUpdate` after it. Records of closed windows are dropped.
+The caller reads state before a call, and applies the `WindowUpdate` after it. Records of closed windows are dropped.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +13,7 @@ from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.tensors import Buffer
 
-#: Reads the kept records of the current window.
+#: Reads the kept records.
 Kept: TypeAlias = Callable[[], Iterable[bytes] | None]
 
 
@@ -25,13 +21,12 @@ class WindowUpdate(NamedTuple):
     """Changes for the caller to apply.
 
     Attributes:
-        outputs: Records to emit.
-        snapshot: Window to write to state, if it changed.
+        snapshot: Window to write to state.
         keep: Record to add to the kept ones.
         clears_kept: True to remove the kept records.
         forgets: True to remove the window.
         wakes_at_ms: Processing-time timers to register.
-        end_at_ms: Event-time timer to register, or to delete with a forgotten window.
+        end_at_ms: Event-time timer to register, or to delete.
     """
 
     outputs: Sequence[Answer | DeadLetterRecord] = ()
@@ -44,12 +39,7 @@ class WindowUpdate(NamedTuple):
 
 
 class Aggregator:
-    """The windows of one task.
-
-    Args:
-        flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
-        clock: Unix time in milliseconds.
-    """
+    """The windows of one task; `flush_metrics` returns the seconds until its next call, 0 for none."""
 
     def __init__(
         self,
@@ -64,7 +54,7 @@ class Aggregator:
         self._clock = clock
 
     def on_record(self, record: Buffer, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
-        """Apply an OPENING, PARTIAL or FAILURE to the window in state, or to a new one."""
+        """Apply a record to the window in state, or to a new one."""
         now_ms = self._clock()
         window = self._load(snapshot)
         if window.is_closed:
@@ -90,10 +80,10 @@ class Aggregator:
         )
 
     def on_timer(self, at_ms: int | None, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
-        """Close a window at its end, or forget one that closed long ago.
+        """Close a window at its end, or forget a closed one.
 
         Args:
-            at_ms: Time of the timer; None at the end of a bounded input, which ends every wait.
+            at_ms: Time of the timer; None at the end of a bounded input.
         """
         wakes_at_ms = () if at_ms is None else self._count()
         if snapshot is None:
@@ -101,7 +91,7 @@ class Aggregator:
         window = self._load(snapshot)
         if at_ms is None:
             return self._expire(window, window.next_deadline(), kept)
-        # If the clock was set back, no other timer would close the window.
+        # The clock may have been set back.
         update = self._expire(window, max(self._clock(), at_ms), kept)
         if update.snapshot is not None:
             wakes_at_ms += (ceil(window.next_deadline()),)

@@ -1,7 +1,4 @@
-"""Ensembles: one request for several models, whose outputs are merged.
-
-The window (`request_window`) selects the members and rows of the answer.
-"""
+"""Ensembles: one request for several models."""
 
 from collections.abc import Iterator, Sequence
 
@@ -44,10 +41,7 @@ def member_shards(
 
 
 def merge_members(ensemble: Ensemble, outputs: Sequence[tuple[int, tuple[Tensor, ...]]]) -> tuple[Tensor, ...]:
-    """Merge the outputs of members into one tensor for each output.
-
-    Args:
-        outputs: Index and outputs of each member.
+    """Merge the outputs of members, given by index, into one tensor for each output.
 
     Raises:
         InferenceFailed: The members' outputs differ in datatype or shape.

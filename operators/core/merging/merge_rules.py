@@ -1,7 +1,4 @@
-"""Rules that merge the outputs of an ensemble's members, element by element.
-
-Configuration, aggregator and documentation read `MERGE_RULES`.
-"""
+"""Rules that merge the outputs of an ensemble's members, element by element."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +15,9 @@ class MergeRule:
 
     Attributes:
         summary: One sentence for the documentation.
-        accepts: Datatypes that the rule merges.
         needs: The accepted datatypes in words.
         result_datatype: Datatype of the merged output, by that of the members.
-        merge: Merges arrays of one dtype and shape, given their weights and the axis of `adds_member_axis`.
-        takes_weights: True if the weights have an effect.
+        merge: Merges arrays of one shape, given their weights and the axis of `adds_member_axis`.
         adds_member_axis: True if the output has an axis of members behind the rows.
     """
 

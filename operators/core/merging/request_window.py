@@ -1,14 +1,11 @@
 """The window of one split request, which closes exactly once.
 
-    opening ----+                            +--> complete: the answer
-    partial ----+--> window of one request --+--> failed rows: an error, or a partial answer if allowed
-    failure ----+                            +--> deadline: likewise
+It closes when all rows arrived, when failed rows decide the answer, or at the deadline. State holds the window, the
+caller the records for the answer. The first outcome of a row counts. A closed window is remembered for a while, to drop
+late and repeated records.
 
 An ensemble counts as several times the rows, member after member. The answer uses the complete members if they
-suffice, else the rows that all members have. A plain model is an ensemble of one member.
-
-State holds the window at every step, so it is small; the caller keeps the records for the answer. The first outcome of
-a row counts. A closed window is remembered for a while, so that late and repeated records change nothing.
+suffice, else the rows that all members have.
 """
 
 from collections.abc import Sequence
@@ -59,7 +56,7 @@ PHASE = "aggregate"
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
-    """State of a window; `total_rows` is 0 before the opening, and a plain model has no `members`."""
+    """State of a window; `total_rows` is 0 before the opening."""
 
     closes_at_ms: float = 0.0
     closed: bool = False
@@ -74,7 +71,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     needed: int = 1
 
 
-#: First byte of a snapshot. Version 1 began with a MessagePack array of 11 instead: 0x9b.
+#: First byte of a snapshot; version 1 began with a MessagePack array of 11.
 SNAPSHOT_VERSION = 2
 _VERSION_1_MARK = 0x9B
 _VERSION_BYTE = bytes((SNAPSHOT_VERSION,))
@@ -83,18 +80,18 @@ _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
 
 def window_key(source: Source) -> str:
-    """Name the window of a request by its place in Kafka, because ids may repeat."""
+    """Name a window by its place in Kafka, because ids may repeat."""
     return f"{source.partition}-{source.offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The end of a window: contents of the answer, beside the kept records.
+    """The end of a window.
 
     Attributes:
-        missing: Ranges (first, last) of missing rows, inclusive.
-        failure: The reason; None for a complete answer.
-        is_answerable: True to answer with the rows at hand, False to answer with the failure.
+        missing: Inclusive ranges of missing rows.
+        failure: None for a complete answer.
+        is_answerable: True to answer with the rows at hand, False with the failure.
         members: Indices of the members in the answer; 0 for a plain model.
     """
 
@@ -126,10 +123,10 @@ class Window:
     def on_record(self, encoded: Buffer, now_ms: float) -> tuple[Buffer | None, Closing | None]:
         """Take an OPENING, PARTIAL or FAILURE, in any order and repeatedly; never raises.
 
-        A damaged record fails its rows, and a damaged OPENING its request, as far as these are readable.
+        A damaged record fails its readable rows, and a damaged OPENING its request.
 
         Returns:
-            The record to keep for `answer_of`, and the closing if the window closes; None for neither.
+            The record to keep for `answer_of`, and the closing if the window closes.
         """
         state = self._state
         if state.closed:
@@ -204,11 +201,11 @@ class Window:
         return self._close(state.failure or failure, now_ms)
 
     def next_deadline(self) -> float:
-        """Return the time at which an open window closes or a closed one is forgotten."""
+        """Return the time at which the window closes, or is forgotten."""
         return self._state.closes_at_ms
 
     def is_forgotten(self, now_ms: float) -> bool:
-        """Return True if the window may be removed: it closed long ago, or got no opening."""
+        """Return True if the window may be removed."""
         return (self._state.closed or not self._state.total_rows) and now_ms >= self._state.closes_at_ms
 
     def snapshot(self) -> bytes:
@@ -219,7 +216,7 @@ class Window:
         """Restore a snapshot of this version or of version 1.
 
         Raises:
-            ValueError: The snapshot has another version, or is damaged.
+            ValueError: Another version, or damaged bytes.
         """
         if encoded[0] == SNAPSHOT_VERSION:
             self._state = _decoder.decode(encoded[1:])
@@ -238,7 +235,7 @@ class Window:
         return self._close(state.failure, now_ms)
 
     def _may_get_better(self) -> bool:
-        """Return True if pending rows can change the answer although rows failed."""
+        """Return True if pending rows can change the answer."""
         state = self._state
         complete, gaps = self._find_gaps()
         failed = {first_row // state.total_rows for first_row, _ in state.failed}
@@ -264,7 +261,7 @@ class Window:
         return Closing(missing, failure, is_answerable, members)
 
     def _find_gaps(self) -> tuple[list[int], list[tuple[int, int, int]]]:
-        """Return the complete members, and (member, first row, rows) of all pending rows."""
+        """Return the complete members, and (member, first row, rows) of pending rows."""
         state = self._state
         members, gaps = range(max(1, len(state.members))), []
         for first, last in missing_ranges(state.received, state.total_rows * len(members)):
@@ -297,7 +294,7 @@ def _decode(encoded: Buffer) -> tuple[OpeningRecord | PartialRecord | FailureRec
 def answer_of(
     closing: Closing, kept: Sequence[bytes], response_writer: ResponseWriter
 ) -> list[Answer | DeadLetterRecord]:
-    """Write the answer of a closed window from its kept records; never raises for outputs of a model."""
+    """Write the answer of a closed window from its kept records; never raises."""
     records = [read_kept_record(encoded) for encoded in kept]
     opening = next(record for record in records if isinstance(record, OpeningRecord))
     if not closing.is_answerable and closing.failure is not None:
@@ -352,7 +349,6 @@ def _breakdown(opening: OpeningRecord, partials: Sequence[PartialRecord], merged
 
 
 def _rows_of(record: PartialRecord) -> RowBlock:
-    """Return the outputs of a PARTIAL."""
     rows = () if record.is_whole else (record.segment.rows,)
     outputs = tuple(
         Tensor(spec.name, spec.datatype, rows + spec.shape, data)
@@ -362,7 +358,6 @@ def _rows_of(record: PartialRecord) -> RowBlock:
 
 
 def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) -> list[RowBlock]:
-    """Return the first outcome of every row that is not missing."""
     taken = [(first, last + 1 - first) for first, last in missing]
     once: list[RowBlock] = []
     for part in parts:
@@ -377,7 +372,6 @@ def _rows_once(parts: Sequence[RowBlock], missing: Sequence[tuple[int, int]]) ->
 
 
 def _outputs_by_member(partials: Sequence[PartialRecord], closing: Closing) -> list[tuple[int, tuple[Tensor, ...]]]:
-    """Return the rows of each member in the answer."""
     parts: dict[int, list[RowBlock]] = {member: [] for member in closing.members}
     for record in partials:
         if record.segment.member in parts:

@@ -19,16 +19,7 @@ class RowBlock(msgspec.Struct, frozen=True):
 
 
 class BatchOutputs:
-    """Outputs of rows that ran together, for views of their parts.
-
-    Args:
-        start: First row in the batch.
-        stop: Row behind the last.
-        outputs: [rows, ...] each.
-
-    Raises:
-        WrongDatatype: The protocol cannot carry an output.
-    """
+    """Outputs of rows [start, stop) of a batch, for views of their parts."""
 
     def __init__(self, start: int, stop: int, names: Sequence[str], outputs: Sequence[Array]) -> None:
         self.start = start
@@ -40,7 +31,7 @@ class BatchOutputs:
             self._tensors.append((name, tensor.datatype, tensor.shape[1:], tensor.data, starts))
 
     def described(self, rows: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-        """Return name, datatype and shape of every output for a number of rows."""
+        """Return name, datatype and shape of every output."""
         return tuple([(name, datatype, (rows, *shape)) for name, datatype, shape, _, _ in self._tensors])
 
     def raw_between(self, first: int, last: int) -> list[Buffer]:
@@ -49,7 +40,7 @@ class BatchOutputs:
         return [data[starts[begin] : starts[end]] for _, _, _, data, starts in self._tensors]
 
     def rows_between(self, first: int, last: int) -> RowBlock:
-        """Return the available part of the rows [first, last), numbered from `first`."""
+        """Return the available rows of [first, last), numbered from `first`."""
         low, high = max(self.start, first), min(self.stop, last)
         rows, begin, end = high - low, low - self.start, high - self.start
         tensors = [
@@ -97,13 +88,13 @@ def merge_rows(parts: Sequence[RowBlock]) -> tuple[Tensor, ...]:
 
 
 def overlaps(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> bool:
-    """Return True if sorted, disjoint (first row, rows) contain some of the given rows."""
+    """Return True if sorted, disjoint ranges contain any of the rows."""
     after = bisect_left(ranges, (first_row + rows, 0))
     return after > 0 and sum(ranges[after - 1]) > first_row
 
 
 def not_covered(ranges: Sequence[tuple[int, int]], first_row: int, rows: int) -> list[tuple[int, int]]:
-    """Return the (first row, rows) that sorted, disjoint ranges do not contain."""
+    """Return the (first row, rows) outside sorted, disjoint ranges."""
     if not overlaps(ranges, first_row, rows):
         return [(first_row, rows)]
     stop = first_row + rows

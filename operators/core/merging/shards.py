@@ -9,7 +9,7 @@ from anabranch.schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
 
 
 def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
-    """Yield first row and rows of each shard; only the last may be smaller."""
+    """Yield first row and rows of each shard."""
     for first_row in range(0, total_rows, shard_rows):
         yield first_row, min(shard_rows, total_rows - first_row)
 
@@ -57,7 +57,7 @@ def shards(request: Request, shard_rows: int, member: int = 0) -> Iterator[Shard
 
 
 def row_offsets(datatype: str, row_shape: tuple[int, ...], data: Buffer, rows: int) -> "range | list[int]":
-    """Return the offset of each row, and the end of the last."""
+    """Return the offset of each row, and the end."""
     row_size_bytes = raw_size_bytes(datatype, row_shape)
     if row_size_bytes is not None:
         # A range cannot have step 0.

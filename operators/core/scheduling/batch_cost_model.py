@@ -1,7 +1,6 @@
 """Predicts the time of batches: measurements at load, corrected by later runs.
 
-Cost per row falls with the batch size on some models and rises on others (on a CPU, beyond the caches), so the best
-size is measured.
+Cost per row falls with the batch size on some models and rises on others.
 """
 
 from bisect import bisect_left
@@ -9,36 +8,32 @@ from collections.abc import Sequence
 
 import msgspec
 
-#: Relative cost per row up to which a smaller batch is preferred, for its latency.
+#: Relative cost up to which a smaller batch is preferred.
 _TOLERANCE = 1.05
 #: Overhead of a batch in Python and Flink.
 _CALL_MS = 0.1
 #: Default limit of rows, and the largest measured size.
 DEFAULT_ROWS, MOST_ROWS = 64, 1024
-#: Longest batch beyond the default limit: an urgent request may wait that long.
+#: Longest batch beyond the default limit.
 MOST_MS = 1.0
 #: Runs that `at_least_ms` considers.
 _RUNS = 256
 
 
 class Measurement(msgspec.Struct, frozen=True, array_like=True):
-    """Time of a batch; the least of a few runs."""
+    """Least time of a few runs."""
 
     rows: int
     run_ms: float
 
 
 class BatchCostModel:
-    """Cost of the batches of one model on one machine.
-
-    Args:
-        measured: Sorted by rows; may be empty.
-    """
+    """Cost of the batches of one model on one machine; `measured` is sorted by rows."""
 
     def __init__(self, measured: Sequence[Measurement] = ()) -> None:
         self._rows = [each.rows for each in measured]
         self._run_ms = [each.run_ms for each in measured]
-        #: Observed / measured time: moving average, last `_RUNS` values, and their minimum.
+        #: Observed / measured time: average, last values, their minimum.
         self._ratio = 1.0
         self._ratios: list[float] = []
         self._least_ratio = 0.0
@@ -46,10 +41,10 @@ class BatchCostModel:
         self._best: dict[int | None, int] = {}
 
     def best_rows(self, max_rows: int | None) -> int:
-        """Find the batch size of least cost per row; the limit itself without measurements.
+        """Find the batch size of least cost per row, up to a limit.
 
         Args:
-            max_rows: The limit; None for `DEFAULT_ROWS`, or more rows if they take at most `MOST_MS`.
+            max_rows: None for `DEFAULT_ROWS`, or more if quick.
         """
         best = self._best.get(max_rows)
         if best is None:
@@ -68,7 +63,7 @@ class BatchCostModel:
             return limit
         least = min(per_row for _, per_row in known)
         best = next(rows for rows, per_row in known if per_row <= least * _TOLERANCE)
-        # Larger batches than the largest measured one are assumed to be as good.
+        # Larger batches than measured may be as good.
         return max(limit, best) if best == self._rows[-1] else best
 
     def predict_ms(self, rows: int) -> float:
@@ -76,7 +71,7 @@ class BatchCostModel:
         return self._measured_ms(rows) * self._ratio
 
     def at_least_ms(self, rows: int) -> float:
-        """Bound the time of a batch from below by the quickest of the last runs."""
+        """Return the least time of a batch in the last runs."""
         return self._measured_ms(rows) * self._least_ratio
 
     def observe(self, rows: int, run_ms: float) -> None:

@@ -1,13 +1,10 @@
 """Queued requests of one task: forms batches, and keeps a journal for state.
 
-A batch holds requests of one signature, the most urgent first. A free task takes the most urgent batch at once, so
-batches grow while it is busy. With `max_delay_ms` a batch that is not full waits for more requests.
+A free task takes the most urgent batch at once. With `max_delay_ms`, a batch that is not full waits for more requests.
 
     no delay                              max_rows 4, delay 2 ms
     ----a----bcd-----------> arrivals     ----a--b---------------> arrivals
         [ a ][ b c d ]       the task           |  ^ batch [a b] at a + 2 ms
-
-`SchedulingPolicy.urgency` orders requests. A request that cannot meet its deadline expires.
 """
 
 from bisect import insort
@@ -23,12 +20,12 @@ from anabranch.schemas.limits import MAX_BATCH_BYTES
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
 
-#: Shedding stops at this share of a limit: nothing runs meanwhile.
+#: Shedding stops at this share of a limit.
 SHED_TO_SHARE = 0.99
-#: Arrival of restored requests: they are due at once, before new ones.
+#: Arrival of restored requests, which are due at once.
 LONG_AGO_MS = -1e12
 _NEVER = float("inf")
-#: Stale entries of a heap beyond twice the valid ones; each keeps the bytes of its request.
+#: Stale entries of a heap, beyond twice the valid ones.
 _SLACK = 8
 
 #: Time and number of a request; the least leaves first.
@@ -37,12 +34,7 @@ Urgency = tuple[float, int]
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """Requests that leave a queue.
-
-    Attributes:
-        batch: The next batch to run; may be empty.
-        expired: Requests that cannot meet their deadline.
-    """
+    """The next batch to run, which may be empty, and expired requests."""
 
     batch: list[Request]
     expired: list[Request]
@@ -50,23 +42,14 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class QueueChanges:
-    """Changes since the last settlement.
-
-    Attributes:
-        arrived: New requests that are still queued.
-        departed: Numbers of stored requests that left.
-    """
+    """Queued requests that arrived, and numbers of stored requests that left, since the last settlement."""
 
     arrived: list[Request]
     departed: list[int]
 
 
 class _Group:
-    """Queued requests of one signature.
-
-    Attributes:
-        due: Urgency of the group's entry in the heap of due groups; None during a delay.
-    """
+    """Queued requests of one signature; `due` is the urgency of its entry in the heap."""
 
     __slots__ = (
         "_entries",
@@ -95,16 +78,14 @@ class _Group:
 
     @property
     def most_urgent(self) -> Urgency | None:
-        """Urgency of the first request; None without requests."""
         return self._entries[0][0] if self._entries else None
 
     @property
     def least_urgent(self) -> Urgency:
-        """Urgency of the last request; there must be one."""
         return self._entries[-1][0]
 
     def add(self, request: Request, leaves_ms: float) -> bool:
-        """Add a request; return True if it is the most urgent one."""
+        """Add a request; return True if it is the most urgent."""
         entries = self._entries
         urgency = (leaves_ms, request.number)
         self.rows += request.rows
@@ -116,7 +97,7 @@ class _Group:
         return entries[0][1] is request
 
     def leaves_at_ms(self) -> float:
-        """Compute the time at which a batch is due: 0 if it is full, else the end of the longest delay."""
+        """Return the time at which a batch is due; 0 if it is full."""
         max_delay_ms = self.batching.max_delay_ms
         waiting = len(self._entries) - self._gone
         is_full = self.rows >= self.max_rows or waiting >= self.max_requests or self.size_bytes >= MAX_BATCH_BYTES
@@ -140,11 +121,10 @@ class _Group:
             self._gone = 0
 
     def from_last(self) -> Iterator[tuple[Urgency, Request]]:
-        """Iterate over all requests, the least urgent first."""
         return (entry for entry in reversed(self._entries) if not entry[1].gone)
 
     def take(self) -> list[Request]:
-        """Remove and return the most urgent batch; at least one request."""
+        """Remove and return the most urgent batch."""
         max_rows = self.max_rows
         batch: list[Request] = []
         rows = size_bytes = passed = 0
@@ -168,7 +148,7 @@ class _Group:
         return batch
 
     def last_batch(self) -> list[Request]:
-        """Return the least urgent batch in order of urgency; it stays queued."""
+        """Return the least urgent batch, which stays queued."""
         batch: list[Request] = []
         rows = size_bytes = 0
         for _, request in self.from_last():
@@ -183,12 +163,7 @@ class _Group:
 
 
 class BatchQueue:
-    """Queued requests of one key.
-
-    Args:
-        batching_of: Returns batching and cost model of a signature.
-        policy: Orders requests and limits the queue.
-    """
+    """Queued requests of one key; `batching_of` returns batching and cost model of a signature."""
 
     def __init__(
         self, batching_of: Callable[[bytes], tuple[Batching, BatchCostModel]], policy: SchedulingPolicy
@@ -196,11 +171,11 @@ class BatchQueue:
         self._batching_of = batching_of
         self._policy = policy
         self._groups: dict[bytes, _Group] = {}
-        #: Due signatures by urgency. An entry that differs from `_Group.due` is stale.
+        #: Due signatures by urgency; stale entries differ from `_Group.due`.
         self._due: list[tuple[Urgency, bytes]] = []
         #: Signatures whose batch is delayed.
         self._delayed: set[bytes] = set()
-        #: Latest start of each request with a deadline; those of gone requests are stale.
+        #: Latest start of each request with a deadline.
         self._deadlines: list[tuple[float, int, Request]] = []
         self._next_number = 0
         self._waiting = 0
@@ -216,11 +191,7 @@ class BatchQueue:
         return self.size_bytes > self._policy.max_waiting_bytes and not self._policy.refuses
 
     def add(self, request: Request, now_ms: float) -> None:
-        """Queue a request; a restored one keeps its number.
-
-        Args:
-            now_ms: Unix time; `LONG_AGO_MS` for restored requests.
-        """
+        """Queue a request; a restored one keeps its number."""
         if request.number < 0:
             request.number = self._next_number
         if request.number >= self._next_number:
@@ -243,16 +214,16 @@ class BatchQueue:
             self._update(request.signature, group)
 
     def forget(self, number: int) -> None:
-        """Note that a stored request left without being queued; its number is not used again."""
+        """Note that a stored request left without being queued."""
         self._next_number = max(self._next_number, number + 1)
         self._departed.append(number)
 
     def take(self, now_ms: float, *, all_is_due: bool = False) -> Departure:
-        """Remove and return the most urgent due batch, and all expired requests.
+        """Remove and return the most urgent due batch and all expired requests.
 
         Args:
             now_ms: Unix time.
-            all_is_due: True to ignore delays, at the end of the input.
+            all_is_due: True to ignore delays.
         """
         expired = self._expire(now_ms) if self._deadlines else []
         if self._delayed:
@@ -269,7 +240,7 @@ class BatchQueue:
         return Departure(batch, expired)
 
     def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
-        """Remove and return the least urgent batch that is due and wanted; may be empty."""
+        """Remove and return the least urgent batch that is due and wanted."""
         due = [group for group in self._groups.values() if group.due is not None]
         for group in sorted(due, key=lambda each: each.least_urgent, reverse=True):
             batch = group.last_batch()
@@ -282,7 +253,7 @@ class BatchQueue:
         return []
 
     def next_deadline(self) -> float | None:
-        """Compute the time of the next `take` with a result: 0 for now; None for an empty queue."""
+        """Return the time of the next `take`: 0 for now; None for an empty queue."""
         if not self._groups:
             return None
         if self._find_due():
@@ -293,7 +264,7 @@ class BatchQueue:
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
     def shed(self) -> list[Request]:
-        """Remove and return the least urgent requests of a queue over one of its limits."""
+        """Remove and return the least urgent requests of a queue over a limit."""
         policy = self._policy
         if self.backlog_ms <= policy.max_backlog_ms and self.size_bytes <= policy.max_waiting_bytes:
             return []
@@ -313,7 +284,7 @@ class BatchQueue:
         return shed
 
     def settle(self) -> QueueChanges:
-        """Return the changes since the last settlement, for state."""
+        """Return the changes since the last settlement."""
         changes = QueueChanges([request for request in self._arrived if not request.gone], self._departed)
         for request in changes.arrived:
             request.stored = True
@@ -332,7 +303,6 @@ class BatchQueue:
         return expired
 
     def _drop(self, requests: list[Request]) -> None:
-        """Remove gone requests from any place of their groups."""
         by_signature: dict[bytes, list[Request]] = {}
         for request in requests:
             by_signature.setdefault(request.signature, []).append(request)
@@ -354,7 +324,6 @@ class BatchQueue:
             self._deadlines.clear()
 
     def _update(self, signature: bytes, group: _Group) -> None:
-        """Register a group under its most urgent request, or remove it."""
         if group.most_urgent is None:
             del self._groups[signature]
             self._delayed.discard(signature)
@@ -373,7 +342,7 @@ class BatchQueue:
             heappush(self._due, (group.due, signature))
 
     def _find_due(self) -> bool:
-        """Drop stale entries; return True if the first entry of the heap is a due group."""
+        """Drop stale entries; return True if a group is due."""
         due = self._due
         while due:
             group = self._groups.get(due[0][1])
@@ -383,7 +352,6 @@ class BatchQueue:
         return False
 
     def _drop_stale(self) -> None:
-        """Bound the stale entries of both heaps."""
         if len(self._deadlines) > 2 * self._waiting + _SLACK:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].gone]
             heapify(self._deadlines)

@@ -1,10 +1,8 @@
 """Selects batches that a late task hands to other tasks.
 
-A task sees of other tasks only the time for which the exchange blocks it: a busy task leaves offloaded batches in its
-channel (`task_lock`), and the exchange prefers the task with the shortest channel. A window limits the batches that
-leave per batch that runs here. It grows while the exchange takes batches at once, and shrinks while the exchange
-blocks. If that takes longer than a batch, the task pauses. The least urgent batch leaves first, because it would wait
-longest and the exchange keeps no order.
+The exchange prefers the shortest channel, and blocks while all are full. A window limits the batches that leave per
+batch that runs here: it grows while the exchange takes them at once, and shrinks while it blocks. A long block pauses
+offloading. The least urgent batch leaves first.
 """
 
 from collections.abc import Sequence
@@ -13,19 +11,19 @@ from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.records import NO_DEADLINE_MS
 
-#: A batch leaves if its run takes this many times its transfer: a constant and a part per MB.
+#: Least ratio of run to transfer time.
 _GAIN = 10.0
 _WAY_MS, _WAY_MS_PER_MB = 0.2, 1.0
-#: A batch with a deadline within this time stays.
+#: A batch with an earlier deadline stays.
 _HURRY_MS = 100.0
 #: Longest wait that counts as none.
 _SOON_MS = 5.0
-#: Wait, beyond the time of a batch, that counts as a full exchange.
+#: Wait beyond the run that counts as a full exchange.
 _FULL_MS = 20.0
 _GROWTH, _SHRINKING, _LEAST_WINDOW = 1.25, 0.7, 0.25
-#: Largest window per other task: a slow task among quick ones needs that.
+#: Largest window per other task.
 _MOST_PER_TASK = 8.0
-#: Pauses: after a full exchange, doubling up to a limit; and without a batch worth sending.
+#: Pauses after a full exchange, and without a worthy batch.
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS, _NOTHING_MS = 50.0, 2_000.0, 10.0
 
 
@@ -35,7 +33,7 @@ class LoadBalancer:
     Args:
         policy: Its `offload_backlog_ms` defines a late task.
         tasks: Number of tasks of the operator.
-        learns: True if `note_wait` is called; otherwise the window stays at its maximum.
+        learns: False without calls of `note_wait`.
     """
 
     def __init__(self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True) -> None:
@@ -50,16 +48,11 @@ class LoadBalancer:
         self._given_ms = 0.0
 
     def is_due(self, backlog_ms: float, now_ms: float) -> bool:
-        """Decide whether a batch should leave before one runs here.
-
-        Args:
-            backlog_ms: Predicted work of the queue.
-            now_ms: Unix time.
-        """
+        """Decide whether a batch should leave before one runs here."""
         return backlog_ms > self._backlog_ms and self._credit >= 1 and now_ms >= self._paused_until_ms
 
     def is_worth(self, batch: Sequence[Request], backlog_ms: float, now_ms: float) -> bool:
-        """Decide whether this batch of the backlog gains from leaving."""
+        """Decide whether this batch gains from leaving."""
         run_ms = _run_ms(batch)
         size_mb = sum([request.size_bytes for request in batch]) / 1e6
         pays = run_ms >= _GAIN * (_WAY_MS + _WAY_MS_PER_MB * size_mb)
@@ -71,7 +64,7 @@ class LoadBalancer:
             self._credit += self._window
 
     def note_given(self, batch: Sequence[Request], now_ms: float) -> None:
-        """Count the batch that leaves; empty if none was worth it."""
+        """Count the batch that leaves; empty for none."""
         if batch:
             self._credit -= 1
             self._given_ms = _run_ms(batch)
@@ -79,7 +72,7 @@ class LoadBalancer:
             self._paused_until_ms = now_ms + _NOTHING_MS
 
     def note_wait(self, waited_ms: float, now_ms: float) -> None:
-        """Adapt to the time for which the exchange blocked the task after an offload."""
+        """Adapt to a wait after an offload."""
         if not self._learns:
             return
         if waited_ms <= _SOON_MS:

@@ -51,7 +51,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.balance == "offload"
 
     def urgency(self, arrived_ms: float, deadline_ms: int, priority: int) -> float:
-        """Compute the time at which a request should leave the queue; the least leaves first.
+        """Return the time at which a request should leave the queue.
 
         That is its deadline, at most `no_deadline_ms` after its arrival, plus `priority_step_ms` per step of priority.
         """

@@ -1,12 +1,6 @@
 """The steps of a request in one task: admit, route, queue, run, answer.
 
-    frame --> [ admit ] --> [ route ] --> queue --> most urgent due batch --> [ infer ] --> answers
-                  |             |            +--> least urgent batch of a late task: BATCH
-                  |             +--> OPENING and SHARDs; UNITs of a staged model
-                  +--> refused
-
-The caller passes the queue, and `task_loop` selects the step. State holds Kafka records, not `Request`s: a restored
-request is admitted again.
+`task_loop` selects the step and passes the queue. State holds Kafka records: restored requests are admitted again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,7 +45,7 @@ class RequestPipeline:
         return BatchQueue(self._router.batching_of, self._policy)
 
     def admit(self, frame: Buffer, queue: BatchQueue, now_ms: float) -> list[Output]:
-        """Queue the requests of a frame; return refusals and split requests. Never raises for a request."""
+        """Queue the requests of a frame; return refusals and split requests."""
         outputs: list[Output] = []
         admit, split = self._admission.admit, self._router.split
         requests = read_requests(frame)
@@ -79,11 +73,7 @@ class RequestPipeline:
         return outputs
 
     def restore(self, held: Iterable[tuple[int, bytes]], queue: BatchQueue, now_ms: float) -> list[Output]:
-        """Queue requests from state; return refusals and split requests.
-
-        Args:
-            held: Number and frame of each request.
-        """
+        """Queue requests from state, given number and frame; return refusals and split requests."""
         outputs: list[Output] = []
         for number, frame in sorted(held):
             try:
@@ -114,14 +104,13 @@ class RequestPipeline:
     def run_next(
         self, queue: BatchQueue, now_ms: float, balancer: LoadBalancer | None = None, *, all_is_due: bool = False
     ) -> list[Output] | None:
-        """Run the most urgent due batch and answer expired requests; None if there are neither.
+        """Run the most urgent due batch and answer expired requests; None without either.
 
         The result may instead be an `Offload`: the least urgent batch of a late task.
 
         Args:
-            now_ms: Unix time.
             balancer: Selects batches for other tasks.
-            all_is_due: True to ignore delays, at the end of the input.
+            all_is_due: True to ignore delays.
         """
         if balancer is not None and balancer.is_due(backlog_ms := queue.backlog_ms, now_ms):
             given = queue.take_last(lambda batch: balancer.is_worth(batch, backlog_ms, now_ms))

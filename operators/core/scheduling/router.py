@@ -1,9 +1,7 @@
 """Routes requests to the queue of the task, to other tasks as shards, or to stages.
 
-request --> split --+--> None: the queue of the task
-                    +--> more rows than `shard_rows`, or an ensemble: OPENING and SHARDs (or UNITs)
-batch --> to_stages --+--> None: runs in this task
-                      +--> staged model: an OPENING for each request, and one UNIT
+Requests of more than `shard_rows` rows or for an ensemble become an OPENING and SHARDs (UNITs of a staged model). A
+batch for a staged model becomes OPENINGs and one UNIT.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +21,7 @@ from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import OpeningRecord, ShardRecord, UnitRecord
 from anabranch.schemas.signatures import decode_signature
 
-#: Longest batch of several rows in the slowest stage of a model.
+#: Longest batch of several rows in the slowest stage.
 _STAGE_MS = 10.0
 #: Batching of models without batch axis.
 _ALONE = Batching(max_rows=1)
@@ -32,7 +30,7 @@ _ALL = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """The route of requests of one signature; larger ones than `unsplit_rows` are split."""
+    """The route of one signature."""
 
     model: ModelSpec
     batching: Batching
@@ -45,9 +43,7 @@ class Router:
 
     Args:
         costs_of: Returns the cost model of a model without stages.
-        pack: Encodes a shard for the exchange.
-        pack_opening: Encodes an OPENING.
-        pack_unit: Encodes a unit for the first stage of a model.
+        pack: Encodes a SHARD, as `pack_opening` an OPENING and `pack_unit` a UNIT.
     """
 
     def __init__(
@@ -71,7 +67,7 @@ class Router:
         return route.batching, route.costs
 
     def split(self, request: Request) -> list[WindowPart | Shard | Unit] | None:
-        """Split a request into records for other tasks; None for a request to queue."""
+        """Split a request into records for other tasks; None to queue it."""
         route = self._route_of(request.signature)
         if request.rows <= route.unsplit_rows:
             return None
@@ -84,7 +80,7 @@ class Router:
         ]
 
     def to_stages(self, batch: Sequence[Request]) -> list[WindowPart | Unit] | None:
-        """Turn a batch into records for a staged model; None for a batch to run here."""
+        """Turn a batch into records for a staged model; None to run it here."""
         model = self._route_of(batch[0].signature).model
         if not model.stages:
             return None
@@ -126,7 +122,7 @@ class Router:
 
 
 def _batching(model: ModelSpec) -> Batching:
-    # Stages have no cost model. A large batch occupies one stage at a time; a small one has overhead.
+    # A large batch occupies one stage at a time.
     row_ms = max((stage.row_ms for stage in model.stages), default=0.0)
     if not row_ms or model.batching.max_rows is not None:
         return model.batching
@@ -134,7 +130,6 @@ def _batching(model: ModelSpec) -> Batching:
 
 
 def _shard_rows(model: ModelSpec, rows: int, max_shards: int) -> int:
-    """Return the rows of a shard, whole batches of a model with a fixed batch size."""
     fixed_rows, shard_rows = model.fixed_rows or 1, model.batching.shard_rows
     of_one = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-rows // max(1, max_shards)))
     return of_one + -of_one % fixed_rows

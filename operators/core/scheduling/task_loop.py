@@ -4,12 +4,9 @@
     timer --> on_timer --+--> batches for one slice --+--> `Settlement`: state changes, timers
     end   --> on_end   --+
 
-Every event gives an iterator of actions. The caller carries out an action before it takes the next one, so the loop
-measures the time for which the exchange blocks the task.
-
-An idle task runs a frame at once. A busy task runs batches for `work_slice_ms` and sets a timer, so that requests and
-checkpoints get their turn. State holds only requests that are still queued when a call ends. A key that a rescale left
-at this task is drained at its next timer.
+The caller carries out each action before it takes the next one, so the loop measures how long the exchange blocks. A
+busy task runs batches for `work_slice_ms`, then sets a timer, so that requests and checkpoints get their turn. State
+holds requests that are still queued when a call ends.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,13 +24,13 @@ from anabranch.schemas.tensors import Buffer
 
 
 class Settlement(NamedTuple):
-    """The last action of a call: changes of state and timers.
+    """Changes of state and timers, at the end of a call.
 
     Attributes:
-        arrived: Number and frame of each request to put into state.
-        departed: Numbers of requests to remove from state.
+        arrived: Number and frame of each request to store.
+        departed: Numbers of requests to remove.
         wake_at_ms: Next processing-time timer.
-        end_at_ms: Event-time timer that fires at the end of a bounded input.
+        end_at_ms: Event-time timer for the end of the input.
     """
 
     arrived: list[tuple[int, bytes]]
@@ -46,28 +43,26 @@ Action: TypeAlias = list[Output] | Settlement
 
 
 class BatchExclusion(Protocol):
-    """Mutual exclusion with batches that other tasks offloaded to this task."""
+    """Mutual exclusion with offloaded batches of other tasks."""
 
     def own_batch(self) -> AbstractContextManager[None]:
-        """Guard one batch of the task's own; the task is busy from then on."""
+        """Guard a batch of the own task, which is busy from then on."""
 
     def idle(self) -> AbstractContextManager[None]:
-        """Let offloaded batches run while the task waits for the exchange."""
+        """Let offloaded batches run meanwhile."""
 
     def rest(self) -> None:
-        """End the task's own work."""
+        """End the own work."""
 
 
 class TaskLoop:
     """The scheduler of one task.
 
     Args:
-        key: The task's own key; see `key_groups`.
-        held: Reads number and frame of all requests in the state of the current key.
-        exclusion: The task lock.
+        key: Own key of the task; see `key_groups`.
+        held: Reads number and frame of all requests of the current key.
         flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
-        clock: Unix time in milliseconds.
-        balancer: Selects batches for other tasks; None without load balancing.
+        balancer: Selects batches for other tasks.
     """
 
     def __init__(
@@ -94,29 +89,29 @@ class TaskLoop:
         self._came_in = False
 
     def on_frame(self, frame: Buffer) -> Iterator[Action]:
-        """Take requests of the task's own key; work unless a timer is due."""
+        """Take requests of the own key; work unless a timer is due."""
         now_ms = self._clock()
         self._came_in = True
         own, end_at_ms = self._own, None
         if own is None:
             own = self._own = self._pipeline.new_queue()
             yield from self._emit(self._pipeline.restore(self._held(), own, now_ms))
-            # Processing-time timers may still pend at the end of a bounded input. Outputs carry this time to Kafka.
+            # Kafka takes this time as the timestamp of outputs.
             end_at_ms = int(now_ms)
         outputs = self._pipeline.admit(frame, own, now_ms)
         if outputs:
             yield from self._emit(outputs)
-        # With a timer due, the source goes first, so that the choice includes all requests that arrived.
+        # With a timer due, read all requests before choosing.
         if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or own.is_full:
             yield from self._work(own)
         yield from self._settle_own(own, end_at_ms=end_at_ms)
 
     def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
-        """Continue with the task's own key, or drain a key that a rescale left here."""
+        """Continue with the own key, or drain another one."""
         if key != self._key:
             yield from self._drain(key)
             return
-        # Ignore a superseded timer: otherwise timers would multiply.
+        # Superseded timers would multiply.
         if self._wakes_at_ms not in (None, at_ms):
             return
         self._wakes_at_ms = None
@@ -129,7 +124,7 @@ class TaskLoop:
         yield from self._settle_own(own, at_once=is_quiet)
 
     def on_end(self, key: int) -> Iterator[Action]:
-        """Run all queued requests of a key at the end of the input."""
+        """Run all queued requests of a key."""
         return self._drain(key)
 
     def _drain(self, key: int) -> Iterator[Action]:
@@ -153,14 +148,14 @@ class TaskLoop:
         stop_ms = clock() + self._work_slice_ms
         while True:
             with self._exclusion.own_batch():
-                # Read under the lock: a request may expire while an offloaded batch runs.
+                # Read under the lock, for which the task may wait.
                 began_ms = clock()
                 outputs = run_next(own, began_ms, balancer)
             if outputs is None:
                 break
             yield from self._emit(outputs)
             now_ms = clock()
-            # Another batch like this would exceed the slice. A full task continues, because it must not read.
+            # Another batch would exceed the slice. A full task must not read.
             if 2 * now_ms - began_ms >= stop_ms and not own.is_full:
                 break
         if own.next_deadline() != 0:
@@ -172,7 +167,7 @@ class TaskLoop:
         if type(outputs[0]) is Answer:
             yield outputs
             return
-        # The exchange may block the caller here; offloaded batches may run meanwhile.
+        # Offloaded batches may run while the exchange blocks.
         began_ms = self._clock()
         with self._exclusion.idle():
             yield outputs
@@ -195,8 +190,7 @@ class TaskLoop:
             due_ms = counts_at_ms if due_ms is None else min(due_ms, counts_at_ms)
         if due_ms is None:
             return None
-        # Flink fires only a timer in the past immediately, others up to 1 ms late. Under load the fetching threads need
-        # that millisecond (ADR 0016).
+        # Only a timer in the past fires immediately. Under load, 1 ms helps the fetching threads (ADR 0016).
         wake_at_ms = max(ceil(due_ms), int(now_ms) - at_once)
         if self._wakes_at_ms is not None and wake_at_ms >= self._wakes_at_ms:
             return None

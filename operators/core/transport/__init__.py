@@ -1,1 +1,1 @@
-"""Claim checks and memory allocation for large records."""
+"""Claim checks, and memory for them."""

@@ -1,9 +1,9 @@
 """Decides whether a record travels as a message or as a claim check to shared memory.
 
     message   the record; its first byte is its `RecordKind`
-    claim     255 | place of the record | the record without its large parts (head)
+    claim     255 | place of the record | head: the record without its large parts
 
-A record that cannot be read becomes a FAILURE of its rows, or a failed UNIT. An OPENING continues without its original.
+An unreadable record becomes a FAILURE of its rows, or a failed UNIT. An OPENING only loses its original.
 """
 
 import struct
@@ -39,9 +39,9 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         job: Unique name of the job.
-        shares_memory: True to allow claims if all tasks are on one host.
+        shares_memory: True to allow claims on one host.
         claim_from_bytes: Smaller records are messages.
-        arena_bytes: Shared memory of a task for the readers of one operator; further records are messages.
+        arena_bytes: Shared memory of a task for the readers of one operator.
     """
 
     job: str = ""
@@ -50,7 +50,7 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     arena_bytes: int = 0
 
     def is_claimable(self, size_bytes: int) -> bool:
-        """Return True if a record of this size may use shared memory."""
+        """Return True if a record may use shared memory."""
         return self.shares_memory and size_bytes >= self.claim_from_bytes
 
 
@@ -58,12 +58,9 @@ class Claim(NamedTuple):
     """Place of a record in shared memory.
 
     Attributes:
-        attempt: Attempt of the job.
         process: Process id on the host.
         file: Descriptor of the arena in that process.
-        host: See `anabranch.operators.transport.memfd_arena`.
-        arena: Unique name of the arena.
-        slot: Byte of the arena in which the reader reports that it is done.
+        slot: Byte in which the reader reports that it is done.
         sequence: Number of the record in its arena.
     """
 
@@ -101,7 +98,7 @@ def decode_claim(message: bytes) -> tuple[Claim, ClaimableRecord]:
 
 
 def lost(head: ClaimableRecord) -> AnyRecord:
-    """Replace a record with unreadable memory by a retryable failure of its rows."""
+    """Replace a record with unreadable memory by a failure of its rows."""
     return _failed(
         head,
         "a part of the request is stored in the memory of another host: send it again, or set exchange.transport "
@@ -110,7 +107,7 @@ def lost(head: ClaimableRecord) -> AnyRecord:
 
 
 def too_large(record: ClaimableRecord, size_bytes: int) -> AnyRecord:
-    """Replace a record that neither a message nor shared memory can hold by a failure of its rows."""
+    """Replace a record beyond all limits by a failure of its rows."""
     return _failed(
         record,
         f"a part of the request has {size_bytes} bytes between two tasks, at most {MAX_MESSAGE_BYTES} are allowed: "

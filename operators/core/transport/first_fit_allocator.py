@@ -1,15 +1,10 @@
-"""Allocates bytes of an arena by first fit, so that the same few pages are reused."""
+"""Allocates bytes of an arena by first fit, which reuses the same pages."""
 
 from bisect import bisect_left
 
 
 class FirstFitAllocator:
-    """The free extents of an arena, with neighbours joined.
-
-    Args:
-        start: First byte, a multiple of the alignment.
-        stop: Byte behind the last.
-    """
+    """The free extents [start, stop) of an arena, with neighbours joined."""
 
     def __init__(self, start: int, stop: int, alignment_bytes: int) -> None:
         self._alignment_bytes = alignment_bytes
@@ -23,7 +18,7 @@ class FirstFitAllocator:
         return sum(self._sizes)
 
     def take(self, size_bytes: int) -> int | None:
-        """Allocate bytes and return their offset; None without a large enough piece."""
+        """Allocate bytes and return their offset; None without room."""
         wanted = self._aligned(size_bytes)
         for index, size in enumerate(self._sizes):
             if size >= wanted:
