@@ -15,6 +15,7 @@ from anabranch.flink_job.model_repository.repository import _ModelFile
 from tests.docs import checkers
 from tests.docs.pages import PAGES, ROOT, all_blocks, prose, sentences
 
+ADRS = sorted((ROOT / "docs/adr").glob("0*.md"))
 WH_START = re.compile(r"(?:what|who|whoever|whatever|whose|which|where|how|when|whom|whether)\b", re.IGNORECASE)
 
 
@@ -195,6 +196,23 @@ def test_generated_bounds_are_those_of_the_fields() -> None:
 def test_remedies_cover_all_wire_errors() -> None:
     generate = _load("generate")
     assert {error.code for error in generate.wire_errors()} == set(generate.REMEDIES)
+
+
+@pytest.mark.parametrize("page", ADRS, ids=lambda page: page.stem[:4])
+def test_adr_is_in_madr_form_and_in_the_index(page: Path) -> None:
+    title, _, status, date, *rest = page.read_text().splitlines()
+    number = page.stem[:4]
+    assert title.startswith(f"# {number}. ")
+    assert re.match(r"- Status: (accepted|superseded|rejected)", status)
+    date = next(line for line in (date, *rest) if line.startswith("- Date: "))
+    headings = [line for line in rest if line.startswith("## ")]
+    assert headings == ["## Context", "## Decision", "## Consequences", "## Alternatives"]
+    row = next(
+        line for line in (page.parent / "README.md").read_text().splitlines() if line.startswith(f"| [{number}]")
+    )
+    assert f"({page.name}) {title.removeprefix(f'# {number}. ')} |" in row
+    assert date.removeprefix("- Date: ") in row
+    assert f"adr/{page.name}" in (ROOT / "mkdocs.yml").read_text()
 
 
 @pytest.mark.parametrize("source", sorted((ROOT / "docs/pictures").glob("*.dot")), ids=lambda path: path.stem)
