@@ -163,8 +163,7 @@ class Client:
 
         Raises:
             RequestTooLarge: The request is over `max_message_bytes`.
-            WrongDatatype: The protocol has no datatype for an array's dtype.
-            InvalidParameter: A parameter that the protocol cannot carry.
+            WrongDatatype, InvalidParameter: The protocol cannot carry an array or a parameter.
             ClientClosed: The client is closed.
         """
         if timeout_s is None:

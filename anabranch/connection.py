@@ -1,7 +1,7 @@
-"""The connection of a client: sends requests to Kafka and receives the records of the responses topic.
+"""The connection of a client to Kafka.
 
-Requests are sent with `acks=all` and idempotence, Kafka's defaults: a request is neither lost with a broker nor sent
-twice, and requests with one key stay in order.
+Requests are sent with `acks=all` and idempotence, Kafka's defaults: none is lost with a broker or sent twice, and
+requests with one key stay in order.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class KafkaConnection:
 
 
 def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits properties into those of a consumer and those of a producer; a property may be in both."""
+    """Splits properties into those of a consumer and those of a producer."""
     named = {name.replace(".", "_"): value for name, value in properties.items()}
     consumer, producer = kafka.KafkaConsumer.DEFAULT_CONFIG, kafka.KafkaProducer.DEFAULT_CONFIG
     unknown = named.keys() - consumer.keys() - producer.keys()

@@ -1,4 +1,4 @@
-"""Rates and latency of a job between two readings of its counters, which `anabranch.operators.core.metrics` lists."""
+"""Rates and latency of a job between two readings of `anabranch.operators.core.metrics`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: f
 
     Args:
         before: Counts by metric, summed over all tasks.
-        after: A later reading; its counts are smaller if the job has restarted.
+        after: A later reading; smaller if the job has restarted.
         seconds: Time between them.
     """
     grown: dict[tuple[str, ...], float] = {}
@@ -70,7 +70,7 @@ def _rate(model: str, grown: Mapping[tuple[str, ...], float], seconds: float) ->
     requests, rows, batches = (grown.get((name,), 0.0) for name in ("requests", "rows", "batches"))
     buckets, upto = [], 0.0
     for limit_us in LIMITS_US:
-        # An empty bucket has no counter; cumulative counts continue from the bucket below.
+        # An empty bucket has no counter.
         upto = max(upto, grown.get((TOTAL, "le", "inf" if limit_us is None else str(limit_us), "requests"), 0.0))
         buckets.append(upto)
     return ModelRate(

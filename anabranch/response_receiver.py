@@ -1,7 +1,6 @@
-"""The receiving half of a client: one thread that hands every answer to the future that waits for it.
+"""The receiving half of a client: one thread that hands every answer to its future.
 
-A record whose key is not the id of a pending request is skipped before it is decoded: answers to other clients, and
-repeated answers, cost little.
+It skips records of other clients and repeated answers by their key, without decoding them.
 """
 
 from __future__ import annotations

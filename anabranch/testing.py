@@ -7,8 +7,8 @@
             assert my_code(client) == 7
         assert job.requests[0].parameters["priority"] == 1
 
-Requests and answers are encoded and decoded as on the wire, so dtypes, size limits, parameters, time-outs and errors
-are those of a real job. A function that raises an error of `anabranch.errors` is answered with that error.
+Messages are encoded as on the wire, so dtypes, limits, parameters, time-outs and errors are those of a real job. An
+error of `anabranch.errors` that a function raises is the answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from anabranch.connection import Connection
 
 Answer = InferResponse | ErrorResponse
-#: Stands for a model: inputs by name in, outputs by name out. An array without a name has the name "".
+#: Replaces a model: outputs by name from inputs by name. An array without a name has the name "".
 ModelFunction = Callable[[Mapping[str, Array]], Mapping[str, npt.ArrayLike]]
 #: Answers a request with any number of messages; none for a silent job, several for repeated answers.
 AnswerFunction = Callable[[InferRequest], Sequence[Answer]]

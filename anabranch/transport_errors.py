@@ -1,4 +1,4 @@
-"""Errors between a client and the job; the job's own answers raise a `RequestError` or `ServingError`."""
+"""Errors between a client and the job."""
 
 from anabranch.schemas.errors import AnabranchError
 
@@ -28,13 +28,13 @@ class NotSent(TransportError):
 
 
 class NoAnswer(TransportError, TimeoutError):
-    """The request was sent, but no answer came in time. It may still be served."""
+    """No answer came in time. The request may still be served."""
 
     code = "no_answer"
 
 
 class ClientClosed(TransportError):
-    """The client was closed before the answer came, or before the request was sent."""
+    """The client was closed before the answer came."""
 
     code = "client_closed"
 

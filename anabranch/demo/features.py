@@ -86,14 +86,14 @@ class Detector(magika.Magika):
 
 
 class FeatureReader:
-    """Reads files as Magika does, without running the model."""
+    """Reads files without running the model."""
 
     def __init__(self) -> None:
         self._fed: list[Array] = []
         self._detector = Detector(self._keep)
 
     def read(self, path: Path) -> ModelFile | RuledFile | UnreadFile:
-        """Returns the tokens of a file, its label if it needs no model, or the reason that it cannot be read."""
+        """Returns the tokens of a file, or its label, or the reason that it cannot be read."""
         self._fed.clear()
         try:
             label = self._detector.label(path)
@@ -107,7 +107,7 @@ class FeatureReader:
 
 
 class ScoreReader:
-    """Derives labels from scores that the job computed."""
+    """Derives labels from the job's scores."""
 
     def __init__(self) -> None:
         self._scores = np.zeros((1, LABELS), np.float32)

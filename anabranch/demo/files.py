@@ -15,7 +15,6 @@ class FoundFile:
 
     Attributes:
         files: In the same order on every run.
-        unread_folders: Folders that cannot be read.
         linked_folders: Links to folders, which are not followed: they may form a cycle.
         left_out: Files over the limit.
     """

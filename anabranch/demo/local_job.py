@@ -16,7 +16,7 @@ from anabranch.topics import topics_of
 
 #: Environment variable with further options of `java`.
 _JVM_OPTIONS = "JDK_JAVA_OPTIONS"
-#: Magika's scores depend a little on the batch size, so small requests do not share batches. A shard takes 0.1 s.
+#: Magika's scores depend a little on the batch size, so small requests do not share batches.
 _MODEL_FILE = """\
 [batching]
 max_rows = 1
@@ -64,9 +64,7 @@ class LocalJob:
         return self._cluster.url
 
     def launch(self) -> None:
-        """Launches broker and cluster, and returns at once.
-
-        Call it on the main thread: the processes end with the thread that launched them.
+        """Launches broker and cluster, on the main thread: they end with the thread that launched them.
 
         Raises:
             StackError, InstallationError: One of them cannot be launched.
@@ -121,7 +119,7 @@ class LocalJob:
 
 @contextmanager
 def _quick_to_start() -> Iterator[None]:
-    """Starts JVMs without the second compiler, which needs more time than a demo of a minute wins back."""
+    """Starts JVMs without the second compiler, which costs a short demo more time than it saves."""
     before = os.environ.get(_JVM_OPTIONS)
     os.environ[_JVM_OPTIONS] = f"{before or ''} -XX:TieredStopAtLevel=1".strip()
     try:

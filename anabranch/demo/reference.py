@@ -62,7 +62,7 @@ def run_directly(batches: list[Array], on_row: Callable[[int], object]) -> Array
 
 
 def differing_rows(answers: Array, reference: Array) -> Array:
-    """Returns the rows that are not within `TOLERANCE` of the reference; NaN, a missing answer, differs."""
+    """Returns the rows that are not within `TOLERANCE` of the reference; NaN differs."""
     rows: Array = np.flatnonzero(~(np.abs(answers - reference) <= TOLERANCE).all(axis=1))
     return rows
 

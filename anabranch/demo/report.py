@@ -23,13 +23,12 @@ class Figures(msgspec.Struct, kw_only=True):
         errors_answered: Bad requests with the expected error.
         shards, tasks: Shards of the large request, and inference tasks that ran them.
         throughput_rps: Requests a second, with `in_flight` pending.
-        p50_ms, p95_ms, p99_ms: Latency at the steady pace, from the time at which a request was due.
+        p50_ms, p95_ms, p99_ms: Latency at the steady pace, from the due time.
         saturated_p50_ms: Latency at full throughput, nearly all of it queueing.
         files: Files that were read.
         files_by_rule: Files that need no model.
         files_unread: Files and folders that could not be read.
         magika_agreements: Files, of `magika_compared`, with the same label from Magika.
-        types: Files of each type, the most frequent first.
         error_codes: The code in the dead letter of each kind of bad request.
     """
 

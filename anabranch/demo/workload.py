@@ -1,4 +1,4 @@
-"""The requests of the demo: at full throughput, at a steady pace, and one large request."""
+"""Loads of the demo: full throughput, a steady pace, and one large request."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ class DemoResponses:
 
     @classmethod
     def for_requests(cls, count: int) -> "DemoResponses":
-        """Makes arrays for the answers to `count` requests."""
+        """Makes the arrays."""
         return cls(np.full((count, LABELS), np.nan, np.float32), np.full(count, np.nan))
 
     @property
@@ -53,13 +53,7 @@ class DemoResponses:
 
 @dataclass(frozen=True)
 class LargeAnswer:
-    """The answer to one request of many rows.
-
-    Attributes:
-        scores: float32 [rows, LABELS].
-        shards: Shards of the request.
-        tasks: Inference tasks that ran them.
-    """
+    """The answer to one request of many rows, and the numbers of its shards and of the tasks that ran them."""
 
     scores: Array
     shards: int

@@ -1,9 +1,7 @@
 """Imports models of other frameworks into a model repository.
 
-                           framework's interpreter             this process
-    .pt2, MODULE:NAME -> [ converter_script ] -> model.onnx -> [ parity ] -> NAME/VERSION/model.onnx
-    SavedModel, .keras                        -> case-*.npz ->
+    source -> converter_script, in the framework's interpreter -> model.onnx, cases -> parity -> repository
 
-The script runs in an interpreter of its own, because PyTorch and TensorFlow need packages that PyFlink does not
-accept. It imports nothing of Anabranch, and writes the model and cases: inputs and outputs of runs of the framework.
+PyTorch and TensorFlow need packages that PyFlink does not accept, so the script imports nothing of Anabranch. A case
+has inputs and outputs of one run of the framework.
 """

@@ -4,19 +4,19 @@ from anabranch.schemas.errors import AnabranchError
 
 
 class ImportFailed(AnabranchError):
-    """Base of errors of an import."""
+    """Base of import errors."""
 
     code = "import_failed"
 
 
 class UnknownSource(ImportFailed):
-    """The source is not a model of a known framework."""
+    """No known framework wrote the source."""
 
     code = "unknown_source"
 
 
 class FrameworkMissing(ImportFailed):
-    """The interpreter for the conversion lacks a package."""
+    """The interpreter lacks a package."""
 
     code = "framework_missing"
 
@@ -28,12 +28,12 @@ class NotConverted(ImportFailed):
 
 
 class NotEqual(ImportFailed):
-    """The outputs of the ONNX model differ from those of the framework."""
+    """The outputs of model and framework differ."""
 
     code = "not_equal"
 
 
 class VersionThere(ImportFailed):
-    """The repository already has this version of the model."""
+    """The repository already has this version."""
 
     code = "version_there"
