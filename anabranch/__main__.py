@@ -1,5 +1,6 @@
 """The command `anabranch`, also as `python -m anabranch`: names the extra to install if a package is missing."""
 
+import signal
 import sys
 
 _SERVER_PYTHONS = ((3, 11), (3, 12))
@@ -13,8 +14,12 @@ _EXTRAS["magika"] = "demo"
 def main() -> None:
     """Runs the command line; a missing extra is one line on stderr and exit code 1."""
     try:
-        from anabranch.cli import main as run  # noqa: PLC0415
-
+        # Ctrl-C during the imports ends the process without a traceback.
+        handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            from anabranch.cli import main as run  # noqa: PLC0415
+        finally:
+            signal.signal(signal.SIGINT, handler)
         run()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
