@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from anabranch.operators.core.metrics import LIMITS_US, TOTAL, percentile_us
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 
 _SCOPE = "anabranch"
 
@@ -80,5 +80,5 @@ def _rate(model: str, grown: Mapping[tuple[str, ...], float], seconds: float) ->
         batch_rows=rows / batches if batches else 0.0,
         p50_ms=percentile_us(buckets, 0.5) / 1000,
         p99_ms=percentile_us(buckets, 0.99) / 1000,
-        stage_ms={stage: grown.get((stage, "us"), 0.0) / requests / 1000 if requests else 0.0 for stage in STAGES},
+        stage_ms={stage: grown.get((stage, "us"), 0.0) / requests / 1000 if requests else 0.0 for stage in PHASES},
     )

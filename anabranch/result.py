@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from anabranch.schemas.errors import MalformedRequest
-from anabranch.schemas.latency_breakdown import STAGES, SUFFIX
+from anabranch.schemas.latency_breakdown import PHASES, SUFFIX
 from anabranch.schemas.messages import InferResponse, Parameter
 from anabranch.schemas.tensors import Array
 
@@ -69,7 +69,7 @@ class Result(Mapping[str, Array]):
 
 
 def _read_breakdown(parameters: Mapping[str, Parameter], latency_ms: float) -> dict[str, float]:
-    spent_us = {stage: parameters.get(f"{stage}{SUFFIX}") for stage in STAGES}
+    spent_us = {stage: parameters.get(f"{stage}{SUFFIX}") for stage in PHASES}
     breakdown_ms = {stage: us / 1000 for stage, us in spent_us.items() if isinstance(us, int)}
     # Kafka's timestamps are whole milliseconds, and clocks of other machines differ: never below 0.
     return breakdown_ms | {"return": max(0.0, latency_ms - sum(breakdown_ms.values()))} if breakdown_ms else {}

@@ -1,1 +1,1 @@
-"""The wire: Open Inference Protocol messages, internal records, the error tree. Imports nothing else of ours."""
+"""Wire messages, internal records and wire errors; imports no other package of Anabranch."""

@@ -1,7 +1,4 @@
-"""Requests and responses in any encoding: the table of encodings, and the choice among them by content.
-
-A new encoding is a module with the functions of `Codec`, a member of `Encoding`, and a line in `ENCODINGS`.
-"""
+"""The table of encodings; each is a module with the functions of `Codec`."""
 
 from typing import Protocol
 
@@ -11,54 +8,36 @@ from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, In
 
 
 class Codec(Protocol):
-    """One encoding; a module is one if it has these functions."""
+    """The functions of an encoding."""
 
     def sniff(self, message: bytes, /) -> bool:
-        """Whether a message is to be read in this encoding."""
+        """Tells whether a message is in this encoding."""
 
     def read_request(self, message: bytes, /) -> InferRequest:
-        """Decodes a request.
-
-        Raises:
-            UnreadableRequest: The bytes are not in this encoding.
-            RequestError: The message breaks the protocol.
-        """
+        """Decodes a request, or raises a `RequestError`."""
 
     def write_request(self, request: InferRequest, /) -> bytes:
         """Encodes a request."""
 
     def read_response(self, message: bytes, /) -> InferResponse | ErrorResponse:
-        """Decodes a response.
-
-        Raises:
-            UnreadableRequest: The bytes are not in this encoding.
-            RequestError: The message breaks the protocol.
-        """
+        """Decodes a response, or raises a `RequestError`."""
 
     def write_response(self, response: InferResponse, /) -> bytes:
-        """Encodes a response.
-
-        Raises:
-            RequestError: The encoding cannot carry it.
-        """
+        """Encodes a response, or raises a `RequestError`."""
 
     def write_error(self, error: ErrorResponse, /) -> bytes:
         """Encodes a failure."""
 
     def find_id(self, message: bytes, /) -> str:
-        """Returns the id of a request that breaks the protocol; empty if it cannot be found."""
+        """Finds the id of an invalid request; empty without one."""
 
 
-#: In the order in which they are tried; protobuf, which has no mark of its own, takes the rest.
+#: In the order of trial; protobuf takes the rest.
 ENCODINGS: dict[Encoding, Codec] = {Encoding.JSON: json_wire, Encoding.PROTOBUF: protobuf_wire}
 
 
 def check_encodings(encodings: dict[Encoding, Codec]) -> None:
-    """Fails on an encoding without a codec, and on a table that leaves a message to no encoding.
-
-    Raises:
-        NotImplementedError: The table is not complete.
-    """
+    """Raises NotImplementedError if the table is incomplete."""
     missing = [encoding.name for encoding in Encoding if encoding not in encodings]
     if missing:
         raise NotImplementedError(f"no codec for {', '.join(missing)}: add it to schemas.codec.ENCODINGS")
@@ -70,27 +49,22 @@ check_encodings(ENCODINGS)
 
 
 def encoding_of(message: bytes) -> Encoding:
-    """Returns the encoding in which a message is to be read."""
+    """Finds the encoding of a message."""
     for encoding, codec in ENCODINGS.items():
         if codec.sniff(message):
             return encoding
-    raise UnreadableRequest("the message is in no known encoding")
+    raise UnreadableRequest("the message is in no known encoding: send protobuf or JSON")
 
 
 def decode_request(message: bytes) -> InferRequest:
-    """Decodes a request.
-
-    Raises:
-        UnreadableRequest: It is in none of the encodings.
-        RequestError: It breaks the protocol.
-    """
+    """Decodes a request, or raises a `RequestError`."""
     if not message:
-        raise UnreadableRequest("the record is empty")
+        raise UnreadableRequest("the record is empty, expected a request: send protobuf or JSON")
     return ENCODINGS[encoding_of(message)].read_request(message)
 
 
 def find_id(message: bytes) -> tuple[str, Encoding]:
-    """Returns id and encoding of a request that breaks the protocol; the id is empty if it cannot be found."""
+    """Finds the id, or an empty one, and the encoding of an invalid request."""
     encoding = encoding_of(message)
     try:
         return ENCODINGS[encoding].find_id(message), encoding
@@ -110,9 +84,5 @@ def encode_response(response: InferResponse | ErrorResponse, encoding: Encoding)
 
 
 def decode_response(message: bytes) -> InferResponse | ErrorResponse:
-    """Decodes a response.
-
-    Raises:
-        UnreadableRequest: It is in none of the encodings.
-    """
+    """Decodes a response, or raises a `RequestError`."""
     return ENCODINGS[encoding_of(message)].read_response(message)

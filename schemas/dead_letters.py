@@ -1,4 +1,4 @@
-"""What stands on the errors topic: a request that failed, where it came from, why, and its original bytes."""
+"""Dead letters: failed requests on the errors topic, as JSON."""
 
 import msgspec
 
@@ -7,8 +7,8 @@ from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
 
-class LetterSource(msgspec.Struct, frozen=True):
-    """Where the request came from."""
+class DeadLetterSource(msgspec.Struct, frozen=True):
+    """The Kafka record of the request."""
 
     topic: str
     partition: int
@@ -17,14 +17,13 @@ class LetterSource(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One failed request, as JSON on the wire.
+    """One failed request.
 
     Attributes:
-        id: Empty where it could not be read.
+        id: Empty if unreadable.
         code: One of `anabranch.schemas.errors`.
-        stage: The operator in which it failed.
-        original: The record's value (base64 in JSON), to send again; None where there is none, or where it is too large
-            to travel once more: then only `source` says where it is.
+        stage: Phase of the failure.
+        original: The Kafka value, base64 in JSON; None if missing or over the size limit.
     """
 
     id: str
@@ -33,7 +32,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     model_name: str = ""
     model_version: str = ""
-    source: LetterSource
+    source: DeadLetterSource
     original: bytes | None = None
 
 
@@ -41,8 +40,8 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(DeadLetter)
 
 
-def encode_letter(topic: str, source: Source, request_id: str, failure: Failure, original: Buffer | None) -> bytes:
-    """A failure as JSON."""
+def encode_dead_letter(topic: str, source: Source, request_id: str, failure: Failure, original: Buffer | None) -> bytes:
+    """Encodes a dead letter."""
     return _encoder.encode(
         DeadLetter(
             id=request_id,
@@ -51,16 +50,12 @@ def encode_letter(topic: str, source: Source, request_id: str, failure: Failure,
             stage=failure.stage,
             model_name=failure.model_name,
             model_version=failure.model_version,
-            source=LetterSource(topic, source.partition, source.offset, source.timestamp_ms),
+            source=DeadLetterSource(topic, source.partition, source.offset, source.timestamp_ms),
             original=None if original is None else bytes(original),
         )
     )
 
 
-def decode_letter(encoded: bytes) -> DeadLetter:
-    """The failure in a record of the errors topic.
-
-    Raises:
-        msgspec.MsgspecError: It is none.
-    """
+def decode_dead_letter(encoded: bytes) -> DeadLetter:
+    """Decodes a dead letter, or raises a MsgspecError."""
     return _decoder.decode(encoded)

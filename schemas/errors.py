@@ -1,40 +1,38 @@
-"""Every way in which a request can fail, as one tree. A class is a wire code; an instance becomes an answer.
+"""Wire errors with their stable codes.
 
-    AnabranchError
-    ├── RequestError                     the sender can mend it
-    │   ├── UnreadableRequest            unreadable            not a message at all: dead letter only
-    │   ├── MalformedRequest             malformed_request     readable, but breaks the protocol
-    │   ├── RequestTooLarge              request_too_large
-    │   ├── UnknownModel                 unknown_model
-    │   ├── UnknownVersion               unknown_version
-    │   ├── UnknownInput                 unknown_input         a name that the model does not have
-    │   ├── MissingInput                 missing_input
-    │   ├── UnknownOutput                unknown_output
-    │   ├── WrongDatatype                wrong_datatype
-    │   ├── WrongShape                   wrong_shape           rank or a fixed axis disagrees
-    │   ├── WrongSize                    wrong_size            data and shape disagree
-    │   ├── EmptyBatch                   empty_batch           zero rows
-    │   ├── NonFiniteInput               non_finite_input      NaN or infinity where the model forbids it
-    │   └── InvalidParameter             invalid_parameter
-    └── ServingError                     the sender did nothing wrong
-        ├── InferenceFailed              inference_failed
-        ├── DeadlineExceeded             deadline_exceeded
-        ├── Overloaded                   overloaded            more urgent requests fill the task; try again later
-        ├── IncompleteAnswer             incomplete_answer     some rows never came back
-        ├── ResponseTooLarge             response_too_large
-        ├── ExchangeFailed               exchange_failed       a task could not hand a part to another; try again
-        └── InternalError                internal_error
-
-Nothing here logs or raises on import; the codes are part of the contract with users and never change meaning.
+AnabranchError
+├── RequestError
+│   ├── UnreadableRequest            unreadable
+│   ├── MalformedRequest             malformed_request
+│   ├── RequestTooLarge              request_too_large
+│   ├── UnknownModel                 unknown_model
+│   ├── UnknownVersion               unknown_version
+│   ├── UnknownInput                 unknown_input
+│   ├── MissingInput                 missing_input
+│   ├── UnknownOutput                unknown_output
+│   ├── WrongDatatype                wrong_datatype
+│   ├── WrongShape                   wrong_shape
+│   ├── WrongSize                    wrong_size
+│   ├── EmptyBatch                   empty_batch
+│   ├── NonFiniteInput               non_finite_input
+│   └── InvalidParameter             invalid_parameter
+└── ServingError
+    ├── InferenceFailed              inference_failed
+    ├── DeadlineExceeded             deadline_exceeded
+    ├── Overloaded                   overloaded
+    ├── IncompleteAnswer             incomplete_answer
+    ├── ResponseTooLarge             response_too_large
+    ├── ExchangeFailed               exchange_failed
+    └── InternalError                internal_error
 """
 
 
 class AnabranchError(Exception):
-    """Base of all errors of Anabranch; `anabranch.errors` draws the whole tree.
+    """Base of all errors; see `anabranch.errors`.
 
     Attributes:
-        code: The stable name of the failure; of a `RequestError` or `ServingError`, its code on the wire.
-        message: One line that says what is wrong and, where it helps, what to do.
+        code: Stable name, also on the wire.
+        message: One line for people.
     """
 
     code: str = "error"
@@ -45,25 +43,25 @@ class AnabranchError(Exception):
 
 
 class RequestError(AnabranchError):
-    """The request is at fault: sending it again unchanged fails again."""
+    """The request is invalid."""
 
     code = "request_error"
 
 
 class UnreadableRequest(RequestError):
-    """The record is no message of the protocol; nobody can be answered."""
+    """The record is not a message: dead letter, but no answer."""
 
     code = "unreadable"
 
 
 class MalformedRequest(RequestError):
-    """The message can be read, but breaks a rule of the protocol."""
+    """The message breaks a rule of the protocol."""
 
     code = "malformed_request"
 
 
 class RequestTooLarge(RequestError):
-    """The record is over the configured message size."""
+    """The record is over the message size."""
 
     code = "request_too_large"
 
@@ -75,67 +73,67 @@ class UnknownModel(RequestError):
 
 
 class UnknownVersion(RequestError):
-    """The model is served, but not in that version."""
+    """The model is not served in that version."""
 
     code = "unknown_version"
 
 
 class UnknownInput(RequestError):
-    """An input that the model does not have, or the same input twice."""
+    """An input is unknown or repeated."""
 
     code = "unknown_input"
 
 
 class MissingInput(RequestError):
-    """An input that the model needs is not there."""
+    """An input of the model is missing."""
 
     code = "missing_input"
 
 
 class UnknownOutput(RequestError):
-    """A requested output that the model does not have, or the same output twice."""
+    """A requested output is unknown or repeated."""
 
     code = "unknown_output"
 
 
 class WrongDatatype(RequestError):
-    """An input's datatype is unknown, or not the model's."""
+    """An input's datatype is not the model's."""
 
     code = "wrong_datatype"
 
 
 class WrongShape(RequestError):
-    """An input's rank or one of its fixed axes is not the model's, or the inputs disagree on their rows."""
+    """An input's rank, a fixed axis or its number of rows is wrong."""
 
     code = "wrong_shape"
 
 
 class WrongSize(RequestError):
-    """An input's data is shorter or longer than its shape says."""
+    """An input's data does not fill its shape."""
 
     code = "wrong_size"
 
 
 class EmptyBatch(RequestError):
-    """A request with zero rows."""
+    """The request has zero rows."""
 
     code = "empty_batch"
 
 
 class NonFiniteInput(RequestError):
-    """NaN or infinity in the input of a model that is configured to refuse them."""
+    """An input has NaN or infinity, which the model refuses."""
 
     code = "non_finite_input"
 
 
 class InvalidParameter(RequestError):
-    """A scheduling parameter of the wrong type or out of range."""
+    """A parameter has the wrong type or range."""
 
     code = "invalid_parameter"
 
 
 class ServingError(AnabranchError):
-    """The request was fine; serving it failed."""
+    """Serving a valid request failed."""
 
     code = "serving_error"
 
@@ -147,37 +145,37 @@ class InferenceFailed(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """The request's deadline passed before its answer was complete."""
+    """The deadline passed before the answer was complete."""
 
     code = "deadline_exceeded"
 
 
 class Overloaded(ServingError):
-    """More came than can be served; the request was among the least urgent."""
+    """The task is full of more urgent requests."""
 
     code = "overloaded"
 
 
 class IncompleteAnswer(ServingError):
-    """Some rows of the request never came back."""
+    """Some rows of the request got lost."""
 
     code = "incomplete_answer"
 
 
 class ResponseTooLarge(ServingError):
-    """The answer is over the configured message size."""
+    """The answer is over the message size."""
 
     code = "response_too_large"
 
 
 class ExchangeFailed(ServingError):
-    """A task could not hand a part of the request on to another."""
+    """A task could not read a record of another task."""
 
     code = "exchange_failed"
 
 
 class InternalError(ServingError):
-    """A defect of ours, caught so that neither the job nor a neighbour dies of it."""
+    """A defect in Anabranch."""
 
     code = "internal_error"
 
@@ -187,9 +185,9 @@ def _tree(root: type[AnabranchError]) -> list[type[AnabranchError]]:
 
 
 def error_with_code(code: str, message: str) -> AnabranchError:
-    """The exception that stands for a wire code; codes that this version does not know become `AnabranchError`."""
+    """Makes the error of a code; `AnabranchError` if unknown."""
     on_the_wire = {cls.code: cls for cls in (*_tree(RequestError), *_tree(ServingError))}
     error = on_the_wire.get(code, AnabranchError)(message)
     if error.code != code:
-        error.code = code  # keeps what the wire carried
+        error.code = code
     return error

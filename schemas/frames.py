@@ -1,12 +1,10 @@
-"""What the job's Java operators and its Python operators hand each other: many Kafka records at once.
+"""Frames of Kafka records between Java (`FrameSource`, `UnpackAnswers`) and Python operators.
 
-Crossing from Java into Python and back costs as much as all that we do with a small request, so requests cross
-together, as many as are there (`flink_job/java/FrameSource.java`), and so do answers (`UnpackAnswers.java`).
-Numbers are little-endian; a size of -1 is a value of none, a timestamp of -1 is none.
+Little-endian; sizes are i32; -1 is a missing value or timestamp.
 
-    requests: | count: i32 | for each: value's size: i32, partition: i32, offset: i64, timestamp, ms: i64 | values |
-    claim:    | -1: i32 | size: i32 | address: i64 |   of requests that stay where Java wrote them (`frame_memory`)
-    answers:  for each | key's size: i32 | value's size: i32 | key | value |
+    requests: count: i32, (size, partition: i32, offset: i64, timestamp_ms: i64) each, values
+    claim of requests in Java's memory: -1: i32, size, address: i64
+    answers: (key size, value size, key, value) each
 """
 
 import struct
@@ -16,7 +14,7 @@ from anabranch.schemas.limits import FRAME_VIEW_FROM_BYTES
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Buffer
 
-#: First byte of a queued request in Flink's state.
+#: First byte of a queued request in state.
 WAITING_VERSION = 1
 _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
@@ -25,7 +23,7 @@ _ANSWER = struct.Struct("<ii")
 
 
 def read_claim(frame: bytes) -> tuple[int, int] | None:
-    """Address and size, in bytes, of the frame of requests that lies elsewhere; None where this is one itself."""
+    """Reads address and size of a claim; None for other frames."""
     if len(frame) != _CLAIM.size:
         return None
     mark, size_bytes, address = _CLAIM.unpack(frame)
@@ -33,19 +31,19 @@ def read_claim(frame: bytes) -> tuple[int, int] | None:
 
 
 def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
-    """The value of every Kafka record in a frame (None for a tombstone), and where it came from.
-
-    What is large is a view of the frame, what is small is `bytes`.
+    """Reads value and source of each request; None for a tombstone, views from `FRAME_VIEW_FROM_BYTES`.
 
     Raises:
-        struct.error, ValueError: It ends within its headers.
+        struct.error, ValueError: The frame ends within its headers.
     """
     if not frame:
         return []
     (count,) = _COUNT.unpack_from(frame)
     at = _COUNT.size + count * _REQUEST.size
     if at > len(frame):
-        raise ValueError(f"a frame of {count} records in {len(frame)} bytes")
+        raise ValueError(
+            f"the frame is cut short: {len(frame)} bytes, expected {at} for the headers of {count} records"
+        )
     view, is_bytes = memoryview(frame), isinstance(frame, bytes)
     requests: list[tuple[Buffer | None, Source]] = []
     for size, partition, offset, timestamp_ms in _REQUEST.iter_unpack(view[_COUNT.size : at]):
@@ -63,7 +61,7 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
 
 
 def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
-    """The frame of Kafka records; what `FrameSource.java` does."""
+    """Writes requests, as `FrameSource` does."""
     parts: list[Buffer] = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)
@@ -72,27 +70,21 @@ def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
 
 
 def write_waiting(value: Buffer, source: Source) -> bytes:
-    """Encodes a queued request for state: a frame of one request.
-
-    Its first byte is the low byte of the count, and so always 1. It is declared the version of the layout in state.
-    """
+    """Encodes a queued request for state: a frame of one, its first byte is the version."""
     return write_requests([(value, source)])
 
 
 def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:
-    """Decodes a queued request from state.
-
-    Raises:
-        struct.error, ValueError: The bytes are not a queued request of version 1.
-    """
+    """Decodes a queued request, or raises struct.error or ValueError."""
     if not frame or frame[0] != WAITING_VERSION:
-        raise ValueError(f"a queued request of version {frame[0] if frame else None}, expected {WAITING_VERSION}")
+        found = frame[0] if frame else None
+        raise ValueError(f"a queued request of version {found}, expected {WAITING_VERSION}: restore with its release")
     [request] = read_requests(frame)
     return request
 
 
 def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
-    """The frame of answers, each a Kafka record's key and value."""
+    """Writes key and value of each answer."""
     parts: list[Buffer] = []
     for key, value in answers:
         parts += (_ANSWER.pack(len(key), len(value)), key, value)
@@ -100,7 +92,7 @@ def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
 
 
 def read_answers(frame: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of every answer in a frame; what the Java operator does, for tests."""
+    """Reads key and value of each answer, as `UnpackAnswers` does."""
     at = 0
     while at < len(frame):
         key_size, value_size = _ANSWER.unpack_from(frame, at)

@@ -1,9 +1,7 @@
-"""Requests and answers in the protocol's REST JSON, for people and for clients without protobuf.
+"""The JSON encoding: the protocol's REST messages.
 
-Kafka has no URL to hold the model's name, so a request may carry `model_name` and `model_version` beside the REST
-fields, as the answer does. `data` may be flat, or nested just as `shape` says. JSON has no NaN and no infinity: `null`
-is read as NaN, and both are written as `null`. An optional field may be `null`, as some clients write it. Where a key
-stands twice, the last one counts.
+Requests also have `model_name` and `model_version`. `data` is flat, or nested as `shape` says. `null` is read as NaN;
+NaN and infinity are written as `null`. Optional fields may be `null`. The last of repeated keys counts.
 """
 
 import re
@@ -23,7 +21,10 @@ from anabranch.schemas.tensors import (
     Tensor,
     bytes_elements,
     check_shape,
+    out_of_range,
     raw_from_elements,
+    unknown_datatype,
+    wrong_count,
 )
 
 _Parameters: TypeAlias = dict[str, bool | int | float | str | None] | None
@@ -81,17 +82,15 @@ _find_object = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
 
 
 def sniff(message: bytes) -> bool:
-    """Whether a message is a JSON object rather than protobuf.
+    """Tells whether a message is a JSON object rather than protobuf.
 
-    A JSON message starts with `{`, perhaps after white space or a byte order mark. In protobuf that byte would open a
-    group in field 15, which the protocol does not have. A line feed, though, is the tag of `model_name`, and a name of
-    123 characters follows it with a `{`. Then a quote must follow in JSON; the name of a model never starts with one.
+    Both may start with a line feed (the tag of `model_name`) and `{` (a length); a quote follows in JSON only.
     """
     return _find_object(message) is not None
 
 
 def find_id(message: bytes) -> str:
-    """The id of a request that cannot be read otherwise; empty if there is none."""
+    """Finds the id of an invalid request; empty without one."""
     try:
         return _id_decoder.decode(message.removeprefix(_BYTE_ORDER_MARK)).id or ""
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -99,13 +98,13 @@ def find_id(message: bytes) -> str:
 
 
 def read_request(message: bytes) -> InferRequest:
-    """The request in a JSON message.
+    """Decodes a request.
 
     Raises:
-        UnreadableRequest: The bytes are no JSON object.
-        MalformedRequest: A field is missing or of the wrong type; data of the wrong type or out of range.
-        WrongDatatype: A datatype that the protocol does not have.
-        WrongSize: Data that disagrees with the shape.
+        UnreadableRequest: The bytes are not a JSON object.
+        MalformedRequest: A field is missing, of the wrong type or out of range.
+        WrongDatatype: The protocol does not have a datatype.
+        WrongSize: Data do not fill the shape.
     """
     decoded: _JsonRequest = _decode(_request_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     return InferRequest(
@@ -120,11 +119,7 @@ def read_request(message: bytes) -> InferRequest:
 
 
 def read_response(message: bytes) -> InferResponse | ErrorResponse:
-    """An answer, or the failure that stands in its place.
-
-    Raises:
-        UnreadableRequest, MalformedRequest: As `read_request`.
-    """
+    """Decodes a response, or raises a `RequestError`."""
     decoded: _JsonResponse = _decode(_response_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     request_id, name, version = decoded.id or "", decoded.model_name or "", decoded.model_version or ""
     if decoded.error is not None:
@@ -134,11 +129,7 @@ def read_response(message: bytes) -> InferResponse | ErrorResponse:
 
 
 def write_request(request: InferRequest) -> bytes:
-    """A request as JSON, with flat data.
-
-    Raises:
-        WrongDatatype: A BYTES element is not UTF-8, so that JSON cannot carry it.
-    """
+    """Encodes a request, or raises `WrongDatatype` if a BYTES element is not UTF-8."""
     fields: dict[str, Any] = {"id": request.id, "model_name": request.model_name}
     if request.model_version:
         fields["model_version"] = request.model_version
@@ -151,11 +142,7 @@ def write_request(request: InferRequest) -> bytes:
 
 
 def write_response(response: InferResponse) -> bytes:
-    """An answer as JSON, with flat data.
-
-    Raises:
-        WrongDatatype: As `write_request`.
-    """
+    """Encodes a response, or raises `WrongDatatype` if a BYTES element is not UTF-8."""
     fields: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     fields["id"] = response.id
     if response.parameters:
@@ -165,7 +152,7 @@ def write_response(response: InferResponse) -> bytes:
 
 
 def write_error(error: ErrorResponse) -> bytes:
-    """A failure as `{"id", "error", "code"}`, with the model's name and version where they are known."""
+    """Encodes a failure."""
     fields = {"id": error.id, "error": error.message, "code": error.code}
     if error.model_name:
         fields |= {"model_name": error.model_name, "model_version": error.model_version}
@@ -178,7 +165,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], message: bytes) -> Any:
     except msgspec.ValidationError as error:
         raise MalformedRequest(f"the JSON message breaks the protocol: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableRequest(f"not a JSON message: {error}") from None
+        raise UnreadableRequest(f"the message is not JSON: {error}: send a JSON object or protobuf") from None
 
 
 def _read_parameters(parameters: _Parameters) -> dict[str, Parameter]:
@@ -188,24 +175,24 @@ def _read_parameters(parameters: _Parameters) -> dict[str, Parameter]:
 def _read_tensor(tensor: _JsonTensor) -> Tensor:
     shape = check_shape(tensor.name, tensor.shape)
     if tensor.datatype not in DATATYPES:
-        raise WrongDatatype(f"tensor {tensor.name!r}: unknown datatype {tensor.datatype!r}")
+        raise unknown_datatype(tensor.datatype, f"tensor {tensor.name!r}: ")
     if tensor.data is msgspec.UNSET or not isinstance(tensor.data, msgspec.Raw):
         binary = _BINARY_EXTENSION in (tensor.parameters or {})
-        hint = ": the binary extension needs HTTP headers, so send protobuf" if binary else ""
-        raise MalformedRequest(f"tensor {tensor.name!r} has no data{hint}")
+        hint = "the binary extension needs HTTP headers, so send protobuf" if binary else "send a list of elements"
+        raise MalformedRequest(f"tensor {tensor.name!r} has no data: {hint}")
     elements = _read_elements(tensor, shape, tensor.data)
     count = 1
     for axis in shape:
         count *= axis
     if len(elements) != count:
-        raise WrongSize(f"tensor {tensor.name!r}: {len(elements)} elements, but its shape {list(shape)} has {count}")
+        raise wrong_count(tensor.name, len(elements), shape, count)
     if tensor.datatype == BYTES:
         return Tensor(tensor.name, BYTES, shape, raw_from_elements(elements))
     try:
         with np.errstate(over="raise"):
             data = np.array(elements, dtype=NUMPY_DTYPES[tensor.datatype]).tobytes()
     except (OverflowError, FloatingPointError):
-        raise MalformedRequest(f"tensor {tensor.name!r}: an element is out of the range of {tensor.datatype}") from None
+        raise out_of_range(tensor.name, tensor.datatype) from None
     return Tensor(tensor.name, tensor.datatype, shape, data)
 
 
@@ -214,10 +201,10 @@ def _read_elements(tensor: _JsonTensor, shape: tuple[int, ...], data: msgspec.Ra
     try:
         return list(decoder.decode(data))
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass  # nested, holding nulls, or wrong: look at every element
+        pass  # nested, with nulls, or wrong
     decoded = _decode(_data_decoder, data)
     if not isinstance(decoded, list) and (shape or decoded is None):
-        raise MalformedRequest(f"tensor {tensor.name!r}: data is no list")
+        raise MalformedRequest(f"tensor {tensor.name!r}: data is {type(decoded).__name__}, expected a list of elements")
     flat = decoded if isinstance(decoded, list) else [decoded]
     if any(isinstance(element, list) for element in flat):
         flat = _flatten(tensor.name, shape, flat)
@@ -230,11 +217,13 @@ def _read_elements(tensor: _JsonTensor, shape: tuple[int, ...], data: msgspec.Ra
 
 
 def _flatten(name: str, shape: Sequence[int], nested: list[Any]) -> list[Any]:
-    """The elements of nested lists, one axis after the other; no deeper than the shape, whatever was sent."""
+    """Flattens nested lists, axis by axis and no deeper than the shape."""
     level: list[Any] = [nested]
     for axis in shape:
         if any(not isinstance(element, list) or len(element) != axis for element in level):
-            raise WrongSize(f"tensor {name!r}: data is not nested as its shape {list(shape)} says")
+            raise WrongSize(
+                f"tensor {name!r}: data is not nested as shape {list(shape)} says: nest it so, or send it flat"
+            )
         level = [element for part in level for element in part]
     return level
 

@@ -1,30 +1,19 @@
-"""Where the time of one request went: what an answer says of it, if it was asked to `explain`.
+"""Latency breakdown: time by phase, for `explain`.
 
     sent -broker- read -admit- admitted -queue- taken -batch- started -session- ended -merge- merged -encode- written
 
-Each stage ends where the next begins, so they sum to the time from the Kafka record's timestamp to the written answer.
-Of a request that was split, the stages between are those of the shard that ended last: all others waited for it.
+A split request has the times of its last shard.
 """
 
 import msgspec
 
-#: In the order of time; an answer has the parameter `STAGE_us` for each, in microseconds.
-STAGES = ("broker", "admit", "queue", "batch", "session", "merge", "encode")
+#: Parameters `PHASE_us` of an answer.
+PHASES = ("broker", "admit", "queue", "batch", "session", "merge", "encode")
 SUFFIX = "_us"
 
 
 class LatencyBreakdown(msgspec.Struct, gc=False):
-    """When a request reached what; Unix time in milliseconds.
-
-    Attributes:
-        sent_ms: The Kafka record's timestamp.
-        read_ms: A task took its frame.
-        admitted_ms: It was found valid.
-        taken_ms: A task took its batch, or its shard.
-        started_ms: The session was called.
-        ended_ms: The session had run.
-        merged_ms: All its rows were there, and in order.
-    """
+    """Unix times of a request at the ends of its phases."""
 
     sent_ms: float
     read_ms: float
@@ -35,7 +24,7 @@ class LatencyBreakdown(msgspec.Struct, gc=False):
     merged_ms: float = 0.0
 
     def to_parameters(self, written_ms: float) -> dict[str, int]:
-        """What the answer says; clocks of several machines may disagree, but no stage takes less than nothing."""
+        """Makes parameters in microseconds, at least 0 despite clock skew."""
         stamps = [
             self.sent_ms,
             self.read_ms,
@@ -47,6 +36,6 @@ class LatencyBreakdown(msgspec.Struct, gc=False):
             written_ms,
         ]
         return {
-            f"{stage}{SUFFIX}": max(0, round((end_ms - start_ms) * 1000))
-            for stage, start_ms, end_ms in zip(STAGES, stamps, stamps[1:], strict=False)
+            f"{phase}{SUFFIX}": max(0, round((end_ms - start_ms) * 1000))
+            for phase, start_ms, end_ms in zip(PHASES, stamps, stamps[1:], strict=False)
         }

@@ -1,4 +1,4 @@
-"""What a person sends and gets: the protocol's request and answer, free of their form on the wire."""
+"""Requests and responses, independent of their encoding."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -12,25 +12,24 @@ Parameter: TypeAlias = bool | int | float | str
 
 
 class Encoding(IntEnum):
-    """How a message was written; the answer is written alike."""
+    """Encoding of a request and its response."""
 
     PROTOBUF = 0
     JSON = 1
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """One request of the Open Inference Protocol.
+    """A request.
 
     Attributes:
-        model_name: The model to run; empty means "the only one that is served".
-        inputs: One tensor for each input of the model, in any order.
-        id: Echoed in the answer, and the key of the answer's record.
-        model_version: Empty means the newest.
-        parameters: `priority` (int, 0 = default, 1 = highest), `timeout` (int, microseconds from the record's
-            timestamp), `partial` (bool: at the deadline, or where rows fail, answer with the rows that are there),
-            `explain` (bool: the answer says in `shards` and `tasks` how it was spread); others are ignored.
-        outputs: The outputs to answer with, in this order; empty means all.
-        form: How it is written on the wire.
+        model_name: Empty for the only served model.
+        inputs: All inputs of the model, in any order.
+        id: Echoed in the response, also as its Kafka key.
+        model_version: Empty for the newest.
+        parameters: `priority` (int, 1 = highest, 0 = default), `timeout` (int, microseconds from the Kafka timestamp),
+            `partial` (bool, answer without missing rows), `explain` (bool, add shards, tasks, latency breakdown).
+        outputs: Names in order; empty for all.
+        encoding: Also of the response.
     """
 
     model_name: str
@@ -43,11 +42,10 @@ class InferRequest(msgspec.Struct, frozen=True):
 
 
 class InferResponse(msgspec.Struct, frozen=True):
-    """The answer to a request that was served.
+    """The response to a served request.
 
-    A partial answer (see `InferRequest.parameters`) has the parameter `missing_rows`, the row ranges that are not in
-    its outputs, as `"first-last,…"` with both ends included, and `error_code` and `error_message`, which say why. An
-    ensemble's answer that is made without some of its members names them in `missing_members`: `"name,…"`.
+    A partial one has the parameters `missing_rows` (`"first-last,…"`, inclusive), `error_code`, `error_message`, or
+    `missing_members` (`"name,…"`).
     """
 
     model_name: str
@@ -58,7 +56,7 @@ class InferResponse(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """The answer to a request that failed; `code` is one of `anabranch.schemas.errors`."""
+    """The response to a failed request; `code` is one of `anabranch.schemas.errors`."""
 
     id: str
     code: str

@@ -1,4 +1,4 @@
-"""What the job knows of a model before it runs it: its signature, how to batch it, how to hold its session."""
+"""Configuration of models, and their catalog."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -10,12 +10,7 @@ from anabranch.schemas.errors import UnknownModel, UnknownVersion
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output as the model declares it.
-
-    Attributes:
-        datatype: The protocol's name.
-        shape: None stands for an axis of any size.
-    """
+    """An input or output; None in the shape is any size."""
 
     name: str
     datatype: str
@@ -62,15 +57,14 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Ensemble(msgspec.Struct, frozen=True, array_like=True):
-    """How a model is made of others: each runs every request, and their outputs become one.
+    """A model that merges the outputs of its members.
 
     Attributes:
         members: Name and version of each.
-        merge: Name of the rule in `anabranch.operators.core.merging.merge_rules`.
-        weights: One for each member.
-        needed: How many must have answered; all of them where none may be missing.
-        member_timeout_ms: How long they have from when the request was read; 0 for as long as the request has.
-        batchable: Whether axis 0 of every input and output counts rows.
+        merge: The merge rule.
+        needed: Number of members that must answer.
+        member_timeout_ms: From the reading of the request; 0 for its deadline.
+        batchable: True if axis 0 of inputs and outputs counts rows.
     """
 
     members: tuple[tuple[str, str], ...]
@@ -82,19 +76,18 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What answers call each member: its name, and its version where another has the same name."""
+        """Names of members in answers, `name@version` if repeated."""
         names = [name for name, _ in self.members]
         return tuple(name if names.count(name) == 1 else f"{name}@{version}" for name, version in self.members)
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """A Python function of the operator of the job, who trusts it as much as the models.
+    """A Python function of a step, trusted like the models.
 
     Attributes:
-        path: Its file, readable at this path on every TaskManager.
-        sha256: Of the file's bytes.
-        name: What it is called there.
+        path: File, on every TaskManager.
+        name: In the file.
     """
 
     path: str
@@ -104,18 +97,15 @@ class FunctionSpec:
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One stage of a model that was cut, or one step of a chain: named tensors in, named tensors out.
+    """A stage of a model that was cut, or a step of a chain.
 
     Attributes:
-        path: What the back-end loads, readable at this path on every TaskManager.
-        sha256: Of the file's bytes.
-        inputs: Inputs of the whole model, or outputs of earlier stages.
-        outputs: What later stages take, or outputs of the whole model.
-        replicas: How many tasks share its work.
-        name: Of a step: what a person calls it.
-        before: Of a step: what makes inputs of what comes; None where they come as they are.
-        after: Of a step: what makes of outputs what goes on; None where they go on as they are.
-        row_ms: What a row takes, by the plan's profile; 0 where there is none.
+        path: Model, on every TaskManager.
+        replicas: Number of tasks.
+        name: Of a step.
+        before: Prepares inputs of a step.
+        after: Processes outputs of a step.
+        row_ms: Profiled time; 0 if unknown.
     """
 
     path: str
@@ -134,14 +124,13 @@ class ModelSpec:
     """One version of one model.
 
     Attributes:
-        path: The ONNX file, readable at this path on every TaskManager; empty for an ensemble and a chain.
-        sha256: Of the file's bytes.
-        batchable: Whether axis 0 of every input and output counts rows.
-        fixed_rows: The model's own fixed batch size; None where any number of rows can run at once.
-        require_finite: Whether NaN and infinity in an input are refused.
-        ensemble: What it is made of, where it has no file of its own.
-        stages: In the order of their data, each an operator of its own; empty for a model that runs as a whole.
-        is_chain: Whether the stages are steps: models of their own, each between Python functions.
+        path: ONNX file, on every TaskManager; empty for an ensemble or a chain.
+        sha256: Of the file, in hex.
+        batchable: True if axis 0 of inputs and outputs counts rows.
+        fixed_rows: The model's own batch size.
+        require_finite: True to refuse NaN and infinity.
+        stages: In order; empty for a whole model.
+        is_chain: True if stages are steps.
     """
 
     name: str
@@ -160,7 +149,7 @@ class ModelSpec:
     is_chain: bool = False
 
     def stage(self, index: int) -> "ModelSpec":
-        """One of its stages, as the model that a back-end loads."""
+        """Returns a stage as a model."""
         stage = self.stages[index]
         return replace(
             self,
@@ -168,7 +157,6 @@ class ModelSpec:
             sha256=stage.sha256,
             inputs=stage.inputs,
             outputs=stage.outputs,
-            # Nobody asks what a stage costs: the batches of a model in stages fill up where they wait for it.
             session=msgspec.structs.replace(self.session, calibrate=False),
             stages=(),
         )
@@ -176,37 +164,32 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Every model that the job serves, newest version last.
-
-    Attributes:
-        models: Name -> version -> model.
-    """
+    """The served models by name and version, newest last."""
 
     models: dict[str, dict[str, ModelSpec]]
 
     def find(self, name: str, version: str) -> ModelSpec:
-        """A model that is served; an empty name stands for the only one, an empty version for the newest.
+        """Finds a model; an empty name is the only one, an empty version the newest.
 
         Raises:
-            UnknownModel: No model of that name is served.
-            UnknownVersion: The model is, but not in that version.
+            UnknownModel, UnknownVersion: It is not served.
         """
         if not name and len(self.models) == 1:
             [name] = self.models
         versions = self.models.get(name)
         if not versions:
-            raise UnknownModel(f"no model {name!r} is served; there is {', '.join(sorted(self.models)) or 'none'}")
+            raise UnknownModel(f"unknown model {name!r}; available: {', '.join(sorted(self.models)) or 'none'}")
         model = versions.get(version) if version else next(reversed(versions.values()))
         if model is None:
-            served = ", ".join(sorted(versions))
-            raise UnknownVersion(f"model {name!r} is not served in version {version!r}; there is {served}")
+            available = ", ".join(sorted(versions))
+            raise UnknownVersion(f"unknown version {version!r} of model {name!r}; available: {available}")
         return model
 
     def in_stages(self) -> list[ModelSpec]:
-        """The models that are cut, in the order of their names and versions."""
+        """Lists models in stages."""
         return [model for versions in self.models.values() for model in versions.values() if model.stages]
 
     def whole(self) -> list[ModelSpec]:
-        """The models that are neither cut nor made of others."""
+        """Lists models without stages and members."""
         models = [model for versions in self.models.values() for model in versions.values()]
         return [model for model in models if not model.stages and model.ensemble is None]

@@ -1,8 +1,6 @@
-"""Requests and answers as the protocol's protobuf messages.
+"""The protobuf encoding.
 
-A request is taken apart at its top level by hand, for two reasons: the raw tensors stay views into the record, copied
-by nobody; and what is left, the head, is a few dozen bytes that are the same for every request of one sender, so
-that whoever checks it can remember the result.
+Only `open_envelope` parses raw tensors, as views; the head is equal for many requests, so its checks can be cached.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +11,7 @@ import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from anabranch.schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
+from anabranch.schemas.errors import MalformedRequest, UnreadableRequest, WrongDatatype
 from anabranch.schemas.limits import CACHED_SIGNATURES, CACHED_VARINTS
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.open_inference_pb2 import (
@@ -22,8 +20,19 @@ from anabranch.schemas.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
 )
-from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Buffer, Tensor, check_shape, raw_from_elements
+from anabranch.schemas.tensors import (
+    BYTES,
+    NUMPY_DTYPES,
+    Buffer,
+    Tensor,
+    check_shape,
+    out_of_range,
+    raw_from_elements,
+    unknown_datatype,
+    wrong_count,
+)
 
+_SEND = "send a whole ModelInferRequest"
 _ID_TAG = 3 << 3 | 2
 _RAW_TAG = 7 << 3 | 2
 _TAKEN_OUT = frozenset((_ID_TAG, _RAW_TAG))
@@ -47,17 +56,17 @@ _CONTENTS_FIELDS = {
 
 
 def sniff(_message: bytes) -> bool:
-    """Whether a message is to be read as protobuf: any, for protobuf has no mark by which to tell it."""
+    """Accepts any message, since protobuf has no mark."""
     return True
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """A `ModelInferRequest` taken apart without copying a tensor.
+    """The top level of a `ModelInferRequest`.
 
     Attributes:
-        head: Every field but the id and the raw tensors, as they stood on the wire.
-        id_at: From where to where in the message the id is; not yet checked to be UTF-8.
-        raw: The same for each raw tensor, in the message's order.
+        head: Bytes of all fields but id and raw tensors.
+        id_at: Start and end of the id, which may not be UTF-8.
+        raw: Start and end of each raw tensor.
     """
 
     head: bytes
@@ -65,12 +74,8 @@ class Envelope(msgspec.Struct, frozen=True):
     raw: tuple[tuple[int, int], ...]
 
 
-def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop without calls: every request goes through it
-    """Takes a `ModelInferRequest` apart; what is inside the head is not looked at.
-
-    Raises:
-        UnreadableRequest: The bytes are no protobuf message.
-    """
+def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop without calls, for speed
+    """Parses the top level of a `ModelInferRequest`, or raises `UnreadableRequest`."""
     view = memoryview(message)
     end = len(message)
     kept: list[memoryview] = []
@@ -92,10 +97,7 @@ def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop
                     length, position = _varint(message, position - 1)
                 field_end = position + length
                 if field_end > end:
-                    raise UnreadableRequest(
-                        f"field {tag >> 3} says {length} bytes, but only {end - position} follow: "
-                        "the message is truncated or no ModelInferRequest"
-                    )
+                    raise UnreadableRequest(f"field {tag >> 3} has {end - position} bytes, expected {length}: {_SEND}")
                 if tag in _TAKEN_OUT:
                     if kept_from != start:
                         kept.append(view[kept_from:start])
@@ -112,13 +114,13 @@ def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop
             elif wire_type == 5:
                 position += 4
             else:
-                raise UnreadableRequest(f"wire type {wire_type} at byte {start}: no ModelInferRequest")
+                raise UnreadableRequest(f"unknown wire type {wire_type} at byte {start}: {_SEND}")
             if tag < 8:
-                raise UnreadableRequest(f"field number 0 at byte {start}: no ModelInferRequest")
+                raise UnreadableRequest(f"field number 0 at byte {start}: {_SEND}")
     except IndexError:
-        raise UnreadableRequest("the message ends inside a field: truncated or no ModelInferRequest") from None
+        raise UnreadableRequest(f"the message of {end} bytes ends inside a field: {_SEND}") from None
     if position != end:
-        raise UnreadableRequest("the message ends inside a field: truncated or no ModelInferRequest")
+        raise UnreadableRequest(f"the message of {end} bytes ends inside a field: {_SEND}")
     if kept_from != end:
         kept.append(view[kept_from:end])
     return Envelope(b"".join(kept), id_at, tuple(raw))
@@ -134,38 +136,30 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift > 63:
-            raise UnreadableRequest("a number of more than 10 bytes: no ModelInferRequest")
+            raise UnreadableRequest(f"a varint has more than 10 bytes: {_SEND}")
 
 
 def decode_id(request_id: bytes) -> str:
-    """A request's id.
-
-    Raises:
-        UnreadableRequest: It is not UTF-8, so that no answer could carry it.
-    """
+    """Decodes an id, or raises `UnreadableRequest`."""
     try:
         return request_id.decode()
     except UnicodeDecodeError:
-        raise UnreadableRequest(f"the id is not UTF-8: {request_id[:40]!r}") from None
+        raise UnreadableRequest(f"the id {request_id[:40]!r} is not UTF-8: send a UTF-8 id") from None
 
 
 def find_id(message: bytes) -> str:
-    """The id of a request that breaks the protocol; empty if it has none.
-
-    Raises:
-        UnreadableRequest: The bytes are not a protobuf message, or the id is not UTF-8.
-    """
+    """Finds the id of an invalid request, empty without one, or raises `UnreadableRequest`."""
     return decode_id(message[slice(*open_envelope(message).id_at)])
 
 
 def read_request(message_bytes: bytes) -> InferRequest:
-    """The request in a `ModelInferRequest`; raw tensors stay views.
+    """Decodes a request; raw tensors stay views.
 
     Raises:
-        UnreadableRequest: It is no protobuf message, or a text in it is not UTF-8.
-        MalformedRequest: Raw and typed contents mixed, a count that disagrees, a negative axis.
-        WrongDatatype: A datatype that the protocol does not have, or that needs raw contents.
-        WrongSize: Typed contents that disagree with the shape.
+        UnreadableRequest: The bytes are not protobuf, or a text is not UTF-8.
+        MalformedRequest: Contents are mixed or missing, or a shape is invalid.
+        WrongDatatype: The datatype is unknown or needs raw contents.
+        WrongSize: Typed contents do not fill the shape.
     """
     envelope = open_envelope(message_bytes)
     request_id = decode_id(message_bytes[slice(*envelope.id_at)])
@@ -173,9 +167,9 @@ def read_request(message_bytes: bytes) -> InferRequest:
     try:
         message.ParseFromString(envelope.head)
     except DecodeError:
-        raise UnreadableRequest("not a ModelInferRequest, or a text in it is not UTF-8") from None
+        raise UnreadableRequest(f"a field has invalid protobuf or is not UTF-8: {_SEND}") from None
     if envelope.raw and len(envelope.raw) != len(message.inputs):
-        raise MalformedRequest(f"{len(message.inputs)} inputs, but {len(envelope.raw)} raw_input_contents")
+        raise MalformedRequest(_raw_count("input", len(envelope.raw), len(message.inputs)))
     view = memoryview(message_bytes)
     inputs = []
     for index, tensor in enumerate(message.inputs):
@@ -183,7 +177,7 @@ def read_request(message_bytes: bytes) -> InferRequest:
         data: Buffer
         if envelope.raw:
             if tensor.HasField("contents"):
-                raise MalformedRequest(f"input {tensor.name!r} has contents beside raw_input_contents: use one of them")
+                raise MalformedRequest(f"input {tensor.name!r} has contents and raw_input_contents: send one of them")
             data = view[slice(*envelope.raw[index])]
         else:
             data = _raw_from_contents(tensor.name, tensor.datatype, shape, tensor.contents)
@@ -199,7 +193,7 @@ def read_request(message_bytes: bytes) -> InferRequest:
 
 
 def write_request(request: InferRequest) -> bytes:
-    """A request as `ModelInferRequest` with raw contents."""
+    """Encodes a request with raw contents."""
     message = ModelInferRequest(model_name=request.model_name, model_version=request.model_version, id=request.id)
     _write_parameters(message.parameters, request.parameters)
     for tensor in request.inputs:
@@ -213,18 +207,13 @@ def write_request(request: InferRequest) -> bytes:
 
 
 class ResponseFrame(msgspec.Struct, frozen=True):
-    """All answers of one model and shape are alike, but for ids and tensors.
-
-    Attributes:
-        before: What stands before id and parameters, in the order of the fields.
-        after: What stands between them and the raw tensors.
-    """
+    """Encoded fields before id and parameters, and after them, of similar responses."""
 
     before: bytes
     after: bytes
 
     def fill(self, request_id: bytes, raw: Iterable[Buffer], parameters: bytes = b"") -> bytes:
-        """An answer; the tensors are copied once, into the result."""
+        """Encodes a response; copies tensors once."""
         parts: list[Buffer] = [self.before]
         if request_id:
             parts += (_ID_START, _write_varint(len(request_id)), request_id)
@@ -238,7 +227,7 @@ class ResponseFrame(msgspec.Struct, frozen=True):
 def response_frame(
     model_name: str, model_version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
 ) -> ResponseFrame:
-    """The frame of answers with such outputs: name, datatype and shape of each."""
+    """Makes a frame; outputs are name, datatype and shape."""
     before = ModelInferResponse(model_name=model_name, model_version=model_version)
     after = ModelInferResponse()
     for name, datatype, shape in outputs:
@@ -247,7 +236,7 @@ def response_frame(
 
 
 def write_response(response: InferResponse) -> bytes:
-    """An answer as `ModelInferResponse` with raw contents."""
+    """Encodes a response with raw contents."""
     described = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs])
     frame = response_frame(response.model_name, response.model_version, described)
     parameters = b""
@@ -259,24 +248,19 @@ def write_response(response: InferResponse) -> bytes:
 
 
 def write_error(error: ErrorResponse) -> bytes:
-    """A failure as a `ModelInferResponse` without outputs and with the parameters `error_code`, `error_message`."""
+    """Encodes a failure: no outputs, but parameters `error_code` and `error_message`."""
     message = ModelInferResponse(model_name=error.model_name, model_version=error.model_version, id=error.id)
     _write_parameters(message.parameters, {"error_code": error.code, "error_message": error.message})
     return message.SerializeToString(deterministic=True)
 
 
 def read_response(message_bytes: bytes) -> InferResponse | ErrorResponse:
-    """An answer, or the failure that stands in its place.
-
-    Raises:
-        UnreadableRequest: The bytes are no `ModelInferResponse`.
-        MalformedRequest: Raw and typed contents mixed, a count that disagrees, a negative axis.
-    """
+    """Decodes a response, or raises a `RequestError`."""
     message = ModelInferResponse()
     try:
         message.ParseFromString(message_bytes)
     except DecodeError:
-        raise UnreadableRequest("not a ModelInferResponse") from None
+        raise UnreadableRequest("the message is not a ModelInferResponse: read the response topic") from None
     parameters = _read_parameters(message.parameters)
     if "error_code" in parameters and not message.outputs:
         return ErrorResponse(
@@ -288,7 +272,7 @@ def read_response(message_bytes: bytes) -> InferResponse | ErrorResponse:
         )
     raw = message.raw_output_contents
     if raw and len(raw) != len(message.outputs):
-        raise MalformedRequest(f"{len(message.outputs)} outputs, but {len(raw)} raw_output_contents")
+        raise MalformedRequest(_raw_count("output", len(raw), len(message.outputs)))
     outputs = []
     for index, tensor in enumerate(message.outputs):
         shape = check_shape(tensor.name, tensor.shape)
@@ -307,26 +291,32 @@ def _write_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+def _raw_count(what: str, found: int, expected: int) -> str:
+    return f"the message has {found} raw_{what}_contents, expected {expected}: send one for each {what}"
+
+
 def _raw_from_contents(name: str, datatype: str, shape: tuple[int, ...], contents: InferTensorContents) -> bytes:
     try:
         field = _CONTENTS_FIELDS[datatype]
     except KeyError:
-        raise WrongDatatype(f"input {name!r}: datatype {datatype!r} is unknown or has no typed contents") from None
+        if datatype in NUMPY_DTYPES:
+            raise WrongDatatype(f"tensor {name!r}: {datatype} has no typed contents: send raw contents") from None
+        raise unknown_datatype(datatype, f"tensor {name!r}: ") from None
     strangers = [descriptor.name for descriptor, _ in contents.ListFields() if descriptor.name != field]
     if strangers:
-        raise MalformedRequest(f"tensor {name!r} is {datatype}, but has {', '.join(strangers)} instead of {field}")
+        raise MalformedRequest(f"tensor {name!r} has {', '.join(strangers)}, expected {field}: send {datatype} in it")
     values = getattr(contents, field)
     count = 1
     for axis in shape:
         count *= axis
     if len(values) != count:
-        raise WrongSize(f"tensor {name!r}: {len(values)} elements in {field}, but its shape {list(shape)} has {count}")
+        raise wrong_count(name, len(values), shape, count)
     if datatype == BYTES:
         return raw_from_elements(values)
     try:
         return np.array(values, dtype=NUMPY_DTYPES[datatype]).tobytes()
     except OverflowError:
-        raise MalformedRequest(f"tensor {name!r}: an element is out of the range of {datatype}") from None
+        raise out_of_range(name, datatype) from None
 
 
 def _read_parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Parameter]:

@@ -1,20 +1,17 @@
-"""The records between tasks: a class for each kind, over one header.
+"""The records between tasks, one class for each kind.
 
-    +--------+----+-----------+------+--------------+---------+--------+---------+--------+
-    | header | id | signature | body | tensor sizes | padding | tensor | padding | tensor |
-    +--------+----+-----------+------+--------------+---------+--------+---------+--------+
+Layout: header, id, signature, body, tensor sizes, and each tensor at a multiple of 16 bytes. Bytes 0 and 1 are kind
+and version. Decoded tensors (raw bytes) and Kafka values are views. Times are Unix ms.
 
     kind       from -> to                       signature         body
     SHARD      serve -> infer                   Signature         -
-    OPENING    serve -> aggregate               OpeningSignature  times, the Kafka record's value
+    OPENING    serve -> aggregate               OpeningSignature  times, Kafka value
     PARTIAL    infer, last stage -> aggregate   OutputSignature   times
     FAILURE    infer, stage -> aggregate        Failure           -
     UNIT       serve -> stage -> stage          Signature         times, segments
-    BATCH      serve -> infer                   Signature         entries, ids, the Kafka records' values
+    BATCH      serve -> infer                   Signature         entries, ids, Kafka values
 
-Byte 0 of the header is the kind, byte 1 the version of the layout. Padding puts every tensor on a 16-byte boundary.
-Decoding copies no tensor: tensors and Kafka values are views of the record. OPENING and PARTIAL are also kept in
-Flink's state, so a change of their layout needs a new version, and code that reads the old one (`records_v1`).
+State holds OPENING and PARTIAL: new layouts need a reader of old ones (`records_v1`).
 """
 
 import struct
@@ -38,26 +35,16 @@ NO_DEADLINE_MS = 0
 class RecordKind(IntEnum):
     """The first byte of a record."""
 
-    #: Some rows of one large request.
     SHARD = 1
-    #: Opens the window of a request that was split, or goes through stages.
     OPENING = 2
-    #: Outputs of some rows.
     PARTIAL = 3
-    #: Rows that failed.
     FAILURE = 4
-    #: Rows of one or more requests on their way through the stages of a model.
     UNIT = 5
-    #: Whole requests that share a batch, on their way to another task.
     BATCH = 6
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The place of a request in Kafka: unique, and the same after a replay.
-
-    Attributes:
-        timestamp_ms: The Kafka record's timestamp; -1 without one.
-    """
+    """The Kafka record of a request; `timestamp_ms` is -1 if missing."""
 
     partition: int
     offset: int
@@ -68,11 +55,10 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Rows of one request inside a record.
 
     Attributes:
-        deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-        member: Index of the ensemble's member for which the rows are; 0 for a plain model.
-        first_row: The request's row that is row 0 of the segment.
-        rows: Rows of the segment; 1 for a model without batch axis.
-        total_rows: Rows of the whole request.
+        member: Index in the ensemble.
+        first_row: Index in the request.
+        rows: 1 without batch axis.
+        total_rows: Rows of the request.
     """
 
     source: Source
@@ -84,20 +70,20 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     total_rows: int = 1
 
 
+# A dictionary is ten times faster than calling the class.
 _KINDS = {kind.value: kind for kind in RecordKind}
-#: A dictionary is ten times faster than calling the class.
 _ENCODINGS = {encoding.value: encoding for encoding in Encoding}
-# kind, version, flags, encoding, id's size, tensors, signature's size, body's size, member, first row, rows, total
-# rows, partition, offset, timestamp, deadline
+# kind, version, flags, encoding, id size, tensors, signature size, body size, member, first row, rows, total rows,
+# partition, offset, timestamp, deadline
 _HEADER = struct.Struct("<BBBBHHIIIIIIiqqq")
-#: The header's fields that do not belong to the segment.
+# Fields before the segment's.
 _PREFIX = struct.Struct("<BBBBHHII")
 _SIZE = struct.Struct("<I")
 _SIZES = tuple(struct.Struct(f"<{count}I") for count in range(16))
 _OPENING_TIMES = struct.Struct("<dd")
 _PARTIAL_TIMES = struct.Struct("<ddd")
 _UNIT_TIMES = struct.Struct("<dd")
-# encoding, flags, id's size, rows, original's size, partition, priority, offset, timestamp, deadline, read, admitted
+# encoding, flags, id size, rows, original's size, partition, priority, offset, timestamp, deadline, read, admitted
 _ENTRY = struct.Struct("<BBHIIiiqqqdd")
 _PADDING = tuple(bytes(size) for size in range(TENSOR_ALIGNMENT_BYTES))
 _FLAG_PARTIAL_ALLOWED = 1
@@ -106,12 +92,7 @@ _FLAG_WHOLE = 4
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """Some rows of one request.
-
-    Attributes:
-        signature: An encoded `Signature`.
-        tensors: Raw bytes of each input, in the signature's order.
-    """
+    """Some rows of a large request."""
 
     kind: ClassVar[RecordKind] = RecordKind.SHARD
 
@@ -120,38 +101,31 @@ class ShardRecord(msgspec.Struct, frozen=True):
     tensors: Sequence[Buffer] = ()
 
     def parts(self) -> list[Buffer]:
-        """The record as bytes to be joined."""
+        """Encodes in parts."""
         parts = _begin(RecordKind.SHARD, self.segment, self.signature, 0, len(self.tensors))
         append_tensors(parts, self.tensors)
         return parts
 
     def encode(self) -> bytes:
-        """The record as bytes."""
+        """Encodes the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "ShardRecord":
-        """Decodes a SHARD.
-
-        Raises:
-            struct.error, LookupError, ValueError: The bytes are not a SHARD of this version.
-        """
+        """Decodes a SHARD."""
         segment, _, _, count, signature, _, tensors_at = _open_segment(encoded, RecordKind.SHARD)
         return cls(segment, signature, read_tensors(memoryview(encoded), tensors_at, count))
 
 
 class OpeningRecord(msgspec.Struct, frozen=True):
-    """The request of a window.
+    """Opens the window of a request.
 
     Attributes:
         segment: All rows of the request.
-        signature: An encoded `OpeningSignature`.
-        encoding: The encoding of the answer.
-        partial_allowed: Whether missing rows may be left out of the answer.
-        explain: Whether the answer says how the request was run.
-        original: The Kafka record's value, for a dead letter.
-        read_ms: Unix time at which a task read the request.
-        admitted_ms: Unix time at which it was found valid.
+        encoding: Of the answer.
+        partial_allowed: True if the answer may lack rows.
+        explain: True if the answer has a latency breakdown.
+        original: The Kafka value, for a dead letter.
     """
 
     kind: ClassVar[RecordKind] = RecordKind.OPENING
@@ -167,7 +141,7 @@ class OpeningRecord(msgspec.Struct, frozen=True):
 
     @property
     def source(self) -> Source:
-        """The request's place in Kafka."""
+        """The Kafka record."""
         return self.segment.source
 
     @property
@@ -176,7 +150,7 @@ class OpeningRecord(msgspec.Struct, frozen=True):
         return self.segment.id
 
     def parts(self) -> list[Buffer]:
-        """The record as bytes to be joined."""
+        """Encodes in parts."""
         flags = self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN
         times, original = _OPENING_TIMES.pack(self.read_ms, self.admitted_ms), self.original
         body_size = len(times) + len(original)
@@ -185,19 +159,15 @@ class OpeningRecord(msgspec.Struct, frozen=True):
         return parts
 
     def encode(self) -> bytes:
-        """The record as bytes."""
+        """Encodes the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "OpeningRecord":
-        """Decodes an OPENING.
-
-        Raises:
-            struct.error, LookupError, ValueError: The bytes are not an OPENING of this version.
-        """
+        """Decodes an OPENING."""
         segment, encoding, flags, _, signature, body_at, end = _open_segment(encoded, RecordKind.OPENING)
         if end != len(encoded):
-            raise ValueError(f"a record of {end} bytes in {len(encoded)} bytes")
+            raise _wrong_size(len(encoded), end)
         read_ms, admitted_ms = _OPENING_TIMES.unpack_from(encoded, body_at)
         return cls(
             segment,
@@ -212,15 +182,14 @@ class OpeningRecord(msgspec.Struct, frozen=True):
 
 
 class PartialRecord(msgspec.Struct, frozen=True):
-    """Outputs of some rows of one request.
+    """Outputs of some rows of a request.
 
     Attributes:
         outputs: An encoded `OutputSignature`.
-        tensors: Raw bytes of each output, in the signature's order.
-        is_whole: Whether the model has no batch axis, so that the shapes in `outputs` have all axes.
-        taken_ms: Unix time at which a task took the rows.
-        started_ms: Unix time at which the session was called.
-        ended_ms: Unix time at which it returned.
+        is_whole: True without batch axis.
+        taken_ms: A task took the rows.
+        started_ms: The session was called.
+        ended_ms: The session returned.
     """
 
     kind: ClassVar[RecordKind] = RecordKind.PARTIAL
@@ -234,7 +203,7 @@ class PartialRecord(msgspec.Struct, frozen=True):
     ended_ms: float = 0.0
 
     def parts(self) -> list[Buffer]:
-        """The record as bytes to be joined."""
+        """Encodes in parts."""
         flags = self.is_whole * _FLAG_WHOLE
         parts = _begin(RecordKind.PARTIAL, self.segment, self.outputs, _PARTIAL_TIMES.size, len(self.tensors), flags)
         parts.append(_PARTIAL_TIMES.pack(self.taken_ms, self.started_ms, self.ended_ms))
@@ -242,16 +211,12 @@ class PartialRecord(msgspec.Struct, frozen=True):
         return parts
 
     def encode(self) -> bytes:
-        """The record as bytes."""
+        """Encodes the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "PartialRecord":
-        """Decodes a PARTIAL.
-
-        Raises:
-            struct.error, LookupError, ValueError: The bytes are not a PARTIAL of this version.
-        """
+        """Decodes a PARTIAL."""
         segment, _, flags, count, outputs, body_at, tensors_at = _open_segment(encoded, RecordKind.PARTIAL)
         taken_ms, started_ms, ended_ms = _PARTIAL_TIMES.unpack_from(encoded, body_at)
         return cls(
@@ -266,7 +231,7 @@ class PartialRecord(msgspec.Struct, frozen=True):
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
-    """Rows of one request that failed."""
+    """Failed rows of a request."""
 
     kind: ClassVar[RecordKind] = RecordKind.FAILURE
 
@@ -274,23 +239,19 @@ class FailureRecord(msgspec.Struct, frozen=True):
     failure: Failure
 
     def parts(self) -> list[Buffer]:
-        """The record as bytes to be joined."""
+        """Encodes in parts."""
         return _begin(RecordKind.FAILURE, self.segment, encode_signature(self.failure), 0, 0)
 
     def encode(self) -> bytes:
-        """The record as bytes."""
+        """Encodes the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "FailureRecord":
-        """Decodes a FAILURE.
-
-        Raises:
-            struct.error, LookupError, ValueError: The bytes are not a FAILURE of this version.
-        """
+        """Decodes a FAILURE."""
         segment, _, _, _, failure, _, end = _open_segment(encoded, RecordKind.FAILURE)
         if end != len(encoded):
-            raise ValueError(f"a record of {end} bytes in {len(encoded)} bytes")
+            raise _wrong_size(len(encoded), end)
         return cls(segment, decode_failure(failure))
 
 
@@ -304,16 +265,14 @@ _unit_bodies = msgspec.msgpack.Decoder(_UnitBody)
 
 
 class UnitRecord(msgspec.Struct, frozen=True):
-    """Rows of one or more requests on their way through stages.
+    """Rows of requests on their way through stages.
 
     Attributes:
-        segments: In the order of their rows; at least one.
-        signature: An encoded `Signature`; its inputs are the tensors that later stages or the answer need.
-        tensors: Raw bytes of each of these, with the rows of all segments.
-        is_whole: Whether the model has no batch axis.
-        taken_ms: Unix time at which the first stage took the rows; 0 before.
-        ran_ms: Time in the sessions of earlier stages.
-        failure: Why all rows failed on the way, in which case there are no tensors.
+        segments: At least one, in the order of rows.
+        is_whole: True without batch axis.
+        taken_ms: The first stage took the rows; 0 before.
+        ran_ms: Duration of sessions so far.
+        failure: Of all rows, without tensors.
     """
 
     kind: ClassVar[RecordKind] = RecordKind.UNIT
@@ -333,12 +292,12 @@ class UnitRecord(msgspec.Struct, frozen=True):
 
     @property
     def deadline_ms(self) -> int:
-        """Unix time after which no segment is waited for, or `NO_DEADLINE_MS`."""
+        """The last deadline, or `NO_DEADLINE_MS`."""
         deadlines = [segment.deadline_ms for segment in self.segments]
         return NO_DEADLINE_MS if NO_DEADLINE_MS in deadlines else max(deadlines)
 
     def parts(self) -> list[Buffer]:
-        """The record as bytes to be joined."""
+        """Encodes in parts."""
         segments = _encode_struct((self.segments, self.failure))
         body_size = _UNIT_TIMES.size + len(segments)
         flags = self.is_whole * _FLAG_WHOLE
@@ -348,40 +307,24 @@ class UnitRecord(msgspec.Struct, frozen=True):
         return parts
 
     def encode(self) -> bytes:
-        """The record as bytes."""
+        """Encodes the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "UnitRecord":
-        """Decodes a UNIT.
-
-        Raises:
-            struct.error, LookupError, ValueError, msgspec.MsgspecError: The bytes are not a UNIT of this version.
-        """
+        """Decodes a UNIT."""
         flags, count, signature, body_at, tensors_at = _open(encoded, RecordKind.UNIT)
         view = memoryview(encoded)
         taken_ms, ran_ms = _UNIT_TIMES.unpack_from(encoded, body_at)
         unit = _unit_bodies.decode(view[body_at + _UNIT_TIMES.size : tensors_at])
         if not unit.segments:
-            raise ValueError("a UNIT without segments")
+            raise ValueError("a UNIT has 0 segments, expected at least 1")
         tensors = read_tensors(view, tensors_at, count)
         return cls(unit.segments, signature, tensors, bool(flags & _FLAG_WHOLE), taken_ms, ran_ms, unit.failure)
 
 
 class BatchEntry(msgspec.Struct, frozen=True):
-    """One request of a BATCH, without its tensors: all that its answer needs.
-
-    Attributes:
-        encoding: The encoding of the answer.
-        deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-        priority: 1 is the most urgent.
-        partial_allowed: Whether missing rows may be left out of the answer.
-        explain: Whether the answer says how the request was run.
-        rows: Rows of the batch that are the request's.
-        original: The Kafka record's value, for a dead letter.
-        read_ms: Unix time at which a task read the request.
-        admitted_ms: Unix time at which it was found valid.
-    """
+    """A request of a BATCH; fields are as in `OpeningRecord`."""
 
     source: Source
     id: str = ""
@@ -397,13 +340,7 @@ class BatchEntry(msgspec.Struct, frozen=True):
 
 
 class BatchRecord(msgspec.Struct, frozen=True):
-    """Whole requests that share a batch; the task that runs them answers them.
-
-    Attributes:
-        entries: In the order of their rows; at least one.
-        signature: An encoded `Signature`.
-        tensors: Raw bytes of each input, with the rows of all entries.
-    """
+    """Whole requests, at least one, that another task runs as a batch and answers."""
 
     kind: ClassVar[RecordKind] = RecordKind.BATCH
 
@@ -412,7 +349,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
     tensors: Sequence[Buffer] = ()
 
     def parts(self) -> list[Buffer]:
-        """The record as bytes to be joined."""
+        """Encodes in parts."""
         entries = self.entries
         body: list[Buffer] = [b"", *[entry.id.encode() for entry in entries], *[entry.original for entry in entries]]
         packed = [_pack_entry(entry, len(name)) for entry, name in zip(entries, body[1:], strict=False)]
@@ -424,23 +361,19 @@ class BatchRecord(msgspec.Struct, frozen=True):
         return parts
 
     def encode(self) -> bytes:
-        """The record as bytes."""
+        """Encodes the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "BatchRecord":
-        """Decodes a BATCH.
-
-        Raises:
-            struct.error, LookupError, ValueError: The bytes are not a BATCH of this version.
-        """
+        """Decodes a BATCH."""
         _, count, signature, body_at, tensors_at = _open(encoded, RecordKind.BATCH)
         view = memoryview(encoded)
         tensors = read_tensors(view, tensors_at, count)
         return cls(_read_entries(view[body_at:tensors_at]), signature, tensors)
 
 
-#: Records that may travel through shared memory.
+#: Records that can travel by shared memory.
 ClaimableRecord: TypeAlias = ShardRecord | OpeningRecord | PartialRecord | UnitRecord
 AnyRecord: TypeAlias = ClaimableRecord | FailureRecord | BatchRecord
 
@@ -455,11 +388,7 @@ RECORD_CLASSES: dict[RecordKind, type[AnyRecord]] = {
 
 
 def check_record_classes(classes: Mapping[RecordKind, type[AnyRecord]]) -> None:
-    """Fails on a kind of record without a class of its own.
-
-    Raises:
-        NotImplementedError: The table is not complete.
-    """
+    """Raises NotImplementedError if a kind has no class."""
     wrong = [kind.name for kind in RecordKind if kind not in classes or classes[kind].kind is not kind]
     if wrong:
         raise NotImplementedError(f"no class for {', '.join(wrong)}: add it to schemas.records.RECORD_CLASSES")
@@ -469,11 +398,7 @@ check_record_classes(RECORD_CLASSES)
 
 
 def kind_of(encoded: Buffer) -> RecordKind:
-    """Returns the kind of an encoded record.
-
-    Raises:
-        LookupError: The bytes are not a record.
-    """
+    """Returns the kind of a record, or raises LookupError."""
     return _KINDS[encoded[0]]
 
 
@@ -481,26 +406,23 @@ def decode_record(encoded: Buffer) -> AnyRecord:
     """Decodes a record of any kind.
 
     Raises:
-        struct.error, LookupError, ValueError, msgspec.MsgspecError: The bytes are not a record of this version.
+        struct.error, LookupError, ValueError, msgspec.MsgspecError: The bytes are not a record.
     """
     return RECORD_CLASSES[kind_of(encoded)].decode(encoded)
 
 
 def encode_record(record: AnyRecord) -> bytes:
-    """The record as bytes."""
+    """Encodes the record."""
     return record.encode()
 
 
 def head_of(record: ClaimableRecord) -> ClaimableRecord:
-    """Returns a record without its large parts: tensors, or the Kafka record's value."""
+    """Returns a record without tensors and Kafka value."""
     return replace(record, original=b"") if isinstance(record, OpeningRecord) else replace(record, tensors=())
 
 
 def salvage_segments(encoded: Buffer) -> list[Segment]:
-    """Returns the segments that can be read in a damaged record, so that their requests hear of it.
-
-    A BATCH has none; see `salvage_entries`. A record of another version yields nothing.
-    """
+    """Reads segments of a damaged record; none of a BATCH."""
     try:
         fields = _HEADER.unpack_from(encoded)
         kind, version, _, _, id_size, _, signature_size, body_size = fields[:8]
@@ -518,7 +440,7 @@ def salvage_segments(encoded: Buffer) -> list[Segment]:
 
 
 def salvage_opening(encoded: Buffer) -> OpeningRecord | None:
-    """Returns as much of a damaged OPENING as its answer needs; None if the bytes are not one."""
+    """Reads the answer's fields of a damaged OPENING, or None."""
     segments = salvage_segments(encoded)
     if not segments or encoded[0] != RecordKind.OPENING:
         return None
@@ -527,7 +449,7 @@ def salvage_opening(encoded: Buffer) -> OpeningRecord | None:
 
 
 def salvage_entries(encoded: Buffer) -> list[BatchEntry]:
-    """Returns the entries that can be read in a damaged BATCH; an id or Kafka value that is cut short is empty."""
+    """Reads entries of a damaged BATCH; cut ids and values are empty."""
     try:
         fields = _HEADER.unpack_from(encoded)
         if fields[0] != RecordKind.BATCH or fields[1] != VERSION:
@@ -542,7 +464,7 @@ def _sizes(count: int) -> struct.Struct:
 
 
 def append_tensors(parts: list[Buffer], tensors: Sequence[Buffer]) -> None:
-    """Ends the parts of a record with its tensors: their sizes, then each on a 16-byte boundary of the record."""
+    """Appends sizes and aligned tensors."""
     parts.append(_sizes(len(tensors)).pack(*map(len, tensors)))
     size_bytes = sum(map(len, parts))
     for tensor in tensors:
@@ -552,15 +474,7 @@ def append_tensors(parts: list[Buffer], tensors: Sequence[Buffer]) -> None:
 
 
 def read_tensors(view: memoryview, at: int, count: int) -> tuple[memoryview, ...]:
-    """Returns the tensors that `append_tensors` wrote, as views.
-
-    Args:
-        view: The whole record.
-        at: Offset of the first size.
-
-    Raises:
-        struct.error, ValueError: The last tensor does not end with the record.
-    """
+    """Returns views of tensors, or raises struct.error or ValueError."""
     tensors = []
     sizes = _sizes(count).unpack_from(view, at)
     at += _SIZE.size * count
@@ -570,7 +484,7 @@ def read_tensors(view: memoryview, at: int, count: int) -> tuple[memoryview, ...
         tensors.append(view[at:end])
         at = end
     if at != len(view):
-        raise ValueError(f"a record of {at} bytes in {len(view)} bytes")
+        raise _wrong_size(len(view), at)
     return tuple(tensors)
 
 
@@ -583,7 +497,6 @@ def _begin(
     flags: int = 0,
     encoding: int = 0,
 ) -> list[Buffer]:
-    """The header with id and signature: the only place that packs one."""
     request_id = segment.id.encode()
     source = segment.source
     header = _HEADER.pack(
@@ -608,11 +521,6 @@ def _begin(
 
 
 def _open(encoded: Buffer, wanted: int) -> tuple[int, int, bytes, int, int]:
-    """Returns flags, number of tensors, signature, and the offsets of body and tensors.
-
-    Raises:
-        struct.error, ValueError: The record is cut short, or of another kind or version.
-    """
     kind, version, flags, _, id_size, tensor_count, signature_size, body_size = _PREFIX.unpack_from(encoded)
     if kind != wanted or version != VERSION:
         raise _unexpected(kind, version, wanted)
@@ -622,10 +530,7 @@ def _open(encoded: Buffer, wanted: int) -> tuple[int, int, bytes, int, int]:
 
 
 def _open_segment(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, int, bytes, int, int]:
-    """Returns segment and encoding besides flags, number of tensors, signature and offsets as `_open` does.
-
-    One function instead of two calls: it runs for each record of a window.
-    """
+    # Repeats `_open`, since a second call costs 5 %.
     (
         kind,
         version,
@@ -667,6 +572,10 @@ def _open_segment(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, int,
     )
 
 
+def _wrong_size(found: int, expected: int) -> ValueError:
+    return ValueError(f"the record has {found} bytes, expected {expected}: it is cut short or damaged")
+
+
 def _unexpected(kind: int, version: int, wanted: int) -> ValueError:
     return ValueError(f"a record of kind {kind}, version {version}; expected kind {wanted:d}, version {VERSION}")
 
@@ -690,11 +599,6 @@ def _pack_entry(entry: BatchEntry, id_size: int) -> bytes:
 
 
 def _read_entries(body: memoryview, *, damaged: bool = False) -> list[BatchEntry]:
-    """The entries of a BATCH.
-
-    Args:
-        damaged: Whether to read as many entries as there are, with empty ids and values where these are cut short.
-    """
     (count,) = _SIZE.unpack_from(body)
     ids_at = _SIZE.size + _ENTRY.size * count
     if damaged:
@@ -738,5 +642,7 @@ def _read_entries(body: memoryview, *, damaged: bool = False) -> list[BatchEntry
         ids_at += id_size
         originals_at += original_size
     if not damaged and (not entries or originals_at != len(body)):
-        raise ValueError(f"{len(entries)} entries of {originals_at} bytes in a body of {len(body)} bytes")
+        raise ValueError(
+            f"{len(entries)} entries in {len(body)} bytes, expected {originals_at} bytes and 1 entry or more"
+        )
     return entries

@@ -1,7 +1,4 @@
-"""Reads OPENING and PARTIAL records of layout 1, which windows in Flink's state may still hold.
-
-Layout 1 had no version byte. It numbered the rows of an ensemble's member m from m * total_rows.
-"""
+"""Reads records of layout 1 from state: no version byte, and rows of member m counted from m * total_rows."""
 
 import struct
 
@@ -9,16 +6,14 @@ from anabranch.schemas.messages import Encoding
 from anabranch.schemas.records import VERSION, OpeningRecord, PartialRecord, RecordKind, Segment, Source, read_tensors
 from anabranch.schemas.tensors import Buffer
 
-# kind, encoding, flags, times, id's size, tensors, signature's size, first row, rows, total rows, partition, priority,
-# offset, timestamp, deadline, original's size
 _HEADER = struct.Struct("<BBBBHHIIIIiiqqqI")
 
 
 def read_kept_record(encoded: Buffer) -> OpeningRecord | PartialRecord:
-    """Decodes a record that a window kept, of this layout or of layout 1.
+    """Decodes a record of a window.
 
     Raises:
-        struct.error, LookupError, ValueError: The bytes are neither.
+        struct.error, LookupError, ValueError, ArithmeticError: The bytes have neither layout.
     """
     # Byte 1 was the encoding, 0 or 1.
     is_opening = encoded[0] == RecordKind.OPENING
@@ -29,7 +24,7 @@ def read_kept_record(encoded: Buffer) -> OpeningRecord | PartialRecord:
     kind, encoding, flags, time_count, id_size, tensor_count, signature_size = fields[:7]
     first_row, rows, total_rows, partition, _, offset, timestamp_ms, deadline_ms, original_size = fields[7:]
     if kind not in (RecordKind.OPENING, RecordKind.PARTIAL):
-        raise ValueError(f"a record of kind {kind}, version 1; windows keep OPENING and PARTIAL")
+        raise ValueError(f"a record of kind {kind}, version 1, expected kind 2 or 3: windows keep OPENING and PARTIAL")
     signature_at = _HEADER.size + id_size
     times_at = signature_at + signature_size
     original_at = times_at + 8 * time_count

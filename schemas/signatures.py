@@ -1,7 +1,4 @@
-"""Descriptions inside records: the tensors of a batch, of its outputs, and why rows failed.
-
-Each is positional MessagePack; fields are only ever added at the end.
-"""
+"""Descriptions inside records; new fields go to the end."""
 
 from functools import lru_cache
 
@@ -12,10 +9,10 @@ from anabranch.schemas.model import Ensemble
 
 
 class TensorSignature(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor of a batch, except for its rows.
+    """Description of a tensor.
 
     Attributes:
-        shape: Every axis; without the batch axis where the model has one.
+        shape: All axes but the batch axis.
     """
 
     name: str
@@ -24,11 +21,11 @@ class TensorSignature(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Signature(msgspec.Struct, frozen=True, array_like=True):
-    """Properties that requests must have in common to share a batch; encodings are compared byte for byte.
+    """Common properties of a batch's requests, compared as encoded.
 
     Attributes:
         inputs: In the model's order.
-        outputs: The requested outputs in order; all of the model's if the request names none.
+        outputs: Requested names, in order.
     """
 
     model_name: str
@@ -42,21 +39,21 @@ UNKNOWN_SIGNATURE = Signature("", "", (), ())
 
 
 class OpeningSignature(Signature, frozen=True, array_like=True):
-    """The signature of an OPENING; it can also be read as a `Signature`.
+    """Signature of an OPENING, also readable as a `Signature`.
 
     Attributes:
-        ensemble: The ensemble of the request; None for a plain model.
+        ensemble: None for a plain model.
     """
 
     ensemble: Ensemble | None = None
 
 
 class OutputSignature(msgspec.Struct, frozen=True, array_like=True):
-    """The tensors of a PARTIAL.
+    """Description of a PARTIAL's tensors.
 
     Attributes:
-        task: Index of the inference task that ran it.
-        outputs: In the order of the request.
+        task: Index of the task that ran it.
+        outputs: In the request's order.
     """
 
     task: int
@@ -64,12 +61,12 @@ class OutputSignature(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """The cause for which a request, or some of its rows, failed.
+    """Failure of a request or some rows.
 
     Attributes:
         code: One of `anabranch.schemas.errors`.
-        message: Cut at `MAX_FAILURE_LENGTH`, since names from a sender or a model's message can have any length.
-        stage: The phase in which it failed; dead letters show it under this name.
+        message: Cut at `MAX_FAILURE_LENGTH`.
+        stage: Phase of the failure.
     """
 
     code: str
@@ -93,25 +90,25 @@ _failures = msgspec.msgpack.Decoder(Failure)
 
 
 def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
-    """Encodes a description; equal values give equal bytes."""
+    """Encodes a description; equal ones give equal bytes."""
     return _encode(signature)
 
 
 @lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_signature(encoded: bytes) -> Signature:
-    """Decodes the signature of a request, SHARD, UNIT, BATCH or OPENING."""
+    """Decodes a signature."""
     return _signatures.decode(encoded)
 
 
 @lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_opening_signature(encoded: bytes) -> OpeningSignature:
-    """Decodes the signature of an OPENING with its ensemble."""
+    """Decodes an OPENING's signature."""
     return _opening_signatures.decode(encoded)
 
 
 @lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_output_signature(encoded: bytes) -> OutputSignature:
-    """Decodes the description of a PARTIAL's tensors."""
+    """Decodes a PARTIAL's outputs."""
     return _output_signatures.decode(encoded)
 
 

@@ -1,14 +1,11 @@
-"""`plan.json`: how a model was cut into stages. `anabranch plan` writes it beside the stages' models; the job reads it.
+"""The stage manifest `plan.json`, written by `anabranch plan`.
 
-    x --> [ stage 0 ] -- what lives on --> [ stage 1 ] -- what lives on --> [ stage 2 ] --> y
-
-A stage's model takes and gives just what its own nodes need and make. What a later stage needs of an earlier one than
-its neighbour (a skip connection, an input of the whole model) travels past the stages between them.
+x --> [ stage 0 ] -- live tensors --> [ stage 1 ] -- live tensors --> [ stage 2 ] --> y
 """
 
 import msgspec
 
-#: The key of a stage's metadata that holds the SHA-256 of its external data, which lies in `FILE.data`.
+#: Metadata key for the SHA-256 of external data, `FILE.data`.
 DATA_SHA256 = "anabranch.data_sha256"
 
 
@@ -16,16 +13,11 @@ class StageEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One stage.
 
     Attributes:
-        file: Its model, beside the manifest.
-        sha256: Of that file, in hex. Where it has external data, its metadata hold the SHA-256 of that.
-        inputs: Names of the tensors that its model takes: inputs of the whole model, or outputs of earlier stages.
-        outputs: Names of the tensors that its model gives.
-        nodes: How many of the model's nodes it has.
-        parameter_bytes: Size of its weights.
-        ms: What a batch of the plan's rows took, by profile.
-        output_bytes: What a batch of the plan's rows sends on to the next stage, what only travels past it included;
-            0 for the last.
-        replicas: How many tasks share its work.
+        file: Model, in the manifest's folder.
+        nodes: Number of graph nodes.
+        ms: Profiled time of a batch.
+        output_bytes: Sent to the next stage per batch; 0 for the last.
+        replicas: Number of tasks.
     """
 
     file: str
@@ -40,13 +32,11 @@ class StageEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest.
+    """The manifest of a model that was cut.
 
     Attributes:
-        model_sha256: Of the whole model's file.
-        rows: Rows of the batch that was profiled.
-        bottleneck_ms: How often the pipeline gives a batch at best: the time of its slowest stage or transfer.
-        stages: In the order of their data.
+        rows: Rows of a profiled batch.
+        bottleneck_ms: Time of the slowest stage or transfer.
     """
 
     model_sha256: str
@@ -55,15 +45,11 @@ class StageManifest(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageEntry, ...]
 
 
-def encode_plan(plan: StageManifest) -> bytes:
-    """The manifest's text."""
-    return msgspec.json.format(msgspec.json.encode(plan)) + b"\n"
+def encode_manifest(manifest: StageManifest) -> bytes:
+    """Encodes a manifest as JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
 
 
-def decode_plan(text: bytes) -> StageManifest:
-    """A manifest from its text.
-
-    Raises:
-        msgspec.MsgspecError: It is none.
-    """
+def decode_manifest(text: bytes) -> StageManifest:
+    """Decodes a manifest, or raises a MsgspecError."""
     return msgspec.json.decode(text, type=StageManifest)

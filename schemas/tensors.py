@@ -1,7 +1,6 @@
-"""Tensors as views over the bytes they travelled in: the protocol's datatypes, its raw layout, numpy on top.
+"""Tensors as views of raw bytes.
 
-Raw layout (Open Inference Protocol and Triton's binary extension): little-endian, row-major, no padding. A BYTES
-element is a 4-byte unsigned little-endian length followed by that many bytes.
+Raw layout (Open Inference Protocol): little-endian, row-major; a BYTES element is a u32 length and its bytes.
 """
 
 import struct
@@ -22,7 +21,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 BYTES = "BYTES"
 
-#: numpy's dtype for every fixed-size datatype of the protocol.
+#: Dtypes of the protocol's fixed-size datatypes.
 NUMPY_DTYPES: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("<u1"),
@@ -40,18 +39,18 @@ NUMPY_DTYPES: dict[str, np.dtype[np.generic]] = {
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = frozenset(NUMPY_DTYPES) | {BYTES}
 _DATATYPE_OF_DTYPE = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+_AVAILABLE = ", ".join(sorted(DATATYPES))
 _LARGEST_ITEM_BYTES = 8
 _LENGTH = struct.Struct("<I")
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """A named tensor in the protocol's raw layout.
+    """A named tensor.
 
     Attributes:
-        name: The input or output of the model that it belongs to.
         datatype: One of `DATATYPES`.
-        shape: Every axis, the batch axis first where the model has one.
-        data: The raw bytes; a view into the message that it came in wherever that is possible.
+        shape: All axes, the batch axis first.
+        data: In the raw layout.
     """
 
     name: str
@@ -60,22 +59,20 @@ class Tensor(msgspec.Struct, frozen=True):
     data: Buffer
 
     def to_array(self) -> Array:
-        """The tensor as a numpy array: a read-only view of `data`, except for BYTES, which gives an object array.
+        """Returns a read-only view, or an object array for BYTES.
 
         Raises:
-            WrongSize: `data` is longer or shorter than `shape` says.
-            WrongDatatype: The datatype is not one of the protocol's.
+            WrongSize: The data do not fill the shape.
+            WrongDatatype: The datatype is unknown.
         """
         return array_from_raw(self.datatype, self.shape, self.data)
 
     @classmethod
     def from_array(cls, name: str, array: npt.ArrayLike) -> "Tensor":
-        """The tensor of a numpy array; a contiguous array is not copied, so do not write to it afterwards.
-
-        Strings and bytes (dtype object, `U` or `S`) become BYTES.
+        """Makes a tensor; BYTES of dtype object, `U` or `S`. Do not write to a contiguous array afterwards.
 
         Raises:
-            WrongDatatype: The protocol has no datatype for the array's dtype.
+            WrongDatatype: No datatype fits the dtype.
         """
         values = np.asarray(array)
         datatype = datatype_of(values.dtype)
@@ -83,109 +80,102 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 def datatype_of(dtype: np.dtype[np.generic]) -> str:
-    """The protocol's name of a numpy dtype.
-
-    Raises:
-        WrongDatatype: The protocol has none (complex numbers, dates, structured types).
-    """
+    """Returns the datatype of a dtype, or raises `WrongDatatype`."""
     if dtype.kind in "OUS":
         return BYTES
     try:
         return _DATATYPE_OF_DTYPE[dtype.newbyteorder("<")]
     except KeyError:
-        raise WrongDatatype(f"the protocol has no datatype for numpy's {dtype}") from None
+        raise WrongDatatype(f"no datatype for dtype {dtype}; available: {_AVAILABLE}") from None
+
+
+def unknown_datatype(datatype: str, where: str = "") -> WrongDatatype:
+    """Error for an unknown datatype."""
+    return WrongDatatype(f"{where}unknown datatype {datatype!r}; available: {_AVAILABLE}")
+
+
+def wrong_count(name: str, found: int, shape: Sequence[int], count: int) -> WrongSize:
+    """Error for data that do not fill the shape."""
+    return WrongSize(f"tensor {name!r} has {found} elements, expected {count} for {list(shape)}: send as many")
+
+
+def out_of_range(name: str, datatype: str) -> MalformedRequest:
+    """Error for an element out of range."""
+    return MalformedRequest(f"tensor {name!r} has an element out of the range of {datatype}: send values in range")
 
 
 def raw_size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
-    """How long a tensor's raw data must be; None for BYTES, whose elements vary.
-
-    Raises:
-        WrongDatatype: The datatype is not one of the protocol's.
-    """
+    """Returns the size, None for BYTES, or raises `WrongDatatype`."""
     if datatype == BYTES:
         return None
     try:
         return NUMPY_DTYPES[datatype].itemsize * prod(shape)
     except KeyError:
-        raise WrongDatatype(f"unknown datatype {datatype!r}: the protocol has {', '.join(sorted(DATATYPES))}") from None
+        raise unknown_datatype(datatype) from None
 
 
 def array_from_raw(datatype: str, shape: Sequence[int], data: Buffer) -> Array:
-    """See `Tensor.to_array`."""
+    """Does the same as `Tensor.to_array`."""
     if datatype == BYTES:
         return _object_array(bytes_elements(data, prod(shape)), shape)
     size_bytes = raw_size_bytes(datatype, shape)
     if len(data) != size_bytes:
-        raise WrongSize(f"{len(data)} bytes of data, but {datatype} {list(shape)} takes {size_bytes}")
+        raise WrongSize(f"{len(data)} bytes, expected {size_bytes} for {datatype} {list(shape)}: send data of its size")
     return np.frombuffer(data, NUMPY_DTYPES[datatype]).reshape(shape)
 
 
 def raw_from_array(array: Array) -> Buffer:
-    """An array in the raw layout; a view of its memory where it is contiguous and little-endian already."""
+    """Returns the raw layout, as a view if possible."""
     if array.dtype.kind in "OUS":
         return raw_from_elements(array.ravel().tolist())
     contiguous = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    # An empty or 0-d array has no memory that memoryview could cast.
+    # memoryview cannot cast empty and 0-d arrays.
     return contiguous.data.cast("B") if contiguous.size and contiguous.ndim else contiguous.tobytes()
 
 
 def raw_from_elements(elements: Iterable[bytes | str]) -> bytes:
-    """BYTES elements in the raw layout; strings are encoded as UTF-8.
-
-    Raises:
-        WrongDatatype: An element is neither bytes nor a string, or a string that UTF-8 cannot hold.
-    """
+    """Joins BYTES elements, strings as UTF-8, or raises `WrongDatatype`."""
     parts: list[bytes] = []
     for element in elements:
         try:
-            # bytes() would make seven zeros of the integer 7.
+            # bytes(7) would be seven zeros.
             encoded = element.encode() if isinstance(element, str) else memoryview(element).tobytes()
         except (TypeError, UnicodeEncodeError) as error:
-            raise WrongDatatype(f"{element!r} cannot be an element of a BYTES tensor: {error}") from None
+            raise WrongDatatype(f"BYTES element {element!r} is invalid, expected bytes or a string: {error}") from None
         parts += (_LENGTH.pack(len(encoded)), encoded)
     return b"".join(parts)
 
 
 def bytes_elements(data: Buffer, count: int) -> list[bytes]:
-    """The elements of a BYTES tensor in the raw layout.
-
-    Raises:
-        WrongSize: There are more or fewer than `count` elements, or the last one is cut short.
-    """
+    """Splits raw BYTES, or raises `WrongSize`."""
     offsets = bytes_offsets(data, count)
     return [bytes(data[start + 4 : end]) for start, end in pairwise(offsets)]
 
 
 def bytes_offsets(data: Buffer, count: int) -> list[int]:
-    """Where each of `count` BYTES elements starts (its length included), and where the last one ends.
-
-    Raises:
-        WrongSize: There are more or fewer than `count` elements, or the last one is cut short.
-    """
+    """Returns the offsets of raw BYTES elements and the end, or raises `WrongSize`."""
     offsets, position, end = [0], 0, len(data)
     while position < end and len(offsets) <= count:
         if end - position < 4:
-            raise WrongSize("a BYTES element is cut short in its length")
+            raise WrongSize(f"BYTES element {len(offsets) - 1} ends within its length: send a u32 length and its bytes")
         position += 4 + _LENGTH.unpack_from(data, position)[0]
         offsets.append(position)
     if position != end or len(offsets) != count + 1:
-        raise WrongSize(f"BYTES data of {end} bytes does not hold exactly {count} elements")
+        raise WrongSize(f"{end} bytes of BYTES data do not hold {count} elements: send as many as the shape says")
     return offsets
 
 
 def check_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape that numpy can hold.
-
-    Raises:
-        MalformedRequest: A negative axis, or more axes or elements than numpy allows.
-    """
+    """Returns a shape that numpy can hold, or raises `MalformedRequest`."""
     if len(shape) > MAX_RANK:
-        raise MalformedRequest(f"tensor {name!r} has {len(shape)} axes; at most {MAX_RANK} are possible")
+        raise MalformedRequest(f"tensor {name!r} has {len(shape)} axes, expected at most {MAX_RANK}: send fewer axes")
     if any(axis < 0 for axis in shape):
-        raise MalformedRequest(f"tensor {name!r} has a negative axis in its shape {list(shape)}")
-    # numpy counts an empty tensor's other axes all the same: [0, 2**62] is too big for it.
+        raise MalformedRequest(
+            f"tensor {name!r} has a negative axis in shape {list(shape)}: send the size of each axis"
+        )
+    # numpy refuses [0, 2**62] too.
     if prod(filter(None, shape)) * _LARGEST_ITEM_BYTES > MAX_TENSOR_BYTES:
-        raise MalformedRequest(f"tensor {name!r} has a shape of more elements than any memory holds")
+        raise MalformedRequest(f"tensor {name!r} has more elements than an array can hold: send a smaller shape")
     return tuple(shape)
 
 

@@ -31,7 +31,7 @@ from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Batching, Catalog, ModelSpec
@@ -378,7 +378,7 @@ def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Dead
     by_id = {request.request_id: request for request in job.sent}
     for at_ms, output in outputs:
         if isinstance(output, DeadLetterRecord):
-            letters[decode_letter(output.value).id] += 1
+            letters[decode_dead_letter(output.value).id] += 1
             continue
         answer = codec.decode_response(output.value)
         assert output.key == answer.id.encode()

@@ -14,7 +14,7 @@ from rich.text import Text
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
 from anabranch.job_activity import JobActivity, activity, wanted
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink_rest import FlinkRest
@@ -108,7 +108,7 @@ def _picture(seen: JobActivity) -> RenderableType:
             f"{rate.p99_ms:.1f}",
             _bar(rate.stage_ms),
         )
-    legend = Text("  ").join(Text(f"█ {stage}", style=colour) for stage, colour in zip(STAGES, _COLOURS, strict=True))
+    legend = Text("  ").join(Text(f"█ {stage}", style=colour) for stage, colour in zip(PHASES, _COLOURS, strict=True))
     errors = [Text(f"{code}: {rate:,.1f} a second", style="red") for code, rate in seen.errors_per_s.items()]
     return Group(table, legend, *errors)
 
@@ -116,7 +116,7 @@ def _picture(seen: JobActivity) -> RenderableType:
 def _bar(stage_ms: dict[str, float]) -> Text:
     whole_ms = sum(stage_ms.values()) or 1.0
     bar = Text()
-    for stage, colour in zip(STAGES, _COLOURS, strict=True):
+    for stage, colour in zip(PHASES, _COLOURS, strict=True):
         bar.append("█" * round(_BAR_WIDTH * stage_ms[stage] / whole_ms), style=colour)
     bar.append(f" {whole_ms:.1f} ms")
     return bar

@@ -10,7 +10,7 @@ import msgspec
 from anabranch.demo.bad_requests import BadRequest
 from anabranch.flink_job.config import KafkaConfig
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.schemas.messages import ErrorResponse
@@ -113,7 +113,7 @@ def _note(seen: _Seen, is_letter: bool, record: Any) -> None:  # noqa: FBT001
         seen.answers.setdefault((record.key or b"").decode(), []).append(record.value)
         return
     try:
-        letter = decode_letter(record.value)
+        letter = decode_dead_letter(record.value)
     except msgspec.MsgspecError:
         return  # its request stays without a dead letter, which is reported
     seen.letters[letter.source.partition, letter.source.offset] = letter

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from google.protobuf.message import DecodeError
 
 from anabranch.schemas.errors import DeadlineExceeded, Overloaded
-from anabranch.schemas.latency_breakdown import STAGES, SUFFIX
+from anabranch.schemas.latency_breakdown import PHASES, SUFFIX
 from anabranch.schemas.open_inference_pb2 import InferParameter, ModelInferResponse
 from anabranch.schemas.tensors import Array
 from bench.harness.messages import ReadCommand
@@ -25,7 +25,7 @@ from bench.systems.flink import crayfish_wire
 from bench.workloads.workload import Workload
 
 #: Parameters of an explained answer.
-_EXPLAINED = STAGES[0] + SUFFIX
+_EXPLAINED = PHASES[0] + SUFFIX
 _AFTER_THE_LAST_S = 0.5
 _POLL_S = 0.1
 
@@ -119,7 +119,7 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
     ids = np.full(count, -1, np.int64)
     deviation = np.full(count, np.nan)
     refused, expired = np.zeros(count, bool), np.zeros(count, bool)
-    stages_us = np.full((count, len(STAGES)), np.nan)
+    stages_us = np.full((count, len(PHASES)), np.nan)
     for index, (_, message) in enumerate(received):
         try:
             ids[index], values, said = _read(message.value() or b"")
@@ -129,7 +129,7 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
             code = said["error_code"].string_param
             refused[index], expired[index] = code == Overloaded.code, code == DeadlineExceeded.code
             if _EXPLAINED in said:
-                stages_us[index] = [said[stage + SUFFIX].int64_param for stage in STAGES]
+                stages_us[index] = [said[stage + SUFFIX].int64_param for stage in PHASES]
         expected = workload.answer(int(ids[index]))
         if len(values) == len(expected):
             deviation[index] = np.abs(values - expected).max()

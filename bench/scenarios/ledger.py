@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from bench.harness.analysis.latency_phases import ALL_STAGES, stages_ms
 from bench.harness.analysis.measures import Percentiles
 from bench.harness.environment import BenchEnvironment
@@ -109,7 +109,7 @@ class Ledger:
 
 
 def _explained(run: LedgerRun) -> float:
-    return sum(run.stages_ms[stage] for stage in ("send", *STAGES)) / run.latency.mean_ms
+    return sum(run.stages_ms[stage] for stage in ("send", *PHASES)) / run.latency.mean_ms
 
 
 def draw(result: ScenarioResult) -> Figure:

@@ -16,7 +16,7 @@ import msgspec
 from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.model import ModelSpec, StageSpec, TensorSpec
-from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_plan
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_manifest
 
 _MANIFEST = "plan.json"
 
@@ -76,7 +76,7 @@ def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) 
 
 def _is_cut_from(manifest: Path, sha256: str) -> bool:
     try:
-        return decode_plan(manifest.read_bytes()).model_sha256 == sha256
+        return decode_manifest(manifest.read_bytes()).model_sha256 == sha256
     except (OSError, msgspec.MsgspecError):
         return False
 
@@ -92,7 +92,7 @@ def _read_manifest_stages(model: ModelSpec, path: Path) -> tuple[StageSpec, ...]
 
 def _read_manifest(path: Path) -> StageManifest:
     try:
-        return decode_plan(path.read_bytes())
+        return decode_manifest(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the manifest {path}: {error.strerror}; write it by `anabranch plan`") from None
     except msgspec.MsgspecError as error:

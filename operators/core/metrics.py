@@ -15,7 +15,7 @@ Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentile
 from collections.abc import Sequence
 
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.latency_breakdown import STAGES, SUFFIX, LatencyBreakdown
+from anabranch.schemas.latency_breakdown import PHASES, SUFFIX, LatencyBreakdown
 from anabranch.schemas.signatures import Signature
 
 Path = tuple[str, ...]
@@ -48,7 +48,7 @@ class _Model:
 
     def __init__(self) -> None:
         self.requests = self.rows = self.batches = 0
-        self.spent = {phase: _Histogram() for phase in (*STAGES, TOTAL)}
+        self.spent = {phase: _Histogram() for phase in (*PHASES, TOTAL)}
 
 
 class Meter:

@@ -8,7 +8,7 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec, protobuf_wire
-from anabranch.schemas.dead_letters import encode_letter
+from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
@@ -131,7 +131,7 @@ class ResponseWriter:
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
         fitting = original if 0 < len(original) <= self._max_message_bytes else None
         return DeadLetterRecord(
-            request_id.encode(), encode_letter(self._requests_topic, source, request_id, failure, fitting)
+            request_id.encode(), encode_dead_letter(self._requests_topic, source, request_id, failure, fitting)
         )
 
 

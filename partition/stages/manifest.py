@@ -11,7 +11,7 @@ from anabranch.partition.planning.placement import Placement
 from anabranch.partition.profiling.inputs import NamedArrays
 from anabranch.partition.stages.equivalence import Proof, prove
 from anabranch.partition.stages.writer import StageFile, data_path, sha256_of, write_stages
-from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_plan
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_manifest
 
 PLAN_FILE = "plan.json"
 
@@ -112,5 +112,5 @@ def _publish(stages: Sequence[StageFile], plan: StageManifest, folder: Path) -> 
             if file.exists():
                 file.rename(folder / file.name)
     written = stages[0].path.with_name(PLAN_FILE)
-    written.write_bytes(encode_plan(plan))
+    written.write_bytes(encode_manifest(plan))
     written.rename(folder / PLAN_FILE)

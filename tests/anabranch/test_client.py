@@ -11,7 +11,7 @@ import pytest
 
 from anabranch import BrokerUnreachable, Client, ClientClosed, NoAnswer, Result, TopicMissing, UnknownProperty
 from anabranch.schemas.errors import AnabranchError, InvalidParameter, RequestTooLarge, UnknownModel, WrongDatatype
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.testing import Answer, FakeJob, echo
@@ -102,7 +102,7 @@ def test_client_scheduling_arguments_become_parameters(client: Client, job: Fake
 
 
 def test_result_breakdown_adds_up_to_latency(client: Client, job: FakeJob) -> None:
-    spent_us = dict(zip(STAGES, (100, 10, 20, 5, 300, 0, 40), strict=True))
+    spent_us = dict(zip(PHASES, (100, 10, 20, 5, 300, 0, 40), strict=True))
     told = {f"{stage}_us": us for stage, us in spent_us.items()}
 
     def explained(request: InferRequest) -> list[Answer]:
@@ -111,7 +111,7 @@ def test_result_breakdown_adds_up_to_latency(client: Client, job: FakeJob) -> No
 
     job.answer = explained
     result = client.infer("m", np.zeros(1), parameters={"explain": True})
-    assert list(result.breakdown_ms) == [*STAGES, "return"]
+    assert list(result.breakdown_ms) == [*PHASES, "return"]
     assert sum(result.breakdown_ms.values()) == pytest.approx(result.latency_ms)
     assert result.breakdown_ms["session"] == 0.3
     job.answer = echo

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from anabranch.cli import app
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.testing import Answer, FakeJob
@@ -92,7 +92,7 @@ def test_infer_command_output_dir_has_files(config: Path, tmp_path: Path) -> Non
 
 def test_infer_command_explain_draws_phases(config: Path, job: FakeJob, tmp_path: Path) -> None:
     def explained(request: InferRequest) -> list[Answer]:
-        told = {f"{stage}_us": 1_000 * place for place, stage in enumerate(STAGES)} | {"shards": 3}
+        told = {f"{stage}_us": 1_000 * place for place, stage in enumerate(PHASES)} | {"shards": 3}
         return [InferResponse("m", "1", request.id, request.inputs, told)]
 
     job.answer = explained
@@ -101,7 +101,7 @@ def test_infer_command_explain_draws_phases(config: Path, job: FakeJob, tmp_path
     assert result.exit_code == 0, result.output
     assert job.requests[-1].parameters["explain"] is True
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
-    assert [name for name in lines if name in STAGES] == list(STAGES)
+    assert [name for name in lines if name in PHASES] == list(PHASES)
     assert "6.00 ms" in lines["encode"]
     assert lines["encode"].count("█") > lines["batch"].count("█") > lines["broker"].count("█") == 0
     assert "return" in lines

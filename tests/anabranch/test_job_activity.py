@@ -5,7 +5,7 @@ import pytest
 from anabranch.job_activity import activity, wanted
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Signature
 from anabranch.stack.flink_rest import batched_by_length
@@ -30,7 +30,7 @@ def test_activity_two_readings_give_rates_between_them() -> None:
     assert (model.model, model.requests_per_s, model.rows_per_s, model.batch_rows) == ("m-1", 10.0, 20.0, 4.0)
     assert 16.384 < model.p50_ms < model.p99_ms < 32.768
     spent_ms = {"broker": 3.0, "queue": 2.0, "batch": 1.0, "session": 13.0, "encode": 1.0}
-    assert model.stage_ms == {stage: spent_ms.get(stage, 0.0) for stage in STAGES}
+    assert model.stage_ms == {stage: spent_ms.get(stage, 0.0) for stage in PHASES}
     assert seen.errors_per_s == {"overloaded": 1.0}
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from anabranch import cli
 from anabranch.demo.features import model_path
 from anabranch.partition.profiling import profile, stage_timing
-from anabranch.schemas.stage_manifest import decode_plan
+from anabranch.schemas.stage_manifest import decode_manifest
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_squeezenet.onnx"
 
@@ -35,7 +35,7 @@ def run(*arguments: object) -> Result:
 def test_plan_command_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path) -> None:
     result = run(model, "--stages", stages, "--out", tmp_path / "out", "--svg", tmp_path / "plan.svg")
     assert result.exit_code == 0, result.output
-    plan = decode_plan((tmp_path / "out" / "plan.json").read_bytes())
+    plan = decode_manifest((tmp_path / "out" / "plan.json").read_bytes())
     assert len(plan.stages) == stages
     assert plan.rows == 1
     assert max(stage.ms for stage in plan.stages) <= plan.bottleneck_ms
@@ -50,7 +50,7 @@ def test_plan_command_json_names_stages_and_manifest(tmp_path: Path) -> None:
     result = run(LIGHT, "--stages", 2, "--out", tmp_path / "out", "-o", "json")
     assert result.exit_code == 0, result.output
     written = json.loads(result.stdout)
-    stages = decode_plan((tmp_path / "out" / "plan.json").read_bytes()).stages
+    stages = decode_manifest((tmp_path / "out" / "plan.json").read_bytes()).stages
     assert [stage["nodes"] for stage in written["stages"]] == [stage.nodes for stage in stages]
     assert written["manifest"] == str(tmp_path / "out" / "plan.json")
     assert written["model_toml"] is None
@@ -65,7 +65,7 @@ def test_plan_command_unequal_machines_share_a_model(tmp_path: Path) -> None:
     machines.write_text('[[machines]]\nname = "slow"\nspeed = 0.5\ncount = 2\n[[machines]]\nname = "fast"\n')
     result = run(tmp_path / "models" / "m", "--machines", machines, "--rows", 2)
     assert result.exit_code == 0, result.output
-    plan = decode_plan((tmp_path / "models" / "m" / "10" / "model-stages" / "plan.json").read_bytes())
+    plan = decode_manifest((tmp_path / "models" / "m" / "10" / "model-stages" / "plan.json").read_bytes())
     assert plan.rows == 2
     assert [stage.replicas for stage in plan.stages] == [3]
     served = f'stages = "model-stages/plan.json" in {tmp_path / "models" / "m" / "model.toml"}'
@@ -100,7 +100,7 @@ def test_plan_command_too_large_model_is_cut(tmp_path: Path) -> None:
     machines.write_text('[[machines]]\nname = "small"\nmemory_bytes = "600 kB"\ncount = 3\n')
     result = run(tmp_path / "large.onnx", "--machines", machines, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    stages = decode_plan((tmp_path / "out" / "plan.json").read_bytes()).stages
+    stages = decode_manifest((tmp_path / "out" / "plan.json").read_bytes()).stages
     assert len(stages) > 1
     assert sum(stage.parameter_bytes for stage in stages) == 3 * side * side * 4
     assert all(stage.parameter_bytes <= 600_000 for stage in stages)
@@ -110,7 +110,7 @@ def test_plan_command_inputs_give_the_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", bytes=np.zeros((3, 2048), np.int32))
     result = run(model_path(), "--stages", 2, "--inputs", tmp_path / "batch.npz", "--fresh", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert decode_plan((tmp_path / "out" / "plan.json").read_bytes()).rows == 3
+    assert decode_manifest((tmp_path / "out" / "plan.json").read_bytes()).rows == 3
     assert "a batch of 3 every" in result.stdout
 
 

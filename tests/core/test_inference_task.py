@@ -21,7 +21,7 @@ from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.model import Catalog, ModelSpec
 from anabranch.schemas.records import FailureRecord, PartialRecord, RecordKind, ShardRecord, Source, kind_of
@@ -71,7 +71,7 @@ def answers(outputs: Sequence[Output]) -> dict[str, InferResponse | ErrorRespons
             assert answer.id not in found
             assert output.key == answer.id.encode()
             found[answer.id] = answer
-    letters = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    letters = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     failed = {n: a for n, a in found.items() if isinstance(a, ErrorResponse) or "error_code" in a.parameters}
     assert sorted(letter.id for letter in letters) == sorted(failed)
     return found
@@ -244,7 +244,7 @@ def test_damaged_batch_answers_the_entries_that_can_be_read() -> None:
         found = answers(task.on_exchange(damaged, NOW_MS))
         assert {name: code_of(answer) for name, answer in found.items()} == dict.fromkeys("aü", "internal_error")
         letters = [each for each in task.on_exchange(damaged, NOW_MS) if isinstance(each, DeadLetterRecord)]
-        originals = [decode_letter(each.value).original for each in letters]
+        originals = [decode_dead_letter(each.value).original for each in letters]
         assert originals == [
             request("rows", [1.0], request_id="a"),
             request("rows", [3.0], request_id="ü", encoding=Encoding.JSON),

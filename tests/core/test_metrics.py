@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from anabranch.operators.core.metrics import LIMITS_US, TOTAL, Meter, bucket_of, percentile_us
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS
-from anabranch.schemas.latency_breakdown import STAGES, LatencyBreakdown
+from anabranch.schemas.latency_breakdown import PHASES, LatencyBreakdown
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Signature
 
@@ -50,7 +50,7 @@ def test_a_batch_is_counted_by_model_and_stage() -> None:
         "encode": 2_000,
         TOTAL: 37_000,
     }
-    assert set(drained) >= {("model", "m-1", stage, "le", "inf", "requests") for stage in (*STAGES, TOTAL)} - {
+    assert set(drained) >= {("model", "m-1", stage, "le", "inf", "requests") for stage in (*PHASES, TOTAL)} - {
         ("model", "m-1", "merge", "le", "inf", "requests")
     }
 
@@ -61,7 +61,7 @@ def test_a_split_request_is_counted_by_its_ledger() -> None:
     drained = meter.drain()
     assert drained["model", "m-1", "requests"] == 1
     assert drained["model", "m-1", "rows"] == 100
-    spent_us = [drained["model", "m-1", stage, "us"] for stage in (*STAGES, TOTAL)]
+    spent_us = [drained["model", "m-1", stage, "us"] for stage in (*PHASES, TOTAL)]
     assert spent_us == [1000, 1000, 2000, 3000, 4000, 5000, 6000, 22_000]
 
 

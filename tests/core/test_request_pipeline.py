@@ -20,9 +20,9 @@ from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.frames import WAITING_VERSION, write_requests
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Catalog
 from anabranch.schemas.records import Source
@@ -121,7 +121,7 @@ def answers(outputs: list[Output]) -> dict[str, str]:
                 values = [float(n) for n in range(answer.outputs[0].shape[0])]
                 assert {t.name: t.to_array().tolist() for t in answer.outputs} == expected("rows", values)
                 found[answer.id] = ""
-    letters = [decode_letter(output.value).id for output in outputs if isinstance(output, DeadLetterRecord)]
+    letters = [decode_dead_letter(output.value).id for output in outputs if isinstance(output, DeadLetterRecord)]
     assert sorted(filter(None, letters)) == sorted(name for name, code in found.items() if code)
     return found
 
@@ -173,7 +173,7 @@ def test_what_expires_while_it_waits_is_answered_by_the_name_of_its_model() -> N
     task.on_frame(frame(named("a", parameters={"timeout": 1_000, "priority": 9}), named("b")), NOW_MS)
     outputs = task.next(NOW_MS + 1) or []
     assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     assert (letter.stage, letter.model_name, letter.model_version) == ("shard", "rows", "10")
 
 
@@ -185,7 +185,7 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypat
     task = chain()
     outputs = task.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
     assert answers(outputs) == {"b": "internal_error"}
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     assert (letter.message, letter.stage, letter.original) == ("RuntimeError: defect", "shard", named("b", 9))
     assert answers(work(task)) == {"a": "", "c": ""}
 
@@ -217,7 +217,7 @@ def test_stages_sum_to_the_time_between_the_record_and_the_answer() -> None:
     assert isinstance(first, InferResponse)
     assert isinstance(second, InferResponse)
     assert second.parameters == {}
-    spent_us = [first.parameters[f"{stage}_us"] for stage in STAGES]
+    spent_us = [first.parameters[f"{stage}_us"] for stage in PHASES]
     # read at 4, admitted at 5, taken at 6, started at 7, ended at 8, written at 9
     assert spent_us == [4000, 1000, 1000, 1000, 1000, 0, 1000]
 
@@ -241,7 +241,7 @@ def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
     [output] = answer_of(closing, kept, task.pipeline._response_writer)
     answer = codec.decode_response(output.value)
     assert isinstance(answer, InferResponse)
-    assert [answer.parameters[f"{stage}_us"] for stage in STAGES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
+    assert [answer.parameters[f"{stage}_us"] for stage in PHASES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
 
 
 def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> None:
@@ -298,7 +298,7 @@ def test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed() -> None
     )
     outputs = work(task)
     assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     assert letter.message == "the deadline is in 3.0 ms, but the model needs longer: raise the request's timeout"
 
 
@@ -322,7 +322,7 @@ def test_what_is_restored_is_served_at_once_in_its_order_with_its_source() -> No
     assert (after.next_deadline(), after.settle()) == (0, NOTHING)
     outputs = work(after, NOW_MS + 1)
     assert [output.key for output in outputs if isinstance(output, Answer)] == [b"a", b"b"]
-    [letter] = [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     assert letter.source.offset == 5
     assert after.settle() == StateChanges([], [0, 1])
 

@@ -17,7 +17,7 @@ from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_letter
+from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.records import (
@@ -299,7 +299,7 @@ def test_window_damaged_opening_fails_its_request(damage: Callable[[bytes], byte
     [closing] = desk.closings
     [output, letter] = answer_of(closing, desk.kept, ANSWERING)
     assert codec.encoding_of(output.value) is encoding
-    assert decode_letter(letter.value).source.offset == SOURCE.offset
+    assert decode_dead_letter(letter.value).source.offset == SOURCE.offset
     assert [defect.phase for defect in desk.defects.drain()] == ["merge"]
 
 

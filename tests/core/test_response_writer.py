@@ -14,7 +14,7 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.records import Source
@@ -49,7 +49,7 @@ def serve(
 def opened(outputs: list[Answer | DeadLetterRecord]) -> tuple[list[InferResponse | ErrorResponse], list[DeadLetter]]:
     assert all(output.key == "ä".encode() for output in outputs)
     answers = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
-    return answers, [decode_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    return answers, [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -151,7 +151,7 @@ def test_who_cannot_be_read_is_not_answered_but_put_into_a_letter() -> None:
     refused = Refused(SOURCE, "", Encoding.PROTOBUF, b"\xff", Failure("unreadable", "no", "admit"))
     [letter] = ANSWERING.refuse(refused)
     assert isinstance(letter, DeadLetterRecord)
-    assert decode_letter(letter.value).original == b"\xff"
+    assert decode_dead_letter(letter.value).original == b"\xff"
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

@@ -15,7 +15,7 @@ from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Refused
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse
 from anabranch.schemas.records import Source
 from tests.core.models import now_ms
@@ -41,7 +41,7 @@ def judge_by_contract(admission: Admission, request: BadRequest) -> ErrorOutcome
         if isinstance(product, Answer):
             seen.answers.setdefault(product.key.decode(), []).append(product.value)
         else:
-            letter = decode_letter(product.value)
+            letter = decode_dead_letter(product.value)
             seen.letters[letter.source.partition, letter.source.offset] = letter
     return _judge(request, (2, 7), seen)
 
@@ -90,7 +90,7 @@ def answer(code: str = "wrong_shape", encoding: Encoding = Encoding.PROTOBUF) ->
         ({}, [answer(), answer()], "2 answers instead of one"),
         ({}, [answer("wrong_size")], "the answer says wrong_size, not wrong_shape"),
         ({}, [answer(encoding=Encoding.JSON)], "the answer is not in the encoding of the request"),
-        ({}, [b"\xff"], "the answer cannot be read: not a ModelInferResponse"),
+        ({}, [b"\xff"], "the answer cannot be read: the message is not a ModelInferResponse: read the response topic"),
         ({}, [b""], "it was answered with outputs"),
     ],
 )

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.operators.backends.onnx import sha256_of
-from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_plan
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_manifest
 
 FLOAT, INT64, FLOAT16, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.STRING
 
@@ -123,7 +123,7 @@ def write_plan(version: Path, stages: list[tuple[list[str], list[str], int]]) ->
     plan = StageManifest(
         model_sha256=sha256_of(version / "model.onnx"), rows=1, bottleneck_ms=1.0, stages=tuple(planned)
     )
-    (version / "plan.json").write_bytes(encode_plan(plan))
+    (version / "plan.json").write_bytes(encode_manifest(plan))
 
 
 def _double(folder: Path, addend: float) -> None:

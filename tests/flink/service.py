@@ -9,7 +9,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_letter
+from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.stack.kafka_broker import KafkaBroker, Topic
 
@@ -77,7 +77,7 @@ class Topics:
         while len(self.letters) < count:
             assert time.monotonic() < end, f"{len(self.letters)} of {count} dead letters: {self.letters}"
             for records in self._letters.poll(timeout_ms=100).values():
-                self.letters += [decode_letter(record.value) for record in records]
+                self.letters += [decode_dead_letter(record.value) for record in records]
         return self.letters
 
     def read_answers(self, timeout_ms: int = 100) -> int:

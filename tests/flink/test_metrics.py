@@ -16,7 +16,7 @@ from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_summary import summarize
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink_cluster import FlinkCluster
@@ -59,7 +59,7 @@ def test_counts_reach_prometheus_rest_and_top(
         assert value_of(counted, "model_requests", model) == SMALL + LARGE
         assert value_of(counted, "model_rows", model) == SMALL + 100 * LARGE
         assert value_of(counted, "error_requests", {"error": "wrong_shape"}) == BAD
-        for stage in STAGES:
+        for stage in PHASES:
             buckets = {
                 label["le"]: value
                 for name, label, value in counted

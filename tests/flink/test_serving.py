@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.tensors import Tensor
 from tests.flink.service import Topics
@@ -93,7 +93,7 @@ def test_explained_answer_has_a_latency_breakdown(service: Topics, rows: int) ->
         start_s = time.time()
         answer = ask(service, request("double", {"x": np.ones((rows, 4), np.float32)}, explain=True))
         end_s = time.time()
-        spent_ms = [int(answer.parameters[f"{stage}_us"]) / 1000 for stage in STAGES]
+        spent_ms = [int(answer.parameters[f"{stage}_us"]) / 1000 for stage in PHASES]
         return sum(spent_ms), (end_s - start_s) * 1000
 
     # The sender's time also includes the broker.

@@ -9,7 +9,7 @@ import pytest
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.kafka_broker import KafkaBroker
@@ -152,5 +152,5 @@ def test_explained_answer_of_stages_has_shards_and_breakdown(service: Topics) ->
     [answer] = service.ask(steps(100, explain=True))
     check(answer, 100)
     assert answer.parameters["shards"] == 7  # type: ignore[union-attr]
-    assert all(int(answer.parameters[f"{stage}_us"]) >= 0 for stage in STAGES)  # type: ignore[union-attr]
+    assert all(int(answer.parameters[f"{stage}_us"]) >= 0 for stage in PHASES)  # type: ignore[union-attr]
     assert int(answer.parameters["session_us"]) > 0  # type: ignore[union-attr]

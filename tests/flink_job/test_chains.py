@@ -72,7 +72,7 @@ def test_repository_with_only_a_chain_is_read(repository: Path, tmp_path: Path) 
     ("steps", "reason"),
     [
         ("steps = []", "at least one step"),
-        ('steps = [{ model = "other" }]', r"steps\[0\]: no model 'other'"),
+        ('steps = [{ model = "other" }]', r"steps\[0\]: unknown model 'other'"),
         ('steps = [{ model = "m@7" }]', "'7'"),
         ('steps = [{ model = "" }]', "a step needs a model"),
         (

@@ -115,11 +115,11 @@ def test_ensemble_fixed_rows_are_a_common_multiple(repository: Path) -> None:
     [
         ("members = []", "members has 0 entries, expected 2 or more"),
         ('members = ["a"]', "members has 1"),
-        ('members = ["a", "c"]', "members: no model 'c' is served"),
+        ('members = ["a", "c"]', "members: unknown model 'c'; available: "),
         ('members = ["a", "b@7"]', "'7'"),
         ('members = ["a", ""]', "a member needs a name"),
         ('members = ["a", "a@2"]', "has a model twice"),
-        ('members = ["a", "panel"]', "no model 'panel'"),
+        ('members = ["a", "panel"]', "unknown model 'panel'"),
         ('members = ["a", "b"]\nmerge = "median"', "median"),
         ('members = ["a", "b"]\nmerge = "weighted_mean"', "weights has 0 numbers for 2 members"),
         ('members = ["a", "b"]\nweights = [1, 2]', "weights are for weighted_mean"),

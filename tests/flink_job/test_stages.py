@@ -17,7 +17,7 @@ from anabranch.flink_job.model_repository.stage_preparation import prepare_stage
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import sha256_of
 from anabranch.schemas.model import ModelSpec
-from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_plan, encode_plan
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_manifest, encode_manifest
 from tests.flink.models import FLOAT, _write, write_cut_model, write_plan
 
 
@@ -46,7 +46,7 @@ def toml(folder: Path, text: str) -> None:
 
 def change_plan(folder: Path, change: Callable[[StageManifest], StageManifest]) -> None:
     path = folder / "steps" / "1" / "plan.json"
-    path.write_bytes(encode_plan(change(decode_plan(path.read_bytes()))))
+    path.write_bytes(encode_manifest(change(decode_manifest(path.read_bytes()))))
 
 
 def with_stage(index: int, **changes: Any) -> Callable[[StageManifest], StageManifest]:

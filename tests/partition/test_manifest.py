@@ -11,7 +11,7 @@ from anabranch.partition.stages import manifest
 from anabranch.partition.stages.equivalence import Proof
 from anabranch.partition.stages.manifest import PLAN_FILE, StageCosts, write_plan
 from anabranch.partition.stages.writer import StageFile, sha256_of, write_stages
-from anabranch.schemas.stage_manifest import StageManifest, decode_plan
+from anabranch.schemas.stage_manifest import StageManifest, decode_manifest
 from tests.partition.test_equivalence import tamper
 from tests.partition.texts import BRANCHES, graph_of
 
@@ -30,7 +30,7 @@ def test_write_plan_leaves_stages_and_manifest(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         PLAN_FILE, "stage-0.onnx", "stage-1.onnx", "stage-2.onnx"
     ]  # fmt: skip
-    assert decode_plan((folder / PLAN_FILE).read_bytes()) == written
+    assert decode_manifest((folder / PLAN_FILE).read_bytes()) == written
     assert (written.model_sha256, written.rows, written.bottleneck_ms) == (sha256_of(graph.path), 8, 2.5)
     last = written.stages[2]
     assert (last.inputs, last.outputs, last.nodes, last.parameter_bytes) == (("a", "b"), ("y",), 2, 0)
@@ -44,7 +44,7 @@ def test_write_plan_replaces_an_earlier_one(tmp_path: Path) -> None:
     plan(graph, [0b1, 0b11], tmp_path / "plan")
     written, _ = plan(graph, [0b11], tmp_path / "plan")
     assert len(list((tmp_path / "plan").iterdir())) == 3
-    assert decode_plan((tmp_path / "plan" / PLAN_FILE).read_bytes()) == written
+    assert decode_manifest((tmp_path / "plan" / PLAN_FILE).read_bytes()) == written
 
 
 def test_write_plan_failed_proof_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""One sample of everything on a topic, between operators or in Flink's state, as bytes in `golden/`.
+"""Samples of all messages, records and state, as bytes in `golden/`.
 
-`golden/v2` has the records of today's layout, `golden/v1` all other samples, and state of layout 1, which is only
-read. `python -m tests.schemas.golden_samples` writes missing files. It never overwrites one: changed bytes affect
-running jobs and other people's clients, so they need a new folder, and code that still reads the old files.
+`golden/v2` has the records of today's layout, `golden/v1` all other samples and the state of layout 1, which is only
+read. `python -m tests.schemas.golden_samples` writes missing files and never overwrites one: changed bytes need a new
+folder, and code that reads the old files.
 """
 
 import sys
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from anabranch.operators.core.merging.request_window import Window
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import encode_letter
+from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.frames import write_answers, write_requests, write_waiting
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import Ensemble
@@ -43,7 +43,7 @@ from anabranch.schemas.signatures import (
 from anabranch.schemas.tensors import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
-#: State of layout 1: it is read, and not written.
+#: State of layout 1, which is only read.
 OLD = ("v1/record_opening.bin", "v1/record_partial.bin", "v1/window.bin")
 
 INPUTS = (
@@ -111,7 +111,7 @@ RECORDS: dict[str, AnyRecord] = {
         _INPUTS,
     ),
 }
-#: As layout 1 has them: its OPENING and PARTIAL without times, its PARTIAL with all axes in the shapes.
+#: The contents of the samples in layout 1.
 OLD_OPENING = OpeningRecord(
     replace(SEGMENT, member=0), SIGNATURE, Encoding.JSON, True, True, b'{"original": 1}', 0.0, 0.0
 )
@@ -119,7 +119,7 @@ OLD_PARTIAL = PartialRecord(replace(SEGMENT, member=0), OUTPUT_SIGNATURE, _OUTPU
 
 
 def open_window() -> Window:
-    """A window of an ensemble with three members, which has rows of two and failures of one."""
+    """Makes a window of three members: rows of two, failures of one."""
     ensemble = Ensemble((("a", "1"), ("b", "1"), ("b", "2")), "mean", (1.0, 0.5, 0.25), 2)
     signature = OpeningSignature("magika", "2", (TensorSignature("numbers", "FP32", (3,)),), ("labels",), ensemble)
     window = Window(SchedulingPolicy())
@@ -134,7 +134,7 @@ def open_window() -> Window:
 
 
 def samples() -> dict[str, bytes]:
-    """File name -> the bytes that today's code writes."""
+    """Returns the bytes that today's code writes, by file name."""
     wire = {
         "request_raw.pb": codec.encode_request(REQUEST),
         "request_typed.pb": _typed_request(),
@@ -143,7 +143,7 @@ def samples() -> dict[str, bytes]:
         "response.json": codec.encode_response(RESPONSE, Encoding.JSON),
         "error.pb": codec.encode_response(ERROR, Encoding.PROTOBUF),
         "error.json": codec.encode_response(ERROR, Encoding.JSON),
-        "dead_letter.json": encode_letter("inference-requests", SOURCE, "id-ü-1", FAILURE, b"\xff original"),
+        "dead_letter.json": encode_dead_letter("inference-requests", SOURCE, "id-ü-1", FAILURE, b"\xff original"),
         "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
         "answers.frame": write_answers([(b"id-1", b"answer"), (b"", b"")]),
         "waiting.frame": write_waiting(b"value", SOURCE),
@@ -156,7 +156,7 @@ def samples() -> dict[str, bytes]:
 
 
 def write_missing() -> int:
-    """Writes missing files; returns the number of files whose bytes have changed."""
+    """Writes missing files, and returns the number of changed ones."""
     changed = 0
     for name, encoded in samples().items():
         path = FOLDER / name

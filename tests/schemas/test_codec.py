@@ -20,7 +20,7 @@ ROW = Tensor.from_array("x", np.ones((1, 4), np.float32))
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @given(data=st.data())
-def test_request_in_any_encoding_reads_back_equal(encoding: Encoding, data: st.DataObject) -> None:
+def test_codec_request_of_any_encoding_round_trips(encoding: Encoding, data: st.DataObject) -> None:
     request = data.draw(requests(encoding))
     message = codec.encode_request(request)
     assert codec.encoding_of(message) is encoding
@@ -30,7 +30,7 @@ def test_request_in_any_encoding_reads_back_equal(encoding: Encoding, data: st.D
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @pytest.mark.parametrize("answer", [InferResponse("m", "1", "a", (ROW,)), ErrorResponse("a", "c", "text")])
-def test_response_in_any_encoding_reads_back_equal(encoding: Encoding, answer: InferResponse | ErrorResponse) -> None:
+def test_codec_response_of_any_encoding_round_trips(encoding: Encoding, answer: InferResponse | ErrorResponse) -> None:
     assert codec.decode_response(codec.encode_response(answer, encoding)) == answer
 
 
@@ -38,7 +38,7 @@ def test_response_in_any_encoding_reads_back_equal(encoding: Encoding, answer: I
     "lead", [b"", b" ", b"\n", b"\r\n", b"\t \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n", b" " * 123]
 )
 @pytest.mark.parametrize("size", [*range(100, 140), 1000])
-def test_json_after_white_space_or_mark_is_json(lead: bytes, size: int) -> None:
+def test_encoding_of_json_after_white_space_is_json(lead: bytes, size: int) -> None:
     # A line feed and a brace open a protobuf message whose model's name has 123 bytes: 125 bytes of JSON fit exactly.
     message = lead + b'{"inputs":[],"id":"%s"}' % (b"a" * (size - 21 - len(lead)))
     assert codec.decode_request(message).encoding is Encoding.JSON
@@ -47,7 +47,7 @@ def test_json_after_white_space_or_mark_is_json(lead: bytes, size: int) -> None:
 
 @pytest.mark.parametrize("length", [9, 10, 13, 32, 123, 0xEF - 128])
 @pytest.mark.parametrize("letter", ["m", "{", "}", "é"])
-def test_protobuf_with_any_model_name_is_protobuf(length: int, letter: str) -> None:
+def test_encoding_of_protobuf_with_any_name_is_protobuf(length: int, letter: str) -> None:
     name = letter * (length // len(letter.encode()))
     message = codec.encode_request(InferRequest(name, (ROW,), id="a"))
     assert codec.decode_request(message).model_name == name
@@ -71,14 +71,14 @@ def test_protobuf_with_any_model_name_is_protobuf(length: int, letter: str) -> N
         b"\x1f\x8b\x08\0\0",  # gzip
     ],
 )
-def test_message_in_no_encoding_is_unreadable(message: bytes) -> None:
+def test_decode_request_unknown_encoding_is_unreadable(message: bytes) -> None:
     with pytest.raises(UnreadableRequest):
         codec.decode_request(message)
 
 
 @settings(max_examples=500)
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\n\t anul0-9\\', max_size=60).map(str.encode))
-def test_random_bytes_raise_wire_errors_only(message: bytes) -> None:
+def test_codec_random_bytes_raise_wire_errors_only(message: bytes) -> None:
     request_id, encoding = codec.find_id(message)
     assert isinstance(request_id, str)
     assert isinstance(encoding, Encoding)
@@ -90,20 +90,20 @@ def test_random_bytes_raise_wire_errors_only(message: bytes) -> None:
 
 
 @pytest.mark.parametrize("forgotten", list(Encoding))
-def test_encoding_without_a_codec_fails_to_start(forgotten: Encoding) -> None:
+def test_encodings_without_a_codec_are_refused(forgotten: Encoding) -> None:
     codec.check_encodings(codec.ENCODINGS)
     table = {encoding: each for encoding, each in codec.ENCODINGS.items() if encoding is not forgotten}
     with pytest.raises(NotImplementedError, match=rf"no codec for {forgotten.name}"):
         codec.check_encodings(table)
 
 
-def test_table_whose_last_codec_refuses_fails_to_start() -> None:
+def test_encodings_with_picky_last_codec_are_refused() -> None:
     table = dict(reversed(codec.ENCODINGS.items()))
     with pytest.raises(NotImplementedError, match="protobuf last"):
         codec.check_encodings(table)
 
 
-def test_encoding_added_without_codec_stops_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encodings_new_one_without_codec_stops_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = IntEnum("Encoding", {**{each.name: each.value for each in Encoding}, "AVRO": 99})  # type: ignore[misc]
     monkeypatch.setattr(messages, "Encoding", planted)
     spec = importlib.util.spec_from_file_location("planted_codec", codec.__file__)
@@ -113,7 +113,7 @@ def test_encoding_added_without_codec_stops_the_import(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_every_codec_fails_with_wire_errors_only(encoding: Encoding) -> None:
+def test_codec_of_any_encoding_raises_wire_errors_only(encoding: Encoding) -> None:
     for name in READ:
         try:
             getattr(codec.ENCODINGS[encoding], name)(b"\x0b\xff{")

@@ -1,4 +1,4 @@
-"""The error tree: its codes are part of the contract with users."""
+"""Wire errors: stable codes, and a drawing of the tree that is complete."""
 
 import re
 
@@ -16,13 +16,13 @@ def leaves(*roots: type[AnabranchError]) -> list[type[AnabranchError]]:
     return found
 
 
-def test_every_leaf_has_a_code_of_its_own() -> None:
+def test_errors_every_leaf_has_a_code_of_its_own() -> None:
     codes = [leaf.code for leaf in leaves()]
     assert len(codes) == len(set(codes)) >= 19
     assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
 
 
-def test_the_drawing_names_every_class_with_its_code_and_its_parent() -> None:
+def test_errors_drawing_has_every_class_code_and_parent() -> None:
     drawn = dict(re.findall(r"[├└]── (\w+) +([a-z_]+)(?:  |\n)", errors.__doc__ or ""))
     assert drawn == {leaf.__name__: leaf.code for leaf in leaves()}
     request_errors, serving_errors = (errors.__doc__ or "").split("── ServingError")
@@ -32,8 +32,8 @@ def test_the_drawing_names_every_class_with_its_code_and_its_parent() -> None:
         assert issubclass(leaf, RequestError | ServingError)
 
 
-def test_the_codes_are_what_they_were() -> None:
-    # A code that goes or changes its meaning breaks its users: add to this list, never take from it.
+def test_errors_released_codes_are_kept() -> None:
+    # Never remove a code: users depend on it.
     assert {leaf.code for leaf in leaves()} >= {
         *("unreadable", "malformed_request", "request_too_large", "unknown_model", "unknown_version"),
         *("unknown_input", "missing_input", "unknown_output", "wrong_datatype", "wrong_shape", "wrong_size"),
@@ -43,12 +43,12 @@ def test_the_codes_are_what_they_were() -> None:
 
 
 @pytest.mark.parametrize("leaf", leaves())
-def test_a_code_becomes_its_exception_again(leaf: type[AnabranchError]) -> None:
+def test_error_with_code_known_code_gives_its_class(leaf: type[AnabranchError]) -> None:
     error = error_with_code(leaf.code, "why")
     assert (type(error), error.code, error.message, str(error)) == (leaf, leaf.code, "why", "why")
 
 
-def test_a_code_of_a_later_version_is_kept_and_changes_no_class() -> None:
+def test_error_with_code_unknown_code_is_kept() -> None:
     error = error_with_code("made_up_later", "why")
     assert (type(error), error.code) == (AnabranchError, "made_up_later")
     assert AnabranchError.code == "error"

@@ -1,4 +1,4 @@
-"""The frames between Java and Python: what goes in comes out, and the bytes are the ones that Java writes and reads."""
+"""Frames round-trip, and have the bytes that Java writes and reads."""
 
 import struct
 
@@ -16,26 +16,26 @@ values = st.binary(max_size=40)
 
 
 @given(st.lists(st.tuples(st.none() | values, sources), max_size=5))
-def test_any_requests_come_back_equal_and_in_order(records: list[tuple[bytes | None, Source]]) -> None:
+def test_requests_any_records_round_trip_in_order(records: list[tuple[bytes | None, Source]]) -> None:
     assert read_requests(write_requests(records)) == records
 
 
 @given(st.lists(st.tuples(values, values), max_size=5))
-def test_any_answers_come_back_equal_and_in_order(answers: list[tuple[bytes, bytes]]) -> None:
+def test_answers_any_records_round_trip_in_order(answers: list[tuple[bytes, bytes]]) -> None:
     assert list(read_answers(write_answers(answers))) == answers
 
 
-def test_a_tombstone_is_no_empty_value() -> None:
+def test_requests_tombstone_differs_from_empty_value() -> None:
     source = Source(0, 0, 0)
     records = [(None, source), (b"", source), (None, source)]
     assert read_requests(write_requests(records)) == records
 
 
-def test_an_answer_s_value_may_be_a_view() -> None:
+def test_write_answers_value_as_view_is_written() -> None:
     assert write_answers([(b"key", memoryview(b"value"))]) == write_answers([(b"key", b"value")])
 
 
-def test_requests_are_laid_out_as_java_writes_them() -> None:
+def test_requests_sample_has_the_layout_of_java() -> None:
     frame = (
         b"\x03\x00\x00\x00"
         b"\x03\x00\x00\x00" b"\x02\x01\x00\x00" b"\x00\x1a\x71\x18\x02\x00\x00\x00" b"\x00\x1c\x21\x99\x9b\x01\x00\x00"
@@ -52,7 +52,7 @@ def test_requests_are_laid_out_as_java_writes_them() -> None:
     assert read_requests(frame) == records
 
 
-def test_a_large_value_is_a_view_and_a_small_one_keeps_nothing_else() -> None:
+def test_read_requests_only_large_values_are_views() -> None:
     records = [(bytes([n]) * size, Source(0, n, 0)) for n, size in enumerate((100, 70_000, 3))]
     frame = write_requests(records)
     for given_as in (frame, memoryview(frame)):
@@ -61,17 +61,17 @@ def test_a_large_value_is_a_view_and_a_small_one_keeps_nothing_else() -> None:
         assert [type(value) for value, _ in found] == [bytes, memoryview, bytes]
 
 
-def test_a_claim_is_laid_out_as_java_writes_it() -> None:
+def test_read_claim_sample_has_the_layout_of_java() -> None:
     claim = b"\xff\xff\xff\xff\x00\x00\x10\x00\x40\x10\x00\x00\x00\x7f\x00\x00"
     assert read_claim(claim) == (0x7F00_0000_1040, 1024 * 1024)
 
 
 @given(st.lists(st.tuples(st.none() | values, sources), max_size=5))
-def test_no_frame_is_taken_for_a_claim(records: list[tuple[bytes | None, Source]]) -> None:
+def test_read_claim_frame_of_requests_is_none(records: list[tuple[bytes | None, Source]]) -> None:
     assert read_claim(write_requests(records)) is None
 
 
-def test_answers_are_laid_out_as_java_reads_them() -> None:
+def test_answers_sample_has_the_layout_of_java() -> None:
     frame = (
         b"\x02\x00\x00\x00" b"\x05\x00\x00\x00" b"id" b"value"
         b"\x00\x00\x00\x00" b"\x01\x00\x00\x00" b"!"
@@ -81,7 +81,7 @@ def test_answers_are_laid_out_as_java_reads_them() -> None:
     assert list(read_answers(frame)) == answers
 
 
-def test_a_frame_that_ends_within_a_header_is_none() -> None:
+def test_read_requests_cut_header_raises() -> None:
     frame = write_requests([(b"", Source(0, 0, 0))] * 2)
     for size in range(1, 52):
         with pytest.raises((struct.error, ValueError)):

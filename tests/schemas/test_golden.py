@@ -1,4 +1,4 @@
-"""What is on the wire and in state today can be read tomorrow, byte for byte; see `golden_samples` to add a sample."""
+"""Messages, records and state keep their bytes; see `golden_samples` to add a sample."""
 
 import struct
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from anabranch.operators.core.merging.request_window import SNAPSHOT_VERSION, Window
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import LetterSource, decode_letter
+from anabranch.schemas.dead_letters import DeadLetterSource, decode_dead_letter
 from anabranch.schemas.frames import WAITING_VERSION, read_answers, read_requests, read_waiting
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.records import (
@@ -53,9 +53,9 @@ def test_golden_messages_are_read() -> None:
     for encoding in ("pb", "json"):
         assert codec.decode_response(stored(f"response.{encoding}")) == golden.RESPONSE
         assert codec.decode_response(stored(f"error.{encoding}")) == golden.ERROR
-    letter = decode_letter(stored("dead_letter.json"))
+    letter = decode_dead_letter(stored("dead_letter.json"))
     assert (letter.original, letter.code) == (b"\xff original", golden.FAILURE.code)
-    assert letter.source == LetterSource("inference-requests", 3, 9_000_000_000, 1_767_225_600_000)
+    assert letter.source == DeadLetterSource("inference-requests", 3, 9_000_000_000, 1_767_225_600_000)
 
 
 @pytest.mark.parametrize("name", golden.RECORDS)
@@ -77,7 +77,7 @@ def test_golden_signatures_are_read() -> None:
     assert decode_output_signature(partial.outputs).task == 1
 
 
-def test_golden_shard_has_the_drawn_layout() -> None:
+def test_golden_shard_has_the_documented_layout() -> None:
     record = stored("v2/record_shard.bin")
     kind, version, flags, encoding, id_size, tensors, signature_size, body_size, member = struct.unpack_from(
         "<BBBBHHIII", record
@@ -96,7 +96,7 @@ def test_golden_shard_has_the_drawn_layout() -> None:
 # ---- state ---------------------------------------------------------------------------------------------------------
 
 
-def test_golden_kept_records_of_both_layouts_are_read() -> None:
+def test_golden_state_records_of_both_layouts_are_read() -> None:
     assert read_kept_record(stored("v1/record_opening.bin")) == golden.OLD_OPENING
     assert read_kept_record(stored("v1/record_partial.bin")) == golden.OLD_PARTIAL
     for name in ("v2/record_opening.bin", "v2/record_partial.bin"):
@@ -117,7 +117,7 @@ def test_golden_window_of_another_version_is_refused(version: int) -> None:
         Window(SchedulingPolicy()).restore(bytes((version,)) + stored("v2/window.bin")[1:])
 
 
-def test_golden_waiting_request_is_read_and_begins_with_its_version() -> None:
+def test_golden_queued_request_is_read_with_its_version() -> None:
     assert read_waiting(stored("waiting.frame")) == (b"value", golden.SOURCE)
     assert stored("waiting.frame")[0] == WAITING_VERSION
     for broken in (b"", b"\x02" + stored("waiting.frame")[1:], stored("requests.frame")):

@@ -1,4 +1,4 @@
-"""The JSON form: for people and for clients of any kind, so it takes what they write, and names what it refuses."""
+"""The JSON encoding accepts what clients write, and refuses the rest with a wire error."""
 
 import json
 from typing import Any
@@ -26,12 +26,12 @@ def read_data(*args: str) -> Any:
 
 
 @given(requests(Encoding.JSON))
-def test_a_request_reads_back_equal(request: InferRequest) -> None:
+def test_json_any_request_round_trips(request: InferRequest) -> None:
     assert json_wire.read_request(json_wire.write_request(request)) == request
 
 
 @given(texts, texts, texts, st.lists(tensors(encoding=Encoding.JSON), max_size=3), parameters)
-def test_an_answer_reads_back_equal_and_is_json_to_others(
+def test_json_any_response_round_trips_as_plain_json(
     name: str, version: str, request_id: str, outputs: list[Tensor], values: dict[str, bool | int | str | float]
 ) -> None:
     response = InferResponse(name, version, request_id, tuple(outputs), values)
@@ -41,7 +41,7 @@ def test_an_answer_reads_back_equal_and_is_json_to_others(
 
 
 @given(texts, texts, texts)
-def test_an_error_has_the_fields_of_the_contract(request_id: str, code: str, text: str) -> None:
+def test_json_error_has_the_agreed_fields(request_id: str, code: str, text: str) -> None:
     written = json_wire.write_error(ErrorResponse(request_id, code, text))
     assert json.loads(written) == {"id": request_id, "error": text, "code": code}
     assert json_wire.read_response(written) == ErrorResponse(request_id, code, text)
@@ -50,7 +50,7 @@ def test_an_error_has_the_fields_of_the_contract(request_id: str, code: str, tex
 
 
 @pytest.mark.parametrize("data", ["[1, 2, 3, 4]", "[[1, 2], [3, 4]]", "[1.0, 2e0, 3, 4]", "[[1.0, 2],\n [3, 4]]"])
-def test_data_may_be_flat_or_nested_as_the_shape_says(data: str) -> None:
+def test_json_data_flat_or_nested_is_read(data: str) -> None:
     assert read_data(data) == [[1, 2], [3, 4]]
 
 
@@ -70,11 +70,11 @@ def test_data_may_be_flat_or_nested_as_the_shape_says(data: str) -> None:
         ('[["a"], ["b"]]', "BYTES", "[2, 1]", [[b"a"], [b"b"]]),
     ],
 )
-def test_every_datatype_is_read(data: str, datatype: str, shape: str, expected: object) -> None:
+def test_json_data_of_any_datatype_is_read(data: str, datatype: str, shape: str, expected: object) -> None:
     assert read_data(data, datatype, shape) == expected
 
 
-def test_null_in_floats_is_nan_and_nan_is_written_as_null() -> None:
+def test_json_floats_null_stands_for_nan() -> None:
     [tensor] = json_wire.read_request(message("[[1, null], [3, 4]]")).inputs
     np.testing.assert_array_equal(tensor.to_array(), np.array([[1, np.nan], [3, 4]]))
     values = np.array([np.nan, np.inf, -np.inf, 1], np.float64)
@@ -121,7 +121,7 @@ def test_null_in_floats_is_nan_and_nan_is_written_as_null() -> None:
         ("[1]", "FP32", str([1] * 65), MalformedRequest),
     ],
 )
-def test_data_that_breaks_the_protocol_is_refused(
+def test_json_data_against_the_protocol_is_refused(
     data: str, datatype: str, shape: str, error: type[AnabranchError]
 ) -> None:
     with pytest.raises(error) as refused:
@@ -143,7 +143,7 @@ def test_data_that_breaks_the_protocol_is_refused(
         '"inputs": [], "model_name": 5',
     ],
 )
-def test_a_message_that_breaks_the_protocol_is_malformed_and_keeps_its_id(fields: str) -> None:
+def test_json_message_with_wrong_fields_is_malformed(fields: str) -> None:
     broken = f'{{"id": "a", {fields}}}'.encode()
     with pytest.raises(MalformedRequest):
         json_wire.read_request(broken)
@@ -167,13 +167,13 @@ def test_a_message_that_breaks_the_protocol_is_malformed_and_keeps_its_id(fields
     ],
     ids=lambda broken: broken[:30].decode(errors="replace"),
 )
-def test_what_is_no_json_is_unreadable(broken: bytes) -> None:
+def test_json_message_with_wrong_syntax_is_unreadable(broken: bytes) -> None:
     with pytest.raises(UnreadableRequest):
         json_wire.read_request(broken)
     assert isinstance(json_wire.find_id(broken), str)
 
 
-def test_optional_fields_may_be_null() -> None:
+def test_json_optional_fields_as_null_are_read() -> None:
     request = json_wire.read_request(
         b'{"id": null, "model_name": null, "model_version": null, "outputs": null, "parameters": {"timeout": null},'
         b' "inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1], "parameters": null}]}'
@@ -183,12 +183,12 @@ def test_optional_fields_may_be_null() -> None:
     assert json_wire.read_request(b'{"parameters": null, "inputs": []}').parameters == {}
 
 
-def test_of_two_equal_keys_the_last_counts_in_the_request_and_in_its_error_alike() -> None:
+def test_json_repeated_key_last_one_counts() -> None:
     twice = b'{"id": "first", "inputs": [], "id": "second"}'
     assert json_wire.read_request(twice).id == json_wire.find_id(twice) == "second"
 
 
-def test_bytes_that_are_no_text_are_not_written_as_other_text() -> None:
+def test_json_bytes_without_utf8_are_refused() -> None:
     tensor = Tensor("s", "BYTES", (1,), raw_from_elements([b"\xff"]))
     with pytest.raises(WrongDatatype, match="protobuf"):
         json_wire.write_request(InferRequest("m", (tensor,), encoding=Encoding.JSON))
@@ -198,7 +198,7 @@ def test_bytes_that_are_no_text_are_not_written_as_other_text() -> None:
 
 @settings(max_examples=300)
 @given(requests(Encoding.JSON), st.data())
-def test_a_damaged_message_raises_nothing_but_our_errors(request: InferRequest, data: st.DataObject) -> None:
+def test_json_damaged_message_raises_wire_errors_only(request: InferRequest, data: st.DataObject) -> None:
     damaged = bytearray(json_wire.write_request(request))
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

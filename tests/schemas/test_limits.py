@@ -20,7 +20,7 @@ def defined_in(path: Path) -> set[str]:
     return {target.id.lstrip("_") for target in targets if isinstance(target, ast.Name)}
 
 
-def test_limits_are_defined_in_no_other_module() -> None:
+def test_limits_in_other_modules_are_absent() -> None:
     product = [
         path
         for folder in ("schemas", "operators", "flink_job", "anabranch")
@@ -31,7 +31,7 @@ def test_limits_are_defined_in_no_other_module() -> None:
     assert {path.name: defined_in(path) & NAMES for path in product if defined_in(path) & NAMES} == {}
 
 
-def test_limits_message_bytes_hold_a_batch_and_framing() -> None:
+def test_limits_message_holds_a_batch_and_framing() -> None:
     assert limits.MAX_BATCH_BYTES + limits.KAFKA_FRAMING_BYTES < limits.MAX_MESSAGE_BYTES < 2**31
 
 

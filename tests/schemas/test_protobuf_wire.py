@@ -1,4 +1,4 @@
-"""The protobuf form: equal to what protobuf's own library writes and reads, without a copy of a tensor."""
+"""The protobuf encoding equals that of the protobuf library, without copies of tensors."""
 
 import math
 from contextlib import suppress
@@ -48,7 +48,7 @@ def put_parameters(target: Any, values: Any) -> None:
 
 
 def as_protobuf(message: Any, tensors: Any, raw: Any, values: Any) -> bytes:
-    """What protobuf's own library makes of the same fields."""
+    """Encodes the same fields by the protobuf library."""
     put_parameters(message.parameters, values)
     for tensor, described in tensors:
         described.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -58,7 +58,7 @@ def as_protobuf(message: Any, tensors: Any, raw: Any, values: Any) -> bytes:
 
 
 @given(requests())
-def test_a_request_is_written_as_protobuf_itself_writes_it_and_reads_back_equal(request: InferRequest) -> None:
+def test_protobuf_any_request_equals_the_library(request: InferRequest) -> None:
     message = ModelInferRequest(model_name=request.model_name, model_version=request.model_version, id=request.id)
     for name in request.outputs:
         message.outputs.add(name=name)
@@ -69,7 +69,7 @@ def test_a_request_is_written_as_protobuf_itself_writes_it_and_reads_back_equal(
 
 
 @given(texts, texts, texts, st.lists(tensors(), min_size=1, max_size=3), parameters)
-def test_an_answer_is_written_as_protobuf_itself_writes_it_and_reads_back_equal(
+def test_protobuf_any_response_equals_the_library(
     name: str, version: str, request_id: str, outputs: list[Tensor], values: dict[str, bool | int | str | float]
 ) -> None:
     message = ModelInferResponse(model_name=name, model_version=version, id=request_id)
@@ -80,7 +80,7 @@ def test_an_answer_is_written_as_protobuf_itself_writes_it_and_reads_back_equal(
     assert read_response(written) == response
 
 
-def test_an_answer_of_any_size_is_framed_right() -> None:
+def test_protobuf_response_of_any_size_round_trips() -> None:
     for size in (0, 1, 127, 128, 16_383, 16_384, 2_100_000):
         output = Tensor("y", "UINT8", (size,), bytes(size))
         response = InferResponse("m", "1", "i" * (size % 300), (output, output))
@@ -88,13 +88,13 @@ def test_an_answer_of_any_size_is_framed_right() -> None:
 
 
 @given(texts, texts, texts)
-def test_an_error_comes_back_equal(request_id: str, code: str, message: str) -> None:
+def test_protobuf_any_error_round_trips(request_id: str, code: str, message: str) -> None:
     error = ErrorResponse(request_id, code, message, "m", "1")
     assert read_response(write_error(error)) == error
 
 
 @given(requests())
-def test_reading_raw_tensors_copies_nothing(request: InferRequest) -> None:
+def test_protobuf_raw_tensors_are_views(request: InferRequest) -> None:
     message = write_request(request)
     envelope = open_envelope(message)
     for tensor, (start, end) in zip(read_request(message).inputs, envelope.raw, strict=True):
@@ -106,7 +106,7 @@ def test_reading_raw_tensors_copies_nothing(request: InferRequest) -> None:
 
 
 @given(st.data(), st.sampled_from(sorted(TYPED)), st.lists(st.integers(0, 3), max_size=3))
-def test_typed_contents_of_any_datatype_are_read(data: st.DataObject, datatype: str, shape: list[int]) -> None:
+def test_protobuf_typed_contents_of_any_datatype_are_read(data: st.DataObject, datatype: str, shape: list[int]) -> None:
     count = math.prod(shape)
     message = ModelInferRequest()
     tensor = message.inputs.add(name="x", datatype=datatype, shape=shape)
@@ -157,13 +157,15 @@ def both_kinds() -> ModelInferRequest:
         (ModelInferRequest(raw_input_contents=[b"1"]), MalformedRequest),
     ],
 )
-def test_what_breaks_the_protocol_is_refused(message: ModelInferRequest, error: type[AnabranchError]) -> None:
+def test_protobuf_request_against_the_protocol_is_refused(
+    message: ModelInferRequest, error: type[AnabranchError]
+) -> None:
     with pytest.raises(error) as refused:
         read(message.SerializeToString())
     assert type(refused.value) is error
 
 
-# ---- the hand-written reader against protobuf's own ----------------------------------------------------------------
+# ---- the hand-written reader against the library ------------------------------------------------------------------
 
 _fields = st.one_of(
     st.tuples(st.sampled_from([1, 2, 5, 7, 7, 9, 15, 100, 2**29 - 1]), st.just(2), st.binary(max_size=200)),
@@ -175,7 +177,7 @@ _fields = st.one_of(
 
 
 def varint(value: int, padding: int = 0) -> bytes:
-    """A number, if wanted in more bytes than it needs, which protobuf allows."""
+    """Encodes a number, with `padding` more bytes than needed, which protobuf allows."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)
@@ -196,13 +198,13 @@ def wire(number: int, wire_type: int, value: int | bytes, padding: int) -> bytes
 
 @settings(max_examples=400)
 @given(st.lists(st.tuples(_fields, st.integers(0, 2)), max_size=8))
-def test_any_fields_in_any_order_are_taken_apart_as_protobuf_does(fields: list[Any]) -> None:
+def test_open_envelope_any_fields_equals_the_library(fields: list[Any]) -> None:
     message = b"".join(wire(number, kind, value, padding) for (number, kind, value), padding in fields)
     reference = ModelInferRequest()
-    envelope = open_envelope(message)  # none of these may be refused
+    envelope = open_envelope(message)
     try:
         reference.ParseFromString(message)
-    except DecodeError:  # a text that is not UTF-8, an input that is no message: found when the head is read
+    except DecodeError:  # not UTF-8, or an input that is not a message
         with pytest.raises(AnabranchError):
             read_request(message)
         return
@@ -216,7 +218,7 @@ def test_any_fields_in_any_order_are_taken_apart_as_protobuf_does(fields: list[A
 
 
 def only_ours(message: bytes) -> None:
-    """Reads anything whatever; only our own errors may come of it."""
+    """Reads a message, and lets only wire errors pass."""
     with suppress(AnabranchError):
         envelope = open_envelope(message)
         assert sum(end - start for start, end in (*envelope.raw, envelope.id_at)) + len(envelope.head) <= len(message)
@@ -225,13 +227,13 @@ def only_ours(message: bytes) -> None:
 
 @settings(max_examples=500)
 @given(st.binary(max_size=300))
-def test_random_bytes_raise_nothing_but_our_errors(message: bytes) -> None:
+def test_protobuf_random_bytes_raise_wire_errors_only(message: bytes) -> None:
     only_ours(message)
 
 
 @settings(max_examples=500)
 @given(requests(), st.data())
-def test_a_damaged_request_raises_nothing_but_our_errors(request: InferRequest, data: st.DataObject) -> None:
+def test_protobuf_damaged_request_raises_wire_errors_only(request: InferRequest, data: st.DataObject) -> None:
     message = bytearray(write_request(request))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(message) - 1))
@@ -240,7 +242,7 @@ def test_a_damaged_request_raises_nothing_but_our_errors(request: InferRequest, 
 
 
 @given(requests().filter(lambda request: len(request.inputs[-1].data)))
-def test_a_request_cut_short_is_never_read_as_if_it_were_whole(request: InferRequest) -> None:
+def test_protobuf_cut_request_is_never_read_as_whole(request: InferRequest) -> None:
     message = write_request(request)
     for end in range(len(message)):
         only_ours(message[:end])
@@ -251,9 +253,9 @@ def test_a_request_cut_short_is_never_read_as_if_it_were_whole(request: InferReq
 @pytest.mark.parametrize(
     "message",
     [
-        b"\x3a\xff\xff\xff\xff\x07",  # raw contents of 2 GiB that are not there
+        b"\x3a\xff\xff\xff\xff\x07",  # 2 GiB of raw contents, missing
         b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        b"\x0a" + b"\xff" * 1000,  # a number without end
+        b"\x0a" + b"\xff" * 1000,  # an endless number
         b"\x08",
         b"\x0d\0\0",
         b"\x09\0\0\0\0",
@@ -265,13 +267,13 @@ def test_a_request_cut_short_is_never_read_as_if_it_were_whole(request: InferReq
         b"\xff" * 10_000,
     ],
 )
-def test_what_is_no_message_is_unreadable(message: bytes) -> None:
+def test_protobuf_request_without_a_message_is_unreadable(message: bytes) -> None:
     with pytest.raises(UnreadableRequest):
         read(message)
 
 
 @pytest.mark.parametrize("message", [b"", b"\xff\xff", b"\x2a\x03abc", b"\x32\xff\xff\xff\xff\x07"])
-def test_an_answer_that_is_none_is_unreadable_or_empty(message: bytes) -> None:
+def test_protobuf_response_without_a_message_is_unreadable(message: bytes) -> None:
     if not message:
         assert read_response(message) == InferResponse("", "", "", ())
     else:

@@ -1,4 +1,4 @@
-"""Records between tasks: equal after a round trip, aligned, uncopied; damaged ones name their requests."""
+"""Records round-trip, aligned and uncopied; damaged ones still give their requests."""
 
 import struct
 from collections.abc import Mapping
@@ -103,7 +103,7 @@ def views_in(record: AnyRecord) -> list[Any]:
 
 
 def normal(record: AnyRecord) -> AnyRecord:
-    """Returns the record with sequences of the types that decoding gives."""
+    """Returns the record with the sequence types of decoding."""
     return msgspec.structs.replace(record, entries=list(record.entries)) if isinstance(record, BatchRecord) else record
 
 
@@ -116,12 +116,12 @@ def segments_of(record: AnyRecord) -> list[Segment]:
 # ---- round trips ---------------------------------------------------------------------------------------------------
 
 
-def test_strategies_cover_every_kind() -> None:
+def test_record_strategies_cover_every_kind() -> None:
     assert set(STRATEGIES) == set(RecordKind) == set(RECORD_CLASSES)
 
 
 @given(records)
-def test_record_round_trip_is_equal(record: AnyRecord) -> None:
+def test_record_of_any_kind_round_trips(record: AnyRecord) -> None:
     encoded = record.encode()
     assert decode_record(encoded) == normal(record)
     assert (kind_of(encoded), encoded[1]) == (record.kind, VERSION)
@@ -129,7 +129,7 @@ def test_record_round_trip_is_equal(record: AnyRecord) -> None:
 
 
 @given(records)
-def test_decode_copies_neither_originals_nor_tensors(record: AnyRecord) -> None:
+def test_record_decoded_tensors_and_originals_are_views(record: AnyRecord) -> None:
     encoded = record.encode()
     for part in views_in(decode_record(encoded)):
         assert isinstance(part, memoryview)
@@ -137,14 +137,14 @@ def test_decode_copies_neither_originals_nor_tensors(record: AnyRecord) -> None:
 
 
 @given(records)
-def test_decode_tensors_are_aligned(record: AnyRecord) -> None:
+def test_record_decoded_tensors_are_aligned(record: AnyRecord) -> None:
     for tensor in getattr(decode_record(record.encode()), "tensors", ()):
         if len(tensor):
             assert address(tensor) % TENSOR_ALIGNMENT_BYTES == 0
 
 
 @given(records, st.data())
-def test_decode_cut_or_longer_bytes_raise(record: AnyRecord, data: st.DataObject) -> None:
+def test_record_cut_or_longer_bytes_raise(record: AnyRecord, data: st.DataObject) -> None:
     encoded = record.encode()
     cut = data.draw(st.integers(0, len(encoded) - 1))
     for broken in (encoded[:cut], encoded + b"x"):
@@ -161,21 +161,21 @@ def test_record_with_the_longest_id_round_trips(size: int) -> None:
 # ---- kinds and versions --------------------------------------------------------------------------------------------
 
 
-def test_decode_of_another_kind_raises() -> None:
+def test_record_of_another_kind_raises() -> None:
     with pytest.raises(ValueError, match="kind 1, version 2; expected kind 6"):
         BatchRecord.decode(ShardRecord(Segment(Source(0, 0, 0)), b"").encode())
 
 
 @pytest.mark.parametrize("version", [0, 1, VERSION + 1, 255])
 @given(record=records)
-def test_decode_of_another_version_raises(version: int, record: AnyRecord) -> None:
+def test_record_of_another_version_raises(version: int, record: AnyRecord) -> None:
     encoded = bytearray(record.encode())
     encoded[1] = version
     with pytest.raises(ValueError, match=f"version {version}"):
         decode_record(bytes(encoded))
 
 
-def test_record_classes_without_a_kind_do_not_start() -> None:
+def test_record_classes_without_a_kind_are_refused() -> None:
     missing: dict[RecordKind, type[AnyRecord]] = {
         kind: cls for kind, cls in RECORD_CLASSES.items() if kind is not RecordKind.UNIT
     }
@@ -185,7 +185,7 @@ def test_record_classes_without_a_kind_do_not_start() -> None:
         check_record_classes(missing | {RecordKind.UNIT: BatchRecord})
 
 
-def test_empty_unit_and_batch_are_refused() -> None:
+def test_record_empty_unit_or_batch_is_refused() -> None:
     unit = UnitRecord((Segment(Source(0, 0, 0)),), b"")
     empty = unit.encode().replace(
         msgspec.msgpack.encode(((unit.segments[0],), None)), msgspec.msgpack.encode(((), None))
@@ -196,7 +196,7 @@ def test_empty_unit_and_batch_are_refused() -> None:
         BatchRecord([], b"").encode()
 
 
-def test_head_has_no_tensors_and_no_original() -> None:
+def test_head_of_record_has_no_tensors_and_no_original() -> None:
     segment = Segment(Source(1, 2, 3), "a", 9, 1, 2, 3, 4)
     assert head_of(OpeningRecord(segment, b"s", original=b"o")) == OpeningRecord(segment, b"s")
     for record in (ShardRecord(segment, b"s", (b"t",)), PartialRecord(segment, b"s", (b"t",))):
@@ -215,14 +215,14 @@ def test_unit_deadline_is_the_last_of_its_segments() -> None:
 
 
 @given(records)
-def test_salvage_of_a_whole_record_names_its_segments(record: AnyRecord) -> None:
+def test_salvage_whole_record_gives_its_segments(record: AnyRecord) -> None:
     assert salvage_segments(record.encode()) == segments_of(record)
     found = salvage_entries(record.encode())
     assert found == (normal(record).entries if isinstance(record, BatchRecord) else [])  # type: ignore[union-attr]
 
 
 @given(records, st.data())
-def test_salvage_of_a_cut_record_names_its_source(record: AnyRecord, data: st.DataObject) -> None:
+def test_salvage_cut_record_gives_its_source(record: AnyRecord, data: st.DataObject) -> None:
     encoded = record.encode()
     cut = encoded[: data.draw(st.integers(0, len(encoded) - 1))]
     assert isinstance(salvage_segments(cut), list)
@@ -234,7 +234,7 @@ def test_salvage_of_a_cut_record_names_its_source(record: AnyRecord, data: st.Da
 
 
 @given(st.binary(max_size=200))
-def test_salvage_of_any_bytes_does_not_raise(unknown: bytes) -> None:
+def test_salvage_random_bytes_do_not_raise(unknown: bytes) -> None:
     for first in (b"", *[bytes((kind, VERSION)) for kind in RecordKind]):
         salvage_segments(first + unknown)
         salvage_entries(first + unknown)

@@ -1,4 +1,4 @@
-"""Descriptions inside records."""
+"""Descriptions inside records round-trip."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from anabranch.schemas.signatures import (
 SIGNATURE = Signature("m", "1", (TensorSignature("x", "FP32", (4, 2)),), ("y",))
 
 
-def test_signatures_round_trip_and_equal_ones_have_equal_bytes() -> None:
+def test_signature_round_trip_gives_equal_bytes() -> None:
     encoded = encode_signature(SIGNATURE)
     assert decode_signature(encoded) == SIGNATURE
     assert encode_signature(decode_signature(encoded)) == encoded
@@ -31,13 +31,13 @@ def test_signatures_round_trip_and_equal_ones_have_equal_bytes() -> None:
 
 
 @pytest.mark.parametrize("message", ["x" * 20_000_000, "\ud800", "ü" * 10_000], ids=["20 MB", "surrogate", "umlauts"])
-def test_failure_message_fits_and_can_be_sent(message: str) -> None:
+def test_failure_message_of_any_kind_is_cut_and_encoded(message: str) -> None:
     failure = Failure("code", message, "stage")
     assert 0 < len(failure.message) <= MAX_FAILURE_LENGTH
     assert decode_failure(encode_signature(failure)) == failure
 
 
-def test_opening_signature_reads_with_and_without_ensemble() -> None:
+def test_opening_signature_without_ensemble_is_read() -> None:
     inputs = (TensorSignature("x", "FP32", (4,)),)
     plain = Signature("m", "1", inputs, ("y",))
     ensemble = Ensemble((("a", "1"), ("b", "2")), "weighted_mean", (1.0, 0.5), needed=1, member_timeout_ms=20)

@@ -1,9 +1,9 @@
-"""The manifest of a plan."""
+"""The stage manifest round-trips."""
 
 import msgspec
 import pytest
 
-from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_plan, encode_plan
+from anabranch.schemas.stage_manifest import StageEntry, StageManifest, decode_manifest, encode_manifest
 
 PLAN = StageManifest(
     model_sha256="0" * 64,
@@ -35,11 +35,11 @@ PLAN = StageManifest(
 )
 
 
-def test_a_manifest_comes_back_as_it_was() -> None:
-    assert decode_plan(encode_plan(PLAN)) == PLAN
+def test_manifest_round_trip_is_equal() -> None:
+    assert decode_manifest(encode_manifest(PLAN)) == PLAN
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", encode_plan(PLAN).replace(b'"ms": 4.5', b'"ms": "fast"')])
-def test_what_is_no_manifest_is_refused(text: bytes) -> None:
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", encode_manifest(PLAN).replace(b'"ms": 4.5', b'"ms": "fast"')])
+def test_manifest_with_wrong_json_is_refused(text: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
-        decode_plan(text)
+        decode_manifest(text)

@@ -6,13 +6,13 @@ scheduled -send- sent -broker- read -admit- -queue- -batch- -session- -merge- -e
 
 import numpy as np
 
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from bench.harness.analysis.measures import Floats
 from bench.harness.load_run import LoadRun
 
-ALL_STAGES = ("send", *STAGES, "write", "read")
+ALL_STAGES = ("send", *PHASES, "write", "read")
 
-_BROKER = STAGES.index("broker")
+_BROKER = PHASES.index("broker")
 #: Mean of the part that a broker's whole milliseconds cut off.
 _CUT_OFF_MS = 0.5
 

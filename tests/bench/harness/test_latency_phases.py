@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from bench.harness.accounting import Moment
 from bench.harness.analysis.latency_phases import ALL_STAGES, stages_ms
 from bench.harness.load_run import LoadRun
@@ -45,5 +45,5 @@ def test_stages_stamp_before_write_is_negative(tiny_workload: Workload) -> None:
 
 
 def test_stages_answer_without_breakdown_is_left_out(tiny_workload: Workload) -> None:
-    found = stages_ms(offered(tiny_workload, [[np.nan] * len(STAGES), [1000, 0, 0, 0, 0, 0, 0]], [4, 3]))
+    found = stages_ms(offered(tiny_workload, [[np.nan] * len(PHASES), [1000, 0, 0, 0, 0, 0, 0]], [4, 3]))
     assert (found["send"], found["broker"], found["write"], found["read"]) == (0, 1, 0.5, 1.5)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from bench.harness.analysis.measures import (
     Percentiles,
     Spread,
@@ -29,7 +29,7 @@ def answers(*records: tuple[int, int, float]) -> ResponseLog:
     received_ns = np.array(times_ms, np.int64) * MS
     values = np.array(deviations)
     deviation = np.where(values < 0, np.nan, values)
-    stages_us = np.full((len(ids), len(STAGES)), np.nan)
+    stages_us = np.full((len(ids), len(PHASES)), np.nan)
     appended_ms = np.array(times_ms, np.int64)
     refused, expired = values == REFUSED, values == EXPIRED
     return ResponseLog(np.array(ids, np.int64), received_ns, appended_ms, deviation, refused, expired, stages_us)

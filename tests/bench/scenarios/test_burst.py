@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anabranch.schemas.latency_breakdown import STAGES
+from anabranch.schemas.latency_breakdown import PHASES
 from bench.harness.accounting import Moment
 from bench.harness.load_run import LoadRun
 from bench.harness.response_log import ResponseLog
@@ -28,7 +28,7 @@ def offered(workload: Workload, spent_ms: list[float], deviation: float = 0.0) -
         deviation=np.full(count, deviation),
         refused=nothing,
         expired=nothing,
-        stages_us=np.full((count, len(STAGES)), np.nan),
+        stages_us=np.full((count, len(PHASES)), np.nan),
     )
     moment = Moment(0.0, {}, 0.0, 0.0)
     return LoadRun(workload, 0, scheduled_ns, scheduled_ns, answers, moment, moment)
