@@ -12,6 +12,7 @@ import pytest
 
 from anabranch.flink_job.config import load
 from anabranch.flink_job.model_repository.repository import _ModelFile
+from anabranch.schemas import latency_breakdown
 from tests.docs import checkers
 from tests.docs.pages import PAGES, ROOT, all_blocks, prose, sentences
 
@@ -191,6 +192,16 @@ def test_generated_bounds_are_those_of_the_fields() -> None:
     assert "| `max_parallelism` | integer from 1 to 32,768 | `128` |" in page
     assert '| `delivery` | `"at-least-once"`, `"exactly-once"` |' in page
     assert "| `max_rows` | integer from 1 | not set |" in page
+
+
+def test_wire_page_names_all_parameters() -> None:
+    sources = [ROOT / f"operators/core/{name}.py" for name in ("admission", "response_writer")]
+    text = "".join(path.read_text() for path in sources)
+    names = set(re.findall(r'parameters(?:\.get\(|\[|, |: dict\[str, Parameter\] = \{)"(\w+)"', text))
+    assert names >= {"priority", "timeout", "partial", "explain", "missing_rows", "missing_members", "error_code"}
+    names |= {f"{phase}{latency_breakdown.SUFFIX}" for phase in latency_breakdown.PHASES}
+    page = (ROOT / "docs/reference/wire.md").read_text()
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
 def test_remedies_cover_all_wire_errors() -> None:
