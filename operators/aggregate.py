@@ -1,6 +1,7 @@
 """Flink operator that merges split requests: translates between Flink and `core.merging.aggregator`."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain, TimerService
@@ -10,31 +11,32 @@ from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.transport.claim_check import TransportOptions
-from anabranch.operators.runtime.defect_log import DefectLog
-from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.operator_runtime import OperatorRuntime, RuntimeOperator
 from anabranch.operators.runtime.side_outputs import emit_rows
-from anabranch.operators.runtime.task_context import now_ms, task_context_of
-from anabranch.operators.transport.endpoints import AGGREGATE, Receiver
+from anabranch.operators.runtime.task_context import now_ms
+from anabranch.operators.transport.endpoints import AGGREGATE
 
 
-class AggregateFunction(KeyedProcessFunction):
+@dataclass(eq=False)
+class AggregateFunction(RuntimeOperator, KeyedProcessFunction):
     """Row(window, OPENING, PARTIAL or FAILURE) -> answers, and dead letters as a side output."""
 
-    def __init__(self, response_writer: ResponseWriter, policy: SchedulingPolicy, exchange: TransportOptions) -> None:
-        self._response_writer, self._policy, self._exchange = response_writer, policy, exchange
+    response_writer: ResponseWriter
+    policy: SchedulingPolicy
+    exchange: TransportOptions
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Opens the state of windows."""
-        task, writer = task_context_of(runtime_context), self._response_writer
+        writer = self.response_writer
+        self._runtime = OperatorRuntime(runtime_context, "aggregate", self.exchange, writer)
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
         self._kept = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
-        self._defect_log = DefectLog(writer.defects, "aggregate", task)
-        self._inbox = Receiver(self._exchange, task, AGGREGATE, writer.meter)
-        self._aggregator = Aggregator(writer, self._policy, FlinkMetrics(writer.meter, runtime_context).flush, now_ms)
+        self._receiver = self._runtime.receiver(AGGREGATE)
+        self._aggregator = Aggregator(writer, self.policy, self._runtime.metrics.flush, now_ms)
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
         """Takes one part of an answer. A late part is redeemed, too: its sender waits to use the memory again."""
-        update = self._aggregator.on_record(self._inbox.redeem(value), self._window.value(), self._kept.get)
+        update = self._aggregator.on_record(self._receiver.redeem(value), self._window.value(), self._kept.get)
         return self._carry_out(update, ctx.timer_service())
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
@@ -58,4 +60,4 @@ class AggregateFunction(KeyedProcessFunction):
         for at_ms in update.wakes_at_ms:
             timers.register_processing_time_timer(at_ms)
         yield from emit_rows(update.outputs)
-        self._defect_log.report()
+        self._runtime.defect_log.report()

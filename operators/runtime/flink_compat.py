@@ -5,7 +5,7 @@ from typing import Any
 
 from apache_beam.metrics.execution import MetricsEnvironment
 from pyflink.common import Configuration, JobClient, Row, RowKind, TypeInformation, Types
-from pyflink.datastream import DataStream, KeyedStream, RuntimeContext, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, RuntimeContext, StreamExecutionEnvironment
 from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
 from pyflink.java_gateway import get_gateway
 from pyflink.metrics import Counter, MetricGroup
@@ -42,6 +42,13 @@ def current_metrics_container() -> Any | None:
 def counter_in(container: Any, counter: Counter) -> Any:
     """Returns a counter's cell, which works during timers, too."""
     return container.get_counter(counter._inner_counter.metric_name)
+
+
+def integer_key(context: KeyedProcessFunction.Context) -> int:
+    """Returns the key of a stream keyed by one integer; a timer may have it as a row or tuple."""
+    key: Any = context.get_current_key()
+    number: int = key[0] if isinstance(key, Row | tuple) else key
+    return number
 
 
 def java_gateway() -> Any:

@@ -15,10 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from weakref import WeakValueDictionary
-
-_registry_lock = threading.Lock()
-_locks: WeakValueDictionary[tuple[str, int], "TaskLock"] = WeakValueDictionary()
 
 #: The shortest wait of an offloaded batch, and the longest after the one before it.
 _PATIENCE_S, _MOST_PATIENCE_S = 0.05, 1.0
@@ -108,17 +104,3 @@ class TaskLock:
         with self._mutex:
             self._is_taken = False
             self._free.notify_all()
-
-
-def lock_of(job: str, task: int) -> TaskLock:
-    """Returns the lock that the operators of a task share in one process.
-
-    Args:
-        job: The unique name of the job.
-        task: The index of the task.
-    """
-    with _registry_lock:
-        lock = _locks.get((job, task))
-        if lock is None:
-            lock = _locks[job, task] = TaskLock()
-        return lock

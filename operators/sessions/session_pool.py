@@ -1,21 +1,14 @@
-"""Shares one session for each model and task among the operators of the task.
+"""Shares one session for each model and task among the operators of the task."""
 
-Flink does not close the operators of a cancelled job, so sessions are held weakly.
-"""
-
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
-from weakref import WeakValueDictionary
+from typing import TypeAlias
 
 from anabranch.operators.backends.base import Backend, Session
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.sessions.calibration import calibrate
 from anabranch.schemas.model import Catalog, ModelSpec
 from anabranch.schemas.tensors import Array
-
-_lock = threading.Lock()
-_shared: WeakValueDictionary[tuple[object, ...], "MeasuredSession"] = WeakValueDictionary()
 
 
 class MeasuredSession:
@@ -35,17 +28,22 @@ class MeasuredSession:
         return results
 
 
+#: Returns the object of a key, and makes it the first time; see `process_runtime`.
+Share: TypeAlias = Callable[[Hashable, Callable[[], MeasuredSession]], MeasuredSession]
+
+
 class SessionPool:
-    """The sessions of one task.
+    """The sessions of one operator.
 
     Args:
         backend: Equal back-ends share sessions.
         task: Tasks do not share sessions, since each runs in its own thread.
     """
 
-    def __init__(self, backend: Backend, task: int) -> None:
+    def __init__(self, backend: Backend, task: int, share: Share) -> None:
         self._backend = backend
         self._task = task
+        self._share = share
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
@@ -62,20 +60,14 @@ class SessionPool:
         name = (model.name, model.version)
         session = self._held.get(name)
         if session is None:
-            session = self._held[name] = self._share(model)
+            key = (MeasuredSession, model.path, model.sha256, model.session, self._backend, self._task)
+            session = self._held[name] = self._share(key, lambda: self._load(model))
         return session
 
     def costs_of(self, model: ModelSpec) -> BatchCostModel:
         """Returns the cost model of a model's batches."""
         return self.session_of(model).costs
 
-    def _share(self, model: ModelSpec) -> MeasuredSession:
-        key = (model.path, model.sha256, model.session, self._backend, self._task)
-        with _lock:
-            session = _shared.get(key)
-            if session is None:
-                loaded = self._backend.load(model)
-                session = _shared[key] = MeasuredSession(
-                    loaded, BatchCostModel(calibrate(loaded, model)), batchable=model.batchable
-                )
-            return session
+    def _load(self, model: ModelSpec) -> MeasuredSession:
+        loaded = self._backend.load(model)
+        return MeasuredSession(loaded, BatchCostModel(calibrate(loaded, model)), batchable=model.batchable)

@@ -8,10 +8,8 @@ message.
 """
 
 import hashlib
-import threading
 from contextlib import suppress
 from time import monotonic
-from weakref import WeakSet
 
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.transport.claim_check import (
@@ -32,9 +30,6 @@ from anabranch.schemas.tensors import Buffer
 INFER, AGGREGATE = "infer", "aggregate"
 
 _LOOK_AGAIN_S = 0.1
-
-_lock = threading.Lock()
-_opened: "WeakSet[Sender | Receiver]" = WeakSet()
 
 
 def stage_receiver(model: ModelSpec, index: int) -> str:
@@ -57,11 +52,10 @@ class Sender:
         self._unseen = [_name(options, to, reader, task.attempt) for reader in range(readers)]
         self._look_at_s = 0.0
         self._arena: MemfdArena | None = None
-        self.job, self.attempt = options.job, task.attempt
-        _replace_earlier(self)
+        self._attempt = task.attempt
 
     def let_go(self) -> None:
-        """Drops the arena of an ended attempt."""
+        """Drops the arena; see `process_runtime`."""
         self._arena = None
 
     def pack(self, record: ClaimableRecord) -> bytes:
@@ -82,7 +76,7 @@ class Sender:
     def _open_arena(self, host: bytes) -> MemfdArena | None:
         if self._arena is None:
             with suppress(OSError):  # Descriptors, memory or permission may be missing.
-                self._arena = MemfdArena(self._options.arena_bytes, host, self.attempt)
+                self._arena = MemfdArena(self._options.arena_bytes, host, self._attempt)
         return self._arena
 
     def _readers_are_here(self) -> bool:
@@ -100,11 +94,10 @@ class Receiver:
         self._host = host_identity() if options.shares_memory else None
         self._mappings = Mappings()
         self._presence = Presence(_name(options, name, task.index, task.attempt)) if self._host else None
-        self.job, self.attempt = options.job, task.attempt
-        _replace_earlier(self)
+        self._attempt = task.attempt
 
     def let_go(self) -> None:
-        """Drops mappings and presence of an ended attempt."""
+        """Drops mappings and presence; see `process_runtime`."""
         self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
@@ -116,22 +109,13 @@ class Receiver:
         if not is_claim(message):
             return message
         claim, head = decode_claim(message)
-        if claim.host == self._host and claim.attempt == self.attempt:
+        if claim.host == self._host and claim.attempt == self._attempt:
             try:
                 return self._mappings.read(claim)
             except OSError:
                 pass  # Not allowed.
         self._meter.note_lost()
         return lost(head).encode()
-
-
-def _replace_earlier(opened: Sender | Receiver) -> None:
-    # PyFlink may hold operators of failed attempts for long.
-    with _lock:
-        for other in list(_opened):
-            if other.job == opened.job and other.attempt < opened.attempt:
-                other.let_go()
-        _opened.add(opened)
 
 
 def _name(options: TransportOptions, operator: str, index: int, attempt: int) -> str:

@@ -36,8 +36,8 @@ def closed_window() -> bytes:
 
 def made_operator(options: TransportOptions, aggregator: Any) -> Any:
     operator: Any = AggregateFunction(ResponseWriter("requests", 1000, lambda: 0.0), POLICY, options)
-    operator._inbox = Receiver(options, ALONE, AGGREGATE, Meter())
-    operator._window, operator._kept, operator._defect_log = Mock(), Mock(), Mock()
+    operator._receiver = Receiver(options, ALONE, AGGREGATE, Meter())
+    operator._window, operator._kept, operator._runtime = Mock(), Mock(), Mock()
     operator._aggregator = aggregator
     return operator
 
@@ -47,9 +47,9 @@ def test_part_that_comes_too_late_is_redeemed_and_dropped() -> None:
     writer = ResponseWriter("requests", 1000, lambda: 0.0)
     operator = made_operator(options, Aggregator(writer, POLICY, lambda: 0.0, lambda: 0.0))
     operator._window.value.return_value = closed_window()
-    outbox = Sender(options, ALONE, AGGREGATE, 1, Meter())
+    sender = Sender(options, ALONE, AGGREGATE, 1, Meter())
     for _ in range(5):
-        message = outbox.pack(PartialRecord(Segment(Source(0, 0, 0)), b"", (bytes(2000),)))
+        message = sender.pack(PartialRecord(Segment(Source(0, 0, 0)), b"", (bytes(2000),)))
         assert is_claim(message), "the arena has room for one"
         assert list(operator.process_element(message, Mock())) == []
     assert operator._window.method_calls == [("value", (), {})] * 5
@@ -89,7 +89,7 @@ def test_update_is_carried_out_in_state_and_timers() -> None:
         ("register_processing_time_timer", (7,), {}),
         ("register_processing_time_timer", (9,), {}),
     ]
-    operator._defect_log.report.assert_called_once()
+    operator._runtime.defect_log.report.assert_called_once()
 
 
 @pytest.fixture

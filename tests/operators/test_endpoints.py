@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.transport.claim_check import TransportOptions, is_claim
+from anabranch.operators.runtime.process_runtime import ProcessRuntime
 from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport import endpoints as exchange
 from anabranch.operators.transport import memfd_arena as shared_memory
@@ -255,18 +256,23 @@ def test_next_attempt_frees_what_the_last_one_held() -> None:
     gc.collect()
     before = arenas([os.getpid()]).keys()
     chosen, other = options(), options()
-    held = [
-        (
-            Receiver(job, TaskContext(0, 1, attempt), "infer", Meter()),
-            Sender(job, TaskContext(0, 1, attempt), "infer", 1, Meter()),
-        )
-        for job, attempt in ((chosen, 0), (other, 0))
-    ]
-    views = [sent(sender.pack(shard(b"a" * 2000)), receiver) for receiver, sender in held]
+    process = ProcessRuntime()
+    held = []
+    for job in (chosen, other):
+        hold = process.acquire(job.job, 0)
+        receiver, sender = Receiver(job, NEVER, "infer", Meter()), Sender(job, NEVER, "infer", 1, Meter())
+        hold.own(receiver)
+        hold.own(sender)
+        held.append((receiver, sender, hold))
+    views = [sent(sender.pack(shard(b"a" * 2000)), receiver) for receiver, sender, _ in held]
     assert len(arenas([os.getpid()]).keys() - before) == 2
+    restarted = process.acquire(chosen.job, 1)
     following = Receiver(chosen, TaskContext(0, 1, 1), "infer", Meter())
     assert set(views[0].tensors[0]) == {ord("a")}, "what is looked at stays"
     views.clear()
     assert len(arenas([os.getpid()]).keys() - before) == 1, "another job's stays"
     sender = Sender(chosen, TaskContext(0, 1, 1), "infer", 1, Meter())
     assert len(sent(sender.pack(shard(bytes(2000))), following).tensors[0]) == 2000
+    restarted.release()
+    for _, _, hold in held:
+        hold.release()

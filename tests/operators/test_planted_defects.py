@@ -1,5 +1,6 @@
 """Tests that need no engine catch planted defects; `test_round_trip` has those that the simulator sees."""
 
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,8 +17,10 @@ from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import TaskLoop
-from anabranch.operators.runtime import flink_metrics, side_outputs
+from anabranch.operators.runtime import flink_metrics, operator_runtime, side_outputs
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.operator_runtime import RuntimeOperator
+from anabranch.operators.runtime.process_runtime import ProcessRuntime
 from anabranch.operators.serve import ServeFunction
 from tests.core import (
     test_aggregator,
@@ -27,7 +30,13 @@ from tests.core import (
     test_request_pipeline,
     test_task_loop,
 )
-from tests.operators import test_flink_metrics, test_serve, test_side_outputs
+from tests.operators import (
+    test_flink_metrics,
+    test_operator_runtime,
+    test_process_runtime,
+    test_serve,
+    test_side_outputs,
+)
 from tests.planted import both, mutated
 
 
@@ -38,6 +47,17 @@ def with_clock(test: Callable[[list[float]], None]) -> Callable[[], None]:
         now_s = [100.0]
         with patch.object(flink_metrics, "monotonic", lambda: now_s[0]):
             test(now_s)
+
+    return run
+
+
+def with_process(test: Callable[[ProcessRuntime], None]) -> Callable[[], None]:
+    """The test with a registry of its own, as `process` of its module makes."""
+
+    def run() -> None:
+        process = ProcessRuntime()
+        with patch.object(operator_runtime, "PROCESS", process):
+            test(process)
 
     return run
 
@@ -151,6 +171,22 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         mutated(LoadBalancer, "is_due", "backlog_ms > self._backlog_ms and ", ""),
         test_load_balancer.test_who_is_not_behind_keeps_everything,
     ),
+    "operators are never closed": (
+        mutated(RuntimeOperator, "close", "self._runtime.close()", "pass"),
+        with_process(
+            lambda process: test_operator_runtime.test_operators_closed_in_any_order_leave_nothing(
+                process, test_operator_runtime.Backend(([],)), (0, 1, 2, 3)
+            )
+        ),
+    ),
+    "failed attempt keeps its memory": (
+        mutated(ProcessRuntime, "acquire", "other.attempt < attempt", "False"),
+        test_process_runtime.test_next_attempt_ends_the_holds_of_earlier_ones,
+    ),
+    "object that is shared twice by one operator counts twice": (
+        mutated(ProcessRuntime, "share", " and key not in holder.keys", ""),
+        test_process_runtime.test_share_twice_counts_once,
+    ),
     "offloaded requests stay in state": (
         mutated(BatchQueue, "_note_departure", "if request.stored", "if False"),
         test_request_pipeline.test_what_left_is_no_longer_this_task_s,
@@ -158,9 +194,11 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:an operator of job:ResourceWarning")
 @pytest.mark.parametrize("defect", PLANTED)
 def test_planted_defect_is_caught(defect: str) -> None:
     plant, caught_by = PLANTED[defect]
     caught_by()
     with plant, pytest.raises((AssertionError, TypeError)):
         caught_by()
+    gc.collect()  # Ends the holds of a test that failed, while their warning is ignored.

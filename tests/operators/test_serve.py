@@ -36,7 +36,7 @@ class Script:
 
 def made_operator(*actions: Action) -> Any:
     operator: Any = object.__new__(ServeFunction)
-    operator._loop, operator._waiting, operator._defect_log = Script(*actions), Mock(), Mock()
+    operator._loop, operator._waiting, operator._runtime = Script(*actions), Mock(), Mock()
     return operator
 
 
@@ -52,7 +52,7 @@ def test_settlement_is_written_to_state_and_timers() -> None:
     ]
     timers = ctx.timer_service.return_value.method_calls
     assert timers == [("register_event_time_timer", (60,), {}), ("register_processing_time_timer", (70,), {})]
-    operator._defect_log.report.assert_called_once_with()
+    operator._runtime.defect_log.report.assert_called_once_with()
 
 
 def test_settlement_without_timers_registers_none() -> None:

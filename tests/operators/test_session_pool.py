@@ -1,22 +1,43 @@
-"""SessionPool: one session for each model and task of a process, which ends with its last holder."""
+"""SessionPool: one session for each model and task of a process, until its last holder is closed."""
 
-import gc
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.backends.base import Backend, ModelLoadFailed
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.runtime.process_runtime import Hold, ProcessRuntime
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.schemas.model import Catalog, ModelSpec, SessionOptions
 
 MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (), ())
+
+
+class Process:
+    """Makes the pools of operators that share a process."""
+
+    def __init__(self) -> None:
+        self._runtime = ProcessRuntime()
+        self.holds: list[Hold] = []
+
+    def pool(self, backend: Backend, task: int = 0) -> SessionPool:
+        self.holds.append(self._runtime.acquire("job", 0))
+        return SessionPool(backend, task, self.holds[-1].share)
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    made = Process()
+    yield made
+    for hold in made.holds:
+        hold.release()
 
 
 class CountingBackend:
@@ -32,9 +53,9 @@ class CountingBackend:
         return FakeSession(dict)
 
 
-def test_pool_operators_share_a_session_and_tasks_do_not() -> None:
+def test_pool_operators_share_a_session_and_tasks_do_not(process: Process) -> None:
     backend = CountingBackend()
-    chained, exchange, other = SessionPool(backend, 0), SessionPool(backend, 0), SessionPool(backend, 1)
+    chained, exchange, other = process.pool(backend, 0), process.pool(backend, 0), process.pool(backend, 1)
     assert chained.session_of(MODEL) is exchange.session_of(MODEL)
     assert chained.session_of(MODEL) is not other.session_of(MODEL)
     assert len(backend.loaded) == 2
@@ -48,40 +69,43 @@ def test_pool_operators_share_a_session_and_tasks_do_not() -> None:
         replace(MODEL, session=SessionOptions(intra_op_threads=2)),
     ],
 )
-def test_pool_other_file_or_options_get_another_session(other: ModelSpec) -> None:
+def test_pool_other_file_or_options_get_another_session(process: Process, other: ModelSpec) -> None:
     backend = CountingBackend()
-    assert SessionPool(backend, 0).session_of(MODEL) is not SessionPool(backend, 0).session_of(other)
+    assert process.pool(backend, 0).session_of(MODEL) is not process.pool(backend, 0).session_of(other)
     assert len(backend.loaded) == 2
 
 
-def test_pool_session_lives_as_long_as_its_holders() -> None:
+def test_pool_session_lives_until_its_last_holder_closes(process: Process) -> None:
     backend = CountingBackend()
-    first, second = SessionPool(backend, 0), SessionPool(backend, 0)
+    first, second = process.pool(backend), process.pool(backend)
     session = weakref.ref(first.session_of(MODEL))
     assert second.session_of(MODEL) is session()
+    process.holds[0].release()
     del first
-    gc.collect()
     assert session() is second.session_of(MODEL)
-    del second
-    gc.collect()
+    third = process.pool(backend)
+    assert third.session_of(MODEL) is session()
+    process.holds[1].release()
+    process.holds[2].release()
+    del second, third
     assert session() is None
-    SessionPool(backend, 0).session_of(MODEL)
+    process.pool(backend).session_of(MODEL)
     assert len(backend.loaded) == 2
 
 
-def test_pool_load_all_loads_each_model_and_version() -> None:
+def test_pool_load_all_loads_each_model_and_version(process: Process) -> None:
     backend = CountingBackend()
     second = replace(MODEL, version="2", sha256="2")
-    sessions = SessionPool(backend, 0)
+    sessions = process.pool(backend, 0)
     sessions.load_all(Catalog({"m": {"1": MODEL, "2": second}, "n": {"1": replace(MODEL, name="n", sha256="n")}}))
     assert len(backend.loaded) == 3
     sessions.session_of(second)
     assert len(backend.loaded) == 3
 
 
-def test_pool_concurrent_operators_load_once() -> None:
+def test_pool_concurrent_operators_load_once(process: Process) -> None:
     backend = CountingBackend(seconds=0.05)
-    holders = [SessionPool(backend, 7) for _ in range(4)]
+    holders = [process.pool(backend, 7) for _ in range(4)]
     threads = [threading.Thread(target=holder.session_of, args=(MODEL,)) for holder in holders]
     for thread in threads:
         thread.start()
@@ -90,7 +114,7 @@ def test_pool_concurrent_operators_load_once() -> None:
     assert len(backend.loaded) == 1
 
 
-def test_pool_failed_load_is_tried_again() -> None:
+def test_pool_failed_load_is_tried_again(process: Process) -> None:
     class FailsOnce(CountingBackend):
         def load(self, model: ModelSpec) -> FakeSession:
             session = super().load(model)
@@ -98,14 +122,14 @@ def test_pool_failed_load_is_tried_again() -> None:
                 raise ModelLoadFailed("not yet")
             return session
 
-    sessions = SessionPool(FailsOnce(), 0)
+    sessions = process.pool(FailsOnce(), 0)
     with pytest.raises(ModelLoadFailed):
         sessions.session_of(MODEL)
     assert sessions.session_of(MODEL).run((), {"x": np.zeros(1)}) == []
 
 
-def test_pool_unequal_backends_share_no_session() -> None:
-    holders = SessionPool(CountingBackend(), 0), SessionPool(CountingBackend(), 0)
+def test_pool_unequal_backends_share_no_session(process: Process) -> None:
+    holders = process.pool(CountingBackend(), 0), process.pool(CountingBackend(), 0)
     assert holders[0].session_of(MODEL) is not holders[1].session_of(MODEL)
     # Each operator gets its own copy of the job's backend.
     assert OnnxBackend() == OnnxBackend()
@@ -113,9 +137,9 @@ def test_pool_unequal_backends_share_no_session() -> None:
 
 
 @pytest.mark.parametrize(("batchable", "rows"), [(True, 3), (False, 1)])
-def test_pool_session_learns_the_cost_of_batches(batchable: bool, rows: int) -> None:
+def test_pool_session_learns_the_cost_of_batches(process: Process, batchable: bool, rows: int) -> None:
     model = replace(MODEL, batchable=batchable)
-    session = SessionPool(CountingBackend(), 0).session_of(model)
+    session = process.pool(CountingBackend(), 0).session_of(model)
     session.costs = BatchCostModel([Measurement(1, 1e-9), Measurement(3, 3e-9)])
     seen: list[int] = []
     session.costs.observe = lambda rows, run_ms: seen.append(rows)  # type: ignore[method-assign]

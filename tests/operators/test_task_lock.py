@@ -7,7 +7,7 @@ from threading import Event, Thread
 import pytest
 
 from anabranch.operators.runtime import task_lock
-from anabranch.operators.runtime.task_lock import TaskLock, lock_of
+from anabranch.operators.runtime.task_lock import TaskLock
 
 
 class Batch(Thread):
@@ -27,13 +27,6 @@ class Batch(Thread):
     def end(self) -> None:
         self.may_end.set()
         self.join()
-
-
-def test_lock_of_returns_one_lock_per_job_and_task() -> None:
-    lock = lock_of("job", 0)
-    assert lock_of("job", 0) is lock
-    assert lock_of("job", 1) is not lock
-    assert lock_of("other", 0) is not lock
 
 
 def busy() -> TaskLock:

@@ -1,0 +1,78 @@
+"""Runtime of one operator of a task: its metrics, defect log, sessions and transport."""
+
+from collections.abc import Callable, Iterable
+
+from pyflink.datastream import RuntimeContext
+
+from anabranch.operators.backends.base import Backend
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.transport.claim_check import TransportOptions
+from anabranch.operators.runtime.defect_log import DefectLog
+from anabranch.operators.runtime.flink_metrics import FlinkMetrics
+from anabranch.operators.runtime.process_runtime import PROCESS
+from anabranch.operators.runtime.task_context import task_context_of
+from anabranch.operators.runtime.task_lock import TaskLock
+from anabranch.operators.sessions.session_pool import SessionPool
+from anabranch.operators.transport.endpoints import Receiver, Sender, stage_receiver
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.records import UnitRecord
+
+
+class OperatorRuntime:
+    """Exists from an operator's `open` to its `close`.
+
+    Args:
+        operator: Name of the operator in logs.
+    """
+
+    def __init__(
+        self, context: RuntimeContext, operator: str, options: TransportOptions, writer: ResponseWriter
+    ) -> None:
+        self.task = task_context_of(context)
+        self.metrics = FlinkMetrics(writer.meter, context)
+        self.defect_log = DefectLog(writer.defects, operator, self.task)
+        self._options = options
+        self._meter = writer.meter
+        self._hold = PROCESS.acquire(options.job, self.task.attempt)
+
+    def lock(self) -> TaskLock:
+        """Returns the lock that the operators of this task share."""
+        return self._hold.share((TaskLock, self._options.job, self.task.attempt, self.task.index), TaskLock)
+
+    def sessions(self, backend: Backend) -> SessionPool:
+        """Returns the sessions that the operators of this task share."""
+        return SessionPool(backend, self.task.index, self._hold.share)
+
+    def sender(self, to: str, readers: int) -> Sender:
+        """Returns a sender to the receivers of a name."""
+        sender = Sender(self._options, self.task, to, readers, self._meter)
+        self._hold.own(sender)
+        return sender
+
+    def unit_packer(self, models: Iterable[ModelSpec]) -> Callable[[ModelSpec, UnitRecord], bytes]:
+        """Returns a function that packs a unit for the first stage of its model."""
+        senders = {
+            (model.name, model.version): self.sender(stage_receiver(model, 0), model.stages[0].replicas)
+            for model in models
+        }
+        return lambda model, unit: senders[model.name, model.version].pack(unit)
+
+    def receiver(self, name: str) -> Receiver:
+        """Returns this task's receiver."""
+        receiver = Receiver(self._options, self.task, name, self._meter)
+        self._hold.own(receiver)
+        return receiver
+
+    def close(self) -> None:
+        """Releases shared objects; those in use stay with the operator, since timers may follow."""
+        self._hold.release()
+
+
+class RuntimeOperator:
+    """Base of operators that set `_runtime` in `open`."""
+
+    _runtime: OperatorRuntime
+
+    def close(self) -> None:
+        """Closes the operator's runtime."""
+        self._runtime.close()
