@@ -35,7 +35,7 @@ class AggregateFunction(RuntimeOperator, KeyedProcessFunction):
         self._aggregator = Aggregator(writer, self.policy, self._runtime.metrics.flush, now_ms)
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Takes one part of an answer. A late part is redeemed, too: its sender waits to use the memory again."""
+        """Takes one part; redeems late ones, too, because that frees memory."""
         update = self._aggregator.on_record(self._receiver.redeem(value), self._window.value(), self._kept.get)
         return self._carry_out(update, ctx.timer_service())
 

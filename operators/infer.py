@@ -28,7 +28,7 @@ class InferFunction(RuntimeOperator, ProcessFunction):
     exchange: TransportOptions
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads and warms up the task's models."""
+        """Loads the task's models."""
         self._runtime = runtime = OperatorRuntime(runtime_context, "infer", self.exchange, self.response_writer)
         task, sessions = runtime.task, runtime.sessions(self.backend)
         sessions.load_all(self.catalog)
@@ -44,5 +44,5 @@ class InferFunction(RuntimeOperator, ProcessFunction):
         with self._lock.offloaded_batch() if record[0] == RecordKind.BATCH else nullcontext():
             outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
-        # Without timers, later counts wait for the next record.
+        # Counts after it wait for the next record.
         self._runtime.metrics.flush(at_once=self._runtime.defect_log.report())

@@ -1,6 +1,6 @@
 """Flink operator that admits, queues and runs requests: translates between Flink and `core.scheduling.task_loop`.
 
-Keyed map state holds the queued requests as Kafka records, by number. After a failure or a rescale it fills the queue.
+Keyed map state holds queued requests by number, from which a restart fills the queue.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
     exchange: TransportOptions
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Opens state, and loads and warms up every model, before the first request."""
+        """Opens state and loads all models."""
         writer, policy = self.response_writer, self.policy
         self._runtime = runtime = OperatorRuntime(runtime_context, "serve", self.exchange, writer)
         # Thread mode gives PRIMITIVE_ARRAY state back as tuples of integers.

@@ -39,7 +39,7 @@ class StageFunction(RuntimeOperator, ProcessFunction):
     windows: int
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads and warms up this stage only."""
+        """Loads this stage."""
         self._is_last = self.index == len(self.model.stages) - 1
         model, index, writer = self.model, self.index, self.response_writer
         self._runtime = runtime = OperatorRuntime(runtime_context, stage_name(model, index), self.exchange, writer)

@@ -1,1 +1,1 @@
-"""Cuts an ONNX model into stages, and proves that they equal it."""
+"""Cutting of ONNX models into stages."""

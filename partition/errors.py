@@ -1,4 +1,4 @@
-"""Errors of cutting a model; `anabranch.errors` draws the tree."""
+"""Errors of cutting a model."""
 
 from anabranch.schemas.errors import AnabranchError
 
@@ -28,7 +28,7 @@ class InvalidModel(ModelError):
 
 
 class UnsafeModel(ModelError):
-    """The model's external data is outside its folder, or is not a plain file."""
+    """External data is outside the model's folder, or not a plain file."""
 
     code = "unsafe_model"
 
@@ -46,7 +46,7 @@ class NoSuchCut(CutError):
 
 
 class UncarriedTensor(CutError):
-    """A crossing value is not a tensor, or has a datatype that the wire cannot carry."""
+    """The wire cannot carry a crossing value."""
 
     code = "uncarried_tensor"
 

@@ -1,1 +1,1 @@
-"""ONNX Runtime helpers shared by operators and partition."""
+"""ONNX Runtime for operators and partition."""

@@ -1,7 +1,4 @@
-"""Caches measurements of this machine, one file for each.
-
-A file is locked during its measurement: processes that measure together would disturb each other.
-"""
+"""Cache of this machine's measurements, each in a locked file."""
 
 import fcntl
 import hashlib
@@ -18,7 +15,7 @@ T = TypeVar("T")
 
 
 class CachedMeasurement(msgspec.Struct, Generic[T]):
-    """A cached value; assign it to store a new one."""
+    """Cached value; assignment stores a new one."""
 
     measured: T | None = None
 
@@ -27,11 +24,11 @@ class CachedMeasurement(msgspec.Struct, Generic[T]):
 def cached_measurement(
     kind: str, depends_on: Sequence[object], value_type: type[T], environ: Mapping[str, str]
 ) -> Iterator[CachedMeasurement[T]]:
-    """Yields the cached measurement and stores it on exit, under an exclusive file lock.
+    """Yields a measurement and stores it on exit, under an exclusive lock.
 
     Args:
         kind: Name of the folder.
-        depends_on: Key, by `repr`, besides ONNX Runtime and the processor.
+        depends_on: Key, besides ONNX Runtime and the processor.
         value_type: Type of the value.
         environ: `XDG_CACHE_HOME` moves the cache.
 

@@ -1,4 +1,4 @@
-"""Opens ONNX Runtime sessions; no other module of the product does."""
+"""ONNX Runtime sessions; only this module opens them."""
 
 from contextlib import suppress
 from functools import cache
@@ -16,12 +16,12 @@ _OPTIMIZATION_LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _DEFAULT_OPTIONS = SessionOptions()
-#: ONNX Runtime logs what it raises: bad rows would fill the logs.
+#: Hides errors that are raised, too.
 _FATAL = 4
 
 
 class SessionError(Exception):
-    """ONNX Runtime does not load a model."""
+    """A model does not load."""
 
 
 def open_session(
@@ -35,17 +35,17 @@ def open_session(
     """Loads a model.
 
     Args:
-        source: An ONNX file, or its bytes.
-        options: Threads, optimization and providers.
-        external_data_dir: Folder of external data, for bytes.
-        profile_prefix: Switches the profiler on; start of its file's path.
-        optimized_path: File for the optimized model; its weights go to `NAME.data`.
+        source: ONNX file, or its bytes.
+        options: Session options.
+        external_data_dir: External data of bytes.
+        profile_prefix: Start of the profile's path; None without profiler.
+        optimized_path: Target of the optimized model and `NAME.data`.
 
     Returns:
-        An `onnxruntime.InferenceSession`.
+        `onnxruntime.InferenceSession`.
 
     Raises:
-        SessionError: A provider is not installed, or the model does not load.
+        SessionError: The model does not load.
     """
     runtime = load_runtime()
     available = runtime.get_available_providers()
@@ -59,7 +59,7 @@ def open_session(
         runtime.GraphOptimizationLevel, _OPTIMIZATION_LEVELS[options.optimization]
     )
     settings.log_severity_level = _FATAL
-    # Idle threads that spin take the core from other tasks.
+    # Spinning threads take cores from other tasks.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if external_data_dir is not None:
         settings.add_session_config_entry(
@@ -83,10 +83,9 @@ def open_session(
 
 @cache
 def load_runtime() -> Any:
-    """Imports `onnxruntime` on first use, in a thread of its own.
+    """Imports `onnxruntime` in a thread of its own.
 
-    In PyFlink's thread mode, Python thread states share a native thread; pybind11 would take the wrong one and wait
-    forever for the interpreter lock.
+    In PyFlink's threads, pybind11 takes a wrong thread state and deadlocks.
     """
     importer = Thread(target=_import_runtime, name="import onnxruntime")
     importer.start()
@@ -98,10 +97,10 @@ def load_runtime() -> Any:
 
 
 def _import_runtime() -> None:
-    with suppress(ImportError):  # raised again by the import in the calling thread
+    with suppress(ImportError):  # Raised again by the caller.
         import_module("onnxruntime")
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an exception's message, or its class's name."""
+    """Returns an error's first line or class."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,15 +1,15 @@
-"""Reads a chain: the `[chain]` of a `model.toml`, in which one model's output feeds the next.
+"""Chain of models: the `[chain]` of a `model.toml`.
 
     [chain]
     steps = [
         { model = "detect.onnx", before = "steps.py:picture", after = "steps.py:boxes", replicas = 1 },
         { model = "read@2", before = "steps.py:lines" },
     ]
-    inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }      -1: an axis of any size
+    inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }      -1: any size
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
-A step's model is a file beside the `model.toml`, or the name of a model. Its functions (see
-`anabranch.operators.core.execution.step`) are trusted like the models. Reading a chain does not run them.
+A step's model is a file beside the `model.toml`, or a model's name. Functions (see
+`anabranch.operators.core.execution.step`) are trusted like models; reading does not run them.
 """
 
 import ast
@@ -25,7 +25,7 @@ from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec, SessionOptions, StageSpec, TensorSpec
 from anabranch.schemas.tensors import DATATYPES
 
-#: Version of every chain, whose files have none.
+#: Version of every chain.
 VERSION = "1"
 
 
@@ -72,16 +72,16 @@ class ChainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: Catalog) -> ModelSpec:
-    """Reads a model that is a chain of steps.
+    """Reads a chain as a model.
 
     Args:
         path: The `model.toml`.
         table: Its `[chain]`.
-        session: Session options of all steps.
-        models: Models that a step can name.
+        session: For all steps.
+        models: Models that steps can name.
 
     Raises:
-        ConfigError: A step names an unknown model or function, or an input or output is invalid.
+        ConfigError: A model or function is unknown, or a tensor is invalid.
         ModelLoadFailed: A model cannot be read.
     """
     where = f"{path}: chain"
@@ -162,9 +162,11 @@ def _read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
     except ModelLoadFailed as error:
         raise ConfigError(f"{where}: {error}") from None
     except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"{where}: {path} is not Python: {error}") from None
-    if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
-        raise ConfigError(f"{where}: {path} has no function {name!r}")
+        raise ConfigError(f"{where}: {path} is not a Python file: {error}") from None
+    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if name not in found:
+        functions = ", ".join(sorted(found)) or "none"
+        raise ConfigError(f"{where}: unknown function {name!r} of {path}; available: {functions}")
     return FunctionSpec(str(path.resolve()), sha256, name)
 
 

@@ -1,4 +1,4 @@
-"""Reads a model repository: `NAME/VERSION/model.onnx`, with an optional `NAME/model.toml`.
+"""Model repository: `NAME/VERSION/model.onnx`, with an optional `NAME/model.toml`.
 
     models/
     ├── magika/
@@ -12,7 +12,7 @@
         ├── detect.onnx …
         └── steps.py
 
-Signatures come from the ONNX files. Reading runs no model and writes nothing.
+Reading runs no model and writes nothing.
 """
 
 import re
@@ -42,11 +42,11 @@ class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `model.toml`.
+    """Content of a `model.toml`.
 
     Attributes:
         stages: Number of stages, or a stage manifest; 0 for the whole model.
-        replicas: Tasks of each stage; by default as in the manifest.
+        replicas: Of each stage; by default as in the manifest.
     """
 
     stages: int | str = 0
@@ -62,8 +62,8 @@ def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
     """Reads every model of a repository.
 
     Raises:
-        ConfigError: The folder is missing or holds no model, or a `model.toml` cannot be used.
-        StagesNotPrepared: Models must be cut first: see `stage_preparation`.
+        ConfigError: The folder or a `model.toml` is unusable.
+        StagesNotPrepared: Models must be cut: see `stage_preparation`.
         ModelLoadFailed: A model cannot be read.
     """
     if not folder.is_dir():
@@ -129,7 +129,7 @@ def _read_model(
 
 
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
-    """Returns the size of axis 0 if it is fixed and always the same."""
+    """Returns the common fixed size of axis 0."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
     return sizes.pop() or None if len(sizes) == 1 else None
 
@@ -137,12 +137,12 @@ def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...])
 def _check_batch_axis(
     path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], fixed_rows: int | None
 ) -> None:
-    """Refuses `enabled = true` for a model that cannot run a batch."""
+    """Refuses `enabled = true` without a batch axis."""
     without = [spec.name for spec in inputs if not spec.shape]
     fixed = [spec.name for spec in inputs + outputs if spec.shape and spec.shape[0] not in (None, fixed_rows)]
     if without or fixed or not inputs:
         obstacle = f"axis 0 of {', '.join(fixed)} has a fixed size" if fixed else "an input has no axis 0"
-        raise ConfigError(f"{path}: enabled = true under [batching], but {obstacle}")
+        raise ConfigError(f"{path}: enabled = true under [batching], but {obstacle}: remove it, or set false")
 
 
 def _read_model_file(path: Path) -> _ModelFile:

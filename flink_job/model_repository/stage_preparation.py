@@ -1,7 +1,4 @@
-"""Cuts models whose `model.toml` asks for a number of stages, as `anabranch plan --stages K` does.
-
-Stages are written to `stages-K/` beside the model, and again only if the model has changed.
-"""
+"""Preparation of models with a number of stages: writes `stages-K/` beside new and changed models."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +11,7 @@ from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_repository.stages import UnpreparedModel
 from anabranch.schemas.model import Catalog
 
-#: Takes a model, the finished fraction of its work and the next step.
+#: Takes a model, the finished fraction and the next step.
 PreparationProgress = Callable[[str, float, str], None]
 
 #: Finished fractions of the work.
@@ -22,10 +19,10 @@ _PROFILED, _PLANNED = 0.6, 0.85
 
 
 def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationProgress | None = None) -> Catalog:
-    """Reads a repository; cuts the models whose stages are missing, and proves the stages.
+    """Reads a repository; cuts models without stages.
 
     Raises:
-        ConfigError: The repository cannot be used or written, or a model cannot be cut.
+        ConfigError: The repository is unusable, or a model cannot be cut.
         ModelLoadFailed: A model cannot be read.
     """
     try:
@@ -38,7 +35,7 @@ def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationP
 
 
 def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
-    # Imports ONNX, which other jobs do not need.
+    # Other jobs do not need ONNX.
     from anabranch.partition.errors import PartitionError  # noqa: PLC0415
     from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
     from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
@@ -64,12 +61,12 @@ def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
         report(1.0, "done")
     except PartitionError as error:
         with suppress(OSError):
-            model.folder.rmdir()  # made by the check, and empty
+            model.folder.rmdir()
         raise ConfigError(f"{model.path} cannot be cut into {model.stages} stages: {error}") from None
 
 
 def _check_writable(model: UnpreparedModel) -> None:
-    """Makes the folder of the stages before profiling, which takes seconds."""
+    """Makes the folder before the slow profiling."""
     try:
         model.folder.mkdir(exist_ok=True)
     except OSError as error:

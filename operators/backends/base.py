@@ -1,4 +1,4 @@
-"""Protocol of the runtimes that execute models."""
+"""Interface of runtimes that execute models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -11,32 +11,32 @@ from anabranch.schemas.tensors import NUMPY_DTYPES, Array
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """Loaded model."""
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """Runs one batch.
 
         Args:
-            outputs: Names of the outputs to return.
-            inputs: All inputs; BYTES as object arrays of bytes.
+            outputs: Names of the requested outputs.
+            inputs: All inputs; BYTES as object arrays.
 
         Returns:
-            The outputs in order, C-contiguous.
+            Outputs in order, C-contiguous.
 
         Raises:
-            Exception: The batch failed, without effect.
+            Exception: The batch failed.
         """
         ...
 
 
 class Backend(Protocol):
-    """Loads models."""
+    """Loader of models."""
 
     def load(self, model: ModelSpec) -> Session:
-        """Loads a model and warms it up.
+        """Loads and warms up a model.
 
         Raises:
-            ModelLoadFailed: The model cannot be loaded.
+            ModelLoadFailed: It is unusable.
         """
         ...
 
@@ -48,7 +48,7 @@ class ModelLoadFailed(AnabranchError):
 
 
 def zeros(model: ModelSpec, rows: int) -> dict[str, Array]:
-    """Makes inputs of zeros or empty strings, with 1 for other open axes."""
+    """Makes inputs of zeros or empty strings; other open axes are 1."""
     inputs: dict[str, Array] = {}
     for spec in model.inputs:
         shape = [axis or 1 for axis in spec.shape]

@@ -1,4 +1,4 @@
-"""Runs Python functions as models, for tests."""
+"""Python functions as models, for tests."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,25 +9,25 @@ from anabranch.schemas.tensors import Array
 
 
 class FakeSession:
-    """Runs a function and records the rows of its batches."""
+    """Session that records batch sizes."""
 
     def __init__(self, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> None:
         self._run = run
         self.batches: list[int] = []
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Returns the function's outputs in the requested order."""
+        """Returns the requested outputs."""
         self.batches.append(next(iter(inputs.values())).shape[0])
         results = self._run(inputs)
         return [np.asarray(results[name], order="C") for name in outputs]
 
 
 class FakeBackend:
-    """Gives every model the same function."""
+    """Back-end of one function."""
 
     def __init__(self, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> None:
         self._run = run
 
     def load(self, model: ModelSpec) -> FakeSession:
-        """Returns a session that runs the function."""
+        """Returns a session."""
         return FakeSession(self._run)

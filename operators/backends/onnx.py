@@ -1,4 +1,4 @@
-"""Runs models with ONNX Runtime, and reads their signatures without running them."""
+"""Models of ONNX Runtime, and their signatures."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class OnnxSession:
 
 @dataclass(frozen=True)
 class OnnxBackend:
-    """Loads ONNX files. All instances are equal, so operators share sessions: see `session_pool`."""
+    """Loader of ONNX files; equal instances share sessions."""
 
     def load(self, model: ModelSpec) -> OnnxSession:
         """See `anabranch.operators.backends.base.Backend`."""

@@ -1,4 +1,4 @@
-"""Logs the defects of a task.
+"""Log of a task's defects.
 
 `logging` reaches the TaskManager's log through pemja (thread mode) or Beam (process mode).
 """
@@ -10,7 +10,7 @@ from time import monotonic
 from anabranch.operators.core.defects import Defect, Defects
 from anabranch.operators.runtime.task_context import TaskContext
 
-#: Time between two logged defects of the same phase and exception type.
+#: Between logged defects of one phase and exception type.
 INTERVAL_S = 10.0
 
 _LOGGER = logging.getLogger("anabranch.defects")

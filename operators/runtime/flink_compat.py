@@ -30,39 +30,39 @@ def java_runtime_context(context: RuntimeContext) -> Any | None:
 
 
 def counts_through_beam(group: MetricGroup) -> bool:
-    """Tells process mode, which counts through Beam."""
+    """Tells process mode."""
     return isinstance(group, GenericMetricGroup)
 
 
 def current_metrics_container() -> Any | None:
-    """Returns Beam's container of counters; None during a timer."""
+    """Returns Beam's counters; None during timers."""
     return MetricsEnvironment.current_container()
 
 
 def counter_in(container: Any, counter: Counter) -> Any:
-    """Returns a counter's cell, which works during timers, too."""
+    """Returns a counter's cell, which timers can use."""
     return container.get_counter(counter._inner_counter.metric_name)
 
 
 def integer_key(context: KeyedProcessFunction.Context) -> int:
-    """Returns the key of a stream keyed by one integer; a timer may have it as a row or tuple."""
+    """Returns an integer key, which timers wrap in a row or tuple."""
     key: Any = context.get_current_key()
     number: int = key[0] if isinstance(key, Row | tuple) else key
     return number
 
 
 def java_gateway() -> Any:
-    """Returns the gateway to PyFlink's JVM."""
+    """Returns PyFlink's gateway."""
     return get_gateway()
 
 
 def use_worker_processes() -> None:
-    """Runs a MiniCluster's Python workers as processes, not as threads."""
+    """Runs MiniCluster's workers as processes."""
     os.environ[_WORKER_MODE] = "process"
 
 
 def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamExecutionEnvironment:
-    """Returns a cluster's environment; PyFlink ignores `execution.target`."""
+    """Returns a cluster's environment; PyFlink ignores the target."""
     gateway = java_gateway()
     settings = Configuration()
     for key, value in options.items():
@@ -75,13 +75,13 @@ def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamE
 
 
 def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> None:
-    """Drains a job; PyFlink omits the savepoint format that Flink 2 requires."""
+    """Drains a job; PyFlink omits the required savepoint format."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
 
 
 def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) -> DataStream:
-    """Returns a Java source's stream, without watermarks."""
+    """Returns a source's stream without watermarks."""
     no_watermarks = java_gateway().jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
     return DataStream(env._j_stream_execution_environment.fromSource(java_source, no_watermarks, name))
 
@@ -92,17 +92,17 @@ def java_stream(stream: DataStream) -> Any:
 
 
 def java_initializer(offsets: Any) -> Any:
-    """Returns the Java object of an initializer."""
+    """Returns the Java object."""
     return offsets._j_initializer
 
 
 def keyed_by_first_field(
     stream: DataStream, key_type: TypeInformation, value_type: TypeInformation, *, in_place: bool
 ) -> KeyedStream:
-    """Keys a stream of `Row(key, value)`; PyFlink's `key_by` adds a Python operator.
+    """Keys a stream of `Row(key, value)` without the Python operator of `key_by`.
 
     Args:
-        in_place: Keeps each record in its task, to which its key must belong.
+        in_place: Records stay in their task.
     """
     gateway = java_gateway()
     selector, java_key_type = gateway.jvm.KeyByKeySelector(), Types.ROW([key_type]).get_java_type_info()

@@ -21,9 +21,9 @@ class _Counter(Protocol):
 
 
 class FlinkMetrics:
-    """Copies the counts of a meter to Flink, at most once a second.
+    """Copies counts to Flink, at most once a second.
 
-    Keeps the first element's Beam container, because timers have none.
+    Timers use the first element's Beam container.
     """
 
     def __init__(self, meter: Meter, context: RuntimeContext) -> None:
@@ -35,7 +35,7 @@ class FlinkMetrics:
         self._next_s = 0.0
 
     def flush(self, *, at_once: bool = False) -> float:
-        """Copies the counts if they are due; otherwise returns the seconds left, 0 without counts."""
+        """Copies due counts; returns the seconds until others are due, or 0."""
         if self._by_beam and self._container is None:
             self._container = flink_compat.current_metrics_container()
             if self._container is None:

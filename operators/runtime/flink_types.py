@@ -1,4 +1,4 @@
-"""PyFlink types of emitted records."""
+"""Types of emitted records."""
 
 from pyflink.common import Types
 

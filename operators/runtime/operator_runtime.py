@@ -1,4 +1,4 @@
-"""Runtime of one operator of a task: its metrics, defect log, sessions and transport."""
+"""Metrics, defect log, sessions and transport of one operator of a task."""
 
 from collections.abc import Callable, Iterable
 
@@ -19,10 +19,10 @@ from anabranch.schemas.records import UnitRecord
 
 
 class OperatorRuntime:
-    """Exists from an operator's `open` to its `close`.
+    """Runtime from an operator's `open` to its `close`.
 
     Args:
-        operator: Name of the operator in logs.
+        operator: Name in logs.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class OperatorRuntime:
         self._hold = PROCESS.acquire(options.job, self.task.attempt)
 
     def lock(self) -> TaskLock:
-        """Returns the lock that the operators of this task share."""
+        """Returns the task's lock."""
         return self._hold.share((TaskLock, self._options.job, self.task.attempt, self.task.index), TaskLock)
 
     def sessions(self, backend: Backend) -> SessionPool:
-        """Returns the sessions that the operators of this task share."""
+        """Returns the task's sessions."""
         return SessionPool(backend, self.task.index, self._hold.share)
 
     def sender(self, to: str, readers: int) -> Sender:
-        """Returns a sender to the receivers of a name."""
+        """Opens a sender to named receivers."""
         sender = Sender(self._options, self.task, to, readers, self._meter)
         self._hold.own(sender)
         return sender
 
     def unit_packer(self, models: Iterable[ModelSpec]) -> Callable[[ModelSpec, UnitRecord], bytes]:
-        """Returns a function that packs a unit for the first stage of its model."""
+        """Opens senders to first stages; returns their `pack`."""
         senders = {
             (model.name, model.version): self.sender(stage_receiver(model, 0), model.stages[0].replicas)
             for model in models
@@ -58,21 +58,21 @@ class OperatorRuntime:
         return lambda model, unit: senders[model.name, model.version].pack(unit)
 
     def receiver(self, name: str) -> Receiver:
-        """Returns this task's receiver."""
+        """Opens a receiver."""
         receiver = Receiver(self._options, self.task, name, self._meter)
         self._hold.own(receiver)
         return receiver
 
     def close(self) -> None:
-        """Releases shared objects; those in use stay with the operator, since timers may follow."""
+        """Releases shared objects; the operator keeps its own references for late timers."""
         self._hold.release()
 
 
 class RuntimeOperator:
-    """Base of operators that set `_runtime` in `open`."""
+    """Base of operators; `open` sets the runtime."""
 
     _runtime: OperatorRuntime
 
     def close(self) -> None:
-        """Closes the operator's runtime."""
+        """Closes the runtime."""
         self._runtime.close()

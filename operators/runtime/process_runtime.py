@@ -1,13 +1,11 @@
-"""Registry of the objects that operators share in one Python process.
-
-In thread mode all tasks of a TaskManager run in one process; in process mode the operators of a slot may.
+"""Registry of objects that operators share in a process.
 
     open()    hold = PROCESS.acquire(job, attempt)
-              hold.share(key, make)                    counts a holder of `key`
-    close()   hold.release()                           the last holder drops the object
+              hold.share(key, make)                    one object per key
+    close()   hold.release()                           the last holder drops it
 
-In thread mode Flink closes operators at the end of the input, but not after a failure or a cancellation. So a new
-attempt of a job releases the holds of earlier ones, and a hold that is dropped unreleased is released with a warning.
+In thread mode Flink closes operators only at the end of the input, not after failure or cancellation. So a new attempt
+releases the holds of earlier ones, and a lost hold is released with a warning.
 """
 
 import threading
@@ -23,10 +21,10 @@ T = TypeVar("T")
 
 
 class Releasable(Protocol):
-    """A resource that ends with its attempt, although Flink may reference its operator for longer."""
+    """Resource of one attempt."""
 
     def let_go(self) -> None:
-        """Drops the memory and files of the resource."""
+        """Drops memory and files."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,28 +43,28 @@ class _Entry:
 
 
 class Hold:
-    """One operator's part in a `ProcessRuntime`."""
+    """Hold of one operator."""
 
     def __init__(self, holder: _Holder, process: "ProcessRuntime") -> None:
         self._holder = holder
         self._process = process
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Returns the object of a key; the first holder makes it."""
+        """Returns the object of a key, which its first holder makes."""
         value: T = self._process.share(self._holder, key, make)
         return value
 
     def own(self, resource: Releasable) -> None:
-        """Ends a resource when a later attempt starts."""
+        """Ends a resource with its attempt."""
         self._holder.resources.append(resource)
 
     def release(self) -> None:
-        """Ends the hold; has no effect after the first time, or after a later attempt started."""
+        """Ends the hold; does nothing the second time."""
         self._process.release(self._holder)
 
 
 class ProcessRuntime:
-    """Counts the holders of shared objects."""
+    """Counts holders."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,12 +83,7 @@ class ProcessRuntime:
         return key in self._entries
 
     def acquire(self, job: str, attempt: int) -> Hold:
-        """Returns a hold for one operator; releases those of the job's earlier attempts.
-
-        Args:
-            job: Unique name of the job.
-            attempt: Number of earlier starts.
-        """
+        """Returns a hold; releases those of the job's earlier attempts."""
         holder = _Holder(job, attempt)
         hold = Hold(holder, self)
         weakref.finalize(hold, self._lose, holder).atexit = False
@@ -106,13 +99,12 @@ class ProcessRuntime:
 
     def share(self, holder: _Holder, key: Hashable, make: Callable[[], Any]) -> Any:
         """See `Hold.share`."""
-        with self._making:  # One at a time: `make` may measure a model's speed.
+        with self._making:  # Models are measured alone.
             with self._locked():
                 entry = self._entries.get(key)
             if entry is None:
                 entry = _Entry(make())
             with self._locked():
-                # The attempt may have ended meanwhile, and with it the other holders.
                 if not holder.is_released and key not in holder.keys:
                     entry = self._entries.setdefault(key, entry)
                     entry.holders += 1
@@ -121,7 +113,7 @@ class ProcessRuntime:
 
     def release(self, holder: _Holder) -> None:
         """See `Hold.release`."""
-        dropped: list[object] = []  # Destructors run after the lock is free.
+        dropped: list[object] = []  # Destroyed without the lock.
         with self._locked():
             if not holder.is_released:
                 holder.is_released = True
@@ -148,14 +140,13 @@ class ProcessRuntime:
         self._release_lost()
 
     def _release_lost(self) -> None:
-        # The garbage collector may run in the thread that has the lock; `_locked` comes here afterwards.
+        # Garbage collection may interrupt the lock's owner, which comes here afterwards.
         while self._lost and not self._lock.locked():
             try:
                 holder = self._lost.popleft()
-            except IndexError:  # Another thread took it.
+            except IndexError:
                 return
             self.release(holder)
 
 
-#: The registry of this process.
 PROCESS = ProcessRuntime()

@@ -14,7 +14,7 @@ class TaskContext:
 
     Attributes:
         attempt: Number of earlier starts.
-        in_jvm: True in thread mode, where records leave before `yield` returns.
+        in_jvm: True in thread mode: records leave before `yield` returns.
     """
 
     index: int

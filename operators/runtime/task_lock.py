@@ -1,11 +1,7 @@
-"""Mutual exclusion between a task's own batches and batches that other tasks offloaded to it.
+"""Mutual exclusion between a task's own batches and offloaded ones of other tasks (ADR 0010).
 
-The serve and the infer operator of a task are two threads that share one processor, so one batch runs at a time. An
-offloaded batch waits until the task's own queue is empty, or until it has waited long enough. The wait fills the
-channel, so the partitioner sends the next batch to a less busy task.
-
-The wait grows with the time that the last offloaded batch took: a busy task spends at most a fifth of its time on
-offloaded batches. With a fixed wait the slowest task would mostly run other tasks' work.
+An offloaded batch waits until the task is idle, or long enough. Its channel fills up meanwhile, so the next batch goes
+to a less busy task. Waits grow with batch times: a busy task spends at most a fifth of its time on offloaded batches.
 
     own          ##########################      ################
     offloaded              |took|--- 4 x took --->|took|---
@@ -16,14 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-#: The shortest wait of an offloaded batch, and the longest after the one before it.
+#: Shortest wait, and longest after a batch.
 _PATIENCE_S, _MOST_PATIENCE_S = 0.05, 1.0
-#: The wait after an offloaded batch, for each second that it took.
+#: Wait per second of the last batch.
 _PATIENCE_S_PER_S = 4.0
 
 
 class _OwnBatch:
-    """Context manager of the task's own batches; reused, for it is entered once per batch."""
+    """Reusable context manager of own batches."""
 
     __slots__ = ("_lock",)
 
@@ -38,7 +34,7 @@ class _OwnBatch:
 
 
 class TaskLock:
-    """The lock of one task."""
+    """Lock of one task."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -51,12 +47,12 @@ class TaskLock:
         self._own_batch = _OwnBatch(self)
 
     def own_batch(self) -> AbstractContextManager[None]:
-        """Runs one batch of the task's own, after an offloaded one that runs or has waited long enough."""
+        """Runs one own batch."""
         return self._own_batch
 
     @contextmanager
     def offloaded_batch(self) -> Iterator[None]:
-        """Runs one offloaded batch, once the task is idle or the batch has waited long enough."""
+        """Runs an offloaded batch after its wait."""
         with self._mutex:
             end_s = max(time.monotonic() + _PATIENCE_S, self._not_before_s)
             while self._is_busy and (left_s := end_s - time.monotonic()) > 0:
@@ -75,7 +71,7 @@ class TaskLock:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Lets offloaded batches run while the task waits for the exchange."""
+        """Lets offloaded batches run meanwhile."""
         was_busy = self._is_busy
         self.rest()
         try:
@@ -85,14 +81,14 @@ class TaskLock:
                 self._is_busy = was_busy
 
     def rest(self) -> None:
-        """Ends the task's own work until its next batch."""
+        """Lets offloaded batches run before the next own one."""
         if self._is_busy:
             with self._mutex:
                 self._is_busy = False
                 self._rested.notify_all()
 
     def enter_own_batch(self) -> None:
-        """Takes the lock for an own batch; see `own_batch`."""
+        """Takes the lock for an own batch."""
         with self._mutex:
             self._is_busy = True
             while self._is_taken or self._offloaded_is_next:

@@ -1,1 +1,1 @@
-"""Loads, calibrates and shares model sessions."""
+"""Sessions of models."""

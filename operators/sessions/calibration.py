@@ -1,4 +1,4 @@
-"""Measures the time of batches of a model on this machine, once: results are cached by the model's hash."""
+"""Batch times of models on this machine, cached by the model's hash."""
 
 import os
 import time

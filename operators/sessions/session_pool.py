@@ -1,4 +1,4 @@
-"""Shares one session for each model and task among the operators of the task."""
+"""Sessions that the operators of a task share."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
@@ -12,7 +12,7 @@ from anabranch.schemas.tensors import Array
 
 
 class MeasuredSession:
-    """A session that measures its batches."""
+    """Session that measures its batches."""
 
     def __init__(self, session: Session, costs: BatchCostModel, *, batchable: bool) -> None:
         self._session = session
@@ -28,16 +28,16 @@ class MeasuredSession:
         return results
 
 
-#: Returns the object of a key, and makes it the first time; see `process_runtime`.
+#: See `process_runtime.Hold.share`.
 Share: TypeAlias = Callable[[Hashable, Callable[[], MeasuredSession]], MeasuredSession]
 
 
 class SessionPool:
-    """The sessions of one operator.
+    """Sessions of one operator.
 
     Args:
         backend: Equal back-ends share sessions.
-        task: Tasks do not share sessions, since each runs in its own thread.
+        task: Each task has its own sessions, for its thread.
     """
 
     def __init__(self, backend: Backend, task: int, share: Share) -> None:
@@ -47,7 +47,7 @@ class SessionPool:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
-        """Loads every whole model; stages are loaded by their operators.
+        """Loads all whole models.
 
         Raises:
             ModelLoadFailed: A model cannot be loaded.
@@ -56,7 +56,7 @@ class SessionPool:
             self.session_of(model)
 
     def session_of(self, model: ModelSpec) -> MeasuredSession:
-        """Returns the session of a model; loads it on first use."""
+        """Returns a model's session, loaded on first use."""
         name = (model.name, model.version)
         session = self._held.get(name)
         if session is None:

@@ -1,4 +1,4 @@
-"""Loads the Python functions of steps, once per file and process."""
+"""Python functions of chain steps, loaded once per file and process."""
 
 import sys
 from collections.abc import Callable
@@ -20,20 +20,19 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     """Loads a function.
 
     Raises:
-        ModelLoadFailed: The file has changed since the job was started, cannot run, or has no such function.
+        ModelLoadFailed: The file has changed, cannot run, or lacks the function.
     """
     module = _loader.submit(_load, function).result()
     found = getattr(module, function.name, None)
     if not callable(found):
-        raise ModelLoadFailed(f"{function.path} has no function {function.name!r}")
-    # Extension modules can deadlock in Flink's threads: see `anabranch.onnx_runtime.session.load_runtime`.
+        raise ModelLoadFailed(f"{function.path} has no function {function.name!r}: add it or correct `model.toml`")
+    # Extension modules can deadlock in Flink's threads.
     executor = ThreadPoolExecutor(1, "steps")
 
     def run(*arguments: Any) -> Any:
         try:
             return executor.submit(found, *arguments).result()
         except SystemExit as error:
-            # SystemExit would end the TaskManager.
             raise RuntimeError(f"{function.name} called sys.exit({error.code!r})") from error
 
     return run
@@ -42,13 +41,13 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
 def _load(function: FunctionSpec) -> ModuleType:
     if sha256_of(Path(function.path)) != function.sha256:
         raise ModelLoadFailed(f"{function.path} is not the file that the job was started with: restart the job")
-    # By path too, since a module may read files beside its own.
+    # A module may read files beside its own.
     name = f"anabranch_steps_{function.sha256[:16]}_{abs(hash(function.path))}"
     module = sys.modules.get(name)
     if module is None:
         spec = spec_from_file_location(name, function.path)
         if spec is None or spec.loader is None:
-            raise ModelLoadFailed(f"{function.path} is not a Python file")
+            raise ModelLoadFailed(f"{function.path} is not a Python file: name a file that ends in .py")
         module = module_from_spec(spec)
         sys.modules[name] = module
         try:

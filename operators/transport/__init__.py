@@ -1,1 +1,1 @@
-"""Large records and frames in shared memory."""
+"""Records in shared memory."""

@@ -1,10 +1,9 @@
-"""Sends records between tasks, as messages or through shared memory.
+"""Transport of records between tasks, as messages or through shared memory.
 
     Sender.pack(record) --> message, or claim check + arena --> Receiver.redeem(message)
 
-A sender uses claims once all readers are seen on this host. If a writer has ended, its reader's task fails and Flink
-replays; neither state nor checkpoints hold claims. Claims of other hosts become FAILUREs, as do records too large for a
-message.
+Claims need all readers on this host. If a writer has ended, its reader fails and Flink replays. Claims of other hosts
+and too large records become FAILUREs.
 """
 
 import hashlib
@@ -38,11 +37,11 @@ def stage_receiver(model: ModelSpec, index: int) -> str:
 
 
 class Sender:
-    """Sends records of one task to another operator.
+    """Sender of one task to another operator.
 
     Args:
-        to: Name of its `Receiver`.
-        readers: Number of its tasks.
+        to: Name of the `Receiver`.
+        readers: Number of receiving tasks.
     """
 
     def __init__(self, options: TransportOptions, task: TaskContext, to: str, readers: int, meter: Meter) -> None:
@@ -55,11 +54,11 @@ class Sender:
         self._attempt = task.attempt
 
     def let_go(self) -> None:
-        """Drops the arena; see `process_runtime`."""
+        """Drops the arena."""
         self._arena = None
 
     def pack(self, record: ClaimableRecord) -> bytes:
-        """Encodes a record, or its FAILURE if it is too large."""
+        """Encodes a record, or its FAILURE if too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
         if self._host is not None and self._options.is_claimable(size_bytes):
@@ -75,7 +74,7 @@ class Sender:
 
     def _open_arena(self, host: bytes) -> MemfdArena | None:
         if self._arena is None:
-            with suppress(OSError):  # Descriptors, memory or permission may be missing.
+            with suppress(OSError):
                 self._arena = MemfdArena(self._options.arena_bytes, host, self._attempt)
         return self._arena
 
@@ -87,7 +86,7 @@ class Sender:
 
 
 class Receiver:
-    """Receives records of any number of senders."""
+    """Receiver for any number of senders."""
 
     def __init__(self, options: TransportOptions, task: TaskContext, name: str, meter: Meter) -> None:
         self._meter = meter
@@ -97,14 +96,14 @@ class Receiver:
         self._attempt = task.attempt
 
     def let_go(self) -> None:
-        """Drops mappings and presence; see `process_runtime`."""
+        """Drops mappings and presence."""
         self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
-        """Returns the encoded record, or a FAILURE; a claimed record is a view of shared memory.
+        """Returns the encoded record or a FAILURE; a claimed record is a view.
 
         Raises:
-            SegmentGone: The writer has ended; Flink must restart the job.
+            SegmentGone: The writer has ended.
         """
         if not is_claim(message):
             return message

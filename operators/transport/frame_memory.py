@@ -1,7 +1,6 @@
-"""Reads frames in Java's memory, within one process.
+"""Frames in Java's memory of this process.
 
 segment   | 1 in use, 0 free: i64 | ... | frame |    see `FrameMemory.java`
-claim     address and size; see `anabranch.schemas.frames`
 """
 
 import ctypes
@@ -10,18 +9,14 @@ from anabranch.operators.transport.memory_lease import lend
 from anabranch.schemas.frames import read_claim
 from anabranch.schemas.tensors import Buffer
 
-#: As in `FrameMemory.java`.
 HEADER_BYTES = 64
 _SEGMENT_BYTES = 2 * 1024 * 1024
-#: One type, because ctypes keeps all.
+#: Once, because ctypes keeps types.
 _Segment = ctypes.c_ubyte * _SEGMENT_BYTES
 
 
 def open_frame(frame: bytes) -> Buffer:
-    """Returns the frame, or a view of a claimed one; its last view frees the segment.
-
-    Only the job's Java may write claims, which hold raw addresses.
-    """
+    """Returns the frame or a view of a claimed one, whose address it trusts."""
     claim = read_claim(frame)
     if claim is None:
         return frame

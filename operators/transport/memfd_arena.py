@@ -1,6 +1,6 @@
 """Shared memory of one host's processes; the kernel frees it with the last one (ADR 0014).
 
-writer   arena (memfd): | slots | sequence, record | sequence, record | free ... |
+writer   memfd: | slots | sequence, record | sequence, record | free ... |
 claim    process, descriptor, slot, offset ...; see `core.transport.claim_check`
 reader   maps /proc/PROCESS/fd/DESCRIPTOR; the last view of a record frees its slot
 """
@@ -31,14 +31,14 @@ _DONE_CODE = _DONE[0]
 
 
 class SegmentGone(Exception):
-    """A record's writer has ended; Flink must restart the job."""
+    """A record's writer has ended: Flink must restart the job."""
 
 
 class MemfdArena:
-    """Memory of one writing thread, kept by this object and its readers.
+    """Memory of one writer, kept by this object and readers.
 
     Args:
-        size_bytes: Bound of all records; unused pages take no memory.
+        size_bytes: Bound of all records.
         host: Result of `host_identity`.
     """
 
@@ -57,7 +57,7 @@ class MemfdArena:
         self._sequence = 0
 
     def put(self, parts: Sequence[Buffer], size_bytes: int) -> Claim | None:
-        """Copies a record into the arena; returns None without room."""
+        """Copies a record; returns None without room."""
         self._collect()
         offset = self._extents.take(_ALIGNMENT_BYTES + size_bytes) if self._slots else None
         if offset is None:
@@ -92,17 +92,17 @@ class MemfdArena:
 
 
 class Mappings:
-    """Arenas of one reading task, mapped while this object or a view lives."""
+    """Mapped arenas of one reading task."""
 
     def __init__(self) -> None:
         self._mapped: dict[bytes, mmap.mmap] = {}
 
     def read(self, claim: Claim) -> memoryview:
-        """Returns a view of a record; the last one returns its memory to the writer.
+        """Returns a record's view, whose end frees the memory.
 
         Raises:
             SegmentGone: The record is gone.
-            OSError: This process may not open the arena.
+            OSError: It cannot be opened.
         """
         mapped = self._mapped.get(claim.arena)
         if mapped is None:
@@ -115,27 +115,26 @@ class Mappings:
 
 
 class Presence:
-    """Shows a reader on this host while this object lives."""
+    """Sign of a reader on this host, for its lifetime."""
 
     def __init__(self, name: str) -> None:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         weakref.finalize(self, bound.close)
-        # A predecessor on this host may still hold the name.
-        with suppress(OSError):
+        with suppress(OSError):  # An earlier reader has it.
             bound.bind(_address(name))
 
 
 def is_present(name: str) -> bool:
-    """Tells whether a named reader is on this host."""
+    """Tells whether a reader is present."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(_address(name)) == 0
 
 
 @lru_cache(maxsize=1)
 def host_identity() -> bytes | None:
-    """Returns a digest of kernel, process namespace and user; None without memfd or its own /proc files.
+    """Returns a digest of the host; None without memfd or access to /proc.
 
-    Equal digests mean that processes can open each other's arenas.
+    Processes with equal digests can open each other's arenas.
     """
     try:
         if not hasattr(os, "memfd_create") or Path("/proc/self/fd").stat().st_uid != os.geteuid():
@@ -155,8 +154,7 @@ def _address(name: str) -> bytes:
 def _map(claim: Claim) -> mmap.mmap:
     path = f"/proc/{claim.process}/fd/{claim.file}"
     try:
-        # The kernel may have reused the descriptor.
-        if not os.readlink(path).startswith(f"/memfd:{NAME}-{claim.arena.hex()}"):  # noqa: PTH115 - no path, but a name
+        if not os.readlink(path).startswith(f"/memfd:{NAME}-{claim.arena.hex()}"):  # noqa: PTH115 - not a path
             raise SegmentGone(f"arena {claim.arena.hex()} is closed: Flink restarts the job")
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):

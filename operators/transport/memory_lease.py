@@ -10,9 +10,8 @@ import numpy as np
 def lend(
     memory: mmap | memoryview, offset: int, size_bytes: int, give_back: Callable[..., None], *args: object
 ) -> memoryview:
-    """Returns a read-only view; dropping the last one calls `give_back(*args)`."""
+    """Returns a read-only view; the last reference calls `give_back(*args)`."""
     lent = np.frombuffer(memory, np.uint8, size_bytes, offset)
     lent.flags.writeable = False
-    # All views hold this array.
     weakref.finalize(lent, give_back, *args).atexit = False
     return lent.data

@@ -1,1 +1,1 @@
-"""ONNX graphs: files, nodes, tensor types and external data."""
+"""ONNX graphs."""

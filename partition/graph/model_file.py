@@ -40,7 +40,7 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def size_bytes(tensor: onnx.TensorProto) -> int:
-    """Computes the size of a tensor's values; of strings without their lengths."""
+    """Computes the size of a tensor's values."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     elements = 1

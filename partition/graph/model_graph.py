@@ -4,7 +4,7 @@ r"""A model's graph and its cuts.
            \--> (c) -----^
 
 A set of nodes is an int: bit i stands for `nodes[i]`. A *cut* is a downset: a set with all predecessors of its nodes.
-Initializers, and values computed from constants alone, are not nodes: stages copy them.
+Stages copy constants, which are not nodes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ from anabranch.partition.profiling.runtime import runtime_types
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor; `made` is the set of its maker, and `leaves` marks an output."""
+    """Tensor; `made` is its maker's set, `leaves` marks outputs."""
 
     name: str
     made: int
@@ -35,13 +35,13 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model's graph; see `load_graph`.
+    """Graph of a model.
 
     Attributes:
-        model: Content of the file, without external data.
-        nodes: Nodes that outputs need, in topological order; likewise `constants`.
-        inputs: Inputs without an initializer.
-        outputs: Outputs; these can be inputs or constants, too.
+        model: The file's content, without external data.
+        nodes, constants: Those that outputs need, in topological order.
+        inputs: Inputs without initializers.
+        outputs: May be inputs or constants.
     """
 
     path: Path
@@ -53,32 +53,32 @@ class Graph:
 
     @property
     def everything(self) -> int:
-        """The set of all nodes."""
+        """All nodes."""
         return (1 << len(self.nodes)) - 1
 
     @cached_property
     def types(self) -> Mapping[str, onnx.TypeProto]:
-        """Types of tensors that can be inferred without a run."""
+        """Inferred types."""
         types = infer_types(self.model)
         untold = [name for node in self.nodes for name in node.makes if not is_told(types.get(name))]
-        if untold:  # by operators of ONNX Runtime
+        if untold:
             types |= runtime_types(self.model, self.path.parent, untold)
         return types
 
     def type_of(self, tensor: str) -> TensorType:
-        """Returns a tensor's type; raises UncarriedTensor if the wire cannot carry it."""
+        """Returns a tensor's type; raises UncarriedTensor."""
         return tensor_type(tensor, self.types.get(tensor))
 
     def is_downset(self, nodes: int) -> bool:
-        """Tells if a set holds all predecessors of its nodes."""
+        """Tells if a set is a downset."""
         return all(node.predecessors & ~nodes == 0 for node in self.members(nodes))
 
     def prefixes(self) -> Iterator[int]:
-        """Yields the cuts along the order of `nodes`."""
+        """Yields cuts in the order of `nodes`."""
         return ((1 << count) - 1 for count in range(1, len(self.nodes)))
 
     def crossing(self, downset: int) -> tuple[str, ...]:
-        """Lists the tensors that cross a cut, outputs of the model included."""
+        """Lists tensors across a cut."""
         rest = self.everything & ~downset
         return tuple(
             tensor.name
@@ -87,7 +87,7 @@ class Graph:
         )
 
     def obstacle(self, downset: int) -> str | None:
-        """Explains why a cut is illegal, in one line; None if it is legal."""
+        """Explains an illegal cut; None for legal ones."""
         if not 0 < downset < self.everything or not self.is_downset(downset):
             return "not a cut: a stage would be empty, or read a tensor of a later one"
         for name in self.crossing(downset):
@@ -98,7 +98,7 @@ class Graph:
         return None
 
     def parts(self, downsets: Iterable[int]) -> list[int]:
-        """Computes the stages between cuts; raises NoSuchCut if these do not grow, or are not downsets."""
+        """Computes the stages between cuts; raises NoSuchCut."""
         ends = [0, *downsets, self.everything]
         for number, (start, end) in enumerate(pairwise(ends)):
             if start & ~end or start == end:
@@ -108,33 +108,33 @@ class Graph:
         return [end & ~start for start, end in pairwise(ends)]
 
     def members(self, nodes: int) -> Iterator[Node]:
-        """Yields the nodes of a set in order."""
+        """Yields a set's nodes in order."""
         return (self.nodes[index] for index in indices(nodes))
 
     def stage_inputs(self, part: int) -> tuple[str, ...]:
-        """Lists the tensors that a stage reads and does not make."""
+        """Lists a stage's inputs."""
         return tuple(tensor.name for tensor in self._tensors if tensor.readers & part and not tensor.made & part)
 
     def stage_outputs(self, part: int) -> tuple[str, ...]:
-        """Lists the tensors of a stage that are needed elsewhere."""
+        """Lists a stage's outputs."""
         rest = self.everything & ~part
         return tuple(
             tensor.name for tensor in self._tensors if tensor.made & part and (tensor.leaves or tensor.readers & rest)
         )
 
     def stage_constants(self, part: int) -> int:
-        """Returns the set of constants that a stage needs."""
+        """Returns a stage's constants."""
         needed = 0
         for node in self.members(part):
             needed |= node.constants
         return needed
 
     def parameter_bytes(self, part: int) -> int:
-        """Computes the size of a stage's weights."""
+        """Sums a stage's weights."""
         return sum(self.constants[index].size_bytes for index in indices(self.stage_constants(part)))
 
     def constants_of(self, tensors: Iterable[str]) -> int:
-        """Returns the set of constants behind some tensors."""
+        """Returns the constants behind tensors."""
         needed = 0
         for name in tensors:
             needed |= self._constant_of.get(name, 0)
@@ -142,7 +142,7 @@ class Graph:
 
     @cached_property
     def constant_outputs(self) -> tuple[str, ...]:
-        """Outputs that depend on no input."""
+        """Outputs without inputs."""
         return tuple(name for name in self.outputs if name in self._constant_of)
 
     @cached_property
@@ -162,7 +162,7 @@ class Graph:
 
 
 def indices(nodes: int) -> Iterator[int]:
-    """Yields the indices in a set, ascending."""
+    """Yields a set's indices, ascending."""
     while nodes:
         lowest = nodes & -nodes
         yield lowest.bit_length() - 1
@@ -170,7 +170,7 @@ def indices(nodes: int) -> Iterator[int]:
 
 
 def load_graph(path: Path) -> Graph:
-    """Reads the graph of a model, without external data; raises ModelError."""
+    """Reads a model's graph; raises ModelError."""
     model = read_model(path)
     check_external_data(model, path.parent)
     nodes, constants, inputs = read_nodes(model)

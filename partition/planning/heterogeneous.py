@@ -1,8 +1,7 @@
 """Plans for machines of several kinds.
 
-A plan corresponds to an order of the machines in which the replicas of each stage are contiguous. For one order,
-dynamic programming finds, for each cut, the shortest prefix of the machines that meets a bound. A stage may skip
-machines that are too small or have too slow a link.
+Every plan orders the machines so that the replicas of each stage are contiguous. For one order, dynamic programming
+finds, per cut, the shortest prefix of machines that meets a bound. Stages may skip machines.
 
 All orders are tried, up to `_MOST_ORDERS`; otherwise orders by speed, memory and link, improved by exchanges. Beyond
 `_MOST_CUTS` cuts, only the narrowest cut of each stretch is used.
@@ -28,7 +27,7 @@ _SHORTEST_MS, _LONGEST_MS = 1e-200, 1e200
 
 
 def plan_unequal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> tuple[Choice, bool]:
-    """Finds a choice, and tells if its bottleneck is proven to be the lowest; raises NoPlan if there is none."""
+    """Finds a choice, and tells if it is proven to be optimal; raises NoPlan."""
     chosen = _thinned(cuts)
     costs = _Costs(
         chosen, cuts.stage_ms[np.ix_(chosen, chosen)], cuts.stage_bytes[np.ix_(chosen, chosen)],
@@ -94,7 +93,7 @@ def _thinned(cuts: Cuts) -> list[int]:
 
 
 def _orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
-    """Yields every order of the machines, machines of one kind being equal."""
+    """Yields every order of the machines, with equal machines of a kind."""
     kinds: dict[Machine, list[Machine]] = {}
     for machine in machines:
         kinds.setdefault(kind_of(machine), []).append(machine)
@@ -144,7 +143,7 @@ def _exchanged(costs: _Costs, stages: int | None, best: _Found) -> _Found:
 
 
 def _better(costs: _Costs, order: tuple[Machine, ...], stages: int | None, best: _Found | None) -> _Found | None:
-    """Returns the best plan for an order, or the known one if that is better."""
+    """Returns the better of an order's best plan and the known one."""
     line = _Line(costs, order, stages)
     found = line.within(np.inf if best is None else best.bottleneck_ms)
     if found is None or (best is not None and line.within(best.bottleneck_ms * (1 - 4 * TIE)) is None):
@@ -181,7 +180,7 @@ class _Line:
         self._level = np.searchsorted(self._levels, costs.memory_bytes)
 
     def within(self, bound: float) -> _Found | None:
-        """Finds the plan within a bound on the fewest machines; None if there is none."""
+        """Finds the plan within a bound on the fewest machines."""
         size = len(self._costs.chosen)
         best = np.full((size,), len(self._order) + 1)
         best[0] = 0

@@ -24,7 +24,7 @@ Counts = npt.NDArray[np.int32]
 
 
 def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> Choice:
-    """Finds the best choice; raises NoPlan if there is none."""
+    """Finds the best choice; raises NoPlan."""
     machine, most = machines[0], len(machines)
     cost = np.maximum(cuts.stage_ms / machine.speed, cuts.stage_bytes * machine.ms_per_byte)
     if machine.memory_bytes is not None:
@@ -98,8 +98,8 @@ def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> li
     """Finds the ends of the stages with the lowest price, then the fewest machines.
 
     Args:
-        needs: Machines of a stage, by its end and start.
-        price: Price of each cut.
+        needs: Machines by end and start.
+        price: Of each cut.
         most: Number of machines.
         stages: Number of stages.
     """
@@ -162,7 +162,7 @@ def _longest(follows: npt.NDArray[np.bool_]) -> int:
 
 
 def smallest_piece(cuts: Cuts) -> float:
-    """Computes the memory that the largest stage needs in every plan, at least."""
+    """Computes the least memory of the largest stage."""
     least = np.full(len(cuts), np.inf)
     least[0] = 0
     for end in range(1, len(cuts)):

@@ -1,4 +1,4 @@
-"""Machines, and the times of a plan for them."""
+"""Machines, and times of a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,13 @@ from anabranch.partition.profiling.costs import CostGraph, Cuts
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Machines of one kind, each of which can hold one replica of one stage.
+    """Machines of one kind, for one replica each.
 
     Attributes:
         speed: Relative to the profiling machine.
-        memory_bytes: Room for weights, inputs and outputs; None for any.
+        memory_bytes: For weights, inputs and outputs; None for any.
         count: Number of these machines.
-        bandwidth_bytes_per_s: Bandwidth of the link, each way.
-        latency_ms: Latency of the link, each way.
+        bandwidth_bytes_per_s, latency_ms: Of its link, each way.
     """
 
     name: str
@@ -35,20 +34,19 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def kind_of(machine: Machine) -> Machine:
-    """Returns a machine without name and count, to compare."""
+    """Returns a machine without name and count."""
     return msgspec.structs.replace(machine, name="", count=1)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """One stage of a plan.
+    """Planned stage.
 
     Attributes:
-        replicas: The machine of each replica.
         ms: Time of a batch at speed 1.
-        output_bytes: Bytes that cross the cut after it.
-        compute_ms: Time between two batches of all replicas; likewise `receive_ms`, `send_ms`.
-        latency_ms: Time of one batch on the slowest replica, with transfers.
+        output_bytes: Across the cut after it.
+        compute_ms, receive_ms, send_ms: Time between batches of all replicas.
+        latency_ms: Of a batch on the slowest replica, with transfers.
     """
 
     nodes: tuple[int, ...]
@@ -68,17 +66,17 @@ class PlannedStage:
 
     @property
     def held_up_by(self) -> str:
-        """The slowest of its three parts."""
+        """Its slowest part."""
         parts = {"computing": self.compute_ms, "receiving": self.receive_ms, "sending": self.send_ms}
         return max(parts, key=lambda part: parts[part])
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A plan: stages, in order.
+    """Plan: stages, in order.
 
     Attributes:
-        exact: No other plan has a lower bottleneck.
+        exact: The bottleneck is proven to be optimal.
     """
 
     stages: tuple[PlannedStage, ...]
@@ -86,17 +84,17 @@ class Placement:
 
     @property
     def bottleneck_ms(self) -> float:
-        """Time between two batches of the pipeline."""
+        """Time between batches of the pipeline."""
         return max(stage.period_ms for stage in self.stages)
 
     @property
     def latency_ms(self) -> float:
-        """Time of one batch in an idle pipeline."""
+        """Time of a batch in an idle pipeline."""
         return sum(stage.latency_ms for stage in self.stages)
 
     @property
     def downsets(self) -> list[int]:
-        """The cuts after each stage but the last: see `model_graph`."""
+        """Cuts between stages; see `model_graph`."""
         parts = (sum(1 << node for node in stage.nodes) for stage in self.stages[:-1])
         return list(accumulate(parts, or_))
 
@@ -106,7 +104,7 @@ class Placement:
         return sum(len(stage.replicas) for stage in self.stages)
 
     def with_times(self, ms: Sequence[float]) -> "Placement":
-        """Returns the same plan with other times of its stages, at speed 1."""
+        """Returns the plan with other stage times, at speed 1."""
         sent = [stage.output_bytes for stage in self.stages[:-1]]
         ends, last = list(zip([0, *sent], [*sent, 0], strict=True)), len(sent)
         timed = [
@@ -123,7 +121,7 @@ class Placement:
         return replace(self, stages=tuple(timed))
 
 
-#: The numbers of a plan's cuts, first and last included, and the machines of each stage.
+#: Numbers of a plan's cuts with both ends, and machines of each stage.
 Choice = tuple[list[int], list[list[Machine]]]
 
 

@@ -1,13 +1,10 @@
-"""Chooses cuts, replicas and machines that minimize the pipeline's bottleneck.
+"""Planner: cuts, replicas and machines with the lowest bottleneck (ADR 0012).
 
     bottleneck = max over stages of      ms / sum of its replicas' speeds
                  and over their links of bytes / bandwidth * the replica's share of the batches
 
-Each replica has a machine of its own, and batches in proportion to its speed. Computing, sending and receiving overlap.
-Transfers into the first stage and out of the last are the same in every plan, and not counted.
-
-For a bound on the bottleneck, dynamic programming over the cuts finds the fewest machines (as in PipeDream); bisection
-finds the lowest feasible bound (as in Alpa). See ADR 0012.
+Batches are shared by speed; transfers overlap computing. Dynamic programming finds the fewest machines for a
+bound, as in PipeDream; bisection finds the bound, as in Alpa.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,17 +18,14 @@ from anabranch.partition.profiling.costs import CostGraph, Cuts
 
 _MOST_TIMED = 4
 
-#: Measures the time of a batch in each stage of a plan, in ms at speed 1; None if that is not possible.
+#: Measures each stage's batch time, in ms at speed 1; None if not possible.
 TimeStages = Callable[[Placement], Sequence[float] | None]
 
 
 def plan_timed(
     graph: CostGraph, machines: Sequence[Machine], stages: int | None, time_stages: TimeStages
 ) -> tuple[CostGraph, Placement]:
-    """Times the stages of a plan, corrects the costs of their nodes and plans again, until a plan repeats.
-
-    Returns:
-        The corrected costs, and the timed plan with the lowest bottleneck.
+    """Plans, times the stages and corrects the costs, until a plan repeats; returns the best.
 
     Raises:
         NoPlan: No plan exists.
@@ -59,12 +53,12 @@ def _corrected(graph: CostGraph, placement: Placement, ms: Sequence[float]) -> C
 
 
 def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) -> Placement:
-    """Finds the best way to cut a model for some machines.
+    """Finds the best plan.
 
     Args:
-        graph: The model's costs.
-        kinds: The machines.
-        stages: Number of stages; None for the best number.
+        graph: Costs.
+        kinds: Machines.
+        stages: Number of stages; None for any.
 
     Raises:
         NoPlan: No plan exists.

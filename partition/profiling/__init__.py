@@ -1,1 +1,1 @@
-"""Measures a model's nodes, tensors and stages."""
+"""Measurements of models."""

@@ -1,4 +1,4 @@
-"""A model's costs, and its cuts as downsets: a stage is the difference of two; see `model_graph`."""
+"""Costs of a model, and its cuts (downsets: see `model_graph`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-#: With more downsets, only those along a few orders of the nodes are used.
+#: Beyond it, only downsets along a few orders of the nodes are used.
 MOST_DOWNSETS = 2_500
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCost:
-    """A tensor that can cross a cut.
+    """Tensor that can cross a cut.
 
     Attributes:
-        producer: The node that makes it; None for an input.
-        users: The nodes that read it.
-        is_output: The model outputs it, so it crosses all later cuts.
+        producer: Its node; None for inputs.
+        users: Nodes that read it.
+        is_output: Crosses all later cuts.
         may_cross: The wire can carry it.
     """
 
@@ -36,7 +36,7 @@ class TensorCost:
 
 @dataclass(frozen=True, slots=True)
 class ParameterCost:
-    """Weights; each stage with one of the users holds them."""
+    """Weights, held by each stage with a user."""
 
     size_bytes: int
     users: tuple[int, ...]
@@ -44,7 +44,7 @@ class ParameterCost:
 
 @dataclass(frozen=True)
 class CostGraph:
-    """Costs of a model; nodes are numbered in topological order.
+    """Costs of a model, nodes in topological order.
 
     Attributes:
         ms: Time of each node at speed 1.
@@ -61,8 +61,8 @@ class CostGraph:
         after: list[set[int]] = [set() for _ in self.ms]
         for tensor in self.tensors:
             for user in tensor.users if tensor.producer is not None else ():
-                before[user].add(tensor.producer)  # type: ignore[arg-type]  # the condition above
-                after[tensor.producer].add(user)  # type: ignore[index]  # likewise
+                before[user].add(tensor.producer)  # type: ignore[arg-type]
+                after[tensor.producer].add(user)  # type: ignore[index]
         return tuple(tuple(sorted(each)) for each in before), tuple(tuple(sorted(each)) for each in after)
 
     def parameter_bytes(self, nodes: Sequence[int]) -> int:
@@ -72,12 +72,12 @@ class CostGraph:
 
 
 class Cuts:
-    """The legal cuts, smaller ones first, and the costs of a stage between two of them.
+    """Legal cuts, smaller ones first, and costs between two of them.
 
     Attributes:
         members: Nodes before each cut, as flags.
-        ms: Time before each.
-        crossing_bytes: Bytes that cross each.
+        ms: Time before each cut.
+        crossing_bytes: Bytes across each cut.
         complete: No legal cut is missing.
     """
 
@@ -95,7 +95,7 @@ class Cuts:
         self.ms: Floats = self.members.astype(np.float64) @ np.array(graph.ms, np.float64)
 
     def __len__(self) -> int:
-        """Counts the cuts, with the empty set and all nodes."""
+        """Counts cuts, with both ends."""
         return len(self.members)
 
     def stage(self, start: int, end: int) -> tuple[int, ...]:
@@ -112,17 +112,17 @@ class Cuts:
 
     @cached_property
     def stage_ms(self) -> Floats:
-        """Time of the stage between two cuts; infinite if there is none."""
+        """Time of the stage between two cuts; infinite without."""
         return np.where(self.follows, np.maximum(self.ms[None, :] - self.ms[:, None], 0), np.inf)
 
     @cached_property
     def stage_bytes(self) -> Floats:
-        """Bytes at the wider end of the stage between two cuts."""
+        """Bytes at the wider end of a stage."""
         return np.maximum(self.crossing_bytes[:, None], self.crossing_bytes[None, :])
 
     @cached_property
     def memory_bytes(self) -> Floats:
-        """Memory of the stage between two cuts: weights, inputs and outputs."""
+        """Memory of a stage: weights, inputs and outputs."""
         held = np.add.outer(self.crossing_bytes, self.crossing_bytes)
         alone = np.zeros(len(self._graph.ms))
         shared: dict[tuple[int, ...], int] = {}
@@ -179,7 +179,7 @@ def _members(downsets: Sequence[int], nodes: int) -> Flags:
 
 
 def _along_orders(graph: CostGraph) -> list[int]:
-    """Lists downsets along a narrow order, and if there is room along that of the nodes."""
+    """Lists downsets along a narrow order, and that of the nodes if they fit."""
     found: set[int] = set()
     for order in (_narrow_order(graph), range(len(graph.ms))):
         downsets = set(accumulate((1 << node for node in order), or_, initial=0))
@@ -189,7 +189,7 @@ def _along_orders(graph: CostGraph) -> list[int]:
 
 
 def _narrow_order(graph: CostGraph) -> Iterator[int]:
-    """Yields the nodes in a greedy order that keeps the fewest bytes alive."""
+    """Yields nodes in a greedy order that keeps few bytes alive."""
     before, after = graph.edges
     made: list[int] = [0] * len(graph.ms)
     reads: list[list[int]] = [[] for _ in graph.ms]

@@ -1,4 +1,4 @@
-"""Inputs to try a model on: arrays from a file, or random ones that fit the declared inputs."""
+"""Inputs to try a model on: from a file, or random."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Measures a model on this machine: the time of each node on one thread, and the size of each tensor.
+"""Profile of a model on this machine: the time of each node on one thread, and the size of each tensor.
 
-The time of the whole model and of each kernel is measured, in thread time, as the minimum of several runs. A node's
-share of a merged kernel is estimated from its unoptimized time. A cut can prevent a merge: see `stage_timing`.
+Times are minimum thread times. A node's share of a merged kernel follows its unoptimized time. `stage_timing` corrects
+stages whose cuts prevent a merge.
 """
 
 import json
@@ -26,10 +26,10 @@ from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.profiling.tensor_sizes import observe
 from anabranch.partition.stages.writer import sha256_of
 
-#: Of each of the three timed sessions; slow models exceed it.
+#: Of each timed session; slow models exceed it.
 _BUDGET_S = 2.0
 _FEWEST_RUNS, _MOST_RUNS = 4, 200
-#: Rows of the runs that show if axis 0 counts rows.
+#: Rows of runs that show if axis 0 counts rows.
 _ROWS = (2, 3)
 #: Part of the cache key.
 _PROFILE_VERSION = 2
@@ -37,18 +37,18 @@ _MARK = "anabranch_node_"
 _MARKED = re.compile(rf"{_MARK}(\d+)_")
 _KERNEL = "_kernel_time"
 
-#: Takes the finished fraction of the work and the next step.
+#: Takes the finished fraction and the next step.
 Progress = Callable[[float, str], None]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """The costs of one batch.
+    """Costs of one batch.
 
     Attributes:
         rows: Size of an open axis 0.
-        run_ms: Time of the whole optimized model on one thread.
+        run_ms: Time of the optimized model.
         node_ms: Time of each node; the sum is `run_ms`.
-        tensor_bytes: Sizes of the tensors that may cross a cut.
+        tensor_bytes: Sizes of tensors that may cross.
     """
 
     rows: int
@@ -60,17 +60,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def profile(
     graph: Graph, rows: int, progress: Progress | None = None, batch: NamedArrays | None = None, *, again: bool = False
 ) -> Profile:
-    """Returns the cached profile of a model on this machine; measures a missing one.
+    """Returns a model's cached profile; measures a missing one.
 
     Args:
         graph: The model.
         rows: Size of an open axis 0.
-        progress: Reports the progress.
-        batch: The batch to run; None for a random one.
+        progress: Called before each step.
+        batch: None for a random one.
         again: Replaces a cached profile.
 
     Raises:
-        WholeModelFailed: The model does not run on the batch.
+        WholeModelFailed: The model does not run.
         UncarriedTensor: The wire cannot carry an input.
     """
     progress = progress or (lambda *_: None)
@@ -116,7 +116,7 @@ def costs_of(graph: Graph, known: Profile) -> CostGraph:
 
 
 def rows_of(graph: Graph, rows: int, batch: NamedArrays | None = None) -> int:
-    """Returns the rows of the batch, else the model's fixed number, else `rows`."""
+    """Returns the rows of the batch, the model's fixed number, or `rows`."""
     if batch is not None and graph.inputs:
         return next(iter(batch[graph.inputs[0]].shape), rows)
     shape = graph.type_of(graph.inputs[0]).shape if graph.inputs else None
@@ -191,7 +191,7 @@ def _runs_ms(session: RuntimeSession, batch: NamedArrays) -> Iterator[float]:
 
 
 def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path: Path | None) -> dict[str, float]:
-    """Measures the minimum time of each kernel, optimized if there is a path for the optimized model."""
+    """Measures the minimum time of each kernel."""
     with tempfile.TemporaryDirectory(prefix="anabranch-profile-") as folder:
         session = _open(graph, content, Path(folder) / "runs", optimized_path)
         for _ in _runs_ms(session, batch):
@@ -207,7 +207,7 @@ def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path
 
 @contextmanager
 def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
-    """Names the nodes after their index, for a while."""
+    """Names nodes after their index meanwhile."""
     names = [node.proto.name if node.proto.HasField("name") else None for node in graph.nodes]
     for index, node in enumerate(graph.nodes):
         node.proto.name = f"{_MARK}{index}_"
@@ -240,10 +240,9 @@ def _tensor_bytes(graph: Graph, batch: NamedArrays, rows: int) -> dict[str, int]
 
 
 def _not_by_rows(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> list[str]:
-    """Finds tensors whose axis 0 does not count rows, in a model whose inputs and outputs all do.
+    """Finds tensors whose axis 0 does not count rows, unlike those of all inputs and outputs.
 
-    They may not cross a cut, since batches are split by rows. Two runs are compared, since an open axis 0 can count
-    more than rows.
+    They may not cross a cut, since batches are split by rows. Two runs tell what an open axis 0 counts.
     """
     types = [graph.type_of(name) for name in (*graph.inputs, *graph.outputs)]
     if not graph.inputs or not all(each.shape for each in types):
@@ -281,7 +280,7 @@ def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[
 
 
 def _shared_out(graph: Graph, unmerged: Sequence[float], owners: Mapping[int, float]) -> list[float]:
-    """Divides kernel times among nodes; a node without a kernel belongs to the next one."""
+    """Divides kernel times among nodes; those without a kernel join the next."""
     kernel_of: list[int | None] = [None] * len(graph.nodes)
     after: list[list[int]] = [[] for _ in graph.nodes]
     for index in reversed(range(len(graph.nodes))):

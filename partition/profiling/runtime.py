@@ -14,21 +14,21 @@ from anabranch.schemas.tensors import Array
 
 
 class RuntimeSession:
-    """A loaded model."""
+    """Loaded model."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self.outputs: tuple[str, ...] = tuple(declared.name for declared in session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array], *, failure: type[PartitionError], subject: str) -> dict[str, Array]:
-        """Computes all outputs of a batch; a failed run raises `failure` with a message about `subject`."""
+        """Computes all outputs, or raises `failure` about `subject`."""
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base class
             raise failure(f"{subject} does not run: {first_line(error)}") from None
 
     def end_profiling(self) -> Path:
-        """Stops ONNX Runtime's profiler and returns its file."""
+        """Stops the profiler; returns its file."""
         return Path(self._session.end_profiling())
 
     def types(self) -> dict[str, onnx.TypeProto]:
@@ -52,12 +52,12 @@ def open_session(
 
     Args:
         model: A file, or its content.
-        failure: Class of the error to raise.
+        failure: Error to raise.
         subject: Start of its message.
         folder: Folder of external data.
         optimize: Optimize fully, or not at all.
         threads: 0 for one per core.
-        profile_prefix, optimized_path: See `anabranch.onnx_runtime.session`.
+        profile_prefix, optimized_path: See `onnx_runtime.session`.
     """
     options = SessionOptions(
         intra_op_threads=threads, inter_op_threads=threads, optimization="all" if optimize else "none"
@@ -84,7 +84,7 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
 
 
 def runtime_types(model: onnx.ModelProto, folder: Path, tensors: Sequence[str]) -> dict[str, onnx.TypeProto]:
-    """Asks ONNX Runtime for the types of tensors; omits unknown ones.
+    """Returns types that ONNX Runtime knows.
 
     Raises:
         InvalidModel: ONNX Runtime cannot load the model.
@@ -99,7 +99,7 @@ def _type_of(text: str, shape: Sequence[int | str | None]) -> onnx.TypeProto | N
     kind, _, inner = text.removesuffix(")").partition("(")
     if kind == "tensor":
         number = _ELEMENTS.get(inner)
-        # No axes: a scalar, or an unknown rank.
+        # No axes may mean an unknown rank.
         return onnx.helper.make_tensor_type_proto(number, shape or None) if number is not None else None
     element = _type_of(inner, []) if kind in {"seq", "optional"} else None
     if element is None:

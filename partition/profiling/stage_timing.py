@@ -1,4 +1,4 @@
-"""Times the stages of a plan, each alone on one thread, as a task runs it."""
+"""Times of a plan's stages, each alone on one thread."""
 
 import tempfile
 import time
@@ -12,7 +12,7 @@ from anabranch.partition.profiling.inputs import NamedArrays, generate
 from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.stages.writer import StageFile, write_stages
 
-#: Stages with more weights are not timed, since timing writes them.
+#: Larger stages are not timed, since timing writes them.
 MOST_BYTES = 1 << 30
 
 #: Of all stages; slow stages exceed it.
@@ -23,13 +23,13 @@ _FEWEST_RUNS, _MOST_RUNS = 4, 100
 def stage_times_ms(
     graph: Graph, placement: Placement, rows: int, batch: NamedArrays | None = None
 ) -> list[float] | None:
-    """Measures the thread time of a batch in each stage, as the minimum of several runs.
+    """Measures the minimum thread time of a batch in each stage.
 
     Returns:
         Milliseconds by stage; None for weights over `MOST_BYTES`.
 
     Raises:
-        StageFailed: A stage does not run on the batch, or on any random one.
+        StageFailed: A stage does not run.
     """
     if sum(stage.parameter_bytes for stage in placement.stages) > MOST_BYTES:
         return None

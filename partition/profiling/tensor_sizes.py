@@ -12,7 +12,7 @@ from anabranch.schemas.tensors import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ObservedTensor:
-    """A tensor of a run; `size_bytes` is its size on the wire."""
+    """Tensor of a run, with its size on the wire."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -20,9 +20,7 @@ class ObservedTensor:
 
 
 def observe(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> dict[str, ObservedTensor]:
-    """Runs the whole model on a batch and measures inner tensors.
-
-    All of them are in memory at once: use few rows.
+    """Measures tensors in a run, which holds all of them: use few rows.
 
     Raises:
         UncarriedTensor: The wire cannot carry one of them.

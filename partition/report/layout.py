@@ -1,4 +1,4 @@
-r"""Condenses a stage's nodes into few boxes: runs of nodes, or blocks between narrow places.
+r"""Layout of a stage's nodes in few boxes: runs, or blocks between narrow places.
 
 conv -> relu -> conv -> add -> relu         [conv relu conv] -> [add relu]         [conv relu conv add relu]
   \----------------------^                          \---------------^
@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Box:
-    """Some nodes.
+    """Box of some nodes.
 
     Attributes:
-        nodes: Their numbers.
         after: Indices of the next boxes.
-        column, row: Its position, after the boxes that it needs.
+        column, row: Position, after the boxes that it needs.
     """
 
     nodes: list[int]
@@ -26,7 +25,7 @@ class Box:
     row: int = 0
 
     def label(self, op_types: Sequence[str], most: int = 2) -> list[str]:
-        """Lists its most frequent ONNX operators."""
+        """Lists its most frequent operators."""
         counted = Counter(op_types[node] for node in self.nodes).most_common()
         shown = [f"{count} {name}" if count > 1 else name for name, count in counted[:most]]
         rest = sum(count for _, count in counted[most:])
@@ -34,12 +33,11 @@ class Box:
 
 
 def condense(nodes: Sequence[int], after: Mapping[int, set[int]], columns: int, rows: int) -> list[Box]:
-    """Makes boxes in topological order that fit into a grid.
+    """Makes boxes in topological order, for a grid.
 
     Args:
-        nodes: Nodes of one stage, in topological order.
+        nodes: In topological order.
         after: Successors of each node.
-        columns, rows: Size of the grid.
     """
     boxes = _placed(_joined([[node] for node in nodes], after, _runs(nodes, after)))
     if _fits(boxes, columns, rows):
@@ -82,7 +80,7 @@ def _runs(nodes: Sequence[int], after: Mapping[int, set[int]]) -> list[int]:
 
 
 def _blocks(boxes: Sequence[Box]) -> list[int]:
-    """Numbers the block of each box; boxes ordered with all others separate blocks."""
+    """Numbers each box's block; boxes ordered with all others separate blocks."""
     reach = [0] * len(boxes)
     for place in reversed(range(len(boxes))):
         reach[place] = 1 << place
@@ -99,7 +97,7 @@ def _blocks(boxes: Sequence[Box]) -> list[int]:
 
 
 def _placed(boxes: list[Box]) -> list[Box]:
-    """Puts each box after the boxes that it needs, in a free row."""
+    """Puts boxes after those that they need."""
     for box in boxes:
         for user in box.after:
             boxes[user].column = max(boxes[user].column, box.column + 1)

@@ -1,1 +1,1 @@
-"""Writes stage models and proves that they equal the whole model."""
+"""Stages: writing and proof."""

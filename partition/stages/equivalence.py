@@ -1,9 +1,9 @@
-"""Proves that stages equal their model, by running both on the same batches.
+"""Proof that stages equal their model: both run on the same batches.
 
-    x --> [ the whole model ] ------------------------------------> y
-    x --> [ stage 0 ] --> [ stage 1 ] --> [ stage 2 ] ------------> y      the same, for every batch
+    x --> [ whole model ] --------------------------> y
+    x --> [ stage 0 ] --> [ stage 1 ] --------------> y
 
-Floats are compared within a tolerance: the whole model may fuse nodes that a cut separates, and round differently.
+Floats may differ within a tolerance, since the whole model may fuse nodes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from anabranch.partition.profiling.runtime import RuntimeSession, open_session
 from anabranch.partition.stages.writer import StageFile
 from anabranch.schemas.tensors import Array
 
-#: Rows of the generated batches, if the model takes any number.
+#: Rows of generated batches, if open.
 ROWS = (1, 2, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Allowed difference of two floats: `absolute` + `relative` * max(|float|, RMS of its output).
+    """Allowed difference: `absolute` + `relative` * max(|float|, RMS of its output).
 
-    The RMS is there for values near zero, which can carry the noise of larger ones.
+    Values near zero can carry the noise of larger ones.
     """
 
     relative: float
@@ -47,8 +47,7 @@ class Proof:
     """Result of a successful comparison.
 
     Attributes:
-        largest_difference: Largest difference of two floats.
-        output: The output with that difference.
+        output: Output with the largest difference.
     """
 
     batches: int
@@ -63,23 +62,23 @@ def prove(
     *,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
 ) -> Proof:
-    """Runs the model and its stages on the same batches and compares every output.
+    """Compares every output of a model and its stages.
 
     Args:
         graph: The model.
         stages: Its stages, in order.
         batches: Random ones if empty.
-        tolerances: Allowed differences by dtype.
+        tolerances: By dtype.
 
     Raises:
-        WholeModelFailed: The model does not run on the batches, or outputs only NaN and infinity.
+        WholeModelFailed: The model does not run, or outputs only NaN and infinity.
         StageFailed: A stage does not load or run.
         UnequalOutput: An output differs.
     """
     whole = open_session(graph.path, failure=WholeModelFailed, subject="the whole model")
     inputs = [dict(batch) for batch in batches] or _generated(graph, whole)
     expected = [_run_whole(whole, batch) for batch in inputs]
-    del whole  # a large model is in memory once
+    del whole  # Frees memory for the stages.
     tensors = inputs
     for number, stage in enumerate(stages):
         tensors = _run_stage(number, stage, tensors, _needed_after(graph, stages[number + 1 :]))
@@ -117,7 +116,7 @@ def _generated(graph: Graph, whole: RuntimeSession) -> list[dict[str, Array]]:
 
 
 def _can_differ(output: Array) -> bool:
-    """Tells if wrong stages would change an output."""
+    """Tells if wrong stages could change an output."""
     return output.dtype.kind != "f" or not output.size or bool(np.isfinite(output).any())
 
 
@@ -128,7 +127,7 @@ def _run_whole(whole: RuntimeSession, batch: NamedArrays) -> dict[str, Array]:
 def _run_stage(
     number: int, stage: StageFile, batches: Sequence[NamedArrays], needed: set[str]
 ) -> list[dict[str, Array]]:
-    """Runs a stage on each batch; keeps the tensors that are needed later."""
+    """Runs a stage on each batch; keeps needed tensors."""
     subject = f"stage {number}"
     session = open_session(stage.path, failure=StageFailed, subject=subject)
     after = []
@@ -148,7 +147,7 @@ def _shapes(batch: NamedArrays) -> str:
 
 
 def _compare(subject: str, whole: Array, staged: Array, tolerances: Mapping[str, Tolerance]) -> float:
-    """Returns the largest difference of floats; 0.0 for other datatypes."""
+    """Returns the largest difference of floats."""
     if whole.dtype != staged.dtype or whole.shape != staged.shape:
         raise UnequalOutput(
             f"{subject} is {whole.dtype} {list(whole.shape)} in the whole model, and {staged.dtype} "

@@ -1,4 +1,4 @@
-"""Publishes stages with their manifest, after the proof."""
+"""Publication of proven stages with their manifest."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCosts:
-    """Planned costs of a stage; see `anabranch.schemas.stage_manifest.StageEntry`."""
+    """Planned costs of a stage."""
 
     ms: float
     output_bytes: int
@@ -28,7 +28,7 @@ class StageCosts:
 def write_placement(
     graph: Graph, placement: Placement, folder: Path, *, rows: int, batches: Sequence[NamedArrays] = ()
 ) -> tuple[StageManifest, Proof]:
-    """Cuts a model by a plan; see `write_plan`."""
+    """Cuts by a plan; see `write_plan`."""
     costs = [
         StageCosts(ms=round(stage.ms, 4), output_bytes=stage.output_bytes, replicas=len(stage.replicas))
         for stage in placement.stages
@@ -49,28 +49,26 @@ def write_plan(
     bottleneck_ms: float,
     batches: Sequence[NamedArrays] = (),
 ) -> tuple[StageManifest, Proof]:
-    """Cuts a model, proves the stages, and publishes them with their manifest.
-
-    Replaces earlier stages in the folder at the end, after a successful proof.
+    """Cuts a model, proves the stages, and replaces those in a folder.
 
     Args:
         graph: The model.
-        downsets: The cuts, each within the next.
-        folder: Folder of the stages.
-        rows: Rows of the batch of the costs.
+        downsets: Growing cuts.
+        folder: Target.
+        rows: Batch size of the costs.
         costs: Costs of each stage.
-        bottleneck_ms: Time between two batches.
-        batches: Batches for the proof; random ones if empty.
+        bottleneck_ms: Between batches.
+        batches: For the proof; random ones if empty.
 
     Raises:
         CutError: The model cannot be cut there.
-        ProofError: The stages are not proven to equal the model.
-        ModelError: The model's file is at fault.
+        ProofError: The stages are not proven.
+        ModelError: The file is at fault.
         PlanNotWritten: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # In the same folder, so that moving copies nothing.
+        # Moving within a folder copies nothing.
         with tempfile.TemporaryDirectory(prefix=".cut-", dir=folder) as temporary:
             stages = write_stages(graph, downsets, Path(temporary))
             proof = prove(graph, stages, batches)
@@ -103,7 +101,7 @@ def _describe(stage: StageFile, cost: StageCosts) -> StageEntry:
 
 
 def _publish(stages: Sequence[StageFile], plan: StageManifest, folder: Path) -> None:
-    """Moves the stages into place; removes the old manifest first and adds the new one last."""
+    """Moves stages into place, the manifest last."""
     (folder / PLAN_FILE).unlink(missing_ok=True)
     for old in folder.glob("stage-*.onnx*"):
         old.unlink()

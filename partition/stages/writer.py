@@ -1,4 +1,4 @@
-"""Writes the models of stages, from unchanged nodes, weights, operator sets, functions and metadata of the model."""
+"""Writer of stages: unchanged nodes, weights, operator sets, functions and metadata of a model."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from anabranch.partition.graph.model_file import size_bytes
 from anabranch.partition.graph.model_graph import Graph, indices
 from anabranch.schemas.stage_manifest import DATA_SHA256
 
-#: More weights go into a file of their own; half of protobuf's limit.
+#: More weights go into another file; half of protobuf's limit.
 MAX_INLINE_BYTES = 1 << 30
 #: Smaller weights stay inline for shape inference.
 _MIN_EXTERNAL_BYTES = 1 << 10
@@ -27,12 +27,11 @@ _PAGE_BYTES = 1 << 12
 
 @dataclass(frozen=True, slots=True)
 class StageFile:
-    """A stage's model on the disk.
+    """Written stage.
 
     Attributes:
-        sha256: Of the file, which holds that of its `.data` as metadata `DATA_SHA256`.
-        nodes: Number of its nodes.
-        parameter_bytes: Size of its weights.
+        sha256: Hash of the file, whose metadata `DATA_SHA256` holds that of its `.data`.
+        nodes: Number of nodes.
     """
 
     path: Path
@@ -50,13 +49,13 @@ def write_stages(
 
     Args:
         graph: The model.
-        downsets: The cuts, each within the next.
-        folder: An existing folder.
-        max_inline_bytes: Weights over this go into the `.data` file.
+        downsets: Growing cuts.
+        folder: Target, which exists.
+        max_inline_bytes: More weights go into `.data`.
 
     Raises:
         NoSuchCut: The cuts do not grow, or a stage would be empty.
-        UncarriedTensor: The wire cannot carry a crossing tensor, an input or an output.
+        UncarriedTensor: The wire cannot carry a tensor.
         ModelError: External data is missing, or outside the model's folder.
     """
     downsets = list(downsets)

@@ -84,9 +84,12 @@ def test_repository_with_only_a_chain_is_read(repository: Path, tmp_path: Path) 
         ('steps = [{ model = "m", before = "steps.py:" }]', "expected file.py:function"),
         ('steps = [{ model = "m", before = "../steps.py:first" }]', r"before = '\.\./steps\.py'"),
         ('steps = [{ model = "m", before = "none.py:first" }]', r"before: cannot read .*none\.py"),
-        ('steps = [{ model = "m", after = "steps.py:none" }]', r"after: .*steps\.py has no function 'none'"),
-        ('steps = [{ model = "m", after = "steps.py:third" }]', "has no function 'third'"),
-        ('steps = [{ model = "m", after = "broken.py:first" }]', r"broken\.py is not Python"),
+        (
+            'steps = [{ model = "m", after = "steps.py:none" }]',
+            r"after: unknown function 'none' of .*steps\.py; available: ",
+        ),
+        ('steps = [{ model = "m", after = "steps.py:third" }]', "unknown function 'third' of "),
+        ('steps = [{ model = "m", after = "broken.py:first" }]', r"broken\.py is not a Python file: "),
         ('steps = [{ model = "m", during = "steps.py:first" }]', "during"),
     ],
 )
