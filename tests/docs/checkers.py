@@ -62,7 +62,7 @@ def unknown_commands(line: str) -> list[str]:
         return [word for word in words[1:2] if word not in targets]
     if words[:1] != ["anabranch"]:
         return []
-    command: Any = typer.main.get_command(app)
+    command = _command_line()
     for position, word in enumerate(words[1:], 1):
         if not hasattr(command, "commands") or word.startswith("-"):
             break
@@ -191,4 +191,9 @@ def _options() -> frozenset[str]:
         for child in getattr(command, "commands", {}).values():
             yield from of(child)
 
-    return frozenset(of(typer.main.get_command(app))) | {"--help"}
+    return frozenset(of(_command_line())) | {"--help"}
+
+
+@cache
+def _command_line() -> Any:
+    return typer.main.get_command(app)
