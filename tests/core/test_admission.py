@@ -46,7 +46,7 @@ def code_of(found: Request | Refused) -> str:
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_a_valid_request_has_its_tensors_in_the_model_s_order(encoding: Encoding) -> None:
+def test_admission_valid_request_has_tensors_in_model_order(encoding: Encoding) -> None:
     message = codec.encode_request(InferRequest("rows", (T, X), "a", encoding=encoding))
     record = admit(message)
     signature = decode_signature(record.signature)
@@ -56,7 +56,7 @@ def test_a_valid_request_has_its_tensors_in_the_model_s_order(encoding: Encoding
     assert (record.original, record.size_bytes) == (message, len(message))
 
 
-def test_the_tensors_of_a_protobuf_request_are_views_into_it_the_first_time_and_every_time() -> None:
+def test_admission_protobuf_tensors_are_views() -> None:
     same, message = admission(), request(values=[float(n) for n in range(1000)])
     for _ in range(3):
         found = same.admit(message, SOURCE, NOW_MS)
@@ -66,18 +66,18 @@ def test_the_tensors_of_a_protobuf_request_are_views_into_it_the_first_time_and_
             assert tensor.obj is message
 
 
-def test_all_outputs_are_the_default_and_any_order_may_be_asked_for() -> None:
+def test_admission_outputs_default_to_all_in_order() -> None:
     assert decode_signature(admit(encoded()).signature).outputs == ("y", "label")
     assert decode_signature(admit(encoded(outputs=("label", "y"))).signature).outputs == ("label", "y")
     assert decode_signature(admit(encoded(outputs=("label",))).signature).outputs == ("label",)
 
 
 @pytest.mark.parametrize(("version", "served"), [("", "10"), ("1", "1"), ("2", "2"), ("10", "10")])
-def test_the_newest_version_is_the_default(version: str, served: str) -> None:
+def test_admission_version_defaults_to_newest(version: str, served: str) -> None:
     assert decode_signature(admit(encoded(model_version=version)).signature).model_version == served
 
 
-def test_the_only_model_and_the_only_input_need_no_name() -> None:
+def test_admission_only_model_and_input_need_no_name() -> None:
     [x] = tensors_of("whole", [1.0, 2.0, 3.0])
     nameless = codec.encode_request(InferRequest("", (Tensor("", x.datatype, x.shape, x.data),)))
     record = admit(nameless, without=["rows", "pairs", "cut"])
@@ -86,18 +86,18 @@ def test_the_only_model_and_the_only_input_need_no_name() -> None:
     assert code_of(judge(nameless)) == "unknown_model"  # of several models none is meant
 
 
-def test_a_model_without_batch_axis_takes_any_shape_as_one_row() -> None:
+def test_admission_without_batch_axis_counts_one_row() -> None:
     for size in (0, 1, 7):
         record = admit(request("whole", [1.0] * size))
         assert (record.rows, decode_signature(record.signature).inputs[0].shape) == (1, (size,))
 
 
-def test_a_model_with_a_fixed_batch_takes_whole_batches() -> None:
+def test_admission_fixed_batch_takes_whole_batches() -> None:
     assert admit(request("pairs", [1.0] * 6)).rows == 6
     assert code_of(judge(request("pairs", [1.0] * 5))) == "wrong_shape"
 
 
-def test_nan_passes_unless_the_model_refuses_it() -> None:
+def test_admission_nan_passes_unless_model_refuses() -> None:
     for value in (math.nan, math.inf, -math.inf):
         message = request("whole", [1.0, value])
         assert code_of(judge(message)) == "admitted"
@@ -105,7 +105,7 @@ def test_nan_passes_unless_the_model_refuses_it() -> None:
         assert code_of(judge(request("rows", [1.0, 5e-324]), require_finite=True)) == "admitted"
 
 
-def test_scheduling_parameters_travel_with_the_request() -> None:
+def test_admission_scheduling_parameters_are_kept() -> None:
     record = admit(
         encoded(parameters={"priority": 3, "timeout": 2_000, "partial": True, "explain": True, "other": "x"})
     )
@@ -129,13 +129,13 @@ def test_scheduling_parameters_travel_with_the_request() -> None:
         (int(NOW_MS), 2**63 - 1, 2**53),
     ],
 )
-def test_the_deadline_counts_from_the_record_s_timestamp(timestamp_ms: int, timeout_us: int, deadline_ms: int) -> None:
+def test_admission_deadline_counts_from_timestamp(timestamp_ms: int, timeout_us: int, deadline_ms: int) -> None:
     record = admit(encoded(parameters={"timeout": timeout_us}), Source(0, 0, timestamp_ms))
     assert record.deadline_ms == deadline_ms
 
 
 @pytest.mark.parametrize("timeout_us", [1, 5_000, 4_999_999])
-def test_a_request_that_comes_after_its_deadline_is_refused(timeout_us: int) -> None:
+def test_admission_late_request_is_refused(timeout_us: int) -> None:
     message = encoded(parameters={"timeout": timeout_us})
     assert code_of(judge(message, Source(0, 0, int(NOW_MS) - 5_000))) == "deadline_exceeded"
 
@@ -144,7 +144,7 @@ def test_a_request_that_comes_after_its_deadline_is_refused(timeout_us: int) -> 
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_refused_with_its_code_and_its_id(kind: str) -> None:
+def test_admission_bad_input_is_refused_with_code_and_id(kind: str) -> None:
     message, code = BAD[kind]
     source = Source(3, 4, 5)
     refused = judge(message, source)
@@ -157,7 +157,7 @@ def test_bad_input_is_refused_with_its_code_and_its_id(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_refused_alike_once_its_sender_is_known(kind: str) -> None:
+def test_admission_bad_input_of_known_sender_is_refused(kind: str) -> None:
     message, code = BAD[kind]
     same = admission()
     for good in (encoded(), request("whole"), request("pairs", [1.0, 2.0])):
@@ -168,7 +168,7 @@ def test_bad_input_is_refused_alike_once_its_sender_is_known(kind: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_an_id_may_have_a_kilobyte_and_no_more(encoding: Encoding) -> None:
+def test_admission_id_over_the_limit_is_refused(encoding: Encoding) -> None:
     for size, code in ((MAX_ID_BYTES, "admitted"), (MAX_ID_BYTES + 1, "malformed_request"), (70_000,) * 2):
         record = judge(request(request_id="i" * int(size), encoding=encoding))
         assert code_of(record) == (code if isinstance(code, str) else "malformed_request")
@@ -177,12 +177,12 @@ def test_an_id_may_have_a_kilobyte_and_no_more(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("digits", [20, 400])
-def test_a_timeout_beyond_all_time_is_no_deadline_that_overflows(digits: int) -> None:
+def test_admission_huge_timeout_is_capped(digits: int) -> None:
     x = '"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]'
     assert admit(json(f'{x}, "parameters": {{"timeout": {"9" * digits}}}')).deadline_ms == 2**53
 
 
-def test_rows_without_elements_cannot_be_more_than_the_message_has_bytes() -> None:
+def test_admission_more_empty_rows_than_bytes_are_refused() -> None:
     x, y = TensorSpec("x", "FP32", (None, None)), TensorSpec("y", "FP32", (None,))
     served = Catalog({"flat": {"1": ModelSpec("flat", "1", "", "", (x,), (y,))}})
     for rows, code in ((3, "admitted"), (2**31, "wrong_shape"), (2**33, "wrong_shape")):
@@ -261,7 +261,7 @@ def test_admission_too_large_request_names_size_and_limit() -> None:
         max_size=8,
     )
 )
-def test_what_is_remembered_gives_the_same_as_what_is_checked_afresh(sent: list[Any]) -> None:
+def test_admission_cached_head_gives_the_same_result(sent: list[Any]) -> None:
     remembering = admission()
     for model, values, request_id, parameters, encoding, damage in sent:
         message = bytearray(request(model, values, request_id=request_id, parameters=parameters, encoding=encoding))
@@ -273,7 +273,7 @@ def test_what_is_remembered_gives_the_same_as_what_is_checked_afresh(sent: list[
             assert remembering.admit(memoryview(message), SOURCE, now_ms) == fresh
 
 
-def test_memory_of_heads_is_bounded_in_number_and_in_bytes() -> None:
+def test_admission_cached_heads_are_bounded() -> None:
     same = admission()
     for number in range(3000):
         same.admit(encoded(parameters={"trace": f"{number}"}), SOURCE, NOW_MS)
@@ -289,7 +289,7 @@ def test_memory_of_heads_is_bounded_in_number_and_in_bytes() -> None:
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=3),
     st.text(max_size=3),
 )
-def test_a_byte_that_differs_anywhere_is_judged_as_if_its_like_had_never_been_seen(
+def test_admission_changed_byte_gives_the_same_result(
     model: str, damage: list[tuple[int, int]], request_id: str
 ) -> None:
     remembering = admission()
@@ -302,7 +302,7 @@ def test_a_byte_that_differs_anywhere_is_judged_as_if_its_like_had_never_been_se
         assert remembering.admit(message, SOURCE, NOW_MS) == judge(bytes(broken))
 
 
-def test_senders_whose_messages_have_one_size_do_not_push_each_other_out() -> None:
+def test_admission_templates_of_one_size_coexist() -> None:
     same = admission()
     alike = [request("pairs", [1.0, 2.0], parameters={"trace": f"{number}"}) for number in range(3)]
     for message in alike * 2:
@@ -310,7 +310,7 @@ def test_senders_whose_messages_have_one_size_do_not_push_each_other_out() -> No
     assert len(same._templates[len(alike[0])]) == 3
 
 
-def test_memory_of_templates_is_bounded() -> None:
+def test_admission_templates_are_bounded() -> None:
     same = admission()
     for size in range(3000):
         same.admit(request("whole", [1.0] * size), SOURCE, NOW_MS)
@@ -322,5 +322,5 @@ def test_memory_of_templates_is_bounded() -> None:
 
 @settings(max_examples=500)
 @given(st.binary(max_size=200), st.integers(-(2**62), 2**62))
-def test_any_bytes_are_admitted_or_refused(message: bytes, timestamp_ms: int) -> None:
+def test_admission_any_bytes_never_raise(message: bytes, timestamp_ms: int) -> None:
     assert code_of(judge(message, Source(0, 0, timestamp_ms)))

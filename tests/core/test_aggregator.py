@@ -53,21 +53,21 @@ def kinds(update: WindowUpdate) -> list[type]:
     return [type(output) for output in update.outputs]
 
 
-def test_first_record_sets_both_timers_and_is_kept() -> None:
+def test_aggregator_first_record_sets_both_timers_and_is_kept() -> None:
     update = StateOfWindow().put(opening(2))
     assert update.keep == opening(2)
     assert (update.wakes_at_ms, update.end_at_ms) == ((1_101,), 1_000)
     assert not update.outputs
 
 
-def test_opening_with_deadline_moves_the_timer_only() -> None:
+def test_aggregator_opening_with_deadline_moves_the_timer_only() -> None:
     state = StateOfWindow()
     state.put(part(0, 1))
     update = state.put(opening(2, deadline_ms=1_050))
     assert (update.wakes_at_ms, update.end_at_ms) == ((1_050,), None)
 
 
-def test_duplicate_is_not_kept_and_sets_no_timer() -> None:
+def test_aggregator_duplicate_is_not_kept_and_sets_no_timer() -> None:
     state = StateOfWindow()
     state.put(opening(2))
     state.put(part(0, 1))
@@ -76,7 +76,7 @@ def test_duplicate_is_not_kept_and_sets_no_timer() -> None:
 
 
 @pytest.mark.parametrize("last", [part(1, 1), fault(1, 1)])
-def test_last_record_answers_and_clears_what_was_kept(last: bytes) -> None:
+def test_aggregator_last_record_answers_and_clears_kept(last: bytes) -> None:
     state = StateOfWindow()
     state.put(opening(2))
     state.put(part(0, 1))
@@ -87,7 +87,7 @@ def test_last_record_answers_and_clears_what_was_kept(last: bytes) -> None:
     assert (update.clears_kept, update.keep, state.kept) == (True, None, [])
 
 
-def test_late_record_changes_nothing() -> None:
+def test_aggregator_late_record_changes_nothing() -> None:
     state = StateOfWindow()
     state.put(opening(1))
     state.put(part(0, 1))
@@ -95,7 +95,7 @@ def test_late_record_changes_nothing() -> None:
     assert state.put(opening(1)) == WindowUpdate()
 
 
-def test_timer_closes_once_then_forgets() -> None:
+def test_aggregator_timer_closes_once_then_forgets() -> None:
     state = StateOfWindow()
     state.put(opening(2))
     state.now_ms = 1_101
@@ -108,7 +108,7 @@ def test_timer_closes_once_then_forgets() -> None:
     assert state.timer(2_102) == WindowUpdate()
 
 
-def test_timer_after_clock_was_set_back_closes() -> None:
+def test_aggregator_timer_after_clock_was_set_back_closes() -> None:
     state = StateOfWindow()
     state.put(opening(1))
     state.now_ms = 1
@@ -116,7 +116,7 @@ def test_timer_after_clock_was_set_back_closes() -> None:
     assert kinds(state.timer(1_101)) == [Answer, DeadLetterRecord]
 
 
-def test_end_of_input_closes_then_forgets_without_timers() -> None:
+def test_aggregator_end_of_input_closes_then_forgets() -> None:
     state = StateOfWindow(flush_s=1.0)
     state.put(opening(1))
     update = state.end()
@@ -126,7 +126,7 @@ def test_end_of_input_closes_then_forgets_without_timers() -> None:
     assert state.end() == WindowUpdate()
 
 
-def test_pending_counts_set_a_timer() -> None:
+def test_aggregator_pending_counts_set_a_timer() -> None:
     state = StateOfWindow(flush_s=0.5)
     state.put(opening(1))
     assert state.put(part(0, 1)).wakes_at_ms == (2_001, 1_501)

@@ -9,23 +9,23 @@ from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel,
 MEASURED = [Measurement(1, 2.0), Measurement(2, 3.0), Measurement(4, 6.0), Measurement(8, 24.0)]
 
 
-def test_nothing_is_claimed_of_a_model_that_was_not_measured() -> None:
+def test_costs_without_measurements_predict_nothing() -> None:
     unknown = BatchCostModel()
     unknown.observe(4, 100.0)
     assert (unknown.predict_ms(4), unknown.at_least_ms(4), unknown.best_rows(64)) == (0.0, 0.0, 64)
 
 
 @pytest.mark.parametrize(("rows", "run_ms"), [(1, 2.0), (2, 3.0), (3, 4.5), (4, 6.0), (6, 15.0), (8, 24.0), (16, 48.0)])
-def test_between_measurements_it_is_a_line_and_beyond_them_every_row_costs_the_same(rows: int, run_ms: float) -> None:
+def test_costs_between_measurements_are_linear(rows: int, run_ms: float) -> None:
     assert BatchCostModel(MEASURED).predict_ms(rows) == run_ms
 
 
 @pytest.mark.parametrize(("max_rows", "best"), [(1, 1), (2, 2), (3, 2), (4, 2), (8, 2), (64, 2)])
-def test_the_best_batch_is_the_smallest_of_those_that_cost_least_per_row(max_rows: int, best: int) -> None:
+def test_costs_best_rows_is_the_smallest_of_the_cheapest(max_rows: int, best: int) -> None:
     assert BatchCostModel(MEASURED).best_rows(max_rows) == best
 
 
-def test_where_larger_was_always_better_the_limit_is_best() -> None:
+def test_costs_best_rows_of_a_falling_curve_is_the_limit() -> None:
     better = BatchCostModel([Measurement(1, 1.0), Measurement(8, 2.0), Measurement(64, 4.0)])
     assert [better.best_rows(limit) for limit in (1, 7, 8, 64, 100)] == [1, 1, 8, 64, 100]
 
@@ -42,21 +42,19 @@ def test_where_larger_was_always_better_the_limit_is_best() -> None:
         ([(1, 50.0), (2, 100.0), (4, 200.0)], 1),
     ],
 )
-def test_without_a_limit_a_batch_is_large_where_that_was_measured_to_be_quick(
-    measured: list[tuple[int, float]], best: int
-) -> None:
+def test_costs_best_rows_without_limit_is_large_if_quick(measured: list[tuple[int, float]], best: int) -> None:
     assert BatchCostModel([Measurement(*each) for each in measured]).best_rows(None) == best
 
 
-def test_a_little_less_per_row_is_no_reason_for_a_larger_batch() -> None:
+def test_costs_best_rows_ignores_a_small_gain() -> None:
     assert BatchCostModel([Measurement(1, 100.0), Measurement(64, 6200.0)]).best_rows(64) == 1
 
 
-def test_a_batch_of_a_tiny_model_is_as_large_as_can_be_for_its_own_costs() -> None:
+def test_costs_best_rows_of_a_tiny_model_is_the_limit() -> None:
     assert BatchCostModel([Measurement(1, 0.001), Measurement(32, 0.032), Measurement(64, 0.07)]).best_rows(64) == 64
 
 
-def test_what_it_takes_for_certain_is_known_only_from_runs() -> None:
+def test_costs_at_least_without_runs_is_zero() -> None:
     costs = BatchCostModel(MEASURED)
     assert costs.at_least_ms(4) == 0
     costs.observe(2, 6.0)
@@ -67,7 +65,7 @@ def test_what_it_takes_for_certain_is_known_only_from_runs() -> None:
     assert costs.at_least_ms(4) == 3.0
 
 
-def test_a_quick_run_of_long_ago_is_forgotten() -> None:
+def test_costs_at_least_forgets_old_runs() -> None:
     costs = BatchCostModel(MEASURED)
     costs.observe(1, 0.1)
     for _ in range(300):
@@ -77,7 +75,7 @@ def test_a_quick_run_of_long_ago_is_forgotten() -> None:
 
 
 @given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=700))
-def test_the_least_is_that_of_the_last_runs(runs_ms: list[float]) -> None:
+def test_costs_at_least_is_the_minimum_of_the_last_runs(runs_ms: list[float]) -> None:
     costs = BatchCostModel([Measurement(1, 1.0)])
     for run_ms in runs_ms:
         costs.observe(1, run_ms)

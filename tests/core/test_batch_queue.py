@@ -89,21 +89,21 @@ def units(of: BatchQueue, now_ms: float = 0, *, all_is_due: bool = False) -> lis
 # ---- when a unit leaves --------------------------------------------------------------------------------------------
 
 
-def test_a_lane_in_which_nothing_waits_has_nothing_to_give_and_nothing_to_wait_for() -> None:
+def test_queue_empty_gives_nothing_and_has_no_deadline() -> None:
     empty = lane()
     assert empty.take(0) == Departure([], [])
     assert empty.next_deadline() is None
     assert empty.size_bytes == 0
 
 
-def test_a_task_that_is_free_waits_for_nobody() -> None:
+def test_queue_without_delay_gives_a_request_at_once() -> None:
     one = filled(waiting("a"))
     assert one.next_deadline() == 0
     assert unit(one.take(0)) == ["a"]
     assert one.next_deadline() is None
 
 
-def test_a_busy_task_finds_its_next_unit_filled_by_what_came_meanwhile() -> None:
+def test_queue_of_a_busy_task_fills_the_next_batch() -> None:
     #   ----a----bcd-----------> arrivals
     #       [ a ][ b c d ]       the task
     busy = filled(waiting("a"))
@@ -113,7 +113,7 @@ def test_a_busy_task_finds_its_next_unit_filled_by_what_came_meanwhile() -> None
     assert units(busy, 4) == [["b", "c", "d"]]
 
 
-def test_a_patient_unit_leaves_when_the_delay_of_its_first_request_is_over() -> None:
+def test_queue_delayed_batch_is_due_after_its_delay() -> None:
     #   a  b              t = 2: the timer
     #   0  1  ----------> unit [a b]
     patient = lane({b"m": 2.0})
@@ -126,7 +126,7 @@ def test_a_patient_unit_leaves_when_the_delay_of_its_first_request_is_over() -> 
     assert patient.next_deadline() is None
 
 
-def test_the_delay_runs_from_the_oldest_request_though_a_newer_one_is_more_urgent() -> None:
+def test_queue_delay_counts_from_the_oldest_request() -> None:
     patient = lane({b"m": 2.0})
     patient.add(waiting("old"), 0)
     patient.add(waiting("urgent", priority=1), 1)
@@ -134,7 +134,7 @@ def test_the_delay_runs_from_the_oldest_request_though_a_newer_one_is_more_urgen
     assert units(patient, 2) == [["urgent", "old"]]
 
 
-def test_a_patient_unit_leaves_when_its_rows_are_full_and_the_rest_stays_patient() -> None:
+def test_queue_delayed_batch_full_by_rows_is_due() -> None:
     #   a a  b b  c
     #   0    1    1 ----> unit [a b] at once, unit [c] at 3
     patient = lane({b"m": 2.0})
@@ -148,7 +148,7 @@ def test_a_patient_unit_leaves_when_its_rows_are_full_and_the_rest_stays_patient
     assert units(patient, 3) == [["c"]]
 
 
-def test_a_patient_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_delayed_batch_full_by_bytes_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 10)
     patient = filled(waiting("aaaa"), waiting("bbbb"), patient_ms={b"m": 2.0})
     assert units(patient) == []
@@ -156,7 +156,7 @@ def test_a_patient_unit_leaves_when_its_bytes_are_full(monkeypatch: pytest.Monke
     assert units(patient) == [["aaaa", "bbbb"]]
 
 
-def test_a_model_that_is_not_patient_waits_for_no_model_that_is() -> None:
+def test_queue_delay_of_a_model_does_not_delay_others() -> None:
     mixed = filled(waiting("a", priority=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
     assert units(mixed) == [["b"]]
     assert mixed.next_deadline() == 20
@@ -165,7 +165,7 @@ def test_a_model_that_is_not_patient_waits_for_no_model_that_is() -> None:
     assert units(mixed, 50) == [["c"]]
 
 
-def test_when_the_input_has_ended_nobody_is_patient() -> None:
+def test_queue_at_end_of_input_ignores_delays() -> None:
     mixed = filled(waiting("a", of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
     assert units(mixed, all_is_due=True) == [["a"], ["b"], ["c"]]
     assert mixed.next_deadline() is None
@@ -174,22 +174,22 @@ def test_when_the_input_has_ended_nobody_is_patient() -> None:
 # ---- how much a unit holds -----------------------------------------------------------------------------------------
 
 
-def test_a_unit_holds_as_many_rows_as_fit_and_nobody_overtakes_to_fill_it() -> None:
+def test_queue_batch_takes_rows_in_order_up_to_the_limit() -> None:
     assert units(filled(waiting("a", 2), waiting("b", 2), waiting("c"))) == [["a", "b"], ["c"]]
     assert units(filled(waiting("a", 3), waiting("b", 2), waiting("c"))) == [["a"], ["b", "c"]]
 
 
-def test_a_request_of_more_rows_than_a_unit_holds_leaves_alone() -> None:
+def test_queue_request_over_max_rows_is_a_batch_alone() -> None:
     assert units(filled(waiting("a"), waiting("b", 9), waiting("c"))) == [["a"], ["b"], ["c"]]
 
 
-def test_a_unit_holds_as_many_bytes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_batch_takes_bytes_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 10)
     several = filled(*[waiting(name) for name in ("aaaa", "bbbb", "cccc", "d", "e" * 50)], max_rows=100)
     assert units(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
 
 
-def test_without_a_limit_a_unit_holds_the_rows_that_are_quick_and_64_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_without_limit_takes_quick_rows_of_64_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "DEFAULT_ROWS", 3)
     quick = {b"m": costs((1, 0.01), (512, 0.1))}
     options: dict[str, Any] = {"max_rows": None, "costs": quick}
@@ -204,7 +204,7 @@ def test_without_a_limit_a_unit_holds_the_rows_that_are_quick_and_64_requests(mo
     assert units(patient) == [["a", "b", "c"]]
 
 
-def test_the_bytes_that_wait_are_counted() -> None:
+def test_queue_counts_queued_bytes() -> None:
     several = filled(waiting("aaa", 4), waiting("bb", priority=9, deadline_ms=5), waiting("c", of=b"other"))
     assert several.size_bytes == 6
     assert unit(several.take(0)) == ["aaa"]
@@ -216,7 +216,7 @@ def test_the_bytes_that_wait_are_counted() -> None:
 # ---- in which order ------------------------------------------------------------------------------------------------
 
 
-def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
+def test_queue_orders_by_priority_deadline_and_arrival() -> None:
     several = filled(
         waiting("late"),
         waiting("later"),
@@ -228,7 +228,7 @@ def test_priority_comes_first_then_the_deadline_then_arrival() -> None:
     assert units(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
 
 
-def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves() -> None:
+def test_queue_low_priority_does_not_starve() -> None:
     order = SchedulingPolicy(priority_step_ms=100.0)
     several = lane(order=order)
     several.add(waiting("patient", 4, priority=3), 0)
@@ -237,7 +237,7 @@ def test_a_step_of_priority_is_worth_its_time_and_no_more_so_that_nobody_starves
     assert units(several, 300) == [["50"], ["150"], ["patient"], ["250"]]
 
 
-def test_a_deadline_that_is_far_gives_no_worse_place_than_none() -> None:
+def test_queue_far_deadline_counts_like_none() -> None:
     several = lane(order=SchedulingPolicy(no_deadline_ms=100.0))
     several.add(waiting("far", 4, deadline_ms=10**6), 0)
     several.add(waiting("none", 4), 1)
@@ -245,7 +245,7 @@ def test_a_deadline_that_is_far_gives_no_worse_place_than_none() -> None:
     assert units(several, 3) == [["near"], ["far"], ["none"]]
 
 
-def test_signatures_never_share_a_unit_and_the_most_urgent_request_of_all_is_in_the_next() -> None:
+def test_queue_signatures_never_share_a_batch() -> None:
     #   x: a(5) c(1)        y: b(2) d(9)        z: e(1)
     #   [c a] of x, for c is first of all; [e] of z came after c; [b d] of y
     several = filled(
@@ -258,7 +258,7 @@ def test_signatures_never_share_a_unit_and_the_most_urgent_request_of_all_is_in_
     assert units(several) == [["c", "a"], ["e"], ["b", "d"]]
 
 
-def test_between_two_units_of_one_signature_comes_what_is_more_urgent_elsewhere() -> None:
+def test_queue_more_urgent_signature_comes_between_batches() -> None:
     several = filled(
         waiting("a", 4, priority=1, of=b"x"),
         waiting("b", priority=5, of=b"x"),
@@ -268,14 +268,14 @@ def test_between_two_units_of_one_signature_comes_what_is_more_urgent_elsewhere(
     assert units(several) == [["a"], ["c"], ["b"]]
 
 
-def test_who_comes_while_the_task_works_overtakes_what_is_less_urgent() -> None:
+def test_queue_newcomer_overtakes_less_urgent_requests() -> None:
     several = filled(waiting("a", of=b"x"), waiting("b", of=b"y"))
     assert unit(several.take(0)) == ["a"]
     several.add(waiting("c", priority=1, of=b"x"), 1)
     assert units(several, 1) == [["c"], ["b"]]
 
 
-def test_a_more_urgent_newcomer_takes_its_whole_group_forward_and_once() -> None:
+def test_queue_urgent_newcomer_moves_its_group_once() -> None:
     several = filled(waiting("a", of=b"x"), waiting("b", priority=3, of=b"y"))
     several.add(waiting("c", priority=2, of=b"x"), 0)
     several.add(waiting("d", priority=1, of=b"x"), 0)
@@ -283,7 +283,7 @@ def test_a_more_urgent_newcomer_takes_its_whole_group_forward_and_once() -> None
     assert several.next_deadline() is None
 
 
-def test_a_group_that_emptied_and_came_back_leaves_by_what_it_holds_now() -> None:
+def test_queue_refilled_group_is_ordered_by_its_new_requests() -> None:
     several = filled(waiting("a", priority=1, of=b"x"), waiting("b", priority=3, of=b"y"))
     assert unit(several.take(0)) == ["a"]
     several.add(waiting("c", priority=5, of=b"x"), 1)
@@ -299,7 +299,7 @@ def test_a_group_that_emptied_and_came_back_leaves_by_what_it_holds_now() -> Non
 
 
 @pytest.mark.parametrize("now_ms", [50, 50.5, 1000])
-def test_what_has_expired_leaves_to_be_answered_and_never_to_be_run(now_ms: float) -> None:
+def test_queue_expired_request_leaves_and_is_not_run(now_ms: float) -> None:
     several = filled(waiting("a", deadline_ms=50), waiting("b"))
     departure = several.take(now_ms)
     assert (names(departure.expired), names(departure.batch)) == (["a"], ["b"])
@@ -308,7 +308,7 @@ def test_what_has_expired_leaves_to_be_answered_and_never_to_be_run(now_ms: floa
     assert several.next_deadline() is None
 
 
-def test_what_has_expired_leaves_at_once_though_others_are_more_urgent() -> None:
+def test_queue_expired_request_leaves_before_urgent_ones() -> None:
     several = filled(
         waiting("urgent", priority=1, of=b"x"),
         waiting("b", deadline_ms=7, of=b"y"),
@@ -320,7 +320,7 @@ def test_what_has_expired_leaves_at_once_though_others_are_more_urgent() -> None
     assert units(several, 7) == [["in time"]]
 
 
-def test_who_is_left_by_an_expired_one_keeps_its_place() -> None:
+def test_queue_expiry_keeps_the_order_of_the_others() -> None:
     several = filled(
         waiting("a", priority=1, deadline_ms=5, of=b"x"), waiting("b", priority=9, of=b"x"), waiting("c", of=b"y")
     )
@@ -329,7 +329,7 @@ def test_who_is_left_by_an_expired_one_keeps_its_place() -> None:
     assert units(several, 5) == [["b"]]
 
 
-def test_the_task_is_woken_for_a_deadline_before_the_delay_is_over() -> None:
+def test_queue_deadline_before_the_delay_wakes_the_task() -> None:
     #   a (until 3)  b         delay 20 ms
     #   0            0  -----> 3: a is late; 20: unit [b]
     patient = filled(waiting("a", deadline_ms=3), waiting("b"), patient_ms={b"m": 20.0})
@@ -340,13 +340,13 @@ def test_the_task_is_woken_for_a_deadline_before_the_delay_is_over() -> None:
     assert units(patient, 20) == [["b"]]
 
 
-def test_nobody_is_woken_for_the_deadline_of_what_has_left() -> None:
+def test_queue_deadline_of_a_gone_request_is_ignored() -> None:
     patient = filled(waiting("a", 4, priority=1, deadline_ms=3), waiting("b", deadline_ms=9), patient_ms={b"m": 20.0})
     assert units(patient) == [["a"]]
     assert patient.next_deadline() == 9
 
 
-def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
+def test_queue_full_group_with_expiry_is_delayed_again() -> None:
     patient = filled(waiting("a", 2, deadline_ms=5), waiting("b", 2), patient_ms={b"m": 20.0})
     departure = patient.take(5)
     assert (names(departure.expired), departure.batch) == (["a"], [])
@@ -356,7 +356,7 @@ def test_a_full_group_of_which_some_expire_is_patient_again() -> None:
 # ---- what it costs -------------------------------------------------------------------------------------------------
 
 
-def test_a_unit_is_no_larger_than_costs_least() -> None:
+def test_queue_batch_has_the_rows_that_cost_least() -> None:
     best = {b"m": costs((1, 1.0), (2, 1.6), (4, 6.0))}
     several = lane(costs=best)
     for name in "abcde":
@@ -364,7 +364,7 @@ def test_a_unit_is_no_larger_than_costs_least() -> None:
     assert units(several) == [["a", "b"], ["c", "d"], ["e"]]
 
 
-def test_what_cannot_make_its_deadline_is_not_run() -> None:
+def test_queue_request_without_time_for_its_run_expires() -> None:
     slow = {b"m": costs((1, 10.0), (4, 30.0))}
     several = lane(costs=slow)
     several.add(waiting("hopeless", deadline_ms=109), 100)
@@ -374,14 +374,14 @@ def test_what_cannot_make_its_deadline_is_not_run() -> None:
     assert (names(departure.expired), names(departure.batch)) == (["large", "hopeless"], ["just"])
 
 
-def test_the_task_is_woken_when_a_deadline_can_no_longer_be_made() -> None:
+def test_queue_latest_start_wakes_the_task() -> None:
     patient = lane({b"m": 50.0}, costs={b"m": costs((1, 10.0))})
     patient.add(waiting("a", deadline_ms=40), 0)
     assert patient.next_deadline() == 30
     assert names(patient.take(30).expired) == ["a"]
 
 
-def test_the_work_in_hand_is_known() -> None:
+def test_queue_backlog_is_the_predicted_work() -> None:
     several = lane(costs={b"m": costs((1, 10.0), (4, 20.0)), b"n": costs((1, 1.0))})
     several.add(waiting("a"), 0)
     several.add(waiting("b", 3, priority=1), 0)
@@ -394,7 +394,7 @@ def test_the_work_in_hand_is_known() -> None:
     assert several.backlog_ms == 0
 
 
-def test_under_overload_the_least_urgent_are_shed_and_a_hundredth_more() -> None:
+def test_queue_over_backlog_sheds_the_least_urgent() -> None:
     several = lane(costs={b"m": costs((1, 1.0))}, max_rows=1)
     for number in range(200):
         several.add(waiting(f"{number}", priority=1 + number % 2, of=b"m"), number / 1000)
@@ -406,7 +406,7 @@ def test_under_overload_the_least_urgent_are_shed_and_a_hundredth_more() -> None
     assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in gone})
 
 
-def test_memory_is_shed_too_where_costs_are_not_known() -> None:
+def test_queue_over_bytes_sheds_without_known_costs() -> None:
     several = filled(*[waiting("x" * 10, priority=priority) for priority in (1, 2, 3, 4)])
     assert [request.priority for request in shed(several, 0.0, 35)] == [4]
     assert [request.priority for request in shed(several, 0.0, 0)] == [3, 2, 1]
@@ -421,7 +421,7 @@ def held(of: BatchQueue) -> int:
     return len(of._due) + len(of._deadlines)
 
 
-def test_a_starving_request_with_an_early_deadline_keeps_nobody_in_memory_that_has_left() -> None:
+def test_queue_gone_requests_are_freed_behind_an_early_one() -> None:
     busy = filled(waiting("starving", priority=9, deadline_ms=10**6))
     for now_ms in range(1, 10_000):
         busy.add(waiting("a", 4, priority=1, deadline_ms=2 * 10**6, of=b"x"), now_ms)
@@ -429,7 +429,7 @@ def test_a_starving_request_with_an_early_deadline_keeps_nobody_in_memory_that_h
     assert held(busy) < 200
 
 
-def test_what_has_left_before_a_late_deadline_is_not_kept_in_memory() -> None:
+def test_queue_gone_requests_with_late_deadlines_are_freed() -> None:
     of = filled(*[waiting(f"{number}", 4, deadline_ms=10**6, of=b"x") for number in range(3)])
     for number in range(100):
         assert len(unit(of.take(number))) == 1
@@ -441,7 +441,7 @@ def test_what_has_left_before_a_late_deadline_is_not_kept_in_memory() -> None:
 
 
 @pytest.mark.parametrize("starving", [b"y", b"slow"])
-def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(starving: bytes) -> None:
+def test_queue_group_of_expiring_requests_leaves_no_entries(starving: bytes) -> None:
     busy = filled(waiting("starving", priority=9, of=starving), patient_ms=PATIENT)
     for now_ms in range(100, 10_000):
         busy.add(waiting("a", 4, priority=1, of=b"x"), now_ms)
@@ -450,7 +450,7 @@ def test_a_starving_group_whose_requests_come_and_expire_leaves_nothing_behind(s
     assert held(busy) < 200
 
 
-def test_once_all_that_was_due_has_left_the_next_deadline_is_that_of_who_still_waits() -> None:
+def test_queue_next_deadline_is_that_of_queued_requests() -> None:
     here = filled(
         waiting("a", of=b"x"),
         waiting("b", priority=1, of=b"x"),
@@ -463,7 +463,7 @@ def test_once_all_that_was_due_has_left_the_next_deadline_is_that_of_who_still_w
     assert here.next_deadline() == 20
 
 
-def test_of_a_long_line_in_which_many_expire_at_different_times_the_others_leave_in_order() -> None:
+def test_queue_with_many_expiries_keeps_its_order() -> None:
     line = filled(
         *[waiting(str(n), priority=1 + n % 3, deadline_ms=1 + n if n % 2 else NO_DEADLINE_MS) for n in range(60)]
     )
@@ -488,14 +488,14 @@ def restore(again: BatchQueue, *requests: Request) -> None:
         again.add(request, LONG_AGO_MS)
 
 
-def test_what_is_restored_is_due_at_once_even_where_the_model_is_patient() -> None:
+def test_queue_restored_request_ignores_the_delay() -> None:
     again = lane({b"m": 20.0})
     restore(again, waiting("a", number=3), waiting("b", number=4))
     assert again.next_deadline() == 0
     assert units(again, 100) == [["a", "b"]]
 
 
-def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it() -> None:
+def test_queue_restored_request_keeps_its_number() -> None:
     again, last = lane(), waiting("last")
     restore(again, waiting("b", number=7), waiting("a", number=4), waiting("c", priority=1, number=9))
     again.add(last, 101)
@@ -503,14 +503,14 @@ def test_what_is_restored_keeps_its_number_and_what_comes_later_comes_after_it()
     assert units(again, 101) == [["c", "a", "b", "last"]]
 
 
-def test_what_is_restored_is_due_at_once_though_somebody_more_urgent_came_before_it_left() -> None:
+def test_queue_restored_request_is_due_beside_an_urgent_one() -> None:
     again = lane({b"m": 20.0})
     restore(again, waiting("a", number=0))
     again.add(waiting("b", priority=1), 100)
     assert units(again, 100) == [["a", "b"]]  # and first, for it has waited through the failure
 
 
-def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> None:
+def test_queue_restored_request_is_due_after_an_expiry() -> None:
     again = lane({b"m": 20.0})
     restore(again, waiting("a", number=0), waiting("b", number=1, priority=1, deadline_ms=90))
     departure = again.take(100)
@@ -520,13 +520,13 @@ def test_what_is_restored_is_due_at_once_though_the_most_urgent_expired() -> Non
 # ---- what leaves for another task ----------------------------------------------------------------------------------
 
 
-def test_the_least_urgent_unit_leaves_for_another_task_and_the_order_of_the_others_stays() -> None:
+def test_queue_take_last_gives_the_least_urgent_batch() -> None:
     made = filled(*[waiting(f"{n}", priority=1 + n % 3) for n in range(9)], max_rows=2)
     assert names(made.take_last(lambda _: True)) == ["5", "8"]
     assert units(made) == [["0", "3"], ["6", "1"], ["4", "7"], ["2"]]
 
 
-def test_a_unit_that_is_not_wanted_makes_room_for_one_of_another_model() -> None:
+def test_queue_take_last_skips_unwanted_batches() -> None:
     made = filled(waiting("light", of=b"l"), waiting("heavy", of=b"h"), waiting("light too", of=b"l"))
     assert names(made.take_last(lambda unit: unit[0].signature == b"h")) == ["heavy"]
     assert made.take_last(lambda unit: unit[0].signature == b"h") == []
@@ -540,7 +540,7 @@ DELAYS_MS = {b"m": 0.0, b"n": 0.0, b"slow": 3.0, b"slower": 8.0}
 ORDER = SchedulingPolicy(priority_step_ms=10.0, no_deadline_ms=5.0)
 
 
-class LaneMachine(RuleBasedStateMachine):
+class QueueMachine(RuleBasedStateMachine):
     """A lane beside a list of what must be in it."""
 
     def __init__(self) -> None:
@@ -677,5 +677,5 @@ def bytes_of(requests: list[Request]) -> int:
     return sum(request.size_bytes for request in requests)
 
 
-LaneMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-TestEverythingLeavesOnceInOrderInBoundsAndInTime = LaneMachine.TestCase
+QueueMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestQueueModel = QueueMachine.TestCase

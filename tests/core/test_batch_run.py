@@ -80,7 +80,7 @@ def expected_rows(model: str, values: list[float]) -> dict[int, dict[str, object
     }
 
 
-def test_requests_of_one_unit_run_in_one_call_and_each_gets_its_own_rows() -> None:
+def test_batch_runs_in_one_call_and_splits_its_rows() -> None:
     requests = [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]]
     records, spec, session = unit("rows", *requests)
     outcomes = run_unit(records, spec, session)
@@ -90,7 +90,7 @@ def test_requests_of_one_unit_run_in_one_call_and_each_gets_its_own_rows() -> No
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=5))
-def test_exactly_the_rows_at_fault_fail(poisoned: list[list[bool]]) -> None:
+def test_batch_fails_exactly_the_rows_at_fault(poisoned: list[list[bool]]) -> None:
     requests = [[POISON if bad else float(n) for n, bad in enumerate(flags)] for flags in poisoned]
     records, spec, session = unit("rows", *requests)
     outcomes = run_unit(records, spec, session)
@@ -101,7 +101,7 @@ def test_exactly_the_rows_at_fault_fail(poisoned: list[list[bool]]) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 8, 64, 256])
-def test_one_bad_row_costs_about_two_calls_for_each_halving(rows: int) -> None:
+def test_batch_with_one_bad_row_takes_logarithmic_calls(rows: int) -> None:
     for place in (0, rows // 2, rows - 1):
         values = [float(n) for n in range(rows)]
         values[place] = POISON
@@ -111,7 +111,7 @@ def test_one_bad_row_costs_about_two_calls_for_each_halving(rows: int) -> None:
 
 
 @given(st.lists(st.sampled_from([1.0, 2.0, POISON]), min_size=1, max_size=5))
-def test_a_model_with_a_fixed_batch_runs_whole_batches_and_loses_only_whole_batches(batches: list[float]) -> None:
+def test_batch_of_fixed_size_runs_and_fails_whole_batches(batches: list[float]) -> None:
     values = [value for batch in batches for value in (7.0, batch)]
     records, spec, session = unit("pairs", values)
     [outcome] = run_unit(records, spec, session)
@@ -123,7 +123,7 @@ def test_a_model_with_a_fixed_batch_runs_whole_batches_and_loses_only_whole_batc
     ]
 
 
-def test_a_model_without_batch_axis_runs_each_request_alone() -> None:
+def test_batch_without_batch_axis_runs_requests_alone() -> None:
     requests = [[1.0, 2.0], [3.0, POISON], [5.0, 6.0]]
     good, bad, other = run_unit(*unit("whole", *requests))
     assert [part.outputs[0].to_array().tolist() for part in good.good] == [[1.0, 3.0]]
@@ -131,7 +131,7 @@ def test_a_model_without_batch_axis_runs_each_request_alone() -> None:
     assert other.good[0].outputs[0].to_array().tolist() == [5.0, 11.0]
 
 
-def test_only_the_outputs_that_were_asked_for_come_in_that_order() -> None:
+def test_batch_gives_the_requested_outputs_in_order() -> None:
     records, spec, session = unit("rows", [1.0], outputs=("label", "y"))
     [outcome] = run_unit(records, spec, session)
     assert [tensor.name for tensor in outcome.good[0].outputs] == ["label", "y"]
@@ -140,7 +140,7 @@ def test_only_the_outputs_that_were_asked_for_come_in_that_order() -> None:
 @pytest.mark.parametrize(
     "output", [lambda x: x.sum(), lambda x: x[:0], lambda x: np.zeros(7), lambda x: np.concatenate([x, x])]
 )
-def test_an_output_whose_axis_0_does_not_count_rows_fails_with_a_way_out(output: Any) -> None:
+def test_batch_output_without_rows_fails_with_a_remedy(output: Any) -> None:
     records, spec, _ = unit("rows", [1.0, 2.0], [3.0], outputs=("y",))
     session = FakeSession(lambda inputs: {"y": np.asarray(output(inputs["x"]))})
     for outcome in run_unit(records, spec, session):
@@ -149,7 +149,7 @@ def test_an_output_whose_axis_0_does_not_count_rows_fails_with_a_way_out(output:
 
 
 @pytest.mark.parametrize("lead", range(1, 9))
-def test_inputs_that_lie_anywhere_in_the_message_are_handed_over_aligned(lead: int) -> None:
+def test_batch_unaligned_inputs_are_aligned(lead: int) -> None:
     seen: list[bool] = []
 
     def look(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -168,7 +168,7 @@ def test_inputs_that_lie_anywhere_in_the_message_are_handed_over_aligned(lead: i
     np.testing.assert_array_equal(outcome.good[0].outputs[0].to_array(), 2 * x + 1)
 
 
-def test_an_input_that_is_aligned_is_handed_over_uncopied_where_a_unit_holds_one_request() -> None:
+def test_batch_aligned_input_of_one_request_is_not_copied() -> None:
     shared: dict[bool, bool] = {}
 
     def look(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -193,9 +193,7 @@ def test_an_input_that_is_aligned_is_handed_over_uncopied_where_a_unit_holds_one
         ("whole", [[1.0]], False),
     ],
 )
-def test_a_batch_knows_whether_all_its_rows_came_out_together(
-    model: str, requests: list[list[float]], is_whole: bool
-) -> None:
+def test_batch_whole_is_set_if_all_rows_share_tensors(model: str, requests: list[list[float]], is_whole: bool) -> None:
     found, spec, session = unit(model, *requests)
     batch = run_batch(found, decode_signature(found[0].signature), spec, session, now_ms, Defects(Meter()))
     assert (batch.whole is not None) == is_whole

@@ -32,7 +32,7 @@ def travelled(*requests: Request) -> list[Request]:
 
 @pytest.mark.parametrize("model", ["rows", "pairs", "whole"])
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_requests_come_back_as_they_left(model: str, encoding: Encoding) -> None:
+def test_batch_transfer_round_trip_gives_equal_requests(model: str, encoding: Encoding) -> None:
     options = {"priority": 2, "timeout": 60_000_000, "partial": True, "explain": True}
     sent = [admitted("ü", [1.0, 2.0], model, encoding=encoding, parameters=options)]
     if model != "whole":
@@ -43,13 +43,13 @@ def test_requests_come_back_as_they_left(model: str, encoding: Encoding) -> None
         assert after == before
 
 
-def test_the_rows_of_all_members_lie_in_one_tensor() -> None:
+def test_batch_transfer_joins_the_rows_of_all_entries() -> None:
     batch = pack([admitted("a", [1.0]), admitted("b", [2.0, 3.0])])
     assert [entry.rows for entry in batch.entries] == [1, 2]
     assert batch.tensors == pack([admitted("c", [1.0, 2.0, 3.0])]).tensors
 
 
-def test_a_clock_of_the_broker_that_is_not_there_starts_at_the_reading() -> None:
+def test_batch_transfer_without_timestamp_starts_at_the_read() -> None:
     unstamped = admitted("a", [1.0], parameters={"explain": True})
     unstamped.source = Source(0, 0, -1)
     [after] = travelled(unstamped)

@@ -37,7 +37,7 @@ UNIT = UnitRecord((SEGMENT, Segment(Source(1, 3, 3))), SIGNATURE, TENSORS)
 NO_CLAIM = Claim(0, 1, 3, bytes(16), bytes(16), 0, 0, 0, 10)
 
 
-def test_options_claim_large_records_only() -> None:
+def test_transport_options_claim_large_records_only() -> None:
     options = TransportOptions(job="j", shares_memory=True, claim_from_bytes=1000)
     assert not options.is_claimable(999)
     assert options.is_claimable(1000)
@@ -77,7 +77,7 @@ def test_claim_of_a_failure_is_refused() -> None:
         decode_claim(message[: -len(replace(SHARD, tensors=()).encode())] + failure.encode())
 
 
-def test_unit_too_large_fails_all_its_segments() -> None:
+def test_too_large_unit_fails_all_its_segments() -> None:
     failed = UnitRecord.decode(too_large(UNIT, 10**10).encode())
     assert (failed.segments, failed.tensors) == (UNIT.segments, ())
     assert failed.failure is not None
@@ -85,14 +85,14 @@ def test_unit_too_large_fails_all_its_segments() -> None:
     assert "10000000000 bytes" in failed.failure.message
 
 
-def test_opening_lost_or_too_large_keeps_all_but_its_original() -> None:
+def test_lost_or_too_large_opening_keeps_all_but_its_original() -> None:
     opening = OpeningRecord(SEGMENT, SIGNATURE, original=b"o", read_ms=1.0)
     _, head = decode_claim(NO_CLAIM.encode(opening))
     for left in (lost(head), too_large(opening, 10**10)):
         assert decode_record(left.encode()) == replace(opening, original=b"")
 
 
-def test_message_of_any_kind_is_not_taken_for_a_claim() -> None:
+def test_claim_is_told_from_messages_of_any_kind() -> None:
     assert max(RecordKind) < 255
     assert not is_claim(SHARD.encode())
     assert not is_claim(b"")

@@ -42,20 +42,20 @@ SERVED = catalog(by_model={"less": Batching(shard_rows=3)}, ensembles=True)
 ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
 
 
-def test_members_that_disagree_on_a_shape_fail_the_request_by_name() -> None:
+def test_ensemble_of_different_shapes_fails_by_name() -> None:
     outputs = [(n, (Tensor.from_array("y", np.zeros((2, n + 1), np.float32)),)) for n in range(2)]
     with pytest.raises(InferenceFailed, match=r"'y'.*rows FP32 \[2, 1\], less FP32 \[2, 2\]"):
         merge_members(ENSEMBLES["mean"], outputs)
 
 
-def test_only_the_weights_of_members_that_are_there_count() -> None:
+def test_ensemble_weights_of_missing_members_are_ignored() -> None:
     weighted = replace(ENSEMBLES["mean"], merge="weighted_mean", weights=(1.0, 100.0, 3.0))
     outputs = [(n, (Tensor.from_array("y", np.full((1, 1), n, np.float32)),)) for n in (0, 2)]
     [merged] = merge_members(weighted, outputs)
     assert merged.to_array().tolist() == [[1.5]]
 
 
-def test_without_a_batch_axis_the_stack_s_new_axis_is_the_first() -> None:
+def test_ensemble_stack_without_batch_axis_adds_the_first_axis() -> None:
     whole = Ensemble((("a", "1"), ("b", "1")), "stack", (1.0, 1.0), needed=2, batchable=False)
     outputs = [(n, (Tensor.from_array("y", np.full((3,), n, np.float32)),)) for n in range(2)]
     [merged] = merge_members(whole, outputs)
@@ -98,7 +98,7 @@ def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **p
     return codec.decode_response(found.value)
 
 
-def test_every_member_gets_all_rows_in_shards_of_its_own_and_inputs_in_its_order() -> None:
+def test_ensemble_member_gets_all_rows_in_its_input_order() -> None:
     opening, *shards = spread("mean", [float(n) for n in range(7)])
     assert isinstance(opening, WindowPart)
     record = OpeningRecord.decode(opening.value)
@@ -125,12 +125,12 @@ def test_every_member_gets_all_rows_in_shards_of_its_own_and_inputs_in_its_order
             assert rows.tolist() == whole[spec.name][first : first + rows_here].tolist()
 
 
-def test_even_a_single_row_goes_to_all_members() -> None:
+def test_ensemble_single_row_goes_to_all_members() -> None:
     assert len(spread("vote", [1.0])) == 4
     assert answer("vote", [1.0]).outputs[0].to_array().tolist() == expected_of_members("vote", [1.0], [0, 1, 2])
 
 
-def test_members_have_as_long_as_the_configuration_says_or_the_request_if_that_is_less() -> None:
+def test_ensemble_member_timeout_caps_the_deadline() -> None:
     def deadlines(model: str, **parameters: Any) -> set[int]:
         records = [decode_record(each.value) for each in spread(model, [1.0, 2.0], **parameters)]
         return {each.segment.deadline_ms for each in records if isinstance(each, OpeningRecord | ShardRecord)}
@@ -144,7 +144,7 @@ def test_members_have_as_long_as_the_configuration_says_or_the_request_if_that_i
 
 
 @pytest.mark.parametrize("model", list(ENSEMBLES))
-def test_an_answer_of_all_members_says_nothing_of_itself(model: str) -> None:
+def test_ensemble_complete_answer_has_no_parameters(model: str) -> None:
     values = [float(n) for n in range(9)]
     found = answer(model, values)
     assert isinstance(found, InferResponse)
@@ -152,7 +152,7 @@ def test_an_answer_of_all_members_says_nothing_of_itself(model: str) -> None:
     assert (found.model_name, found.model_version, found.parameters) == (model, "1", {})
 
 
-def test_a_member_that_fails_is_named_and_the_rest_answers() -> None:
+def test_ensemble_failed_member_is_named_and_others_answer() -> None:
     found = answer("vote", [5.0, -1.0])
     assert isinstance(found, InferResponse)
     assert found.parameters == {
@@ -163,7 +163,7 @@ def test_a_member_that_fails_is_named_and_the_rest_answers() -> None:
     assert found.outputs[0].to_array().tolist() == expected_of_members("vote", [5.0, -1.0], [1, 2])
 
 
-def test_a_member_that_is_late_is_named_and_the_rest_answers() -> None:
+def test_ensemble_late_member_is_named_and_others_answer() -> None:
     found = answer("stack", [5.0, 6.0], without=["less"])
     assert isinstance(found, InferResponse)
     assert (found.parameters["missing_members"], found.parameters["error_code"]) == ("less", "deadline_exceeded")
@@ -179,20 +179,20 @@ def test_a_member_that_is_late_is_named_and_the_rest_answers() -> None:
         ("stack", ["less", "rows", "more"], "deadline_exceeded"),
     ],
 )
-def test_where_too_few_members_are_there_the_request_fails(model: str, without: list[str], code: str) -> None:
+def test_ensemble_with_too_few_members_fails(model: str, without: list[str], code: str) -> None:
     found = answer(model, [1.0], without)
     assert isinstance(found, ErrorResponse)
     assert (found.code, found.model_name) == (code, model)
     assert all(name in found.message for name in without)
 
 
-def test_a_failure_names_the_member_and_the_row_that_the_sender_knows() -> None:
+def test_ensemble_failure_names_member_and_row() -> None:
     found = answer("mean", [0.0, 1.0, 2.0, 3.0, 4.0, -3.0])
     assert isinstance(found, ErrorResponse)
     assert (found.code, found.message, found.model_name) == ("inference_failed", "member more: row 5: poison", "mean")
 
 
-def test_a_partial_answer_has_the_rows_that_all_members_have() -> None:
+def test_ensemble_partial_answer_has_the_common_rows() -> None:
     values = [0.0, -1.0, 2.0, 3.0, -2.0, -3.0, 6.0]
     found = answer("mean", values, partial=True)
     assert isinstance(found, InferResponse)
@@ -202,7 +202,7 @@ def test_a_partial_answer_has_the_rows_that_all_members_have() -> None:
     assert found.outputs[0].to_array().tolist() == [wanted[row] for row in (0, 2, 3, 6)]
 
 
-def test_what_a_request_asked_to_explain_counts_the_shards_of_all_members() -> None:
+def test_ensemble_explained_answer_counts_all_shards() -> None:
     found = answer("mean", [1.0, 2.0, 3.0, 4.0, 5.0], explain=True)
     assert isinstance(found, InferResponse)
     assert (found.parameters["shards"], found.parameters["tasks"]) == (6, 1)

@@ -9,7 +9,7 @@ START, STOP, ALIGNMENT = 100, 100 + 64 * 64, 64
 
 
 @given(st.data())
-def test_taken_extents_are_aligned_disjoint_and_inside(data: st.DataObject) -> None:
+def test_allocator_extents_are_aligned_disjoint_and_inside(data: st.DataObject) -> None:
     extents = FirstFitAllocator(START, STOP, ALIGNMENT)
     taken: dict[int, int] = {}
     for size in data.draw(st.lists(st.integers(0, 1500), max_size=60)):
@@ -34,7 +34,7 @@ def test_taken_extents_are_aligned_disjoint_and_inside(data: st.DataObject) -> N
     assert extents.take(STOP - START) == START, "neighbours did not become one"
 
 
-def test_a_piece_is_only_refused_where_none_is_large_enough() -> None:
+def test_allocator_refuses_only_without_a_large_enough_piece() -> None:
     extents = FirstFitAllocator(0, 256, ALIGNMENT)
     assert [extents.take(64) for _ in range(4)] == [0, 64, 128, 192]
     assert extents.take(1) is None
@@ -46,6 +46,6 @@ def test_a_piece_is_only_refused_where_none_is_large_enough() -> None:
     assert extents.take(128) == 64
 
 
-def test_an_arena_of_no_size_has_no_room() -> None:
+def test_allocator_of_no_size_has_no_room() -> None:
     assert FirstFitAllocator(10, 10, ALIGNMENT).take(0) is None
     assert FirstFitAllocator(0, 63, ALIGNMENT).take(0) is None

@@ -90,7 +90,7 @@ def code_of(answer: InferResponse | ErrorResponse) -> str:
 # ---- units ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
+def test_task_batch_answers_each_request_in_its_encoding() -> None:
     requests = {"a": [1.0], "b": [2.0, 3.0], "ü": [4.0]}
     forms = [Encoding.PROTOBUF, Encoding.JSON, Encoding.PROTOBUF]
     unit = [
@@ -104,7 +104,7 @@ def test_every_request_of_a_unit_gets_its_own_answer_in_its_own_form() -> None:
     }
 
 
-def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
+def test_task_rows_at_fault_fail_only_their_request() -> None:
     unit = [admitted("a", [1.0]), admitted("b", [2.0, POISON, 3.0, POISON]), admitted("c", [4.0])]
     found = answers(serving().on_batch(unit, NOW_MS))
     assert (code_of(found["b"]), getattr(found["b"], "message", "")) == ("inference_failed", "row 1: poison")
@@ -112,7 +112,7 @@ def test_rows_at_fault_cost_their_request_and_no_neighbour() -> None:
     assert values_of(found["c"]) == expected("rows", [4.0])
 
 
-def test_a_request_that_wants_part_of_its_rows_gets_the_good_ones_and_a_letter() -> None:
+def test_task_partial_request_gets_rows_and_dead_letter() -> None:
     unit = [admitted("a", [2.0, POISON, 3.0, POISON], parameters={"partial": True})]
     [answer] = answers(serving().on_batch(unit, NOW_MS)).values()
     assert values_of(answer) == expected("rows", [2.0, 3.0])
@@ -123,7 +123,7 @@ def test_a_request_that_wants_part_of_its_rows_gets_the_good_ones_and_a_letter()
     assert code_of(answers(serving().on_batch(all_bad, NOW_MS))["a"]) == "inference_failed"
 
 
-def test_requests_of_the_same_id_are_answered_each() -> None:
+def test_task_requests_of_equal_id_are_all_answered() -> None:
     outputs = serving().on_batch([admitted("a", [1.0]), admitted("a", [2.0])], NOW_MS)
     assert [values_of(codec.decode_response(output.value)) for output in outputs] == [
         expected("rows", [1.0]),
@@ -132,7 +132,7 @@ def test_requests_of_the_same_id_are_answered_each() -> None:
 
 
 @pytest.mark.parametrize(("without", "code"), [(["rows"], "unknown_model"), ([], "unknown_version")])
-def test_a_model_that_an_upgrade_took_away_is_named_in_the_answer(without: list[str], code: str) -> None:
+def test_task_removed_model_is_named_in_the_answer(without: list[str], code: str) -> None:
     served = catalog(without=without)
     if not without:
         del served.models["rows"]["10"]
@@ -142,7 +142,7 @@ def test_a_model_that_an_upgrade_took_away_is_named_in_the_answer(without: list[
     assert (found["a"].model_name, found["a"].model_version) == ("rows", "10")
 
 
-def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_neighbour() -> None:
+def test_task_defect_fails_only_its_request() -> None:
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         outputs = run_rows(inputs)
         # The protocol has no complex numbers: no tensor can be made of this.
@@ -155,7 +155,7 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_neighbour() -> 
     assert values_of(found["c"]) == expected("rows", [2.0])
 
 
-def test_a_session_that_cannot_be_loaded_is_the_answer() -> None:
+def test_task_failed_load_becomes_the_answer() -> None:
     def session(_: ModelSpec) -> Session:
         raise ModelLoadFailed("gone")
 
@@ -163,7 +163,7 @@ def test_a_session_that_cannot_be_loaded_is_the_answer() -> None:
     assert (code_of(found["a"]), getattr(found["a"], "message", "")) == ("internal_error", "ModelLoadFailed: gone")
 
 
-def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
+def test_task_request_of_a_changed_model_is_answered() -> None:
     whole = SERVED.find("whole", "")
     served = catalog(without=["rows"])
     served.models["rows"] = {"10": whole}
@@ -172,7 +172,7 @@ def test_a_request_whose_model_has_changed_meanwhile_is_answered() -> None:
 
 
 @pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x03" + b"\xff" * 50, b"\xff" * 100, b"\x01" * 80])
-def test_what_is_no_record_is_left_to_its_window_and_kills_nothing(unknown: bytes) -> None:
+def test_task_undecodable_record_is_noted(unknown: bytes) -> None:
     task = serving()
     assert task.on_shard(unknown, NOW_MS) == []
     assert task.on_transferred(unknown, NOW_MS) == []
@@ -190,7 +190,7 @@ def travelled(*requests: Request) -> bytes:
     return pack(requests).encode()
 
 
-def test_requests_of_a_batch_are_answered_as_in_the_task_that_read_them() -> None:
+def test_task_transferred_batch_gives_the_same_answers() -> None:
     requests = [admitted("a", [1.0]), admitted("b", [2.0, POISON]), admitted("ü", [3.0], encoding=Encoding.JSON)]
     there, here = serving().on_exchange(travelled(*requests), NOW_MS), serving().on_batch(requests, NOW_MS)
     assert there == here
@@ -200,7 +200,7 @@ def test_requests_of_a_batch_are_answered_as_in_the_task_that_read_them() -> Non
 
 
 @pytest.mark.parametrize("model", ["rows", "pairs", "whole"])
-def test_the_session_gets_the_tensors_of_a_batch_as_they_lie_in_it(model: str) -> None:
+def test_task_transferred_tensors_are_not_copied(model: str) -> None:
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         seen.append(inputs["x"])
         return run_whole(inputs) if model == "whole" else run_rows(inputs)
@@ -212,7 +212,7 @@ def test_the_session_gets_the_tensors_of_a_batch_as_they_lie_in_it(model: str) -
     assert all(np.shares_memory(array, np.frombuffer(encoded, np.uint8)) for array in seen)
 
 
-def test_what_expired_on_its_way_is_answered_and_not_run() -> None:
+def test_task_late_request_of_a_batch_is_failed_and_not_run() -> None:
     session = session_of(SERVED.find("rows", ""))
     requests = [admitted("a", [1.0], parameters={"timeout": 5_000}), admitted("b", [2.0])]
     found = answers(serving(session=lambda _: session).on_exchange(travelled(*requests), NOW_MS + 5))
@@ -222,7 +222,7 @@ def test_what_expired_on_its_way_is_answered_and_not_run() -> None:
     assert session.batches == [1]
 
 
-def test_an_answer_that_is_to_explain_names_the_task_that_ran_it() -> None:
+def test_task_explained_answer_names_the_task() -> None:
     explained = admitted("a", [1.0], parameters={"explain": True})
     for outputs in (
         serving(task=3).on_exchange(travelled(explained), NOW_MS),
@@ -233,11 +233,11 @@ def test_an_answer_that_is_to_explain_names_the_task_that_ran_it() -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b"\x06", b"\x06" * 80, b"\x06\x02" + bytes(90)])
-def test_what_is_no_batch_kills_nothing(broken: bytes) -> None:
+def test_task_undecodable_batch_raises_nothing(broken: bytes) -> None:
     assert serving().on_exchange(broken, NOW_MS) == []
 
 
-def test_damaged_batch_answers_the_entries_that_can_be_read() -> None:
+def test_task_damaged_batch_answers_its_readable_entries() -> None:
     whole = travelled(admitted("a", [1.0]), admitted("ü", [3.0], encoding=Encoding.JSON))
     task = serving()
     for damaged in (whole[:-1], whole + b"x"):
@@ -252,7 +252,7 @@ def test_damaged_batch_answers_the_entries_that_can_be_read() -> None:
     assert task._response_writer.meter.drain()["phase", "batch", "defects"] == 4
 
 
-def test_damaged_shard_fails_its_rows() -> None:
+def test_task_damaged_shard_fails_its_rows() -> None:
     _, _, shard, _ = shards_of([1.0] * 9)
     task = serving()
     for damaged in (shard[:-1], shard + b"x"):
@@ -270,7 +270,7 @@ def test_damaged_shard_fails_its_rows() -> None:
 # ---- shards --------------------------------------------------------------------------------------------------------
 
 
-def test_a_shard_becomes_the_partial_of_its_rows_for_its_request_s_window() -> None:
+def test_task_shard_becomes_a_partial_for_its_window() -> None:
     _, *shards = shards_of([float(n) for n in range(9)])
     [part] = serving().on_shard(shards[1], NOW_MS)
     record, segment = PartialRecord.decode(part.value), ShardRecord.decode(shards[1]).segment
@@ -282,7 +282,7 @@ def test_a_shard_becomes_the_partial_of_its_rows_for_its_request_s_window() -> N
     assert np.frombuffer(record.tensors[0], "<f4")[0] == 9.0  # row 4: 2 * 4 + 1
 
 
-def test_rows_at_fault_in_a_shard_become_failures_by_their_row_in_the_request() -> None:
+def test_task_shard_failure_numbers_rows_as_the_request() -> None:
     _, _, shard = shards_of([1.0] * 5 + [POISON, 2.0])
     parts = serving().on_shard(shard, NOW_MS)
     good = [PartialRecord.decode(part.value).segment for part in parts[:2]]
@@ -293,7 +293,7 @@ def test_rows_at_fault_in_a_shard_become_failures_by_their_row_in_the_request() 
     assert (failure.code, failure.message, failure.model_name) == ("inference_failed", "row 5: poison", "rows")
 
 
-def test_a_shard_that_was_lost_on_its_way_is_a_failure_for_its_window() -> None:
+def test_task_lost_shard_forwards_its_failure() -> None:
     _, shard, *_ = shards_of([1.0] * 9)
     failure = lost(ShardRecord.decode(shard)).encode()
     [part] = serving().on_shard(memoryview(failure), NOW_MS)
@@ -301,14 +301,14 @@ def test_a_shard_that_was_lost_on_its_way_is_a_failure_for_its_window() -> None:
     assert FailureRecord.decode(part.value).failure.model_name == "rows"
 
 
-def test_an_expired_shard_is_left_to_its_window() -> None:
+def test_task_late_shard_gives_nothing() -> None:
     _, shard, *_ = shards_of([1.0] * 9, timeout=1_000)
     assert len(serving().on_shard(shard, NOW_MS)) == 1
     assert serving().on_shard(shard, NOW_MS + 1) == []
 
 
 @pytest.mark.parametrize("defect", ["no model", "no session", "parts too large"])
-def test_a_defect_on_a_shard_becomes_the_failure_of_its_rows(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_defect_on_a_shard_fails_its_rows(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> Any:
         raise RuntimeError("defect")
 

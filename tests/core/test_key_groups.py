@@ -18,7 +18,7 @@ def flink_task(key_group: int, parallelism: int, max_parallelism: int) -> int:
 
 
 @pytest.mark.parametrize("max_parallelism", [128, 129, 256, 1000, 32_768])
-def test_every_task_s_lane_lies_in_its_own_range_at_any_parallelism(max_parallelism: int) -> None:
+def test_task_key_is_in_the_range_of_its_task(max_parallelism: int) -> None:
     keys_by_group = [group * 7 + 3 for group in range(max_parallelism)]  # any keys, one for each group
     for parallelism in range(1, 129):
         lanes = set()
@@ -31,7 +31,7 @@ def test_every_task_s_lane_lies_in_its_own_range_at_any_parallelism(max_parallel
         assert len(lanes) == parallelism
 
 
-def test_after_a_rescale_an_old_lane_belongs_to_exactly_one_task() -> None:
+def test_task_key_after_a_rescale_belongs_to_one_task() -> None:
     for before in (1, 2, 3, 8):
         for after in (1, 2, 5, 128):
             for task in range(before):

@@ -36,36 +36,36 @@ def decisions(offloading: LoadBalancer, count: int, waited_ms: float | None = No
 
 
 @pytest.mark.parametrize("tasks", [2, 5])
-def test_a_task_that_is_behind_shares_its_batches_out_evenly(tasks: int) -> None:
+def test_balancer_late_task_shares_batches_evenly(tasks: int) -> None:
     round_of_all = "l" * (tasks - 1) + "r"
     assert decisions(LoadBalancer(POLICY, tasks), 3 * tasks) == 3 * round_of_all
 
 
-def test_a_task_that_cannot_learn_gives_the_exchange_most_of_its_batches() -> None:
+def test_balancer_without_learning_gives_most_batches() -> None:
     assert decisions(LoadBalancer(POLICY, 2, learns=False), 18) == 2 * "llllllllr"
 
 
-def test_who_is_not_behind_keeps_everything() -> None:
+def test_balancer_below_the_backlog_keeps_everything() -> None:
     assert not LoadBalancer(POLICY, 2).is_due(BEHIND_MS, NOW_MS)
 
 
-def test_more_and_more_leave_while_somebody_takes_them_but_some_always_run_here() -> None:
+def test_balancer_window_grows_up_to_its_maximum() -> None:
     made = decisions(LoadBalancer(POLICY, 2), 300, waited_ms=0.1)
     runs = [len(list(group)) for kind, group in groupby(made) if kind == "l"]
     assert runs[0] == 1
     assert runs[-2] == 8
 
 
-def test_less_leaves_where_the_exchange_keeps_the_task_from_its_own_work() -> None:
+def test_balancer_window_shrinks_while_blocked() -> None:
     kept = decisions(LoadBalancer(POLICY, 2), 300, waited_ms=40.0)
     assert kept[-100:].count("l") == 20
 
 
-def test_where_all_are_busy_hardly_anything_leaves() -> None:
+def test_balancer_full_exchange_stops_offloading() -> None:
     assert decisions(LoadBalancer(POLICY, 2), 500, waited_ms=90.0).count("l") < 25
 
 
-def test_who_was_full_is_tried_again_and_gets_more_once_there_is_room() -> None:
+def test_balancer_recovers_after_a_full_exchange() -> None:
     offloading = LoadBalancer(POLICY, 2)
     decisions(offloading, 200, waited_ms=90.0)
     assert decisions(offloading, 300, waited_ms=0.1, start_ms=NOW_MS + 60_000)[-100:].count("l") > 80
@@ -75,23 +75,23 @@ def test_who_was_full_is_tried_again_and_gets_more_once_there_is_room() -> None:
     ("run_ms", "size_bytes", "is_worth"),
     [(1.9, 1_000, False), (2.1, 1_000, True), (2.1, 200_000, False), (100.0, 20_000_000, False)],
 )
-def test_a_batch_stays_that_would_gain_little_for_its_way(run_ms: float, size_bytes: int, *, is_worth: bool) -> None:
+def test_balancer_cheap_batch_is_not_worth_its_transfer(run_ms: float, size_bytes: int, *, is_worth: bool) -> None:
     assert LoadBalancer(POLICY, 2).is_worth(batch(run_ms, size_bytes), 1_000.0, NOW_MS) is is_worth
 
 
-def test_where_nothing_is_worth_it_the_task_does_not_look_again_at_once() -> None:
+def test_balancer_without_worthy_batch_pauses() -> None:
     offloading = LoadBalancer(POLICY, 2)
     offloading.note_given([], NOW_MS)
     assert not offloading.is_due(1_000.0, NOW_MS + 9)
     assert offloading.is_due(1_000.0, NOW_MS + 10)
 
 
-def test_a_task_keeps_its_last_batches_however_long_they_take() -> None:
+def test_balancer_keeps_the_last_batches() -> None:
     assert not LoadBalancer(POLICY, 2).is_worth(batch(100.0), 100.0, NOW_MS)
     assert LoadBalancer(POLICY, 2).is_worth(batch(100.0), 151.0, NOW_MS)
 
 
 @pytest.mark.parametrize(("left_ms", "is_worth"), [(139, False), (141, True)])
-def test_a_batch_in_a_hurry_stays(left_ms: int, *, is_worth: bool) -> None:
+def test_balancer_batch_near_its_deadline_stays(left_ms: int, *, is_worth: bool) -> None:
     hurried = batch() + batch(0.0, deadline_ms=int(NOW_MS) + left_ms)
     assert LoadBalancer(POLICY, 2).is_worth(hurried, 1_000.0, NOW_MS) is is_worth

@@ -57,7 +57,7 @@ def rounded(value: float, like: Array) -> Any:
 
 
 @given(same_arrays(sorted(DATATYPES - {BYTES})), st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=5, max_size=5))
-def test_mean_equals_plain_arithmetic_rounded_once(arrays: list[Array], weights: list[float]) -> None:
+def test_merge_mean_equals_plain_arithmetic_rounded_once(arrays: list[Array], weights: list[float]) -> None:
     weights = weights[: len(arrays)]
     for merge, shares in (("mean", [1.0] * len(arrays)), ("weighted_mean", weights)):
         merged = MERGE_RULES[merge].merge(arrays, weights, 0)
@@ -73,7 +73,7 @@ def test_mean_equals_plain_arithmetic_rounded_once(arrays: list[Array], weights:
 
 
 @given(same_arrays(sorted(DATATYPES - FLOATS)))
-def test_vote_tie_takes_the_earliest_of_most_frequent(arrays: list[Array]) -> None:
+def test_merge_vote_tie_takes_the_earliest(arrays: list[Array]) -> None:
     merged = MERGE_RULES["vote"].merge(arrays, [1.0] * len(arrays), 0)
     # A counter keeps the order in which it met its keys.
     assert merged.ravel().tolist() == [Counter(values).most_common(1)[0][0] for values in by_element(arrays)]
@@ -81,14 +81,14 @@ def test_vote_tie_takes_the_earliest_of_most_frequent(arrays: list[Array]) -> No
 
 
 @given(same_arrays(sorted(DATATYPES - {BYTES})))
-def test_max_with_nan_gives_nan(arrays: list[Array]) -> None:
+def test_merge_max_with_nan_gives_nan(arrays: list[Array]) -> None:
     merged = MERGE_RULES["max"].merge(arrays, [1.0] * len(arrays), 0)
     assert alike(merged, [math.nan if any(v != v for v in each) else max(each) for each in by_element(arrays)])  # noqa: PLR0124
     assert (merged.shape, merged.dtype) == (arrays[0].shape, arrays[0].dtype)
 
 
 @given(same_arrays(sorted(DATATYPES)))
-def test_stack_holds_every_array_in_order(arrays: list[Array]) -> None:
+def test_merge_stack_holds_every_array_in_order(arrays: list[Array]) -> None:
     for axis in range(min(arrays[0].ndim, 1) + 1):
         merged = MERGE_RULES["stack"].merge(arrays, [1.0] * len(arrays), axis)
         assert merged.dtype == arrays[0].dtype
@@ -108,7 +108,7 @@ def test_cannot_merge_names_the_refused_datatypes() -> None:
 
 @pytest.mark.parametrize("name", list(MERGE_RULES))
 @given(data=st.data())
-def test_every_rule_gives_the_datatype_and_shape_it_says(name: str, data: st.DataObject) -> None:
+def test_merge_rule_gives_its_declared_datatype_and_shape(name: str, data: st.DataObject) -> None:
     rule = MERGE_RULES[name]
     arrays = data.draw(same_arrays(sorted(rule.accepts)))
     merged = rule.merge(arrays, [2.0] * len(arrays), 0)
@@ -118,21 +118,21 @@ def test_every_rule_gives_the_datatype_and_shape_it_says(name: str, data: st.Dat
 
 
 @pytest.mark.parametrize("name", list(MERGE_RULES))
-def test_every_rule_uses_weights_only_if_it_says_so(name: str) -> None:
+def test_merge_rule_uses_weights_only_if_declared(name: str) -> None:
     rule, arrays = MERGE_RULES[name], [np.array([value], np.int32) for value in (1, 5, 7)]
     equal, unequal = (rule.merge(arrays, weights, 0).tolist() for weights in ([1.0] * 3, [1.0, 2.0, 9.0]))
     assert (equal != unequal) == rule.takes_weights
 
 
 @pytest.mark.parametrize("forgotten", ["accepts", "result_datatype", "merge", "summary", "needs"])
-def test_rule_with_a_forgotten_part_fails_to_start(forgotten: str) -> None:
+def test_merge_rule_without_a_part_fails_to_start(forgotten: str) -> None:
     parts: dict[str, Any] = {name: getattr(MERGE_RULES["mean"], name) for name in MergeRule.__slots__}
     del parts[forgotten]
     with pytest.raises(TypeError, match=forgotten):
         MergeRule(**parts)
 
 
-def test_unknown_rule_never_falls_through_to_another() -> None:
+def test_merge_unknown_rule_never_falls_through() -> None:
     ensemble = Ensemble((("a", "1"), ("b", "1")), "median", (1.0, 1.0), needed=2)
     outputs = [(member, (Tensor.from_array("y", np.ones((1, 1))),)) for member in range(2)]
     with pytest.raises(KeyError, match="median"):

@@ -34,7 +34,7 @@ def noted() -> Meter:
     return meter
 
 
-def test_a_batch_is_counted_by_model_and_stage() -> None:
+def test_meter_batch_is_counted_by_model_and_phase() -> None:
     drained = noted().drain()
     assert {path[2]: count for path, count in drained.items() if len(path) == 3} == {
         "requests": 2,
@@ -55,7 +55,7 @@ def test_a_batch_is_counted_by_model_and_stage() -> None:
     }
 
 
-def test_a_split_request_is_counted_by_its_ledger() -> None:
+def test_meter_split_request_is_counted_by_its_breakdown() -> None:
     meter = Meter()
     meter.note_split(SIGNATURE, 100, LatencyBreakdown(0.0, 1.0, 2.0, 4.0, 7.0, 11.0, 16.0), 22.0)
     drained = meter.drain()
@@ -65,13 +65,13 @@ def test_a_split_request_is_counted_by_its_ledger() -> None:
     assert spent_us == [1000, 1000, 2000, 3000, 4000, 5000, 6000, 22_000]
 
 
-def test_buckets_hold_all_that_is_smaller() -> None:
+def test_meter_buckets_are_cumulative() -> None:
     drained = noted().drain()
     total = {path[4]: count for path, count in drained.items() if path[2:4] == (TOTAL, "le")}
     assert total == {"16384": 1, "32768": 2, **{str(limit): 2 for limit in LIMITS_US[10:-1]}, "inf": 2}
 
 
-def test_what_was_drained_is_counted_no_more() -> None:
+def test_meter_drain_resets_all_counts() -> None:
     meter = noted()
     meter.note_error("overloaded", 2)
     meter.note_error("overloaded")
@@ -92,9 +92,7 @@ def test_what_was_drained_is_counted_no_more() -> None:
         (-1, LONG_AGO_MS, (0, 2**40, 2**40)),
     ],
 )
-def test_no_clock_makes_a_count_that_flink_cannot_hold(
-    sent_ms: int, arrived_ms: float, spent_us: tuple[int, int, int]
-) -> None:
+def test_meter_wrong_clock_is_bounded(sent_ms: int, arrived_ms: float, spent_us: tuple[int, int, int]) -> None:
     meter, requests = Meter(), 100_000
     meter.note_batch(
         SIGNATURE,
@@ -110,7 +108,7 @@ def test_no_clock_makes_a_count_that_flink_cannot_hold(
     assert max(drained.values()) < 2**63
 
 
-def test_what_travels_between_tasks_is_counted() -> None:
+def test_meter_counts_transfers_between_tasks() -> None:
     meter = Meter()
     for size_bytes in (100, 20):
         meter.note_claim(size_bytes)
@@ -123,7 +121,7 @@ def test_what_travels_between_tasks_is_counted() -> None:
 
 
 @given(st.integers(-5, 2**40))
-def test_a_time_is_in_the_first_bucket_that_it_fits(us: int) -> None:
+def test_bucket_of_a_time_is_the_first_that_fits(us: int) -> None:
     bucket = bucket_of(us)
     limit_us = LIMITS_US[bucket]
     assert limit_us is None or us <= limit_us
@@ -131,7 +129,7 @@ def test_a_time_is_in_the_first_bucket_that_it_fits(us: int) -> None:
 
 
 @given(st.lists(st.integers(1, 30_000_000), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
-def test_a_percentile_is_within_its_bucket(times_us: list[int], share: float) -> None:
+def test_percentile_is_within_its_bucket(times_us: list[int], share: float) -> None:
     counts = np.zeros(len(LIMITS_US), int)
     for us in times_us:
         counts[bucket_of(us)] += 1
@@ -142,5 +140,5 @@ def test_a_percentile_is_within_its_bucket(times_us: list[int], share: float) ->
 
 
 @pytest.mark.parametrize(("buckets", "us"), [([0] * 21, 0.0), ([0] * 20 + [5], 2.0**25), ([4] + [4] * 20, 32.0)])
-def test_percentiles_at_the_ends(buckets: list[int], us: float) -> None:
+def test_percentile_at_the_ends_is_a_limit(buckets: list[int], us: float) -> None:
     assert percentile_us(buckets, 0.5) == us

@@ -15,7 +15,7 @@ POLICY = SchedulingPolicy(priority_step_ms=100.0, no_deadline_ms=50.0)
     ("arrived_ms", "deadline_ms", "priority", "expected_ms"),
     [(10.0, NO_DEADLINE_MS, 1, 160.0), (10.0, 40, 1, 140.0), (10.0, 70, 1, 160.0), (10.0, 40, 3, 340.0)],
 )
-def test_urgency_is_deadline_or_patience_and_priority(
+def test_policy_urgency_adds_priority_to_the_deadline(
     arrived_ms: float, deadline_ms: int, priority: int, expected_ms: float
 ) -> None:
     assert POLICY.urgency(arrived_ms, deadline_ms, priority) == expected_ms

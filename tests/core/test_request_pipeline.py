@@ -126,7 +126,7 @@ def answers(outputs: list[Output]) -> dict[str, str]:
     return found
 
 
-def test_requests_of_a_frame_are_answered_together() -> None:
+def test_pipeline_frame_is_answered_together() -> None:
     task = chain()
     assert task.on_frame(frame(named("a"), named("b", 2), named("c", 3)), NOW_MS) == []
     assert task.next_deadline() == 0
@@ -135,11 +135,11 @@ def test_requests_of_a_frame_are_answered_together() -> None:
     assert task.settle() == NOTHING
 
 
-def test_an_empty_frame_is_nothing() -> None:
+def test_pipeline_empty_frame_gives_nothing() -> None:
     assert chain().on_frame(b"", NOW_MS) == []
 
 
-def test_what_is_refused_is_answered_at_once_and_its_neighbours_wait() -> None:
+def test_pipeline_refused_request_is_answered_at_once() -> None:
     task = chain()
     refused = task.on_frame(frame(named("a"), request("nobody", request_id="b"), None, named("c")), NOW_MS)
     assert answers(refused) == {"b": "unknown_model"}
@@ -147,28 +147,28 @@ def test_what_is_refused_is_answered_at_once_and_its_neighbours_wait() -> None:
     assert answers(work(task)) == {"a": "", "c": ""}
 
 
-def test_a_big_request_leaves_at_once_for_its_window_and_the_exchange() -> None:
+def test_pipeline_large_request_is_split_at_once() -> None:
     task = chain()
     outputs = task.on_frame(frame(named("a", 9), named("b")), NOW_MS)
     assert [type(output) for output in outputs] == [WindowPart, Shard, Shard, Shard]
     assert answers(work(task)) == {"b": ""}
 
 
-def test_rows_at_fault_cost_no_neighbour_its_answer() -> None:
+def test_pipeline_rows_at_fault_fail_only_their_request() -> None:
     task = chain()
     task.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), named("c")), NOW_MS)
     assert answers(work(task)) == {"a": "", "b": "inference_failed", "c": ""}
 
 
 @pytest.mark.parametrize("rows", [1, 9])
-def test_what_expired_on_its_way_is_answered_and_not_run(rows: int) -> None:
+def test_pipeline_late_request_is_answered_and_not_run(rows: int) -> None:
     task = chain()
     late = task.on_frame(frame(named("a", rows, parameters={"timeout": 1_000})), NOW_MS + 1)
     assert answers(late) == {"a": "deadline_exceeded"}
     assert task.next(NOW_MS + 1) is None
 
 
-def test_what_expires_while_it_waits_is_answered_by_the_name_of_its_model() -> None:
+def test_pipeline_expired_request_names_its_model() -> None:
     task = chain()
     task.on_frame(frame(named("a", parameters={"timeout": 1_000, "priority": 9}), named("b")), NOW_MS)
     outputs = task.next(NOW_MS + 1) or []
@@ -177,7 +177,7 @@ def test_what_expires_while_it_waits_is_answered_by_the_name_of_its_model() -> N
     assert (letter.stage, letter.model_name, letter.model_version) == ("shard", "rows", "10")
 
 
-def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("defect")
 
@@ -190,7 +190,7 @@ def test_a_defect_of_ours_is_the_answer_to_its_request_and_to_no_other(monkeypat
     assert answers(work(task)) == {"a": "", "c": ""}
 
 
-def test_a_defect_of_ours_fails_what_is_restored_and_does_not_kill_the_job_again_and_again(
+def test_pipeline_defect_on_restore_fails_the_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = chain(catalog(Batching(shard_rows=16)))
@@ -209,7 +209,7 @@ def test_a_defect_of_ours_fails_what_is_restored_and_does_not_kill_the_job_again
 # ---- where the time goes -------------------------------------------------------------------------------------------
 
 
-def test_stages_sum_to_the_time_between_the_record_and_the_answer() -> None:
+def test_pipeline_phases_sum_to_the_total_time() -> None:
     ticks = count(int(NOW_MS) + 5)  # each look at the clock is a millisecond later
     task = chain(clock=lambda: float(next(ticks)))
     task.on_frame(frame(named("a", parameters={"explain": True}), named("b")), NOW_MS + 4)
@@ -222,7 +222,7 @@ def test_stages_sum_to_the_time_between_the_record_and_the_answer() -> None:
     assert spent_us == [4000, 1000, 1000, 1000, 1000, 0, 1000]
 
 
-def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
+def test_pipeline_split_request_takes_the_time_of_its_last_shard() -> None:
     clock_ms = NOW_MS + 2
     task = chain(clock=lambda: clock_ms)
     opening, *shards = task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
@@ -244,7 +244,7 @@ def test_a_split_request_is_as_slow_as_its_last_shard() -> None:
     assert [answer.parameters[f"{stage}_us"] for stage in PHASES] == [1000, 1000, 25_000, 3000, 0, 4000, 0]
 
 
-def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> None:
+def test_pipeline_counts_answers_by_model_and_errors_by_code() -> None:
     task = chain()
     task.on_frame(frame(named("a"), named("b", 2), request(values=[POISON], request_id="c"), request("nobody")), NOW_MS)
     work(task)
@@ -258,7 +258,7 @@ def test_what_is_answered_is_counted_by_model_and_what_is_refused_by_code() -> N
 # ---- more than can be served ---------------------------------------------------------------------------------------
 
 
-def test_a_task_that_may_refuse_refuses_the_least_urgent_and_serves_the_others() -> None:
+def test_pipeline_overload_refuses_the_least_urgent() -> None:
     task = chain(policy=SchedulingPolicy(overload="refuse", max_backlog_ms=10.0))
     priorities = [1 + n % 3 for n in range(20)]
     messages = [named(f"{n}", parameters={"priority": priority}) for n, priority in enumerate(priorities)]
@@ -270,7 +270,7 @@ def test_a_task_that_may_refuse_refuses_the_least_urgent_and_serves_the_others()
     assert not task.is_full
 
 
-def test_what_is_refused_leaves_state() -> None:
+def test_pipeline_refused_request_leaves_state() -> None:
     task = chain(PATIENT, SchedulingPolicy(overload="refuse", max_backlog_ms=4.0))
     task.on_frame(frame(named("a", parameters={"priority": 9}), named("b")), NOW_MS)
     assert [number for number, _ in task.settle().arrived] == [0, 1]
@@ -280,7 +280,7 @@ def test_what_is_refused_leaves_state() -> None:
     assert ([number for number, _ in changes.arrived], sorted(changes.departed)) == ([2, 3, 4], [0, 1])
 
 
-def test_a_task_that_may_not_refuse_is_full_and_reads_no_more() -> None:
+def test_pipeline_overload_without_refusal_is_full() -> None:
     task = chain(policy=SchedulingPolicy(max_waiting_bytes=len(named("a"))))
     full = []
     for name in "ab":
@@ -291,7 +291,7 @@ def test_a_task_that_may_not_refuse_is_full_and_reads_no_more() -> None:
     assert task.is_full is False
 
 
-def test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed() -> None:
+def test_pipeline_unreachable_deadline_fails_early() -> None:
     task = chain()
     task.on_frame(
         frame(named("a", 4, parameters={"timeout": 3_000}), named("b", 2, parameters={"timeout": 3_000})), NOW_MS
@@ -305,7 +305,7 @@ def test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed() -> None
 # ---- through state and back ----------------------------------------------------------------------------------------
 
 
-def test_state_holds_what_waits_as_it_came() -> None:
+def test_pipeline_state_holds_queued_records_unchanged() -> None:
     task = chain(PATIENT)
     task.on_frame(frame(named("a"), named("b", 9), named("c"), first_offset=4), NOW_MS)
     changes = task.settle()
@@ -314,7 +314,7 @@ def test_state_holds_what_waits_as_it_came() -> None:
     assert task.settle() == StateChanges([], [0, 1])
 
 
-def test_what_is_restored_is_served_at_once_in_its_order_with_its_source() -> None:
+def test_pipeline_restore_serves_requests_in_order() -> None:
     before = chain(PATIENT)
     before.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), first_offset=4), NOW_MS)
     after = chain(PATIENT)
@@ -327,7 +327,7 @@ def test_what_is_restored_is_served_at_once_in_its_order_with_its_source() -> No
     assert after.settle() == StateChanges([], [0, 1])
 
 
-def test_what_can_no_longer_be_served_when_it_is_restored_is_answered_and_leaves_state() -> None:
+def test_pipeline_restore_of_unservable_request_answers_it() -> None:
     before = chain(PATIENT)
     before.on_frame(frame(named("a"), named("b", parameters={"timeout": 1_000})), NOW_MS)
     held = before.settle().arrived
@@ -342,7 +342,7 @@ def test_what_can_no_longer_be_served_when_it_is_restored_is_answered_and_leaves
     assert late.settle() == StateChanges([], [0])
 
 
-def test_at_the_end_of_the_input_nobody_is_patient() -> None:
+def test_pipeline_at_end_of_input_ignores_delays() -> None:
     task = chain(PATIENT)
     task.on_frame(frame(named("a")), NOW_MS)
     assert work(task) == []
@@ -363,7 +363,7 @@ def behind(served: Catalog = SERVED) -> Chain:
 ONE_EACH = catalog(Batching(shard_rows=4, max_rows=4))
 
 
-def test_the_least_urgent_batches_leave_and_whoever_runs_them_answers_as_here() -> None:
+def test_pipeline_offloaded_batch_gives_the_same_answers() -> None:
     outputs = work(behind(ONE_EACH))
     assert [type(output) for output in outputs] == [Offload, Answer, Offload, Answer, Answer]  # then it is not behind
     elsewhere = InferenceTask(ONE_EACH, session_of, ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms), task=1)
@@ -372,7 +372,7 @@ def test_the_least_urgent_batches_leave_and_whoever_runs_them_answers_as_here() 
     assert [answers([*each]) for each in there] == [{"4": ""}, {"3": ""}]
 
 
-def test_what_left_is_no_longer_this_task_s() -> None:
+def test_pipeline_offloaded_request_leaves_state() -> None:
     of = behind(ONE_EACH)
     assert len(of.settle().arrived) == 5
     assert [type(output) for output in of.next(NOW_MS) or []] == [Offload]
@@ -380,17 +380,17 @@ def test_what_left_is_no_longer_this_task_s() -> None:
     assert of.settle() == StateChanges([], [4, 0])
 
 
-def test_what_leaves_before_state_knew_of_it_never_gets_there() -> None:
+def test_pipeline_request_that_left_is_never_stored() -> None:
     of = behind(ONE_EACH)
     of.next(NOW_MS)
     assert [number for number, _ in of.settle().arrived] == [0, 1, 2, 3]
 
 
-def test_nothing_leaves_at_the_end_of_the_input() -> None:
+def test_pipeline_at_end_of_input_offloads_nothing() -> None:
     assert len(answers(work(behind(ONE_EACH), all_is_due=True))) == 5
 
 
-def test_an_exchange_that_was_full_gets_less() -> None:
+def test_pipeline_full_exchange_gets_fewer_batches() -> None:
     of = behind(ONE_EACH)
     of.next(NOW_MS)
     assert of.balancer is not None
@@ -398,7 +398,7 @@ def test_an_exchange_that_was_full_gets_less() -> None:
     assert not any(isinstance(output, Offload) for output in work(of))
 
 
-def test_restore_undecodable_queued_request_is_noted_and_forgotten() -> None:
+def test_pipeline_restore_of_undecodable_request_notes_it() -> None:
     before, after = chain(served=PATIENT), chain()
     before.on_frame(frame(request(request_id="a")), NOW_MS)
     [(number, held)] = before.settle().arrived

@@ -139,7 +139,7 @@ def rows_in(answer: InferResponse | ErrorResponse) -> list[int]:
 # ---- what must hold, one by one ------------------------------------------------------------------------------------
 
 
-def test_a_complete_request_is_answered_in_order_of_its_rows_whenever_its_opening_comes() -> None:
+def test_window_complete_request_is_answered_in_row_order() -> None:
     records = [opening(6), part(0, 2), part(2, 2), part(4, 2)]
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1)):
         desk = Desk()
@@ -147,7 +147,7 @@ def test_a_complete_request_is_answered_in_order_of_its_rows_whenever_its_openin
         assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_duplicate_changes_nothing_before_the_closing_nor_after() -> None:
+def test_window_duplicate_changes_nothing() -> None:
     desk = Desk()
     desk.put(
         opening(4), opening(4), part(0, 2), part(0, 2), part(2, 2), part(2, 2), opening(4), part(0, 2), fault(0, 2)
@@ -157,20 +157,20 @@ def test_a_duplicate_changes_nothing_before_the_closing_nor_after() -> None:
 
 
 @pytest.mark.parametrize("second", [(part(0, 1), fault(1, 1), part(2, 2)), (fault(0, 4),), (part(1, 2),)])
-def test_a_shard_that_ran_twice_with_another_outcome_changes_nothing(second: tuple[bytes, ...]) -> None:
+def test_window_second_outcome_of_a_shard_changes_nothing(second: tuple[bytes, ...]) -> None:
     desk = Desk()
     desk.put(opening(6), part(0, 4), *second, part(4, 2))
     assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
 
 
-def test_what_a_second_run_gives_beyond_the_first_counts() -> None:
+def test_window_new_rows_of_a_second_run_count() -> None:
     for first, second in (((0, 3), (1, 5)), ((2, 2), (0, 6)), ((3, 3), (0, 4))):
         desk = Desk()
         desk.put(opening(6), part(*first), part(*second))
         assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
 
 
-def test_rows_that_failed_first_have_failed_whatever_a_second_run_gives() -> None:
+def test_window_failed_rows_stay_failed() -> None:
     desk = Desk()
     desk.put(opening(6, partial=True), fault(2, 1), part(0, 6))
     assert rows_in(desk.answer()) == [0, 1, 3, 4, 5]
@@ -179,7 +179,7 @@ def test_rows_that_failed_first_have_failed_whatever_a_second_run_gives() -> Non
     assert rows_in(desk.answer()) == [0, 1, 2]
 
 
-def test_a_failure_closes_at_once_where_all_rows_are_wanted() -> None:
+def test_window_failure_closes_a_request_for_all_rows() -> None:
     desk = Desk()
     desk.put(opening(6), part(0, 2), fault(2, 1))
     answer = desk.answer()
@@ -189,7 +189,7 @@ def test_a_failure_closes_at_once_where_all_rows_are_wanted() -> None:
     assert len(desk.closings) == 1
 
 
-def test_a_failure_waits_for_the_rest_where_part_of_the_rows_is_wanted() -> None:
+def test_window_failure_of_a_partial_request_waits() -> None:
     desk = Desk()
     desk.put(opening(6, partial=True), fault(2, 1), part(0, 2))
     assert not desk.closings
@@ -204,7 +204,7 @@ def test_a_failure_waits_for_the_rest_where_part_of_the_rows_is_wanted() -> None
     }
 
 
-def test_where_every_row_failed_there_is_nothing_to_answer_but_the_failure() -> None:
+def test_window_all_rows_failed_answers_the_failure() -> None:
     desk = Desk()
     desk.put(opening(2, partial=True), fault(0, 1), fault(1, 1))
     assert isinstance(desk.answer(), ErrorResponse)
@@ -214,9 +214,7 @@ def test_where_every_row_failed_there_is_nothing_to_answer_but_the_failure() -> 
     ("deadline_ms", "closes_ms", "code"), [(NO_DEADLINE_MS, 100, "incomplete_answer"), (40, 40, "deadline_exceeded")]
 )
 @pytest.mark.parametrize("partial", [False, True])
-def test_at_its_time_a_window_closes_with_what_is_missing(
-    deadline_ms: int, closes_ms: int, code: str, partial: bool
-) -> None:
+def test_window_at_its_deadline_names_missing_rows(deadline_ms: int, closes_ms: int, code: str, partial: bool) -> None:
     desk = Desk()
     desk.put(part(0, 2), opening(6, partial=partial, deadline_ms=deadline_ms), part(4, 1))
     assert desk.window.next_deadline() == closes_ms
@@ -234,7 +232,7 @@ def test_at_its_time_a_window_closes_with_what_is_missing(
         assert "rows 2-3,5-5 of 6" in answer.message
 
 
-def test_an_opening_that_comes_after_its_deadline_closes_at_the_next_timer() -> None:
+def test_window_late_opening_closes_at_the_next_timer() -> None:
     desk = Desk()
     desk.put(opening(6, deadline_ms=40), now_ms=50)
     assert desk.window.next_deadline() == 40
@@ -242,7 +240,7 @@ def test_an_opening_that_comes_after_its_deadline_closes_at_the_next_timer() -> 
     assert isinstance(desk.answer(), ErrorResponse)
 
 
-def test_a_closed_window_is_remembered_for_its_time_and_no_longer() -> None:
+def test_window_closed_is_forgotten_after_remember_ms() -> None:
     desk = Desk()
     desk.put(opening(1), part(0, 1), now_ms=7)
     assert desk.window.next_deadline() == 7 + REMEMBER_MS
@@ -252,7 +250,7 @@ def test_a_closed_window_is_remembered_for_its_time_and_no_longer() -> None:
     assert len(desk.closings) == 1
 
 
-def test_parts_whose_opening_never_comes_are_dropped_in_the_end_and_answer_nobody() -> None:
+def test_window_without_opening_is_dropped_unanswered() -> None:
     desk = Desk()
     desk.put(part(0, 1))
     assert not desk.window.is_forgotten(TIMEOUT_MS - 1)
@@ -261,7 +259,7 @@ def test_parts_whose_opening_never_comes_are_dropped_in_the_end_and_answer_nobod
     assert not desk.closings
 
 
-def test_an_answer_says_over_how_many_shards_and_tasks_it_was_spread() -> None:
+def test_window_explained_answer_counts_shards_and_tasks() -> None:
     desk = Desk()
     desk.put(opening(6, explain=True), part(0, 2, task=1), part(2, 2, task=0), part(4, 2, task=1))
     answer = desk.answer()
@@ -269,7 +267,7 @@ def test_an_answer_says_over_how_many_shards_and_tasks_it_was_spread() -> None:
     assert {name: answer.parameters[name] for name in ("shards", "tasks")} == {"shards": 3, "tasks": 2}
 
 
-def test_parts_that_cannot_be_merged_become_an_error() -> None:
+def test_window_unmergeable_parts_become_an_error() -> None:
     desk = Desk()
     desk.put(opening(4), part(0, 2, width=2), part(2, 2, width=3))
     answer = desk.answer()
@@ -277,7 +275,7 @@ def test_parts_that_cannot_be_merged_become_an_error() -> None:
     assert answer.code == "inference_failed"
 
 
-def test_a_part_that_makes_no_sense_becomes_an_error_and_not_an_exception() -> None:
+def test_window_inconsistent_part_becomes_an_error() -> None:
     desk = Desk()
     broken = PartialRecord(segment(2, 2, None), b"\xc1").encode()
     desk.put(opening(4), part(0, 2), broken)
@@ -324,13 +322,13 @@ def test_window_bytes_without_a_request_are_noted_only(unknown: bytes) -> None:
     assert rows_in(desk.answer()) == [0, 1]
 
 
-def test_window_of_a_unit_is_not_known() -> None:
+def test_window_damaged_unit_is_dropped() -> None:
     desk = Desk()
     desk.put(UnitRecord((Segment(SOURCE, "a"), Segment(SOURCE, "a")), SIGNATURE).encode())
     assert (desk.kept, desk.closings, len(desk.defects.drain())) == ([], [], 1)
 
 
-def test_what_a_window_writes_to_state_does_not_grow_with_the_request() -> None:
+def test_window_snapshot_does_not_grow_with_the_request() -> None:
     desk = Desk()
     desk.put(OpeningRecord(Segment(SOURCE, "a", total_rows=30_000), SIGNATURE, original=bytes(10_000_000)).encode())
     for shard in range(999):
@@ -342,7 +340,7 @@ def test_what_a_window_writes_to_state_does_not_grow_with_the_request() -> None:
 # ---- ensembles: members b@1 and b@2 count on behind a ---------------------------------------------------------------
 
 
-def test_members_that_are_there_answer_once_nobody_else_can_come() -> None:
+def test_window_ensemble_answers_once_no_member_is_pending() -> None:
     desk = Desk()
     desk.put(panel_opening(2, needed=1), part(0, 2, of=2), fault(2, 1, of=2))
     assert not desk.closings
@@ -353,7 +351,7 @@ def test_members_that_are_there_answer_once_nobody_else_can_come() -> None:
     assert answer.parameters["missing_members"] == "b@1"
 
 
-def test_a_request_fails_as_soon_as_too_few_members_can_come() -> None:
+def test_window_ensemble_fails_once_too_few_members_remain() -> None:
     desk = Desk()
     desk.put(panel_opening(2, needed=2), fault(0, 1, of=2))
     assert not desk.closings
@@ -363,7 +361,7 @@ def test_a_request_fails_as_soon_as_too_few_members_can_come() -> None:
     assert (answer.code, answer.message) == ("inference_failed", "member m: row 0: poison")
 
 
-def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
+def test_window_ensemble_at_its_deadline_uses_complete_members() -> None:
     desk = Desk()
     desk.put(panel_opening(2, needed=1), part(0, 2, of=2), part(2, 1, of=2))
     desk.tick(TIMEOUT_MS)
@@ -378,7 +376,7 @@ def test_at_its_time_an_ensemble_answers_from_who_is_complete() -> None:
     }
 
 
-def test_where_too_few_are_complete_a_partial_answer_has_the_rows_of_all() -> None:
+def test_window_ensemble_partial_answer_has_the_common_rows() -> None:
     desk = Desk()
     desk.put(panel_opening(3, needed=3, partial=True), part(0, 2, of=3), part(4, 2, of=3), part(6, 3, of=3))
     desk.tick(TIMEOUT_MS)

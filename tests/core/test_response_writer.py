@@ -53,13 +53,13 @@ def opened(outputs: list[Answer | DeadLetterRecord]) -> tuple[list[InferResponse
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_an_answer_has_the_form_of_its_request_and_no_letter(encoding: Encoding) -> None:
+def test_writer_answer_has_the_encoding_of_its_request(encoding: Encoding) -> None:
     [output] = serve(admitted(encoding=encoding), (Y,))
     assert codec.encoding_of(output.value) is encoding
     assert opened([output]) == ([InferResponse("rows", "10", "ä", (Y,))], [])
 
 
-def test_an_answer_says_how_it_was_spread_only_where_that_was_asked_for() -> None:
+def test_writer_answer_counts_shards_only_on_demand() -> None:
     [plain] = serve(admitted(), (Y,), shards=3, tasks=2)
     [asked] = serve(admitted(parameters={"explain": True}), (Y,), shards=3, tasks=2)
     assert codec.decode_response(plain.value) == InferResponse("rows", "10", "ä", (Y,))
@@ -67,7 +67,7 @@ def test_an_answer_says_how_it_was_spread_only_where_that_was_asked_for() -> Non
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_an_answer_that_is_to_be_explained_says_where_the_time_went(encoding: Encoding) -> None:
+def test_writer_explained_answer_has_a_breakdown(encoding: Encoding) -> None:
     asked = admitted(parameters={"explain": True}, encoding=encoding)
     breakdown = LatencyBreakdown(
         NOW_MS - 21, NOW_MS - 20, NOW_MS - 18, NOW_MS - 15, NOW_MS - 14.5, NOW_MS - 4, NOW_MS - 3
@@ -93,7 +93,7 @@ def test_an_answer_that_is_to_be_explained_says_where_the_time_went(encoding: En
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_a_failure_is_answered_and_put_into_a_letter_that_can_be_sent_again(encoding: Encoding) -> None:
+def test_writer_failure_has_a_resendable_dead_letter(encoding: Encoding) -> None:
     failed = admitted(encoding=encoding)
     answers, letters = opened(ANSWERING.fail(failed, FAILURE))
     assert answers == [ErrorResponse("ä", "inference_failed", "poison", "rows", "10")]
@@ -106,7 +106,7 @@ def test_a_failure_is_answered_and_put_into_a_letter_that_can_be_sent_again(enco
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_a_partial_answer_names_what_is_missing_and_has_a_letter_that_says_why(encoding: Encoding) -> None:
+def test_writer_partial_answer_names_missing_rows(encoding: Encoding) -> None:
     partial = admitted(encoding=encoding)
     answers, letters = opened(serve(partial, (Y,), missing=[(0, 2), (5, 5)], failure=FAILURE))
     said = {"missing_rows": "0-2,5-5", "error_code": "inference_failed", "error_message": "poison"}
@@ -122,7 +122,7 @@ def said_of(failure: Failure) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @pytest.mark.parametrize("stage", ["infer", "aggregate"])
-def test_an_answer_over_the_limit_becomes_an_error_within_it(encoding: Encoding, stage: str) -> None:
+def test_writer_answer_over_the_limit_becomes_an_error(encoding: Encoding, stage: str) -> None:
     large = Tensor.from_array("y", np.ones((1, 10_000), np.float32))
     answers, letters = opened(serve(admitted(encoding=encoding), (large,), phase=stage))
     [answer] = answers
@@ -132,7 +132,7 @@ def test_an_answer_over_the_limit_becomes_an_error_within_it(encoding: Encoding,
     assert len(letters) == 1
 
 
-def test_an_answer_of_exactly_the_limit_passes() -> None:
+def test_writer_answer_of_exactly_the_limit_passes() -> None:
     [output] = ResponseWriter("requests", 10**9, now_ms).answer(admitted(), (Y,), phase="infer")
     assert isinstance(
         ResponseWriter("requests", len(output.value), now_ms).answer(admitted(), (Y,), phase="infer")[0], Answer
@@ -141,13 +141,13 @@ def test_an_answer_of_exactly_the_limit_passes() -> None:
     assert isinstance(codec.decode_response(too_large[0].value), ErrorResponse)
 
 
-def test_an_original_over_the_limit_is_named_and_not_sent() -> None:
+def test_writer_original_over_the_limit_is_not_sent() -> None:
     _, letters = opened(ANSWERING.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
     assert letters[0].original is None
     assert letters[0].source.offset == 4
 
 
-def test_who_cannot_be_read_is_not_answered_but_put_into_a_letter() -> None:
+def test_writer_unreadable_request_gets_only_a_dead_letter() -> None:
     refused = Refused(SOURCE, "", Encoding.PROTOBUF, b"\xff", Failure("unreadable", "no", "admit"))
     [letter] = ANSWERING.refuse(refused)
     assert isinstance(letter, DeadLetterRecord)
@@ -155,7 +155,7 @@ def test_who_cannot_be_read_is_not_answered_but_put_into_a_letter() -> None:
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_who_is_refused_is_answered_though_no_model_is_named(encoding: Encoding) -> None:
+def test_writer_refusal_without_model_is_answered(encoding: Encoding) -> None:
     refused = Refused(SOURCE, "ä", encoding, b"bytes", Failure("wrong_shape", "why", "admit"))
     outputs = ANSWERING.refuse(refused)
     assert codec.encoding_of(outputs[0].value) is encoding
@@ -167,7 +167,7 @@ def test_who_is_refused_is_answered_though_no_model_is_named(encoding: Encoding)
 # ---- batches -------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> None:
+def test_writer_batch_equals_single_answers() -> None:
     ids = ["", "ä", "x" * 300, "b", "c"]
     forms = [Encoding.PROTOBUF, Encoding.PROTOBUF, Encoding.PROTOBUF, Encoding.JSON, Encoding.PROTOBUF]
     rows = [1, 2, 1, 3, 2]
@@ -192,7 +192,7 @@ def test_a_batch_is_answered_byte_for_byte_like_its_requests_one_by_one() -> Non
     assert [output.key.decode() for output in together] == ids
 
 
-def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -> None:
+def test_writer_batch_with_one_answer_over_the_limit() -> None:
     requests = [replace(admitted(values=[1.0] * rows), id=f"{rows}") for rows in (1, 200, 2)]
     y = np.ones((203, 2), np.float32)
     outputs = ResponseWriter("requests", 1_000, now_ms).answer_batch(
@@ -207,7 +207,7 @@ def test_an_answer_over_the_limit_costs_no_neighbour_in_its_batch_its_answer() -
     assert len(outputs) == 4  # and a letter
 
 
-def test_bytes_that_json_cannot_carry_become_an_error_rather_than_other_bytes() -> None:
+def test_writer_bytes_unfit_for_json_become_an_error() -> None:
     label = Tensor("label", "BYTES", (1,), raw_from_elements([b"\xff"]))
     answers, letters = opened(serve(admitted(encoding=Encoding.JSON), (label,)))
     assert isinstance(answers[0], ErrorResponse)

@@ -78,7 +78,7 @@ batchings = st.builds(
     faults=st.builds(Faults, *[st.sampled_from([0.0, 0.05, 0.2])] * 2, st.sampled_from([0.0, 0.05])),
     seed=st.integers(0, 2**32),
 )
-def test_any_requests_are_answered_once_and_rightly(
+def test_job_any_requests_are_answered_once_and_rightly(
     requests: list[Sent], by_model: dict[str, Batching], faults: Faults, seed: int
 ) -> None:
     job = Simulation(requests, catalog(by_model=by_model, ensembles=True), seed, faults)
@@ -86,7 +86,7 @@ def test_any_requests_are_answered_once_and_rightly(
     check(job)
 
 
-def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
+def test_job_seeded_runs_keep_every_guarantee() -> None:
     seen: Counter[str] = Counter()
     for seed in SEEDS:
         job = simulate(seed)
@@ -113,14 +113,14 @@ def test_seeded_runs_keep_every_promise_and_see_every_fault() -> None:
         assert seen[kind] > 10, kind
 
 
-def test_where_nothing_goes_wrong_only_poison_deadlines_and_refusals_fail() -> None:
+def test_job_without_faults_fails_only_expected_requests() -> None:
     for seed in range(50):
         job = simulate(seed, faults=NO_FAULTS)
         assert len(job.seen) == len(job.visible)
         assert not any(fate.lost for fate in job.fates.values())
 
 
-def test_the_same_seed_gives_the_same_run() -> None:
+def test_job_same_seed_gives_the_same_run() -> None:
     assert simulate(7).seen == simulate(7).seen
 
 
@@ -225,7 +225,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
 
 
 @pytest.mark.parametrize("defect", PLANTED)
-def test_a_planted_defect_is_caught(defect: str) -> None:
+def test_job_planted_defect_is_caught(defect: str) -> None:
     with PLANTED[defect], pytest.raises((AssertionError, StopIteration)) as caught:
         simulate_all(range(200))
     assert "tests.simulator.simulate(" in caught.value.__notes__[0]

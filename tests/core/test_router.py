@@ -74,7 +74,7 @@ def work(shard: RoutedQueue, now_ms: float = NOW_MS, *, all_is_due: bool = False
 # ---- what becomes of a request -------------------------------------------------------------------------------------
 
 
-def test_small_requests_that_came_together_leave_in_one_unit() -> None:
+def test_router_small_requests_share_a_batch() -> None:
     shard = sharding()
     waits(shard, admitted(rows=2), admitted(rows=1), admitted(rows=3))
     assert shard.next_deadline() == 0
@@ -82,7 +82,7 @@ def test_small_requests_that_came_together_leave_in_one_unit() -> None:
     assert (shard.next(NOW_MS), shard.next_deadline(), shard.queue.size_bytes) == (None, None, 0)
 
 
-def test_units_leave_one_by_one_so_that_more_urgent_requests_can_come_between() -> None:
+def test_router_batches_leave_one_by_one() -> None:
     shard = sharding()
     waits(shard, *[admitted(rows=4) for _ in range(4)])
     departure = shard.next(NOW_MS)
@@ -92,7 +92,7 @@ def test_units_leave_one_by_one_so_that_more_urgent_requests_can_come_between() 
     assert work(shard) == [[1, 4], [4]]
 
 
-def test_a_patient_model_waits_for_company_until_its_delay_is_over_or_the_input_has_ended() -> None:
+def test_router_delayed_model_waits_until_delay_or_end() -> None:
     shard = sharding(PATIENT)
     waits(shard, admitted(rows=2))
     assert work(shard) == []
@@ -104,7 +104,7 @@ def test_a_patient_model_waits_for_company_until_its_delay_is_over_or_the_input_
     assert work(shard, all_is_due=True) == [[3]]
 
 
-def test_a_patient_model_waits_no_longer_than_for_a_full_unit() -> None:
+def test_router_delayed_model_runs_a_full_batch_at_once() -> None:
     shard = sharding(PATIENT)
     waits(shard, *[admitted(rows=2) for _ in range(3)])
     assert work(shard) == []
@@ -112,7 +112,7 @@ def test_a_patient_model_waits_no_longer_than_for_a_full_unit() -> None:
     assert work(shard) == [[2, 2, 2, 2]]
 
 
-def test_one_model_s_patience_is_not_another_s() -> None:
+def test_router_delay_of_one_model_does_not_delay_another() -> None:
     served = catalog(by_model={"pairs": Batching(max_delay_ms=50.0)})
     shard = sharding(served)
     waits(shard, admitted("pairs", 2, served), admitted("rows", 3, served))
@@ -121,7 +121,7 @@ def test_one_model_s_patience_is_not_another_s() -> None:
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])])
-def test_a_big_request_becomes_its_opening_and_then_its_shards(rows: int, sizes: list[int]) -> None:
+def test_router_large_request_becomes_opening_and_shards(rows: int, sizes: list[int]) -> None:
     shard = sharding()
     first, *others = shard.take_in(big := admitted(rows=rows, offset=7), NOW_MS)
     assert isinstance(first, WindowPart)
@@ -134,7 +134,7 @@ def test_a_big_request_becomes_its_opening_and_then_its_shards(rows: int, sizes:
     assert (shard.next(NOW_MS), shard.next_deadline()) == (None, None)
 
 
-def test_shards_of_a_model_with_a_fixed_batch_hold_whole_batches() -> None:
+def test_router_shards_of_a_fixed_batch_hold_whole_batches() -> None:
     served = catalog(Batching(shard_rows=5, max_rows=8))
     records = take_in(sharding(served), admitted("pairs", 10, served))
     assert shard_rows_in(records) == [4, 4, 2]
@@ -144,9 +144,7 @@ def test_shards_of_a_model_with_a_fixed_batch_hold_whole_batches() -> None:
 
 
 @given(st.sampled_from(["rows", "pairs"]), st.integers(1, 200), st.integers(1, 9))
-def test_a_request_is_never_split_into_more_shards_than_a_window_can_afford(
-    model: str, pairs: int, shard_rows: int
-) -> None:
+def test_router_number_of_shards_is_bounded(model: str, pairs: int, shard_rows: int) -> None:
     served = catalog(Batching(shard_rows=shard_rows, max_rows=shard_rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding_module, "MAX_SHARDS", 7)
@@ -158,13 +156,13 @@ def test_a_request_is_never_split_into_more_shards_than_a_window_can_afford(
         assert all(shard.rows % 2 == 0 for shard in shards if model == "pairs")
 
 
-def test_a_model_without_batch_axis_shares_no_unit() -> None:
+def test_router_requests_without_batch_axis_run_alone() -> None:
     shard = sharding()
     waits(shard, *[admitted("whole", rows) for rows in (0, 1, 50)])
     assert work(shard) == [[1], [1], [1]]
 
 
-def test_priority_0_counts_as_the_default() -> None:
+def test_router_priority_0_counts_as_the_default() -> None:
     shard = sharding()
     waits(shard, *[admitted(rows=rows, priority=priority) for rows, priority in ((1, 6), (2, 0), (3, 5))])
     assert work(shard) == [[2, 3, 1]]
@@ -173,7 +171,7 @@ def test_priority_0_counts_as_the_default() -> None:
 # ---- deadlines -----------------------------------------------------------------------------------------------------
 
 
-def test_what_expires_while_it_waits_leaves_beside_the_next_unit() -> None:
+def test_router_expired_request_leaves_with_the_next_batch() -> None:
     shard = sharding()
     waits(shard, late := admitted(rows=1, timeout=1_000, priority=9), good := admitted(rows=2))
     departure = shard.next(NOW_MS + 1)
@@ -181,7 +179,7 @@ def test_what_expires_while_it_waits_leaves_beside_the_next_unit() -> None:
     assert (departure.expired, departure.batch) == ([late], [good])
 
 
-def test_what_expires_leaves_though_no_unit_is_due() -> None:
+def test_router_expired_request_leaves_without_a_due_batch() -> None:
     shard = sharding(PATIENT)
     waits(shard, late := admitted(rows=1, timeout=1_000), admitted(rows=2))
     assert shard.next_deadline() == NOW_MS + 1
@@ -194,14 +192,14 @@ def test_what_expires_leaves_though_no_unit_is_due() -> None:
 # ---- what state learns ---------------------------------------------------------------------------------------------
 
 
-def test_state_never_hears_of_what_leaves_in_the_call_that_brought_it() -> None:
+def test_router_request_that_left_in_its_call_is_not_stored() -> None:
     shard = sharding()
     take_in(shard, admitted(rows=1), admitted(rows=9), admitted(rows=2, timeout=1_000))
     assert shard.next(NOW_MS + 1) is not None
     assert shard.settle() == NOTHING
 
 
-def test_state_learns_of_what_stays_and_later_of_its_departure_each_once() -> None:
+def test_router_queued_request_is_stored_and_removed_once() -> None:
     shard = sharding()
     first, second, third = (admitted(rows=4, offset=offset) for offset in range(3))
     waits(shard, first, second, third)
@@ -216,7 +214,7 @@ def test_state_learns_of_what_stays_and_later_of_its_departure_each_once() -> No
     assert shard.settle() == NOTHING
 
 
-def test_state_learns_of_arrivals_in_their_order_whatever_leaves_between_them() -> None:
+def test_router_arrivals_are_stored_in_order() -> None:
     shard = sharding(PATIENT)
     records = [admitted(rows=1, offset=offset, priority=offset % 2) for offset in range(4)]
     waits(shard, *records)
@@ -226,7 +224,7 @@ def test_state_learns_of_arrivals_in_their_order_whatever_leaves_between_them() 
     assert sorted(shard.settle().departed) == [0, 1, 2, 3]
 
 
-def test_what_expires_departs_from_state_too_if_it_was_there() -> None:
+def test_router_expired_request_leaves_state() -> None:
     shard = sharding(PATIENT)
     waits(shard, admitted(timeout=1_000))
     shard.settle()
@@ -237,7 +235,7 @@ def test_what_expires_departs_from_state_too_if_it_was_there() -> None:
     assert shard.settle() == QueueChanges([], [0])
 
 
-def test_what_waited_is_restored_with_its_numbers_and_leaves_at_once_in_its_order() -> None:
+def test_router_restored_requests_leave_in_order() -> None:
     before = sharding(PATIENT)
     waits(before, *[admitted(rows=rows, offset=rows) for rows in (1, 2, 3)])
     held = [(each.number, admitted(rows=each.rows, offset=each.rows)) for each in before.settle().arrived]
@@ -252,7 +250,7 @@ def test_what_waited_is_restored_with_its_numbers_and_leaves_at_once_in_its_orde
 
 
 @pytest.mark.parametrize("is_forgotten", [False, True])
-def test_what_comes_after_a_failure_gets_a_number_of_its_own(is_forgotten: bool) -> None:
+def test_router_number_after_a_restore_is_unique(is_forgotten: bool) -> None:
     after, newcomer = sharding(PATIENT), admitted(offset=1)
     if is_forgotten:
         after.forget(7)
@@ -263,7 +261,7 @@ def test_what_comes_after_a_failure_gets_a_number_of_its_own(is_forgotten: bool)
     assert newcomer.number == 8
 
 
-def test_what_became_too_big_while_it_waited_is_split_when_it_is_restored_and_leaves_state() -> None:
+def test_router_restored_request_over_new_limit_is_split() -> None:
     after = sharding()
     opening, *shards = [decode_record(output.value) for output in after.restore(3, admitted(rows=9))]
     assert (type(opening), shard_rows_in(shards)) == (OpeningRecord, [4, 4, 1])
@@ -425,9 +423,7 @@ TestEverythingLeavesOnceThoughCallsFail = ShardingMachine.TestCase
     ("row_ms", "max_rows", "sizes"),
     [(17.0, None, [1] * 9), (4.0, None, [2, 2, 2, 2, 1]), (0.001, None, [9]), (0.0, None, [9]), (4.0, 8, [8, 1])],
 )
-def test_a_unit_for_stages_keeps_the_slowest_of_them_for_some_milliseconds(
-    row_ms: float, max_rows: int | None, sizes: list[int]
-) -> None:
+def test_router_batch_for_stages_takes_some_milliseconds(row_ms: float, max_rows: int | None, sizes: list[int]) -> None:
     served = catalog(Batching(max_rows=max_rows))
     cut = served.models["cut"]["1"]
     stages = tuple(dataclasses.replace(stage, row_ms=row_ms / number) for number, stage in enumerate(cut.stages, 1))

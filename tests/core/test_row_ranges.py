@@ -33,7 +33,7 @@ def ranges_of(rows: set[int]) -> list[tuple[int, int]]:
 
 
 @given(row_sets, st.integers(0, 30), st.integers(1, 8))
-def test_ranges_know_their_rows_and_grow_by_others(rows: set[int], first_row: int, count: int) -> None:
+def test_row_ranges_insert_joins_and_overlaps_finds(rows: set[int], first_row: int, count: int) -> None:
     ranges = ranges_of(rows)
     new = set(range(first_row, first_row + count))
     assert overlaps(ranges, first_row, count) == bool(rows & new)
@@ -45,28 +45,26 @@ def test_ranges_know_their_rows_and_grow_by_others(rows: set[int], first_row: in
 
 
 @given(row_sets, st.integers(0, 40))
-def test_missing_rows_are_exactly_those_that_are_not_there(rows: set[int], total_rows: int) -> None:
+def test_missing_ranges_are_exactly_the_absent_rows(rows: set[int], total_rows: int) -> None:
     rows = {row for row in rows if row < total_rows}
     missing = missing_ranges(ranges_of(rows), total_rows)
     assert [row for first, last in missing for row in range(first, last + 1)] == sorted(set(range(total_rows)) - rows)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=6), st.integers(18, 20))
-def test_missing_rows_are_right_for_ranges_in_any_order_that_overlap(
-    covered: list[tuple[int, int]], total_rows: int
-) -> None:
+def test_missing_ranges_of_overlapping_ranges_are_right(covered: list[tuple[int, int]], total_rows: int) -> None:
     there = {row for first, rows in covered for row in range(first, first + rows)}
     missing = missing_ranges(covered, total_rows)
     assert {row for first, last in missing for row in range(first, last + 1)} == set(range(total_rows)) - there
 
 
-def test_ranges_are_named_with_both_ends() -> None:
+def test_format_ranges_names_both_ends() -> None:
     assert format_ranges([(0, 31), (64, 64)]) == "0-31,64-64"
     assert format_ranges([]) == ""
 
 
 @given(st.permutations(range(5)), st.lists(st.integers(1, 4), min_size=5, max_size=5))
-def test_parts_merge_in_order_of_their_rows_however_they_came(order: list[int], sizes: list[int]) -> None:
+def test_merge_rows_orders_parts_by_row(order: list[int], sizes: list[int]) -> None:
     numbers = np.arange(sum(sizes) * 2, dtype=np.int64).reshape(-1, 2)
     texts = np.array([f"text {n}" for n in range(sum(sizes))], dtype=object)
     starts = [sum(sizes[:n]) for n in range(5)]
@@ -86,19 +84,19 @@ def test_parts_merge_in_order_of_their_rows_however_they_came(order: list[int], 
     assert [element.decode() for element in t.to_array()] == texts.tolist()
 
 
-def test_one_part_is_not_copied() -> None:
+def test_merge_rows_of_one_part_is_not_copied() -> None:
     outputs = (Tensor("y", "INT8", (2,), b"ab"),)
     assert merge_rows([RowBlock(0, 2, outputs)]) is outputs
 
 
 @pytest.mark.parametrize("other", [Tensor("y", "INT8", (1, 3), b"abc"), Tensor("y", "UINT8", (1, 2), b"ab")])
-def test_parts_of_different_shape_or_datatype_are_refused_with_a_way_out(other: Tensor) -> None:
+def test_merge_rows_of_different_shapes_names_a_remedy(other: Tensor) -> None:
     with pytest.raises(InferenceFailed, match=r"'y' .* raise shard_rows"):
         merge_rows([RowBlock(0, 1, (Tensor("y", "INT8", (1, 2), b"ab"),)), RowBlock(1, 1, (other,))])
 
 
 @given(st.integers(0, 9), st.integers(1, 9), row_sets)
-def test_rows_are_selected_from_a_part_as_they_stand(first_row: int, count: int, wanted: set[int]) -> None:
+def test_select_rows_gives_views_of_the_rows(first_row: int, count: int, wanted: set[int]) -> None:
     numbers = np.arange(first_row, first_row + count)
     outputs = (
         Tensor.from_array("n", np.stack([numbers, -numbers], axis=1)),

@@ -14,7 +14,7 @@ from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, array_from_ra
 
 
 @given(st.integers(0, 500), st.integers(1, 600))
-def test_ranges_cover_every_row_once_and_only_the_last_is_smaller(total_rows: int, shard_rows: int) -> None:
+def test_shard_ranges_cover_every_row_once(total_rows: int, shard_rows: int) -> None:
     ranges = list(row_ranges(total_rows, shard_rows))
     assert [row for first, rows in ranges for row in range(first, first + rows)] == list(range(total_rows))
     assert all(rows == shard_rows for _, rows in ranges[:-1])
@@ -63,13 +63,13 @@ def test_shards_hold_the_rows_of_every_input_in_order(
         assert all(isinstance(part.tensors[index], memoryview) for part in parts)
 
 
-def test_the_opening_keeps_the_original_and_no_tensor() -> None:
+def test_opening_keeps_the_original_and_no_tensor() -> None:
     request = Request(b"s", 1, 9, 5, 0, id="a", original=b"o", tensors=(b"x",))
     opened = opening(request)
     assert (opened.id, opened.original, opened.segment.rows, opened.segment.total_rows) == ("a", b"o", 9, 9)
 
 
-def test_rows_without_elements_take_no_bytes() -> None:
+def test_row_offsets_of_empty_rows_are_zero() -> None:
     assert list(row_offsets("FP32", (0,), b"", 3)) == [0, 0, 0, 0]
     assert list(row_offsets(BYTES, (2, 0), b"", 2)) == [0, 0, 0]
     assert list(row_offsets("INT8", (), b"abc", 3)) == [0, 1, 2, 3]

@@ -101,7 +101,7 @@ def values_of(answer: InferResponse) -> dict[str, list[object]]:
 # ---- what travels --------------------------------------------------------------------------------------------------
 
 
-def test_a_unit_carries_what_later_stages_and_the_answer_need_and_no_more() -> None:
+def test_stage_unit_carries_only_needed_tensors() -> None:
     unit = enter([admitted([1.0, 2.0])], CUT)
     assert unit.model == ("cut", "1")
     assert live(unit) == ["x", "t"]
@@ -113,7 +113,7 @@ def test_a_unit_carries_what_later_stages_and_the_answer_need_and_no_more() -> N
     assert isinstance(decode_record(part.value), PartialRecord)
 
 
-def test_what_nobody_asked_for_does_not_travel_and_what_makes_it_does_not_run() -> None:
+def test_stage_unrequested_output_does_not_travel_or_run() -> None:
     asked = admitted([1.0, 2.0], outputs=("y",))
     [second] = stage(0).on_unit(enter([asked], CUT).value, NOW_MS)
     second_session = FakeSession(lambda _: pytest.fail("nobody asked for its output"))
@@ -123,7 +123,7 @@ def test_what_nobody_asked_for_does_not_travel_and_what_makes_it_does_not_run() 
     assert values_of(answer_to(asked, parts)) == {"y": expected("cut", [1.0, 2.0])["y"]}
 
 
-def test_requests_that_travel_together_get_each_its_own_rows() -> None:
+def test_stage_requests_of_one_unit_get_their_own_rows() -> None:
     asked = [admitted([1.0], 0), admitted([2.0, 3.0], 1), admitted([4.0], 2)]
     parts = through(enter(asked, CUT))
     for each, part, values in zip(asked, parts, ([1.0], [2.0, 3.0], [4.0]), strict=True):
@@ -131,14 +131,14 @@ def test_requests_that_travel_together_get_each_its_own_rows() -> None:
         assert values_of(answer_to(each, [part])) == expected("cut", values)
 
 
-def test_the_shards_of_one_request_are_merged_in_order_whatever_the_order_of_their_coming() -> None:
+def test_stage_shards_of_a_request_merge_in_any_order() -> None:
     values = [float(n) for n in range(9)]
     asked = admitted(values)
     parts = [part for shard in shards(asked, 4) for part in through(enter([shard], CUT))]
     assert values_of(answer_to(asked, parts[::-1])) == expected("cut", values)
 
 
-def test_time_in_sessions_is_summed_over_stages() -> None:
+def test_stage_session_time_is_summed_over_stages() -> None:
     clock = iter([NOW_MS + step for step in (1, 3, 10, 14, 20, 26, 30)])
     unit: Unit | WindowPart = enter([admitted([1.0])], CUT)
     for index, taken_ms in enumerate((NOW_MS, NOW_MS + 9, NOW_MS + 19)):
@@ -151,7 +151,7 @@ def test_time_in_sessions_is_summed_over_stages() -> None:
 # ---- what fails ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_at_fault_leave_and_their_neighbours_go_on() -> None:
+def test_stage_rows_at_fault_fail_and_others_continue() -> None:
     asked = [admitted([1.0, POISON, 2.0], 0), admitted([3.0], 1)]
     parts = through(enter(asked, CUT))
     told = sorted((part.kind, part.segment.source.offset, part.segment.first_row, part.segment.rows) for part in parts)
@@ -166,7 +166,7 @@ def test_rows_at_fault_leave_and_their_neighbours_go_on() -> None:
     assert (failure.model_name, failure.model_version) == ("cut", "1")
 
 
-def test_rows_are_numbered_as_in_the_request() -> None:
+def test_stage_failure_numbers_rows_as_the_request() -> None:
     asked = admitted([1.0] * 5 + [POISON, POISON, 2.0])
     _, second = shards(asked, 4)
     parts = through(enter([second], CUT))
@@ -178,7 +178,7 @@ def test_rows_are_numbered_as_in_the_request() -> None:
     }
 
 
-def test_a_unit_is_dropped_when_nobody_in_it_waits_any_more() -> None:
+def test_stage_unit_past_all_deadlines_is_dropped() -> None:
     soon, later = admitted([1.0], 0, parameters={"timeout": 1_000}), admitted([2.0], 1, parameters={"timeout": 5_000})
     assert UnitRecord.decode(enter([soon, later], CUT).value).deadline_ms == NOW_MS + 5
     assert len(stage(0).on_unit(enter([soon, later], CUT).value, NOW_MS + 1)) == 1
@@ -197,7 +197,7 @@ def test_stage_bytes_without_segments_are_noted_only(unknown: bytes) -> None:
     assert f"undecodable UNIT of {len(unknown)} bytes" in defect.detail
 
 
-def test_stage_damaged_unit_fails_the_segments_that_can_be_read() -> None:
+def test_stage_damaged_unit_fails_its_readable_segments() -> None:
     defects = Defects(Meter())
     first = Stage(CUT, 0, session_of(CUT.stage(0)), now_ms, 0, defects=defects)
     whole = enter([admitted([1.0], 0), admitted([2.0, 3.0], 1)], CUT).value
@@ -208,7 +208,7 @@ def test_stage_damaged_unit_fails_the_segments_that_can_be_read() -> None:
     assert len(defects.drain()) == 2
 
 
-def test_a_defect_of_ours_becomes_the_failure_of_all_members() -> None:
+def test_stage_defect_fails_all_segments() -> None:
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {"h": inputs["x"].astype(complex)}  # the protocol has no complex numbers
 
@@ -219,14 +219,14 @@ def test_a_defect_of_ours_becomes_the_failure_of_all_members() -> None:
     assert [(failure.code, failure.stage) for failure in failures] == [("internal_error", "stage 1")] * 2
 
 
-def test_a_unit_that_was_lost_on_its_way_fails_all_its_members() -> None:
+def test_stage_lost_unit_fails_all_segments() -> None:
     unit = UnitRecord.decode(enter([admitted([1.0], 0), admitted([2.0, 3.0], 1)], CUT).value)
     parts = [FailureRecord.decode(part.value) for part in stage(1).on_unit(lost(unit).encode(), NOW_MS)]
     assert [(part.segment.source.offset, part.segment.rows) for part in parts] == [(0, 1), (1, 2)]
     assert {part.failure.code for part in parts} == {"exchange_failed"}
 
 
-def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
+def test_stage_member_of_an_ensemble_may_be_cut() -> None:
     served = catalog(ensembles=True)
     served.models["both"] = {"1": replace(CUT, name="both", stages=(), ensemble=Ensemble(BOTH, "mean", (1, 1), 2))}
     asked = admitted([float(n) for n in range(9)], model="both", served=served)
@@ -240,7 +240,7 @@ def test_an_ensemble_may_have_a_member_that_is_cut() -> None:
     ]
 
 
-def test_a_unit_of_another_cut_is_a_failure_and_not_a_wrong_answer() -> None:
+def test_stage_unit_of_another_cut_fails() -> None:
     """The job was cut otherwise before it was restored from a checkpoint."""
     [part] = stage(2).on_unit(enter([admitted([1.0])], CUT).value, NOW_MS)
     assert FailureRecord.decode(part.value).failure.code == "internal_error"
@@ -263,7 +263,7 @@ def two_sessions(last: Any) -> list[FakeSession]:
 @pytest.mark.parametrize(
     ("name", "values", "shape"), [("whole", [1.0, 2.0, 3.0], (None,)), ("pairs", [1.0, 2.0, 3.0, 4.0], (2, 2))]
 )
-def test_models_without_a_batch_axis_or_of_a_fixed_one_go_through_stages(
+def test_stage_models_without_free_batch_axis_are_run(
     name: str, values: list[float], shape: tuple[int | None, ...]
 ) -> None:
     served, cut = in_two(name, TensorSpec("h", "FP32", shape))
@@ -284,7 +284,7 @@ def no_costs(_: ModelSpec) -> Any:
     return pytest.fail("only who runs a model knows what it costs")
 
 
-def test_small_requests_leave_together_and_big_ones_in_shards() -> None:
+def test_stage_small_requests_share_a_unit_and_large_are_split() -> None:
     sharding = RoutedQueue(SERVED, no_costs)
     small = [admitted([1.0], 0), admitted([2.0, 3.0], 1)]
     assert [sharding.take_in(each, NOW_MS) for each in small] == [[], []]
@@ -299,5 +299,5 @@ def test_small_requests_leave_together_and_big_ones_in_shards() -> None:
     assert all(isinstance(each, Unit) for each in units)
 
 
-def test_a_stage_has_a_name_for_people() -> None:
+def test_stage_name_counts_from_one() -> None:
     assert [stage_name(CUT, index) for index in range(3)] == [f"cut/1 stage {number}/3" for number in (1, 2, 3)]

@@ -124,7 +124,7 @@ def failure(*arguments: Any, **options: Any) -> str:
     return answer.message
 
 
-def test_one_request_becomes_many_runs_and_one_answer() -> None:
+def test_step_request_with_many_runs_gives_one_answer() -> None:
     answer = ask()
     assert isinstance(answer, InferResponse), answer
     values = {tensor.name: tensor.to_array() for tensor in answer.outputs}
@@ -133,20 +133,20 @@ def test_one_request_becomes_many_runs_and_one_answer() -> None:
     assert (answer.model_name, answer.model_version, answer.parameters) == ("chain", "1", {})
 
 
-def test_a_step_may_run_its_model_not_at_all() -> None:
+def test_step_without_runs_gives_an_answer() -> None:
     answer = ask("")
     assert isinstance(answer, InferResponse), answer
     assert {tensor.name: tensor.shape for tensor in answer.outputs} == {"sum": (), "words": (0,)}
 
 
-def test_outputs_that_nobody_asked_for_stay_away() -> None:
+def test_step_unrequested_outputs_are_left_out() -> None:
     answer = ask(outputs=("words",), explain=True)
     assert isinstance(answer, InferResponse), answer
     assert [tensor.name for tensor in answer.outputs] == ["words"]
     assert (answer.parameters["shards"], answer.parameters["tasks"]) == (1, 1)
 
 
-def test_without_functions_tensors_go_through_a_model_as_they_are() -> None:
+def test_step_without_functions_forwards_tensors() -> None:
     def vector(tensors: Mapping[str, Array]) -> dict[str, Array]:
         return {"v": np.arange(3, dtype=np.float32)}
 
@@ -187,7 +187,7 @@ def test_step_function_that_raises_is_noted_as_a_defect() -> None:
         assert traceback.extract_tb(defect.error.__traceback__)[-1].name == "raises"
 
 
-def test_what_a_function_or_model_raises_is_the_answer_and_names_the_step() -> None:
+def test_step_exception_becomes_the_answer_and_names_the_step() -> None:
     def raises(*_: Any) -> Any:
         raise KeyError("lost")
 
@@ -221,11 +221,11 @@ def test_what_a_function_or_model_raises_is_the_answer_and_names_the_step() -> N
         ),
     ],
 )
-def test_what_cannot_go_on_fails_with_the_reason(functions: list[tuple[Any, Any]], reason: str) -> None:
+def test_step_invalid_result_fails_with_the_reason(functions: list[tuple[Any, Any]], reason: str) -> None:
     assert reason in failure(functions=functions)
 
 
-def test_everything_that_comes_in_enters_the_first_step_and_cannot_be_written_to() -> None:
+def test_step_first_gets_all_tensors_read_only() -> None:
     seen: list[str] = []
 
     def look(tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -72,7 +72,7 @@ class Script:
         self.log.append("rest")
 
 
-def test_frame_runs_batches_until_slice_is_over() -> None:
+def test_loop_frame_runs_batches_until_slice_is_over() -> None:
     script = Script(*[ANSWER] * 5)
     *outputs, settlement = script.loop.on_frame(b"")
     # A third batch would end 12 ms after the start.
@@ -80,7 +80,7 @@ def test_frame_runs_batches_until_slice_is_over() -> None:
     assert settlement == Settlement([], [], 1008, end_at_ms=1000)
 
 
-def test_full_task_works_on_and_ignores_due_timer() -> None:
+def test_loop_full_task_works_on_and_ignores_due_timer() -> None:
     script = Script(*[ANSWER] * 5)
     list(script.loop.on_frame(b""))
     assert list(script.loop.on_frame(b"")) == []
@@ -88,14 +88,14 @@ def test_full_task_works_on_and_ignores_due_timer() -> None:
     assert list(script.loop.on_frame(b"")) == [ANSWER] * 3
 
 
-def test_timer_that_was_superseded_does_nothing() -> None:
+def test_loop_superseded_timer_does_nothing() -> None:
     script = Script(*[ANSWER] * 5)
     list(script.loop.on_frame(b""))
     assert list(script.loop.on_timer(KEY, 900)) == []
     assert list(script.loop.on_timer(KEY, 1008))[:1] == [ANSWER]
 
 
-def test_wake_up_is_in_the_past_once_no_frames_come() -> None:
+def test_loop_wake_up_is_in_the_past_once_no_frames_come() -> None:
     script = Script(*[ANSWER] * 9)
     list(script.loop.on_frame(b""))
     for wake_at_ms, expected_ms in ((1008, 1016), (1016, 1023)):
@@ -104,13 +104,13 @@ def test_wake_up_is_in_the_past_once_no_frames_come() -> None:
         assert settlement.wake_at_ms == expected_ms
 
 
-def test_pending_counts_wake_the_task() -> None:
+def test_loop_pending_counts_wake_the_task() -> None:
     *_, settlement = Script(flush_s=0.5).loop.on_frame(b"")
     assert isinstance(settlement, Settlement)
     assert settlement.wake_at_ms == 1501
 
 
-def test_foreign_key_is_drained_by_its_own_pipeline() -> None:
+def test_loop_foreign_key_is_drained() -> None:
     script = Script(*[ANSWER] * 5)
     assert list(script.loop.on_timer(FOREIGN, 1)) == [ANSWER] * 5
     assert script.made == 1
@@ -118,14 +118,14 @@ def test_foreign_key_is_drained_by_its_own_pipeline() -> None:
     assert script.made == 2
 
 
-def test_end_of_input_runs_everything_and_rests() -> None:
+def test_loop_end_of_input_runs_everything_and_rests() -> None:
     script = Script(*[ANSWER] * 5)
     assert list(script.loop.on_end(KEY)) == [ANSWER] * 5
     assert script.log == ["rest"]
 
 
 @pytest.mark.parametrize("outputs", [[Shard(b"")], [Offload(b"")]])
-def test_task_is_idle_while_the_exchange_blocks_it(outputs: list[Any]) -> None:
+def test_loop_is_idle_while_the_exchange_blocks(outputs: list[Any]) -> None:
     script = Script(outputs)
     for action in script.loop.on_frame(b""):
         if action == outputs:
@@ -135,7 +135,7 @@ def test_task_is_idle_while_the_exchange_blocks_it(outputs: list[Any]) -> None:
     assert script.waits == ([100.0] if isinstance(outputs[0], Offload) else [])
 
 
-def test_frame_that_splits_is_emitted_while_idle() -> None:
+def test_loop_split_request_is_emitted_while_idle() -> None:
     script = Script()
     script.leaves_at_once = [Shard(b"")]
     for action in script.loop.on_frame(b""):

@@ -69,23 +69,23 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
             mutated(Aggregator, "on_record", "window.is_closed", "False"),
             mutated(Window, "on_record", "state.closed", "False"),
         ),
-        test_aggregator.test_late_record_changes_nothing,
+        test_aggregator.test_aggregator_late_record_changes_nothing,
     ),
     "event-time timer is not registered": (
         mutated(Aggregator, "on_record", "snapshot is None", "False"),
-        test_aggregator.test_first_record_sets_both_timers_and_is_kept,
+        test_aggregator.test_aggregator_first_record_sets_both_timers_and_is_kept,
     ),
     "end of input closes no window": (
         mutated(Aggregator, "on_timer", "self._expire(window, window.next_deadline(), kept)", "WindowUpdate()"),
-        test_aggregator.test_end_of_input_closes_then_forgets_without_timers,
+        test_aggregator.test_aggregator_end_of_input_closes_then_forgets,
     ),
     "clock that was set back keeps a window open": (
         mutated(Aggregator, "on_timer", "max(self._clock(), at_ms)", "self._clock()"),
-        test_aggregator.test_timer_after_clock_was_set_back_closes,
+        test_aggregator.test_aggregator_timer_after_clock_was_set_back_closes,
     ),
     "pending counts of windows set no timer": (
         mutated(Aggregator, "_count", "if left_s", "if False"),
-        test_aggregator.test_pending_counts_set_a_timer,
+        test_aggregator.test_aggregator_pending_counts_set_a_timer,
     ),
     "answer frames are never split": (
         mutated(side_outputs, "emit", "size_bytes >= ANSWER_FRAME_BYTES", "False"),
@@ -117,59 +117,59 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
     ),
     "offload window is never learned": (
         mutated(TaskLoop, "_emit", "self._balancer.note_wait(now_ms - began_ms, now_ms)", "pass"),
-        lambda: test_task_loop.test_task_is_idle_while_the_exchange_blocks_it([Offload(b"")]),
+        lambda: test_task_loop.test_loop_is_idle_while_the_exchange_blocks([Offload(b"")]),
     ),
     "offloaded batches do not run while the task is blocked": (
         mutated(TaskLoop, "_emit", "with self._exclusion.idle()", "if True"),
-        lambda: test_task_loop.test_task_is_idle_while_the_exchange_blocks_it([Shard(b"")]),
+        lambda: test_task_loop.test_loop_is_idle_while_the_exchange_blocks([Shard(b"")]),
     ),
     "full task reads on": (
         mutated(TaskLoop, "on_frame", " or own.is_full", ""),
-        test_task_loop.test_full_task_works_on_and_ignores_due_timer,
+        test_task_loop.test_loop_full_task_works_on_and_ignores_due_timer,
     ),
     "full task stops after its slice": (
         mutated(TaskLoop, "_work", " and not own.is_full", ""),
-        test_task_loop.test_full_task_works_on_and_ignores_due_timer,
+        test_task_loop.test_loop_full_task_works_on_and_ignores_due_timer,
     ),
     "queue is never full": (
         patch.object(BatchQueue, "is_full", False),
-        test_request_pipeline.test_a_task_that_may_not_refuse_is_full_and_reads_no_more,
+        test_request_pipeline.test_pipeline_overload_without_refusal_is_full,
     ),
     "counts do not wake the task": (
         mutated(TaskLoop, "_next_wake_up", "if counts_in_s", "if False"),
-        test_task_loop.test_pending_counts_wake_the_task,
+        test_task_loop.test_loop_pending_counts_wake_the_task,
     ),
     "the most urgent are shed": (
         mutated(batch_queue._Group, "from_last", "reversed(self._entries)", "self._entries"),
-        test_batch_queue.test_memory_is_shed_too_where_costs_are_not_known,
+        test_batch_queue.test_queue_over_bytes_sheds_without_known_costs,
     ),
     "deadline does not order": (
         mutated(SchedulingPolicy, "urgency", "deadline_ms < leaves_ms", "False"),
-        lambda: test_policy.test_urgency_is_deadline_or_patience_and_priority(10.0, 40, 1, 140.0),
+        lambda: test_policy.test_policy_urgency_adds_priority_to_the_deadline(10.0, 40, 1, 140.0),
     ),
     "priority step is ignored": (
         mutated(SchedulingPolicy, "urgency", " + priority * self.priority_step_ms", ""),
-        lambda: test_policy.test_urgency_is_deadline_or_patience_and_priority(10.0, 40, 3, 340.0),
+        lambda: test_policy.test_policy_urgency_adds_priority_to_the_deadline(10.0, 40, 3, 340.0),
     ),
     "batch is over max_rows": (
         mutated(batch_queue._Group, "take", "rows + request.rows > max_rows", "rows > max_rows"),
-        test_batch_queue.test_a_unit_holds_as_many_rows_as_fit_and_nobody_overtakes_to_fill_it,
+        test_batch_queue.test_queue_batch_takes_rows_in_order_up_to_the_limit,
     ),
     "expired request is run": (
         mutated(BatchQueue, "take", "self._expire(now_ms)", "[]"),
-        test_request_pipeline.test_what_cannot_make_its_deadline_is_told_so_before_it_has_passed,
+        test_request_pipeline.test_pipeline_unreachable_deadline_fails_early,
     ),
     "wrong key is drained": (
         mutated(TaskLoop, "on_timer", "key != self._key", "False"),
-        test_task_loop.test_foreign_key_is_drained_by_its_own_pipeline,
+        test_task_loop.test_loop_foreign_key_is_drained,
     ),
     "large request is queued": (
         mutated(Router, "split", "request.rows <= route.unsplit_rows", "True"),
-        test_request_pipeline.test_a_big_request_leaves_at_once_for_its_window_and_the_exchange,
+        test_request_pipeline.test_pipeline_large_request_is_split_at_once,
     ),
     "everything is offloaded": (
         mutated(LoadBalancer, "is_due", "backlog_ms > self._backlog_ms and ", ""),
-        test_load_balancer.test_who_is_not_behind_keeps_everything,
+        test_load_balancer.test_balancer_below_the_backlog_keeps_everything,
     ),
     "operators are never closed": (
         mutated(RuntimeOperator, "close", "self._runtime.close()", "pass"),
@@ -189,7 +189,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
     ),
     "offloaded requests stay in state": (
         mutated(BatchQueue, "_note_departure", "if request.stored", "if False"),
-        test_request_pipeline.test_what_left_is_no_longer_this_task_s,
+        test_request_pipeline.test_pipeline_offloaded_request_leaves_state,
     ),
 }
 
