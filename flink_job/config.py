@@ -9,7 +9,7 @@ from msgspec import Meta
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
+from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES, MAX_MESSAGE_BYTES
 from anabranch.schemas.model import Batching, SessionOptions
 
 #: Flink's option and its older name.
@@ -47,7 +47,7 @@ class KafkaConfig(_Section, frozen=True):
     start: Literal["earliest", "latest"] = "earliest"
     partitions: _PositiveInt = 4
     # A dead letter in base64 must fit a Java array of 2 GiB.
-    max_message_bytes: Annotated[int, Meta(ge=1, le=2**30)] = 16 * 1024 * 1024
+    max_message_bytes: Annotated[int, Meta(ge=1, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
     properties: dict[str, str] = {}
 
     @property

@@ -16,9 +16,8 @@ from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
 from anabranch.flink_job.operator_ids import REQUESTS
 from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer
+from anabranch.schemas.limits import KAFKA_FETCH_BYTES
 
-#: A task holds up to eight of them.
-_FETCH_BYTES = 8 * 1024 * 1024
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
 #: Outlasts a checkpoint and a restart; brokers allow 15 minutes.
@@ -38,7 +37,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
         "receive.buffer.bytes": "-1",
         # A busy task gets many small fetches; Flink keeps 2 by default.
         "source.reader.element.queue.capacity": "8",
-        "fetch.max.bytes": str(_FETCH_BYTES),
+        "fetch.max.bytes": str(KAFKA_FETCH_BYTES),
     }
     # PyFlink's drops partition, offset and timestamp.
     builder = gateway.jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()

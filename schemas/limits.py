@@ -3,6 +3,10 @@
 KIB = 1024
 MIB = 1024 * KIB
 
+#: A task holds up to eight fetches.
+KAFKA_FETCH_BYTES = 8 * MIB
+#: Of requests and answers, unless configured.
+DEFAULT_MESSAGE_BYTES = 16 * MIB
 #: For key, headers and dead letter fields.
 KAFKA_FRAMING_BYTES = 64 * KIB
 #: Must fit a Java array.
@@ -10,6 +14,9 @@ MAX_MESSAGE_BYTES = 1024 * MIB
 #: A request of more bytes runs alone.
 MAX_BATCH_BYTES = 16 * MIB
 ANSWER_FRAME_BYTES = 4 * MIB
+#: A frame of requests fits the processor's caches.
+REQUEST_FRAME_RECORDS = 256
+REQUEST_FRAME_BYTES = MIB
 #: A view keeps its frame alive.
 FRAME_VIEW_FROM_BYTES = 64 * KIB
 
@@ -24,9 +31,16 @@ MAX_PRIORITY = 2**31 - 1
 #: Exact as a float.
 MAX_DEADLINE_MS = 2**53
 
+#: Of configured times: a year.
+MAX_WAIT_MS = 365 * 24 * 3_600_000
+
 #: Per request.
 MAX_SHARDS = 1024
 CACHED_SIGNATURES = 4096
 CACHED_VARINTS = 4096
+#: Checked heads of requests, and their sizes.
+CACHED_HEADS = 1024
+CACHED_HEADS_OF_A_SIZE = 4
+MAX_CACHED_HEAD_BYTES = 4096
 #: Per task, until logged.
 MAX_PENDING_DEFECTS = 16

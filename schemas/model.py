@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
+from anabranch.schemas.limits import MAX_WAIT_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     enabled: bool | None = None
     shard_rows: Annotated[int, msgspec.Meta(ge=1)] = 32
     max_rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=365 * 24 * 3_600_000)] = 0.0
+    max_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_MS)] = 0.0
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

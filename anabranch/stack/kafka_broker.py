@@ -11,12 +11,11 @@ from typing import Self
 import msgspec
 
 from anabranch.flink_job.installation import find_java, kafka_class_path
-from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
+from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES
 from anabranch.stack.errors import StackError, TopicNotMade
 from anabranch.stack.ports import LOOPBACK, answers, claim, free_port
 from anabranch.stack.processes import LocalProcess
 
-DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 HEAP_MB = 512
 
 _FORMAT_TIMEOUT_S = 60.0
@@ -68,7 +67,7 @@ class KafkaBroker:
         self,
         data_dir: Path,
         port: int = 0,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
         *,
         log_dir: Path | None = None,
         tied: bool = True,

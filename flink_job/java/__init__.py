@@ -12,10 +12,7 @@ from pyflink.common import TypeInformation
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.operators.runtime.flink_compat import java_gateway, java_stream, source_stream
-
-#: Frames stay in the processor's caches.
-_FRAME_RECORDS = 256
-_FRAME_BYTES = 1024 * 1024
+from anabranch.schemas.limits import REQUEST_FRAME_BYTES, REQUEST_FRAME_RECORDS
 
 
 def read_frames(
@@ -42,7 +39,9 @@ def read_frames(
     kafka_source = kafka_builder.build()
     # `build` overwrites the property.
     kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
-    source = gateway.jvm.anabranch.FrameSource(kafka_source, _FRAME_RECORDS, _FRAME_BYTES, keys, stay_in_process)
+    source = gateway.jvm.anabranch.FrameSource(
+        kafka_source, REQUEST_FRAME_RECORDS, REQUEST_FRAME_BYTES, keys, stay_in_process
+    )
     return source_stream(env, source, name).uid(name)
 
 

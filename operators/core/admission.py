@@ -32,7 +32,14 @@ from anabranch.schemas.errors import (
     WrongSize,
 )
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
-from anabranch.schemas.limits import MAX_DEADLINE_MS, MAX_ID_BYTES, MAX_PRIORITY
+from anabranch.schemas.limits import (
+    CACHED_HEADS,
+    CACHED_HEADS_OF_A_SIZE,
+    MAX_CACHED_HEAD_BYTES,
+    MAX_DEADLINE_MS,
+    MAX_ID_BYTES,
+    MAX_PRIORITY,
+)
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.records import NO_DEADLINE_MS, Source
@@ -40,11 +47,6 @@ from anabranch.schemas.signatures import Failure, Signature, TensorSignature, en
 from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
 PHASE = "admit"
-_REMEMBERED_HEADS = 1024
-#: Larger heads are not cached.
-_MAX_REMEMBERED_SIZE_BYTES = 4096
-_REMEMBERED_SIZES = 1024
-_TEMPLATES_OF_A_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class Admission:
         return _request(head, request.id, request.encoding, message, source, tensors, now_ms)
 
     def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: _AdmittedHead) -> None:
-        if None in head.sizes or len(envelope.head) > _MAX_REMEMBERED_SIZE_BYTES:
+        if None in head.sizes or len(envelope.head) > MAX_CACHED_HEAD_BYTES:
             return  # The size of a BYTES tensor does not determine its elements.
         fixed, end = [], 0
         for start, stop in sorted((envelope.id_at, *envelope.raw)):
@@ -181,16 +183,16 @@ class Admission:
         template = _Template(
             head, tuple(fixed), envelope.id_at, tuple([envelope.raw[position] for position in head.order])
         )
-        if len(self._templates) >= _REMEMBERED_SIZES:
+        if len(self._templates) >= CACHED_HEADS:
             self._templates.clear()
         of_this_size = self._templates.get(len(message), [])
-        self._templates[len(message)] = [template, *of_this_size[: _TEMPLATES_OF_A_SIZE - 1]]
+        self._templates[len(message)] = [template, *of_this_size[: CACHED_HEADS_OF_A_SIZE - 1]]
 
     def _remember(self, key: bytes, head: _AdmittedHead) -> None:
-        if len(key) > _MAX_REMEMBERED_SIZE_BYTES:
+        if len(key) > MAX_CACHED_HEAD_BYTES:
             return
         self._heads[key] = head
-        if len(self._heads) > _REMEMBERED_HEADS:
+        if len(self._heads) > CACHED_HEADS:
             self._heads.popitem(last=False)
 
     def _check(self, request: InferRequest) -> _AdmittedHead:

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from anabranch.operators.core.scheduling.policy import MAX_WAIT_MS, SchedulingPolicy
+from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.schemas.limits import MAX_WAIT_MS
 from anabranch.schemas.records import NO_DEADLINE_MS
 
 POLICY = SchedulingPolicy(priority_step_ms=100.0, no_deadline_ms=50.0)

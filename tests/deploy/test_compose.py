@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from anabranch.cli import app
 from anabranch.flink_job.config import load
-from anabranch.stack.kafka_broker import DEFAULT_MAX_MESSAGE_BYTES
+from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -81,7 +81,7 @@ def test_compose_broker_is_the_tested_one(services: dict[str, dict[str, Any]]) -
     assert services["kafka"]["image"] == f"apache/kafka:{version.group(1)}"
     limit = int(services["kafka"]["environment"]["KAFKA_MESSAGE_MAX_BYTES"])
     assert limit == int(services["kafka"]["environment"]["KAFKA_REPLICA_FETCH_MAX_BYTES"])
-    assert limit >= DEFAULT_MAX_MESSAGE_BYTES + 64 * 1024
+    assert limit >= DEFAULT_MESSAGE_BYTES + 64 * 1024
 
 
 def test_configuration_fits_the_containers(services: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Messages, records and state keep their bytes; see `golden_samples` to add a sample."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from anabranch.schemas.records_v1 import read_kept_record
 from anabranch.schemas.signatures import decode_output_signature, decode_signature
 from tests.schemas import golden_samples as golden
 
+ROOT = Path(__file__).parents[2]
 SAMPLES = golden.samples()
 
 
@@ -94,6 +96,22 @@ def test_golden_shard_has_the_documented_layout() -> None:
 
 
 # ---- state ---------------------------------------------------------------------------------------------------------
+
+#: Name of a state in Flink -> its samples.
+STATE = {
+    "waiting": ["v1/waiting.frame"],
+    "window": ["v1/window.bin", "v2/window.bin"],
+    "partials": [f"{layout}/record_{kind}.bin" for layout in ("v1", "v2") for kind in ("opening", "partial")],
+}
+
+
+def test_golden_state_of_every_descriptor_has_a_sample() -> None:
+    sources = [path.read_text() for folder in ("operators", "flink_job") for path in (ROOT / folder).rglob("*.py")]
+    names = [name for source in sources for name in re.findall(r"StateDescriptor\(\s*\"(\w+)\"", source)]
+    assert sorted(names) == sorted(STATE)
+    assert sum(source.count("StateDescriptor(") for source in sources) == len(names)
+    for samples in STATE.values():
+        assert all((golden.FOLDER / sample).exists() for sample in samples)
 
 
 def test_golden_state_records_of_both_layouts_are_read() -> None:

@@ -4,13 +4,14 @@ import psutil
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
+from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES
 from anabranch.stack.errors import PortInUse, StackError, TopicNotMade
-from anabranch.stack.kafka_broker import DEFAULT_MAX_MESSAGE_BYTES, KafkaBroker, Topic, record_counts
+from anabranch.stack.kafka_broker import KafkaBroker, Topic, record_counts
 
 
 def send(broker: KafkaBroker, topic: str, value: bytes) -> None:
     producer = KafkaProducer(
-        bootstrap_servers=broker.bootstrap_servers, max_request_size=2 * DEFAULT_MAX_MESSAGE_BYTES, acks="all"
+        bootstrap_servers=broker.bootstrap_servers, max_request_size=2 * DEFAULT_MESSAGE_BYTES, acks="all"
     )
     try:
         producer.send(topic, value, key=b"k" * 100).get(30)
@@ -35,7 +36,7 @@ def listening_addresses(pid: int) -> set[str]:
 
 def test_a_value_of_16_mib_fits(broker: KafkaBroker) -> None:
     broker.create_topics(Topic("large"))
-    value = b"x" * DEFAULT_MAX_MESSAGE_BYTES
+    value = b"x" * DEFAULT_MESSAGE_BYTES
     send(broker, "large", value)
     assert receive(broker, "large") == value
 

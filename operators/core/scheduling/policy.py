@@ -5,8 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-#: A year. Flink's timers count milliseconds in 64 bits.
-MAX_WAIT_MS = 365 * 24 * 3_600_000
+from anabranch.schemas.limits import MAX_WAIT_MS
 
 _WaitMs: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_WAIT_MS)]
 
