@@ -1,7 +1,7 @@
-"""What a request may be answered with, told from the request alone: for the simulator, and for tests that kill things.
+"""Checks answers by the request alone, for the simulator and for tests with crashes.
 
-Requests are for the models of `tests.core.models`. Every row has an output of its own, so that one that is lost,
-doubled or in the wrong place cannot pass.
+Requests are for the models of `tests.core.models`. Every row has a distinct output, so that lost, doubled and misplaced
+rows are found.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Sent:
     """One request.
 
     Attributes:
-        values: One for each row; for `whole`, for each element.
+        values: One for each row; for `whole`, one for each element.
         timeout_ms: From `timestamp_ms`.
     """
 
@@ -31,7 +31,7 @@ class Sent:
     timeout_ms: int | None = None
 
     def encode(self) -> bytes:
-        """The Kafka record's value."""
+        """Value of the Kafka record."""
         parameters: dict[str, Parameter] = {"priority": self.priority, "partial": self.partial}
         if self.timeout_ms is not None:
             parameters["timeout"] = self.timeout_ms * 1000
@@ -44,7 +44,7 @@ class Sent:
 
     @property
     def bad_rows(self) -> set[int]:
-        """The rows that the model can never answer; a fixed batch falls with any of its rows."""
+        """Rows that the model cannot answer; a fixed batch fails as a whole."""
         poisoned = [row for row, value in enumerate(self.values) if value == POISON]
         if self.model == "whole":
             return {0} if poisoned else set()
@@ -55,11 +55,11 @@ class Sent:
 
 @dataclass
 class Fate:
-    """What befell a request on its way.
+    """Faults that a request met.
 
     Attributes:
-        lost: Rows of which a record was lost (perhaps while a copy of it arrived); as records number them.
-        may_be_refused: Whether tasks with too much in hand refuse.
+        lost: Rows of lost records (perhaps of one with a copy), numbered as in records.
+        may_be_refused: True if full tasks refuse.
     """
 
     lost: set[int] = field(default_factory=set)
@@ -67,14 +67,14 @@ class Fate:
 
 
 def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, answered_at_ms: float) -> None:
-    """Whether this is an answer that the request may get.
+    """Checks that a request may get this answer.
 
     Raises:
-        AssertionError: It is not.
+        AssertionError: It may not.
     """
     assert answer.id == sent.request_id
     named = (answer.model_name, answer.model_version)
-    is_refused = isinstance(answer, ErrorResponse) and named == ("", "")  # admission does not say of which model
+    is_refused = isinstance(answer, ErrorResponse) and named == ("", "")  # refused at admission
     assert is_refused or named == (sent.model, "10" if sent.model == "rows" else "1")
     if sent.model in ENSEMBLES:
         _check_ensemble(sent, answer, fate, answered_at_ms)
@@ -89,8 +89,8 @@ def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, 
     missing = _rows_named(str(answer.parameters.get("missing_rows", "")))
     assert sent.bad_rows <= missing < everything
     if missing:
-        assert sent.partial, "rows are missing, and nobody allowed it"
-        assert is_late or missing <= sent.bad_rows | fate.lost, "rows are missing that nobody lost"
+        assert sent.partial, "rows are missing from a complete answer"
+        assert is_late or missing <= sent.bad_rows | fate.lost, "rows are missing that were not lost"
         _check_code(sent, str(answer.parameters["error_code"]), fate, is_late=is_late)
     there = sorted(everything - missing)
     assert [tensor.name for tensor in answer.outputs] == list(expected(sent.model, ()))
@@ -126,13 +126,13 @@ def _check_ensemble(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fat
     members = [member for member, (name, _) in enumerate(MEMBERS) if name not in names]
     assert len(members) == len(MEMBERS) - len(names) >= ensemble.needed
     assert not (names and missing_rows), "whole members or rows, not both"
-    assert is_late or set(range(len(MEMBERS))) - set(members) <= failing, "members are missing that nobody lost"
+    assert is_late or set(range(len(MEMBERS))) - set(members) <= failing, "members are missing that were not lost"
     there = sorted(everything - missing_rows)
     assert there
     assert not {(member, row) for member in members for row in there} & poisoned
     if missing_rows:
-        assert sent.partial, "rows are missing, and nobody allowed it"
-        assert is_late or missing_rows <= bad_rows, "rows are missing that nobody lost"
+        assert sent.partial, "rows are missing from a complete answer"
+        assert is_late or missing_rows <= bad_rows, "rows are missing that were not lost"
     [tensor] = answer.outputs
     rows = expected_of_members(sent.model, sent.values, members)
     assert tensor.to_array().tolist() == [rows[row] for row in there]
@@ -161,7 +161,7 @@ def _rows_named(ranges: str) -> set[int]:
 def _expected_rows(sent: Sent, output: str, rows: list[int]) -> list[object]:
     if sent.model == "whole":
         return expected("whole", sent.values)[output]
-    # Poison has no output: it is never among the rows wanted here.
+    # Poison has no output, so these rows have none.
     harmless = [0.0 if value == POISON else value for value in sent.values]
     values = expected(sent.model, harmless)[output]
     return [values[row] for row in rows]

@@ -1,14 +1,12 @@
-"""A job without Flink: the core, wired as the shells of `operators/` wire it, under a scheduler that a seed decides.
+"""A job without Flink, with a scheduler that a seed decides.
 
-    frames --> [ chain ] x tasks -- answers, letters
+    frames --> [ TaskLoop ] x tasks -- answers, dead letters
                   |   |
-          waiting +   +--> in flight (any order, doubled, lost) --> [ serving ] --> in flight --> [ window ]
-                                                     +--> [ stage ] --> in flight --> [ stage ] --^
-                                                                       |
-                      batches (neither doubled nor lost: Flink does not)  +-- answers, letters
+           queued +   +--> flying (any order, doubled, lost) --> [ InferenceTask ] --> flying --> [ Aggregator ]
+                                                  +--> [ Stage ] --> flying --> [ Stage ] --^
 
-Everything in `State` is what the shells put into Flink state (and the exchange, as an unaligned checkpoint holds it);
-everything else is lost in a crash. Whoever finds a seed that fails runs it again with `simulate(seed)`.
+It drives the classes that Flink drives. Batches are neither doubled nor lost, as in Flink. `State` is the data that
+Flink keeps, with the records in the exchange; everything else is lost in a crash. `simulate(seed)` repeats a run.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,19 +40,19 @@ from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 
 KEYS_BY_GROUP = tuple(range(128))
-#: Far longer than a run lasts: only what was lost is ever waited for, and nothing is forgotten while copies fly.
+#: Longer than a run: only lost records are waited for, and no window is forgotten while copies fly.
 WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000, 1_000_000
-#: A few requests: now and then a task has too much in hand to read on.
+#: Room for a few requests, so that tasks are full at times.
 MAX_WAITING_BYTES, FEW_WAITING_BYTES = 3_000, 500
 NO_LIMIT_MS = 1e9
-#: With these, whatever waits beside a batch is a task too far behind, and every batch is worth its way.
+#: With these, every task with two batches is late, and every batch is worth its transfer.
 COSTS = (Measurement(1, 3.0), Measurement(8, 20.0))
 BACKLOG_MS = 0.0
 
 
 @dataclass(frozen=True)
 class Faults:
-    """How likely each fault is, at each step or for each record."""
+    """Probability of each fault, per step or per record."""
 
     double: float = 0.1
     lose: float = 0.05
@@ -64,11 +62,11 @@ class Faults:
 
 @dataclass
 class State:
-    """What survives a crash."""
+    """Data that survives a crash."""
 
     offset: int = 0
     waiting: dict[int, dict[int, bytes]] = field(default_factory=dict)
-    lane_timers: set[tuple[int, int]] = field(default_factory=set)
+    queue_timers: set[tuple[int, int]] = field(default_factory=set)
     flying: list[Shard | Unit | Offload | WindowPart] = field(default_factory=list)
     windows: dict[str, bytes] = field(default_factory=dict)
     kept: dict[str, list[bytes]] = field(default_factory=dict)
@@ -76,7 +74,7 @@ class State:
 
 
 class Task:
-    """One task: the classes that `anabranch.operators.serve` and `infer` drive, with simulated state and time."""
+    """One task: a `TaskLoop` and an `InferenceTask`, with simulated state and time."""
 
     def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
         self._job = job
@@ -84,7 +82,7 @@ class Task:
         self._current_key = self.key
         self._is_full = False
         self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, 5, job.response_writer.defects)
-        self.serving = InferenceTask(job.catalog, job.session_of, job.response_writer, task)
+        self.inference = InferenceTask(job.catalog, job.session_of, job.response_writer, task)
         self._loop = TaskLoop(
             self.key,
             self._new_pipeline(),
@@ -129,7 +127,7 @@ class Task:
                     in_past = action.wake_at_ms < int(self._job.now_ms)
                     assert in_past <= is_quiet, "no pause while requests come in"
                     self._last_timer_ms = action.wake_at_ms
-                    state.lane_timers.add((action.wake_at_ms, key))
+                    state.queue_timers.add((action.wake_at_ms, key))
                 continue
             yield from action
             if action and isinstance(action[0], Offload):
@@ -149,10 +147,10 @@ class Task:
         yield
 
     def rest(self) -> None:
-        """Nothing waits for it here."""
+        """Offloaded batches run anyway."""
 
     def on_unit(self, unit: Unit) -> Sequence[Unit | WindowPart]:
-        """`anabranch.operators.stage.StageFunction`: the next of the stages that have to see what travels."""
+        """Runs a UNIT in the stage that its tensors call for, like `StageFunction`."""
         model = self._job.catalog.find(*unit.model)
         live = {spec.name for spec in decode_signature(UnitRecord.decode(unit.value).signature).inputs}
         index = 0 if "h" not in live else 1 if "label" not in live else 2
@@ -163,7 +161,7 @@ class Task:
         return RequestPipeline(
             self._admission,
             Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ())),
-            self.serving,
+            self.inference,
             self._job.response_writer,
             self._job.policy,
         )
@@ -185,8 +183,8 @@ class Simulation:
     """One run.
 
     Args:
-        sent: What stands on the requests topic.
-        served: The models of `tests.core.models`.
+        sent: Records of the requests topic.
+        served: Models of `tests.core.models`.
     """
 
     def __init__(self, sent: Sequence[Sent], served: Catalog, seed: int, faults: Faults) -> None:
@@ -208,32 +206,32 @@ class Simulation:
         self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
         self.state = State()
-        self.visible: list[tuple[float, Answer | DeadLetterRecord]] = []  # to a read_committed reader
-        self.seen: list[tuple[float, Answer | DeadLetterRecord]] = []  # to a reader of everything
+        self.visible: list[tuple[float, Answer | DeadLetterRecord]] = []  # by a read_committed reader
+        self.seen: list[tuple[float, Answer | DeadLetterRecord]] = []  # by a read_uncommitted reader
         self.crashes = 0
-        self.restored = 0  # requests that waited through a crash
+        self.restored = 0  # queued requests in a crash
         self._faults = faults
         self.response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, lambda: self.now_ms)
         self._checkpoint = (deepcopy(self.state), 0)
         self._start(tasks=self._random.randint(1, 4))
 
     def run(self) -> None:
-        """Until everything is answered and forgotten."""
+        """Runs until everything is answered and forgotten."""
         while self.state.offset < len(self.sent) or self._random.random() < 0.9:
             self._step()
         self._faults = Faults(0, 0, 0)
-        while self._has_work() or self.state.lane_timers or self.state.window_timers:
+        while self._has_work() or self.state.queue_timers or self.state.window_timers:
             self._step()
-            if not self._has_work():  # nothing happens before the next timer
-                timers = [*self.state.lane_timers, *self.state.window_timers]
+            if not self._has_work():  # idle until the next timer
+                timers = [*self.state.queue_timers, *self.state.window_timers]
                 self.now_ms = max(self.now_ms, min((at_ms for at_ms, _ in timers), default=0))
 
     def exchange_wait_ms(self) -> float:
-        """How long the exchange keeps a task that gives it a batch."""
+        """Time for which the exchange blocks a task after an offloaded batch."""
         return self._random.choice((0.0, 0.0, 100.0))
 
     def lock_wait_ms(self) -> float:
-        """How long an offloaded batch delays an own one."""
+        """Time for which an offloaded batch delays an own one."""
         return self._random.choice((0.0, 0.0, 0.0, 0.3))
 
     def session_of(self, model: ModelSpec) -> "SlowSession":
@@ -277,7 +275,7 @@ class Simulation:
         record = self.state.flying.pop(self._random.randrange(len(self.state.flying)))
         if isinstance(record, Offload):
             self.offloaded += 1
-            self._take(self._random.choice(self._tasks).serving.on_exchange(record.value, self.now_ms))
+            self._take(self._random.choice(self._tasks).inference.on_exchange(record.value, self.now_ms))
             return
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
@@ -287,17 +285,17 @@ class Simulation:
         elif isinstance(record, Unit):
             self.state.flying += self._random.choice(self._tasks).on_unit(record)
         elif isinstance(record, Shard):
-            self._take(self._random.choice(self._tasks).serving.on_exchange(record.value, self.now_ms))
+            self._take(self._random.choice(self._tasks).inference.on_exchange(record.value, self.now_ms))
         else:
             snapshot = self.state.windows.get(record.key)
             update = self._aggregator.on_record(record.value, snapshot, self._kept_by(record.key))
             self._apply(record.key, update)
 
     def _fire(self) -> None:
-        due = [timer for timer in self.state.lane_timers if timer[0] <= self.now_ms]
+        due = [timer for timer in self.state.queue_timers if timer[0] <= self.now_ms]
         windows = [timer for timer in self.state.window_timers if timer[0] <= self.now_ms]
         if due:
-            self.state.lane_timers.remove(timer := min(due))
+            self.state.queue_timers.remove(timer := min(due))
             owner = next((task for task in self._tasks if task.key == timer[1]), self._tasks[0])
             self._take(owner.on_timer(timer[1], timer[0]))
         elif windows:
@@ -353,17 +351,17 @@ class Simulation:
 
 
 def _rows_in(record: AnyRecord) -> list[tuple[str, int, int]]:
-    """Id, first row and rows of every request in a record; rows of an ensemble's members are numbered on."""
+    """Id, first row and rows of each request in a record; members of an ensemble count on."""
     assert not isinstance(record, BatchRecord)
     segments = record.segments if isinstance(record, UnitRecord) else (record.segment,)
     return [(each.id, each.member * each.total_rows + each.first_row, each.rows) for each in segments]
 
 
 def check(job: Simulation) -> None:
-    """Whether a run that has ended kept every promise.
+    """Checks the guarantees of a run that has ended.
 
     Raises:
-        AssertionError: It did not.
+        AssertionError: A guarantee was broken.
     """
     left = job.state
     assert not any(left.waiting.values()), "requests still wait"
@@ -384,11 +382,11 @@ def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Dead
         assert output.key == answer.id.encode()
         assert codec.encoding_of(output.value) is by_id[answer.id].encoding
         check_answer(by_id[answer.id], answer, job.fates[answer.id], at_ms)
-        assert job.fates[answer.id].lost or at_ms < WINDOW_TIMEOUT_MS, "waited for what was there"
+        assert job.fates[answer.id].lost or at_ms < WINDOW_TIMEOUT_MS, "waited for rows that had arrived"
         answers[answer.id] += 1
         failures[answer.id] += hasattr(answer, "code") or "error_code" in answer.parameters
     assert all(1 <= count <= most for count in answers.values()), f"answers for each request: {answers}"
-    assert letters == failures, "a letter goes with every failure, and with nothing else"
+    assert letters == failures, "dead letters and failures differ"
 
 
 def some_requests(random: Random, count: int) -> list[Sent]:
@@ -430,6 +428,6 @@ def simulate(seed: int, count: int = 20, faults: Faults | None = None) -> Simula
         job.run()
         check(job)
     except Exception as error:
-        error.add_note(f"to see it again: tests.simulator.simulate({seed}, {count}, {faults})")
+        error.add_note(f"to repeat: tests.simulator.simulate({seed}, {count}, {faults})")
         raise
     return job

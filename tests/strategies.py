@@ -1,4 +1,4 @@
-"""What Hypothesis may make up: tensors and requests of the protocol."""
+"""Hypothesis strategies for tensors and requests of the protocol."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Tensor, raw_from_elements
 
-#: Whatever protobuf and JSON can both carry.
+#: Text that protobuf and JSON can both carry.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 parameters = st.dictionaries(
@@ -21,7 +21,7 @@ parameters = st.dictionaries(
 
 @st.composite
 def tensors(draw: st.DrawFn, *, encoding: Encoding = Encoding.PROTOBUF) -> Tensor:
-    """A tensor of any datatype and of few elements; JSON has neither NaN nor bytes that are no text."""
+    """A small tensor of any datatype; in JSON without NaN and non-text bytes."""
     datatype = draw(st.sampled_from(sorted(DATATYPES)))
     shape = draw(shapes)
     count = math.prod(shape)
@@ -44,7 +44,7 @@ def tensors(draw: st.DrawFn, *, encoding: Encoding = Encoding.PROTOBUF) -> Tenso
 
 @st.composite
 def requests(draw: st.DrawFn, encoding: Encoding = Encoding.PROTOBUF) -> InferRequest:
-    """A request that the codecs can carry; no model needs to accept it."""
+    """A request that the codecs can carry; it may be invalid for every model."""
     return InferRequest(
         model_name=draw(texts),
         inputs=tuple(draw(st.lists(tensors(encoding=encoding), min_size=1, max_size=3))),

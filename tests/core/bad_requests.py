@@ -1,4 +1,4 @@
-"""Every kind of bad input that we thought of, and the code that it must get."""
+"""Bad requests of every known kind, and their error codes."""
 
 import struct
 from typing import Any
@@ -31,7 +31,7 @@ def _json_data(shape: str, data: str) -> bytes:
     return json(f'"inputs": [{{"name": "x", "shape": {shape}, "datatype": "FP32", "data": {data}}}]')
 
 
-#: Every kind of bad input -> its code; all but the unreadable ones keep their id.
+#: Kind of bad input -> message and code; all but unreadable ones keep their id.
 BAD: dict[str, tuple[bytes | None, str]] = {
     "tombstone": (None, "unreadable"),
     "empty": (b"", "unreadable"),

@@ -1,7 +1,7 @@
-"""How Hypothesis runs here."""
+"""Settings of Hypothesis."""
 
 from hypothesis import settings
 
-# On a busy machine an example takes as long as it takes; a hang ends by pytest's own time limit.
+# No deadline per example on a busy machine: pytest has a time limit of its own.
 settings.register_profile("patient", deadline=None, print_blob=True)
 settings.load_profile("patient")

@@ -1,13 +1,13 @@
-"""Models without ONNX for the tests of the core: what they compute, and requests for them.
+"""Models without ONNX for the tests of the core, and requests for them.
 
     rows    x FP32 [n, 2], t BYTES [n]  ->  y FP32 [n, 2] = 2x + 1, label BYTES [n] = t reversed     any rows at once
     pairs   x FP32 [2, 2]               ->  y FP32 [2, 2] = 2x + 1                                   two rows at a time
     whole   x FP32 [any]                ->  y FP32 [any] = running sum                               no batch axis
     cut     `rows`, in stages (below)                                                                any rows at once
 
-`rows` and `pairs` fail on a row that starts with `POISON`, whatever its neighbours are; `whole` where one is anywhere.
+`rows` and `pairs` fail on a row that starts with `POISON`, `whole` on any `POISON`.
 
-Where ensembles are asked for, there are two more with the inputs and outputs of `rows`, and three made of all of them:
+`ensembles=True` adds two models with the inputs and outputs of `rows`, and three ensembles of all of them:
 
     less    y = x - 1, label = t              fails on -2        mean     of y; no member may be missing
     more    y = 4x, label = t reversed        fails on -3        vote     of label; two must be there
@@ -32,7 +32,7 @@ POISON = -1.0
 NOW_MS = 1_000_000.0
 SOURCE = Source(0, 0, int(NOW_MS))
 MAX_MESSAGE_BYTES = 1_000_000
-#: On what each member fails.
+#: Value on which each member fails.
 POISON_OF = {"rows": POISON, "less": -2.0, "more": -3.0}
 MEMBERS = (("rows", "10"), ("less", "1"), ("more", "1"))
 ENSEMBLES = {
@@ -58,7 +58,7 @@ def catalog(
     """The models above; `rows` in the versions 1, 2 and 10.
 
     Args:
-        by_model: The batching of a model that differs from the others.
+        by_model: Batching of models that differ from the others.
     """
     batching = batching or Batching(shard_rows=4, max_rows=8)
     x, t = TensorSpec("x", "FP32", (None, 2)), TensorSpec("t", "BYTES", (None,))
@@ -92,7 +92,7 @@ def catalog(
         "whole": {"1": model("whole", "1", [TensorSpec("x", "FP32", vector)], [TensorSpec("y", "FP32", vector)])},
     }
     if ensembles:
-        # The order of inputs is a member's own.
+        # Each member has its own order of inputs.
         models |= {name: {"1": model(name, "1", (t, x), (label, y))} for name in ("less", "more")}
         stacked = TensorSpec("y", "FP32", (None, None, 2))
         for name, output in (("mean", y), ("vote", label), ("stack", stacked)):
@@ -111,21 +111,21 @@ def catalog(
 
 
 def run_less(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What `less` computes."""
+    """Computes `less`."""
     if (inputs["x"][:, 0] == POISON_OF["less"]).any():
         raise ValueError("poison")
     return {"y": inputs["x"] - 1, "label": inputs["t"]}
 
 
 def run_more(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What `more` computes."""
+    """Computes `more`."""
     if (inputs["x"][:, 0] == POISON_OF["more"]).any():
         raise ValueError("poison")
     return {"y": inputs["x"] * 4, "label": np.array([text[::-1] for text in inputs["t"]], dtype=object)}
 
 
 def run_rows(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What `rows` and `pairs` compute."""
+    """Computes `rows` and `pairs`."""
     x = inputs["x"]
     if (x[:, 0] == POISON).any():
         raise ValueError("poison")
@@ -136,7 +136,7 @@ def run_rows(inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def run_whole(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What `whole` computes."""
+    """Computes `whole`."""
     if (inputs["x"] == POISON).any():
         raise ValueError("poison")
     return {"y": np.cumsum(inputs["x"], dtype=np.float32)}
@@ -175,14 +175,14 @@ def tensors_of(model: str, values: Sequence[float]) -> tuple[Tensor, ...]:
 
 
 def expected(model: str, values: Sequence[float]) -> dict[str, list[object]]:
-    """The outputs that a request of these values must get."""
+    """Outputs of a request with these values."""
     inputs = {tensor.name: tensor.to_array() for tensor in tensors_of(model, values)}
     outputs = run_whole(inputs) if model == "whole" else run_rows(inputs)
     return {name: array.tolist() for name, array in outputs.items()}
 
 
 def expected_of_members(ensemble: str, values: Sequence[float], members: Sequence[int]) -> list[object]:
-    """The rows of the only output that a request for an ensemble must get, made of some members."""
+    """Rows of the only output of an ensemble, made of some members."""
     rows: list[object] = []
     for value in values:
         x = np.array([value, value / 2], np.float32)
@@ -208,6 +208,6 @@ def request(
     parameters: Mapping[str, Parameter] | None = None,
     outputs: tuple[str, ...] = (),
 ) -> bytes:
-    """A Kafka record's value."""
+    """Value of a Kafka record."""
     inputs = tensors_of(model, values)
     return codec.encode_request(InferRequest(model, inputs, request_id, version, parameters or {}, outputs, encoding))

@@ -1,4 +1,4 @@
-"""A router and the queue behind it."""
+"""A router with its queue."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from anabranch.schemas.model import Catalog, ModelSpec
 
 
 class RoutedQueue:
-    """What `RequestPipeline` does with a router and a queue, without admission and sessions."""
+    """Router and queue of a `RequestPipeline`, without admission and sessions."""
 
     def __init__(self, served: Catalog, costs_of: Callable[[ModelSpec], BatchCostModel]) -> None:
         self.router = Router(served, costs_of)

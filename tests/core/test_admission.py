@@ -1,4 +1,4 @@
-"""Admission: what is valid becomes a request, whatever else there is is refused with its code."""
+"""Admission: valid messages become requests, all others are refused with a code."""
 
 import math
 from typing import Any
@@ -42,7 +42,7 @@ def code_of(found: Request | Refused) -> str:
     return found.failure.code if isinstance(found, Refused) else "admitted"
 
 
-# ---- what is valid -------------------------------------------------------------------------------------------------
+# ---- valid requests ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -83,7 +83,7 @@ def test_admission_only_model_and_input_need_no_name() -> None:
     record = admit(nameless, without=["rows", "pairs", "cut"])
     assert decode_signature(record.signature).model_name == "whole"
     assert decode_signature(record.signature).inputs[0].name == "x"
-    assert code_of(judge(nameless)) == "unknown_model"  # of several models none is meant
+    assert code_of(judge(nameless)) == "unknown_model"  # ambiguous among several models
 
 
 def test_admission_without_batch_axis_counts_one_row() -> None:
@@ -120,11 +120,11 @@ def test_admission_scheduling_parameters_are_kept() -> None:
 @pytest.mark.parametrize(
     ("timestamp_ms", "timeout_us", "deadline_ms"),
     [
-        (int(NOW_MS), 1, int(NOW_MS) + 1),  # never earlier than it says
+        (int(NOW_MS), 1, int(NOW_MS) + 1),  # rounded up
         (int(NOW_MS), 1_001, int(NOW_MS) + 2),
-        (int(NOW_MS) - 5, 10_000, int(NOW_MS) + 5),  # from the record's timestamp, not from when it was read
-        (int(NOW_MS) + 60_000, 1_000, int(NOW_MS) + 60_001),  # a sender's clock that is ahead
-        (-1, 3_000, int(NOW_MS) + 3),  # a record without a timestamp
+        (int(NOW_MS) - 5, 10_000, int(NOW_MS) + 5),  # from the record's timestamp
+        (int(NOW_MS) + 60_000, 1_000, int(NOW_MS) + 60_001),  # sender's clock ahead
+        (-1, 3_000, int(NOW_MS) + 3),  # no timestamp
         (2**63 - 1, 1_000_000, 2**53),
         (int(NOW_MS), 2**63 - 1, 2**53),
     ],
@@ -140,7 +140,7 @@ def test_admission_late_request_is_refused(timeout_us: int) -> None:
     assert code_of(judge(message, Source(0, 0, int(NOW_MS) - 5_000))) == "deadline_exceeded"
 
 
-# ---- what is not ---------------------------------------------------------------------------------------------------
+# ---- bad requests --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -244,7 +244,7 @@ def test_admission_too_large_request_names_size_and_limit() -> None:
     )
 
 
-# ---- what is remembered -------------------------------------------------------------------------------------------
+# ---- cached heads ----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=200)

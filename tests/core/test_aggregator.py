@@ -1,4 +1,4 @@
-"""Aggregator: what state and timers learn of each record and timer of a window."""
+"""Aggregator: changes of state and timers for each record and timer."""
 
 from collections.abc import Iterable
 

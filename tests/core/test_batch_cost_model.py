@@ -1,4 +1,4 @@
-"""BatchCostModel: what was measured, corrected by what it takes since."""
+"""BatchCostModel: measurements, corrected by later runs."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Lanes: which requests share a unit, which unit is next, and when."""
+"""BatchQueue: contents, order and time of batches."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,14 +32,14 @@ def waiting(
     return Request(of, len(name), rows, priority, deadline_ms, number, id=name)
 
 
-def lane(
-    patient_ms: Mapping[bytes, float] | None = None,
+def new_queue(
+    delays_ms: Mapping[bytes, float] | None = None,
     max_rows: int | None = 4,
     costs: Mapping[bytes, BatchCostModel] | None = None,
     order: SchedulingPolicy | None = None,
 ) -> BatchQueue:
-    """A lane in which every model is served at once, but for those that are patient, and nobody knows its costs."""
-    delays, known = patient_ms or {}, costs or {}
+    """A queue without delays but `delays_ms`, and without costs by default."""
+    delays, known = delays_ms or {}, costs or {}
 
     def policy_of(signature: bytes) -> tuple[Batching, BatchCostModel]:
         batching = Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0))
@@ -49,15 +49,15 @@ def lane(
 
 
 def costs(*measured: tuple[int, float]) -> BatchCostModel:
-    """Of a model whose batches have taken exactly what was measured."""
+    """Costs of a model whose batches took exactly the measured times."""
     known = BatchCostModel([Measurement(*each) for each in measured])
     known.observe(*measured[0])
     return known
 
 
 def filled(*requests: Request, **options: Any) -> BatchQueue:
-    """A lane to which requests came at 0 ms, one after the other."""
-    made = lane(**options)
+    """A queue that got these requests at 0 ms."""
+    made = new_queue(**options)
     for request in requests:
         made.add(request, 0)
     return made
@@ -72,25 +72,25 @@ def names(requests: list[Request]) -> list[str]:
     return [request.id for request in requests]
 
 
-def unit(departure: Departure) -> list[str]:
-    """A unit that leaves with nothing expired."""
+def batch_of(departure: Departure) -> list[str]:
+    """The batch of a departure without expired requests."""
     assert departure.expired == []
     return names(departure.batch)
 
 
-def units(of: BatchQueue, now_ms: float = 0, *, all_is_due: bool = False) -> list[list[str]]:
-    """All that leaves now, unit by unit."""
+def batches_of(of: BatchQueue, now_ms: float = 0, *, all_is_due: bool = False) -> list[list[str]]:
+    """All batches that are due."""
     left = []
-    while found := unit(of.take(now_ms, all_is_due=all_is_due)):
+    while found := batch_of(of.take(now_ms, all_is_due=all_is_due)):
         left.append(found)
     return left
 
 
-# ---- when a unit leaves --------------------------------------------------------------------------------------------
+# ---- time of a batch --------------------------------------------------------------------------------------------
 
 
 def test_queue_empty_gives_nothing_and_has_no_deadline() -> None:
-    empty = lane()
+    empty = new_queue()
     assert empty.take(0) == Departure([], [])
     assert empty.next_deadline() is None
     assert empty.size_bytes == 0
@@ -99,7 +99,7 @@ def test_queue_empty_gives_nothing_and_has_no_deadline() -> None:
 def test_queue_without_delay_gives_a_request_at_once() -> None:
     one = filled(waiting("a"))
     assert one.next_deadline() == 0
-    assert unit(one.take(0)) == ["a"]
+    assert batch_of(one.take(0)) == ["a"]
     assert one.next_deadline() is None
 
 
@@ -107,86 +107,86 @@ def test_queue_of_a_busy_task_fills_the_next_batch() -> None:
     #   ----a----bcd-----------> arrivals
     #       [ a ][ b c d ]       the task
     busy = filled(waiting("a"))
-    assert unit(busy.take(0)) == ["a"]
+    assert batch_of(busy.take(0)) == ["a"]
     for now_ms, name in enumerate("bcd", start=1):
         busy.add(waiting(name), now_ms)
-    assert units(busy, 4) == [["b", "c", "d"]]
+    assert batches_of(busy, 4) == [["b", "c", "d"]]
 
 
 def test_queue_delayed_batch_is_due_after_its_delay() -> None:
     #   a  b              t = 2: the timer
     #   0  1  ----------> unit [a b]
-    patient = lane({b"m": 2.0})
+    patient = new_queue({b"m": 2.0})
     patient.add(waiting("a"), 0)
     patient.add(waiting("b"), 1)
     assert patient.next_deadline() == 2
-    assert units(patient, 1.9) == []
+    assert batches_of(patient, 1.9) == []
     assert patient.next_deadline() == 2
-    assert units(patient, 2) == [["a", "b"]]
+    assert batches_of(patient, 2) == [["a", "b"]]
     assert patient.next_deadline() is None
 
 
 def test_queue_delay_counts_from_the_oldest_request() -> None:
-    patient = lane({b"m": 2.0})
+    patient = new_queue({b"m": 2.0})
     patient.add(waiting("old"), 0)
     patient.add(waiting("urgent", priority=1), 1)
-    assert units(patient, 1.9) == []
-    assert units(patient, 2) == [["urgent", "old"]]
+    assert batches_of(patient, 1.9) == []
+    assert batches_of(patient, 2) == [["urgent", "old"]]
 
 
 def test_queue_delayed_batch_full_by_rows_is_due() -> None:
     #   a a  b b  c
     #   0    1    1 ----> unit [a b] at once, unit [c] at 3
-    patient = lane({b"m": 2.0})
+    patient = new_queue({b"m": 2.0})
     patient.add(waiting("a", 2), 0)
-    assert units(patient) == []
+    assert batches_of(patient) == []
     patient.add(waiting("b", 2), 1)
     patient.add(waiting("c"), 1)
     assert patient.next_deadline() == 0
-    assert units(patient, 1) == [["a", "b"]]
+    assert batches_of(patient, 1) == [["a", "b"]]
     assert patient.next_deadline() == 3
-    assert units(patient, 3) == [["c"]]
+    assert batches_of(patient, 3) == [["c"]]
 
 
 def test_queue_delayed_batch_full_by_bytes_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 10)
-    patient = filled(waiting("aaaa"), waiting("bbbb"), patient_ms={b"m": 2.0})
-    assert units(patient) == []
+    patient = filled(waiting("aaaa"), waiting("bbbb"), delays_ms={b"m": 2.0})
+    assert batches_of(patient) == []
     patient.add(waiting("cccc"), 0)
-    assert units(patient) == [["aaaa", "bbbb"]]
+    assert batches_of(patient) == [["aaaa", "bbbb"]]
 
 
 def test_queue_delay_of_a_model_does_not_delay_others() -> None:
-    mixed = filled(waiting("a", priority=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
-    assert units(mixed) == [["b"]]
+    mixed = filled(waiting("a", priority=1, of=b"slow"), waiting("b"), waiting("c", of=b"slower"), delays_ms=PATIENT)
+    assert batches_of(mixed) == [["b"]]
     assert mixed.next_deadline() == 20
-    assert units(mixed, 20) == [["a"]]
+    assert batches_of(mixed, 20) == [["a"]]
     assert mixed.next_deadline() == 50
-    assert units(mixed, 50) == [["c"]]
+    assert batches_of(mixed, 50) == [["c"]]
 
 
 def test_queue_at_end_of_input_ignores_delays() -> None:
-    mixed = filled(waiting("a", of=b"slow"), waiting("b"), waiting("c", of=b"slower"), patient_ms=PATIENT)
-    assert units(mixed, all_is_due=True) == [["a"], ["b"], ["c"]]
+    mixed = filled(waiting("a", of=b"slow"), waiting("b"), waiting("c", of=b"slower"), delays_ms=PATIENT)
+    assert batches_of(mixed, all_is_due=True) == [["a"], ["b"], ["c"]]
     assert mixed.next_deadline() is None
 
 
-# ---- how much a unit holds -----------------------------------------------------------------------------------------
+# ---- contents of a batch -----------------------------------------------------------------------------------------
 
 
 def test_queue_batch_takes_rows_in_order_up_to_the_limit() -> None:
-    assert units(filled(waiting("a", 2), waiting("b", 2), waiting("c"))) == [["a", "b"], ["c"]]
-    assert units(filled(waiting("a", 3), waiting("b", 2), waiting("c"))) == [["a"], ["b", "c"]]
+    assert batches_of(filled(waiting("a", 2), waiting("b", 2), waiting("c"))) == [["a", "b"], ["c"]]
+    assert batches_of(filled(waiting("a", 3), waiting("b", 2), waiting("c"))) == [["a"], ["b", "c"]]
 
 
 def test_queue_request_over_max_rows_is_a_batch_alone() -> None:
-    assert units(filled(waiting("a"), waiting("b", 9), waiting("c"))) == [["a"], ["b"], ["c"]]
+    assert batches_of(filled(waiting("a"), waiting("b", 9), waiting("c"))) == [["a"], ["b"], ["c"]]
 
 
 def test_queue_batch_takes_bytes_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_BATCH_BYTES", 10)
     several = filled(*[waiting(name) for name in ("aaaa", "bbbb", "cccc", "d", "e" * 50)], max_rows=100)
-    assert units(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
+    assert batches_of(several) == [["aaaa", "bbbb"], ["cccc", "d"], ["e" * 50]]
 
 
 def test_queue_without_limit_takes_quick_rows_of_64_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,26 +194,26 @@ def test_queue_without_limit_takes_quick_rows_of_64_requests(monkeypatch: pytest
     quick = {b"m": costs((1, 0.01), (512, 0.1))}
     options: dict[str, Any] = {"max_rows": None, "costs": quick}
     made = filled(waiting("a", 200), waiting("b", 300), waiting("c", 20), waiting("d"), waiting("e"), **options)
-    assert units(made) == [["a", "b"], ["c", "d", "e"]]
+    assert batches_of(made) == [["a", "b"], ["c", "d", "e"]]
     made = filled(*[waiting(f"{n}", priority=n) for n in range(7)], **options)
     assert names(made.take_last(lambda _: True)) == ["4", "5", "6"]
-    assert units(made) == [["0", "1", "2"], ["3"]]
-    patient = filled(waiting("a"), waiting("b"), patient_ms={b"m": 20.0}, **options)
-    assert units(patient) == []
+    assert batches_of(made) == [["0", "1", "2"], ["3"]]
+    patient = filled(waiting("a"), waiting("b"), delays_ms={b"m": 20.0}, **options)
+    assert batches_of(patient) == []
     patient.add(waiting("c"), 0)
-    assert units(patient) == [["a", "b", "c"]]
+    assert batches_of(patient) == [["a", "b", "c"]]
 
 
 def test_queue_counts_queued_bytes() -> None:
     several = filled(waiting("aaa", 4), waiting("bb", priority=9, deadline_ms=5), waiting("c", of=b"other"))
     assert several.size_bytes == 6
-    assert unit(several.take(0)) == ["aaa"]
+    assert batch_of(several.take(0)) == ["aaa"]
     assert several.size_bytes == 3
     assert names(several.take(5).expired) == ["bb"]
     assert several.size_bytes == 0
 
 
-# ---- in which order ------------------------------------------------------------------------------------------------
+# ---- order of requests -----------------------------------------------------------------------------------------------
 
 
 def test_queue_orders_by_priority_deadline_and_arrival() -> None:
@@ -225,24 +225,24 @@ def test_queue_orders_by_priority_deadline_and_arrival() -> None:
         waiting("urgent", priority=1),
         max_rows=2,
     )
-    assert units(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
+    assert batches_of(several) == [["urgent", "soon"], ["in time", "late"], ["later"]]
 
 
 def test_queue_low_priority_does_not_starve() -> None:
     order = SchedulingPolicy(priority_step_ms=100.0)
-    several = lane(order=order)
+    several = new_queue(order=order)
     several.add(waiting("patient", 4, priority=3), 0)
     for now_ms in (50, 150, 250):
         several.add(waiting(f"{now_ms}", 4, priority=1), now_ms)
-    assert units(several, 300) == [["50"], ["150"], ["patient"], ["250"]]
+    assert batches_of(several, 300) == [["50"], ["150"], ["patient"], ["250"]]
 
 
 def test_queue_far_deadline_counts_like_none() -> None:
-    several = lane(order=SchedulingPolicy(no_deadline_ms=100.0))
+    several = new_queue(order=SchedulingPolicy(no_deadline_ms=100.0))
     several.add(waiting("far", 4, deadline_ms=10**6), 0)
     several.add(waiting("none", 4), 1)
     several.add(waiting("near", 4, deadline_ms=90), 2)
-    assert units(several, 3) == [["near"], ["far"], ["none"]]
+    assert batches_of(several, 3) == [["near"], ["far"], ["none"]]
 
 
 def test_queue_signatures_never_share_a_batch() -> None:
@@ -255,7 +255,7 @@ def test_queue_signatures_never_share_a_batch() -> None:
         waiting("d", priority=9, of=b"y"),
         waiting("e", priority=1, of=b"z"),
     )
-    assert units(several) == [["c", "a"], ["e"], ["b", "d"]]
+    assert batches_of(several) == [["c", "a"], ["e"], ["b", "d"]]
 
 
 def test_queue_more_urgent_signature_comes_between_batches() -> None:
@@ -265,34 +265,34 @@ def test_queue_more_urgent_signature_comes_between_batches() -> None:
         waiting("c", priority=3, of=b"y"),
         max_rows=4,
     )
-    assert units(several) == [["a"], ["c"], ["b"]]
+    assert batches_of(several) == [["a"], ["c"], ["b"]]
 
 
 def test_queue_newcomer_overtakes_less_urgent_requests() -> None:
     several = filled(waiting("a", of=b"x"), waiting("b", of=b"y"))
-    assert unit(several.take(0)) == ["a"]
+    assert batch_of(several.take(0)) == ["a"]
     several.add(waiting("c", priority=1, of=b"x"), 1)
-    assert units(several, 1) == [["c"], ["b"]]
+    assert batches_of(several, 1) == [["c"], ["b"]]
 
 
 def test_queue_urgent_newcomer_moves_its_group_once() -> None:
     several = filled(waiting("a", of=b"x"), waiting("b", priority=3, of=b"y"))
     several.add(waiting("c", priority=2, of=b"x"), 0)
     several.add(waiting("d", priority=1, of=b"x"), 0)
-    assert units(several) == [["d", "c", "a"], ["b"]]
+    assert batches_of(several) == [["d", "c", "a"], ["b"]]
     assert several.next_deadline() is None
 
 
 def test_queue_refilled_group_is_ordered_by_its_new_requests() -> None:
     several = filled(waiting("a", priority=1, of=b"x"), waiting("b", priority=3, of=b"y"))
-    assert unit(several.take(0)) == ["a"]
+    assert batch_of(several.take(0)) == ["a"]
     several.add(waiting("c", priority=5, of=b"x"), 1)
-    assert units(several, 1) == [["b"], ["c"]]
+    assert batches_of(several, 1) == [["b"], ["c"]]
     several.add(waiting("d", priority=2, deadline_ms=5, of=b"x"), 2)
     assert names(several.take(5).expired) == ["d"]
     several.add(waiting("e", priority=9, of=b"x"), 6)
     several.add(waiting("f", priority=8, of=b"y"), 6)
-    assert units(several, 6) == [["f"], ["e"]]
+    assert batches_of(several, 6) == [["f"], ["e"]]
 
 
 # ---- deadlines -----------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_queue_expired_request_leaves_before_urgent_ones() -> None:
     )
     departure = several.take(7)
     assert (names(departure.expired), names(departure.batch)) == (["c", "b"], ["urgent"])
-    assert units(several, 7) == [["in time"]]
+    assert batches_of(several, 7) == [["in time"]]
 
 
 def test_queue_expiry_keeps_the_order_of_the_others() -> None:
@@ -326,47 +326,47 @@ def test_queue_expiry_keeps_the_order_of_the_others() -> None:
     )
     departure = several.take(5)
     assert (names(departure.expired), names(departure.batch)) == (["a"], ["c"])
-    assert units(several, 5) == [["b"]]
+    assert batches_of(several, 5) == [["b"]]
 
 
 def test_queue_deadline_before_the_delay_wakes_the_task() -> None:
     #   a (until 3)  b         delay 20 ms
     #   0            0  -----> 3: a is late; 20: unit [b]
-    patient = filled(waiting("a", deadline_ms=3), waiting("b"), patient_ms={b"m": 20.0})
+    patient = filled(waiting("a", deadline_ms=3), waiting("b"), delays_ms={b"m": 20.0})
     assert patient.next_deadline() == 3
     departure = patient.take(3)
     assert (names(departure.expired), departure.batch) == (["a"], [])
     assert patient.next_deadline() == 20
-    assert units(patient, 20) == [["b"]]
+    assert batches_of(patient, 20) == [["b"]]
 
 
 def test_queue_deadline_of_a_gone_request_is_ignored() -> None:
-    patient = filled(waiting("a", 4, priority=1, deadline_ms=3), waiting("b", deadline_ms=9), patient_ms={b"m": 20.0})
-    assert units(patient) == [["a"]]
+    patient = filled(waiting("a", 4, priority=1, deadline_ms=3), waiting("b", deadline_ms=9), delays_ms={b"m": 20.0})
+    assert batches_of(patient) == [["a"]]
     assert patient.next_deadline() == 9
 
 
 def test_queue_full_group_with_expiry_is_delayed_again() -> None:
-    patient = filled(waiting("a", 2, deadline_ms=5), waiting("b", 2), patient_ms={b"m": 20.0})
+    patient = filled(waiting("a", 2, deadline_ms=5), waiting("b", 2), delays_ms={b"m": 20.0})
     departure = patient.take(5)
     assert (names(departure.expired), departure.batch) == (["a"], [])
     assert patient.next_deadline() == 20
 
 
-# ---- what it costs -------------------------------------------------------------------------------------------------
+# ---- costs --------------------------------------------------------------------------------------------------------
 
 
 def test_queue_batch_has_the_rows_that_cost_least() -> None:
     best = {b"m": costs((1, 1.0), (2, 1.6), (4, 6.0))}
-    several = lane(costs=best)
+    several = new_queue(costs=best)
     for name in "abcde":
         several.add(waiting(name), 0)
-    assert units(several) == [["a", "b"], ["c", "d"], ["e"]]
+    assert batches_of(several) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_queue_request_without_time_for_its_run_expires() -> None:
     slow = {b"m": costs((1, 10.0), (4, 30.0))}
-    several = lane(costs=slow)
+    several = new_queue(costs=slow)
     several.add(waiting("hopeless", deadline_ms=109), 100)
     several.add(waiting("just", deadline_ms=111), 100)
     several.add(waiting("large", 4, deadline_ms=120), 100)
@@ -375,35 +375,37 @@ def test_queue_request_without_time_for_its_run_expires() -> None:
 
 
 def test_queue_latest_start_wakes_the_task() -> None:
-    patient = lane({b"m": 50.0}, costs={b"m": costs((1, 10.0))})
+    patient = new_queue({b"m": 50.0}, costs={b"m": costs((1, 10.0))})
     patient.add(waiting("a", deadline_ms=40), 0)
     assert patient.next_deadline() == 30
     assert names(patient.take(30).expired) == ["a"]
 
 
 def test_queue_backlog_is_the_predicted_work() -> None:
-    several = lane(costs={b"m": costs((1, 10.0), (4, 20.0)), b"n": costs((1, 1.0))})
+    several = new_queue(costs={b"m": costs((1, 10.0), (4, 20.0)), b"n": costs((1, 1.0))})
     several.add(waiting("a"), 0)
     several.add(waiting("b", 3, priority=1), 0)
     several.add(waiting("c", of=b"n"), 0)
     several.add(waiting("d", of=b"unknown"), 0)
     assert several.backlog_ms == pytest.approx(4 * 5.0 + 1.0)
-    assert unit(several.take(0)) == ["b", "a"]
+    assert batch_of(several.take(0)) == ["b", "a"]
     assert several.backlog_ms == pytest.approx(1.0)
-    assert units(several) == [["c"], ["d"]]
+    assert batches_of(several) == [["c"], ["d"]]
     assert several.backlog_ms == 0
 
 
 def test_queue_over_backlog_sheds_the_least_urgent() -> None:
-    several = lane(costs={b"m": costs((1, 1.0))}, max_rows=1)
+    several = new_queue(costs={b"m": costs((1, 1.0))}, max_rows=1)
     for number in range(200):
         several.add(waiting(f"{number}", priority=1 + number % 2, of=b"m"), number / 1000)
     assert shed(several, 200.0, 10**6) == []
     gone = shed(several, 150.0, 10**6)
-    assert names(gone) == [f"{number}" for number in range(199, 0, -2)][:52]  # down to 148.5 ms, the last first
+    assert names(gone) == [f"{number}" for number in range(199, 0, -2)][:52]  # down to 148.5 ms
     assert several.backlog_ms == pytest.approx(148.0)
     assert shed(several, 150.0, 10**6) == []
-    assert sorted(int(name) for [name] in units(several, 1)) == sorted({*range(200)} - {int(each.id) for each in gone})
+    assert sorted(int(name) for [name] in batches_of(several, 1)) == sorted(
+        {*range(200)} - {int(each.id) for each in gone}
+    )
 
 
 def test_queue_over_bytes_sheds_without_known_costs() -> None:
@@ -413,11 +415,11 @@ def test_queue_over_bytes_sheds_without_known_costs() -> None:
     assert (several.next_deadline(), several.size_bytes) == (None, 0)
 
 
-# ---- what has left is forgotten ------------------------------------------------------------------------------------
+# ---- memory of gone requests -------------------------------------------------------------------------------------
 
 
 def held(of: BatchQueue) -> int:
-    """How many requests and groups a lane's heaps speak of, gone ones included."""
+    """Numbers of requests and groups in the heaps, stale ones included."""
     return len(of._due) + len(of._deadlines)
 
 
@@ -425,14 +427,14 @@ def test_queue_gone_requests_are_freed_behind_an_early_one() -> None:
     busy = filled(waiting("starving", priority=9, deadline_ms=10**6))
     for now_ms in range(1, 10_000):
         busy.add(waiting("a", 4, priority=1, deadline_ms=2 * 10**6, of=b"x"), now_ms)
-        assert unit(busy.take(now_ms)) == ["a"]
+        assert batch_of(busy.take(now_ms)) == ["a"]
     assert held(busy) < 200
 
 
 def test_queue_gone_requests_with_late_deadlines_are_freed() -> None:
     of = filled(*[waiting(f"{number}", 4, deadline_ms=10**6, of=b"x") for number in range(3)])
     for number in range(100):
-        assert len(unit(of.take(number))) == 1
+        assert len(batch_of(of.take(number))) == 1
         assert len(of._deadlines) <= 2 * 2 + 9
         of.add(waiting("a", 4, deadline_ms=10**6, of=b"x"), number)
     for _ in range(3):
@@ -442,7 +444,7 @@ def test_queue_gone_requests_with_late_deadlines_are_freed() -> None:
 
 @pytest.mark.parametrize("starving", [b"y", b"slow"])
 def test_queue_group_of_expiring_requests_leaves_no_entries(starving: bytes) -> None:
-    busy = filled(waiting("starving", priority=9, of=starving), patient_ms=PATIENT)
+    busy = filled(waiting("starving", priority=9, of=starving), delays_ms=PATIENT)
     for now_ms in range(100, 10_000):
         busy.add(waiting("a", 4, priority=1, of=b"x"), now_ms)
         busy.add(waiting("b", priority=9 - now_ms % 7, deadline_ms=now_ms + 1, of=starving), now_ms)
@@ -456,10 +458,10 @@ def test_queue_next_deadline_is_that_of_queued_requests() -> None:
         waiting("b", priority=1, of=b"x"),
         waiting("gone", 4, priority=1, deadline_ms=3, of=b"slow"),
         waiting("c", priority=3, of=b"slow"),
-        patient_ms=PATIENT,
+        delays_ms=PATIENT,
     )
-    assert unit(here.take(0)) == ["gone"]
-    assert unit(here.take(0)) == ["b", "a"]
+    assert batch_of(here.take(0)) == ["gone"]
+    assert batch_of(here.take(0)) == ["b", "a"]
     assert here.next_deadline() == 20
 
 
@@ -473,67 +475,67 @@ def test_queue_with_many_expiries_keeps_its_order() -> None:
         departure = line.take(now_ms)
         expired += names(departure.expired)
         left += names(departure.batch)
-    left += [name for found in units(line, 63) for name in found]
+    left += [name for found in batches_of(line, 63) for name in found]
     assert sorted(map(int, expired + left)) == list(range(60))
     assert [int(name) for name in left if int(name) % 2 == 0] == sorted(range(0, 60, 2), key=lambda n: (n % 3, n))
     assert line.size_bytes == 0
 
 
-# ---- after a failure -----------------------------------------------------------------------------------------------
+# ---- restored requests ---------------------------------------------------------------------------------------------
 
 
 def restore(again: BatchQueue, *requests: Request) -> None:
-    """Puts back what has numbers already and must not wait any more."""
+    """Queues stored requests."""
     for request in requests:
         again.add(request, LONG_AGO_MS)
 
 
 def test_queue_restored_request_ignores_the_delay() -> None:
-    again = lane({b"m": 20.0})
+    again = new_queue({b"m": 20.0})
     restore(again, waiting("a", number=3), waiting("b", number=4))
     assert again.next_deadline() == 0
-    assert units(again, 100) == [["a", "b"]]
+    assert batches_of(again, 100) == [["a", "b"]]
 
 
 def test_queue_restored_request_keeps_its_number() -> None:
-    again, last = lane(), waiting("last")
+    again, last = new_queue(), waiting("last")
     restore(again, waiting("b", number=7), waiting("a", number=4), waiting("c", priority=1, number=9))
     again.add(last, 101)
     assert last.number == 10
-    assert units(again, 101) == [["c", "a", "b", "last"]]
+    assert batches_of(again, 101) == [["c", "a", "b", "last"]]
 
 
 def test_queue_restored_request_is_due_beside_an_urgent_one() -> None:
-    again = lane({b"m": 20.0})
+    again = new_queue({b"m": 20.0})
     restore(again, waiting("a", number=0))
     again.add(waiting("b", priority=1), 100)
-    assert units(again, 100) == [["a", "b"]]  # and first, for it has waited through the failure
+    assert batches_of(again, 100) == [["a", "b"]]  # first, because it is restored
 
 
 def test_queue_restored_request_is_due_after_an_expiry() -> None:
-    again = lane({b"m": 20.0})
+    again = new_queue({b"m": 20.0})
     restore(again, waiting("a", number=0), waiting("b", number=1, priority=1, deadline_ms=90))
     departure = again.take(100)
     assert (names(departure.batch), names(departure.expired)) == (["a"], ["b"])
 
 
-# ---- what leaves for another task ----------------------------------------------------------------------------------
+# ---- batches for other tasks ---------------------------------------------------------------------------------------
 
 
 def test_queue_take_last_gives_the_least_urgent_batch() -> None:
     made = filled(*[waiting(f"{n}", priority=1 + n % 3) for n in range(9)], max_rows=2)
     assert names(made.take_last(lambda _: True)) == ["5", "8"]
-    assert units(made) == [["0", "3"], ["6", "1"], ["4", "7"], ["2"]]
+    assert batches_of(made) == [["0", "3"], ["6", "1"], ["4", "7"], ["2"]]
 
 
 def test_queue_take_last_skips_unwanted_batches() -> None:
     made = filled(waiting("light", of=b"l"), waiting("heavy", of=b"h"), waiting("light too", of=b"l"))
     assert names(made.take_last(lambda unit: unit[0].signature == b"h")) == ["heavy"]
     assert made.take_last(lambda unit: unit[0].signature == b"h") == []
-    assert units(made) == [["light", "light too"]]
+    assert batches_of(made) == [["light", "light too"]]
 
 
-# ---- whatever happens ----------------------------------------------------------------------------------------------
+# ---- any sequence -------------------------------------------------------------------------------------------------
 
 MAX_ROWS, MAX_BYTES = 4, 12
 DELAYS_MS = {b"m": 0.0, b"n": 0.0, b"slow": 3.0, b"slower": 8.0}
@@ -541,17 +543,17 @@ ORDER = SchedulingPolicy(priority_step_ms=10.0, no_deadline_ms=5.0)
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """A lane beside a list of what must be in it."""
+    """A queue beside a list of its expected contents."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_ms = 0
-        self.lane = self.new_lane()
+        self.queue = self.new_queue()
         self.inside: list[Request] = []
         self.come = 0
 
-    def new_lane(self) -> BatchQueue:
-        return lane(DELAYS_MS, MAX_ROWS, {b"n": costs((1, 1.0), (4, 2.0), (8, 8.0))}, ORDER)
+    def new_queue(self) -> BatchQueue:
+        return new_queue(DELAYS_MS, MAX_ROWS, {b"n": costs((1, 1.0), (4, 2.0), (8, 8.0))}, ORDER)
 
     @rule(
         rows=st.integers(1, 6),
@@ -563,7 +565,7 @@ class QueueMachine(RuleBasedStateMachine):
     def add(self, rows: int, size: int, priority: int, timeout_ms: int | None, of: bytes) -> None:
         deadline_ms = NO_DEADLINE_MS if timeout_ms is None else self.now_ms + timeout_ms + 1
         request = waiting("x" * size, rows, priority=priority, deadline_ms=deadline_ms, of=of)
-        self.lane.add(request, self.now_ms)
+        self.queue.add(request, self.now_ms)
         assert request.number == self.come
         self.come += 1
         self.inside.append(request)
@@ -576,21 +578,21 @@ class QueueMachine(RuleBasedStateMachine):
     def take(self, all_is_due: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(batching, "MAX_BATCH_BYTES", MAX_BYTES)
-            departure = self.lane.take(self.now_ms, all_is_due=all_is_due)
-            wakes_at_ms = self.lane.next_deadline()
+            departure = self.queue.take(self.now_ms, all_is_due=all_is_due)
+            wakes_at_ms = self.queue.next_deadline()
         late = [request for request in self.inside if self.is_late(request)]
         assert sorted(request.number for request in departure.expired) == [request.number for request in late]
         self.inside = [request for request in self.inside if request not in late]
         if departure.batch:
-            self.check_unit(departure.batch)
+            self.check_batch(departure.batch)
             self.inside = [request for request in self.inside if request not in departure.batch]
         else:
             assert not any(self.is_due(request.signature) for request in self.inside)
             assert not self.inside or not all_is_due
-            # A task that has nothing to do sleeps until it has, and no longer.
+            # An idle task sleeps until the next batch is due.
             assert wakes_at_ms == min((self.wakes_at_ms(request) for request in self.inside), default=None)
 
-    def check_unit(self, taken: list[Request]) -> None:
+    def check_batch(self, taken: list[Request]) -> None:
         [signature] = {request.signature for request in taken}
         group = sorted((r for r in self.inside if r.signature == signature), key=urgency)
         assert taken == group[: len(taken)]
@@ -605,7 +607,7 @@ class QueueMachine(RuleBasedStateMachine):
     def take_last(self, is_wanted: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(batching, "MAX_BATCH_BYTES", MAX_BYTES)
-            taken = self.lane.take_last(lambda unit: is_wanted and DELAYS_MS[unit[0].signature] == 0)
+            taken = self.queue.take_last(lambda unit: is_wanted and DELAYS_MS[unit[0].signature] == 0)
         due = sorted((r for r in self.inside if DELAYS_MS[r.signature] == 0), key=urgency)
         assert bool(taken) == (is_wanted and bool(due))
         if taken:
@@ -618,7 +620,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(max_size_bytes=st.integers(0, 40))
     def shed(self, max_size_bytes: int) -> None:
-        gone = shed(self.lane, 10**6, max_size_bytes)
+        gone = shed(self.queue, 10**6, max_size_bytes)
         assert bool(gone) == (bytes_of(self.inside) > max_size_bytes)
         ordered = sorted(self.inside, key=urgency, reverse=True)
         assert gone == ordered[: len(gone)]
@@ -628,16 +630,16 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.inside)
     @rule()
     def fail_and_restore(self) -> None:
-        self.lane = self.new_lane()
+        self.queue = self.new_queue()
         self.inside = [replace(r, arrived_ms=0.0) for r in self.inside]
-        restore(self.lane, *self.inside)
+        restore(self.queue, *self.inside)
         self.come = self.inside[-1].number + 1
-        assert self.lane.next_deadline() == 0
+        assert self.queue.next_deadline() == 0
 
     @invariant()
     def what_waits_is_known(self) -> None:
-        assert (self.lane.next_deadline() is None) == (not self.inside)
-        assert self.lane.size_bytes == bytes_of(self.inside)
+        assert (self.queue.next_deadline() is None) == (not self.inside)
+        assert self.queue.size_bytes == bytes_of(self.inside)
 
     def teardown(self) -> None:
         while self.inside:
@@ -658,7 +660,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 def latest_ms(request: Request) -> float:
-    """When it must start: `n` takes 1 ms for a row and 2 for 4."""
+    """Latest start: `n` takes 1 ms for a row and 2 for 4."""
     if request.deadline_ms == NO_DEADLINE_MS:
         return float("inf")
     takes_ms = {1: 1.0, 2: 4 / 3, 3: 5 / 3, 4: 2.0, 5: 3.5, 6: 5.0}[request.rows] if request.signature == b"n" else 0.0

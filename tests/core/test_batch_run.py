@@ -1,4 +1,4 @@
-"""Inference: one call for a good batch; in a bad one exactly the rows at fault fail."""
+"""run_batch: one call for a good batch; a bad one fails exactly the rows at fault."""
 
 from collections.abc import Mapping, Sequence
 from math import log2
@@ -51,7 +51,7 @@ def unit(model: str, *requests: list[float], **options: Any) -> tuple[list[Reque
 def run_unit(unit: list[Request], spec: ModelSpec, session: Session) -> Sequence[PartOutcome]:
     batch = run_batch(unit, decode_signature(unit[0].signature), spec, session, now_ms, Defects(Meter()))
     outcomes = batch.outcomes()
-    if batch.whole is not None:  # the same rows, whichever way they are asked for
+    if batch.whole is not None:  # the same rows by either method
         first = 0
         for each, outcome in zip(unit, outcomes, strict=True):
             [good] = outcome.good

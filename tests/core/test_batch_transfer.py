@@ -1,4 +1,4 @@
-"""A batch holds all that the answers of its requests need."""
+"""A BATCH holds everything that the answers of its requests need."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_batch_transfer_round_trip_gives_equal_requests(model: str, encoding: En
         sent += [admitted("b", [3.0, 4.0, 5.0, 6.0], model), admitted("c", [7.0, 8.0], model, encoding=encoding)]
     sent[0].breakdown.admitted_ms = NOW_MS + 1  # type: ignore[union-attr]
     for before, after in zip(sent, travelled(*sent), strict=True):
-        after.size_bytes = before.size_bytes  # what it holds in memory is not what it held
+        after.size_bytes = before.size_bytes  # memory of the copy differs
         assert after == before
 
 

@@ -1,4 +1,4 @@
-"""How records travel: which may be claims, the content of a claim, and the replacement of a lost record."""
+"""Claims: eligible records, contents, and replacements of lost records."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Ensembles: every member gets the whole request in its own order, and the outputs of members are merged."""
+"""Ensembles: every member gets the whole request, and the outputs of members are merged."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +39,7 @@ from tests.core.models import (
 from tests.core.routed_queue import RoutedQueue
 
 SERVED = catalog(by_model={"less": Batching(shard_rows=3)}, ensembles=True)
-ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
+WRITER = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
 
 
 def test_ensemble_of_different_shapes_fails_by_name() -> None:
@@ -73,13 +73,13 @@ def admitted(model: str, values: Sequence[float], **parameters: Any) -> Request:
 
 
 def spread(model: str, values: Sequence[float], **parameters: Any) -> list[Output]:
-    sharding = RoutedQueue(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"))
-    return list(sharding.take_in(admitted(model, values, **parameters), NOW_MS))
+    routed = RoutedQueue(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"))
+    return list(routed.take_in(admitted(model, values, **parameters), NOW_MS))
 
 
 def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **parameters: Any) -> Any:
-    """What becomes of a request when nothing comes of some members."""
-    serving = InferenceTask(SERVED, session_of, ANSWERING, 0)
+    """The answer to a request that lost the outputs of some members."""
+    serving = InferenceTask(SERVED, session_of, WRITER, 0)
     window, kept = Window(SchedulingPolicy()), []
     opening, *shards = spread(model, values, **parameters)
     records = [opening.value]
@@ -94,7 +94,7 @@ def answer(model: str, values: Sequence[float], without: Sequence[str] = (), **p
             break
     closing = closing or window.on_timer(window.next_deadline())
     assert closing is not None
-    [found] = [each for each in answer_of(closing, kept, ANSWERING) if isinstance(each, Answer)]
+    [found] = [each for each in answer_of(closing, kept, WRITER) if isinstance(each, Answer)]
     return codec.decode_response(found.value)
 
 

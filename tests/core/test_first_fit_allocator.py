@@ -1,4 +1,4 @@
-"""FirstFitAllocator: what is taken never overlaps, and what is given back is there again, in one piece."""
+"""FirstFitAllocator: extents never overlap, and freed ones join."""
 
 from hypothesis import given
 from hypothesis import strategies as st

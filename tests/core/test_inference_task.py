@@ -1,4 +1,4 @@
-"""InferenceTask: every batch becomes answers, every shard parts; a failure concerns nobody but its own request."""
+"""InferenceTask: batches become answers, shards become parts, and a failure affects only its request."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,8 +59,8 @@ def admitted(request_id: str, values: list[float], model: str = "rows", offset: 
 
 def shards_of(values: list[float], **parameters: Any) -> list[bytes]:
     """An opening and its shards."""
-    sharding = RoutedQueue(SERVED, lambda _: BatchCostModel())
-    return [output.value for output in sharding.take_in(admitted("a", values, parameters=parameters), NOW_MS)]
+    routed = RoutedQueue(SERVED, lambda _: BatchCostModel())
+    return [output.value for output in routed.take_in(admitted("a", values, parameters=parameters), NOW_MS)]
 
 
 def answers(outputs: Sequence[Output]) -> dict[str, InferResponse | ErrorResponse]:
@@ -87,7 +87,7 @@ def code_of(answer: InferResponse | ErrorResponse) -> str:
     return answer.code
 
 
-# ---- units ---------------------------------------------------------------------------------------------------------
+# ---- batches -------------------------------------------------------------------------------------------------------
 
 
 def test_task_batch_answers_each_request_in_its_encoding() -> None:

@@ -1,4 +1,4 @@
-"""Lanes lie in the key groups of their own task, by the arithmetic that Flink documents."""
+"""Keys of tasks are in their own key groups, by Flink's documented arithmetic."""
 
 import pytest
 

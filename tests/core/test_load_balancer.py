@@ -1,4 +1,4 @@
-"""Which batches leave a task that has fallen behind: enough for whoever has time, and none in vain."""
+"""LoadBalancer: selection of the batches that leave a late task."""
 
 from itertools import groupby
 
@@ -19,7 +19,7 @@ def batch(run_ms: float = 40.0, size_bytes: int = 1_000, deadline_ms: int = NO_D
 
 
 def decisions(offloading: LoadBalancer, count: int, waited_ms: float | None = None, start_ms: float = NOW_MS) -> str:
-    """`r` for each batch that is run here for 40 ms, `l` for each that leaves: of so many."""
+    """A number of decisions: `r` for a batch of 40 ms that runs here, `l` for one that leaves."""
     made, now_ms = "", start_ms
     for _ in range(count):
         if offloading.is_due(1_000.0, now_ms):

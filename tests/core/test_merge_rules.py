@@ -1,4 +1,4 @@
-"""Merge rules: what plain Python would compute, for every rule of the table."""
+"""Merge rules against plain Python."""
 
 import math
 from collections import Counter
@@ -18,7 +18,7 @@ from anabranch.schemas.tensors import BYTES, DATATYPES, FLOATS, NUMPY_DTYPES, Ar
 
 @st.composite
 def same_arrays(draw: st.DrawFn, datatypes: Sequence[str]) -> list[Array]:
-    """Arrays of one datatype and shape: of few values, so that they agree now and then."""
+    """Arrays of one datatype and shape, with few values so that they often agree."""
     datatype = draw(st.sampled_from(sorted(datatypes)))
     shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
     count, size = draw(st.integers(1, 5)), math.prod(shape)
@@ -44,7 +44,7 @@ def by_element(arrays: Sequence[Array]) -> list[tuple[Any, ...]]:
 
 
 def alike(found: Array, wanted: Sequence[Any]) -> bool:
-    """Equal, NaN with NaN."""
+    """Equal, with NaN equal to NaN."""
     return all(
         one == other or (one != one and other != other)  # noqa: PLR0124
         for one, other in zip(found.ravel().tolist(), wanted, strict=True)
@@ -75,7 +75,7 @@ def test_merge_mean_equals_plain_arithmetic_rounded_once(arrays: list[Array], we
 @given(same_arrays(sorted(DATATYPES - FLOATS)))
 def test_merge_vote_tie_takes_the_earliest(arrays: list[Array]) -> None:
     merged = MERGE_RULES["vote"].merge(arrays, [1.0] * len(arrays), 0)
-    # A counter keeps the order in which it met its keys.
+    # A counter keeps the order of first occurrence.
     assert merged.ravel().tolist() == [Counter(values).most_common(1)[0][0] for values in by_element(arrays)]
     assert (merged.shape, merged.dtype) == (arrays[0].shape, arrays[0].dtype)
 

@@ -1,4 +1,4 @@
-"""Metering: what is counted is drained once, and buckets hold what they say."""
+"""Meter: counts are drained once, and buckets are cumulative."""
 
 import numpy as np
 import pytest
@@ -84,11 +84,11 @@ def test_meter_drain_resets_all_counts() -> None:
 @pytest.mark.parametrize(
     ("sent_ms", "arrived_ms", "spent_us"),
     [
-        (NOW_MS, LONG_AGO_MS, (0, 10_000, 30_000)),  # restored after a failure
-        (-1, NOW_MS, (0, 10_000, 30_000)),  # a record without a timestamp
-        (NOW_MS + 5, NOW_MS, (0, 10_000, 25_000)),  # the sender's clock is ahead
+        (NOW_MS, LONG_AGO_MS, (0, 10_000, 30_000)),  # restored
+        (-1, NOW_MS, (0, 10_000, 30_000)),  # no timestamp
+        (NOW_MS + 5, NOW_MS, (0, 10_000, 25_000)),  # sender's clock ahead
         (2**63 - 1, NOW_MS, (0, 10_000, 0)),
-        (0, NOW_MS, (2**40, 10_000, 2**40)),  # or says 1970
+        (0, NOW_MS, (2**40, 10_000, 2**40)),  # or at 1970
         (-1, LONG_AGO_MS, (0, 2**40, 2**40)),
     ],
 )

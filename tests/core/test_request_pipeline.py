@@ -1,4 +1,4 @@
-"""A task's chain: from frames of Kafka records to answers, and through state and back."""
+"""RequestPipeline: from Kafka records to answers, and through state and back."""
 
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -39,7 +39,7 @@ class StateChanges(NamedTuple):
     departed: list[int]
 
 
-class Chain:
+class QueuedPipeline:
     """A pipeline with one queue."""
 
     def __init__(self, pipeline: RequestPipeline, balancer: LoadBalancer | None) -> None:
@@ -69,12 +69,12 @@ class Chain:
 NOTHING = StateChanges([], [])
 
 
-def chain(
+def pipeline_of(
     served: Catalog = SERVED,
     policy: SchedulingPolicy = SchedulingPolicy(max_waiting_bytes=10**6),  # noqa: B008 - it is frozen
     clock: Callable[[], float] = now_ms,
     offloading: LoadBalancer | None = None,
-) -> Chain:
+) -> QueuedPipeline:
     response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, clock)
     pipeline = RequestPipeline(
         Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter())),
@@ -83,11 +83,11 @@ def chain(
         response_writer,
         policy,
     )
-    return Chain(pipeline, offloading)
+    return QueuedPipeline(pipeline, offloading)
 
 
 def known_costs() -> BatchCostModel:
-    """About a millisecond for each row, and least for eight of them."""
+    """About a millisecond per row, and least for eight rows."""
     costs = BatchCostModel([Measurement(1, 1.1), Measurement(8, 8.0)])
     costs.observe(1, 1.1)
     return costs
@@ -101,7 +101,7 @@ def named(request_id: str, rows: int = 1, **options: Any) -> bytes:
     return request(values=[float(n) for n in range(rows)], request_id=request_id, **options)
 
 
-def work(of: Chain, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[Output]:
+def work(of: QueuedPipeline, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[Output]:
     outputs: list[Output] = []
     while (more := of.next(now_ms, all_is_due=all_is_due)) is not None:
         outputs += more
@@ -109,7 +109,7 @@ def work(of: Chain, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list
 
 
 def answers(outputs: list[Output]) -> dict[str, str]:
-    """Id -> code, or "" for an answer with the right rows; there is a letter for every failure."""
+    """Id -> code, or "" for correct rows; checks that every failure has a dead letter."""
     found: dict[str, str] = {}
     for output in outputs:
         if isinstance(output, Answer):
@@ -127,7 +127,7 @@ def answers(outputs: list[Output]) -> dict[str, str]:
 
 
 def test_pipeline_frame_is_answered_together() -> None:
-    task = chain()
+    task = pipeline_of()
     assert task.on_frame(frame(named("a"), named("b", 2), named("c", 3)), NOW_MS) == []
     assert task.next_deadline() == 0
     assert answers(task.next(NOW_MS) or []) == {"a": "", "b": "", "c": ""}
@@ -136,40 +136,40 @@ def test_pipeline_frame_is_answered_together() -> None:
 
 
 def test_pipeline_empty_frame_gives_nothing() -> None:
-    assert chain().on_frame(b"", NOW_MS) == []
+    assert pipeline_of().on_frame(b"", NOW_MS) == []
 
 
 def test_pipeline_refused_request_is_answered_at_once() -> None:
-    task = chain()
+    task = pipeline_of()
     refused = task.on_frame(frame(named("a"), request("nobody", request_id="b"), None, named("c")), NOW_MS)
     assert answers(refused) == {"b": "unknown_model"}
-    assert sum(isinstance(output, DeadLetterRecord) for output in refused) == 2  # a tombstone has nobody to be answered
+    assert sum(isinstance(output, DeadLetterRecord) for output in refused) == 2  # a tombstone has no sender to answer
     assert answers(work(task)) == {"a": "", "c": ""}
 
 
 def test_pipeline_large_request_is_split_at_once() -> None:
-    task = chain()
+    task = pipeline_of()
     outputs = task.on_frame(frame(named("a", 9), named("b")), NOW_MS)
     assert [type(output) for output in outputs] == [WindowPart, Shard, Shard, Shard]
     assert answers(work(task)) == {"b": ""}
 
 
 def test_pipeline_rows_at_fault_fail_only_their_request() -> None:
-    task = chain()
+    task = pipeline_of()
     task.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), named("c")), NOW_MS)
     assert answers(work(task)) == {"a": "", "b": "inference_failed", "c": ""}
 
 
 @pytest.mark.parametrize("rows", [1, 9])
 def test_pipeline_late_request_is_answered_and_not_run(rows: int) -> None:
-    task = chain()
+    task = pipeline_of()
     late = task.on_frame(frame(named("a", rows, parameters={"timeout": 1_000})), NOW_MS + 1)
     assert answers(late) == {"a": "deadline_exceeded"}
     assert task.next(NOW_MS + 1) is None
 
 
 def test_pipeline_expired_request_names_its_model() -> None:
-    task = chain()
+    task = pipeline_of()
     task.on_frame(frame(named("a", parameters={"timeout": 1_000, "priority": 9}), named("b")), NOW_MS)
     outputs = task.next(NOW_MS + 1) or []
     assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
@@ -182,7 +182,7 @@ def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("defect")
 
     monkeypatch.setattr(sharding_module, "shards", fail)
-    task = chain()
+    task = pipeline_of()
     outputs = task.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
     assert answers(outputs) == {"b": "internal_error"}
     [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
@@ -193,25 +193,25 @@ def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch)
 def test_pipeline_defect_on_restore_fails_the_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = chain(catalog(Batching(shard_rows=16)))
+    before = pipeline_of(catalog(Batching(shard_rows=16)))
     before.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
 
     def fail(*_: object) -> None:
         raise RuntimeError("defect")
 
     monkeypatch.setattr(sharding_module, "shards", fail)
-    after = chain(catalog(Batching(shard_rows=4)))
+    after = pipeline_of(catalog(Batching(shard_rows=4)))
     assert answers(after.restore(before.settle().arrived, NOW_MS)) == {"b": "internal_error"}
     assert set(after.settle().departed) == {1}
     assert answers(work(after)) == {"a": "", "c": ""}
 
 
-# ---- where the time goes -------------------------------------------------------------------------------------------
+# ---- latency breakdown --------------------------------------------------------------------------------------------
 
 
 def test_pipeline_phases_sum_to_the_total_time() -> None:
-    ticks = count(int(NOW_MS) + 5)  # each look at the clock is a millisecond later
-    task = chain(clock=lambda: float(next(ticks)))
+    ticks = count(int(NOW_MS) + 5)  # each reading of the clock is 1 ms later
+    task = pipeline_of(clock=lambda: float(next(ticks)))
     task.on_frame(frame(named("a", parameters={"explain": True}), named("b")), NOW_MS + 4)
     first, second = (codec.decode_response(output.value) for output in task.next(NOW_MS + 6) or [])
     assert isinstance(first, InferResponse)
@@ -224,7 +224,7 @@ def test_pipeline_phases_sum_to_the_total_time() -> None:
 
 def test_pipeline_split_request_takes_the_time_of_its_last_shard() -> None:
     clock_ms = NOW_MS + 2
-    task = chain(clock=lambda: clock_ms)
+    task = pipeline_of(clock=lambda: clock_ms)
     opening, *shards = task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
     assert isinstance(opening, WindowPart)
     window = Window(SchedulingPolicy())
@@ -245,7 +245,7 @@ def test_pipeline_split_request_takes_the_time_of_its_last_shard() -> None:
 
 
 def test_pipeline_counts_answers_by_model_and_errors_by_code() -> None:
-    task = chain()
+    task = pipeline_of()
     task.on_frame(frame(named("a"), named("b", 2), request(values=[POISON], request_id="c"), request("nobody")), NOW_MS)
     work(task)
     counted = task.pipeline._response_writer.meter.drain()
@@ -255,11 +255,11 @@ def test_pipeline_counts_answers_by_model_and_errors_by_code() -> None:
     assert counted["error", "unknown_model", "requests"] == 1
 
 
-# ---- more than can be served ---------------------------------------------------------------------------------------
+# ---- overload -----------------------------------------------------------------------------------------------------
 
 
 def test_pipeline_overload_refuses_the_least_urgent() -> None:
-    task = chain(policy=SchedulingPolicy(overload="refuse", max_backlog_ms=10.0))
+    task = pipeline_of(policy=SchedulingPolicy(overload="refuse", max_backlog_ms=10.0))
     priorities = [1 + n % 3 for n in range(20)]
     messages = [named(f"{n}", parameters={"priority": priority}) for n, priority in enumerate(priorities)]
     refused = answers(task.on_frame(frame(*messages), NOW_MS))
@@ -271,7 +271,7 @@ def test_pipeline_overload_refuses_the_least_urgent() -> None:
 
 
 def test_pipeline_refused_request_leaves_state() -> None:
-    task = chain(PATIENT, SchedulingPolicy(overload="refuse", max_backlog_ms=4.0))
+    task = pipeline_of(PATIENT, SchedulingPolicy(overload="refuse", max_backlog_ms=4.0))
     task.on_frame(frame(named("a", parameters={"priority": 9}), named("b")), NOW_MS)
     assert [number for number, _ in task.settle().arrived] == [0, 1]
     refused = task.on_frame(frame(*[named(f"{n}", parameters={"priority": 1}) for n in range(3)]), NOW_MS)
@@ -281,7 +281,7 @@ def test_pipeline_refused_request_leaves_state() -> None:
 
 
 def test_pipeline_overload_without_refusal_is_full() -> None:
-    task = chain(policy=SchedulingPolicy(max_waiting_bytes=len(named("a"))))
+    task = pipeline_of(policy=SchedulingPolicy(max_waiting_bytes=len(named("a"))))
     full = []
     for name in "ab":
         assert task.on_frame(frame(named(name)), NOW_MS) == []
@@ -292,7 +292,7 @@ def test_pipeline_overload_without_refusal_is_full() -> None:
 
 
 def test_pipeline_unreachable_deadline_fails_early() -> None:
-    task = chain()
+    task = pipeline_of()
     task.on_frame(
         frame(named("a", 4, parameters={"timeout": 3_000}), named("b", 2, parameters={"timeout": 3_000})), NOW_MS
     )
@@ -302,11 +302,11 @@ def test_pipeline_unreachable_deadline_fails_early() -> None:
     assert letter.message == "the deadline is in 3.0 ms, but the model needs longer: raise the request's timeout"
 
 
-# ---- through state and back ----------------------------------------------------------------------------------------
+# ---- restored requests --------------------------------------------------------------------------------------------
 
 
 def test_pipeline_state_holds_queued_records_unchanged() -> None:
-    task = chain(PATIENT)
+    task = pipeline_of(PATIENT)
     task.on_frame(frame(named("a"), named("b", 9), named("c"), first_offset=4), NOW_MS)
     changes = task.settle()
     assert changes == StateChanges([(0, frame(named("a"), first_offset=4)), (1, frame(named("c"), first_offset=6))], [])
@@ -315,10 +315,10 @@ def test_pipeline_state_holds_queued_records_unchanged() -> None:
 
 
 def test_pipeline_restore_serves_requests_in_order() -> None:
-    before = chain(PATIENT)
+    before = pipeline_of(PATIENT)
     before.on_frame(frame(named("a"), request(values=[POISON], request_id="b"), first_offset=4), NOW_MS)
-    after = chain(PATIENT)
-    assert after.restore(reversed(before.settle().arrived), NOW_MS + 1) == []  # Flink's state has an order of its own
+    after = pipeline_of(PATIENT)
+    assert after.restore(reversed(before.settle().arrived), NOW_MS + 1) == []  # Flink's state is not ordered
     assert (after.next_deadline(), after.settle()) == (0, NOTHING)
     outputs = work(after, NOW_MS + 1)
     assert [output.key for output in outputs if isinstance(output, Answer)] == [b"a", b"b"]
@@ -328,14 +328,14 @@ def test_pipeline_restore_serves_requests_in_order() -> None:
 
 
 def test_pipeline_restore_of_unservable_request_answers_it() -> None:
-    before = chain(PATIENT)
+    before = pipeline_of(PATIENT)
     before.on_frame(frame(named("a"), named("b", parameters={"timeout": 1_000})), NOW_MS)
     held = before.settle().arrived
     assert len(held) == 2
-    upgraded = chain(catalog(without=["rows"]))
+    upgraded = pipeline_of(catalog(without=["rows"]))
     assert answers(upgraded.restore(held, NOW_MS)) == {"a": "unknown_model", "b": "unknown_model"}
     assert upgraded.settle() == StateChanges([], [0, 1])
-    late = chain(PATIENT)
+    late = pipeline_of(PATIENT)
     assert answers(late.restore(held, NOW_MS + 1)) == {"b": "deadline_exceeded"}
     assert late.settle() == StateChanges([], [1])
     assert answers(work(late, NOW_MS + 1)) == {"a": ""}
@@ -343,19 +343,19 @@ def test_pipeline_restore_of_unservable_request_answers_it() -> None:
 
 
 def test_pipeline_at_end_of_input_ignores_delays() -> None:
-    task = chain(PATIENT)
+    task = pipeline_of(PATIENT)
     task.on_frame(frame(named("a")), NOW_MS)
     assert work(task) == []
     [answer] = work(task, all_is_due=True)
     assert isinstance(codec.decode_response(answer.value), InferResponse)
 
 
-# ---- a task that has fallen behind ---------------------------------------------------------------------------------
+# ---- offloading ---------------------------------------------------------------------------------------------------
 
 
-def behind(served: Catalog = SERVED) -> Chain:
-    """A task with five batches in hand, each of four rows."""
-    of = chain(served, offloading=LoadBalancer(SchedulingPolicy(offload_backlog_ms=8.0), 2))
+def behind(served: Catalog = SERVED) -> QueuedPipeline:
+    """A task with five queued batches of four rows."""
+    of = pipeline_of(served, offloading=LoadBalancer(SchedulingPolicy(offload_backlog_ms=8.0), 2))
     of.on_frame(frame(*[named(f"{n}", rows=4, parameters={"priority": n % 9 + 1}) for n in range(5)]), NOW_MS)
     return of
 
@@ -365,7 +365,7 @@ ONE_EACH = catalog(Batching(shard_rows=4, max_rows=4))
 
 def test_pipeline_offloaded_batch_gives_the_same_answers() -> None:
     outputs = work(behind(ONE_EACH))
-    assert [type(output) for output in outputs] == [Offload, Answer, Offload, Answer, Answer]  # then it is not behind
+    assert [type(output) for output in outputs] == [Offload, Answer, Offload, Answer, Answer]  # no longer late
     elsewhere = InferenceTask(ONE_EACH, session_of, ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms), task=1)
     there = [elsewhere.on_exchange(output.value, NOW_MS) for output in outputs if isinstance(output, Offload)]
     assert list(answers(outputs)) == ["0", "1", "2"]
@@ -399,7 +399,7 @@ def test_pipeline_full_exchange_gets_fewer_batches() -> None:
 
 
 def test_pipeline_restore_of_undecodable_request_notes_it() -> None:
-    before, after = chain(served=PATIENT), chain()
+    before, after = pipeline_of(served=PATIENT), pipeline_of()
     before.on_frame(frame(request(request_id="a")), NOW_MS)
     [(number, held)] = before.settle().arrived
     assert held[0] == WAITING_VERSION

@@ -1,4 +1,4 @@
-"""Windows: whatever comes, however often, in whatever order: one closing, with the right rows and the right reason."""
+"""Window: any records in any order give one closing, with the right rows and reason."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -39,7 +39,7 @@ from anabranch.schemas.signatures import (
 )
 from tests.core.models import now_ms
 
-ANSWERING = ResponseWriter("requests", 1_000_000, now_ms)
+WRITER = ResponseWriter("requests", 1_000_000, now_ms)
 SOURCE = Source(1, 2, 3)
 TIMEOUT_MS, REMEMBER_MS = 100, 1_000
 POLICY = SchedulingPolicy(window_timeout_ms=TIMEOUT_MS, remember_ms=REMEMBER_MS)
@@ -62,7 +62,7 @@ def opening(
 
 
 def panel_opening(total_rows: int, needed: int, *, partial: bool = False) -> bytes:
-    """Of an ensemble of three."""
+    """The OPENING of an ensemble of three."""
     ensemble = Ensemble(MEMBERS, "max", (1.0, 1.0, 1.0), needed)
     signature = OpeningSignature("m", "1", (TensorSignature("x", "INT64", ()),), ("y",), ensemble)
     return replace(
@@ -71,13 +71,13 @@ def panel_opening(total_rows: int, needed: int, *, partial: bool = False) -> byt
 
 
 def segment(first_row: int, rows: int, of: int | None) -> Segment:
-    """Rows numbered over all members of an ensemble, of a request with `of` rows; None for a plain model."""
+    """A segment with rows numbered over all members of an ensemble of `of` rows, or of a plain model."""
     member, first_row = divmod(first_row, of) if of else (0, first_row)
     return Segment(SOURCE, "a", member=member, first_row=first_row, rows=rows, total_rows=of or 1)
 
 
 def part(first_row: int, rows: int, task: int = 0, width: int = 1, of: int | None = None) -> bytes:
-    """Row r has the output 10 * r."""
+    """A PARTIAL whose row r has the output 10 * r."""
     signature = OutputSignature(task, (TensorSignature("y", "INT64", (width,)),))
     values = np.repeat(np.arange(first_row, first_row + rows) * 10, width)
     return PartialRecord(
@@ -95,8 +95,8 @@ def fault(first_row: int, rows: int, of: int | None = None) -> bytes:
     return FailureRecord(segment(first_row, rows, of), failure).encode()
 
 
-class Desk:
-    """A window and what its caller keeps for it, both in state."""
+class StoredWindow:
+    """A window with its kept records."""
 
     def __init__(self) -> None:
         self.defects = Defects(Meter())
@@ -123,10 +123,10 @@ class Desk:
 
     def answer(self) -> InferResponse | ErrorResponse:
         [closing] = self.closings
-        outputs = answer_of(closing, self.kept, ANSWERING)
+        outputs = answer_of(closing, self.kept, WRITER)
         [answer] = [codec.decode_response(output.value) for output in outputs if isinstance(output, Answer)]
         failed = isinstance(answer, ErrorResponse) or "error_code" in answer.parameters
-        assert len(outputs) == 1 + failed  # a letter beside every failure
+        assert len(outputs) == 1 + failed  # a dead letter for every failure
         return answer
 
 
@@ -136,19 +136,19 @@ def rows_in(answer: InferResponse | ErrorResponse) -> list[int]:
     return [value // 10 for value in values]
 
 
-# ---- what must hold, one by one ------------------------------------------------------------------------------------
+# ---- single properties ---------------------------------------------------------------------------------------------
 
 
 def test_window_complete_request_is_answered_in_row_order() -> None:
     records = [opening(6), part(0, 2), part(2, 2), part(4, 2)]
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1)):
-        desk = Desk()
+        desk = StoredWindow()
         desk.put(*(records[n] for n in order))
         assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
 
 
 def test_window_duplicate_changes_nothing() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(
         opening(4), opening(4), part(0, 2), part(0, 2), part(2, 2), part(2, 2), opening(4), part(0, 2), fault(0, 2)
     )
@@ -158,29 +158,29 @@ def test_window_duplicate_changes_nothing() -> None:
 
 @pytest.mark.parametrize("second", [(part(0, 1), fault(1, 1), part(2, 2)), (fault(0, 4),), (part(1, 2),)])
 def test_window_second_outcome_of_a_shard_changes_nothing(second: tuple[bytes, ...]) -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6), part(0, 4), *second, part(4, 2))
     assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
 
 
 def test_window_new_rows_of_a_second_run_count() -> None:
     for first, second in (((0, 3), (1, 5)), ((2, 2), (0, 6)), ((3, 3), (0, 4))):
-        desk = Desk()
+        desk = StoredWindow()
         desk.put(opening(6), part(*first), part(*second))
         assert rows_in(desk.answer()) == [0, 1, 2, 3, 4, 5]
 
 
 def test_window_failed_rows_stay_failed() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6, partial=True), fault(2, 1), part(0, 6))
     assert rows_in(desk.answer()) == [0, 1, 3, 4, 5]
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6, partial=True), part(0, 3), fault(0, 6))
     assert rows_in(desk.answer()) == [0, 1, 2]
 
 
 def test_window_failure_closes_a_request_for_all_rows() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6), part(0, 2), fault(2, 1))
     answer = desk.answer()
     assert isinstance(answer, ErrorResponse)
@@ -190,7 +190,7 @@ def test_window_failure_closes_a_request_for_all_rows() -> None:
 
 
 def test_window_failure_of_a_partial_request_waits() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6, partial=True), fault(2, 1), part(0, 2))
     assert not desk.closings
     desk.put(part(3, 3))
@@ -205,7 +205,7 @@ def test_window_failure_of_a_partial_request_waits() -> None:
 
 
 def test_window_all_rows_failed_answers_the_failure() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(2, partial=True), fault(0, 1), fault(1, 1))
     assert isinstance(desk.answer(), ErrorResponse)
 
@@ -215,7 +215,7 @@ def test_window_all_rows_failed_answers_the_failure() -> None:
 )
 @pytest.mark.parametrize("partial", [False, True])
 def test_window_at_its_deadline_names_missing_rows(deadline_ms: int, closes_ms: int, code: str, partial: bool) -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(part(0, 2), opening(6, partial=partial, deadline_ms=deadline_ms), part(4, 1))
     assert desk.window.next_deadline() == closes_ms
     desk.tick(closes_ms - 0.5)
@@ -233,7 +233,7 @@ def test_window_at_its_deadline_names_missing_rows(deadline_ms: int, closes_ms: 
 
 
 def test_window_late_opening_closes_at_the_next_timer() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6, deadline_ms=40), now_ms=50)
     assert desk.window.next_deadline() == 40
     desk.tick(50)
@@ -241,7 +241,7 @@ def test_window_late_opening_closes_at_the_next_timer() -> None:
 
 
 def test_window_closed_is_forgotten_after_remember_ms() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(1), part(0, 1), now_ms=7)
     assert desk.window.next_deadline() == 7 + REMEMBER_MS
     assert not desk.window.is_forgotten(6 + REMEMBER_MS)
@@ -251,7 +251,7 @@ def test_window_closed_is_forgotten_after_remember_ms() -> None:
 
 
 def test_window_without_opening_is_dropped_unanswered() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(part(0, 1))
     assert not desk.window.is_forgotten(TIMEOUT_MS - 1)
     desk.tick(TIMEOUT_MS)
@@ -260,7 +260,7 @@ def test_window_without_opening_is_dropped_unanswered() -> None:
 
 
 def test_window_explained_answer_counts_shards_and_tasks() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(6, explain=True), part(0, 2, task=1), part(2, 2, task=0), part(4, 2, task=1))
     answer = desk.answer()
     assert isinstance(answer, InferResponse)
@@ -268,7 +268,7 @@ def test_window_explained_answer_counts_shards_and_tasks() -> None:
 
 
 def test_window_unmergeable_parts_become_an_error() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(4), part(0, 2, width=2), part(2, 2, width=3))
     answer = desk.answer()
     assert isinstance(answer, ErrorResponse)
@@ -276,7 +276,7 @@ def test_window_unmergeable_parts_become_an_error() -> None:
 
 
 def test_window_inconsistent_part_becomes_an_error() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     broken = PartialRecord(segment(2, 2, None), b"\xc1").encode()
     desk.put(opening(4), part(0, 2), broken)
     answer = desk.answer()
@@ -287,7 +287,7 @@ def test_window_inconsistent_part_becomes_an_error() -> None:
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-1], lambda whole: whole + b"x"], ids=["cut", "longer"])
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_window_damaged_opening_fails_its_request(damage: Callable[[bytes], bytes], encoding: Encoding) -> None:
-    desk = Desk()
+    desk = StoredWindow()
     whole = replace(OpeningRecord.decode(opening(4)), encoding=encoding).encode()
     desk.put(part(0, 2), damage(whole), damage(whole), opening(4), part(2, 2))
     answer = desk.answer()
@@ -295,7 +295,7 @@ def test_window_damaged_opening_fails_its_request(damage: Callable[[bytes], byte
     assert (answer.id, answer.code) == ("a", "internal_error")
     assert "cannot be decoded" in answer.message
     [closing] = desk.closings
-    [output, letter] = answer_of(closing, desk.kept, ANSWERING)
+    [output, letter] = answer_of(closing, desk.kept, WRITER)
     assert codec.encoding_of(output.value) is encoding
     assert decode_dead_letter(letter.value).source.offset == SOURCE.offset
     assert [defect.phase for defect in desk.defects.drain()] == ["merge"]
@@ -303,7 +303,7 @@ def test_window_damaged_opening_fails_its_request(damage: Callable[[bytes], byte
 
 @pytest.mark.parametrize("record", [part(2, 2), fault(2, 2)], ids=["PARTIAL", "FAILURE"])
 def test_window_damaged_part_fails_its_rows(record: bytes) -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(opening(4, partial=True), record[:-1], part(0, 2))
     answer = desk.answer()
     assert rows_in(answer) == [0, 1]
@@ -314,7 +314,7 @@ def test_window_damaged_part_fails_its_rows(record: bytes) -> None:
 
 @pytest.mark.parametrize("unknown", [b"", b"\x00", b"\x03", b"\x02\x01" * 60, b"\xff" * 100])
 def test_window_bytes_without_a_request_are_noted_only(unknown: bytes) -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(unknown)
     assert (desk.kept, desk.closings, len(desk.defects.drain())) == ([], [], 1)
     assert desk.window.is_forgotten(TIMEOUT_MS)
@@ -323,13 +323,13 @@ def test_window_bytes_without_a_request_are_noted_only(unknown: bytes) -> None:
 
 
 def test_window_damaged_unit_is_dropped() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(UnitRecord((Segment(SOURCE, "a"), Segment(SOURCE, "a")), SIGNATURE).encode())
     assert (desk.kept, desk.closings, len(desk.defects.drain())) == ([], [], 1)
 
 
 def test_window_snapshot_does_not_grow_with_the_request() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(OpeningRecord(Segment(SOURCE, "a", total_rows=30_000), SIGNATURE, original=bytes(10_000_000)).encode())
     for shard in range(999):
         desk.put(part(shard * 30, 30))
@@ -337,14 +337,14 @@ def test_window_snapshot_does_not_grow_with_the_request() -> None:
     assert not desk.closings
 
 
-# ---- ensembles: members b@1 and b@2 count on behind a ---------------------------------------------------------------
+# ---- ensembles: rows of a, then of b@1 and b@2 --------------------------------------------------------------------
 
 
 def test_window_ensemble_answers_once_no_member_is_pending() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(panel_opening(2, needed=1), part(0, 2, of=2), fault(2, 1, of=2))
     assert not desk.closings
-    desk.put(part(4, 1, of=2), part(5, 1, of=2))  # the other row of b@1 could change nothing
+    desk.put(part(4, 1, of=2), part(5, 1, of=2))  # the other row of b@1 cannot change the answer
     answer = desk.answer()
     assert rows_in(answer) == [4, 5]
     assert isinstance(answer, InferResponse)
@@ -352,7 +352,7 @@ def test_window_ensemble_answers_once_no_member_is_pending() -> None:
 
 
 def test_window_ensemble_fails_once_too_few_members_remain() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(panel_opening(2, needed=2), fault(0, 1, of=2))
     assert not desk.closings
     desk.put(fault(3, 1, of=2))
@@ -362,7 +362,7 @@ def test_window_ensemble_fails_once_too_few_members_remain() -> None:
 
 
 def test_window_ensemble_at_its_deadline_uses_complete_members() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(panel_opening(2, needed=1), part(0, 2, of=2), part(2, 1, of=2))
     desk.tick(TIMEOUT_MS)
     answer = desk.answer()
@@ -377,24 +377,24 @@ def test_window_ensemble_at_its_deadline_uses_complete_members() -> None:
 
 
 def test_window_ensemble_partial_answer_has_the_common_rows() -> None:
-    desk = Desk()
+    desk = StoredWindow()
     desk.put(panel_opening(3, needed=3, partial=True), part(0, 2, of=3), part(4, 2, of=3), part(6, 3, of=3))
     desk.tick(TIMEOUT_MS)
     answer = desk.answer()
-    assert rows_in(answer) == [7]  # row 1 of the last member is the largest
+    assert rows_in(answer) == [7]  # row 1 of the last member is largest
     assert isinstance(answer, InferResponse)
     assert answer.parameters["missing_rows"] == "0-0,2-2"
 
 
-# ---- everything at once --------------------------------------------------------------------------------------------
+# ---- any sequence -------------------------------------------------------------------------------------------------
 
 
 class WindowMachine(RuleBasedStateMachine):
-    """Against two sets of row numbers."""
+    """A window beside two sets of row numbers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.desk = Desk()
+        self.desk = StoredWindow()
         self.now_ms = 0.0
         self.received: set[int] = set()
         self.failed: set[int] = set()
@@ -457,7 +457,7 @@ class WindowMachine(RuleBasedStateMachine):
             assert not (self.opened and everything)
             assert not (self.opened and self.failed and not self.partial)
             return
-        answer = self.desk.answer()  # of exactly one closing
+        answer = self.desk.answer()  # exactly one closing
         assert self.opened
         if self.received == set(range(self.total)):
             assert rows_in(answer) == list(range(self.total))
@@ -478,5 +478,5 @@ class WindowMachine(RuleBasedStateMachine):
         return "deadline_exceeded" if self.deadline_ms else "incomplete_answer"
 
 
-TestWindowMachine = WindowMachine.TestCase
-TestWindowMachine.settings = settings(max_examples=250, stateful_step_count=25, deadline=None)
+TestWindowModel = WindowMachine.TestCase
+TestWindowModel.settings = settings(max_examples=250, stateful_step_count=25, deadline=None)

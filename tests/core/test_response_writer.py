@@ -1,4 +1,4 @@
-"""ResponseWriter: one answer in the form of the request, and a letter beside every failure."""
+"""ResponseWriter: one answer in the encoding of the request, and a dead letter for every failure."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from anabranch.schemas.signatures import Failure, decode_signature
 from anabranch.schemas.tensors import Tensor, raw_from_elements
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, now_ms, request
 
-ANSWERING = ResponseWriter("requests", 10_000, now_ms)
+WRITER = ResponseWriter("requests", 10_000, now_ms)
 SOURCE = Source(3, 4, 5)
 Y = Tensor.from_array("y", np.ones((1, 2), np.float32))
 FAILURE = Failure("inference_failed", "poison", "infer")
@@ -39,7 +39,7 @@ def serve(
     served: Request,
     outputs: tuple[Tensor, ...],
     *,
-    by: ResponseWriter = ANSWERING,
+    by: ResponseWriter = WRITER,
     phase: str = "infer",
     **options: Any,
 ) -> list[Answer | DeadLetterRecord]:
@@ -95,7 +95,7 @@ def test_writer_explained_answer_has_a_breakdown(encoding: Encoding) -> None:
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_writer_failure_has_a_resendable_dead_letter(encoding: Encoding) -> None:
     failed = admitted(encoding=encoding)
-    answers, letters = opened(ANSWERING.fail(failed, FAILURE))
+    answers, letters = opened(WRITER.fail(failed, FAILURE))
     assert answers == [ErrorResponse("ä", "inference_failed", "poison", "rows", "10")]
     [letter] = letters
     assert (letter.id, letter.code, letter.message, letter.stage) == ("ä", "inference_failed", "poison", "infer")
@@ -142,14 +142,14 @@ def test_writer_answer_of_exactly_the_limit_passes() -> None:
 
 
 def test_writer_original_over_the_limit_is_not_sent() -> None:
-    _, letters = opened(ANSWERING.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
+    _, letters = opened(WRITER.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
     assert letters[0].original is None
     assert letters[0].source.offset == 4
 
 
 def test_writer_unreadable_request_gets_only_a_dead_letter() -> None:
     refused = Refused(SOURCE, "", Encoding.PROTOBUF, b"\xff", Failure("unreadable", "no", "admit"))
-    [letter] = ANSWERING.refuse(refused)
+    [letter] = WRITER.refuse(refused)
     assert isinstance(letter, DeadLetterRecord)
     assert decode_dead_letter(letter.value).original == b"\xff"
 
@@ -157,7 +157,7 @@ def test_writer_unreadable_request_gets_only_a_dead_letter() -> None:
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_writer_refusal_without_model_is_answered(encoding: Encoding) -> None:
     refused = Refused(SOURCE, "ä", encoding, b"bytes", Failure("wrong_shape", "why", "admit"))
-    outputs = ANSWERING.refuse(refused)
+    outputs = WRITER.refuse(refused)
     assert codec.encoding_of(outputs[0].value) is encoding
     answers, letters = opened(outputs)
     assert answers == [ErrorResponse("ä", "wrong_shape", "why")]
@@ -178,7 +178,7 @@ def test_writer_batch_equals_single_answers() -> None:
     y = np.arange(18, dtype=np.float32).reshape(9, 2)
     label = np.array([f"{n}" * n for n in range(9)], dtype=object)
     served = BatchOutputs(0, 9, ("y", "label"), [y, label])
-    together = ANSWERING.answer_batch(requests, decode_signature(requests[0].signature), served, phase="infer", task=0)
+    together = WRITER.answer_batch(requests, decode_signature(requests[0].signature), served, phase="infer", task=0)
     alone: list[Answer | DeadLetterRecord] = []
     first = 0
     for each in requests:
@@ -204,7 +204,7 @@ def test_writer_batch_with_one_answer_over_the_limit() -> None:
         ("200", True),
         ("2", False),
     ]
-    assert len(outputs) == 4  # and a letter
+    assert len(outputs) == 4  # and a dead letter
 
 
 def test_writer_bytes_unfit_for_json_become_an_error() -> None:

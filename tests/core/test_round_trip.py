@@ -1,7 +1,7 @@
-"""From request to answer through everything, whatever befalls it on the way; see `tests.simulator` for the job.
+"""Requests through the whole job of `tests.simulator`, with faults.
 
-Every request gets one answer for a read_committed reader; others see some again after a crash. The answer has the right
-values in the right order, or names what is missing and why.
+A read_committed reader sees one answer for each request; other readers may see some again after a crash. An answer has
+the right values in the right order, or names the missing rows and the reason.
 """
 
 from collections import Counter
@@ -35,13 +35,13 @@ from tests.planted import mutated
 from tests.simulator import Faults, Simulation, check, simulate
 
 NO_FAULTS = Faults(0, 0, 0)
-#: Seeds that found something once, and a spread of others.
+#: Includes seeds that found defects.
 SEEDS = range(400)
 
 
 @st.composite
 def sent(draw: st.DrawFn) -> list[Sent]:
-    """Any requests, whose every row has a value of its own."""
+    """Any requests, with a distinct value in every row."""
     requests = []
     for number in range(draw(st.integers(1, 6))):
         model = draw(st.sampled_from(["rows", "pairs", "whole", "cut", *ENSEMBLES]))
@@ -101,7 +101,7 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
                 seen[answer.code if isinstance(answer, ErrorResponse) else f"{min(len(answer.parameters), 1)}"] += 1
                 if not isinstance(answer, ErrorResponse) and answer.model_name in ENSEMBLES:
                     seen[f"ensembles {sorted(answer.parameters.keys() - {'error_code', 'error_message'})}"] += 1
-    # A run in which nothing happens would prove nothing.
+    # The runs must see every fault.
     assert seen["crashes"] > len(SEEDS)
     assert seen["restored"] > len(SEEDS)
     assert seen["offloaded"] > 50
@@ -124,7 +124,7 @@ def test_job_same_seed_gives_the_same_run() -> None:
     assert simulate(7).seen == simulate(7).seen
 
 
-# ---- the control: would the oracle see it? -------------------------------------------------------------------------
+# ---- planted defects -----------------------------------------------------------------------------------------------
 
 
 def _unsorted(parts: Iterable[Any], key: Any = None) -> list[Any]:
@@ -132,7 +132,7 @@ def _unsorted(parts: Iterable[Any], key: Any = None) -> list[Any]:
 
 
 def _keep_nothing(*_: Any) -> None:
-    """Instead of writing to state, or of reading from it."""
+    """Ignores a write to state, or a read from it."""
 
 
 def _reopen(window: windows.Window, failure: Any, now_ms: float, close: Any = windows.Window._close) -> Any:
@@ -172,7 +172,7 @@ def _lose_the_late(queue: BatchQueue, now_ms: float, expire: Any = BatchQueue._e
 
 
 def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging._within) -> Any:
-    """A unit of which some rows failed goes on as if none had."""
+    """Sends a unit with failed rows on as if none had failed."""
     return within(members, 0, first_row + rows)
 
 

@@ -1,4 +1,4 @@
-"""Router: the big is split, the small share a batch, and what cannot be judged goes on to be answered."""
+"""Router: large requests are split, small ones share a batch."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ PATIENT = catalog(Batching(shard_rows=4, max_rows=8, max_delay_ms=2.0))
 NOTHING = QueueChanges([], [])
 
 
-def sharding(served: Catalog = SERVED) -> RoutedQueue:
+def routed(served: Catalog = SERVED) -> RoutedQueue:
     return RoutedQueue(served, lambda _: BatchCostModel())
 
 
@@ -53,17 +53,17 @@ def shard_rows_in(records: Sequence[AnyRecord]) -> list[int]:
 
 
 def take_in(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> list[AnyRecord]:
-    """What leaves without waiting."""
+    """Records that leave at once."""
     return [decode_record(output.value) for each in requests for output in shard.take_in(each, now_ms)]
 
 
 def waits(shard: RoutedQueue, *requests: Request, now_ms: float = NOW_MS) -> None:
-    """Takes in what does not leave by itself."""
+    """Takes in requests, all of which are queued."""
     assert take_in(shard, *requests, now_ms=now_ms) == []
 
 
 def work(shard: RoutedQueue, now_ms: float = NOW_MS, *, all_is_due: bool = False) -> list[list[int]]:
-    """The rows of the requests in each unit that is due; nothing expires."""
+    """Rows of the requests in each due batch; none expires."""
     units: list[list[int]] = []
     while (departure := shard.next(now_ms, all_is_due=all_is_due)) is not None:
         assert departure.expired == []
@@ -71,11 +71,11 @@ def work(shard: RoutedQueue, now_ms: float = NOW_MS, *, all_is_due: bool = False
     return units
 
 
-# ---- what becomes of a request -------------------------------------------------------------------------------------
+# ---- routes -------------------------------------------------------------------------------------------------------
 
 
 def test_router_small_requests_share_a_batch() -> None:
-    shard = sharding()
+    shard = routed()
     waits(shard, admitted(rows=2), admitted(rows=1), admitted(rows=3))
     assert shard.next_deadline() == 0
     assert work(shard) == [[2, 1, 3]]
@@ -83,7 +83,7 @@ def test_router_small_requests_share_a_batch() -> None:
 
 
 def test_router_batches_leave_one_by_one() -> None:
-    shard = sharding()
+    shard = routed()
     waits(shard, *[admitted(rows=4) for _ in range(4)])
     departure = shard.next(NOW_MS)
     assert departure is not None
@@ -93,7 +93,7 @@ def test_router_batches_leave_one_by_one() -> None:
 
 
 def test_router_delayed_model_waits_until_delay_or_end() -> None:
-    shard = sharding(PATIENT)
+    shard = routed(PATIENT)
     waits(shard, admitted(rows=2))
     assert work(shard) == []
     waits(shard, admitted(rows=1), now_ms=NOW_MS + 1)
@@ -105,7 +105,7 @@ def test_router_delayed_model_waits_until_delay_or_end() -> None:
 
 
 def test_router_delayed_model_runs_a_full_batch_at_once() -> None:
-    shard = sharding(PATIENT)
+    shard = routed(PATIENT)
     waits(shard, *[admitted(rows=2) for _ in range(3)])
     assert work(shard) == []
     waits(shard, admitted(rows=2))
@@ -114,7 +114,7 @@ def test_router_delayed_model_runs_a_full_batch_at_once() -> None:
 
 def test_router_delay_of_one_model_does_not_delay_another() -> None:
     served = catalog(by_model={"pairs": Batching(max_delay_ms=50.0)})
-    shard = sharding(served)
+    shard = routed(served)
     waits(shard, admitted("pairs", 2, served), admitted("rows", 3, served))
     assert work(shard) == [[3]]
     assert shard.next_deadline() == NOW_MS + 50
@@ -122,7 +122,7 @@ def test_router_delay_of_one_model_does_not_delay_another() -> None:
 
 @pytest.mark.parametrize(("rows", "sizes"), [(5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])])
 def test_router_large_request_becomes_opening_and_shards(rows: int, sizes: list[int]) -> None:
-    shard = sharding()
+    shard = routed()
     first, *others = shard.take_in(big := admitted(rows=rows, offset=7), NOW_MS)
     assert isinstance(first, WindowPart)
     assert first.key == "0-7"
@@ -136,10 +136,10 @@ def test_router_large_request_becomes_opening_and_shards(rows: int, sizes: list[
 
 def test_router_shards_of_a_fixed_batch_hold_whole_batches() -> None:
     served = catalog(Batching(shard_rows=5, max_rows=8))
-    records = take_in(sharding(served), admitted("pairs", 10, served))
+    records = take_in(routed(served), admitted("pairs", 10, served))
     assert shard_rows_in(records) == [4, 4, 2]
     served = catalog(Batching(shard_rows=1, max_rows=1))
-    records = take_in(sharding(served), admitted("pairs", 6, served))
+    records = take_in(routed(served), admitted("pairs", 6, served))
     assert shard_rows_in(records) == [2, 2, 2]
 
 
@@ -148,7 +148,7 @@ def test_router_number_of_shards_is_bounded(model: str, pairs: int, shard_rows: 
     served = catalog(Batching(shard_rows=shard_rows, max_rows=shard_rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding_module, "MAX_SHARDS", 7)
-        records = take_in(sharding(served), admitted(model, 2 * pairs, served))
+        records = take_in(routed(served), admitted(model, 2 * pairs, served))
     shards = [record.segment for record in records if isinstance(record, ShardRecord)]
     if shards:
         assert len(shards) <= 7
@@ -157,13 +157,13 @@ def test_router_number_of_shards_is_bounded(model: str, pairs: int, shard_rows: 
 
 
 def test_router_requests_without_batch_axis_run_alone() -> None:
-    shard = sharding()
+    shard = routed()
     waits(shard, *[admitted("whole", rows) for rows in (0, 1, 50)])
     assert work(shard) == [[1], [1], [1]]
 
 
 def test_router_priority_0_counts_as_the_default() -> None:
-    shard = sharding()
+    shard = routed()
     waits(shard, *[admitted(rows=rows, priority=priority) for rows, priority in ((1, 6), (2, 0), (3, 5))])
     assert work(shard) == [[2, 3, 1]]
 
@@ -172,7 +172,7 @@ def test_router_priority_0_counts_as_the_default() -> None:
 
 
 def test_router_expired_request_leaves_with_the_next_batch() -> None:
-    shard = sharding()
+    shard = routed()
     waits(shard, late := admitted(rows=1, timeout=1_000, priority=9), good := admitted(rows=2))
     departure = shard.next(NOW_MS + 1)
     assert departure is not None
@@ -180,7 +180,7 @@ def test_router_expired_request_leaves_with_the_next_batch() -> None:
 
 
 def test_router_expired_request_leaves_without_a_due_batch() -> None:
-    shard = sharding(PATIENT)
+    shard = routed(PATIENT)
     waits(shard, late := admitted(rows=1, timeout=1_000), admitted(rows=2))
     assert shard.next_deadline() == NOW_MS + 1
     departure = shard.next(NOW_MS + 1)
@@ -189,18 +189,18 @@ def test_router_expired_request_leaves_without_a_due_batch() -> None:
     assert shard.next(NOW_MS + 1) is None
 
 
-# ---- what state learns ---------------------------------------------------------------------------------------------
+# ---- state --------------------------------------------------------------------------------------------------------
 
 
 def test_router_request_that_left_in_its_call_is_not_stored() -> None:
-    shard = sharding()
+    shard = routed()
     take_in(shard, admitted(rows=1), admitted(rows=9), admitted(rows=2, timeout=1_000))
     assert shard.next(NOW_MS + 1) is not None
     assert shard.settle() == NOTHING
 
 
 def test_router_queued_request_is_stored_and_removed_once() -> None:
-    shard = sharding()
+    shard = routed()
     first, second, third = (admitted(rows=4, offset=offset) for offset in range(3))
     waits(shard, first, second, third)
     shard.next(NOW_MS)
@@ -215,7 +215,7 @@ def test_router_queued_request_is_stored_and_removed_once() -> None:
 
 
 def test_router_arrivals_are_stored_in_order() -> None:
-    shard = sharding(PATIENT)
+    shard = routed(PATIENT)
     records = [admitted(rows=1, offset=offset, priority=offset % 2) for offset in range(4)]
     waits(shard, *records)
     assert shard.settle() == QueueChanges(records, [])
@@ -225,7 +225,7 @@ def test_router_arrivals_are_stored_in_order() -> None:
 
 
 def test_router_expired_request_leaves_state() -> None:
-    shard = sharding(PATIENT)
+    shard = routed(PATIENT)
     waits(shard, admitted(timeout=1_000))
     shard.settle()
     waits(shard, admitted(timeout=1_000))
@@ -236,10 +236,10 @@ def test_router_expired_request_leaves_state() -> None:
 
 
 def test_router_restored_requests_leave_in_order() -> None:
-    before = sharding(PATIENT)
+    before = routed(PATIENT)
     waits(before, *[admitted(rows=rows, offset=rows) for rows in (1, 2, 3)])
     held = [(each.number, admitted(rows=each.rows, offset=each.rows)) for each in before.settle().arrived]
-    after = sharding(PATIENT)
+    after = routed(PATIENT)
     for number, each in held:
         assert after.restore(number, each) == []
     assert after.settle() == NOTHING
@@ -251,7 +251,7 @@ def test_router_restored_requests_leave_in_order() -> None:
 
 @pytest.mark.parametrize("is_forgotten", [False, True])
 def test_router_number_after_a_restore_is_unique(is_forgotten: bool) -> None:
-    after, newcomer = sharding(PATIENT), admitted(offset=1)
+    after, newcomer = routed(PATIENT), admitted(offset=1)
     if is_forgotten:
         after.forget(7)
     else:
@@ -262,13 +262,13 @@ def test_router_number_after_a_restore_is_unique(is_forgotten: bool) -> None:
 
 
 def test_router_restored_request_over_new_limit_is_split() -> None:
-    after = sharding()
+    after = routed()
     opening, *shards = [decode_record(output.value) for output in after.restore(3, admitted(rows=9))]
     assert (type(opening), shard_rows_in(shards)) == (OpeningRecord, [4, 4, 1])
     assert after.settle() == QueueChanges([], [3])
 
 
-# ---- whatever happens ----------------------------------------------------------------------------------------------
+# ---- any sequence -------------------------------------------------------------------------------------------------
 
 DELAYS_MS = {"rows": 0.0, "pairs": 3.0, "whole": 0.0}
 MIXED = catalog(
@@ -286,17 +286,17 @@ arrivals = st.lists(
 )
 
 
-class ShardingMachine(RuleBasedStateMachine):
-    """The operator beside the state that it reports, and failures that leave only the state.
+class RouterMachine(RuleBasedStateMachine):
+    """A queue beside the state that it reports, with failures that leave only the state.
 
-    Each request has an offset of its own. `inside` is what must wait, by offset; what a call that fails has read is
-    read again after it, as Kafka's offsets go back with the state.
+    Each request has its own offset. `inside` holds the queued requests by offset. A failed call is repeated, because
+    offsets of Kafka go back with the state.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now_ms = NOW_MS
-        self.shard = sharding(MIXED)
+        self.shard = routed(MIXED)
         self.state: dict[int, Request] = {}
         self.inside: dict[int, Request] = {}
         self.offset = 0
@@ -338,7 +338,7 @@ class ShardingMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.inside)
     @rule()
     def restore(self) -> None:
-        self.shard = sharding(MIXED)
+        self.shard = routed(MIXED)
         self.state = {number: again(each) for number, each in sorted(self.state.items())}
         self.inside = {each.source.offset: each for each in self.state.values()}
         for number, each in self.state.items():
@@ -398,7 +398,7 @@ class ShardingMachine(RuleBasedStateMachine):
 
 
 def again(each: Request) -> Request:
-    """As it is read once more."""
+    """The request as it is read again."""
     return replace(each, number=-1, gone=False, stored=False)
 
 
@@ -407,7 +407,7 @@ def is_split(record: Request) -> bool:
 
 
 def is_always_due(record: Request) -> bool:
-    """A request for a model that has no delay."""
+    """True for a request of a model without delay."""
     return not DELAYS_MS[decode_signature(record.signature).model_name]
 
 
@@ -415,8 +415,8 @@ def urgency(record: Request) -> tuple[float, int]:
     return SchedulingPolicy().urgency(record.arrived_ms, record.deadline_ms, record.priority), record.source.offset
 
 
-ShardingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
-TestEverythingLeavesOnceThoughCallsFail = ShardingMachine.TestCase
+RouterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestRouterModel = RouterMachine.TestCase
 
 
 @pytest.mark.parametrize(
@@ -428,6 +428,6 @@ def test_router_batch_for_stages_takes_some_milliseconds(row_ms: float, max_rows
     cut = served.models["cut"]["1"]
     stages = tuple(dataclasses.replace(stage, row_ms=row_ms / number) for number, stage in enumerate(cut.stages, 1))
     served.models["cut"]["1"] = dataclasses.replace(cut, stages=stages)
-    shard = sharding(served)
+    shard = routed(served)
     waits(shard, *[admitted("cut", offset=offset, served=served) for offset in range(9)])
     assert [len(unit) for unit in work(shard)] == sizes

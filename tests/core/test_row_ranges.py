@@ -1,4 +1,4 @@
-"""Merging: rows in order, each once; and what is missing named exactly."""
+"""Row ranges: rows in order, each once, and missing ones named exactly."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ row_sets = st.sets(st.integers(0, 30))
 
 
 def ranges_of(rows: set[int]) -> list[tuple[int, int]]:
-    """Sorted, disjoint (first row, rows) without neighbours, by the slow way."""
+    """Sorted, disjoint (first row, rows) without neighbours, computed naively."""
     ranges: list[tuple[int, int]] = []
     for row in sorted(rows):
         if ranges and sum(ranges[-1]) == row:

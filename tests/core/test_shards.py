@@ -1,4 +1,4 @@
-"""Splitting: every row ends up in exactly one shard, with its own bytes, uncopied."""
+"""Shards: every row is in exactly one shard, with its own bytes, uncopied."""
 
 from math import prod
 

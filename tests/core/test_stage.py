@@ -1,4 +1,4 @@
-"""One stage of a model: what goes on, what becomes a part of a window, and that only rows at fault fail."""
+"""Stage: tensors that travel, parts for windows, and failures of only the rows at fault."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -62,7 +62,7 @@ def stage(index: int, model: ModelSpec = CUT, session: Any = None, task: int = 0
 
 
 def through(unit: Unit, model: ModelSpec = CUT, at_ms: float = NOW_MS) -> list[PartialRecord | FailureRecord]:
-    """What a unit becomes behind the last stage."""
+    """Records of a unit after the last stage."""
     flying: list[tuple[int, Unit | WindowPart]] = [(0, unit)]
     parts: list[PartialRecord | FailureRecord] = []
     while flying:
@@ -98,7 +98,7 @@ def values_of(answer: InferResponse) -> dict[str, list[object]]:
     return {tensor.name: tensor.to_array().tolist() for tensor in answer.outputs}
 
 
-# ---- what travels --------------------------------------------------------------------------------------------------
+# ---- tensors -------------------------------------------------------------------------------------------------------
 
 
 def test_stage_unit_carries_only_needed_tensors() -> None:
@@ -108,7 +108,7 @@ def test_stage_unit_carries_only_needed_tensors() -> None:
     [second] = stage(0).on_unit(unit.value, NOW_MS)
     assert sorted(live(second)) == ["h", "t", "x"]
     [third] = stage(1).on_unit(second.value, NOW_MS)
-    assert sorted(live(third)) == ["h", "label"]  # past stage 2, and made by it
+    assert sorted(live(third)) == ["h", "label"]  # past stage 2, and its output
     [part] = stage(2).on_unit(third.value, NOW_MS)
     assert isinstance(decode_record(part.value), PartialRecord)
 
@@ -148,7 +148,7 @@ def test_stage_session_time_is_summed_over_stages() -> None:
     assert (part.taken_ms, part.ended_ms - part.started_ms, part.ended_ms) == (NOW_MS, 2 + 4 + 6, NOW_MS + 30)
 
 
-# ---- what fails ----------------------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------------------------
 
 
 def test_stage_rows_at_fault_fail_and_others_continue() -> None:
@@ -210,7 +210,7 @@ def test_stage_damaged_unit_fails_its_readable_segments() -> None:
 
 def test_stage_defect_fails_all_segments() -> None:
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return {"h": inputs["x"].astype(complex)}  # the protocol has no complex numbers
+        return {"h": inputs["x"].astype(complex)}  # The protocol has no complex numbers
 
     parts = stage(0, session=FakeSession(run)).on_unit(
         enter([admitted([1.0], 0), admitted([2.0], 1)], CUT).value, NOW_MS
@@ -241,7 +241,7 @@ def test_stage_member_of_an_ensemble_may_be_cut() -> None:
 
 
 def test_stage_unit_of_another_cut_fails() -> None:
-    """The job was cut otherwise before it was restored from a checkpoint."""
+    """The job was restored after the model was cut otherwise."""
     [part] = stage(2).on_unit(enter([admitted([1.0])], CUT).value, NOW_MS)
     assert FailureRecord.decode(part.value).failure.code == "internal_error"
 
@@ -277,7 +277,7 @@ def test_stage_models_without_free_batch_axis_are_run(
     assert [tensor.shape for tensor in answer.outputs] == [np.array(expected(name, values)["y"]).shape]
 
 
-# ---- how requests enter --------------------------------------------------------------------------------------------
+# ---- entry of requests --------------------------------------------------------------------------------------------
 
 
 def no_costs(_: ModelSpec) -> Any:
@@ -285,15 +285,15 @@ def no_costs(_: ModelSpec) -> Any:
 
 
 def test_stage_small_requests_share_a_unit_and_large_are_split() -> None:
-    sharding = RoutedQueue(SERVED, no_costs)
+    routed = RoutedQueue(SERVED, no_costs)
     small = [admitted([1.0], 0), admitted([2.0, 3.0], 1)]
-    assert [sharding.take_in(each, NOW_MS) for each in small] == [[], []]
-    departure = sharding.next(NOW_MS)
+    assert [routed.take_in(each, NOW_MS) for each in small] == [[], []]
+    departure = routed.next(NOW_MS)
     assert departure is not None
-    *openings, unit = sharding.to_stages(departure.batch)
+    *openings, unit = routed.to_stages(departure.batch)
     assert [type(decode_record(each.value)) for each in openings] == [OpeningRecord] * 2
     assert [segment.rows for segment in UnitRecord.decode(unit.value).segments] == [1, 2]
-    first, *units = sharding.take_in(admitted([0.0] * 9, 2), NOW_MS)
+    first, *units = routed.take_in(admitted([0.0] * 9, 2), NOW_MS)
     assert OpeningRecord.decode(first.value).segment.total_rows == 9
     assert [UnitRecord.decode(each.value).rows for each in units] == [4, 4, 1]
     assert all(isinstance(each, Unit) for each in units)

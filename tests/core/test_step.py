@@ -1,4 +1,4 @@
-"""Chains: whatever a step's functions give goes on, a request travels alone, and what they raise fails it by name."""
+"""Steps: results of functions are sent on, and exceptions fail their request by name."""
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from anabranch.schemas.tensors import Array, Tensor
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, now_ms
 from tests.core.routed_queue import RoutedQueue
 
-ANSWERING = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
+WRITER = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms)
 _VECTOR = (TensorSpec("v", "FP32", (None,)),)
 _STAGES = tuple(StageSpec("", "", _VECTOR, (TensorSpec("w", "FP32", (None,)),), name=name) for name in ("cut", "join"))
 CHAIN = ModelSpec(
@@ -85,7 +85,7 @@ def ask(
     outputs: tuple[str, ...] = (),
     **parameters: Parameter,
 ) -> InferResponse | ErrorResponse:
-    """What a request is answered with, behind all steps and its window."""
+    """The answer to a request after all steps and its window."""
     message = codec.encode_request(
         InferRequest("chain", _inputs(text), "a", "", parameters, outputs, Encoding.PROTOBUF)
     )
@@ -93,11 +93,11 @@ def ask(
     admission = Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter()))
     request = admission.admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
     assert isinstance(request, Request), request
-    sharding = RoutedQueue(served, lambda _: pytest.fail("nobody asks what a chain costs"))
-    assert sharding.take_in(request, NOW_MS) == []
-    departure = sharding.next(NOW_MS)
+    routed = RoutedQueue(served, lambda _: pytest.fail("nobody asks what a chain costs"))
+    assert routed.take_in(request, NOW_MS) == []
+    departure = routed.next(NOW_MS)
     assert departure is not None
-    [opening, unit] = sharding.to_stages(departure.batch)
+    [opening, unit] = routed.to_stages(departure.batch)
     steps = [
         Step(model, index, FakeSession(run), now_ms, index, before=before, after=after)
         for index, (before, after) in enumerate(functions)
@@ -113,7 +113,7 @@ def ask(
         keep, closing = window.on_record(record.value, NOW_MS)
         kept += [record.value] if keep else []
     assert closing is not None
-    [answer] = [each for each in answer_of(closing, kept, ANSWERING) if isinstance(each, Answer)]
+    [answer] = [each for each in answer_of(closing, kept, WRITER) if isinstance(each, Answer)]
     return codec.decode_response(answer.value)
 
 

@@ -1,4 +1,4 @@
-"""Failures for windows: one for each segment, with a code and rows that their request can read."""
+"""Failures for windows: one for each segment, with code and rows."""
 
 import pytest
 
