@@ -8,22 +8,22 @@ from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, In
 
 
 class Codec(Protocol):
-    """The functions of an encoding."""
+    """The functions of an encoding, which raise a `RequestError`."""
 
     def sniff(self, message: bytes, /) -> bool:
         """Tells whether a message is in this encoding."""
 
     def read_request(self, message: bytes, /) -> InferRequest:
-        """Decodes a request, or raises a `RequestError`."""
+        """Decodes a request."""
 
     def write_request(self, request: InferRequest, /) -> bytes:
         """Encodes a request."""
 
     def read_response(self, message: bytes, /) -> InferResponse | ErrorResponse:
-        """Decodes a response, or raises a `RequestError`."""
+        """Decodes a response."""
 
     def write_response(self, response: InferResponse, /) -> bytes:
-        """Encodes a response, or raises a `RequestError`."""
+        """Encodes a response."""
 
     def write_error(self, error: ErrorResponse, /) -> bytes:
         """Encodes a failure."""

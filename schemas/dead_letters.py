@@ -21,7 +21,6 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Empty if unreadable.
-        code: One of `anabranch.schemas.errors`.
         stage: Phase of the failure.
         original: The Kafka value, base64 in JSON; None if missing or over the size limit.
     """

@@ -1,29 +1,31 @@
 """Wire errors with their stable codes.
 
-AnabranchError
-├── RequestError
-│   ├── UnreadableRequest            unreadable
-│   ├── MalformedRequest             malformed_request
-│   ├── RequestTooLarge              request_too_large
-│   ├── UnknownModel                 unknown_model
-│   ├── UnknownVersion               unknown_version
-│   ├── UnknownInput                 unknown_input
-│   ├── MissingInput                 missing_input
-│   ├── UnknownOutput                unknown_output
-│   ├── WrongDatatype                wrong_datatype
-│   ├── WrongShape                   wrong_shape
-│   ├── WrongSize                    wrong_size
-│   ├── EmptyBatch                   empty_batch
-│   ├── NonFiniteInput               non_finite_input
-│   └── InvalidParameter             invalid_parameter
-└── ServingError
-    ├── InferenceFailed              inference_failed
-    ├── DeadlineExceeded             deadline_exceeded
-    ├── Overloaded                   overloaded
-    ├── IncompleteAnswer             incomplete_answer
-    ├── ResponseTooLarge             response_too_large
-    ├── ExchangeFailed               exchange_failed
-    └── InternalError                internal_error
+    AnabranchError
+    ├── RequestError
+    │   ├── UnreadableRequest            unreadable
+    │   ├── MalformedRequest             malformed_request
+    │   ├── RequestTooLarge              request_too_large
+    │   ├── UnknownModel                 unknown_model
+    │   ├── UnknownVersion               unknown_version
+    │   ├── UnknownInput                 unknown_input
+    │   ├── MissingInput                 missing_input
+    │   ├── UnknownOutput                unknown_output
+    │   ├── WrongDatatype                wrong_datatype
+    │   ├── WrongShape                   wrong_shape
+    │   ├── WrongSize                    wrong_size
+    │   ├── EmptyBatch                   empty_batch
+    │   ├── NonFiniteInput               non_finite_input
+    │   └── InvalidParameter             invalid_parameter
+    └── ServingError
+        ├── InferenceFailed              inference_failed
+        ├── DeadlineExceeded             deadline_exceeded
+        ├── Overloaded                   overloaded
+        ├── IncompleteAnswer             incomplete_answer
+        ├── ResponseTooLarge             response_too_large
+        ├── ExchangeFailed               exchange_failed
+        └── InternalError                internal_error
+
+Codes never change.
 """
 
 
@@ -49,7 +51,7 @@ class RequestError(AnabranchError):
 
 
 class UnreadableRequest(RequestError):
-    """The record is not a message: dead letter, but no answer."""
+    """The record is not a message; only a dead letter results."""
 
     code = "unreadable"
 
@@ -103,7 +105,7 @@ class WrongDatatype(RequestError):
 
 
 class WrongShape(RequestError):
-    """An input's rank, a fixed axis or its number of rows is wrong."""
+    """An input's rank, axis or number of rows is wrong."""
 
     code = "wrong_shape"
 
@@ -121,7 +123,7 @@ class EmptyBatch(RequestError):
 
 
 class NonFiniteInput(RequestError):
-    """An input has NaN or infinity, which the model refuses."""
+    """An input has NaN or infinity."""
 
     code = "non_finite_input"
 
@@ -145,7 +147,7 @@ class InferenceFailed(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """The deadline passed before the answer was complete."""
+    """The deadline passed before the answer."""
 
     code = "deadline_exceeded"
 

@@ -31,11 +31,7 @@ def read_claim(frame: bytes) -> tuple[int, int] | None:
 
 
 def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
-    """Reads value and source of each request; None for a tombstone, views from `FRAME_VIEW_FROM_BYTES`.
-
-    Raises:
-        struct.error, ValueError: The frame ends within its headers.
-    """
+    """Reads value (None for a tombstone) and source of each request, or raises struct.error or ValueError."""
     if not frame:
         return []
     (count,) = _COUNT.unpack_from(frame)
@@ -61,7 +57,7 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
 
 
 def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
-    """Writes requests, as `FrameSource` does."""
+    """Writes a frame of requests."""
     parts: list[Buffer] = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)
@@ -70,7 +66,7 @@ def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
 
 
 def write_waiting(value: Buffer, source: Source) -> bytes:
-    """Encodes a queued request for state: a frame of one, its first byte is the version."""
+    """Encodes a queued request for state; byte 0 is the version."""
     return write_requests([(value, source)])
 
 
@@ -92,7 +88,7 @@ def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
 
 
 def read_answers(frame: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Reads key and value of each answer, as `UnpackAnswers` does."""
+    """Reads key and value of each answer."""
     at = 0
     while at < len(frame):
         key_size, value_size = _ANSWER.unpack_from(frame, at)

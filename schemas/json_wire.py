@@ -84,7 +84,7 @@ _find_object = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
 def sniff(message: bytes) -> bool:
     """Tells whether a message is a JSON object rather than protobuf.
 
-    Both may start with a line feed (the tag of `model_name`) and `{` (a length); a quote follows in JSON only.
+    Protobuf, too, may start with a line feed (a tag) and `{` (a length), but not with a quote after these.
     """
     return _find_object(message) is not None
 
@@ -98,14 +98,7 @@ def find_id(message: bytes) -> str:
 
 
 def read_request(message: bytes) -> InferRequest:
-    """Decodes a request.
-
-    Raises:
-        UnreadableRequest: The bytes are not a JSON object.
-        MalformedRequest: A field is missing, of the wrong type or out of range.
-        WrongDatatype: The protocol does not have a datatype.
-        WrongSize: Data do not fill the shape.
-    """
+    """Decodes a request, or raises a `RequestError`."""
     decoded: _JsonRequest = _decode(_request_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     return InferRequest(
         model_name=decoded.model_name or "",
@@ -129,7 +122,7 @@ def read_response(message: bytes) -> InferResponse | ErrorResponse:
 
 
 def write_request(request: InferRequest) -> bytes:
-    """Encodes a request, or raises `WrongDatatype` if a BYTES element is not UTF-8."""
+    """Encodes a request, or raises `WrongDatatype` for BYTES without UTF-8."""
     fields: dict[str, Any] = {"id": request.id, "model_name": request.model_name}
     if request.model_version:
         fields["model_version"] = request.model_version
@@ -142,7 +135,7 @@ def write_request(request: InferRequest) -> bytes:
 
 
 def write_response(response: InferResponse) -> bytes:
-    """Encodes a response, or raises `WrongDatatype` if a BYTES element is not UTF-8."""
+    """Encodes a response; raises as `write_request`."""
     fields: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     fields["id"] = response.id
     if response.parameters:
@@ -217,7 +210,6 @@ def _read_elements(tensor: _JsonTensor, shape: tuple[int, ...], data: msgspec.Ra
 
 
 def _flatten(name: str, shape: Sequence[int], nested: list[Any]) -> list[Any]:
-    """Flattens nested lists, axis by axis and no deeper than the shape."""
     level: list[Any] = [nested]
     for axis in shape:
         if any(not isinstance(element, list) or len(element) != axis for element in level):

@@ -3,9 +3,9 @@
 KIB = 1024
 MIB = 1024 * KIB
 
-#: A task holds up to eight fetches.
+#: A task holds eight.
 KAFKA_FETCH_BYTES = 8 * MIB
-#: Of requests and answers, unless configured.
+#: Unless configured.
 DEFAULT_MESSAGE_BYTES = 16 * MIB
 #: For key, headers and dead letter fields.
 KAFKA_FRAMING_BYTES = 64 * KIB
@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES = 1024 * MIB
 #: A request of more bytes runs alone.
 MAX_BATCH_BYTES = 16 * MIB
 ANSWER_FRAME_BYTES = 4 * MIB
-#: A frame of requests fits the processor's caches.
+#: Fits the processor's caches.
 REQUEST_FRAME_RECORDS = 256
 REQUEST_FRAME_BYTES = MIB
 #: A view keeps its frame alive.
@@ -38,7 +38,7 @@ MAX_WAIT_MS = 365 * 24 * 3_600_000
 MAX_SHARDS = 1024
 CACHED_SIGNATURES = 4096
 CACHED_VARINTS = 4096
-#: Checked heads of requests, and their sizes.
+#: Of requests.
 CACHED_HEADS = 1024
 CACHED_HEADS_OF_A_SIZE = 4
 MAX_CACHED_HEAD_BYTES = 4096

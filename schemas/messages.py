@@ -23,8 +23,8 @@ class InferRequest(msgspec.Struct, frozen=True):
 
     Attributes:
         model_name: Empty for the only served model.
-        inputs: All inputs of the model, in any order.
-        id: Echoed in the response, also as its Kafka key.
+        inputs: In any order.
+        id: Echoed, also as the Kafka key.
         model_version: Empty for the newest.
         parameters: `priority` (int, 1 = highest, 0 = default), `timeout` (int, microseconds from the Kafka timestamp),
             `partial` (bool, answer without missing rows), `explain` (bool, add shards, tasks, latency breakdown).
@@ -44,8 +44,8 @@ class InferRequest(msgspec.Struct, frozen=True):
 class InferResponse(msgspec.Struct, frozen=True):
     """The response to a served request.
 
-    A partial one has the parameters `missing_rows` (`"first-last,…"`, inclusive), `error_code`, `error_message`, or
-    `missing_members` (`"name,…"`).
+    A partial one has the parameters `missing_rows` (`"first-last,…"`, inclusive), `error_code` and `error_message`, or
+    `missing_members`.
     """
 
     model_name: str

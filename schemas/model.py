@@ -22,12 +22,10 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Batches and shards of a model's requests.
 
     Attributes:
-        enabled: Axis 0 of every input and output counts rows, so requests can be batched and split. By default the
-            shapes of the model decide.
+        enabled: Axis 0 of every input and output counts rows. By default the shapes of the model decide.
         shard_rows: Requests of more rows are split into shards of this many.
-        max_rows: Rows of a batch at most. By default the number that costs least per row, as measured; 64 without a
-            measurement.
-        max_delay_ms: Time that a batch with free places waits for more requests although the task is free.
+        max_rows: Rows of a batch at most. By default the measured optimum; 64 without a measurement.
+        max_delay_ms: Time for which an idle task waits for a full batch.
     """
 
     enabled: bool | None = None
@@ -43,10 +41,10 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         intra_op_threads: Threads inside one operator; tasks times this should not exceed the cores. 0 for all cores.
         inter_op_threads: Threads for operators side by side; 0 for all cores.
         optimization: Level of ONNX Runtime's graph optimization.
-        providers: Execution providers, the preferred one first.
-        warm_up_rows: Rows of zeros that run once before the first request; 0 for none.
-        calibrate: Measures batches of zeros when the model is loaded, once for each machine. The measurements choose
-            the size of batches, and tell which requests cannot make their deadline.
+        providers: Execution providers, preferred first.
+        warm_up_rows: Rows of zeros that run before the first request.
+        calibrate: Measures batches when the model is loaded, once for each machine, to choose their size and to
+            predict missed deadlines.
     """
 
     intra_op_threads: Annotated[int, msgspec.Meta(ge=0)] = 1
@@ -62,10 +60,9 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         members: Name and version of each.
-        merge: The merge rule.
         needed: Number of members that must answer.
         member_timeout_ms: From the reading of the request; 0 for its deadline.
-        batchable: True if axis 0 of inputs and outputs counts rows.
+        batchable: True if axis 0 counts rows.
     """
 
     members: tuple[tuple[str, str], ...]
@@ -103,7 +100,6 @@ class StageSpec:
     Attributes:
         path: Model, on every TaskManager.
         replicas: Number of tasks.
-        name: Of a step.
         before: Prepares inputs of a step.
         after: Processes outputs of a step.
         row_ms: Profiled time; 0 if unknown.
@@ -125,12 +121,11 @@ class ModelSpec:
     """One version of one model.
 
     Attributes:
-        path: ONNX file, on every TaskManager; empty for an ensemble or a chain.
+        path: ONNX file, on every TaskManager; empty without one.
         sha256: Of the file, in hex.
-        batchable: True if axis 0 of inputs and outputs counts rows.
+        batchable: True if axis 0 counts rows.
         fixed_rows: The model's own batch size.
         require_finite: True to refuse NaN and infinity.
-        stages: In order; empty for a whole model.
         is_chain: True if stages are steps.
     """
 
@@ -165,16 +160,12 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The served models by name and version, newest last."""
+    """Models by name and version, newest last."""
 
     models: dict[str, dict[str, ModelSpec]]
 
     def find(self, name: str, version: str) -> ModelSpec:
-        """Finds a model; an empty name is the only one, an empty version the newest.
-
-        Raises:
-            UnknownModel, UnknownVersion: It is not served.
-        """
+        """Finds a model, or raises `UnknownModel` or `UnknownVersion`; empty means the only or the newest."""
         if not name and len(self.models) == 1:
             [name] = self.models
         versions = self.models.get(name)

@@ -64,8 +64,8 @@ class Envelope(msgspec.Struct, frozen=True):
     """The top level of a `ModelInferRequest`.
 
     Attributes:
-        head: Bytes of all fields but id and raw tensors.
-        id_at: Start and end of the id, which may not be UTF-8.
+        head: All other fields.
+        id_at: Start and end of the id.
         raw: Start and end of each raw tensor.
     """
 
@@ -75,7 +75,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop without calls, for speed
-    """Parses the top level of a `ModelInferRequest`, or raises `UnreadableRequest`."""
+    """Parses the top level, or raises `UnreadableRequest`."""
     view = memoryview(message)
     end = len(message)
     kept: list[memoryview] = []
@@ -148,19 +148,12 @@ def decode_id(request_id: bytes) -> str:
 
 
 def find_id(message: bytes) -> str:
-    """Finds the id of an invalid request, empty without one, or raises `UnreadableRequest`."""
+    """Finds the id of an invalid request, or raises `UnreadableRequest`."""
     return decode_id(message[slice(*open_envelope(message).id_at)])
 
 
 def read_request(message_bytes: bytes) -> InferRequest:
-    """Decodes a request; raw tensors stay views.
-
-    Raises:
-        UnreadableRequest: The bytes are not protobuf, or a text is not UTF-8.
-        MalformedRequest: Contents are mixed or missing, or a shape is invalid.
-        WrongDatatype: The datatype is unknown or needs raw contents.
-        WrongSize: Typed contents do not fill the shape.
-    """
+    """Decodes a request with views of raw tensors, or raises a `RequestError`."""
     envelope = open_envelope(message_bytes)
     request_id = decode_id(message_bytes[slice(*envelope.id_at)])
     message = ModelInferRequest()
@@ -248,7 +241,7 @@ def write_response(response: InferResponse) -> bytes:
 
 
 def write_error(error: ErrorResponse) -> bytes:
-    """Encodes a failure: no outputs, but parameters `error_code` and `error_message`."""
+    """Encodes a failure as parameters `error_code` and `error_message`."""
     message = ModelInferResponse(model_name=error.model_name, model_version=error.model_version, id=error.id)
     _write_parameters(message.parameters, {"error_code": error.code, "error_message": error.message})
     return message.SerializeToString(deterministic=True)

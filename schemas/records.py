@@ -1,7 +1,7 @@
 """The records between tasks, one class for each kind.
 
-Layout: header, id, signature, body, tensor sizes, and each tensor at a multiple of 16 bytes. Bytes 0 and 1 are kind
-and version. Decoded tensors (raw bytes) and Kafka values are views. Times are Unix ms.
+Layout: header (byte 0 is the kind, byte 1 the version), id, signature, body, tensor sizes, 16-byte aligned tensors.
+Decoded tensors and Kafka values are views. Times are Unix ms.
 
     kind       from -> to                       signature         body
     SHARD      serve -> infer                   Signature         -
@@ -73,8 +73,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # A dictionary is ten times faster than calling the class.
 _KINDS = {kind.value: kind for kind in RecordKind}
 _ENCODINGS = {encoding.value: encoding for encoding in Encoding}
-# kind, version, flags, encoding, id size, tensors, signature size, body size, member, first row, rows, total rows,
-# partition, offset, timestamp, deadline
+# Fields as in `_begin`.
 _HEADER = struct.Struct("<BBBBHHIIIIIIiqqq")
 # Fields before the segment's.
 _PREFIX = struct.Struct("<BBBBHHII")
@@ -83,7 +82,7 @@ _SIZES = tuple(struct.Struct(f"<{count}I") for count in range(16))
 _OPENING_TIMES = struct.Struct("<dd")
 _PARTIAL_TIMES = struct.Struct("<ddd")
 _UNIT_TIMES = struct.Struct("<dd")
-# encoding, flags, id size, rows, original's size, partition, priority, offset, timestamp, deadline, read, admitted
+# Fields as in `_pack_entry`.
 _ENTRY = struct.Struct("<BBHIIiiqqqdd")
 _PADDING = tuple(bytes(size) for size in range(TENSOR_ALIGNMENT_BYTES))
 _FLAG_PARTIAL_ALLOWED = 1
@@ -123,8 +122,8 @@ class OpeningRecord(msgspec.Struct, frozen=True):
     Attributes:
         segment: All rows of the request.
         encoding: Of the answer.
-        partial_allowed: True if the answer may lack rows.
-        explain: True if the answer has a latency breakdown.
+        partial_allowed: The answer may lack rows.
+        explain: The answer has a latency breakdown.
         original: The Kafka value, for a dead letter.
     """
 
@@ -340,7 +339,7 @@ class BatchEntry(msgspec.Struct, frozen=True):
 
 
 class BatchRecord(msgspec.Struct, frozen=True):
-    """Whole requests, at least one, that another task runs as a batch and answers."""
+    """Whole requests that another task runs as a batch."""
 
     kind: ClassVar[RecordKind] = RecordKind.BATCH
 
@@ -403,11 +402,7 @@ def kind_of(encoded: Buffer) -> RecordKind:
 
 
 def decode_record(encoded: Buffer) -> AnyRecord:
-    """Decodes a record of any kind.
-
-    Raises:
-        struct.error, LookupError, ValueError, msgspec.MsgspecError: The bytes are not a record.
-    """
+    """Decodes a record, or raises struct.error, LookupError, ValueError or MsgspecError."""
     return RECORD_CLASSES[kind_of(encoded)].decode(encoded)
 
 
@@ -422,7 +417,7 @@ def head_of(record: ClaimableRecord) -> ClaimableRecord:
 
 
 def salvage_segments(encoded: Buffer) -> list[Segment]:
-    """Reads segments of a damaged record; none of a BATCH."""
+    """Reads segments of a damaged record."""
     try:
         fields = _HEADER.unpack_from(encoded)
         kind, version, _, _, id_size, _, signature_size, body_size = fields[:8]
@@ -449,7 +444,7 @@ def salvage_opening(encoded: Buffer) -> OpeningRecord | None:
 
 
 def salvage_entries(encoded: Buffer) -> list[BatchEntry]:
-    """Reads entries of a damaged BATCH; cut ids and values are empty."""
+    """Reads entries of a damaged BATCH."""
     try:
         fields = _HEADER.unpack_from(encoded)
         if fields[0] != RecordKind.BATCH or fields[1] != VERSION:

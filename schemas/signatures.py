@@ -39,11 +39,7 @@ UNKNOWN_SIGNATURE = Signature("", "", (), ())
 
 
 class OpeningSignature(Signature, frozen=True, array_like=True):
-    """Signature of an OPENING, also readable as a `Signature`.
-
-    Attributes:
-        ensemble: None for a plain model.
-    """
+    """Signature of an OPENING, also readable as a `Signature`."""
 
     ensemble: Ensemble | None = None
 
@@ -64,7 +60,6 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Failure of a request or some rows.
 
     Attributes:
-        code: One of `anabranch.schemas.errors`.
         message: Cut at `MAX_FAILURE_LENGTH`.
         stage: Phase of the failure.
     """

@@ -1,6 +1,6 @@
 """The stage manifest `plan.json`, written by `anabranch plan`.
 
-x --> [ stage 0 ] -- live tensors --> [ stage 1 ] -- live tensors --> [ stage 2 ] --> y
+x --> [ stage 0 ] -- live tensors --> [ stage 1 ] --> y
 """
 
 import msgspec

@@ -59,21 +59,12 @@ class Tensor(msgspec.Struct, frozen=True):
     data: Buffer
 
     def to_array(self) -> Array:
-        """Returns a read-only view, or an object array for BYTES.
-
-        Raises:
-            WrongSize: The data do not fill the shape.
-            WrongDatatype: The datatype is unknown.
-        """
+        """Returns a read-only view (an object array of BYTES), or raises `WrongSize` or `WrongDatatype`."""
         return array_from_raw(self.datatype, self.shape, self.data)
 
     @classmethod
     def from_array(cls, name: str, array: npt.ArrayLike) -> "Tensor":
-        """Makes a tensor; BYTES of dtype object, `U` or `S`. Do not write to a contiguous array afterwards.
-
-        Raises:
-            WrongDatatype: No datatype fits the dtype.
-        """
+        """Makes a tensor, often a view, so do not write to the array; or raises `WrongDatatype`."""
         values = np.asarray(array)
         datatype = datatype_of(values.dtype)
         return cls(name, datatype, values.shape, raw_from_array(values))
