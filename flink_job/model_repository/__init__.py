@@ -1,1 +1,1 @@
-"""Reads the model repository into a catalog."""
+"""Model repository."""

@@ -1,15 +1,11 @@
 """Chain of models: the `[chain]` of a `model.toml`.
 
     [chain]
-    steps = [
-        { model = "detect.onnx", before = "steps.py:picture", after = "steps.py:boxes", replicas = 1 },
-        { model = "read@2", before = "steps.py:lines" },
-    ]
-    inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }      -1: any size
+    steps = [{ model = "detect.onnx", before = "steps.py:picture" }, { model = "read@2", replicas = 2 }]
+    inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
-A step's model is a file beside the `model.toml`, or a model's name. Functions (see
-`anabranch.operators.core.execution.step`) are trusted like models; reading does not run them.
+Functions (see `anabranch.operators.core.execution.step`) are trusted like models; reading does not run them.
 """
 
 import ast

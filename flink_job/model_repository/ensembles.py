@@ -1,15 +1,12 @@
-"""Reads an ensemble: the `[ensemble]` of a `model.toml`.
+"""Ensemble of models: the `[ensemble]` of a `model.toml`.
 
     [ensemble]
-    members = ["a", "b@2"]        models of the repository; the newest version by default
-    merge = "mean"                weighted_mean, vote, stack, max: see `anabranch.operators.core.merging.merge_rules`
-    weights = [2, 1]              for weighted_mean
-    outputs = ["y"]               by default those that all members have
-    on_failure = "rest"           answer from the members that succeed; default "fail"
-    min_members = 1               ... if at least this many do
-    member_timeout_ms = 200       time for the members; by default the request's deadline
+    members = ["a", "b@2"]
+    merge = "weighted_mean"
+    weights = [2, 1]
+    on_failure = "rest"
 
-Its inputs and outputs are those of its members, which must agree, or the job does not start.
+Inputs and outputs are those of the members, which must agree.
 """
 
 import math
@@ -24,7 +21,7 @@ from anabranch.operators.core.merging.merge_rules import MERGE_RULES, cannot_mer
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, TensorSpec
 
-#: Version of every ensemble, which has no files.
+#: Version of every ensemble.
 VERSION = "1"
 
 
@@ -51,11 +48,11 @@ class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpec:
-    """Reads a model that merges the outputs of others.
+    """Reads an ensemble as a model.
 
     Args:
-        path: The `model.toml`; its folder names the model.
-        table: The `[ensemble]`.
+        path: The `model.toml`.
+        table: Its `[ensemble]`.
         models: Models that can be members.
 
     Raises:
@@ -114,10 +111,10 @@ def _check_numbers(table: EnsembleTable) -> None:
     if rule is None:
         raise _EnsembleError(f"merge: unknown rule {table.merge!r}; available: {', '.join(MERGE_RULES)}")
     if rule.takes_weights and len(table.weights) != count:
-        raise _EnsembleError(f"weights has {len(table.weights)} numbers for {count} members")
+        raise _EnsembleError(f"weights has {len(table.weights)} numbers for {count} members: give one for each")
     if table.weights and not rule.takes_weights:
         takers = ", ".join(name for name, each in MERGE_RULES.items() if each.takes_weights)
-        raise _EnsembleError(f"weights are for {takers}; merge is {table.merge}")
+        raise _EnsembleError(f"weights are for {takers}, and merge is {table.merge}: remove one of them")
     if not all(0 < weight < math.inf for weight in table.weights):
         raise _EnsembleError(f"weights = {list(table.weights)}, expected numbers above 0")
     if not 1 <= table.min_members <= count:
@@ -181,7 +178,7 @@ def _merged_output(name: str, table: EnsembleTable, members: Sequence[ModelSpec]
 
 
 def _common_shape(kind: str, specs: Sequence[TensorSpec], members: Sequence[ModelSpec]) -> tuple[int | None, ...]:
-    """Returns the shape that all members accept: an axis is fixed if any member fixes it; rows are open."""
+    """Returns the shape that all members accept; rows are open."""
     first_axis = 1 if members[0].batchable else 0
     axes = list(zip(*(spec.shape[first_axis:] for spec in specs), strict=False))
     fits = all(len(set(axis) - {None}) <= 1 for axis in axes)

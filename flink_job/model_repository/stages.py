@@ -1,4 +1,4 @@
-"""Reads the stages that a `model.toml` asks for, by number or by manifest.
+"""Stages of a model, by number or by manifest.
 
 my-model/
 ├── model.toml          stages = "plan.json", or stages = 2
@@ -23,7 +23,7 @@ _MANIFEST = "plan.json"
 
 @dataclass(frozen=True, slots=True)
 class UnpreparedModel:
-    """A model whose stages are missing, or were cut from another file.
+    """Model whose stages are missing or outdated.
 
     Attributes:
         label: Name and version: `resnet50/1`.
@@ -47,7 +47,7 @@ def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) 
     Args:
         model: The whole model.
         chosen: Number of stages, or a manifest's path relative to the model's file.
-        replicas: Replicas of each stage; by default as in the manifest.
+        replicas: Of each stage; by default as in the manifest.
 
     Raises:
         ConfigError: The manifest is missing, or does not fit the model or the stages.
@@ -96,7 +96,7 @@ def _read_manifest(path: Path) -> StageManifest:
     except OSError as error:
         raise ConfigError(f"cannot read the manifest {path}: {error.strerror}; write it by `anabranch plan`") from None
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path} is not a stage manifest: {error}") from None
+        raise ConfigError(f"{path} is not a stage manifest: {error}; write it by `anabranch plan`") from None
 
 
 def _read_stage(folder: Path, entry: StageEntry, rows: int) -> StageSpec:
@@ -135,10 +135,12 @@ def _check_wiring(model: ModelSpec, stages: tuple[StageSpec, ...], subject: str)
         for spec in stage.inputs:
             source = known.get(spec.name)
             if source is None or source.datatype != spec.datatype:
-                raise ConfigError(f"{subject}: nothing before stage {number} makes its input {spec.name!r}")
+                raise ConfigError(
+                    f"{subject}: nothing before stage {number} makes its input {spec.name!r}: cut the model again"
+                )
         for spec in stage.outputs:
             if spec.name in known:
-                raise ConfigError(f"{subject}: {spec.name!r} is made twice")
+                raise ConfigError(f"{subject}: {spec.name!r} is made twice: cut the model again")
             known[spec.name] = spec
         fixed = [s.name for s in stage.inputs + stage.outputs if s.shape and s.shape[0] not in (None, model.fixed_rows)]
         if model.batchable and fixed:
@@ -149,4 +151,4 @@ def _check_wiring(model: ModelSpec, stages: tuple[StageSpec, ...], subject: str)
     for spec in model.outputs:
         made = known.get(spec.name)
         if made is None or made.datatype != spec.datatype:
-            raise ConfigError(f"{subject}: no stage makes the output {spec.name!r}")
+            raise ConfigError(f"{subject}: no stage makes the output {spec.name!r}: cut the model again")

@@ -68,16 +68,20 @@ def locate(tensor: TensorProto, folder: Path) -> Weights:
         if path.is_symlink():
             raise UnsafeModel(f"external data of {tensor.name!r} is behind the link {path}: put the file there")
     if path.exists() and not path.is_file():
-        raise UnsafeModel(f"external data of {tensor.name!r} is in {path}, which is not a plain file")
+        raise UnsafeModel(f"external data of {tensor.name!r} is in {path}, which is not a plain file: put one there")
     expected = size_bytes(tensor)
     try:
         offset, size, end = int(said.get("offset", "0")), int(said.get("length", str(expected))), path.stat().st_size
     except ValueError:
-        raise UnsafeModel(f"external data of {tensor.name!r} has an offset or length that is not a number") from None
+        raise UnsafeModel(
+            f"external data of {tensor.name!r} has an offset or length that is not a number: export the model again"
+        ) from None
     except OSError as error:
         raise UnreadableModel(f"cannot read external data of {tensor.name!r}, {path}: {error.strerror}") from None
     if offset < 0 or size != expected or offset + size > end:
-        raise UnsafeModel(f"external data of {tensor.name!r} is not {expected} bytes inside {path}")
+        raise UnsafeModel(
+            f"external data of {tensor.name!r} is not {expected} bytes inside {path}: export the model again"
+        )
     return Weights(path, offset, size)
 
 

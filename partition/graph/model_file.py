@@ -25,9 +25,11 @@ def read_model(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise UnreadableModel(f"cannot read the model {path}: {error.strerror}") from None
     except DecodeError:
-        raise UnreadableModel(f"{path} is not an ONNX model") from None
+        raise UnreadableModel(f"{path} is not an ONNX model: export the model again") from None
     if not model.opset_import or not model.graph.output:
-        raise UnreadableModel(f"{path} is not an ONNX model: it has no operator set or no output")
+        raise UnreadableModel(
+            f"{path} is not an ONNX model: it has no operator set or no output; export the model again"
+        )
     return model
 
 

@@ -104,7 +104,7 @@ class Graph:
             if start & ~end or start == end:
                 raise NoSuchCut(f"stage {number} would be empty: {len(self.nodes)} nodes, cut into {len(ends) - 1}")
             if not self.is_downset(end):
-                raise NoSuchCut(f"stage {number} would read a tensor of a later stage")
+                raise NoSuchCut(f"stage {number} would read a tensor of a later stage: choose another cut")
         return [end & ~start for start, end in pairwise(ends)]
 
     def members(self, nodes: int) -> Iterator[Node]:

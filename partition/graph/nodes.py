@@ -88,7 +88,7 @@ def _makers(model: onnx.ModelProto, given: set[str]) -> dict[str, int]:
     for position, node in enumerate(model.graph.node):
         for name in node.output:
             if name in makers or name in given:
-                raise InvalidModel(f"tensor {name!r} is made twice")
+                raise InvalidModel(f"tensor {name!r} is made twice: export the model again")
             if name:
                 makers[name] = position
     return makers
@@ -103,7 +103,7 @@ def _needed_in_order(model: onnx.ModelProto, makers: dict[str, int], given: set[
         if name in given:
             continue
         if name not in makers:
-            raise InvalidModel(f"{reader} {name!r}, which no node makes")
+            raise InvalidModel(f"{reader} {name!r}, which no node makes: export the model again")
         position = makers[name]
         if position not in befores:
             node = model.graph.node[position]

@@ -137,7 +137,7 @@ def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
     if stages is not None and stages > longest:
         return f"{stages} stages are more than the model can be cut into: {longest} at most"
     if stages is not None and stages > len(machines):
-        return f"{stages} stages need a machine each, and there are {len(machines)}"
+        return f"{stages} stages need a machine each, and there are {len(machines)}: ask for fewer, or add machines"
     largest = max(np.inf if machine.memory_bytes is None else machine.memory_bytes for machine in machines)
     fits = cuts.follows & (cuts.memory_bytes <= largest)
     reached = np.zeros(len(cuts), np.bool_)
@@ -146,10 +146,16 @@ def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
         reached[end] = (reached[:end] & fits[:end, end]).any()
     if not reached[-1]:
         smallest = smallest_piece(cuts)
-        return f"a stage of {smallest:,.0f} bytes cannot be cut further, and the largest machine holds {largest:,.0f}"
+        return (
+            f"a stage of {smallest:,.0f} bytes cannot be cut further, and the largest machine holds {largest:,.0f}: "
+            "add memory"
+        )
     fewest = _fewest(np.where(fits.T, 1, _NEVER).astype(np.int32), _NEVER - 1, None)
     if fewest is not None and len(fewest) - 1 > len(machines):
-        return f"the model needs {len(fewest) - 1} machines of the largest memory, and there are {len(machines)}"
+        return (
+            f"the model needs {len(fewest) - 1} machines of the largest memory, and there are {len(machines)}: "
+            "add machines, or memory"
+        )
     wanted = "" if stages is None else f" in {stages} stages"
     return f"the model does not fit the memory of the machines{wanted}: add machines, or memory"
 

@@ -64,7 +64,7 @@ def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) 
         NoPlan: No plan exists.
     """
     if not graph.ms:
-        raise NoPlan("the model has no nodes to plan for")
+        raise NoPlan("the model has no nodes to plan for: export it again")
     cuts = Cuts(graph)
     machines = [machine for machine in kinds for _ in range(machine.count)]
     if len({kind_of(machine) for machine in kinds}) == 1:

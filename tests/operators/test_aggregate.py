@@ -42,7 +42,7 @@ def made_operator(options: TransportOptions, aggregator: Any) -> Any:
     return operator
 
 
-def test_part_that_comes_too_late_is_redeemed_and_dropped() -> None:
+def test_aggregate_late_part_is_redeemed_and_dropped() -> None:
     options = TransportOptions(job=os.urandom(8).hex(), shares_memory=True, claim_from_bytes=1000, arena_bytes=3000)
     writer = ResponseWriter("requests", 1000, lambda: 0.0)
     operator = made_operator(options, Aggregator(writer, POLICY, lambda: 0.0, lambda: 0.0))
@@ -72,7 +72,7 @@ class Script:
         return self.update
 
 
-def test_update_is_carried_out_in_state_and_timers() -> None:
+def test_aggregate_update_reaches_state_and_timers() -> None:
     outputs: list[Answer | DeadLetterRecord] = [Answer(b"k", b"v"), DeadLetterRecord(b"l", b"w")]
     update = WindowUpdate(outputs, b"new", b"record", clears_kept=True, wakes_at_ms=(7, 9), end_at_ms=3)
     operator, ctx = made_operator(TransportOptions(), Script(update)), Mock()
@@ -105,7 +105,7 @@ def forgetting() -> Iterator[Any]:
     ("domain", "call"),
     [(TimeDomain.PROCESSING_TIME, ("timer", 5, b"old")), (TimeDomain.EVENT_TIME, ("timer", None, b"old"))],
 )
-def test_timer_of_each_domain_can_forget_the_window(forgetting: Any, domain: Any, call: tuple[Any, ...]) -> None:
+def test_aggregate_timer_of_each_domain_forgets_the_window(forgetting: Any, domain: Any, call: tuple[Any, ...]) -> None:
     ctx = Mock(**{"time_domain.return_value": domain})
     assert list(forgetting.on_timer(5, ctx)) == []
     assert forgetting._aggregator.calls == [call]

@@ -48,7 +48,7 @@ def test_calibrate_measures_powers_of_two_and_the_maximum() -> None:
     assert all(session.shapes.count((each.rows, 3)) >= 2 for each in measured)
 
 
-def test_calibrate_reads_kept_measurements(cache: Path) -> None:
+def test_calibrate_cached_measurements_are_read(cache: Path) -> None:
     first = calibrate(CountingSession(), MODEL)
     again = CountingSession()
     assert calibrate(again, MODEL) == first

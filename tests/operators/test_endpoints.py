@@ -98,7 +98,7 @@ def test_memory_is_reused_after_the_last_view_is_dropped() -> None:
     first = sent(sender.pack(shard(b"a" * 100_000)), receiver)
     array = np.frombuffer(first.tensors[0], np.uint8)[::2][5:]
     del first
-    assert not is_claim(sender.pack(shard(b"b" * 100_000))), "there is no room while the first is looked at"
+    assert not is_claim(sender.pack(shard(b"b" * 100_000))), "the first view still holds the room"
     assert set(array) == {ord("a")}
     assert not array.flags.writeable
     del array
@@ -252,7 +252,7 @@ def test_arena_is_freed_with_its_last_holder() -> None:
     assert len(arenas([os.getpid()])) == before
 
 
-def test_next_attempt_frees_what_the_last_one_held() -> None:
+def test_endpoints_of_an_earlier_attempt_free_their_memory() -> None:
     gc.collect()
     before = arenas([os.getpid()]).keys()
     chosen, other = options(), options()
@@ -268,7 +268,7 @@ def test_next_attempt_frees_what_the_last_one_held() -> None:
     assert len(arenas([os.getpid()]).keys() - before) == 2
     restarted = process.acquire(chosen.job, 1)
     following = Receiver(chosen, TaskContext(0, 1, 1), "infer", Meter())
-    assert set(views[0].tensors[0]) == {ord("a")}, "what is looked at stays"
+    assert set(views[0].tensors[0]) == {ord("a")}, "viewed memory stays"
     views.clear()
     assert len(arenas([os.getpid()]).keys() - before) == 1, "another job's stays"
     sender = Sender(chosen, TaskContext(0, 1, 1), "infer", 1, Meter())

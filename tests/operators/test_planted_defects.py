@@ -95,25 +95,25 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         mutated(FlinkMetrics, "flush", "counter.inc(count)", "counter.inc(0)"),
         with_clock(test_flink_metrics.test_flush_adds_counts_to_counters_once_a_second),
     ),
-    "nobody comes back for counts": (
+    "pending counts are not reported": (
         mutated(FlinkMetrics, "flush", "left_s if self._meter.has_more else 0.0", "0.0"),
         with_clock(test_flink_metrics.test_flush_adds_counts_to_counters_once_a_second),
     ),
     "state never learns of arrivals": (
         mutated(ServeFunction, "_carry_out", "self._waiting.put(number, frame)", "pass"),
-        test_serve.test_settlement_is_written_to_state_and_timers,
+        test_serve.test_serve_settlement_reaches_state_and_timers,
     ),
     "state never learns of departures": (
         mutated(ServeFunction, "_carry_out", "self._waiting.remove(number)", "pass"),
-        test_serve.test_settlement_is_written_to_state_and_timers,
+        test_serve.test_serve_settlement_reaches_state_and_timers,
     ),
     "timers are not registered": (
         mutated(ServeFunction, "_carry_out", "if action.wake_at_ms is not None", "if False"),
-        test_serve.test_settlement_is_written_to_state_and_timers,
+        test_serve.test_serve_settlement_reaches_state_and_timers,
     ),
     "end of input is taken for a timer": (
         mutated(ServeFunction, "on_timer", "== TimeDomain.PROCESSING_TIME", "is not None"),
-        lambda: test_serve.test_timer_of_each_domain_reaches_the_loop(7),
+        lambda: test_serve.test_serve_timer_of_each_domain_reaches_the_loop(7),
     ),
     "offload window is never learned": (
         mutated(TaskLoop, "_emit", "self._balancer.note_wait(now_ms - began_ms, now_ms)", "pass"),

@@ -40,7 +40,7 @@ def made_operator(*actions: Action) -> Any:
     return operator
 
 
-def test_settlement_is_written_to_state_and_timers() -> None:
+def test_serve_settlement_reaches_state_and_timers() -> None:
     operator, ctx = made_operator(Settlement([(3, b"c"), (4, b"d")], [1, 2], 70, 60)), Mock()
     assert list(operator.process_element(b"frame", ctx)) == []
     assert operator._loop.calls == [("frame", b"frame")]
@@ -55,13 +55,13 @@ def test_settlement_is_written_to_state_and_timers() -> None:
     operator._runtime.defect_log.report.assert_called_once_with()
 
 
-def test_settlement_without_timers_registers_none() -> None:
+def test_serve_settlement_without_timers_registers_none() -> None:
     ctx = Mock()
     assert list(made_operator(Settlement([], [1])).process_element(b"", ctx)) == []
     assert ctx.timer_service.return_value.method_calls == []
 
 
-def test_outputs_are_emitted_before_the_next_action_is_taken() -> None:
+def test_serve_outputs_are_emitted_before_the_next_action() -> None:
     taken: list[str] = []
 
     def actions() -> Iterator[Action]:
@@ -80,7 +80,7 @@ def test_outputs_are_emitted_before_the_next_action_is_taken() -> None:
 
 
 @pytest.mark.parametrize("key", [7, Row(7), (7,)])
-def test_timer_of_each_domain_reaches_the_loop(key: Any) -> None:
+def test_serve_timer_of_each_domain_reaches_the_loop(key: Any) -> None:
     operator = made_operator()
     for domain, call in ((TimeDomain.PROCESSING_TIME, ("timer", 7, 5)), (TimeDomain.EVENT_TIME, ("end", 7))):
         ctx = Mock(**{"get_current_key.return_value": key, "time_domain.return_value": domain})

@@ -68,7 +68,7 @@ def test_offloaded_batch_runs_although_the_task_is_busy() -> None:
         pass
 
 
-def test_lock_runs_one_batch_at_a_time() -> None:
+def test_lock_two_batches_run_one_at_a_time() -> None:
     lock = TaskLock()
     for first, second in ((lock.own_batch, lock.offloaded_batch), (lock.offloaded_batch, lock.own_batch)):
         running = Batch(first)

@@ -1,4 +1,4 @@
-"""A model's file may name any place for its weights; only its own folder is looked at."""
+"""External data: weights are read from the model's folder only."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def model_with(tensor: TensorProto) -> onnx.ModelProto:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model's folder, with a secret beside it that can be told from everything else: who opens it would hang."""
+    """A model's folder beside a secret pipe, which would block its reader."""
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "weights").write_bytes(b"head" + WEIGHTS)

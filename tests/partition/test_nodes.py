@@ -13,11 +13,11 @@ from tests.partition.texts import graph_of, model_of
 @pytest.mark.parametrize(
     ("nodes", "reason"),
     [
-        ("y = Add(x, lost)", "'Add_0' reads 'lost', which no node makes"),
-        ("a = Relu(x)", "the model outputs 'y', which no node makes"),
-        ("y = Relu(x) y = Neg(x)", "tensor 'y' is made twice"),
-        ("x = Relu(w) y = Neg(x)", "tensor 'x' is made twice"),
-        ("w = Relu(x) y = Neg(x)", "tensor 'w' is made twice"),
+        ("y = Add(x, lost)", "'Add_0' reads 'lost', which no node makes: export the model again"),
+        ("a = Relu(x)", "the model outputs 'y', which no node makes: export the model again"),
+        ("y = Relu(x) y = Neg(x)", "tensor 'y' is made twice: export the model again"),
+        ("x = Relu(w) y = Neg(x)", "tensor 'x' is made twice: export the model again"),
+        ("w = Relu(x) y = Neg(x)", "tensor 'w' is made twice: export the model again"),
         ("a = Add(x, b) b = Neg(a) y = Relu(b)", "the nodes form a cycle, 'Add_0' among them: export the model again"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Profiles of small models; times themselves are nobody's promise."""
+"""Profiles of small models; times are not compared."""
 
 from pathlib import Path
 
