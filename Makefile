@@ -21,6 +21,8 @@ PEER_JARS := com.microsoft.onnxruntime:onnxruntime:1.29.0 com.google.protobuf:pr
 # uv would download a Python from a host that not every network reaches; only find_python.sh asks it to.
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
+# Where it is set, each process of the tests compiles the product again: three times the time of `make unit`.
+export PYTHONDONTWRITEBYTECODE :=
 # Trust the certificates of the machine: packages may come through a company's mirror.
 CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))
 ifneq ($(CERTIFICATES),)
@@ -39,11 +41,11 @@ setup: .venv/.packages $(JARS)/.complete java ## Install everything into this fo
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
 	@$(BIN)/anabranch demo $(ARGS)
 
-test: lint ## Lint, check types, run the unit and system tests
-	@$(MAKE) unit
+test: lint ## Lint, check types, run all tests of the gate
+	@$(BIN)/python -m pytest -m "unit or slow" -n 2 --dist loadfile
 	@$(MAKE) system
 
-unit: setup ## Run the tests that start neither Kafka nor Flink
+unit: setup ## Run the quick tests, which start neither Kafka nor Flink
 	@$(BIN)/python -m pytest -m unit -n 2 --dist loadfile $(ARGS)
 
 system: setup ## Run the tests on a real Kafka broker and Flink cluster

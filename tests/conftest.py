@@ -1,7 +1,7 @@
-"""Fixtures that all test packages share, and the division into unit and system tests.
+"""Fixtures that all test packages share, and the division into unit, slow and system tests.
 
 A test is `system` if it uses one of `SYSTEM_FIXTURES`, is in `tests/flink`, or is marked so. Every other test without a
-marker of `SELECTED_APART` is `unit`, and fails if it, or a command that it runs, starts a JVM.
+marker of `SELECTED_APART` is `unit`, or `slow` if marked so, and fails if it, or a command that it runs, starts a JVM.
 """
 
 import functools
@@ -32,21 +32,24 @@ _current_unit_test: str | None = None
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test `unit` or `system`, before `-m` selects."""
+    """Marks each test `unit`, `slow` or `system`, before `-m` selects."""
     for item in items:
         markers = {mark.name for mark in item.iter_markers()}
         if markers & SELECTED_APART:
             continue
         fixtures: Sequence[str] = getattr(item, "fixturenames", ())
         is_system = "system" in markers or SYSTEM_FIXTURES & set(fixtures) or HERE / "flink" in item.path.parents
-        item.add_marker("system" if is_system else "unit")
+        if is_system:
+            item.add_marker("system")
+        elif "slow" not in markers:
+            item.add_marker("unit")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Lets neither a unit test nor its commands start a JVM."""
     global _current_unit_test  # noqa: PLW0603 - an audit hook cannot be given arguments, nor be removed
-    if item.get_closest_marker("unit") is None:
+    if item.get_closest_marker("unit") is None and item.get_closest_marker("slow") is None:
         return (yield)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANABRANCH_TEST_JAVA", str(_java()))

@@ -43,8 +43,8 @@ def test_starts_engine_reads_commands(command: list[str], *, is_engine: bool) ->
     assert starts_engine(command) is is_engine
 
 
-def test_every_test_is_unit_system_or_apart(request: pytest.FixtureRequest) -> None:
-    divisions = ("unit", "system", "bench", "chaos", "frameworks", "packaging", "zoo")
+def test_every_test_has_one_division(request: pytest.FixtureRequest) -> None:
+    divisions = ("unit", "slow", "system", "bench", "chaos", "frameworks", "packaging", "zoo")
     declared = {re.split(r"[:(]", line)[0] for line in request.config.getini("markers")}
     assert set(divisions) <= declared
     for item in request.session.items:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PROBE = """
@@ -23,6 +25,7 @@ assert not psutil.Process().net_connections()
 """
 
 
+@pytest.mark.slow
 def test_import_all_modules_starts_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

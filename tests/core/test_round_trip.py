@@ -86,6 +86,7 @@ def test_job_any_requests_are_answered_once_and_rightly(
     check(job)
 
 
+@pytest.mark.slow
 def test_job_seeded_runs_keep_every_guarantee() -> None:
     seen: Counter[str] = Counter()
     for seed in SEEDS:
@@ -113,6 +114,7 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
         assert seen[kind] > 10, kind
 
 
+@pytest.mark.slow
 def test_job_without_faults_fails_only_expected_requests() -> None:
     for seed in range(50):
         job = simulate(seed, faults=NO_FAULTS)
@@ -224,7 +226,15 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
 }
 
 
-@pytest.mark.parametrize("defect", PLANTED)
+#: Only a few of the seeds show them.
+SLOWLY_CAUGHT = frozenset(
+    {"superseded timers run", "rows that failed in a stage go on", "what expires is not answered"}
+)
+
+
+@pytest.mark.parametrize(
+    "defect", [pytest.param(name, marks=pytest.mark.slow) if name in SLOWLY_CAUGHT else name for name in PLANTED]
+)
 def test_job_planted_defect_is_caught(defect: str) -> None:
     with PLANTED[defect], pytest.raises((AssertionError, StopIteration)) as caught:
         simulate_all(range(200))

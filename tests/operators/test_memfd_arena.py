@@ -143,6 +143,7 @@ def test_killed_reader_leaves_nothing_and_is_not_present(job: str) -> None:
     assert not is_claim(restarted.pack(record)), "its reader is gone"
 
 
+@pytest.mark.slow
 def test_killed_writer_and_reader_leave_nothing(job: str) -> None:
     reader = Other("reader", job)
     assert reader.hear() == "ready"

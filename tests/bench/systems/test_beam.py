@@ -33,10 +33,12 @@ def test_beam_predictions_equal_the_models(model: Path) -> None:
         _ = pairs | apache_beam.combiners.ToList() | apache_beam.Map(check)
 
 
+@pytest.mark.slow
 def test_beam_rate_is_measured_in_its_own_process(model: Path) -> None:
     assert beam.rows_per_s(model, 1_000) > 0
 
 
+@pytest.mark.slow
 def test_beam_failed_pipeline_says_why(tmp_path: Path) -> None:
     with pytest.raises(beam.BeamFailed, match=r"no-model\.onnx"):
         beam.rows_per_s(tmp_path / "no-model.onnx", 10)
