@@ -21,7 +21,7 @@ PEER_JARS := com.microsoft.onnxruntime:onnxruntime:1.29.0 com.google.protobuf:pr
 # uv would download a Python from a host that not every network reaches; only find_python.sh asks it to.
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
-# Where it is set, each process of the tests compiles the product again: three times the time of `make unit`.
+# Where it is set, every test process compiles the product and the tests again: 16 s instead of 6 s of each start.
 export PYTHONDONTWRITEBYTECODE :=
 # Trust the certificates of the machine: packages may come through a company's mirror.
 CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))

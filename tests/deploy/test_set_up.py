@@ -161,4 +161,4 @@ def test_ci_script_sets_up_and_tests() -> None:
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", script], check=True)
     steps = re.findall(r"^make (\w+)", script.read_text(), re.MULTILINE)
-    assert steps[:4] == ["setup", "test", "frameworks", "zoo"]
+    assert steps[:5] == ["setup", "test", "package", "frameworks", "zoo"]
