@@ -90,7 +90,7 @@ _FLAG_EXPLAIN = 2
 _FLAG_WHOLE = 4
 
 
-class ShardRecord(msgspec.Struct, frozen=True):
+class ShardRecord(msgspec.Struct, frozen=True, gc=False):
     """Some rows of a large request."""
 
     kind: ClassVar[RecordKind] = RecordKind.SHARD
@@ -102,7 +102,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
     def parts(self) -> list[Buffer]:
         """Encodes in parts."""
         parts = _begin(RecordKind.SHARD, self.segment, self.signature, 0, len(self.tensors))
-        append_tensors(parts, self.tensors)
+        _append_tensors(parts, 0, self.tensors)
         return parts
 
     def encode(self) -> bytes:
@@ -116,7 +116,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
         return cls(segment, signature, read_tensors(memoryview(encoded), tensors_at, count))
 
 
-class OpeningRecord(msgspec.Struct, frozen=True):
+class OpeningRecord(msgspec.Struct, frozen=True, gc=False):
     """Opens the window of a request.
 
     Attributes:
@@ -180,7 +180,7 @@ class OpeningRecord(msgspec.Struct, frozen=True):
         )
 
 
-class PartialRecord(msgspec.Struct, frozen=True):
+class PartialRecord(msgspec.Struct, frozen=True, gc=False):
     """Outputs of some rows of a request.
 
     Attributes:
@@ -206,7 +206,7 @@ class PartialRecord(msgspec.Struct, frozen=True):
         flags = self.is_whole * _FLAG_WHOLE
         parts = _begin(RecordKind.PARTIAL, self.segment, self.outputs, _PARTIAL_TIMES.size, len(self.tensors), flags)
         parts.append(_PARTIAL_TIMES.pack(self.taken_ms, self.started_ms, self.ended_ms))
-        append_tensors(parts, self.tensors)
+        _append_tensors(parts, _PARTIAL_TIMES.size, self.tensors)
         return parts
 
     def encode(self) -> bytes:
@@ -229,7 +229,7 @@ class PartialRecord(msgspec.Struct, frozen=True):
         )
 
 
-class FailureRecord(msgspec.Struct, frozen=True):
+class FailureRecord(msgspec.Struct, frozen=True, gc=False):
     """Failed rows of a request."""
 
     kind: ClassVar[RecordKind] = RecordKind.FAILURE
@@ -254,7 +254,7 @@ class FailureRecord(msgspec.Struct, frozen=True):
         return cls(segment, decode_failure(failure))
 
 
-class _UnitBody(msgspec.Struct, frozen=True, array_like=True):
+class _UnitBody(msgspec.Struct, frozen=True, array_like=True, gc=False):
     segments: tuple[Segment, ...]
     failure: Failure | None = None
 
@@ -263,7 +263,7 @@ _encode_struct = msgspec.msgpack.Encoder().encode
 _unit_bodies = msgspec.msgpack.Decoder(_UnitBody)
 
 
-class UnitRecord(msgspec.Struct, frozen=True):
+class UnitRecord(msgspec.Struct, frozen=True, gc=False):
     """Rows of requests on their way through stages.
 
     Attributes:
@@ -302,7 +302,7 @@ class UnitRecord(msgspec.Struct, frozen=True):
         flags = self.is_whole * _FLAG_WHOLE
         parts = _begin(RecordKind.UNIT, self.segments[0], self.signature, body_size, len(self.tensors), flags)
         parts += (_UNIT_TIMES.pack(self.taken_ms, self.ran_ms), segments)
-        append_tensors(parts, self.tensors)
+        _append_tensors(parts, body_size, self.tensors)
         return parts
 
     def encode(self) -> bytes:
@@ -322,7 +322,7 @@ class UnitRecord(msgspec.Struct, frozen=True):
         return cls(unit.segments, signature, tensors, bool(flags & _FLAG_WHOLE), taken_ms, ran_ms, unit.failure)
 
 
-class BatchEntry(msgspec.Struct, frozen=True):
+class BatchEntry(msgspec.Struct, frozen=True, gc=False):
     """A request of a BATCH; fields are as in `OpeningRecord`."""
 
     source: Source
@@ -338,7 +338,7 @@ class BatchEntry(msgspec.Struct, frozen=True):
     admitted_ms: float = 0.0
 
 
-class BatchRecord(msgspec.Struct, frozen=True):
+class BatchRecord(msgspec.Struct, frozen=True, gc=False):
     """Whole requests that another task runs as a batch."""
 
     kind: ClassVar[RecordKind] = RecordKind.BATCH
@@ -353,10 +353,10 @@ class BatchRecord(msgspec.Struct, frozen=True):
         body: list[Buffer] = [b"", *[entry.id.encode() for entry in entries], *[entry.original for entry in entries]]
         packed = [_pack_entry(entry, len(name)) for entry, name in zip(entries, body[1:], strict=False)]
         body[0] = b"".join([_SIZE.pack(len(entries)), *packed])
-        first = Segment(entries[0].source)
-        parts = _begin(RecordKind.BATCH, first, self.signature, sum(map(len, body)), len(self.tensors))
+        first, body_size = Segment(entries[0].source), sum(map(len, body))
+        parts = _begin(RecordKind.BATCH, first, self.signature, body_size, len(self.tensors))
         parts += body
-        append_tensors(parts, self.tensors)
+        _append_tensors(parts, body_size, self.tensors)
         return parts
 
     def encode(self) -> bytes:
@@ -458,18 +458,17 @@ def _sizes(count: int) -> struct.Struct:
     return _SIZES[count] if count < len(_SIZES) else struct.Struct(f"<{count}I")
 
 
-def append_tensors(parts: list[Buffer], tensors: Sequence[Buffer]) -> None:
-    """Appends sizes and aligned tensors."""
+def _append_tensors(parts: list[Buffer], body_size: int, tensors: Sequence[Buffer]) -> None:
     parts.append(_sizes(len(tensors)).pack(*map(len, tensors)))
-    size_bytes = sum(map(len, parts))
+    at = _HEADER.size + len(parts[1]) + len(parts[2]) + body_size + _SIZE.size * len(tensors)
     for tensor in tensors:
-        padding = -size_bytes % TENSOR_ALIGNMENT_BYTES
+        padding = -at % TENSOR_ALIGNMENT_BYTES
         parts += (_PADDING[padding], tensor)
-        size_bytes += padding + len(tensor)
+        at += padding + len(tensor)
 
 
 def read_tensors(view: memoryview, at: int, count: int) -> tuple[memoryview, ...]:
-    """Returns views of tensors, or raises struct.error or ValueError."""
+    """Returns views of the tensors after a body, or raises struct.error or ValueError."""
     tensors = []
     sizes = _sizes(count).unpack_from(view, at)
     at += _SIZE.size * count
