@@ -150,7 +150,7 @@ def test_infer_command_without_broker_is_one_line(tmp_path: Path) -> None:
     [
         (["--input", "nowhere.npy"], "unusable_argument: cannot read nowhere.npy (No such file or directory): give"),
         (["--input", __file__], f"unusable_argument: {__file__} is not a .npy file ("),
-        (["--request", '{"inputs": ['], "unreadable: not a JSON message: "),
+        (["--request", '{"inputs": ['], "unreadable: the message is not JSON: "),
         (["--request", "[]"], "unreadable: "),
         (["--request", "nowhere.json"], "unusable_argument: cannot read --request 'nowhere.json' (No such"),
         (["--request", __file__], "unreadable: "),

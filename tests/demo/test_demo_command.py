@@ -136,6 +136,7 @@ def test_demo_command_killed_leaves_no_process(tmp_path: Path, folder: Path) -> 
     assert [Path(found).parent for found in left_behind(tmp_path)] == [tmp_path / "tmp"]
 
 
+@pytest.mark.system
 def test_demo_command_folder_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "empty").touch()
