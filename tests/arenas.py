@@ -1,4 +1,4 @@
-"""Which processes hold arenas of shared memory, as the kernel says."""
+"""Processes that hold arenas of shared memory, by `/proc`."""
 
 import re
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ _NAME = re.compile(r"memfd:anabranch-([0-9a-f]{32})")
 
 
 def arenas(processes: Iterable[int] | None = None) -> dict[str, set[int]]:
-    """Every arena's name, and who has it open or mapped.
+    """Returns the name of each arena, and the processes that have it open or mapped.
 
     Args:
-        processes: Where to look; everywhere by default.
+        processes: Ids to search; all by default.
     """
     folders = (
         [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]

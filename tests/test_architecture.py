@@ -1,7 +1,7 @@
-"""What may import what, and that importing starts nothing.
+"""Allowed imports, and imports without side effects.
 
-anabranch -> flink_job -> operators -> schemas          operators.core: plain logic, so nothing but data libraries
-                 \\-> partition -> schemas               tests, bench, examples: imported by nobody
+anabranch -> flink_job -> operators -> schemas          operators.core: plain logic with data libraries only
+                 \\-> partition -> schemas               tests, bench, examples: never imported
 """
 
 import ast
@@ -51,7 +51,7 @@ def tree_of(module: str) -> ast.Module:
 
 
 def imports(module: str) -> Iterator[str]:
-    """Whatever a module imports, at its top or in a function."""
+    """Lists the imports of a module, at its top or in a function."""
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -82,7 +82,7 @@ def violations(module: str, imported: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_point_one_way(package: str) -> None:
+def test_imports_of_a_package_point_one_way(package: str) -> None:
     found = [line for module in modules(package) for name in imports(module) for line in violations(module, name)]
     assert found == []
 
@@ -103,11 +103,11 @@ def test_imports_point_one_way(package: str) -> None:
         ("partition.plan", "anabranch.operators.core"),
     ],
 )
-def test_a_wrong_import_is_seen(module: str, imported: str) -> None:
+def test_imports_against_a_rule_are_found(module: str, imported: str) -> None:
     assert list(violations(module, imported))
 
 
-def test_every_module_of_the_wire_and_the_core_has_its_tests() -> None:
+def test_modules_of_wire_and_core_have_tests() -> None:
     for package, tests in (("schemas", "schemas"), ("operators/core", "core")):
         names = {path.stem for path in (ROOT / package).rglob("*.py")} - {"__init__"}
         untested = {name for name in names if not (ROOT / "tests" / tests / f"test_{name}.py").exists()}
@@ -140,7 +140,7 @@ def is_demo(module: str) -> bool:
 
 
 @pytest.mark.parametrize("demo", [False, True], ids=["job and command line", "demo"])
-def test_importing_starts_nothing(demo: bool) -> None:
+def test_import_of_any_module_starts_nothing(demo: bool) -> None:
     names = [name for name in modules(*PACKAGES) if not name.endswith("__main__") and (demo or not is_demo(name))]
     command = [sys.executable, "-c", LOOK_AFTER_IMPORT, *names]
     looked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100)

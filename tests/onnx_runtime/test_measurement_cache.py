@@ -8,7 +8,7 @@ from anabranch.onnx_runtime.measurement_cache import cached_measurement
 
 
 def ask(cache: Path, kind: str, *depends_on: object) -> list[int] | None:
-    """What is known; from then on `[1]` is."""
+    """Returns the cached value, and caches `[1]`."""
     with cached_measurement(kind, depends_on, list[int], {"XDG_CACHE_HOME": str(cache)}) as cached:
         before = cached.measured
         cached.measured = [1]

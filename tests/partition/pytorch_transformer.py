@@ -6,7 +6,7 @@ import torch
 
 
 class Transformer(torch.nn.Module):
-    """Words in, the next word's scores out, and how sure that is."""
+    """Maps words to the next word's scores and their certainty."""
 
     def __init__(self) -> None:
         super().__init__()

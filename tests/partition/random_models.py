@@ -17,7 +17,7 @@ KINDS = {"float": (FLOAT, 4), "half": (FLOAT, 2), "int": (INT64, 4), "bool": (BO
 
 @dataclass
 class Draft:
-    """A model in the making."""
+    """A model under construction."""
 
     draw: st.DrawFn
     tensors: dict[str, list[str]] = field(default_factory=dict)

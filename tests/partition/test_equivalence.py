@@ -1,4 +1,4 @@
-"""A chain that is not the model is never taken for it."""
+"""Equivalence: stages that differ from the model are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}, float[4] v = {1
 }
 """
 
-#: What must not matter for NaN and infinity.
+#: Accepts any difference of finite values.
 ANY_DIFFERENCE = {"float32": Tolerance(1.0, 1e30)}
 
 
@@ -151,7 +151,7 @@ def test_prove_all_nan_outputs_are_refused(tmp_path: Path) -> None:
     graph, stages = two_stages(tmp_path, "g (float[N, 4] x) => (float[N, 4] y) { a = Sub(x, x) y = Div(a, a) }")
     with pytest.raises(WholeModelFailed, match=r"give real ones .* output 'y' is all NaN or infinite"):
         prove(graph, stages)
-    # Whoever gives inputs may mean it.
+    # Given inputs may lead to it.
     assert prove(graph, stages, [{"x": np.ones((1, 4), np.float32)}]).batches == 1
 
 

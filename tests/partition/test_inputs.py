@@ -1,4 +1,4 @@
-"""What a model is tried on."""
+"""Random inputs for trials of a model."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.partition.texts import graph_of
 
 
 def taking(inputs: str) -> str:
-    """A model that takes some inputs, and makes nothing of them."""
+    """Makes a model that ignores its inputs."""
     return f"g ({inputs}) => (float y) {{ y = Constant <value = float {{1}}> () }}"
 
 

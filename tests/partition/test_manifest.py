@@ -1,4 +1,4 @@
-"""A plan is there only when it is proven."""
+"""Manifests are written only for proven stages."""
 
 from collections.abc import Sequence
 from pathlib import Path

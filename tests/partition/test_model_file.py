@@ -1,4 +1,4 @@
-"""Reading a file that may be no model."""
+"""Reading files that may not be models."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What breaks a rule of ONNX is named."""
+"""Graph nodes: violations of ONNX's rules are named."""
 
 from pathlib import Path
 

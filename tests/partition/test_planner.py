@@ -1,4 +1,4 @@
-"""Plans: as good as the best of all that there are."""
+"""Plans equal the best of all plans."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, product
@@ -45,7 +45,7 @@ MACHINES = st.builds(
 
 
 def chains(graph: CostGraph) -> Iterator[list[set[int]]]:
-    """Every way to cut a graph, straight from what a cut is."""
+    """Lists every way to cut a graph, by definition."""
     size = len(graph.ms)
     makers = {user: {each.producer for each in graph.tensors if user in each.users} - {None} for user in range(size)}
     downsets = [

@@ -1,4 +1,4 @@
-"""Whatever the model, and wherever it is cut: the chain is the whole."""
+"""Random models equal their stages at any cut."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def saved(model: onnx.ModelProto) -> Iterator[Graph]:
 
 
 def draw_order(data: st.DataObject, graph: Graph) -> list[int]:
-    """The downsets of a random order in which the nodes can run."""
+    """Draws a valid order of nodes, as downsets."""
     downsets, downset = [], 0
     while downset != graph.everything:
         free = [

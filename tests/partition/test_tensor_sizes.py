@@ -1,4 +1,4 @@
-"""What tensors weigh in a run."""
+"""Sizes of tensors in a run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is known of tensors before a run."""
+"""Types of tensors before a run."""
 
 from pathlib import Path
 

@@ -47,7 +47,7 @@ def assert_cut_equals_whole(model: Path, stages: int, folder: Path, batches: lis
 
 
 def light_input(graph: Graph) -> dict[str, Array]:
-    """What onnx feeds these models with to get the outputs that it stores beside them."""
+    """Returns the inputs of the outputs that onnx stores with these models."""
     [name] = graph.inputs
     shape = [axis for axis in graph.type_of(name).shape or () if isinstance(axis, int)]
     size = int(np.prod(shape))
