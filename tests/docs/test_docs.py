@@ -173,6 +173,12 @@ def test_blocks_run_or_say_why_not() -> None:
     assert len([mark for _, mark in marks if mark == "run"]) > 15
 
 
+def test_pages_with_blocks_to_run_are_followed_by_test_run() -> None:
+    marked = {block.page for language in ("console", "python") for block in all_blocks(language) if block.mark == "run"}
+    followed = set(re.findall(r'follow\("([^"]+)"', (ROOT / "tests/docs/test_run.py").read_text()))
+    assert followed == marked
+
+
 @pytest.mark.parametrize("name", ["configuration.md", "model-toml.md", "cli.md", "errors.md", "metrics.md"])
 def test_generated_page_is_fresh(name: str) -> None:
     generate = _load("generate")
