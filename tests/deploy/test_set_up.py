@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from anabranch.flink_job.installation import jars_dir
 from deploy.jars import LockedJar, read_lock, sha256_of
@@ -162,3 +163,23 @@ def test_ci_script_sets_up_and_tests() -> None:
     subprocess.run(["bash", "-n", script], check=True)
     steps = re.findall(r"^make (\w+)", script.read_text(), re.MULTILINE)
     assert steps[:5] == ["setup", "test", "package", "frameworks", "zoo"]
+
+
+def test_pre_commit_runs_what_lint_runs() -> None:
+    hooks = YAML(typ="safe").load(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
+    entries = {hook["entry"].replace(" --force-exclude", "") for hook in hooks if "stages" not in hook}
+    recipe = make("--dry-run", "--always-make", "lint")
+    linted = re.findall(r"^(\.venv/bin/(?:ruff|mypy)\b[^\n]*)", recipe, re.MULTILINE)
+    assert {re.sub(r" --quiet| \.$", "", line) for line in linted} == entries
+    assert [hook["entry"] for hook in hooks if hook.get("stages") == ["pre-push"]] == ["make unit"]
+
+
+def test_pre_commit_configuration_is_valid() -> None:
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pre_commit",
+        "validate-config",
+        ROOT / ".pre-commit-config.yaml",
+    ]
+    subprocess.run(command, check=True)

@@ -1,0 +1,118 @@
+"""Docstrings and comments of the product keep to the house style, package by package."""
+
+import ast
+import io
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("schemas", "operators", "partition", "flink_job", "anabranch", "bench", "examples", "deploy")
+WH_START = re.compile(r"(?:what|who|whoever|whatever|whose|which|where|how|when|whom|whether)\b", re.IGNORECASE)
+MAX_WH_STARTS = 0.02
+MAX_WORDS_PER_LINE = 1.0
+#: Packages that are above the limits, with their share of wh-starts and their words per line. Only to be lowered.
+ABOVE: dict[str, tuple[float, float]] = {"anabranch": (0.085, 1.18), "flink_job": (MAX_WH_STARTS, 1.08)}
+
+
+@dataclass
+class Prose:
+    """Docstrings and comments of a package, and its number of lines."""
+
+    docstrings: list[str] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+    lines: int = 0
+
+    def add(self, source: str) -> None:
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, documented))
+        self.docstrings += filter(None, map(ast.get_docstring, nodes))
+        self.comments += comments_of(source)
+        self.lines += source.count("\n")
+
+    def words_per_line(self) -> float:
+        return sum(len(text.split()) for text in (*self.docstrings, *self.comments)) / self.lines
+
+    def wh_starts_of_docstrings(self) -> float:
+        return share(self.docstrings)
+
+    def wh_starts_of_sentences(self) -> float:
+        return share([found for text in (*self.docstrings, *self.comments) for found in sentences(text)])
+
+
+def comments_of(source: str) -> Iterator[str]:
+    """Yields each comment, with the lines of one that goes on joined."""
+    joined: list[str] = []
+    last_line = -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        text = re.sub(r"\s*#?\s*(?:noqa|type:).*", "", token.string.lstrip("#: ").strip())
+        if token.type != tokenize.COMMENT or not text:
+            continue
+        if token.start[0] != last_line + 1 and joined:
+            yield " ".join(joined)
+            joined = []
+        joined.append(text)
+        last_line = token.start[0]
+    if joined:
+        yield " ".join(joined)
+
+
+def sentences(text: str) -> list[str]:
+    flat = re.sub(r"\s+", " ", re.sub(r"\n\s*\n", ". ", text))
+    return [part for part in re.split(r"(?<=[.;:!?])\s+(?=[A-Z`\"])", flat) if len(part.split()) >= 3]
+
+
+def share(texts: list[str]) -> float:
+    return sum(WH_START.match(text) is not None for text in texts) / max(1, len(texts))
+
+
+def sources(package: str) -> list[Path]:
+    # The links below `anabranch` are not followed.
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if not path.name.endswith("_pb2.py")]
+
+
+@pytest.fixture(params=PACKAGES)
+def package(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def prose(package: str) -> Prose:
+    found = Prose()
+    for path in sources(package):
+        found.add(path.read_text())
+    return found
+
+
+def test_package_sentences_seldom_start_with_wh_words(package: str, prose: Prose) -> None:
+    limit, _ = ABOVE.get(package, (MAX_WH_STARTS, 0))
+    assert prose.wh_starts_of_docstrings() <= limit
+    assert prose.wh_starts_of_sentences() <= limit
+
+
+def test_package_has_one_word_of_prose_per_line(package: str, prose: Prose) -> None:
+    _, limit = ABOVE.get(package, (0, MAX_WORDS_PER_LINE))
+    # To two places, as the limit is given.
+    assert round(prose.words_per_line(), 2) <= limit
+
+
+def test_product_class_names_are_unique() -> None:
+    paths = [path for package in PACKAGES for path in sources(package)]
+    trees = (ast.parse(path.read_text()) for path in paths)
+    # Classes inside functions and classes, too.
+    names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert len(names) > 200
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_prose_planted_wh_starts_are_measured() -> None:
+    prose = Prose()
+    prose.add('"""What waits, most urgent first."""\n# Where it is\n# no record, nothing comes of it. It is dropped.\n')
+    assert prose.wh_starts_of_docstrings() == 1
+    assert prose.wh_starts_of_sentences() == 2 / 3
+    assert prose.words_per_line() == 17 / 3
