@@ -28,8 +28,7 @@ class ShownEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One or more lines of a log.
 
     Attributes:
-        kind: `job_failure` is the exception that last made a job fail or restart; `error` is an entry of a process
-            with its traceback; `line` is one line.
+        kind: `job_failure`: exception of a job; `error`: entry of a process with its traceback; `line`: one line.
         source: The process, or `job NAME`.
         text: The lines.
     """
@@ -92,7 +91,7 @@ def job_failures(status: stack.StackStatus) -> Iterator[ShownEntry]:
         try:
             stacktrace = rest.last_failure(job.job_id).strip()
         except StackError:
-            # The cluster ended, or forgot the job, after its status was read.
+            # The cluster ended or forgot the job.
             continue
         if stacktrace:
             yield ShownEntry(kind="job_failure", source=f"job {job.name}", text=f"{job.state}: {stacktrace}")
@@ -117,7 +116,7 @@ def _print(entries: Iterable[ShownEntry]) -> None:
 
 
 def _shortened(lines: Iterable[str]) -> Iterator[str]:
-    """Cuts long runs of Java's stack frames. Messages, causes and Python's tracebacks stay whole."""
+    """Cuts long runs of Java's stack frames."""
     frames = 0
     for line in lines:
         if line.startswith(("\tat ", "\t... ")):

@@ -1,4 +1,4 @@
-"""Output formats of the commands: a table for people, JSON for programs."""
+"""Output formats of the commands."""
 
 from __future__ import annotations
 

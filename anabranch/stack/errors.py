@@ -1,14 +1,13 @@
-"""What can go wrong with the local stack.
+"""Errors of the local stack.
 
     StackError
-    ├── PortInUse         another process has the port
-    ├── NotEnoughMemory   the machine has too little left
-    ├── NotRunning        there is no stack to ask or stop
-    ├── TopicNotMade      the broker refused a topic
-    └── StartFailed       a process ended, or was not ready in time
+    ├── PortInUse
+    ├── NotEnoughMemory
+    ├── NotRunning
+    ├── TopicNotMade
+    └── StartFailed
 
-What is missing on the machine itself (Java, jars) is an `InstallationError` of `anabranch.flink_job.installation`.
-Every message is one line that says what to do.
+A missing Java or jar is an `InstallationError`.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _CAUSE_CHARACTERS = 300
 
 
 class StackError(AnabranchError):
-    """Base of what can go wrong with the local stack."""
+    """Base of the errors of the local stack."""
 
     code = "stack_error"
 
 
 class PortInUse(StackError):
-    """Another process listens on a port that we were told to use."""
+    """Another process listens on the port."""
 
     code = "port_in_use"
 
@@ -38,7 +37,7 @@ class PortInUse(StackError):
 
 
 class NotEnoughMemory(StackError):
-    """Starting would push the machine into swapping or the out-of-memory killer."""
+    """The machine has too little memory left to start."""
 
     code = "not_enough_memory"
 
@@ -50,13 +49,13 @@ class NotEnoughMemory(StackError):
 
 
 class NotRunning(StackError):
-    """There is no running stack."""
+    """No stack runs."""
 
     code = "not_running"
 
 
 class TopicNotMade(StackError):
-    """The broker refused to make a topic."""
+    """The broker refused to create a topic."""
 
     code = "topic_not_made"
 
@@ -65,7 +64,7 @@ class StartFailed(StackError):
     """A process ended, or was not ready in time.
 
     Attributes:
-        log_path: The process's log.
+        log_path: The log.
         tail: Its last lines.
     """
 
@@ -90,7 +89,7 @@ def _tail(path: Path) -> str:
 
 
 def _cause(tail: str) -> str:
-    """The line that says most: the innermost cause where there is one, else the last error."""
+    """Returns the line of the innermost cause, else of the last error."""
     for marks in (("Caused by: ",), ("ERROR", "FATAL", "Error:", "Exception")):
         lines = [line.strip() for line in tail.splitlines() if any(mark in line for mark in marks)]
         if lines:

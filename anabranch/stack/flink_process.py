@@ -1,8 +1,4 @@
-"""The command lines of Flink's processes: what Flink's own scripts would end up with, worked out once.
-
-The scripts start three short-lived JVMs for every process, to read the settings and to split the memory. Here that is
-one for each kind of process, so a cluster is up in half the time; and paths with spaces work.
-"""
+"""Command lines of Flink's processes, as Flink's scripts build them with more JVMs."""
 
 from __future__ import annotations
 
@@ -20,21 +16,20 @@ from anabranch.stack.errors import StackError, StartFailed
 
 Kind = Literal["job-manager", "task-manager"]
 
-# What holds for our clusters of any size.
+#: Flink options of all clusters.
 COMMON_SETTINGS = {
-    # Only for process-mode workers, and these do not keep to it.
     "taskmanager.memory.managed.size": "64m",
     "taskmanager.memory.network.min": "64m",
     "taskmanager.memory.network.max": "128m",
-    # Java's sockets copy each Kafka request through memory off the heap, whole.
+    # Java's sockets copy each Kafka request through direct memory.
     "taskmanager.memory.task.off-heap.size": "96m",
     "taskmanager.load-balance.mode": "TASKS",
-    # A lost TaskManager is noticed in seconds; a busy machine still has time to answer.
+    # Short, and still enough for a busy machine.
     "heartbeat.interval": "2 s",
     "heartbeat.timeout": "10 s",
-    # By default 10 s, which several JVMs that start at once on few cores may need.
+    # Several JVMs on few cores exceed the default of 10 s.
     "pekko.startup-timeout": "60 s",
-    # Whoever reaches the port could otherwise run a jar of theirs.
+    # Clients of the port cannot run jars.
     "web.submit.enable": "false",
 }
 
@@ -48,29 +43,27 @@ _TIMEOUT_S = 60.0
 
 
 def write_settings(conf_dir: Path, settings: dict[str, str], *, log_to_console: bool = False) -> None:
-    """Writes a folder of settings that `command` can start a process from.
+    """Writes a folder of settings for `command`.
 
     Args:
-        conf_dir: The folder.
-        settings: Flink's options.
-        log_to_console: whether the log goes to standard output too, and not only to its file.
+        log_to_console: Adds the log to standard output.
     """
     conf_dir.mkdir(parents=True, exist_ok=True)
     logging = (flink_home() / "conf" / "log4j-console.properties").read_text()
     if not log_to_console:
         logging = logging.replace("rootLogger.appenderRef.console.ref = ConsoleAppender\n", "")
     (conf_dir / "log4j.properties").write_text(logging)
-    # JSON is YAML, and its strings need no thought about quotes.
+    # JSON strings are valid YAML.
     lines = (f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items())
     (conf_dir / "config.yaml").write_text("\n".join(lines) + "\n")
 
 
 def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
-    """Returns the command that starts a process with the settings of a folder; more `-D` options may follow it.
+    """Returns the command of a process; `-D` options may follow.
 
     Raises:
         InstallationError: Java, Flink or jars are missing.
-        StartFailed: Flink refuses the settings, such as a memory size that is too small.
+        StartFailed: Flink refuses the settings.
     """
     java_options, flink_options = _memory(kind, conf_dir, log_path)
     return [
@@ -90,19 +83,16 @@ def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns the variables that a Flink process needs.
-
-    A Python without a shared library is fine here: process mode needs none, and a job in thread mode is refused where
-    it is submitted.
-    """
+    """Returns the variables of a Flink process."""
     try:
         return process_environment()
     except LibpythonNotFound:
+        # Submission refuses thread mode without the library.
         return process_environment(thread_mode=False)
 
 
 def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list[str]]:
-    """How Flink itself splits the process's memory: options of the JVM, and options of Flink."""
+    """Returns the JVM options and Flink options of Flink's memory model."""
     done = subprocess.run(
         [
             str(find_java() / "bin" / "java"),
@@ -129,10 +119,10 @@ def _scripts_class_path() -> list[Path]:
 
 
 def _access_to_jdk() -> list[str]:
-    """The options without which Flink cannot look into the JDK, as Flink's own settings have them."""
+    """Returns the options that open the JDK's modules."""
     text = (flink_home() / "conf" / "config.yaml").read_text()
     match = re.search(r"^ +all: (--add-.+)$", text, re.MULTILINE)
     if match is None:
-        raise StackError(f"{flink_home()} has an unknown form of config.yaml: run `make setup` for the right Flink")
-    # Flink's scripts say so to every Java after 17.
+        raise StackError(f"{flink_home()}/conf/config.yaml has no --add options: run `make setup` for the right Flink")
+    # As Flink's scripts do for Java after 17.
     return [*match.group(1).split(), "-Djava.security.manager=allow"]

@@ -1,4 +1,4 @@
-"""The few questions that we ask a Flink cluster through its REST interface."""
+"""Client of Flink's REST interface."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ _MAX_QUERY = 3_000
 
 
 class FlinkJob(msgspec.Struct, frozen=True):
-    """A job as the cluster lists it.
+    """A job of the cluster.
 
     Attributes:
-        job_id: Flink's identifier.
-        name: What it was submitted as.
         state: `RUNNING`, `FAILED`, `CANCELED`, and so on.
-        start_time_ms: When it was submitted, in milliseconds since the epoch.
+        start_time_ms: Time of submission since the epoch.
     """
 
     job_id: str = msgspec.field(name="jid")
@@ -33,22 +31,18 @@ class FlinkJob(msgspec.Struct, frozen=True):
 
 
 class FlinkRest:
-    """A cluster's REST interface. Each call is one short connection; nothing is kept open."""
+    """The REST interface of a cluster; keeps no connection."""
 
     def __init__(self, url: str) -> None:
-        """Connects to nothing yet.
-
-        Args:
-            url: `http://HOST:PORT`.
-        """
+        """Takes `http://HOST:PORT`."""
         parts = urlsplit(url)
         if not parts.hostname or not parts.port:
-            raise StackError(f"{url!r} is not the address of a Flink cluster: write it as http://HOST:PORT")
+            raise StackError(f"{url!r} is not the address of a Flink cluster: write http://HOST:PORT")
         self.url = url.rstrip("/")
         self._host, self._port = parts.hostname, parts.port
 
     def is_up(self) -> bool:
-        """Whether the cluster answers."""
+        """Returns true if the cluster answers."""
         try:
             self.get("/overview")
         except StackError:
@@ -56,37 +50,33 @@ class FlinkRest:
         return True
 
     def task_manager_ids(self) -> list[str]:
-        """Returns the identifiers of the TaskManagers that are registered now."""
+        """Returns the registered TaskManagers."""
         return [manager["id"] for manager in self.get("/taskmanagers")["taskmanagers"]]
 
     def jobs(self) -> list[FlinkJob]:
-        """Returns all jobs that the cluster remembers, the newest first."""
+        """Returns running and ended jobs, the newest first."""
         jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[FlinkJob])
         return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
 
     def last_failure(self, job_id: str) -> str:
-        """What last made a job fail or start again, with Java's stack trace; empty where nothing did."""
+        """Returns the stack trace of a job's last failure, or an empty string."""
         entries = self.get(f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return str(entries[0]["stacktrace"]) if entries else ""
 
     def job_parameters(self, job_id: str) -> dict[str, str]:
-        """Returns the global parameters that a job was submitted with."""
+        """Returns the global parameters of a job."""
         parameters = self.get(f"/jobs/{job_id}/config").get("execution-config", {}).get("user-config", {})
         return {name: str(value) for name, value in parameters.items()}
 
     def task_states(self, job_id: str) -> dict[str, dict[str, int]]:
-        """For every operator chain of a job, by name, how many of its tasks are in which state."""
+        """Returns the number of tasks by operator chain and state."""
         vertices = self.get(f"/jobs/{job_id}")["vertices"]
         return {
             vertex["name"]: {state: count for state, count in vertex["tasks"].items() if count} for vertex in vertices
         }
 
     def sums(self, job_id: str, choose: Callable[[Iterable[str]], list[str]]) -> dict[str, float]:
-        """Metrics of a job, summed over the tasks of each of its operator chains.
-
-        Args:
-            choose: Of the metrics that there are, those that are wanted.
-        """
+        """Returns the metrics that `choose` selects by name, summed over all tasks of a job."""
         sums: dict[str, float] = {}
         for vertex in self.get(f"/jobs/{job_id}")["vertices"]:
             path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
@@ -97,14 +87,14 @@ class FlinkRest:
         return sums
 
     def cancel(self, job_id: str) -> None:
-        """Asks for a job's end and does not wait for it."""
+        """Requests the end of a job."""
         self._call("PATCH", f"/jobs/{job_id}?mode=cancel")
 
     def get(self, path: str) -> Any:
-        """Returns what the cluster answers to GET on a path, decoded.
+        """Returns the decoded answer to GET on a path.
 
         Raises:
-            StackError: it does not answer, or with an error.
+            StackError: The cluster does not answer, or refuses.
         """
         return msgspec.json.decode(self._call("GET", path))
 
@@ -126,7 +116,7 @@ class FlinkRest:
 
 
 def batched_by_length(names: Iterable[str], limit: int) -> Iterator[list[str]]:
-    """Names in order, as many together as have so many characters; at least one."""
+    """Splits names into lists of at most `limit` characters."""
     some: list[str] = []
     length = 0
     for name in names:

@@ -1,10 +1,10 @@
-"""Logs of the local stack's processes: errors, last lines, and lines as they are written.
+"""Logs of the local stack's processes.
 
-    logs/broker.log  job-manager.log  task-manager-1.log    written by the JVMs' loggers
-         broker.log.1                                       rotated away
-         *.out                                              standard output, with Python's log in thread mode
+    broker.log  job-manager.log  task-manager-1.log    written by the JVMs' loggers
+    broker.log.1                                       rotated
+    *.out                                              standard output
 
-An entry starts at a line with a time or a level; lines without them, such as a traceback, continue it.
+An entry starts at a line with a time or a level. Other lines, such as a traceback, continue it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ def log_files(folder: Path, processes: Sequence[str] = ()) -> dict[str, list[Pat
     """Returns the log files of each process, by name.
 
     Args:
-        folder: The stack's `logs`.
         processes: Restricts the result to these processes.
 
     Raises:
@@ -61,8 +60,8 @@ def read_errors(files: dict[str, list[Path]], limit: int | None = None) -> list[
     """Returns the last error entries of each process, without repetitions.
 
     Args:
-        files: See `log_files`.
-        limit: Largest number of entries of each process.
+        files: Result of `log_files`.
+        limit: Largest number of each process.
     """
     errors = []
     for process, paths in files.items():
@@ -75,7 +74,7 @@ def read_errors(files: dict[str, list[Path]], limit: int | None = None) -> list[
 
 
 def read_tails(files: dict[str, list[Path]], lines: int) -> list[LogEntry]:
-    """Returns the last lines of each process; those of its `.out` only if its `.log` is empty."""
+    """Returns the last lines of each process, from its `.out` if its `.log` is empty."""
     tails = []
     for process, paths in files.items():
         texts = [text for path in paths if (text := _end_of(path).strip())]
@@ -88,13 +87,7 @@ class LogFollower:
     """Reads lines that are added to logs, through rotation, and from files that appear later."""
 
     def __init__(self, folder: Path, processes: Sequence[str] = (), *, errors_only: bool = False) -> None:
-        """Starts at the present ends of the files.
-
-        Args:
-            folder: The stack's `logs`.
-            processes: Restricts the result to these processes.
-            errors_only: Restricts the result to error entries.
-        """
+        """Starts at the present ends of the files; see `log_files`."""
         self._folder = folder
         self._processes = frozenset(processes)
         self._errors_only = errors_only
@@ -135,7 +128,7 @@ class _FollowedFile:
             self._partial = b""
         yield from self._added()
         if self._file and not self._is_current(self._file):
-            # Rotated: lines that were added before the file was renamed have been read above.
+            # Rotated. The process may have written to the old file since.
             yield from self._added()
             self._file.close()
             self._partial = b""
@@ -143,7 +136,7 @@ class _FollowedFile:
             yield from self._added()
 
     def in_error(self, line: str) -> bool:
-        """Whether the line belongs to an error entry; takes lines in their order."""
+        """Returns true if the next line belongs to an error entry."""
         if _ENTRY_START.match(line):
             self._is_error = _has_error_level(line)
         elif line.startswith(_TRACEBACK):

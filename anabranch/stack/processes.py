@@ -1,4 +1,4 @@
-"""Processes that we start, find again and stop, with all that they started in turn."""
+"""Processes with all their descendants."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from anabranch.stack.errors import StartFailed
 
 _MARKER = "ANABRANCH_PROCESS"
 _START_TIME_TOLERANCE_S = 5.0
-#: How often to look for the marker of a process that shows none, and how long to wait between two looks.
+#: A process shows no environment while it becomes its command.
 _EXEC_LOOKS = 15
 _EXEC_PAUSE_S = 0.02
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.05
-_MARKER_TIMEOUT_S = 1.0
+_EXEC_TIMEOUT_S = 1.0
+_TIE = "setpriv"
 
 
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down about a process, so that another run of ours finds it, and never takes another for it.
+    """Identity of a process.
 
     Attributes:
-        name: What it is in the stack: `broker`, `job-manager`, `task-manager-1`.
-        pid: Its process id.
-        started_at: When it started, in seconds since the epoch.
-        marker: What `ANABRANCH_PROCESS` is in its environment, and in that of all its descendants.
+        started_at: Start in seconds since the epoch.
+        marker: Its `ANABRANCH_PROCESS` variable, which descendants inherit.
     """
 
     name: str
@@ -44,7 +43,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
     marker: str
 
     def find(self) -> psutil.Process | None:
-        """Returns the process if it still runs; a process that only got its number later is not taken for it."""
+        """Returns the process if it still runs."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
             same_start = abs(process.create_time() - self.started_at) < _START_TIME_TOLERANCE_S
@@ -55,13 +54,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class LocalProcess:
-    """A process that this one started.
-
-    Attributes:
-        record: How to find it again.
-        log_path: What it wrote about itself.
-        popen: Its handle.
-    """
+    """A child process."""
 
     record: ProcessRecord
     log_path: Path
@@ -79,21 +72,18 @@ class LocalProcess:
         log_path: Path | None = None,
         tied: bool,
     ) -> Self:
-        """Starts a process in a session of its own: no Ctrl-C that is meant for us reaches it.
+        """Starts a process in its own process group, where Ctrl-C does not reach it.
 
         Args:
-            name: What it is in the stack.
-            command: What to run.
-            environment: Variables over those of this process.
-            directory: Where its stack keeps its files; with the name, it tells the process from any other.
-            out_path: Where its output goes, appended.
-            log_path: Where its log is, if not in its output.
-            tied: whether it ends when this process does, however that ends.
+            directory: Folder of its files; identifies it together with the name.
+            out_path: Receives its output.
+            log_path: Default: `out_path`.
+            tied: Ends it with this process, even if this one is killed.
         """
         marker = f"{directory.resolve()}#{name}"
         for folder in (directory, out_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        tie = shutil.which("setpriv") if tied else None
+        tie = shutil.which(_TIE) if tied else None
         with out_path.open("ab") as out:
             popen = subprocess.Popen(
                 [tie, "--pdeathsig", "KILL", *command] if tie else list(command),
@@ -101,15 +91,14 @@ class LocalProcess:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment, _MARKER: marker},
-                # Not where the user happens to be: that folder may go, and stray files would land in it.
+                # The user may remove the current folder.
                 cwd=directory,
-                # A group, so that Ctrl-C is not for it; but no session: Linux gives each of these an equal share of the
-                # processor (autogroups), and lets one that has much to do keep the others waiting for a second or more.
+                # Not a session: Linux gives each an equal share of the processor.
                 process_group=0,
             )
         try:
             process = psutil.Process(popen.pid)
-            _await_marker(process, popen)
+            _await_exec(process, popen)
             record = ProcessRecord(name=name, pid=popen.pid, started_at=process.create_time(), marker=marker)
         except BaseException:
             popen.kill()
@@ -123,24 +112,20 @@ class LocalProcess:
         return self.record.pid
 
     def is_alive(self) -> bool:
-        """Whether it still runs."""
+        """Returns true if it still runs."""
         return self.popen.poll() is None
 
     def check(self) -> None:
-        """Makes sure that it still runs.
-
-        Raises:
-            StartFailed: it ended; the message has the last error of its log.
-        """
+        """Raises `StartFailed` with the last error of its log if it has ended."""
         code = self.popen.poll()
         if code is not None:
             raise StartFailed(self.record.name, f"ended with exit code {code}", self.log_path)
 
     def await_ready(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
-        """Waits until `is_ready` says so.
+        """Waits until `is_ready` returns true.
 
         Raises:
-            StartFailed: the process ended, or the time is up.
+            StartFailed: It ended, or the time is up.
         """
         give_up_at = monotonic() + timeout_s
         while not is_ready():
@@ -150,11 +135,7 @@ class LocalProcess:
             sleep(_POLL_S)
 
     def await_success(self, timeout_s: float) -> None:
-        """Waits until it has done its work.
-
-        Raises:
-            StartFailed: it ended with an error, or the time is up.
-        """
+        """Waits until it ends; raises `StartFailed` for an error or after the time."""
         try:
             code = self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -163,12 +144,12 @@ class LocalProcess:
             raise StartFailed(self.record.name, f"ended with exit code {code}", self.log_path)
 
     def stop(self, grace_s: float) -> None:
-        """Ends it and its descendants; asks first, and kills after `grace_s`. No harm if it has ended."""
+        """Ends it and its descendants; see `stop_all`."""
         self.stop_together([self], grace_s)
 
     @staticmethod
     def stop_together(processes: Sequence[LocalProcess], grace_s: float) -> None:
-        """As `stop`, for several at once."""
+        """Ends several processes and their descendants; see `stop_all`."""
         stop_all([process.record for process in processes], grace_s)
         for process in processes:
             if process.popen.poll() is None:
@@ -176,19 +157,19 @@ class LocalProcess:
             process.popen.wait()
 
     def kill(self) -> None:
-        """Ends it and its descendants at once, as a crash of the machine under it would."""
+        """Ends it and its descendants at once."""
         self.stop(0)
 
     def detach(self) -> None:
-        """Lets it outlive this process: Python shall not warn that it still runs."""
+        """Lets it outlive this process."""
         if self.popen.returncode is None:
             self.popen.returncode = 0
 
 
 def stop_all(records: Iterable[ProcessRecord], grace_s: float) -> None:
-    """Ends these processes and all their descendants; returns when none is left.
+    """Ends processes and all their descendants.
 
-    They are asked to end, all at once, and killed if they are still there after `grace_s`.
+    Sends SIGTERM first, and SIGKILL after `grace_s`.
     """
     records = list(records)
     roots = [process for record in records if (process := record.find())]
@@ -203,19 +184,28 @@ def stop_all(records: Iterable[ProcessRecord], grace_s: float) -> None:
 
 
 def _marked(markers: set[str]) -> list[psutil.Process]:
-    """Whatever descends from our processes: also what outlived its parent, which no list of children has any more."""
+    """Returns the processes and all descendants."""
     return [process for process in psutil.process_iter() if _marker_of(process) in markers]
 
 
-def _await_marker(process: psutil.Process, popen: subprocess.Popen[bytes]) -> None:
-    """Waits until the environment can be read: for a moment after its start, a process seems to have none."""
-    give_up_at = monotonic() + _MARKER_TIMEOUT_S
-    while _marker_of(process) is None and popen.poll() is None and monotonic() < give_up_at:
+def _await_exec(process: psutil.Process, popen: subprocess.Popen[bytes]) -> None:
+    """Waits until the environment can be read, and the process is tied."""
+    give_up_at = monotonic() + _EXEC_TIMEOUT_S
+    while popen.poll() is None and monotonic() < give_up_at:
+        if _marker_of(process) is not None and not _is_tying(process):
+            return
         sleep(0.001)
 
 
+def _is_tying(process: psutil.Process) -> bool:
+    try:
+        return process.name() == _TIE
+    except psutil.Error:
+        return False
+
+
 def _settled_marker_of(process: psutil.Process) -> str | None:
-    """The marker of a process that may have been started a moment ago: while it becomes its command, it shows none."""
+    """Returns the marker of a process that may be new."""
     for _ in range(_EXEC_LOOKS):
         marker = _marker_of(process)
         if marker is not None:
@@ -232,6 +222,6 @@ def _marker_of(process: psutil.Process) -> str | None:
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    # psutil makes sure that the number has not passed to another process.
+    # psutil checks the id.
     with suppress(psutil.Error):
         process.send_signal(number)

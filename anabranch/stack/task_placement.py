@@ -1,4 +1,4 @@
-"""Who does what in a Flink cluster: which TaskManager runs which task of which job, and how busy each is."""
+"""Placement and load of the tasks of a Flink cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from anabranch.stack.flink_rest import FlinkJob, FlinkRest
 
-#: The operators of ours that a chain may be named after, the most telling first.
+#: Names of Anabranch's operators in the name of an operator chain.
 _TELLING = re.compile(r"(?<![\w/.-])(\S+ stage \d+/\d+|serve|infer|aggregate)(?!\w)")
 _BUSY = "busyTimeMsPerSecond"
 
@@ -19,12 +19,10 @@ class PlacedTask(msgspec.Struct, frozen=True, kw_only=True):
     """One task of an operator chain.
 
     Attributes:
-        job: The job's name.
-        operator: What the chain does, in a word or two; `NAME/VERSION stage 1/3` for a stage of a model.
-        task: Which of the operator's tasks, from 1.
-        tasks: How many of them there are.
-        busy: The part of the last second that it worked, from 0 to 1; None where Flink does not know yet.
-        models: What it holds as a whole: name and version of each.
+        operator: See `operator_of`.
+        task: Number of the task, from 1.
+        busy: Busy part of the last second; None if unknown.
+        models: Name and version of each uncut model.
     """
 
     job: str
@@ -39,10 +37,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """One TaskManager.
 
     Attributes:
-        name: Flink's identifier of it.
-        slots: How many it has.
-        free_slots: How many of them no job holds.
-        tasks: What it runs, in the order of the data.
+        name: Flink's identifier.
+        tasks: Running tasks, in the order of the data.
     """
 
     name: str
@@ -52,11 +48,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def workers(rest: FlinkRest, jobs: list[FlinkJob]) -> list[Worker]:
-    """All TaskManagers of a cluster, with what they run of the jobs that run.
-
-    Raises:
-        StackError: the cluster does not answer.
-    """
+    """Returns all TaskManagers with their running tasks."""
     tasks: dict[str, list[PlacedTask]] = {}
     for job in jobs:
         if job.state == "RUNNING":
@@ -75,7 +67,7 @@ def workers(rest: FlinkRest, jobs: list[FlinkJob]) -> list[Worker]:
 
 
 def operator_of(chain: str) -> str:
-    """What Flink's name of an operator chain tells: our operator in it, or else its first one."""
+    """Returns the operator that names a chain, such as `serve` or `NAME/VERSION stage 1/3`."""
     telling = _TELLING.search(chain)
     return telling.group(1) if telling else chain.partition(" -> ")[0].removeprefix("Source: ")
 
@@ -105,7 +97,7 @@ def _tasks_of(rest: FlinkRest, job: FlinkJob) -> Iterator[tuple[str, PlacedTask]
 
 def _part(busy_ms: Any) -> float | None:
     value = float(busy_ms) / 1000 if busy_ms is not None else None
-    return value if value is not None and 0 <= value <= 1 else None  # Flink says NaN of what it cannot tell
+    return value if value is not None and 0 <= value <= 1 else None  # NaN if unknown
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def process_id(_: int) -> int:
-    # A package of ours is there, wherever this runs.
+    # Packages of this project are importable.
     importlib.import_module("onnxruntime")
     return os.getpid()
 
@@ -47,7 +47,7 @@ def process_id(_: int) -> int:
 # On a busy machine, workers of process mode need a minute to import Beam.
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["thread", "process"])
-def test_a_python_job_runs_on_all_task_managers(cluster: FlinkCluster, mode: str) -> None:
+def test_cluster_python_job_runs_on_all_task_managers(cluster: FlinkCluster, mode: str) -> None:
     env = remote(cluster.url, mode)
     env.set_parallelism(2)
     numbers = env.from_collection(list(range(40)), Types.INT()).rebalance().map(process_id, Types.INT())
@@ -59,12 +59,12 @@ def test_a_python_job_runs_on_all_task_managers(cluster: FlinkCluster, mode: str
         assert set(pids) == {manager.pid for manager in cluster.task_managers.values()}
 
 
-def test_it_listens_on_loopback_only(cluster: FlinkCluster) -> None:
+def test_cluster_processes_listen_on_loopback_only(cluster: FlinkCluster) -> None:
     for process in cluster.processes:
         assert listening_addresses(process.pid) == {"127.0.0.1"}
 
 
-def test_a_lost_task_manager_is_replaced(cluster: FlinkCluster) -> None:
+def test_cluster_lost_task_manager_is_replaced(cluster: FlinkCluster) -> None:
     lost = min(cluster.task_managers)
     cluster.kill_task_manager(lost)
     number = cluster.add_task_manager()
@@ -75,16 +75,16 @@ def test_a_lost_task_manager_is_replaced(cluster: FlinkCluster) -> None:
 
 
 @pytest.mark.system
-def test_memory_that_is_too_small_is_refused_with_flinks_reason(tmp_path: Path) -> None:
+def test_cluster_too_little_memory_raises_flinks_reason(tmp_path: Path) -> None:
     with pytest.raises(StartFailed, match=r"task-manager cannot be started with these settings: .*[Mm]emory"):
         FlinkCluster(tmp_path, 1, task_manager_memory_mb=300).start()
 
 
-def test_no_cluster_says_how_to_start_one() -> None:
+def test_flink_rest_without_cluster_names_the_remedy() -> None:
     with pytest.raises(StackError, match="start one with `anabranch up`"):
         FlinkRest("http://127.0.0.1:1").jobs()
 
 
-def test_an_address_without_a_port_is_refused() -> None:
-    with pytest.raises(StackError, match="write it as http://HOST:PORT"):
+def test_flink_rest_address_without_port_is_refused() -> None:
+    with pytest.raises(StackError, match="write http://HOST:PORT"):
         FlinkRest("localhost")

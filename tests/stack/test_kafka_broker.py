@@ -34,14 +34,14 @@ def listening_addresses(pid: int) -> set[str]:
     return {socket.laddr.ip.removeprefix("::ffff:") for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
-def test_a_value_of_16_mib_fits(broker: KafkaBroker) -> None:
+def test_broker_value_of_16_mib_is_delivered(broker: KafkaBroker) -> None:
     broker.create_topics(Topic("large"))
     value = b"x" * DEFAULT_MESSAGE_BYTES
     send(broker, "large", value)
     assert receive(broker, "large") == value
 
 
-def test_topics_are_made_once_with_their_partitions(broker: KafkaBroker) -> None:
+def test_create_topics_existing_topic_is_kept(broker: KafkaBroker) -> None:
     made = broker.create_topics(Topic("made-a", partitions=3), Topic("made-b", settings={"retention.ms": "60000"}))
     assert made == ["made-a", "made-b"]
     assert broker.create_topics(Topic("made-a", partitions=3)) == []
@@ -50,7 +50,7 @@ def test_topics_are_made_once_with_their_partitions(broker: KafkaBroker) -> None
     consumer.close()
 
 
-def test_records_are_counted(broker: KafkaBroker) -> None:
+def test_record_counts_of_topics_sum_their_partitions(broker: KafkaBroker) -> None:
     broker.create_topics(Topic("counted", partitions=3), Topic("empty"))
     for _ in range(4):
         send(broker, "counted", b"x")
@@ -59,16 +59,16 @@ def test_records_are_counted(broker: KafkaBroker) -> None:
         record_counts("127.0.0.1:1", ["counted"])
 
 
-def test_a_topic_that_cannot_be_is_refused(broker: KafkaBroker) -> None:
+def test_create_topics_bad_name_is_refused(broker: KafkaBroker) -> None:
     with pytest.raises(TopicNotMade, match="not a topic"):
         broker.create_topics(Topic("not a topic"))
 
 
-def test_it_listens_on_loopback_only(broker: KafkaBroker) -> None:
+def test_broker_process_listens_on_loopback_only(broker: KafkaBroker) -> None:
     assert listening_addresses(broker.process.pid) == {"127.0.0.1"}
 
 
-def test_a_taken_port_is_refused_before_anything_starts(broker: KafkaBroker, tmp_path: Path) -> None:
+def test_broker_taken_port_starts_nothing(broker: KafkaBroker, tmp_path: Path) -> None:
     port = int(broker.bootstrap_servers.rsplit(":", 1)[1])
     second = KafkaBroker(tmp_path, port)
     with pytest.raises(PortInUse, match="--kafka-port"):
@@ -78,7 +78,7 @@ def test_a_taken_port_is_refused_before_anything_starts(broker: KafkaBroker, tmp
 
 
 @pytest.mark.system
-def test_a_killed_broker_comes_back_with_its_records(tmp_path: Path) -> None:
+def test_broker_killed_and_started_keeps_its_records(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path) as broker:
         address = broker.bootstrap_servers
         broker.create_topics(Topic("kept"))

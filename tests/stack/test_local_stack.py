@@ -4,6 +4,7 @@ import psutil
 import pytest
 
 from anabranch.stack import local_stack as stack
+from anabranch.stack import stack_record
 from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.flink_rest import FlinkRest
@@ -11,7 +12,7 @@ from anabranch.stack.processes import ProcessRecord
 
 
 def ours(folder: Path) -> list[int]:
-    """Every process, child or orphan, that belongs to the stack of the folder."""
+    """Returns all processes of the stack of a folder, orphans included."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -22,7 +23,7 @@ def ours(folder: Path) -> list[int]:
     return found
 
 
-def test_without_a_stack_there_is_a_status(tmp_path: Path) -> None:
+def test_status_without_stack_is_not_running(tmp_path: Path) -> None:
     assert stack.status(tmp_path) == stack.StackStatus(running=False, data_dir=str(tmp_path))
     with pytest.raises(NotRunning, match="start one with `anabranch up`"):
         stack.require(tmp_path)
@@ -31,10 +32,10 @@ def test_without_a_stack_there_is_a_status(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_record_of_dead_processes_is_no_running_stack(tmp_path: Path) -> None:
+def test_status_dead_processes_are_gone(tmp_path: Path) -> None:
     dead = ProcessRecord(name="broker", pid=2**22 + 1, started_at=1.0, marker="none")
-    record = stack.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url="http://127.0.0.1:9", processes=[dead])
-    stack._write(tmp_path, record)
+    record = stack_record.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url="http://127.0.0.1:9", processes=[dead])
+    stack_record.write(tmp_path, record)
     found = stack.status(tmp_path)
     assert not found.running
     assert found.broker_pid is None
@@ -43,9 +44,7 @@ def test_a_record_of_dead_processes_is_no_running_stack(tmp_path: Path) -> None:
     assert stack.status(tmp_path).flink_url is None
 
 
-def test_a_job_that_ends_while_it_is_asked_for_is_no_stack_that_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_job_that_ends_meanwhile_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> None:
         raise StackError("404")
 
@@ -54,7 +53,9 @@ def test_a_job_that_ends_while_it_is_asked_for_is_no_stack_that_does_not_run(
     monkeypatch.setattr(stack, "workers", gone)
     records = [ProcessRecord(name=name, pid=1, started_at=1.0, marker="none") for name in ("broker", "job-manager")]
     url = "http://127.0.0.1:9"
-    stack._write(tmp_path, stack.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url=url, processes=records))
+    stack_record.write(
+        tmp_path, stack_record.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url=url, processes=records)
+    )
     found = stack.status(tmp_path)
     assert found.running
     assert found.workers == []
@@ -62,13 +63,13 @@ def test_a_job_that_ends_while_it_is_asked_for_is_no_stack_that_does_not_run(
     assert not stack.status(tmp_path).running
 
 
-def test_a_broken_record_is_one_clear_line(tmp_path: Path) -> None:
+def test_status_broken_record_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text("{")
     with pytest.raises(StackError, match=r"stack.json cannot be read .*remove it"):
         stack.status(tmp_path)
 
 
-def test_too_little_memory_is_found_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_too_little_memory_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     little = psutil.virtual_memory()._replace(available=600 * 2**20)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
     with pytest.raises(NotEnoughMemory, match=r"600 MB are available: .*fewer --task-managers"):
@@ -78,7 +79,7 @@ def test_too_little_memory_is_found_before_anything_starts(tmp_path: Path, monke
 
 @pytest.mark.system
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), StackError("not ready")])
-def test_a_start_that_is_cut_off_leaves_nothing(
+def test_up_interrupted_start_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
     seen: list[int] = []
@@ -96,7 +97,7 @@ def test_a_start_that_is_cut_off_leaves_nothing(
     assert not stack.status(tmp_path).running
 
 
-def test_the_data_folder_is_chosen_or_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_dir_choice_precedes_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ANABRANCH_DATA_DIR", raising=False)
     assert stack.data_dir() == tmp_path / ".anabranch"

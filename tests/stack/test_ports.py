@@ -6,7 +6,7 @@ from anabranch.stack.errors import PortInUse
 from anabranch.stack.ports import answers, claim, free_port, is_free
 
 
-def test_a_taken_port_is_an_error_that_names_the_option() -> None:
+def test_claim_taken_port_names_the_option() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -17,11 +17,11 @@ def test_a_taken_port_is_an_error_that_names_the_option() -> None:
             claim(port, "--kafka-port")
 
 
-def test_port_zero_is_any_free_one() -> None:
+def test_claim_zero_returns_a_free_port() -> None:
     port = claim(0, "--kafka-port")
     assert is_free(port)
     assert not answers(port)
 
 
-def test_free_ports_are_not_those_of_outgoing_connections() -> None:
+def test_free_port_is_below_outgoing_connections() -> None:
     assert all(20_000 <= free_port() < 32_000 for _ in range(20))

@@ -13,13 +13,20 @@ from anabranch.stack.processes import LocalProcess, stop_all
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def start(tmp_path: Path, command: list[str], *, name: str = "sleeper", tied: bool = True) -> LocalProcess:
     return LocalProcess.start(
         name, command, environment={}, directory=tmp_path, out_path=tmp_path / "sleeper.out", tied=tied
     )
 
 
-def test_a_running_process_is_found_again(tmp_path: Path) -> None:
+def test_record_running_process_is_found(tmp_path: Path) -> None:
     process = start(tmp_path, SLEEP)
     found = process.record.find()
     assert found is not None
@@ -28,7 +35,7 @@ def test_a_running_process_is_found_again(tmp_path: Path) -> None:
     assert process.record.find() is None
 
 
-def test_another_process_with_the_same_id_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_record_other_process_with_same_id_is_not_found(tmp_path: Path) -> None:
     process = start(tmp_path, SLEEP)
     assert msgspec.structs.replace(process.record, started_at=1.0).find() is None
     stranger = msgspec.structs.replace(process.record, marker="/another/stack#sleeper")
@@ -38,7 +45,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_ours(tmp_path: Path) 
     process.kill()
 
 
-def test_what_a_process_left_behind_ends_too(tmp_path: Path) -> None:
+def test_stop_orphan_of_process_ends(tmp_path: Path) -> None:
     # As a Python worker does whose TaskManager crashed: it lives on as a child of process 1.
     parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True).pid, flush=True)"
     process = start(tmp_path, [sys.executable, "-c", parent, *SLEEP])
@@ -49,7 +56,7 @@ def test_what_a_process_left_behind_ends_too(tmp_path: Path) -> None:
     assert not orphan.is_running()
 
 
-def test_a_process_that_will_not_end_is_killed(tmp_path: Path) -> None:
+def test_stop_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(300)"
     )
@@ -60,7 +67,7 @@ def test_a_process_that_will_not_end_is_killed(tmp_path: Path) -> None:
     assert process.record.find() is None
 
 
-def test_a_process_that_ended_says_why(tmp_path: Path) -> None:
+def test_await_ready_ended_process_raises_its_error(tmp_path: Path) -> None:
     process = start(tmp_path, [sys.executable, "-c", "raise ValueError('no such port')"])
     with pytest.raises(
         StartFailed, match=r"^sleeper ended with exit code 1: ValueError: no such port; its log is "
@@ -70,7 +77,7 @@ def test_a_process_that_ended_says_why(tmp_path: Path) -> None:
     assert error.value.log_path == tmp_path / "sleeper.out"
 
 
-def test_a_process_that_is_never_ready_says_so(tmp_path: Path) -> None:
+def test_await_ready_time_is_up_raises(tmp_path: Path) -> None:
     process = start(tmp_path, SLEEP)
     with pytest.raises(StartFailed, match="was not ready within 0 s"):
         process.await_ready(lambda: False, 0.1)
@@ -78,7 +85,7 @@ def test_a_process_that_is_never_ready_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
-def test_a_tied_process_ends_when_we_are_killed(tmp_path: Path) -> None:
+def test_tied_process_killed_parent_ends_it(tmp_path: Path) -> None:
     us = f"""
 import sys, time
 from pathlib import Path
@@ -95,6 +102,6 @@ time.sleep(300)
         tied = psutil.Process(int(popen.stdout.readline()))
         popen.kill()
     give_up_at = time.monotonic() + 10
-    while tied.is_running() and tied.status() != psutil.STATUS_ZOMBIE and time.monotonic() < give_up_at:
+    while not has_ended(tied):
+        assert time.monotonic() < give_up_at
         time.sleep(0.05)
-    assert not tied.is_running() or tied.status() == psutil.STATUS_ZOMBIE

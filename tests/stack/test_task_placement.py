@@ -1,4 +1,4 @@
-"""Who does what is read off Flink's REST interface, and drawn."""
+"""Placement of tasks, from Flink's REST interface to the picture."""
 
 import json
 from io import StringIO
@@ -12,7 +12,7 @@ from anabranch.stack.flink_rest import FlinkJob, FlinkRest
 from anabranch.stack.local_stack import StackStatus
 from anabranch.stack.task_placement import operator_of, workers
 
-#: What Flink 2.3 answers, with what nobody reads left out.
+#: Answers of Flink 2.3, without unused parts.
 ANSWERS: dict[str, Any] = {
     "/taskmanagers": {
         "taskmanagers": [
@@ -48,7 +48,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FlinkRest, "get", lambda _, path: json.loads(json.dumps(ANSWERS[path])))
 
 
-def test_every_task_manager_is_told_with_what_it_runs() -> None:
+def test_workers_of_cluster_have_their_tasks() -> None:
     one, two, ten = workers(FlinkRest("http://x:1"), JOBS)
     assert [worker.name for worker in (one, two, ten)] == ["task-manager-1", "task-manager-2", "task-manager-10"]
     assert (one.slots, one.free_slots) == (2, 0)
@@ -60,12 +60,12 @@ def test_every_task_manager_is_told_with_what_it_runs() -> None:
     assert ten.tasks == []
 
 
-def test_what_does_not_run_holds_nothing() -> None:
+def test_workers_failed_job_has_no_tasks() -> None:
     ended = [FlinkJob(job_id="j", name="job", state="FAILED", start_time_ms=1)]
     assert not any(worker.tasks for worker in workers(FlinkRest("http://x:1"), ended))
 
 
-def test_the_picture_names_the_master_the_workers_their_stages_and_how_busy_they_are() -> None:
+def test_picture_of_workers_shows_tasks_and_load() -> None:
     found = StackStatus(
         running=True, data_dir="d", job_manager_pid=4711, workers=workers(FlinkRest("http://x:1"), JOBS)
     )
@@ -94,5 +94,5 @@ def test_the_picture_names_the_master_the_workers_their_stages_and_how_busy_they
         ("Source: numbers -> map", "numbers"),
     ],
 )
-def test_a_chain_is_called_by_what_is_ours_in_it(chain: str, operator: str) -> None:
+def test_operator_of_chain_prefers_known_operators(chain: str, operator: str) -> None:
     assert operator_of(chain) == operator

@@ -1,0 +1,66 @@
+"""`stack.json`: the processes of a local stack."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from anabranch.stack.errors import StackError
+from anabranch.stack.processes import ProcessRecord
+from anabranch.stack.service import Service
+
+
+class StackRecord(msgspec.Struct, kw_only=True):
+    """Content of `stack.json`.
+
+    Attributes:
+        processes: Started processes, dead or alive.
+        services: Their descriptions.
+        ready: True if all served once.
+    """
+
+    bootstrap_servers: str
+    flink_url: str
+    processes: list[ProcessRecord] = []
+    services: dict[str, Service] = {}
+    ready: bool = False
+
+
+def path_of(folder: Path) -> Path:
+    """Returns the path."""
+    return folder / "stack.json"
+
+
+def read(folder: Path) -> StackRecord | None:
+    """Returns the record, or None without a stack.
+
+    Raises:
+        StackError: It cannot be read.
+    """
+    path = path_of(folder)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StackRecord)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, OSError) as error:
+        raise StackError(f"{path} cannot be read ({error}): end the processes it names, and remove it") from error
+
+
+def write(folder: Path, record: StackRecord) -> None:
+    """Replaces the file."""
+    path = path_of(folder)
+    new = path.with_suffix(".new")
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+    new.replace(path)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Excludes other changes of the stack; ends with the process."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
