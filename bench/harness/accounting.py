@@ -16,9 +16,9 @@ class Moment:
     """Processor time used up to one moment.
 
     Attributes:
-        core_s: Core-seconds so far, by part: `broker java`, `system python`.
-        benchmark_core_s: Core-seconds so far of this process and its descendants.
-        machine_core_s: Core-seconds so far of everything on this machine.
+        core_s: Core-seconds by part: `broker java`, `system python`.
+        benchmark_core_s: Core-seconds of this process and its descendants.
+        machine_core_s: Core-seconds of the machine.
     """
 
     at_s: float

@@ -104,10 +104,10 @@ class BenchEnvironment:
 
     @contextmanager
     def serving(self, system: System, topics: Topics, flink_url: str | None = None) -> Iterator[LocalProcess]:
-        """Starts a system's process and stops it after the block; it may not be ready yet.
+        """Starts a system's process, and stops it after the block.
 
         Raises:
-            PeerMissing: A peer's packages or jars are not available on this machine.
+            PeerMissing: A peer's packages or jars are missing.
         """
         command = ServeCommand(
             kind=system.kind,
@@ -194,7 +194,7 @@ class BenchEnvironment:
             seconds: Longest time to send.
 
         Yields:
-            A function that starts the load and returns once the first request is stored.
+            A function that returns once the first request is stored.
         """
         topics, count = self.topics(), max(1, round(rate_per_s * seconds))
         offsets_ns = poisson_offsets_ns(rate_per_s, count, seed=0)
@@ -257,7 +257,7 @@ class BenchEnvironment:
                 self._offsets = self._new_client()
 
     def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
-        """Waits until a topic has `wanted` records, and returns the number it has by then.
+        """Waits until a topic has `wanted` records, and returns their number.
 
         Raises:
             Stalled: No record was added for a long time.

@@ -22,7 +22,7 @@ class LoadRun:
     """One load and its answers.
 
     Attributes:
-        scheduled_ns: Scheduled send times; `sent_ns` are the actual ones.
+        scheduled_ns: Scheduled send times; `sent_ns` are actual.
         before: Processor time before the first request.
         after: Processor time after the last answer.
     """

@@ -31,10 +31,10 @@ class ServeCommand(_Command, frozen=True, kw_only=True):
         kind: A key of `bench.systems.registry.MODULES`.
         repository: Folder of `NAME/VERSION/model.onnx`.
         flink_url: A running cluster; None starts a MiniCluster.
-        overload: Policy for more requests than the job can serve.
+        overload: Overload policy.
         balance: Load balancing between tasks.
-        busy_folder: Folder of the session times; empty for none.
-        slowdown: Runs of each batch in one of the processes.
+        busy_folder: Folder of session times, or empty.
+        slowdown: Runs of each batch in one process.
     """
 
     kind: str
@@ -59,9 +59,9 @@ class LoadCommand(_Command, frozen=True, kw_only=True):
     Attributes:
         workload_path: File of `Workload.save`.
         first_id: The first request's id.
-        offsets_path: Send times after the start in ns (`numpy.save`); None sends at full speed.
+        offsets_path: Send times in ns (`numpy.save`); None for full speed.
         go_path: File whose existence is the start signal.
-        out_path: File of the scheduled and actual send times.
+        out_path: File of scheduled and actual send times.
     """
 
     bootstrap_servers: str
@@ -76,7 +76,7 @@ class LoadCommand(_Command, frozen=True, kw_only=True):
 
 
 class ReadCommand(_Command, frozen=True, kw_only=True):
-    """Collect answers with their times, and compare each with a direct run of the model.
+    """Collect answers with times, and compare them with a direct run.
 
     Attributes:
         start_offsets: First offsets, by partition.
@@ -115,11 +115,11 @@ class TransportLog(msgspec.Struct, kw_only=True):
     """The reader's measurements of a phase.
 
     Attributes:
-        started_ms: Unix time before the first record was packed.
-        ended_ms: Unix time after the last record was read.
+        started_ms: Unix time before the first record.
+        ended_ms: Unix time after the last record.
         spent_ms: Time of each record, from packing to reading.
         claims: Records by shared memory.
-        wrong: Records with other contents than sent.
+        wrong: Records with wrong contents.
     """
 
     started_ms: float = 0.0

@@ -22,7 +22,7 @@ class SearchSettings(Settings, frozen=True, kw_only=True):
     """Settings of a search.
 
     Attributes:
-        search_warm_up_seconds: Duration of the load before a system's first search, which is not measured.
+        search_warm_up_seconds: Duration of the load before a system's first search.
         search_probes: Halvings of the range in the first round.
         search_seconds: Duration of each probe.
     """

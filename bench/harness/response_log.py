@@ -38,7 +38,7 @@ class ResponseLog:
         ids: Request numbers; -1 for none.
         received_ns: Unix time at the reader.
         appended_ms: LogAppendTime.
-        deviation: Largest difference from a direct run of the model; NaN for an answer without that output.
+        deviation: Largest difference from a direct run; NaN without output.
         refused: The error is `overloaded`.
         expired: The error is `deadline_exceeded`.
         stages_us: Latency breakdown, [answers, phases]; NaN without one.

@@ -14,11 +14,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         repeats: Rounds; each system has one turn in a round.
-        modes: PyFlink execution modes of this project and of the naive map.
+        modes: PyFlink execution modes.
         throughput_requests: Measured requests of a run at full speed.
-        throughput_warm_up: Requests before these, for the JVM's compiler.
+        throughput_warm_up: Requests before these.
         workloads: Workloads of efficiency, sustainable and ledger; empty for all.
-        burst_share: Share of the requests that a scenario sends at once.
+        burst_share: Share of a scenario's requests in a burst.
         load_seconds: Duration of each load at a fixed rate.
     """
 

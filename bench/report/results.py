@@ -66,8 +66,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A promise and its measured value.
 
     Attributes:
-        note: For a missed target: known causes and remedies, from `notes.toml`.
-        breakdown: For a missed target: mean milliseconds by phase of a request of its workload.
+        note: Of a missed target: causes and remedies, from `notes.toml`.
+        breakdown: Of a missed target: mean ms by phase.
     """
 
     workload: str
@@ -86,8 +86,8 @@ class ScenarioSummary(msgspec.Struct, kw_only=True):
 
     Attributes:
         commit: The measured commit of this project.
-        settings: Settings of the run, by name.
-        limits: Figures that no system can exceed, by name.
+        settings: Settings of the run.
+        limits: Figures that no system can exceed.
         skipped: Turns of peers that this machine cannot set up, with the reason.
     """
 

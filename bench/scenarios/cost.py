@@ -42,7 +42,7 @@ class CostRun(Run, frozen=True, kw_only=True):
 
 
 class Cost:
-    """This project's job alone, kept running through all loads of a round.
+    """This project's job alone, through all loads of a round.
 
     Args:
         by_rows: Requests of the feed-forward network by their rows, for all of `ROWS`.

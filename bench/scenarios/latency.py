@@ -34,7 +34,7 @@ class LatencySettings(Settings, frozen=True, kw_only=True):
 
     Attributes:
         latency_seconds: Duration of each latency run.
-        latency_warm_up_seconds: Duration of the load before it, at a higher rate, for the JVM's compiler.
+        latency_warm_up_seconds: Duration of the load before it, at a higher rate.
         latency_tasks: Parallelism of the Flink systems.
     """
 
@@ -62,7 +62,7 @@ class LatencyOffer:
     """A workload and its rate.
 
     Attributes:
-        warm_up_rate_per_s: Rate before the measurement, for the JVM's compiler.
+        warm_up_rate_per_s: Rate before the measurement.
         p99_ms: Limit of p99; None for `_P99_MS` beside the model's time.
     """
 

@@ -27,9 +27,9 @@ class MemorySettings(Settings, frozen=True, kw_only=True):
     """Settings of this scenario.
 
     Attributes:
-        memory_requests: Requests over which memory is sampled.
+        memory_requests: Requests during the samples.
         memory_warm_up: Requests before these, at full speed.
-        memory_settle: Requests between the two at the sampled rate, in which the JVM resizes its heap.
+        memory_settle: Requests between the two at the sampled rate, for the JVM's heap.
         memory_rate_per_s: Rate of the sampled requests.
     """
 
@@ -46,9 +46,9 @@ class MemoryRun(Run, frozen=True, kw_only=True):
         idle_mb: Memory before the job.
         warm_mb: Mean of the samples.
         peak_mb: Maximum of the samples.
-        answered: Requests answered at each sample, after warm-up.
+        answered: Answered requests at each sample.
         resident_mb: Memory at each sample.
-        line: Memory over requests; its slope is in MB for each 10,000.
+        line: Memory in MB over 10,000 requests.
     """
 
     idle_mb: float

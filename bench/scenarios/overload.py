@@ -48,8 +48,8 @@ class OverloadSettings(Settings, frozen=True, kw_only=True):
     """Settings of this scenario.
 
     Attributes:
-        overload_warm_up: Requests before the peak is measured, and before each job's loads.
-        overload_peak_requests: Requests over which the peak is measured.
+        overload_warm_up: Requests before the peak, and before each job's loads.
+        overload_peak_requests: Requests that measure the peak.
         overload_seconds: Duration of each load.
         overload_long_seconds: Duration of the last one.
     """
@@ -66,12 +66,12 @@ class OverloadRun(Run, frozen=True, kw_only=True):
     Attributes:
         load: Multiple of the peak.
         peak_per_s: Rate at full speed.
-        goodput_per_s: Right answers a second during the load; `goodput_by_fifth_per_s` in each fifth.
-        refused: Requests that were answered with `overloaded`.
-        served_share: By priority, of its requests.
-        p50_ms: By priority, of what was served; likewise `p99_ms`.
+        goodput_per_s: Right answers a second; `goodput_by_fifth_per_s` in each fifth.
+        refused: Answers `overloaded`.
+        served_share: By priority.
+        p50_ms: By priority, of served requests; likewise `p99_ms`.
         drain_s: From the last request to the last answer.
-        peak_mb: The most memory that the system had; `resident_mb` is all that was seen.
+        peak_mb: Maximum of `resident_mb`.
     """
 
     load: float

@@ -36,8 +36,7 @@ _OF_BOUND, _OF_BOTH = "rate / bound of its slowest stage", "rate / bound, both s
 _SPEED_UP = f"rate / {WHOLE}"
 _PREDICTED, _BEST = "predicted / measured bottleneck, off by", "best single cut's bottleneck / the planner's"
 _STAGE_RUNS = 25
-#: Requests before those that are measured, as a multiple of them: a stage has no core to spare for the JVM's compiler,
-#: which is at work for more than a minute.
+#: Requests before the measured ones, as a multiple: the JVM's compiler works for a minute.
 _WARM_UP = 2.5
 #: Time of a turn, and of trying all cuts.
 _TURN_S, _CUTS_S = 40.0, 90.0
@@ -62,8 +61,8 @@ class CutCase:
     Attributes:
         model: Its file.
         batch: One request's inputs.
-        whole: Requests for the model as it is; None for a model that is only cut and timed, not served.
-        cut: The same requests, for a copy that is served in stages.
+        whole: Requests for the whole model; None if it is not served.
+        cut: The same requests for the model in stages.
         requests: Measured requests.
     """
 

@@ -46,7 +46,7 @@ class RateRun(Run, frozen=True, kw_only=True):
         latency: As in `LatencyRun`.
         lag: Growth of latency in seconds a second.
         generator_p99_ms: Delay of the generator.
-        probes: Probes of the search, if any.
+        probes: Of the search.
     """
 
     load: str

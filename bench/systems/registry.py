@@ -28,12 +28,12 @@ class System:
 
     Attributes:
         kind: A key of `MODULES`, or the name of a checkout.
-        parallelism: Flink tasks; workers and servers have one.
+        parallelism: Flink tasks.
         mode: PyFlink's execution mode; None without PyFlink.
-        overload: This project's policy for more requests than it can serve.
+        overload: This project's overload policy.
         balance: Load balancing between this project's tasks.
         busy_folder: See `bench.harness.session_time`, also for `slowdown`.
-        checkout: A folder whose own command line serves; empty for this checkout.
+        checkout: Folder of another checkout, or empty.
     """
 
     kind: str

@@ -2,7 +2,7 @@
 
     [ write: messages or claims, in turn ] --> rebalance --> [ read: all bytes, and how long they took ]
 
-The cluster has two TaskManagers with one slot each; the two operators share none.
+Each TaskManager has one slot for one operator.
 """
 
 from collections.abc import Iterator

@@ -58,7 +58,7 @@ def add_copies_in_stages(repository: Path, plan: str) -> Path:
     """Adds a copy of Magika and of ResNet-50 that is served in stages, and returns the repository.
 
     Args:
-        plan: Name of the stage manifest beside each copy, written later.
+        plan: Name of the stage manifests.
     """
     for name in (MAGIKA, RESNET):
         [original] = (repository / name).glob("*/model.onnx")

@@ -47,7 +47,7 @@ _INK_AND_PAPER = (((20, 20, 20), (255, 255, 255)), ((235, 235, 225), (40, 55, 70
 def add_recognizer(repository: Path) -> Path:
     """Adds rapidocr's text recognizer to a repository, and returns that.
 
-    Its outputs are the best of the 18,710 probabilities of each place and its index: all of them would be 3 MB.
+    Its outputs are the best of 18,710 probabilities of each place, and its index.
     """
     model = onnx.load_from_string(files("rapidocr").joinpath("models", _FILE).read_bytes())
     graph = model.graph

@@ -20,7 +20,7 @@ _CUT_OFF_MS = 0.5
 def stages_ms(offered: LoadRun) -> dict[str, float]:
     """Mean milliseconds of each phase, over the requests with a latency breakdown.
 
-    The first and the last two phases are differences between clocks: phases of the job that overlap make them negative.
+    The first and the last two phases are differences between clocks, so they may be negative.
     """
     means = _table(offered).mean(axis=0)
     return {stage: round(float(mean), 4) for stage, mean in zip(ALL_STAGES, means, strict=True)}

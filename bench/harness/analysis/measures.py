@@ -39,9 +39,9 @@ class Tally(msgspec.Struct, frozen=True):
     """Counts of a run's requests by outcome.
 
     Attributes:
-        answered: Requests with at least one answer.
-        refused: First answers `overloaded`; `expired` are those `deadline_exceeded`.
-        wrong: First answers with another error, or outside the tolerance.
+        answered: Requests with an answer.
+        refused: First answers `overloaded`; `expired` are `deadline_exceeded`.
+        wrong: First answers with another error or deviation.
         repeated: Further answers to a request.
         deviation: Largest difference among right answers.
     """
@@ -139,7 +139,7 @@ def append_latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64
 def rate_per_s(appended_ms: npt.NDArray[np.int64], skip: int) -> float:
     """Answers a second after the first `skip`.
 
-    Answers in the same batch as the first one do not count: they were computed before it.
+    Answers in the first one's batch do not count.
     """
     times_ms = np.sort(appended_ms)
     if len(times_ms) <= skip + 1:
@@ -173,11 +173,11 @@ def recovery_s(after_s: Floats, spent_ms: Floats, calm_ms: Floats) -> float:
     """Time from the end of a burst until latency is normal again.
 
     Args:
-        after_s: Scheduled time of each request after the burst; `spent_ms` is its latency.
+        after_s: Scheduled times after the burst; `spent_ms` are the latencies.
         calm_ms: Latencies before the burst.
 
     Returns:
-        Start of the first half second with a median of at most twice theirs, or the end of the data.
+        Start of the first half second with at most twice their median, or the end.
     """
     limit_ms = _CALM_AGAIN * float(np.median(calm_ms)) if len(calm_ms) else 0.0
     windows = (after_s / _WINDOW_S).astype(np.int64)

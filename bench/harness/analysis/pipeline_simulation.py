@@ -2,8 +2,7 @@
 
     feed --link--> [ receive | compute | send ] x replicas --link--> [ ... ] --link--> drain
 
-Each direction of a link and each processor serves one batch at a time, in order of arrival. A batch goes to the replica
-that is free first.
+Each direction of a link and each processor serves one batch at a time. A batch goes to the first free replica.
 """
 
 import heapq
@@ -36,8 +35,8 @@ def simulate(stages: Sequence[PlannedStage], feed: Feed, *, batches: int, variat
     """Batches a second of a pipeline that always has input.
 
     Args:
-        batches: Simulated batches; the first half fills the pipeline and does not count.
-        variation: Standard deviation of a batch's computing time, as a share of its mean.
+        batches: Simulated batches; the first half does not count.
+        variation: Standard deviation of computing times, as a share of the mean.
     """
     rng = np.random.default_rng(seed)
     sent_ms = feed.input_bytes * 1000 / feed.bandwidth_bytes_per_s

@@ -56,11 +56,11 @@ def lag_of(spent_ms: Floats, at_ns: npt.NDArray[np.int64]) -> float:
 class Search:
     """Halves the range of rates, then steps down until a rate is confirmed.
 
-    The middle of a range is the geometric mean: the relative error is the same at both ends.
+    The middle is the geometric mean: the relative error is equal at both ends.
 
     Args:
-        low_per_s: A rate that is probably sustainable, above 0.
-        high_per_s: A rate that is probably too high.
+        low_per_s: Probably sustainable, above 0.
+        high_per_s: Probably too high.
         probes: Number of halvings.
     """
 

@@ -89,10 +89,10 @@ class StageSessions:
 def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rounds: int) -> tuple[float, float, int]:
     """Measures every single cut, and the best ones again in turn with the planner's.
 
-    Half of the rounds finds the best cut, the other half times it: the least of several medians is biased.
+    Half of the rounds finds the best cut, the other half times it, to avoid a bias.
 
     Returns:
-        Bottleneck of the best single cut and of the planner's in milliseconds, and the number of cuts.
+        Bottlenecks of the best cut and the planner's in ms, and the number of cuts.
     """
     graph = load_graph(model)
     with tempfile.TemporaryDirectory(prefix="bench-cuts-") as folder:

@@ -2,9 +2,8 @@
 
     Kafka value --> [ RichMapFunction: parse, OrtSession.run, serialise ] --> Kafka key and value
 
-It has our settings for parallelism, buffer timeout, checkpoints, object reuse and Kafka, on a MiniCluster in one JVM,
-with one session on one thread for each task. It reads the common wire or Crayfish's JSON
-(`bench.systems.flink.crayfish_wire`).
+It has our settings of Flink and Kafka, on a MiniCluster in one JVM, with a session on one thread for each task. It
+reads the common wire or Crayfish's JSON (`bench.systems.flink.crayfish_wire`).
 """
 
 import os
@@ -29,8 +28,8 @@ def bring() -> None:
     """Fetches the jars that the job needs, and compiles it.
 
     Raises:
-        JarsError: A jar cannot be brought here, or is not the one that was locked.
-        InstallationError: Flink, Java or its compiler is missing, or the sources do not fit them.
+        JarsError: A jar is not available, or not the locked one.
+        InstallationError: Flink, Java or its compiler is missing, or does not fit the sources.
     """
     fetching = [_TOOLS / "jgo" / "bin" / "python", jars.__file__, "fetch", "--lock", _LOCK, "--to", _JARS]
     try:

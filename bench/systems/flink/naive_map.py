@@ -2,7 +2,7 @@
 
     Kafka value --> [ map: parse, session.run, serialise ] --> Kafka value
 
-It has our settings for execution mode, parallelism, buffer timeout, checkpoints and Kafka.
+It has our settings of Flink and Kafka.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """A peer: Apache Beam's RunInference with its ONNX handler, in memory.
 
-Settings: PyFlink's own Beam, with the direct runner in one process; batches of 64 rows; one thread in the session; rows
-made inside the pipeline, without pickling.
+Settings: PyFlink's own Beam; direct runner in one process; batches of 64 rows; one thread in the session; rows made
+inside the pipeline.
 """
 
 import subprocess

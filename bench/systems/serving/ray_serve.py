@@ -3,8 +3,7 @@
     Kafka --> [ bridge: DeploymentHandle.remote ] --> [ replica: @serve.batch, session.run ] --> [ bridge ] --> Kafka
 
 Settings, the quickest of several: handles in place of HTTP; `RAY_SERVE_THROUGHPUT_OPTIMIZED`; batches of at most 64
-without waiting; 256 requests in flight; one replica with sessions on one thread; no dashboard. The replica parses
-messages, as a batch.
+without waiting; 256 requests in flight; one replica, which parses messages; one thread a session; no dashboard.
 """
 
 import asyncio
