@@ -1,7 +1,7 @@
 """Checks requests against the catalog, as far as that needs no session.
 
-The common head of a sender's requests is checked once and cached as an `_AdmittedHead`. A message that differs from an
-earlier one only in id and tensors matches a `_Template` and is not decoded.
+The common head of a sender's requests is cached as an `_AdmittedHead`. A message that differs from an earlier one only
+in id and tensors matches a `_Template` and is not decoded.
 """
 
 from collections import OrderedDict

@@ -26,7 +26,6 @@ class Request(msgspec.Struct, gc=False):
         source: Place in Kafka; identifies the request.
         original: Value of the Kafka record.
         tensors: Raw bytes of each input of the model.
-        breakdown: Times, for an explained answer.
     """
 
     signature: bytes

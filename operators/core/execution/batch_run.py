@@ -62,7 +62,6 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
         bad: Failed rows of the batch.
         apart: Outcome of each part, without batch axis.
         started_ms: Unix time of the first call of the session.
-        ended_ms: Unix time of the last return.
     """
 
     is_by_row: bool

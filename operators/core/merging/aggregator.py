@@ -1,6 +1,6 @@
 """Applies records and timers to the windows of a task.
 
-The caller reads state before a call, and applies the `WindowUpdate` after it. Records of closed windows are dropped.
+The caller reads state before a call, and applies the `WindowUpdate` after it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +26,7 @@ class WindowUpdate(NamedTuple):
         clears_kept: True to remove the kept records.
         forgets: True to remove the window.
         wakes_at_ms: Processing-time timers to register.
-        end_at_ms: Event-time timer to register, or to delete.
+        end_at_ms: Event-time timer to register or delete.
     """
 
     outputs: Sequence[Answer | DeadLetterRecord] = ()

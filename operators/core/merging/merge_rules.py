@@ -17,7 +17,7 @@ class MergeRule:
         summary: One sentence for the documentation.
         needs: The accepted datatypes in words.
         result_datatype: Datatype of the merged output, by that of the members.
-        merge: Merges arrays of one shape, given their weights and the axis of `adds_member_axis`.
+        merge: Merges arrays of one shape, given their weights and the member axis.
         adds_member_axis: True if the output has an axis of members behind the rows.
     """
 
@@ -59,7 +59,6 @@ def _max(arrays: Sequence[Array], _: Sequence[float], __: int) -> Array:
 def _vote(arrays: Sequence[Array], _: Sequence[float], __: int) -> Array:
     stacked = np.stack(arrays)
     votes = np.stack([np.asarray(stacked == each).sum(axis=0) for each in stacked])
-    # argmax returns the first of equals.
     winners = np.expand_dims(votes.argmax(axis=0), 0)
     return np.take_along_axis(stacked, winners, axis=0).reshape(arrays[0].shape)
 

@@ -2,7 +2,7 @@
 
 It closes when all rows arrived, when failed rows decide the answer, or at the deadline. State holds the window, the
 caller the records for the answer. The first outcome of a row counts. A closed window is remembered for a while, to drop
-late and repeated records.
+late records.
 
 An ensemble counts as several times the rows, member after member. The answer uses the complete members if they
 suffice, else the rows that all members have.

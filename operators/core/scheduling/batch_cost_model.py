@@ -1,18 +1,15 @@
-"""Predicts the time of batches: measurements at load, corrected by later runs.
-
-Cost per row falls with the batch size on some models and rises on others.
-"""
+"""Predicts the time of batches: measurements at load, corrected by later runs."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
 
-#: Relative cost up to which a smaller batch is preferred.
+#: Relative cost of a preferred smaller batch.
 _TOLERANCE = 1.05
 #: Overhead of a batch in Python and Flink.
 _CALL_MS = 0.1
-#: Default limit of rows, and the largest measured size.
+#: Default limit of rows, and largest measured size.
 DEFAULT_ROWS, MOST_ROWS = 64, 1024
 #: Longest batch beyond the default limit.
 MOST_MS = 1.0
@@ -63,7 +60,6 @@ class BatchCostModel:
             return limit
         least = min(per_row for _, per_row in known)
         best = next(rows for rows, per_row in known if per_row <= least * _TOLERANCE)
-        # Larger batches than measured may be as good.
         return max(limit, best) if best == self._rows[-1] else best
 
     def predict_ms(self, rows: int) -> float:

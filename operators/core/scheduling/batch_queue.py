@@ -22,7 +22,7 @@ from anabranch.schemas.records import NO_DEADLINE_MS
 
 #: Shedding stops at this share of a limit.
 SHED_TO_SHARE = 0.99
-#: Arrival of restored requests, which are due at once.
+#: Arrival of restored requests.
 LONG_AGO_MS = -1e12
 _NEVER = float("inf")
 #: Stale entries of a heap, beyond twice the valid ones.
@@ -173,7 +173,6 @@ class BatchQueue:
         self._groups: dict[bytes, _Group] = {}
         #: Due signatures by urgency; stale entries differ from `_Group.due`.
         self._due: list[tuple[Urgency, bytes]] = []
-        #: Signatures whose batch is delayed.
         self._delayed: set[bytes] = set()
         #: Latest start of each request with a deadline.
         self._deadlines: list[tuple[float, int, Request]] = []

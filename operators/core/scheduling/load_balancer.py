@@ -2,7 +2,7 @@
 
 The exchange prefers the shortest channel, and blocks while all are full. A window limits the batches that leave per
 batch that runs here: it grows while the exchange takes them at once, and shrinks while it blocks. A long block pauses
-offloading. The least urgent batch leaves first.
+offloading.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def urgency(self, arrived_ms: float, deadline_ms: int, priority: int) -> float:
         """Return the time at which a request should leave the queue.
 
-        That is its deadline, at most `no_deadline_ms` after its arrival, plus `priority_step_ms` per step of priority.
+        That is its deadline, at most `no_deadline_ms` after arrival, plus `priority_step_ms` per step of priority.
         """
         leaves_ms = arrived_ms + self.no_deadline_ms
         if deadline_ms and deadline_ms < leaves_ms:

@@ -21,9 +21,8 @@ from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import OpeningRecord, ShardRecord, UnitRecord
 from anabranch.schemas.signatures import decode_signature
 
-#: Longest batch of several rows in the slowest stage.
+#: Longest batch in the slowest stage.
 _STAGE_MS = 10.0
-#: Batching of models without batch axis.
 _ALONE = Batching(max_rows=1)
 _ALL = float("inf")
 

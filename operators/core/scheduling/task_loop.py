@@ -5,8 +5,7 @@
     end   --> on_end   --+
 
 The caller carries out each action before it takes the next one, so the loop measures how long the exchange blocks. A
-busy task runs batches for `work_slice_ms`, then sets a timer, so that requests and checkpoints get their turn. State
-holds requests that are still queued when a call ends.
+busy task runs batches for `work_slice_ms`, then sets a timer, so that requests and checkpoints get their turn.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +29,7 @@ class Settlement(NamedTuple):
         arrived: Number and frame of each request to store.
         departed: Numbers of requests to remove.
         wake_at_ms: Next processing-time timer.
-        end_at_ms: Event-time timer for the end of the input.
+        end_at_ms: Event-time timer.
     """
 
     arrived: list[tuple[int, bytes]]
@@ -101,7 +100,7 @@ class TaskLoop:
         outputs = self._pipeline.admit(frame, own, now_ms)
         if outputs:
             yield from self._emit(outputs)
-        # With a timer due, read all requests before choosing.
+        # With a timer due, read all requests first.
         if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or own.is_full:
             yield from self._work(own)
         yield from self._settle_own(own, end_at_ms=end_at_ms)

@@ -3,11 +3,11 @@
     message   the record; its first byte is its `RecordKind`
     claim     255 | place of the record | head: the record without its large parts
 
-An unreadable record becomes a FAILURE of its rows, or a failed UNIT. An OPENING only loses its original.
+An unreadable record becomes a FAILURE or a failed UNIT. An OPENING only loses its original.
 """
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from anabranch.schemas.records import (
     OpeningRecord,
     PartialRecord,
     ShardRecord,
+    UnitRecord,
     decode_record,
     head_of,
 )
@@ -35,10 +36,9 @@ _CLAIM = struct.Struct("<B3xIII16s16sIQQQ")
 
 
 class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Exchange of records between the tasks of one job.
+    """Exchange of records between the tasks of one job, which has a unique name.
 
     Attributes:
-        job: Unique name of the job.
         shares_memory: True to allow claims on one host.
         claim_from_bytes: Smaller records are messages.
         arena_bytes: Shared memory of a task for the readers of one operator.
@@ -61,7 +61,6 @@ class Claim(NamedTuple):
         process: Process id on the host.
         file: Descriptor of the arena in that process.
         slot: Byte in which the reader reports that it is done.
-        sequence: Number of the record in its arena.
     """
 
     attempt: int
@@ -124,4 +123,6 @@ def _failed(record: ClaimableRecord, message: str) -> AnyRecord:
     failure = Failure(ExchangeFailed.code, message, PHASE, signature.model_name, signature.model_version)
     if isinstance(record, ShardRecord):
         return FailureRecord(record.segment, failure)
-    return replace(record, tensors=(), failure=failure)
+    if isinstance(record, UnitRecord):
+        return replace(record, tensors=(), failure=failure)
+    assert_never(record)
