@@ -1,6 +1,7 @@
 """Docstrings and comments of the product keep to the house style, package by package."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -76,29 +77,26 @@ def sources(package: str) -> list[Path]:
     return [path for path in sorted((ROOT / package).rglob("*.py")) if not path.name.endswith("_pb2.py")]
 
 
-@pytest.fixture(params=PACKAGES)
-def package(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def prose(package: str) -> Prose:
+@functools.cache
+def prose_of(package: str) -> Prose:
     found = Prose()
     for path in sources(package):
         found.add(path.read_text())
     return found
 
 
-def test_package_sentences_seldom_start_with_wh_words(package: str, prose: Prose) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_sentences_seldom_start_with_wh_words(package: str) -> None:
     limit, _ = ABOVE.get(package, (MAX_WH_STARTS, 0))
-    assert prose.wh_starts_of_docstrings() <= limit
-    assert prose.wh_starts_of_sentences() <= limit
+    assert prose_of(package).wh_starts_of_docstrings() <= limit
+    assert prose_of(package).wh_starts_of_sentences() <= limit
 
 
-def test_package_has_one_word_of_prose_per_line(package: str, prose: Prose) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_has_one_word_of_prose_per_line(package: str) -> None:
     _, limit = ABOVE.get(package, (0, MAX_WORDS_PER_LINE))
     # To two places, as the limit is given.
-    assert round(prose.words_per_line(), 2) <= limit
+    assert round(prose_of(package).words_per_line(), 2) <= limit
 
 
 def test_product_class_names_are_unique() -> None:

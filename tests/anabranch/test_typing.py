@@ -124,6 +124,7 @@ def typed_script(python: Path) -> Path:
     return Path(shutil.copy(WELL_TYPED, python.parents[2]))
 
 
+@pytest.mark.slow
 def test_installed_package_typed_script_passes(python: Path, typed_script: Path) -> None:
     # The oldest Python of the client.
     assert check(python, typed_script, "3.10").stdout == "Success: no issues found in 1 source file\n"
@@ -134,6 +135,7 @@ def test_installed_package_typed_script_runs(python: Path, typed_script: Path) -
     assert printed[1:] == ["no_answer", "DoublingBackend", "DoublingSession"]
 
 
+@pytest.mark.slow
 def test_installed_package_mistyped_script_is_caught(python: Path) -> None:
     script = python.parents[2] / "mistyped.py"
     script.write_text(MISTYPED)

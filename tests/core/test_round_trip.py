@@ -71,6 +71,7 @@ batchings = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     requests=sent(),

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def draw_order(data: st.DataObject, graph: Graph) -> list[int]:
     return downsets[:-1]
 
 
+@pytest.mark.slow
 @settings(relaxed, max_examples=150)
 @given(model=models(), data=st.data())
 def test_random_model_stages_equal_the_whole(model: onnx.ModelProto, data: st.DataObject) -> None:
