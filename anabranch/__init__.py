@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         AnabranchError,
         BrokerUnreachable,
         ClientClosed,
+        ClientForked,
+        CodecMissing,
         CompilationFailed,
         ConfigError,
         CutError,
@@ -79,11 +81,13 @@ if TYPE_CHECKING:
         UnusableInputs,
         UnusableMachines,
         VersionThere,
+        WaitsForItself,
         WholeModelFailed,
         WrongDatatype,
         WrongShape,
         WrongSize,
     )
+    from anabranch.flink_job.kafka_security import KafkaSecurity
     from anabranch.result import Result
 
     __version__: str
@@ -93,6 +97,8 @@ __all__ = [
     "BrokerUnreachable",
     "Client",
     "ClientClosed",
+    "ClientForked",
+    "CodecMissing",
     "CompilationFailed",
     "ConfigError",
     "CutError",
@@ -110,6 +116,7 @@ __all__ = [
     "InvalidParameter",
     "JarsMissing",
     "JavaNotFound",
+    "KafkaSecurity",
     "LibpythonNotFound",
     "MalformedRequest",
     "MissingInput",
@@ -157,13 +164,18 @@ __all__ = [
     "UnusableInputs",
     "UnusableMachines",
     "VersionThere",
+    "WaitsForItself",
     "WholeModelFailed",
     "WrongDatatype",
     "WrongShape",
     "WrongSize",
     "__version__",
 ]
-_MODULES = {"Client": "anabranch.client", "Result": "anabranch.result"}
+_MODULES = {
+    "Client": "anabranch.client",
+    "KafkaSecurity": "anabranch.flink_job.kafka_security",
+    "Result": "anabranch.result",
+}
 
 
 # Hidden from type checkers, which would accept every name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.connection import Connection, IsolationLevel, KafkaConnection
-from anabranch.response_receiver import PendingRequest, ResponseReceiver
+from anabranch.answer_future import AnswerFuture
+from anabranch.connection import Connection, IsolationLevel, KafkaConnection, known_options
+from anabranch.flink_job.kafka_security import KafkaSecurity, python_options
+from anabranch.response_receiver import PendingRequest, ResponseReceiver, no_answer
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.errors import InvalidParameter, RequestTooLarge
 from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
+from anabranch.transport_errors import ClientForked
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
@@ -45,6 +49,7 @@ class Client:
         timeout_s: Longest wait for an answer.
         isolation_level: `read_committed` waits for the transaction of a job that delivers exactly once, and makes no
             difference otherwise; `read_uncommitted` sees answers early, and a failure may repeat them.
+        security: Encryption and authentication, as the job's `[kafka.security]`.
         properties: Further options of the Kafka clients, in kafka-python's names, or with dots for underscores
             (`{"security.protocol": "SSL"}`).
         connection: Used instead of Kafka; `anabranch.testing.FakeJob.connection` makes one for tests.
@@ -52,6 +57,8 @@ class Client:
     Raises:
         BrokerUnreachable: No broker answers at `bootstrap_servers`.
         TopicMissing: One of the two topics does not exist.
+        CodecMissing: Answers are compressed with a codec that is not installed here.
+        ConfigError: A secret or a file of `security` cannot be read.
         UnknownProperty: kafka-python has no such property.
     """
 
@@ -64,6 +71,7 @@ class Client:
         max_message_bytes: int = 16 * 1024 * 1024,
         timeout_s: float = 30.0,
         isolation_level: IsolationLevel = "read_committed",
+        security: KafkaSecurity | None = None,
         properties: Mapping[str, Any] | None = None,
         connection: Connection | None = None,
     ) -> None:
@@ -72,19 +80,23 @@ class Client:
         # Unique among clients: they all read the same responses topic.
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_count = itertools.count()
+        self._process_id = os.getpid()
         self._connection = connection or KafkaConnection(
             bootstrap_servers,
             requests_topic=requests_topic,
             responses_topic=responses_topic,
             max_message_bytes=max_message_bytes,
             isolation_level=isolation_level,
-            properties=properties or {},
+            properties={**(properties or {}), **(python_options(security) if security else {})},
+            timeout_s=timeout_s,
         )
         self._receiver = ResponseReceiver(self._connection)
 
     @classmethod
     def for_job(cls, config: Config, *, timeout_s: float = 30.0) -> Self:
         """Makes a client with the topics, size limit and Kafka properties of a job's configuration."""
+        from anabranch.flink_job.kafka_properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
+
         kafka_config = config.kafka
         return cls(
             kafka_config.bootstrap_servers,
@@ -92,7 +104,7 @@ class Client:
             responses_topic=kafka_config.responses_topic,
             max_message_bytes=kafka_config.max_message_bytes,
             timeout_s=timeout_s,
-            properties=kafka_config.properties,
+            properties=known_options(python_client_options(kafka_config)),
         )
 
     def infer(
@@ -165,7 +177,11 @@ class Client:
             RequestTooLarge: The request is over `max_message_bytes`.
             WrongDatatype, InvalidParameter: The protocol cannot carry an array or a parameter.
             ClientClosed: The client is closed.
+            ClientForked: The client was made before `os.fork`, in another process.
         """
+        sent_s = time.monotonic()
+        if os.getpid() != self._process_id:
+            raise ClientForked("the client was made in another process: make one after the fork")
         if timeout_s is None:
             # Waits beyond the deadline, for the answer that says that it has passed.
             timeout_s = self._timeout_s if deadline_ms is None else max(self._timeout_s, deadline_ms / 1000 + 1)
@@ -186,11 +202,14 @@ class Client:
                 f"the request takes {len(message)} bytes, over the limit of {self._max_message_bytes}: split it, or "
                 "raise max_message_bytes of this client and kafka.max_message_bytes of the job"
             )
-        pending = PendingRequest(Future(), time.monotonic(), timeout_s, model)
+        future = AnswerFuture(self._receiver.thread, sent_s + timeout_s, no_answer(model, timeout_s))
+        pending = PendingRequest(future, sent_s, timeout_s, model)
         return self._send(message, request_id.encode(), key, pending)
 
     def close(self) -> None:
         """Closes the connections; requests without an answer end with `ClientClosed`. May be called again."""
+        if os.getpid() != self._process_id:
+            return
         self._receiver.close()
         self._connection.close_sender()
 

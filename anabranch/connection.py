@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 import kafka
 import kafka.errors
 
+from anabranch.kafka_codecs import check_codecs, codec_missing
+from anabranch.kafka_options import connection_causes, options_of
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing, UnknownProperty
@@ -21,6 +23,7 @@ from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing,
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 
 _CONNECT_S = 5.0
+_DISCOVERY_MS = 3_000
 
 
 class Connection(Protocol):
@@ -54,17 +57,24 @@ class KafkaConnection:
         max_message_bytes: int,
         isolation_level: IsolationLevel,
         properties: Mapping[str, Any],
+        timeout_s: float = 30.0,
     ) -> None:
         self._requests_topic = requests_topic
+        self._responses_topic = responses_topic
+        self._partition_count = 0
         common = {
             "bootstrap_servers": bootstrap_servers.split(","),
             "bootstrap_timeout_ms": int(_CONNECT_S * 1000),
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
+            # New partitions are seen within that time.
+            "metadata_max_age_ms": _DISCOVERY_MS,
         }
         consuming = common | {
             "group_id": None,
             "enable_auto_commit": False,
+            # A partition that is new holds only answers that came after this client.
+            "auto_offset_reset": "earliest",
             "isolation_level": isolation_level,
             "fetch_min_bytes": 1,
             "fetch_max_bytes": max(4 * max_message_bytes, 52_428_800),
@@ -73,23 +83,25 @@ class KafkaConnection:
         producing = common | {
             "linger_ms": 0,
             "max_request_size": max_message_bytes + KAFKA_FRAMING_BYTES,
-            "max_block_ms": int(_CONNECT_S * 1000),
+            "max_block_ms": int(min(_CONNECT_S, timeout_s) * 1000),
         }
         for_consumer, for_producer = _divide(properties)
         if not for_consumer.keys() & {"proxy_url", "socks5_proxy"}:
             _probe(bootstrap_servers)
         try:
-            with ExitStack() as opened:
+            with connection_causes() as causes, ExitStack() as opened:
                 self._consumer = kafka.KafkaConsumer(**consuming | for_consumer)
                 opened.callback(self._consumer.close)
-                _seek_to_end(self._consumer, requests_topic, responses_topic, bootstrap_servers)
+                _check_topics(self._consumer, requests_topic, responses_topic, bootstrap_servers)
+                check_codecs(bootstrap_servers, responses_topic, common | for_consumer)
+                self._partition_count = _seek_to_end(self._consumer, responses_topic)
                 self._producer = kafka.KafkaProducer(**producing | for_producer)
                 opened.callback(self._producer.close, timeout=0)
                 # Fetches the metadata now, so that the first request does not wait for it.
                 self._producer.partitions_for(requests_topic)
                 opened.pop_all()
         except kafka.errors.KafkaError as error:
-            raise _unreachable(bootstrap_servers, error) from error
+            raise _unreachable(bootstrap_servers, "; ".join(causes) or error) from error
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
         """Hands a request to the producer."""
@@ -105,8 +117,16 @@ class KafkaConnection:
             sent.add_errback(on_error)
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
-        """Polls the responses topic."""
-        for records in self._consumer.poll(timeout_ms=timeout_ms).values():
+        """Polls the responses topic, with the partitions that it has by now."""
+        numbers = self._consumer.partitions_for_topic(self._responses_topic)
+        if len(numbers) > self._partition_count:
+            self._partition_count = len(numbers)
+            self._consumer.assign([kafka.TopicPartition(self._responses_topic, number) for number in sorted(numbers)])
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_ms)
+        except kafka.errors.UnsupportedCodecError as error:
+            raise codec_missing(str(error)) from error
+        for records in polled.values():
             for record in records:
                 yield record.key, record.value
 
@@ -119,6 +139,12 @@ class KafkaConnection:
         self._consumer.close()
 
 
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that kafka-python has: a job's file may hold options that only Java has."""
+    known = kafka.KafkaConsumer.DEFAULT_CONFIG.keys() | kafka.KafkaProducer.DEFAULT_CONFIG.keys()
+    return {name: value for name, value in options.items() if name in known}
+
+
 def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits properties into those of a consumer and those of a producer."""
     named = {name.replace(".", "_"): value for name, value in properties.items()}
@@ -129,10 +155,7 @@ def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             f"kafka-python has no option {', '.join(sorted(unknown))}: use the names that its KafkaConsumer and "
             "KafkaProducer have"
         )
-    return (
-        {name: value for name, value in named.items() if name in consumer},
-        {name: value for name, value in named.items() if name in producer},
-    )
+    return options_of(consumer, named), options_of(producer, named)
 
 
 def _probe(bootstrap_servers: str) -> None:
@@ -149,11 +172,11 @@ def _probe(bootstrap_servers: str) -> None:
     raise _unreachable(bootstrap_servers, refusal) from refusal
 
 
-def _unreachable(bootstrap_servers: str, error: Exception | None) -> BrokerUnreachable:
+def _unreachable(bootstrap_servers: str, error: Exception | str | None) -> BrokerUnreachable:
     return BrokerUnreachable(f"no Kafka broker at {bootstrap_servers}: is the stack up (anabranch up)? ({error})")
 
 
-def _seek_to_end(
+def _check_topics(
     consumer: kafka.KafkaConsumer, requests_topic: str, responses_topic: str, bootstrap_servers: str
 ) -> None:
     for topic in (requests_topic, responses_topic):
@@ -162,12 +185,17 @@ def _seek_to_end(
                 f"the broker at {bootstrap_servers} has no topic {topic!r}: start the job, which makes it "
                 "(anabranch run), or name the topic that the job uses"
             )
-    numbers = sorted(consumer.partitions_for_topic(responses_topic))
-    partitions = [kafka.TopicPartition(responses_topic, number) for number in numbers]
+
+
+def _seek_to_end(consumer: kafka.KafkaConsumer, topic: str) -> int:
+    """Assigns all partitions of a topic, from their ends; returns their number."""
+    numbers = sorted(consumer.partitions_for_topic(topic))
+    partitions = [kafka.TopicPartition(topic, number) for number in numbers]
     consumer.assign(partitions)
     # `seek_to_end` looks the end up at the first poll, which may be after the first answer.
     for partition, offset in consumer.end_offsets(partitions).items():
         consumer.seek(partition, offset)
+    return len(partitions)
 
 
 def _not_sent(error: Exception, size_bytes: int) -> AnabranchError:

@@ -30,6 +30,9 @@
             NotSent                       not_sent
             NoAnswer                      no_answer
             ClientClosed                  client_closed
+            ClientForked                  client_forked
+            WaitsForItself                waits_for_itself
+            CodecMissing                  codec_missing
             UnknownProperty               unknown_property
         ConfigError                       config_error           the configuration or model repository is at fault
             StagesNotPrepared             stages_not_prepared
@@ -150,11 +153,14 @@ from anabranch.stack.errors import (
 from anabranch.transport_errors import (
     BrokerUnreachable,
     ClientClosed,
+    ClientForked,
+    CodecMissing,
     NoAnswer,
     NotSent,
     TopicMissing,
     TransportError,
     UnknownProperty,
+    WaitsForItself,
 )
 
 if TYPE_CHECKING:
@@ -171,6 +177,8 @@ __all__ = [
     "AnabranchError",
     "BrokerUnreachable",
     "ClientClosed",
+    "ClientForked",
+    "CodecMissing",
     "CompilationFailed",
     "ConfigError",
     "CutError",
@@ -234,6 +242,7 @@ __all__ = [
     "UnusableInputs",
     "UnusableMachines",
     "VersionThere",
+    "WaitsForItself",
     "WholeModelFailed",
     "WrongDatatype",
     "WrongShape",

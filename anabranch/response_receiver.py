@@ -48,6 +48,11 @@ class ResponseReceiver:
         self._thread = threading.Thread(target=self._receive, name="anabranch-answers", daemon=True)
         self._thread.start()
 
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that ends futures, and runs their callbacks."""
+        return self._thread
+
     def expect(self, request_id: bytes, pending: PendingRequest) -> None:
         """Adds a request. Call it before sending, so that no answer comes first.
 
@@ -89,6 +94,8 @@ class ResponseReceiver:
                 if now_s >= next_tick_s:
                     next_tick_s = now_s + _TICK_MS / 1000
                     self._expire(now_s)
+        except TransportError as error:
+            self._stop(error)
         except Exception as error:  # noqa: BLE001 - without this thread no request would ever end
             self._stop(TransportError(f"answers can no longer be read: {error}; make a new client"))
         finally:
@@ -98,13 +105,15 @@ class ResponseReceiver:
         # A copy, because other threads add to it.
         for request_id, pending in list(self._pending.items()):
             if now_s - pending.sent_s >= pending.timeout_s:
-                self.settle(
-                    request_id,
-                    NoAnswer(
-                        f"no answer from model {pending.model!r} within {pending.timeout_s:g} s: is the job running "
-                        "(anabranch status)? If it is busy, allow more with timeout_s"
-                    ),
-                )
+                self.settle(request_id, no_answer(pending.model, pending.timeout_s))
+
+
+def no_answer(model: str, timeout_s: float) -> NoAnswer:
+    """Returns the error of a request that expired."""
+    return NoAnswer(
+        f"no answer from model {model!r} within {timeout_s:g} s: is the job running (anabranch status)? "
+        "If it is busy, allow more with timeout_s"
+    )
 
 
 def _end(future: Future[Result], outcome: _Outcome) -> None:

@@ -1,26 +1,80 @@
 """The topics of a job, with the size limits of its configuration."""
 
-from anabranch.flink_job.config import KafkaConfig
-from anabranch.stack.kafka_broker import Topic, create_topics
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.kafka_properties import python_client_options
+from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
+from anabranch.stack.kafka_topics import Topic, create_topics, partition_counts, size_limits
+
+#: An error of any code fits twice.
+_LEAST_LIMIT_BYTES = 2 * KAFKA_FRAMING_BYTES
 
 
-def topics_of(kafka: KafkaConfig) -> list[Topic]:
+def topics_of(config: Config) -> list[Topic]:
     """Returns the job's three topics, each with the limit of its largest message."""
+    kafka = config.kafka
     limits_bytes = {
         kafka.requests_topic: kafka.record_limit_bytes,
         kafka.responses_topic: kafka.record_limit_bytes,
         kafka.errors_topic: kafka.letter_limit_bytes,
     }
     return [
-        Topic(name, kafka.partitions, {"max.message.bytes": str(limit_bytes)})
+        Topic(name, config.topic_partitions, {"max.message.bytes": str(limit_bytes)}, kafka.replication)
         for name, limit_bytes in limits_bytes.items()
     ]
 
 
-def make_topics(kafka: KafkaConfig) -> list[str]:
-    """Makes missing topics, and returns their names.
+def make_topics(config: Config) -> list[str]:
+    """Creates the missing topics, and returns their names.
 
     Raises:
-        TopicNotMade: The broker refuses one, or does not answer.
+        TopicNotMade: The broker refused one, or does not answer.
+        ConfigError: A topic is missing and may not be created, or a secret cannot be read.
     """
-    return create_topics(kafka.bootstrap_servers, topics_of(kafka))
+    kafka = config.kafka
+    options = python_client_options(kafka)
+    if kafka.create_topics:
+        return create_topics(kafka.bootstrap_servers, topics_of(config), options)
+    found = partition_counts(kafka.bootstrap_servers, options)
+    missing = [topic.name for topic in topics_of(config) if topic.name not in found]
+    if missing:
+        raise ConfigError(
+            f"{kafka.bootstrap_servers} has no topic {', '.join(missing)}: create it, or set kafka.create_topics = true"
+        )
+    return []
+
+
+def fit_to_topics(config: Config) -> Config:
+    """Returns the configuration with the limits of topics that take less than it.
+
+    A topic that refuses a record would fail the job, which would read the same request again: an answer that is too
+    large becomes `response_too_large`, and a dead letter leaves its original out.
+
+    Raises:
+        StackError: The broker does not answer.
+        ConfigError: A secret cannot be read, or a topic does not even take an error.
+    """
+    kafka = config.kafka
+    topics = (kafka.responses_topic, kafka.errors_topic)
+    limits = size_limits(kafka.bootstrap_servers, topics, python_client_options(kafka))
+    for name, limit_bytes in limits.items():
+        if limit_bytes < _LEAST_LIMIT_BYTES:
+            raise ConfigError(
+                f"topic {name} takes records of {limit_bytes} bytes, too few for an error: "
+                f"set its max.message.bytes to {_LEAST_LIMIT_BYTES} at least"
+            )
+    answers_bytes = limits.get(kafka.responses_topic, kafka.record_limit_bytes) - KAFKA_FRAMING_BYTES
+    letters_bytes = limits.get(kafka.errors_topic, kafka.letter_limit_bytes)
+    return config.replace(
+        kafka={
+            "max_response_bytes": min(kafka.response_limit_bytes, max(answers_bytes, KAFKA_FRAMING_BYTES)),
+            "max_letter_bytes": min(kafka.letter_limit_bytes, letters_bytes),
+        }
+    )
+
+
+def idle_task_count(config: Config) -> int:
+    """Returns the number of tasks that no partition of the requests topic is left for."""
+    kafka = config.kafka
+    counts = partition_counts(kafka.bootstrap_servers, python_client_options(kafka))
+    return max(0, config.job.parallelism - counts.get(kafka.requests_topic, config.topic_partitions))

@@ -43,3 +43,21 @@ class UnknownProperty(TransportError, ValueError):
     """The Kafka client has no property of that name."""
 
     code = "unknown_property"
+
+
+class ClientForked(TransportError):
+    """The client belongs to another process: its threads do not run in a child of `os.fork`."""
+
+    code = "client_forked"
+
+
+class WaitsForItself(TransportError):
+    """A callback waits for an answer on the thread that receives all answers."""
+
+    code = "waits_for_itself"
+
+
+class CodecMissing(TransportError):
+    """Answers are compressed with a codec whose package is not installed."""
+
+    code = "codec_missing"

@@ -139,7 +139,8 @@ def lock(path: Path = LOCK) -> int:
         connector, compiler, logging = map(context.create_dependency, (CONNECTOR, COMPILER, LOGGING))
         roots, transitive = context.resolver.resolve([context.create_dependency(KAFKA)])
         runtime = [jar for jar in transitive if jar.scope in ("compile", "runtime") and not jar.optional]
-        folders = {"compiler": [compiler], "connector": [connector], "kafka": [*roots, *runtime, logging]}
+        zstd = [jar for jar in runtime if jar.artifactId == "zstd-jni"]
+        folders = {"compiler": [compiler], "connector": [connector, *zstd], "kafka": [*roots, *runtime, logging]}
         for folder, dependencies in folders.items():
             coordinates = {f"{jar.groupId}:{jar.artifactId}:{jar.version}": jar for jar in dependencies}
             for name, jar in sorted(coordinates.items()):

@@ -71,6 +71,8 @@ def _words(kind: Any) -> str:
     inspected = msgspec.inspect
     if isinstance(kind, inspected.LiteralType):
         return ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in sorted(map(str, kind.values)))
+    if isinstance(kind, inspected.UnionType):
+        return " or ".join(dict.fromkeys(map(_words, kind.types)))
     if isinstance(kind, inspected.DictType):
         return f"table of {_words(kind.value_type)}"
     if isinstance(kind, inspected.ListType | inspected.VarTupleType):

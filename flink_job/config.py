@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.kafka_security import OWN_PROPERTIES, KafkaSecurity, check_security
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES, MAX_MESSAGE_BYTES
@@ -16,6 +17,8 @@ from anabranch.schemas.model import Batching, SessionOptions
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
 _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 EXECUTION_MODE = "python.execution-mode"
+#: A small job can grow to that many tasks that read.
+_LEAST_PARTITIONS = 4
 
 _PositiveInt = Annotated[int, Meta(ge=1)]
 
@@ -34,9 +37,16 @@ class KafkaConfig(_Section, frozen=True):
         errors_topic: Topic of dead letters.
         group_id: Consumer group.
         start: Position of a group without committed offsets.
-        partitions: Partitions of topics that `anabranch run` creates.
+        isolation: `read_committed` never serves requests of aborted transactions.
+        create_topics: Lets `anabranch run` create missing topics.
+        partitions: Partitions of created topics; 0 for the parallelism, at least 4.
+        replication: Replicas of created topics; 0 for the broker's default.
+        discovery_interval_ms: Time until new partitions are read.
         max_message_bytes: Largest request and answer; larger ones become errors.
-        properties: Java settings of Kafka clients, such as `security.protocol`.
+        max_response_bytes: Largest answer; 0 for `max_message_bytes`. `anabranch run` lowers it to the topic's limit.
+        max_letter_bytes: Largest dead letter; 0 for all that fit. `anabranch run` lowers it to the topic's limit.
+        security: Encryption and authentication.
+        properties: Other Java settings of Kafka clients, such as `compression.type`.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -45,10 +55,17 @@ class KafkaConfig(_Section, frozen=True):
     errors_topic: str = "inference-errors"
     group_id: str = "anabranch"
     start: Literal["earliest", "latest"] = "earliest"
-    partitions: _PositiveInt = 4
+    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
+    create_topics: bool = True
+    partitions: Annotated[int, Meta(ge=0)] = 0
+    replication: Annotated[int, Meta(ge=0, le=2**15 - 1)] = 0
+    discovery_interval_ms: Annotated[int, Meta(ge=100)] = 3_000
     # A dead letter in base64 must fit a Java array of 2 GiB.
     max_message_bytes: Annotated[int, Meta(ge=1, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
-    properties: dict[str, str] = {}
+    max_response_bytes: Annotated[int, Meta(ge=0)] = 0
+    max_letter_bytes: Annotated[int, Meta(ge=0)] = 0
+    security: KafkaSecurity = KafkaSecurity()
+    properties: dict[str, str | int | float | bool] = {}
 
     @property
     def record_limit_bytes(self) -> int:
@@ -58,7 +75,17 @@ class KafkaConfig(_Section, frozen=True):
     @property
     def letter_limit_bytes(self) -> int:
         """Largest dead-letter record, which holds base64."""
-        return self.max_message_bytes * 4 // 3 + KAFKA_FRAMING_BYTES
+        return self.max_letter_bytes or self.max_message_bytes * 4 // 3 + KAFKA_FRAMING_BYTES
+
+    @property
+    def response_limit_bytes(self) -> int:
+        """Largest encoded answer."""
+        return min(self.max_response_bytes or self.max_message_bytes, self.max_message_bytes)
+
+    @property
+    def original_limit_bytes(self) -> int:
+        """Largest request that a dead letter repeats, in base64."""
+        return max(0, min(self.max_message_bytes, (self.letter_limit_bytes - KAFKA_FRAMING_BYTES) * 3 // 4))
 
 
 class JobConfig(_Section, frozen=True):
@@ -130,6 +157,11 @@ class Config(_Section, frozen=True):
     models: ModelsConfig = ModelsConfig()
     defaults: ModelDefaults = ModelDefaults()
 
+    @property
+    def topic_partitions(self) -> int:
+        """Partitions of a topic that this job creates."""
+        return self.kafka.partitions or max(_LEAST_PARTITIONS, self.job.parallelism)
+
     def replace(self, **sections: dict[str, Any]) -> "Config":
         """Returns a changed copy: `config.replace(job={"parallelism": 4})`."""
         changed = {name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()}
@@ -173,6 +205,13 @@ def _check_together(config: Config, place: str) -> Config:
     if not all(topics) or len(set(topics)) < len(topics):
         names = ", ".join(map(repr, topics))
         raise ConfigError(f"{place}: the topics of [kafka] are {names}, expected three different names: rename one")
+    check_security(kafka.security, place)
+    if kafka.security != KafkaSecurity():
+        doubled = sorted(filter(OWN_PROPERTIES.fullmatch, kafka.properties))
+        if doubled:
+            raise ConfigError(
+                f"{place}: kafka.properties has {', '.join(doubled)} beside [kafka.security]: state it in one of them"
+            )
     return config
 
 

@@ -14,8 +14,9 @@ from pyflink.datastream.connectors.kafka import (
 
 from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
+from anabranch.flink_job.kafka_properties import java_client_properties
 from anabranch.flink_job.operator_ids import REQUESTS
-from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer
+from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer, pool_transactions
 from anabranch.schemas.limits import KAFKA_FETCH_BYTES
 
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
@@ -29,7 +30,10 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     kafka = config.kafka
     gateway = java_gateway()
     properties = {
-        **kafka.properties,
+        # Flink asks every five minutes by default, and never in a job that ends.
+        "partition.discovery.interval.ms": str(kafka.discovery_interval_ms),
+        "isolation.level": kafka.isolation,
+        **java_client_properties(kafka),
         "auto.offset.reset": kafka.start,
         "max.partition.fetch.bytes": str(kafka.record_limit_bytes),
         "fetch.max.wait.ms": "100",
@@ -59,6 +63,7 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
         name: Name and identity of the operator, and part of the names of its transactions.
     """
     kafka = config.kafka
+    largest_bytes = max(kafka.record_limit_bytes, kafka.letter_limit_bytes)
     serializer = (
         KafkaRecordSerializationSchema.builder()
         .set_topic(topic)
@@ -72,17 +77,23 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
         .set_record_serializer(serializer)
         # 5 ms by default.
         .set_property("linger.ms", "0")
-        .set_property("max.request.size", str(kafka.letter_limit_bytes))
-        .set_property("buffer.memory", str(max(33_554_432, 2 * kafka.letter_limit_bytes)))
+        .set_property("max.request.size", str(largest_bytes))
+        .set_property("buffer.memory", str(max(33_554_432, 2 * largest_bytes)))
     )
-    for key, value in kafka.properties.items():
+    for key, value in java_client_properties(kafka).items():
         builder = builder.set_property(key, value)
     if config.job.delivery == "exactly-once":
         builder = (
             builder.set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
-            .set_transactional_id_prefix(f"{config.job.name}-{name}")
+            .set_transactional_id_prefix(transaction_prefix(config) + name)
             .set_property("transaction.timeout.ms", str(_TRANSACTION_TIMEOUT_MS))
         )
+        pool_transactions(builder)
     else:
         builder = builder.set_delivery_guarantee(DeliveryGuarantee.AT_LEAST_ONCE)
     stream.sink_to(builder.build()).name(name).uid(name)
+
+
+def transaction_prefix(config: Config) -> str:
+    """Returns the beginning of the ids of a job's transactions: jobs that differ in it cannot fence each other."""
+    return f"{config.job.name}.{config.kafka.requests_topic}.{config.kafka.group_id}."

@@ -42,7 +42,12 @@ from anabranch.schemas.model import Catalog, ModelSpec
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
     """Adds the job to an environment."""
     kafka = config.kafka
-    response_writer = ResponseWriter(kafka.requests_topic, kafka.max_message_bytes, now_ms)
+    response_writer = ResponseWriter(
+        kafka.requests_topic,
+        kafka.response_limit_bytes,
+        now_ms,
+        max_original_bytes=kafka.original_limit_bytes,
+    )
     groups = keys_by_group(config.job.max_parallelism)
     exchange = TransportOptions(
         job=uuid4().hex,

@@ -77,7 +77,10 @@ def run(
     config, cluster_url = configure(0)
 
     from anabranch.flink_job import job  # noqa: PLC0415 - imports PyFlink, which takes a second
-    from anabranch.topics import make_topics  # noqa: PLC0415 - imports Kafka
+    from anabranch.flink_job.kafka import transaction_prefix  # noqa: PLC0415 - as above
+    from anabranch.flink_job.kafka_properties import python_client_options  # noqa: PLC0415 - as above
+    from anabranch.stack.kafka_transactions import end_transactions  # noqa: PLC0415 - as above
+    from anabranch.topics import fit_to_topics, idle_task_count, make_topics  # noqa: PLC0415 - imports Kafka
 
     catalog = prepare_models(config, console)
     with console.status("Submitting the job"):
@@ -85,11 +88,21 @@ def run(
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:
             _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog))
-        make_topics(config.kafka)
+        make_topics(config)
+        config = fit_to_topics(config)
+        if idle := idle_task_count(config):
+            console.print(
+                f"[yellow]{idle} of {config.job.parallelism} tasks read nothing: topic {config.kafka.requests_topic} "
+                "has too few partitions. Add partitions, or lower job.parallelism.[/yellow]"
+            )
         running = job.start(config, cluster_url, catalog=catalog)
     try:
         with console.status("Loading the models"):
             _await_serving(running, cluster_url)
+        if config.job.delivery == "at-least-once":
+            end_transactions(
+                config.kafka.bootstrap_servers, transaction_prefix(config), python_client_options(config.kafka)
+            )
         _print_job(running.job_id, config, cluster_url, output)
         if not detach:
             console.print("Ctrl-C answers the requests that were read, and stops the job; twice stops it at once.")

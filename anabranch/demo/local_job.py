@@ -11,7 +11,8 @@ from anabranch.flink_job.config import Config
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.flink_rest import FlinkRest
-from anabranch.stack.kafka_broker import KafkaBroker, record_counts
+from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka_topics import record_counts
 from anabranch.topics import topics_of
 
 #: Environment variable with further options of `java`.
@@ -80,7 +81,7 @@ class LocalJob:
             StackError: One of them did not start.
         """
         self._broker.await_ready()
-        self._broker.create_topics(*topics_of(self._config.kafka))
+        self._broker.create_topics(*topics_of(self._config))
         self._cluster.await_ready()
 
     def submit(self) -> None:

@@ -38,7 +38,7 @@ def open_session(
         source: ONNX file, or its bytes.
         options: Session options.
         external_data_dir: External data of bytes.
-        profile_prefix: Start of the profile's path.
+        profile_prefix: Start of the profile's path; None without profiler.
         optimized_path: Target of the optimized model and `NAME.data`.
 
     Returns:

@@ -5,7 +5,10 @@ Slots of one TaskManager share one interpreter lock: prefer more TaskManagers.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -98,8 +101,8 @@ class FlinkCluster(ServiceGroup):
     def _describe(self) -> Iterator[Service]:
         self._rest_port = claim(self._rest_port, "--flink-port")
         # Killed processes leave 25 MB each.
-        shutil.rmtree(self._directory / "tmp", ignore_errors=True)
-        (self._directory / "tmp").mkdir(parents=True)
+        shutil.rmtree(self._temporary_dir, ignore_errors=True)
+        self._temporary_dir.mkdir(parents=True)
         for log in self._old_logs():
             log.unlink()
         flink_process.write_settings(self._conf_dir, self._settings())
@@ -139,6 +142,14 @@ class FlinkCluster(ServiceGroup):
     def _conf_dir(self) -> Path:
         return self._directory / "conf"
 
+    @property
+    def _temporary_dir(self) -> Path:
+        """The folder of Flink's temporary files; Flink takes a comma or a colon for the end of its name."""
+        folder = self._directory / "tmp"
+        if not {",", os.pathsep} & set(str(folder)):
+            return folder
+        return Path(tempfile.gettempdir(), f"anabranch-{hashlib.sha256(bytes(folder)).hexdigest()[:16]}")
+
     def _settings(self) -> dict[str, str]:
         return {
             "jobmanager.rpc.address": LOOPBACK,
@@ -155,7 +166,7 @@ class FlinkCluster(ServiceGroup):
             "taskmanager.memory.process.size": f"{self._task_manager_memory_mb}m",
             **flink_process.COMMON_SETTINGS,
             "parallelism.default": str(max(1, self._wanted * self._slots)),
-            "io.tmp.dirs": str(self._directory / "tmp"),
+            "io.tmp.dirs": str(self._temporary_dir),
             # For `anabranch top`; Flink's default is 10 s.
             "metrics.fetcher.update-interval": "1000",
             **self._chosen_settings,

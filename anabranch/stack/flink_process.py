@@ -33,6 +33,8 @@ COMMON_SETTINGS = {
     "web.submit.enable": "false",
 }
 
+#: Java reads the names of files by the locale.
+_LOCALE = {"LC_ALL": "C.UTF-8"}
 _MAIN_CLASSES: dict[Kind, str] = {
     "job-manager": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     "task-manager": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
@@ -85,10 +87,10 @@ def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
 def environment() -> dict[str, str]:
     """Returns the variables of a Flink process."""
     try:
-        return process_environment()
+        return _LOCALE | process_environment()
     except LibpythonNotFound:
         # Submission refuses thread mode without the library.
-        return process_environment(thread_mode=False)
+        return _LOCALE | process_environment(thread_mode=False)
 
 
 def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list[str]]:
@@ -105,6 +107,7 @@ def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list
         text=True,
         check=False,
         timeout=_TIMEOUT_S,
+        env=os.environ | _LOCALE,
     )
     answers = [line.removeprefix(_ANSWER) for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     if done.returncode or len(answers) != 2:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import msgspec
 
 from anabranch.flink_job.installation import find_java, kafka_class_path
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES
-from anabranch.stack.errors import StackError, TopicNotMade
+from anabranch.stack.kafka_topics import Topic, create_topics
 from anabranch.stack.ports import LOOPBACK, answers, claim, free_port
 from anabranch.stack.processes import LocalProcess
 from anabranch.stack.service import Service, ServiceGroup
@@ -20,7 +18,6 @@ HEAP_MB = 512
 _FORMAT_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 10.0
-_ADMIN_TIMEOUT_MS = 30_000
 _READY_LINE = "Kafka Server started"
 
 _LOGGING = """\
@@ -39,18 +36,6 @@ appender.file.policies.size.size = 50MB
 appender.file.strategy.type = DefaultRolloverStrategy
 appender.file.strategy.max = 3
 """
-
-
-class Topic(msgspec.Struct, frozen=True):
-    """A topic to create.
-
-    Attributes:
-        settings: Kafka's settings of a topic, such as `retention.ms`.
-    """
-
-    name: str
-    partitions: int = 1
-    settings: Mapping[str, str] = {}
 
 
 class KafkaBroker(ServiceGroup):
@@ -154,6 +139,8 @@ class KafkaBroker(ServiceGroup):
         return Service(
             name=name,
             command=command,
+            # Java reads the names of files by the locale.
+            environment={"LC_ALL": "C.UTF-8"},
             directory=str(self._data_dir),
             # The storage tool reports its errors on standard output.
             log_path=str(log_path if name == "broker" else out_path),
@@ -171,7 +158,8 @@ class KafkaBroker(ServiceGroup):
             "listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{LOOPBACK}:{controller_port}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers}",
             "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(self._data_dir / "log"),
+            # A list of paths: the whole path could have a comma.
+            "log.dirs": "log",
             # A misspelt topic is an error.
             "auto.create.topics.enable": "false",
             "message.max.bytes": str(request_bytes),
@@ -199,69 +187,13 @@ class KafkaBroker(ServiceGroup):
             **self._settings,
         }
         properties = self._data_dir / "server.properties"
-        properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        lines = (f"{key}={_java_escaped(value)}\n" for key, value in settings.items())
+        properties.write_text("".join(lines), encoding="ascii")
         return properties
 
 
-def create_topics(bootstrap_servers: str, topics: Iterable[Topic]) -> list[str]:
-    """Creates missing topics and returns their names; all topics are usable on return.
-
-    Raises:
-        TopicNotMade: The broker refused a topic, or does not answer.
-    """
-    from kafka import KafkaAdminClient  # noqa: PLC0415 - imports for a third of a second
-    from kafka.errors import KafkaError  # noqa: PLC0415
-
-    wanted = {topic.name: topic for topic in topics}
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, client_id="anabranch-topics")
-        try:
-            missing = [name for name in wanted if name not in set(admin.list_topics())]
-            if missing:
-                admin.create_topics(
-                    {
-                        name: {
-                            "num_partitions": wanted[name].partitions,
-                            "replication_factor": 1,
-                            "configs": dict(wanted[name].settings),
-                        }
-                        for name in missing
-                    },
-                    timeout_ms=_ADMIN_TIMEOUT_MS,
-                    wait_for_metadata=True,
-                )
-        finally:
-            admin.close()
-    except KafkaError as error:
-        raise TopicNotMade(
-            f"cannot create {', '.join(wanted)} on {bootstrap_servers}: {error}; check names and broker"
-        ) from error
-    return missing
-
-
-def record_counts(bootstrap_servers: str, topics: Iterable[str]) -> dict[str, int]:
-    """Returns the number of records written to each topic, with transaction markers.
-
-    Raises:
-        StackError: The broker does not answer.
-    """
-    from kafka import KafkaConsumer, TopicPartition  # noqa: PLC0415
-    from kafka.errors import KafkaError  # noqa: PLC0415
-
-    try:
-        consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers)
-        try:
-            return {
-                topic: sum(
-                    consumer.end_offsets(
-                        [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-                    ).values()
-                )
-                for topic in topics
-            }
-        finally:
-            consumer.close()
-    except KafkaError as error:
-        raise StackError(
-            f"no Kafka broker answers at {bootstrap_servers} ({error}): start one with `anabranch up`"
-        ) from error
+def _java_escaped(text: str) -> str:
+    """Escapes a value of a properties file, which Java reads as Latin-1."""
+    units = text.replace("\\", "\\\\").replace("\n", "\\n").encode("utf-16-be")
+    codes = (int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2))
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 from anabranch.flink_job.installation.flink_distribution import flink_home
-from anabranch.flink_job.installation.jars import connector_jar, share_dir
+from anabranch.flink_job.installation.jars import codec_jars, connector_jar, share_dir
 from anabranch.flink_job.installation.java_compiler import java_jar
 
 
 def flink_lib_dir() -> Path:
-    """Returns a folder of links to Flink's jars, the Kafka connector and the job's Java.
+    """Returns a folder of links to Flink's jars, the Kafka connector, codecs and the job's Java.
 
     Its name is a digest, so that running processes keep theirs after an upgrade.
     """
@@ -21,6 +21,7 @@ def flink_lib_dir() -> Path:
         *sorted((home / "lib").glob("*.jar")),
         *sorted((home / "opt").glob("flink-python*.jar")),
         connector_jar(),
+        *codec_jars(),
         java_jar(),
     ]
     digest = hashlib.sha256("\n".join(str(jar) for jar in jars).encode()).hexdigest()[:12]

@@ -33,6 +33,11 @@ def connector_jar() -> Path:
     return find_jars("connector", CONNECTOR_JAR_GLOB)[-1]
 
 
+def codec_jars() -> list[Path]:
+    """Returns the jars of compression codecs that neither Flink nor its Kafka connector contains."""
+    return find_jars("connector", "zstd-jni-*.jar")
+
+
 def kafka_class_path() -> str:
     """Returns the class path of the Kafka broker."""
     find_jars("kafka", "kafka_2.13-*.jar")

@@ -5,7 +5,7 @@
     inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
-Functions (see `core.execution.step`) are trusted like models; reading does not run them.
+Functions (see `anabranch.operators.core.execution.step`) are trusted like models; reading does not run them.
 """
 
 import ast

@@ -85,7 +85,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Reads declared inputs and outputs; a symbolic axis is None.
+    """Reads the inputs and outputs that an ONNX file declares; a symbolic or unnamed axis is None.
 
     Raises:
         ModelLoadFailed: The file is not an ONNX model, or has tensors that the protocol cannot carry.

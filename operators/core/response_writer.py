@@ -18,11 +18,24 @@ from anabranch.schemas.tensors import Buffer, Tensor
 
 
 class ResponseWriter:
-    """Writes answers and dead letters; each copy has its own `meter` and `defects`."""
+    """Writes answers and dead letters; each copy has its own `meter` and `defects`.
 
-    def __init__(self, requests_topic: str, max_message_bytes: int, now_ms: Callable[[], float]) -> None:
+    Args:
+        max_response_bytes: Size of the largest answer.
+        max_original_bytes: Size of the largest request that a dead letter repeats; by default as answers.
+    """
+
+    def __init__(
+        self,
+        requests_topic: str,
+        max_response_bytes: int,
+        now_ms: Callable[[], float],
+        *,
+        max_original_bytes: int | None = None,
+    ) -> None:
         self._requests_topic = requests_topic
-        self._max_message_bytes = max_message_bytes
+        self._max_response_bytes = max_response_bytes
+        self._max_original_bytes = max_response_bytes if max_original_bytes is None else max_original_bytes
         self.now_ms = now_ms
         self.meter = Meter()
         self.defects = Defects(self.meter)
@@ -63,10 +76,10 @@ class ResponseWriter:
         response = InferResponse(signature.model_name, signature.model_version, request.id, outputs, parameters)
         try:
             value = codec.encode_response(response, request.encoding)
-            if len(value) > self._max_message_bytes:
+            if len(value) > self._max_response_bytes:
                 raise ResponseTooLarge(
-                    f"the answer has {len(value)} bytes, at most {self._max_message_bytes} are allowed: "
-                    "raise kafka.max_message_bytes, or ask for fewer rows or outputs"
+                    f"the answer has {len(value)} bytes, at most {self._max_response_bytes} are allowed: "
+                    "raise kafka.max_message_bytes and the topic's max.message.bytes, or ask for fewer rows or outputs"
                 )
         except AnabranchError as error:
             return self.fail(request, Failure(error.code, error.message, phase))
@@ -97,7 +110,7 @@ class ResponseWriter:
                     frames[request.rows] = frame
                 request_id = request.id.encode()
                 value = frame.fill(request_id, outputs.raw_between(start, stop))
-                if len(value) <= self._max_message_bytes:
+                if len(value) <= self._max_response_bytes:
                     answers.append(Answer(request_id, value))
                     start = stop
                     continue
@@ -129,7 +142,7 @@ class ResponseWriter:
         return self._write(request.id, request.source, failure, request.original)
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
-        fitting = original if 0 < len(original) <= self._max_message_bytes else None
+        fitting = original if 0 < len(original) <= self._max_original_bytes else None
         return DeadLetterRecord(
             request_id.encode(), encode_dead_letter(self._requests_topic, source, request_id, failure, fitting)
         )

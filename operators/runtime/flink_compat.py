@@ -6,6 +6,7 @@ from typing import Any
 from apache_beam.metrics.execution import MetricsEnvironment
 from pyflink.common import Configuration, JobClient, Row, RowKind, TypeInformation, Types
 from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, RuntimeContext, StreamExecutionEnvironment
+from pyflink.datastream.connectors.kafka import KafkaSinkBuilder
 from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
 from pyflink.java_gateway import get_gateway
 from pyflink.metrics import Counter, MetricGroup
@@ -78,6 +79,12 @@ def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> None:
     """Drains a job; PyFlink omits the required savepoint format."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
+
+
+def pool_transactions(sink: KafkaSinkBuilder) -> None:
+    """Reuses a few transactional ids, and ends those of an earlier run; PyFlink makes new ones per checkpoint."""
+    strategies = java_gateway().jvm.org.apache.flink.connector.kafka.sink.TransactionNamingStrategy
+    sink._j_builder.setTransactionNamingStrategy(strategies.POOLING)
 
 
 def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) -> DataStream:

@@ -10,7 +10,7 @@ from anabranch.operators.core.metrics import Meter, Path
 from anabranch.operators.runtime import flink_compat
 
 SCOPE = "anabranch"
-#: Labels, each followed by its value.
+#: Labels; the next name of a path is the value.
 _LABELS = frozenset(("model", "le", "error", "phase"))
 #: Counting crosses into Java.
 _INTERVAL_S = 1.0

@@ -68,7 +68,7 @@ def read_nodes(model: onnx.ModelProto) -> tuple[tuple[Node, ...], tuple[Constant
 
 
 def outer_reads(node: onnx.NodeProto) -> list[str]:
-    """Lists tensors that a node and its bodies read from outside."""
+    """Lists the tensors that a node and its bodies read from outside, each once."""
     reads = [name for name in node.input if name]
     for body in bodies(node):
         reads += _captured(body)
@@ -95,7 +95,7 @@ def _makers(model: onnx.ModelProto, given: set[str]) -> dict[str, int]:
 
 
 def _needed_in_order(model: onnx.ModelProto, makers: dict[str, int], given: set[str]) -> list[int]:
-    """Lists needed nodes in topological order, if possible that of the file."""
+    """Lists the positions of needed nodes in topological order; prefers the order of the file."""
     befores: dict[int, set[int]] = {}
     wanted = [(value.name, "the model outputs") for value in model.graph.output]
     while wanted:

@@ -241,7 +241,7 @@ class _Line:
         return _Found(self._order, ends, replicas, bottleneck, float(latency))
 
     def _crew(self, first: int, last: int, start: int, end: int) -> tuple[list[Machine], float]:
-        """Chooses a stage's machines in a run; computes the time between batches."""
+        """Chooses the machines of a run that a stage uses, and computes the time between two batches."""
         ms, size_bytes = self._costs.ms[start, end], self._costs.size_bytes[start, end]
         fits = self._memory[first:last] >= self._costs.memory_bytes[start, end]
         choices = []

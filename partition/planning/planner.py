@@ -18,7 +18,7 @@ from anabranch.partition.profiling.costs import CostGraph, Cuts
 
 _MOST_TIMED = 4
 
-#: Measures each stage's batch time at speed 1, if possible.
+#: Measures each stage's batch time, in ms at speed 1; None if not possible.
 TimeStages = Callable[[Placement], Sequence[float] | None]
 
 

@@ -42,7 +42,7 @@ def generate(graph: Graph, rows: int, *, seed: int = 0) -> Iterator[dict[str, Ar
 
 
 def read_inputs(path: Path, graph: Graph) -> dict[str, Array]:
-    """Reads one batch from an `.npz` file with an array per input.
+    """Reads one batch from an `.npz` file that holds an array for each input.
 
     Raises:
         UnusableInputs: The file does not fit the model.

@@ -72,7 +72,7 @@ def open_session(
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
-    """Serializes a model that also outputs inner tensors."""
+    """Serializes a model that also outputs the given inner tensors."""
     declared = {value.name for value in model.graph.output}
     added = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in declared]
     count = len(model.graph.output)

@@ -141,6 +141,13 @@ def test_writer_answer_of_exactly_the_limit_passes() -> None:
     assert isinstance(codec.decode_response(too_large[0].value), ErrorResponse)
 
 
+def test_letter_original_has_a_limit_of_its_own() -> None:
+    writer = ResponseWriter("requests", 10_000, now_ms, max_original_bytes=100)
+    for size, original in ((100, bytes(100)), (101, None)):
+        _, letters = opened(writer.fail(replace(admitted(), original=bytes(size)), FAILURE))
+        assert letters[0].original == original
+
+
 def test_writer_original_over_the_limit_is_not_sent() -> None:
     _, letters = opened(WRITER.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
     assert letters[0].original is None

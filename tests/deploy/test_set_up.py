@@ -61,8 +61,11 @@ def test_jars_lock_has_no_duplicates() -> None:
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[0-9a-f]{64}", jar.sha256) for jar in jars)
     assert [jar.coordinates for jar in jars if jar.folder == "connector"] == [
-        "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
+        "com.github.luben:zstd-jni:1.5.6-10",
+        "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",
     ]
+    # The job decompresses with the version that Kafka is tested with.
+    assert {jar.coordinates for jar in jars if "zstd" in jar.coordinates} == {"com.github.luben:zstd-jni:1.5.6-10"}
 
 
 def test_installed_jars_match_the_lock() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pyflink.common import Types
 from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream.connectors.kafka import KafkaSink
 
 from anabranch.flink_job import installation
 from anabranch.flink_job.stream_keying import exchange_by_key, keep_by_key, keys_by_group
@@ -65,3 +66,12 @@ def test_job_client_takes_the_format_of_a_savepoint() -> None:
         "(boolean,java.lang.String,org.apache.flink.core.execution.SavepointFormatType)" in each for each in found
     )
     assert jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL is not None
+
+
+def test_sink_builder_takes_the_pooled_names(env: StreamExecutionEnvironment) -> None:
+    """Otherwise each checkpoint leaves new transactional ids at the broker, for a week."""
+    builder = KafkaSink.builder()
+    flink_compat.pool_transactions(builder)
+    field = builder._j_builder.getClass().getDeclaredField("transactionNamingStrategy")
+    field.setAccessible(True)
+    assert field.get(builder._j_builder).toString() == "POOLING"

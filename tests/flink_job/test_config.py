@@ -103,7 +103,7 @@ def test_replace_checks_changed_keys() -> None:
         ("[job]\nmax_parallelism = 32769\n", "job.max_parallelism"),
         ("[job]\ncheckpoint_interval_ms = 0\n", "job.checkpoint_interval_ms"),
         ("[job]\nbuffer_timeout_ms = -2\n", "job.buffer_timeout_ms"),
-        ("[kafka]\npartitions = 0\n", "kafka.partitions"),
+        ("[kafka]\npartitions = -1\n", "kafka.partitions"),
         ("[kafka]\nmax_message_bytes = 0\n", "kafka.max_message_bytes"),
         ("[kafka]\nmax_message_bytes = 2147483647\n", "kafka.max_message_bytes"),
         ("[kafka]\nresponses_topic = 'inference-requests'\n", "different names"),
@@ -216,3 +216,16 @@ def test_flink_options_wake_no_idle_task() -> None:
     bundle, buffer = "python.fn-execution.bundle.time", "execution.buffer-timeout.interval"
     assert bundle not in threads
     assert (processes[bundle], processes[buffer], threads[buffer]) == ("2", "0 ms", "0 ms")
+
+
+def test_kafka_limits_default_to_the_largest_message() -> None:
+    kafka = KafkaConfig(max_message_bytes=3_000_000)
+    assert kafka.response_limit_bytes == kafka.original_limit_bytes == 3_000_000
+    assert kafka.letter_limit_bytes == 4_000_000 + 64 * 1024
+
+
+def test_kafka_limits_of_topics_bound_answers_and_letters() -> None:
+    kafka = KafkaConfig(max_response_bytes=100_000, max_letter_bytes=64 * 1024 + 4_000)
+    assert (kafka.response_limit_bytes, kafka.original_limit_bytes) == (100_000, 3_000)
+    assert KafkaConfig(max_response_bytes=2**40).response_limit_bytes == KafkaConfig().max_message_bytes
+    assert KafkaConfig(max_letter_bytes=1).original_limit_bytes == 0

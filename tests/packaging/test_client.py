@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.stack.kafka_broker import KafkaBroker, Topic
+from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka_topics import Topic
 from tests.packaging.conftest import CLIENT_VERSIONS, ROOT, Environment, uv
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]

@@ -1,0 +1,158 @@
+"""One `[kafka.security]` table serves job, client and topic creation, on a broker with TLS and SASL."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trustme
+from kafka import KafkaAdminClient
+from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
+
+from anabranch import Client, TransportError
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.kafka_properties import python_client_options
+from anabranch.flink_job.kafka_security import KafkaSecurity
+from anabranch.stack.errors import StackError
+from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.topics import idle_task_count, make_topics
+from tests.flink.conftest import MODES
+
+PLAIN_LOGIN = (
+    "org.apache.kafka.common.security.plain.PlainLoginModule required "
+    'username="admin" password="admin-secret" user_admin="admin-secret";'
+)
+
+
+class Certificates:
+    """Files of an authority, and of a server and a client that it trusts."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        self.server_file, _ = self._write(authority.issue_cert("127.0.0.1", "localhost"), folder / "server")
+        self.certificate_file, self.key_file = self._write(authority.issue_cert("alice@example.org"), folder / "client")
+
+    def _write(self, issued: trustme.LeafCert, folder: Path) -> tuple[Path, Path]:
+        folder.mkdir()
+        chain, key, store = folder / "chain.pem", folder / "key.pem", folder / "store.pem"
+        chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        key.write_bytes(_in_pkcs8(issued.private_key_pem.bytes()))
+        # Kafka reads key and chain from one file.
+        store.write_bytes(key.read_bytes() + chain.read_bytes())
+        return (store, key) if folder.name == "server" else (chain, key)
+
+
+def _in_pkcs8(key: bytes) -> bytes:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - trustme brings it
+
+    return serialization.load_pem_private_key(key, None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def secure_broker(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[KafkaBroker]:
+    """A broker that wants a certificate of its clients, and a password beside."""
+    settings = {
+        "listener.security.protocol.map": "PLAINTEXT:SASL_SSL,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512,SCRAM-SHA-256",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "listener.name.plaintext.plain.sasl.jaas.config": PLAIN_LOGIN,
+        "listener.name.plaintext.scram-sha-512.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+        "listener.name.plaintext.scram-sha-256.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(certificates.server_file),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(certificates.ca_file),
+        "listener.name.plaintext.ssl.client.auth": "required",
+    }
+    with KafkaBroker(tmp_path_factory.mktemp("secure kafka"), settings=settings) as broker:
+        admin = KafkaAdminClient(
+            bootstrap_servers=broker.bootstrap_servers,
+            **python_client_options(config_of(broker, certificates, "PLAIN", "admin", "ADMIN").kafka),
+        )
+        for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
+            added = UserScramCredentialUpsertion("alice", mechanism, "alice-secret", iterations=4096)
+            assert admin.alter_user_scram_credentials([added]) == {"alice": None}
+        admin.close()
+        yield broker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _passwords() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for user in ("admin", "alice"):
+            patch.setenv(user.upper(), f"{user}-secret")
+        patch.setenv("WRONG", "wrong")
+        yield
+
+
+def config_of(
+    broker: KafkaBroker, certificates: Certificates, mechanism: str, user: str, variable: str, run: str = ""
+) -> Config:
+    return Config().replace(
+        kafka={
+            "bootstrap_servers": broker.bootstrap_servers,
+            "requests_topic": f"secure-requests-{run}",
+            "responses_topic": f"secure-responses-{run}",
+            "errors_topic": f"secure-errors-{run}",
+            "group_id": f"secure-{run}",
+            "security": KafkaSecurity(
+                protocol="SASL_SSL",
+                mechanism=mechanism,  # type: ignore[arg-type]
+                username=user,
+                password=f"env:{variable}",
+                ca_file=str(certificates.ca_file),
+                certificate_file=str(certificates.certificate_file),
+                key_file=str(certificates.key_file),
+            ),
+        }
+    )
+
+
+@pytest.mark.parametrize(("mode", "mechanism"), [(MODES[0], "SCRAM-SHA-512"), (MODES[1], "PLAIN")])
+def test_secure_broker_serves_job_client_and_topics(
+    secure_broker: KafkaBroker,
+    certificates: Certificates,
+    model_repository: Path,
+    tmp_path: Path,
+    mode: str,
+    mechanism: str,
+) -> None:
+    shutil.copytree(model_repository / "double", tmp_path / "double")
+    user = "alice" if mechanism.startswith("SCRAM") else "admin"
+    config = config_of(secure_broker, certificates, mechanism, user, user.upper(), mode).replace(
+        job={"execution_mode": mode, "delivery": "exactly-once", "checkpoint_interval_ms": 500},
+        models={"repository": str(tmp_path)},
+    )
+    assert len(make_topics(config)) == 3
+    assert make_topics(config) == []
+    assert idle_task_count(config) == 0
+    running = job.start(config)
+    try:
+        with Client.for_job(config, timeout_s=90) as client:
+            assert client.infer("double", {"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[4.0] * 4] * 2
+    finally:
+        running.cancel()
+
+
+def test_secure_broker_wrong_password_is_a_typed_error(secure_broker: KafkaBroker, certificates: Certificates) -> None:
+    config = config_of(secure_broker, certificates, "SCRAM-SHA-256", "alice", "WRONG")
+    with pytest.raises(StackError, match="invalid credentials with SASL mechanism SCRAM-SHA-256"):
+        make_topics(config)
+    with pytest.raises(TransportError, match="invalid credentials with SASL mechanism SCRAM-SHA-256"):
+        Client.for_job(config)
