@@ -372,11 +372,11 @@ def check(job: Simulation) -> None:
 
 def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | DeadLetterRecord]], most: int) -> None:
     answers: dict[str, int] = dict.fromkeys(job.fates, 0)
-    failures, letters = dict(answers), dict(answers)
+    failures, dead_letters = dict(answers), dict(answers)
     by_id = {request.request_id: request for request in job.sent}
     for at_ms, output in outputs:
         if isinstance(output, DeadLetterRecord):
-            letters[decode_dead_letter(output.value).id] += 1
+            dead_letters[decode_dead_letter(output.value).id] += 1
             continue
         answer = codec.decode_response(output.value)
         assert output.key == answer.id.encode()
@@ -386,7 +386,7 @@ def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Dead
         answers[answer.id] += 1
         failures[answer.id] += hasattr(answer, "code") or "error_code" in answer.parameters
     assert all(1 <= count <= most for count in answers.values()), f"answers for each request: {answers}"
-    assert letters == failures, "dead letters and failures differ"
+    assert dead_letters == failures, "dead letters and failures differ"
 
 
 def some_requests(random: Random, count: int) -> list[Sent]:

@@ -9,7 +9,7 @@ Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentile
     phase / PHASE / defects                                  unexpected exceptions
     exchange / claims, claimed_bytes                         records through shared memory
     exchange / large_messages                                large records sent as messages
-    exchange / lost                                          records that their reader could not read
+    exchange / lost                                          unreadable records
 """
 
 from collections.abc import Sequence

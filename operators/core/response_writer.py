@@ -61,7 +61,7 @@ class ResponseWriter:
             phase: Phase of a failure to write.
             missing: Ranges of missing rows.
             missing_members: Members without any output.
-            failure: Reason for missing rows; also becomes a dead letter.
+            failure: Reason for missing rows.
         """
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
@@ -85,7 +85,7 @@ class ResponseWriter:
             return self.fail(request, Failure(error.code, error.message, phase))
         answers: list[Answer | DeadLetterRecord] = [Answer(request.id.encode(), value)]
         if failure is not None:
-            answers.append(self._letter(request, _named(request, failure)))
+            answers.append(self._dead_letter(request, _named(request, failure)))
         return answers
 
     def answer_batch(
@@ -122,23 +122,23 @@ class ResponseWriter:
     def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
         """Write the dead letter of a refused request, and an error if its id is readable."""
         failure = refused.failure
-        letter = self._write(refused.id, refused.source, failure, refused.original)
+        dead_letter = self._write(refused.id, refused.source, failure, refused.original)
         if failure.code == UnreadableRequest.code:
             self.meter.note_error(failure.code)
-            return [letter]
-        return [self._error(refused.id, refused.encoding, failure), letter]
+            return [dead_letter]
+        return [self._error(refused.id, refused.encoding, failure), dead_letter]
 
     def fail(self, request: Request | OpeningRecord, failure: Failure) -> list[Answer | DeadLetterRecord]:
         """Write the error and the dead letter of a request."""
         named = _named(request, failure)
-        return [self._error(request.id, request.encoding, named), self._letter(request, named)]
+        return [self._error(request.id, request.encoding, named), self._dead_letter(request, named)]
 
     def _error(self, request_id: str, encoding: Encoding, failure: Failure) -> Answer:
         self.meter.note_error(failure.code)
         error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
         return Answer(request_id.encode(), codec.encode_response(error, encoding))
 
-    def _letter(self, request: Request | OpeningRecord, failure: Failure) -> DeadLetterRecord:
+    def _dead_letter(self, request: Request | OpeningRecord, failure: Failure) -> DeadLetterRecord:
         return self._write(request.id, request.source, failure, request.original)
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:

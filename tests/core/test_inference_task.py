@@ -71,9 +71,9 @@ def answers(outputs: Sequence[Output]) -> dict[str, InferResponse | ErrorRespons
             assert answer.id not in found
             assert output.key == answer.id.encode()
             found[answer.id] = answer
-    letters = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    dead_letters = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     failed = {n: a for n, a in found.items() if isinstance(a, ErrorResponse) or "error_code" in a.parameters}
-    assert sorted(letter.id for letter in letters) == sorted(failed)
+    assert sorted(dead_letter.id for dead_letter in dead_letters) == sorted(failed)
     return found
 
 
@@ -243,8 +243,8 @@ def test_task_damaged_batch_answers_its_readable_entries() -> None:
     for damaged in (whole[:-1], whole + b"x"):
         found = answers(task.on_exchange(damaged, NOW_MS))
         assert {name: code_of(answer) for name, answer in found.items()} == dict.fromkeys("aü", "internal_error")
-        letters = [each for each in task.on_exchange(damaged, NOW_MS) if isinstance(each, DeadLetterRecord)]
-        originals = [decode_dead_letter(each.value).original for each in letters]
+        dead_letters = [each for each in task.on_exchange(damaged, NOW_MS) if isinstance(each, DeadLetterRecord)]
+        originals = [decode_dead_letter(each.value).original for each in dead_letters]
         assert originals == [
             request("rows", [1.0], request_id="a"),
             request("rows", [3.0], request_id="ü", encoding=Encoding.JSON),

@@ -21,14 +21,14 @@ def flink_task(key_group: int, parallelism: int, max_parallelism: int) -> int:
 def test_task_key_is_in_the_range_of_its_task(max_parallelism: int) -> None:
     keys_by_group = [group * 7 + 3 for group in range(max_parallelism)]  # any keys, one for each group
     for parallelism in range(1, 129):
-        lanes = set()
+        keys = set()
         for task in range(parallelism):
             group = first_key_group(task, parallelism, max_parallelism)
             assert group in flink_range(task, parallelism, max_parallelism)
             assert flink_task(group, parallelism, max_parallelism) == task
             assert task_key(task, parallelism, keys_by_group) == keys_by_group[group]
-            lanes.add(keys_by_group[group])
-        assert len(lanes) == parallelism
+            keys.add(keys_by_group[group])
+        assert len(keys) == parallelism
 
 
 def test_task_key_after_a_rescale_belongs_to_one_task() -> None:

@@ -121,8 +121,8 @@ def answers(outputs: list[Output]) -> dict[str, str]:
                 values = [float(n) for n in range(answer.outputs[0].shape[0])]
                 assert {t.name: t.to_array().tolist() for t in answer.outputs} == expected("rows", values)
                 found[answer.id] = ""
-    letters = [decode_dead_letter(output.value).id for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert sorted(filter(None, letters)) == sorted(name for name, code in found.items() if code)
+    dead_letters = [decode_dead_letter(output.value).id for output in outputs if isinstance(output, DeadLetterRecord)]
+    assert sorted(filter(None, dead_letters)) == sorted(name for name, code in found.items() if code)
     return found
 
 
@@ -173,8 +173,8 @@ def test_pipeline_expired_request_names_its_model() -> None:
     task.on_frame(frame(named("a", parameters={"timeout": 1_000, "priority": 9}), named("b")), NOW_MS)
     outputs = task.next(NOW_MS + 1) or []
     assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
-    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert (letter.stage, letter.model_name, letter.model_version) == ("shard", "rows", "10")
+    [dead_letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    assert (dead_letter.stage, dead_letter.model_name, dead_letter.model_version) == ("shard", "rows", "10")
 
 
 def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +185,12 @@ def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch)
     task = pipeline_of()
     outputs = task.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
     assert answers(outputs) == {"b": "internal_error"}
-    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert (letter.message, letter.stage, letter.original) == ("RuntimeError: defect", "shard", named("b", 9))
+    [dead_letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    assert (dead_letter.message, dead_letter.stage, dead_letter.original) == (
+        "RuntimeError: defect",
+        "shard",
+        named("b", 9),
+    )
     assert answers(work(task)) == {"a": "", "c": ""}
 
 
@@ -298,8 +302,8 @@ def test_pipeline_unreachable_deadline_fails_early() -> None:
     )
     outputs = work(task)
     assert answers(outputs) == {"a": "deadline_exceeded", "b": ""}
-    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert letter.message == "the deadline is in 3.0 ms, but the model needs longer: raise the request's timeout"
+    [dead_letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    assert dead_letter.message == "the deadline is in 3.0 ms, but the model needs longer: raise the request's timeout"
 
 
 # ---- restored requests --------------------------------------------------------------------------------------------
@@ -322,8 +326,8 @@ def test_pipeline_restore_serves_requests_in_order() -> None:
     assert (after.next_deadline(), after.settle()) == (0, NOTHING)
     outputs = work(after, NOW_MS + 1)
     assert [output.key for output in outputs if isinstance(output, Answer)] == [b"a", b"b"]
-    [letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
-    assert letter.source.offset == 5
+    [dead_letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
+    assert dead_letter.source.offset == 5
     assert after.settle() == StateChanges([], [0, 1])
 
 

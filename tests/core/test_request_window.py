@@ -295,9 +295,9 @@ def test_window_damaged_opening_fails_its_request(damage: Callable[[bytes], byte
     assert (answer.id, answer.code) == ("a", "internal_error")
     assert "cannot be decoded" in answer.message
     [closing] = desk.closings
-    [output, letter] = answer_of(closing, desk.kept, WRITER)
+    [output, dead_letter] = answer_of(closing, desk.kept, WRITER)
     assert codec.encoding_of(output.value) is encoding
-    assert decode_dead_letter(letter.value).source.offset == SOURCE.offset
+    assert decode_dead_letter(dead_letter.value).source.offset == SOURCE.offset
     assert [defect.phase for defect in desk.defects.drain()] == ["merge"]
 
 

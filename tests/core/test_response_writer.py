@@ -95,25 +95,36 @@ def test_writer_explained_answer_has_a_breakdown(encoding: Encoding) -> None:
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_writer_failure_has_a_resendable_dead_letter(encoding: Encoding) -> None:
     failed = admitted(encoding=encoding)
-    answers, letters = opened(WRITER.fail(failed, FAILURE))
+    answers, dead_letters = opened(WRITER.fail(failed, FAILURE))
     assert answers == [ErrorResponse("ä", "inference_failed", "poison", "rows", "10")]
-    [letter] = letters
-    assert (letter.id, letter.code, letter.message, letter.stage) == ("ä", "inference_failed", "poison", "infer")
-    assert (letter.model_name, letter.model_version) == ("rows", "10")
-    assert (letter.source.topic, letter.source.partition, letter.source.offset) == ("requests", 3, 4)
-    assert letter.original == failed.original
-    assert Admission(catalog(), MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(letter.original, SOURCE, NOW_MS) == failed
+    [dead_letter] = dead_letters
+    assert (dead_letter.id, dead_letter.code, dead_letter.message, dead_letter.stage) == (
+        "ä",
+        "inference_failed",
+        "poison",
+        "infer",
+    )
+    assert (dead_letter.model_name, dead_letter.model_version) == ("rows", "10")
+    assert (dead_letter.source.topic, dead_letter.source.partition, dead_letter.source.offset) == ("requests", 3, 4)
+    assert dead_letter.original == failed.original
+    assert (
+        Admission(catalog(), MAX_MESSAGE_BYTES, 5, Defects(Meter())).admit(dead_letter.original, SOURCE, NOW_MS)
+        == failed
+    )
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_writer_partial_answer_names_missing_rows(encoding: Encoding) -> None:
     partial = admitted(encoding=encoding)
-    answers, letters = opened(serve(partial, (Y,), missing=[(0, 2), (5, 5)], failure=FAILURE))
+    answers, dead_letters = opened(serve(partial, (Y,), missing=[(0, 2), (5, 5)], failure=FAILURE))
     said = {"missing_rows": "0-2,5-5", "error_code": "inference_failed", "error_message": "poison"}
     assert answers == [InferResponse("rows", "10", "ä", (Y,), said)]
-    [letter] = letters
-    assert (letter.code, letter.message, letter.stage, letter.model_name) == (*said_of(FAILURE), "rows")
-    assert letter.original == partial.original
+    [dead_letter] = dead_letters
+    assert (dead_letter.code, dead_letter.message, dead_letter.stage, dead_letter.model_name) == (
+        *said_of(FAILURE),
+        "rows",
+    )
+    assert dead_letter.original == partial.original
 
 
 def said_of(failure: Failure) -> tuple[str, str, str]:
@@ -124,12 +135,12 @@ def said_of(failure: Failure) -> tuple[str, str, str]:
 @pytest.mark.parametrize("stage", ["infer", "aggregate"])
 def test_writer_answer_over_the_limit_becomes_an_error(encoding: Encoding, stage: str) -> None:
     large = Tensor.from_array("y", np.ones((1, 10_000), np.float32))
-    answers, letters = opened(serve(admitted(encoding=encoding), (large,), phase=stage))
+    answers, dead_letters = opened(serve(admitted(encoding=encoding), (large,), phase=stage))
     [answer] = answers
     assert isinstance(answer, ErrorResponse)
-    assert answer.code == letters[0].code == "response_too_large"
-    assert letters[0].stage == stage
-    assert len(letters) == 1
+    assert answer.code == dead_letters[0].code == "response_too_large"
+    assert dead_letters[0].stage == stage
+    assert len(dead_letters) == 1
 
 
 def test_writer_answer_of_exactly_the_limit_passes() -> None:
@@ -149,16 +160,16 @@ def test_letter_original_has_a_limit_of_its_own() -> None:
 
 
 def test_writer_original_over_the_limit_is_not_sent() -> None:
-    _, letters = opened(WRITER.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
-    assert letters[0].original is None
-    assert letters[0].source.offset == 4
+    _, dead_letters = opened(WRITER.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
+    assert dead_letters[0].original is None
+    assert dead_letters[0].source.offset == 4
 
 
 def test_writer_unreadable_request_gets_only_a_dead_letter() -> None:
     refused = Refused(SOURCE, "", Encoding.PROTOBUF, b"\xff", Failure("unreadable", "no", "admit"))
-    [letter] = WRITER.refuse(refused)
-    assert isinstance(letter, DeadLetterRecord)
-    assert decode_dead_letter(letter.value).original == b"\xff"
+    [dead_letter] = WRITER.refuse(refused)
+    assert isinstance(dead_letter, DeadLetterRecord)
+    assert decode_dead_letter(dead_letter.value).original == b"\xff"
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -166,9 +177,9 @@ def test_writer_refusal_without_model_is_answered(encoding: Encoding) -> None:
     refused = Refused(SOURCE, "ä", encoding, b"bytes", Failure("wrong_shape", "why", "admit"))
     outputs = WRITER.refuse(refused)
     assert codec.encoding_of(outputs[0].value) is encoding
-    answers, letters = opened(outputs)
+    answers, dead_letters = opened(outputs)
     assert answers == [ErrorResponse("ä", "wrong_shape", "why")]
-    assert (letters[0].stage, letters[0].original) == ("admit", b"bytes")
+    assert (dead_letters[0].stage, dead_letters[0].original) == ("admit", b"bytes")
 
 
 # ---- batches -------------------------------------------------------------------------------------------------------
@@ -216,7 +227,7 @@ def test_writer_batch_with_one_answer_over_the_limit() -> None:
 
 def test_writer_bytes_unfit_for_json_become_an_error() -> None:
     label = Tensor("label", "BYTES", (1,), raw_from_elements([b"\xff"]))
-    answers, letters = opened(serve(admitted(encoding=Encoding.JSON), (label,)))
+    answers, dead_letters = opened(serve(admitted(encoding=Encoding.JSON), (label,)))
     assert isinstance(answers[0], ErrorResponse)
-    assert answers[0].code == letters[0].code == "wrong_datatype"
+    assert answers[0].code == dead_letters[0].code == "wrong_datatype"
     assert isinstance(opened(serve(admitted(), (label,)))[0][0], InferResponse)

@@ -193,7 +193,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "a newcomer takes the place in state of what was restored": mutated(
         BatchQueue, "add", "request.number >= self._next_number", "False"
     ),
-    "nobody wakes the task for what its slice left": patch.object(BatchQueue, "next_deadline", _keep_nothing),
+    "no wake-up after a slice": patch.object(BatchQueue, "next_deadline", _keep_nothing),
     "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
     "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
     "what expires is not answered": patch.object(BatchQueue, "_expire", _lose_the_late),

@@ -116,7 +116,7 @@ def test_stage_unit_carries_only_needed_tensors() -> None:
 def test_stage_unrequested_output_does_not_travel_or_run() -> None:
     asked = admitted([1.0, 2.0], outputs=("y",))
     [second] = stage(0).on_unit(enter([asked], CUT).value, NOW_MS)
-    second_session = FakeSession(lambda _: pytest.fail("nobody asked for its output"))
+    second_session = FakeSession(lambda _: pytest.fail("its output was not requested"))
     [third] = stage(1, session=second_session).on_unit(second.value, NOW_MS)
     assert live(third) == ["h"]
     parts = [decode_record(part.value) for part in stage(2).on_unit(third.value, NOW_MS)]

@@ -93,7 +93,7 @@ def ask(
     admission = Admission(served, MAX_MESSAGE_BYTES, 5, Defects(Meter()))
     request = admission.admit(message, Source(0, 7, int(NOW_MS)), NOW_MS)
     assert isinstance(request, Request), request
-    routed = RoutedQueue(served, lambda _: pytest.fail("nobody asks what a chain costs"))
+    routed = RoutedQueue(served, lambda _: pytest.fail("a chain has no cost model"))
     assert routed.take_in(request, NOW_MS) == []
     departure = routed.next(NOW_MS)
     assert departure is not None

@@ -1,7 +1,7 @@
 """Runs batches and shards.
 
     batch of requests  --> answers (an error and a dead letter for failed rows)
-    BATCH              --> the same, for requests that another task read
+    BATCH              --> the same
     SHARD              --> PARTIAL and FAILURE to the window of the request
 
 An exception fails only the requests concerned.

@@ -1,6 +1,6 @@
 """Chooses a key for each task, so that a keyed stream stays in its task.
 
-`keys_by_group` has one key per key group. The arithmetic is that of Flink's `KeyGroupRangeAssignment`.
+`keys_by_group` has one key per key group. The arithmetic is Flink's `KeyGroupRangeAssignment`.
 """
 
 from collections.abc import Sequence

@@ -28,11 +28,10 @@ _LEAST_PAUSE_MS, _MOST_PAUSE_MS, _NOTHING_MS = 50.0, 2_000.0, 10.0
 
 
 class LoadBalancer:
-    """The offloading of one task.
+    """The offloading of one of `tasks` tasks.
 
     Args:
         policy: Its `offload_backlog_ms` defines a late task.
-        tasks: Number of tasks of the operator.
         learns: False without calls of `note_wait`.
     """
 
