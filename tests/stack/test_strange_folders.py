@@ -8,6 +8,8 @@ from anabranch.stack.flink_cluster import FlinkCluster
 from anabranch.stack.kafka_broker import KafkaBroker
 from anabranch.stack.kafka_topics import Topic
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.parametrize("name", ["dät ö", "a,b", "日本 #1=x\\y"])
 def test_broker_in_strange_folder_keeps_its_topics_there(
