@@ -45,7 +45,8 @@ def up(
 ) -> None:
     """Start a Kafka broker and a Flink cluster on this machine.
 
-    They run in the background until `anabranch down`. A running stack stays
+    They run in the background until `anabranch down`. A process that ends by
+    itself is started again, up to 5 times in 2 minutes. A running stack stays
     as it is; missing TaskManagers are added.
     """
     folder = stack.data_dir(data_dir)
@@ -104,9 +105,13 @@ def _print_table(found: stack.StackStatus) -> None:
     table.add_row("Flink", found.flink_url)
     pids = [("broker", found.broker_pid), ("job manager", found.job_manager_pid)]
     pids += [("task manager", pid) for pid in found.task_manager_pids]
+    pids += [("supervisor", found.supervisor_pid)]
     table.add_row("Processes", ", ".join(f"{name} {pid}" for name, pid in pids if pid))
-    if found.gone:
-        table.add_row("[red]Gone[/]", f"{', '.join(found.gone)}: `anabranch up` starts the stack again")
+    for name in found.gone:
+        table.add_row("[red]Ended[/]", _remedy(found, name))
+    for name, restarts in found.restarts.items():
+        if restarts.count:
+            table.add_row("Restarted", f"{name}, {restarts.count} times: read `anabranch logs {name}`")
     for job in found.jobs:
         table.add_row("Job", f"{job.name}  {job.state}  {job.job_id}")
     table.add_row("Data", found.data_dir)
@@ -114,6 +119,17 @@ def _print_table(found: stack.StackStatus) -> None:
     console.print(table)
     if found.workers:
         console.print(picture(found))
+
+
+def _remedy(found: stack.StackStatus, name: str) -> str:
+    if name in found.restarts and found.restarts[name].given_up:
+        return (
+            f"{name}: stays down after {found.restarts[name].count} restarts; "
+            f"read `anabranch logs {name}`, then run `anabranch up`"
+        )
+    if found.supervisor_pid:
+        return f"{name}: starts again in seconds"
+    return f"{name}: run `anabranch up`"
 
 
 def picture(found: stack.StackStatus) -> Tree:

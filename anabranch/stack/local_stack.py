@@ -18,14 +18,15 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
-from anabranch.stack import stack_record
+from anabranch.stack import stack_record, supervisor
 from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink_cluster import JOB_MANAGER_MEMORY_MB, TASK_MANAGER_MEMORY_MB, FlinkCluster
 from anabranch.stack.flink_rest import FlinkJob, FlinkRest
 from anabranch.stack.kafka_broker import HEAP_MB, KafkaBroker
 from anabranch.stack.processes import ProcessRecord, stop_all
+from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import ServiceGroup
-from anabranch.stack.stack_record import StackRecord
+from anabranch.stack.stack_record import Restarts, StackRecord
 from anabranch.stack.task_placement import Worker, workers
 
 DEFAULT_DATA_DIR = Path(".anabranch")
@@ -48,8 +49,9 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
         running: True if broker and JobManager run.
         bootstrap_servers: Address for Kafka clients.
         flink_url: REST interface and web page.
-        broker_pid, job_manager_pid: None if it has ended.
+        broker_pid, job_manager_pid, supervisor_pid: None if it has ended.
         gone: Names of processes that ended by themselves.
+        restarts: Restarts by process.
         jobs: Flink's jobs, the newest first.
         workers: Flink's TaskManagers and their tasks.
     """
@@ -61,7 +63,9 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
     broker_pid: int | None = None
     job_manager_pid: int | None = None
     task_manager_pids: list[int] = []
+    supervisor_pid: int | None = None
     gone: list[str] = []
+    restarts: dict[str, Restarts] = {}
     jobs: list[FlinkJob] = []
     workers: list[Worker] = []
 
@@ -78,9 +82,10 @@ def up(
     kafka_port: int = DEFAULT_KAFKA_PORT,
     flink_port: int = DEFAULT_FLINK_PORT,
     task_manager_memory_mb: int = TASK_MANAGER_MEMORY_MB,
+    restart_limits: RestartLimits | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[StackStatus, bool]:
-    """Starts the stack, or the missing TaskManagers of a running one.
+    """Starts the stack, or the missing TaskManagers and supervisor of a running one.
 
     A stack without broker or JobManager is started anew. After a failed start
     no new process is left.
@@ -90,6 +95,7 @@ def up(
         kafka_port: 0 takes a free port.
         flink_port: 0 takes a free port.
         task_manager_memory_mb: Memory of each TaskManager's JVM.
+        restart_limits: Limits of the supervisor of a new stack.
         progress: Receives a description of each step.
 
     Returns:
@@ -103,12 +109,15 @@ def up(
         record = stack_record.read(folder)
         alive = [process for process in record.processes if process.find()] if record else []
         if record and record.ready and {process.name for process in alive} >= _CORE:
-            missing = task_managers + len(_CORE) - len(alive)
+            names = {process.name for process in alive}
+            missing = task_managers - len(names - _CORE - {supervisor.NAME})
             if missing > 0:
                 _check_memory(missing * task_manager_memory_mb)
                 progress("Adding Flink TaskManagers")
                 _add_task_managers(folder, record, alive, missing)
-            return _status_of(folder, record), missing > 0
+            if supervisor.NAME not in names:
+                _start_supervisor(folder, record)
+            return _status_of(folder, record), missing > 0 or supervisor.NAME not in names
         if record:
             progress("Stopping the rest of the last stack")
             _stop(folder, record)
@@ -124,10 +133,12 @@ def up(
             tied=False,
             settings={"execution.checkpointing.dir": (folder / "checkpoints").as_uri()},
         )
-        return _status_of(folder, _start(folder, broker, cluster, progress)), True
+        return _status_of(folder, _start(folder, broker, cluster, restart_limits or RestartLimits(), progress)), True
 
 
-def _start(folder: Path, broker: KafkaBroker, cluster: FlinkCluster, progress: Progress) -> StackRecord:
+def _start(
+    folder: Path, broker: KafkaBroker, cluster: FlinkCluster, limits: RestartLimits, progress: Progress
+) -> StackRecord:
     try:
         progress("Starting the Kafka broker")
         broker.launch()
@@ -138,6 +149,7 @@ def _start(folder: Path, broker: KafkaBroker, cluster: FlinkCluster, progress: P
             flink_url=cluster.url,
             processes=_records(broker, cluster),
             services=broker.services | cluster.services,
+            restart_limits=limits,
         )
         # From here on, `up` and `down` find them.
         stack_record.write(folder, record)
@@ -146,7 +158,7 @@ def _start(folder: Path, broker: KafkaBroker, cluster: FlinkCluster, progress: P
         progress("Waiting for Flink")
         cluster.await_ready()
         record.ready = True
-        stack_record.write(folder, record)
+        _start_supervisor(folder, record)
     except BaseException:
         cluster.kill()
         broker.kill()
@@ -165,12 +177,26 @@ def _add_task_managers(folder: Path, record: StackRecord, alive: list[ProcessRec
             cluster.add_task_manager()
         record.processes = [*alive, *_records(cluster)]
         known = record.services | cluster.services
-        record.services = {process.name: known[process.name] for process in record.processes}
+        names = {process.name for process in record.processes}
+        record.services = {name: known[name] for name in known.keys() & names}
+        record.restarts = {name: record.restarts[name] for name in record.restarts.keys() & names}
         stack_record.write(folder, record)
     except BaseException:
         cluster.kill()
         raise
     _detach(cluster)
+
+
+def _start_supervisor(folder: Path, record: StackRecord) -> None:
+    process = supervisor.service(folder).start(tied=False)
+    try:
+        others = [other for other in record.processes if other.name != supervisor.NAME]
+        record.processes = [*others, process.record]
+        stack_record.write(folder, record)
+    except BaseException:
+        process.kill()
+        raise
+    process.detach()
 
 
 def _records(*groups: ServiceGroup) -> list[ProcessRecord]:
@@ -239,6 +265,8 @@ def _status_of(folder: Path, record: StackRecord) -> StackStatus:
         flink_url=record.flink_url,
         broker_pid=alive.get("broker"),
         job_manager_pid=alive.get("job-manager"),
+        supervisor_pid=alive.get(supervisor.NAME),
+        restarts=record.restarts,
         task_manager_pids=[pid for name, pid in alive.items() if name.startswith("task-manager-")],
         gone=[process.name for process in record.processes if process.name not in alive],
         jobs=jobs,

@@ -11,7 +11,20 @@ import msgspec
 
 from anabranch.stack.errors import StackError
 from anabranch.stack.processes import ProcessRecord
+from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import Service
+
+
+class Restarts(msgspec.Struct, frozen=True, kw_only=True):
+    """Restarts of one process.
+
+    Attributes:
+        count: Number of restarts since `up`.
+        given_up: True if it stays down.
+    """
+
+    count: int = 0
+    given_up: bool = False
 
 
 class StackRecord(msgspec.Struct, kw_only=True):
@@ -21,6 +34,7 @@ class StackRecord(msgspec.Struct, kw_only=True):
         processes: Started processes, dead or alive.
         services: Their descriptions.
         ready: True if all served once.
+        restarts: Restarts by process.
     """
 
     bootstrap_servers: str
@@ -28,6 +42,8 @@ class StackRecord(msgspec.Struct, kw_only=True):
     processes: list[ProcessRecord] = []
     services: dict[str, Service] = {}
     ready: bool = False
+    restarts: dict[str, Restarts] = {}
+    restart_limits: RestartLimits = RestartLimits()
 
 
 def path_of(folder: Path) -> Path:

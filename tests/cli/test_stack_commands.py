@@ -116,7 +116,7 @@ def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
     assert len(first["task_manager_pids"]) == 1
     assert first["gone"] == []
     assert first["jobs"] == []
-    pids = {first["broker_pid"], first["job_manager_pid"], *first["task_manager_pids"]}
+    pids = {first["broker_pid"], first["job_manager_pid"], first["supervisor_pid"], *first["task_manager_pids"]}
     assert pids == set(ours(tmp_path))
 
     status = anabranch("status", "--json", folder=tmp_path)
