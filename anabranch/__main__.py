@@ -12,7 +12,7 @@ _EXTRAS["magika"] = "demo"
 
 
 def main() -> None:
-    """Runs the command line; a missing extra is one line on stderr and exit code 1."""
+    """Run the command line; a missing extra is one line on stderr and exit code 1."""
     try:
         # Ctrl-C during the imports ends the process without a traceback.
         handler = signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -32,7 +32,7 @@ class AnswerFuture(Future[Result]):
         self._process_id = os.getpid()
 
     def result(self, timeout: float | None = None) -> Result:
-        """Returns the answer; waits until the request expires, or for `timeout` seconds.
+        """Return the answer; wait until the request expires, or for `timeout` seconds.
 
         Raises:
             AnabranchError: The request failed, or has no answer.
@@ -45,7 +45,7 @@ class AnswerFuture(Future[Result]):
             raise self._reason(error, timeout, wait_s) from None
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Returns the error, or None for an answer; waits as `result` does."""
+        """Return the error, or None for an answer; wait as `result` does."""
         wait_s = self._wait_s(timeout)
         try:
             return super().exception(wait_s)

@@ -81,6 +81,6 @@ app.command()(process)
 
 
 def main() -> None:
-    """Runs the command line. SIGTERM cleans up as Ctrl-C does."""
+    """Run the command line. SIGTERM cleans up as Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     app()

@@ -94,7 +94,7 @@ class Client:
 
     @classmethod
     def for_job(cls, config: Config, *, timeout_s: float = 30.0) -> Self:
-        """Makes a client with the topics, size limit and Kafka properties of a job's configuration."""
+        """Make a client with the topics, size limit and Kafka properties of a job's configuration."""
         from anabranch.flink_job.kafka_properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
 
         kafka_config = config.kafka
@@ -121,7 +121,7 @@ class Client:
         key: str | None = None,
         timeout_s: float | None = None,
     ) -> Result:
-        """Sends a request and waits for its answer.
+        """Send a request and wait for its answer.
 
         Args:
             model: Name of the model; empty if the job serves only one.
@@ -168,7 +168,7 @@ class Client:
         key: str | None = None,
         timeout_s: float | None = None,
     ) -> Future[Result]:
-        """Sends a request and returns at once; the future ends with the answer, or with an error of `infer`.
+        """Send a request and return at once; the future ends with the answer, or with an error of `infer`.
 
         Takes the arguments of `infer`. Callbacks of the future run on the thread that receives all answers: keep them
         short. The arrays may be changed once this method has returned.
@@ -207,20 +207,20 @@ class Client:
         return self._send(message, request_id.encode(), key, pending)
 
     def close(self) -> None:
-        """Closes the connections; requests without an answer end with `ClientClosed`. May be called again."""
+        """Close the connections; requests without an answer end with `ClientClosed`. May be called again."""
         if os.getpid() != self._process_id:
             return
         self._receiver.close()
         self._connection.close_sender()
 
     def __enter__(self) -> Self:
-        """Returns the client itself."""
+        """Return the client itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the client."""
+        """Close the client."""
         self.close()
 
     def _send(self, message: bytes, request_id: bytes, key: str | None, pending: PendingRequest) -> Future[Result]:

@@ -30,16 +30,16 @@ class Connection(Protocol):
     """Carries encoded requests and answers."""
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
-        """Sends a request from any thread; calls `fail` if it cannot be sent, now or later."""
+        """Send a request from any thread; call `fail` if it cannot be sent, now or later."""
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
-        """Returns keys and values of new answers. Always called by the same thread."""
+        """Return keys and values of new answers. Always called by the same thread."""
 
     def close_sender(self) -> None:
-        """Ends the sending half."""
+        """End the sending half."""
 
     def close_receiver(self) -> None:
-        """Ends the receiving half, on the thread that receives."""
+        """End the receiving half, on the thread that receives."""
 
 
 class KafkaConnection:
@@ -117,7 +117,7 @@ class KafkaConnection:
             sent.add_errback(on_error)
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
-        """Polls the responses topic, with the partitions that it has by now."""
+        """Poll the responses topic, with the partitions that it has by now."""
         numbers = self._consumer.partitions_for_topic(self._responses_topic)
         if len(numbers) > self._partition_count:
             self._partition_count = len(numbers)
@@ -131,22 +131,22 @@ class KafkaConnection:
                 yield record.key, record.value
 
     def close_sender(self) -> None:
-        """Closes the producer; a request that it has not sent within a second is dropped."""
+        """Close the producer; a request that it has not sent within a second is dropped."""
         self._producer.close(timeout=1)
 
     def close_receiver(self) -> None:
-        """Closes the consumer."""
+        """Close the consumer."""
         self._consumer.close()
 
 
 def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that kafka-python has: a job's file may hold options that only Java has."""
+    """Return the options that kafka-python has: a job's file may hold options that only Java has."""
     known = kafka.KafkaConsumer.DEFAULT_CONFIG.keys() | kafka.KafkaProducer.DEFAULT_CONFIG.keys()
     return {name: value for name, value in options.items() if name in known}
 
 
 def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits properties into those of a consumer and those of a producer."""
+    """Split properties into those of a consumer and those of a producer."""
     named = {name.replace(".", "_"): value for name, value in properties.items()}
     consumer, producer = kafka.KafkaConsumer.DEFAULT_CONFIG, kafka.KafkaProducer.DEFAULT_CONFIG
     unknown = named.keys() - consumer.keys() - producer.keys()
@@ -188,7 +188,7 @@ def _check_topics(
 
 
 def _seek_to_end(consumer: kafka.KafkaConsumer, topic: str) -> int:
-    """Assigns all partitions of a topic, from their ends; returns their number."""
+    """Assign all partitions of a topic, from their ends; return their number."""
     numbers = sorted(consumer.partitions_for_topic(topic))
     partitions = [kafka.TopicPartition(topic, number) for number in numbers]
     consumer.assign(partitions)

@@ -38,12 +38,12 @@ class JobActivity:
 
 
 def wanted(metric_ids: Iterable[str]) -> list[str]:
-    """Selects the metrics that `activity` reads."""
+    """Select the metrics that `activity` reads."""
     return [name for name in metric_ids if f".{_SCOPE}." in name and (".le." not in name or f".{TOTAL}." in name)]
 
 
 def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> JobActivity:
-    """Computes the activity between two readings.
+    """Compute the activity between two readings.
 
     Args:
         before: Counts by metric, summed over all tasks.

@@ -18,7 +18,7 @@ _IS_INSTALLED = {"snappy": kafka.codec.has_snappy, "lz4": kafka.codec.has_lz4, "
 
 
 def check_codecs(bootstrap_servers: str, topic: str, options: Mapping[str, Any]) -> None:
-    """Raises CodecMissing if the topic is stored with a codec that is not installed here.
+    """Raise CodecMissing if the topic is stored with a codec that is not installed here.
 
     A broker that does not tell is believed to use none: reading fails later, with the same error.
     """
@@ -37,7 +37,7 @@ def check_codecs(bootstrap_servers: str, topic: str, options: Mapping[str, Any])
 
 
 def codec_missing(cause: str) -> CodecMissing:
-    """Returns the error that names the packages which are not installed."""
+    """Return the error that names the packages which are not installed."""
     missing = [_PACKAGES[codec] for codec, is_installed in _IS_INSTALLED.items() if not is_installed()]
     named = [package for codec, package in _PACKAGES.items() if f"with {codec}" in cause or f"for {codec} " in cause]
     return CodecMissing(

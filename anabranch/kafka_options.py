@@ -16,7 +16,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def options_of(defaults: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that a client has, each with the type of its default.
+    """Return the options that a client has, each with the type of its default.
 
     Args:
         defaults: The `DEFAULT_CONFIG` of a class of kafka-python.
@@ -46,7 +46,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 @contextmanager
 def connection_causes() -> Iterator[list[str]]:
-    """Yields a list that collects why connections are refused: authentication, certificates."""
+    """Yield a list that collects why connections are refused: authentication, certificates."""
     causes: list[str] = []
     handler = _CauseHandler(causes)
     logger = logging.getLogger("kafka.net")

@@ -54,7 +54,7 @@ class ResponseReceiver:
         return self._thread
 
     def expect(self, request_id: bytes, pending: PendingRequest) -> None:
-        """Adds a request. Call it before sending, so that no answer comes first.
+        """Add a request. Call it before sending, so that no answer comes first.
 
         Raises:
             TransportError: The receiver has ended.
@@ -65,13 +65,13 @@ class ResponseReceiver:
             self._pending[request_id] = pending
 
     def settle(self, request_id: bytes, outcome: _Outcome) -> None:
-        """Ends a request, if it is still pending."""
+        """End a request, if it is still pending."""
         pending = self._pending.pop(request_id, None)
         if pending is not None:
             _end(pending.future, outcome)
 
     def close(self) -> None:
-        """Ends the thread, and every pending request with `ClientClosed`. May be called again."""
+        """End the thread, and every pending request with `ClientClosed`. May be called again."""
         self._stop(ClientClosed("the client is closed"))
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -109,7 +109,7 @@ class ResponseReceiver:
 
 
 def no_answer(model: str, timeout_s: float) -> NoAnswer:
-    """Returns the error of a request that expired."""
+    """Return the error of a request that expired."""
     return NoAnswer(
         f"no answer from model {model!r} within {timeout_s:g} s: is the job running (anabranch status)? "
         "If it is busy, allow more with timeout_s"

@@ -76,7 +76,7 @@ def _read_breakdown(parameters: Mapping[str, Parameter], latency_ms: float) -> d
 
 
 def read_row_ranges(text: str) -> list[tuple[int, int]]:
-    """Returns the ranges in `"first-last,…"`, or raises `MalformedRequest`."""
+    """Return the ranges in `"first-last,…"`, or raise `MalformedRequest`."""
     try:
         pairs = [part.split("-") for part in text.split(",") if part]
         return [(int(first), int(last)) for first, last in pairs]

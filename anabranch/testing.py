@@ -108,11 +108,11 @@ class FakeJob:
         return [received.request for received in self.received]
 
     def client(self, *, timeout_s: float = 30.0, max_message_bytes: int = 16 * 1024 * 1024) -> Client:
-        """Makes a client of this job."""
+        """Make a client of this job."""
         return Client(connection=self.connection(), timeout_s=timeout_s, max_message_bytes=max_message_bytes)
 
     def connection(self) -> Connection:
-        """Makes the connection for a client that the tested code makes: `Client(connection=…)`."""
+        """Make the connection for a client that the tested code makes: `Client(connection=…)`."""
         return _MemoryConnection(self)
 
     def listen(self, bootstrap_servers: str, *, requests_topic: str, responses_topic: str) -> None:
@@ -177,20 +177,20 @@ class FakeJob:
         return [(answer.id.encode(), codec.encode_response(answer, request.encoding)) for answer in answers]
 
     def close(self) -> None:
-        """Ends the job. May be called again."""
+        """End the job. May be called again."""
         self._stopped.set()
         self._work.put(None)
         for thread in self._threads:
             thread.join(_STOP_TIMEOUT_S)
 
     def __enter__(self) -> Self:
-        """Returns the job itself."""
+        """Return the job itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the job."""
+        """End the job."""
         self.close()
 
     def _run(self) -> None:

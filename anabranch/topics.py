@@ -11,7 +11,7 @@ _LEAST_LIMIT_BYTES = 2 * KAFKA_FRAMING_BYTES
 
 
 def topics_of(config: Config) -> list[Topic]:
-    """Returns the job's three topics, each with the limit of its largest message."""
+    """Return the job's three topics, each with the limit of its largest message."""
     kafka = config.kafka
     limits_bytes = {
         kafka.requests_topic: kafka.record_limit_bytes,
@@ -25,7 +25,7 @@ def topics_of(config: Config) -> list[Topic]:
 
 
 def make_topics(config: Config) -> list[str]:
-    """Creates the missing topics, and returns their names.
+    """Create the missing topics, and return their names.
 
     Raises:
         TopicNotMade: The broker refused one, or does not answer.
@@ -45,7 +45,7 @@ def make_topics(config: Config) -> list[str]:
 
 
 def fit_to_topics(config: Config) -> Config:
-    """Returns the configuration with the limits of topics that take less than it.
+    """Return the configuration with the limits of topics that take less than it.
 
     A topic that refuses a record would fail the job, which would read the same request again: an answer that is too
     large becomes `response_too_large`, and a dead letter leaves its original out.
@@ -74,7 +74,7 @@ def fit_to_topics(config: Config) -> Config:
 
 
 def idle_task_count(config: Config) -> int:
-    """Returns the number of tasks that no partition of the requests topic is left for."""
+    """Return the number of tasks that no partition of the requests topic is left for."""
     kafka = config.kafka
     counts = partition_counts(kafka.bootstrap_servers, python_client_options(kafka))
     return max(0, config.job.parallelism - counts.get(kafka.requests_topic, config.topic_partitions))

@@ -36,7 +36,7 @@ QUICK_RESULTS = RESULTS / "quick"
 
 
 def main() -> None:
-    """Runs the chosen scenarios; exit code 1 if a system failed, 2 if a target was missed."""
+    """Run the chosen scenarios; exit code 1 if a system failed, 2 if a target was missed."""
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
     registered = all_scenarios()
@@ -82,7 +82,7 @@ def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
 def _run(
     scenario: Scenario, settings: Settings, environment: BenchEnvironment, console: Console
 ) -> tuple[ScenarioResult, bool]:
-    """The result, and True if it was interrupted."""
+    """Return the result, and True if it was interrupted."""
     stopped = False
     runs: list[Run] = []
     failures: list[str] = []
@@ -134,7 +134,7 @@ def _run(
 
 
 def _options(registered: Mapping[str, RegisteredScenario]) -> tuple[argparse.Namespace, dict[str, Settings]]:
-    """The command line, and each scenario's settings."""
+    """Return the command line, and each scenario's settings."""
     names = tuple(registered)
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only show that it works; the figures mean nothing")

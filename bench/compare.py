@@ -57,7 +57,7 @@ class ComparedLoad:
     rate_per_s: float
 
     def scaled(self, factor: float) -> "ComparedLoad":
-        """The same with more requests."""
+        """Return the same with more requests."""
         return ComparedLoad(self.workload, round(self.warm_up * factor), round(self.burst * factor), self.rate_per_s)
 
 
@@ -71,7 +71,7 @@ class RatioInterval:
 
     @classmethod
     def of(cls, change: Sequence[float], base: Sequence[float]) -> "RatioInterval":
-        """The geometric mean of the rounds' ratios; the interval is unbounded for one round."""
+        """Return the geometric mean of the rounds' ratios; the interval is unbounded for one round."""
         logs = [log(after / before) for after, before in zip(change, base, strict=True)]
         middle = mean(logs)
         if len(logs) < 2:
@@ -81,14 +81,14 @@ class RatioInterval:
         return cls(exp(middle), exp(middle - margin), exp(middle + margin))
 
     def verdict(self, figure: str) -> str:
-        """The interval in words."""
+        """Return the interval in words."""
         if self.low <= 1 <= self.high:
             return "no difference shown"
         return "better" if (self.low > 1) == (figure in _MORE_IS_BETTER) else "WORSE"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the comparison; exit code 1 if a job failed or answered wrong, 2 if a figure is worse."""
+    """Run the comparison; exit code 1 if a job failed or answered wrong, 2 if a figure is worse."""
     options = _options(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     sides = [System("base", checkout=str(options.base)), System("change", checkout=str(options.change))]
@@ -120,7 +120,7 @@ class WrongAnswers(Exception):
 
 
 def loads_of(repository: Path) -> dict[str, ComparedLoad]:
-    """The loads of a quick comparison, by workload; a turn of all takes about a minute."""
+    """Return the loads of a quick comparison, by workload; a turn of all takes about a minute."""
     return dict(
         zip(
             WORKLOADS,
@@ -135,7 +135,7 @@ def loads_of(repository: Path) -> dict[str, ComparedLoad]:
 
 
 def alternate(sides: Sequence[System], rounds: int, turn: Callable[[System, int], Figures]) -> tuple[Figures, Figures]:
-    """Gives both sides a turn in each round, in alternating order."""
+    """Give both sides a turn in each round, in alternating order."""
     figures: dict[str, Figures] = {side.kind: {} for side in sides}
     for number in range(rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:

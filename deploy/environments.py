@@ -15,7 +15,7 @@ class EnvironmentFailed(Exception):
 
 
 def environment(name: str, lock: Path) -> Path:
-    """Returns the interpreter of `.tools/NAME`, made again after each change of its lock file.
+    """Return the interpreter of `.tools/NAME`, made again after each change of its lock file.
 
     Raises:
         EnvironmentFailed: uv is missing, or a package cannot be installed.

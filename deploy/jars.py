@@ -52,19 +52,19 @@ class LockedJar:
 
 
 def read_lock(lock: Path = LOCK) -> list[LockedJar]:
-    """Returns the jars of a lock file."""
+    """Return the jars of a lock file."""
     lines = (line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#"))
     return [LockedJar(*fields) for fields in lines]
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(jars: list[LockedJar], target: Path) -> int:
-    """Downloads missing jars, and removes all files that are not locked.
+    """Download missing jars, and remove all files that are not locked.
 
     Returns:
         The number of downloads.
@@ -130,7 +130,7 @@ def _download(jar: LockedJar, target: Path, cache: Path) -> None:
 
 
 def lock(path: Path = LOCK) -> int:
-    """Resolves and locks the jars; returns their number."""
+    """Resolve and lock the jars; return their number."""
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
@@ -163,7 +163,7 @@ def pin(path: Path, folder: str, coordinates: list[str]) -> int:
 
 
 def main() -> None:
-    """Runs `fetch`, `lock` or `pin`; an error is one line on stderr and exit code 1."""
+    """Run `fetch`, `lock` or `pin`; an error is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="resolve the versions again, and rewrite jars.lock")

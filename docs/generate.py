@@ -51,7 +51,7 @@ REMEDIES = {
 
 
 def described(struct: type) -> dict[str, str]:
-    """The `Attributes:` of a class's docstring, by name."""
+    """Return the `Attributes:` of a class's docstring, by name."""
     text = inspect.getdoc(struct) or ""
     _, _, attributes = text.partition("Attributes:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE)
@@ -59,7 +59,7 @@ def described(struct: type) -> dict[str, str]:
 
 
 def _kind(annotation: Any) -> str:
-    """The type of a key in TOML's words, with its bounds."""
+    """Return the type of a key in TOML's words, with its bounds."""
     kind: Any = msgspec.inspect.type_info(annotation)
     if isinstance(kind, msgspec.inspect.UnionType):
         # TOML has no null: a key that may be None may be left out.
@@ -104,7 +104,7 @@ def _default(value: Any) -> str:
 
 
 def fields(struct: type, name: str) -> Iterator[str]:
-    """A table of a struct's fields, then those of the structs in it."""
+    """Yield a table of a struct's fields, then those of the structs in it."""
     words = described(struct)
     rows, inner = [], []
     for field in msgspec.structs.fields(struct):
@@ -124,7 +124,7 @@ def fields(struct: type, name: str) -> Iterator[str]:
 
 
 def configuration() -> str:
-    """The page of the job's configuration."""
+    """Return the page of the job's configuration."""
     head = (
         "# Configuration\n\nOne TOML file, passed with `anabranch run --config FILE`. Unknown keys and values outside "
         "their bounds are refused. Every key has a default; an empty table or list adds nothing.\n"
@@ -133,7 +133,7 @@ def configuration() -> str:
 
 
 def model_toml() -> str:
-    """The page of `model.toml`."""
+    """Return the page of `model.toml`."""
     from anabranch.flink_job.model_repository.chains import ChainTable, StepTable, TensorTable  # noqa: PLC0415
     from anabranch.flink_job.model_repository.ensembles import EnsembleTable  # noqa: PLC0415
     from anabranch.operators.core.merging.merge_rules import MERGE_RULES  # noqa: PLC0415
@@ -157,7 +157,7 @@ def model_toml() -> str:
 
 
 def cli() -> str:
-    """The page of the command line."""
+    """Return the page of the command line."""
     command = typer.main.get_command(app)
     head = "# Command line\n\nEach command prints its options with `--help`. Errors are one line on stderr.\n"
     return "\n".join([head, *_command(command, "anabranch")])
@@ -184,7 +184,7 @@ def _command(command: Any, path: str) -> Iterator[str]:
 
 
 def error_page() -> str:
-    """The page of errors."""
+    """Return the page of errors."""
     parts = [
         "# Errors\n\nEvery error has a stable code. Answers carry the codes of this table.\n",
         "| code | class | meaning | remedy |\n| --- | --- | --- | --- |",
@@ -199,19 +199,19 @@ def error_page() -> str:
 
 
 def wire_errors() -> list[type[errors.AnabranchError]]:
-    """The errors that an answer can carry."""
+    """Return the errors that an answer can carry."""
     bases = (errors.RequestError, errors.ServingError)
     return [leaf for base in bases for leaf in base.__subclasses__() if leaf.__module__ == errors.__name__]
 
 
 def metrics_page() -> str:
-    """The page of metrics."""
+    """Return the page of metrics."""
     _, _, rest = (inspect.getdoc(metrics) or "").partition("\n\n")
     return f"# Metrics\n\nFlink counters in the scope `anabranch` of each operator.\n\n```text\n{rest}\n```"
 
 
 def modules() -> dict[str, str]:
-    """The summaries of the product's modules, by path."""
+    """Return the summaries of the product's modules, by path."""
     paths = [path for package in _PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
     return {str(path.relative_to(ROOT)): _summary(path) for path in sorted(paths)}
 
@@ -222,7 +222,7 @@ def _summary(path: Path) -> str:
 
 
 def module_tables(text: str) -> str:
-    """The text of ARCHITECTURE.md with the modules that exist, in its tables by folder.
+    """Return the text of ARCHITECTURE.md with the modules that exist, in its tables by folder.
 
     Args:
         text: ARCHITECTURE.md, with a heading such as "#### `operators/core`" and a table for each folder of modules.
@@ -256,7 +256,7 @@ PAGES = {
 
 
 def main() -> None:
-    """Writes the pages that changed."""
+    """Write the pages that changed."""
     for name, page in PAGES.items():
         text = f"{_GENERATED}\n{page().rstrip()}\n"
         path = FOLDER / name

@@ -6,5 +6,5 @@ from typing import Any
 
 
 def on_pre_build(**_: Any) -> None:
-    """Writes the reference pages from the code."""
+    """Write the reference pages from the code."""
     runpy.run_path(str(Path(__file__).with_name("generate.py")))["main"]()

@@ -163,13 +163,13 @@ class Config(_Section, frozen=True):
         return self.kafka.partitions or max(_LEAST_PARTITIONS, self.job.parallelism)
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
-        """Returns a changed copy: `config.replace(job={"parallelism": 4})`."""
+        """Return a changed copy: `config.replace(job={"parallelism": 4})`."""
         changed = {name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()}
         return check(msgspec.structs.replace(self, **changed))
 
 
 def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
-    """Reads a TOML file; `defaults` fill missing keys.
+    """Read a TOML file; `defaults` fill missing keys.
 
     Raises:
         ConfigError: The file, a key or a value is unusable.
@@ -188,7 +188,7 @@ def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
 
 
 def check(config: Config) -> Config:
-    """Returns the same configuration, or raises ConfigError."""
+    """Return the same configuration, or raise ConfigError."""
     place = "the configuration"
     read_section(msgspec.to_builtins(config), Config, place)
     return _check_together(config, place)

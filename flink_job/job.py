@@ -42,7 +42,7 @@ class RunningJob:
         return str(self._client.get_job_id())
 
     def status(self) -> str:
-        """Returns Flink's name of the state, such as `RUNNING`."""
+        """Return Flink's name of the state, such as `RUNNING`."""
         return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
 
     def drain(self, savepoint_dir: str) -> None:
@@ -50,23 +50,23 @@ class RunningJob:
         stop_with_savepoint(self._client, savepoint_dir)
 
     def cancel(self) -> None:
-        """Stops at once, and answers no more requests."""
+        """Stop at once, and answer no more requests."""
         self._client.cancel().result()
 
     def wait(self) -> None:
-        """Waits for the end of a bounded job; raises if it fails or is cancelled."""
+        """Wait for the end of a bounded job; raise if it fails or is cancelled."""
         self._client.get_job_execution_result().result()
 
 
 def read_models(config: Config) -> Catalog:
-    """Reads the configured models; raises ConfigError or ModelLoadFailed."""
+    """Read the configured models; raise ConfigError or ModelLoadFailed."""
     return read_repository(Path(config.models.repository), config.defaults)
 
 
 def start(
     config: Config, flink_url: str | None = None, backend: Backend | None = None, catalog: Catalog | None = None
 ) -> RunningJob:
-    """Builds and submits the job.
+    """Build and submit the job.
 
     Args:
         flink_url: REST address of a cluster; None starts a MiniCluster.
@@ -90,7 +90,7 @@ def start(
 
 
 def flink_options(config: Config) -> dict[str, str]:
-    """Returns the Flink options of the job."""
+    """Return the Flink options of the job."""
     job = config.job
     exactly_once = job.delivery == "exactly-once"
     return {

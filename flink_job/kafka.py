@@ -26,7 +26,7 @@ _TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
 
 
 def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group: Sequence[int]) -> DataStream:
-    """Returns all requests as `Row(task key, frame)`; see `java.read_frames`."""
+    """Return all requests as `Row(task key, frame)`; see `java.read_frames`."""
     kafka = config.kafka
     gateway = java_gateway()
     properties = {
@@ -57,7 +57,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
-    """Writes `Row(key: bytes, value: bytes)` to a topic.
+    """Write `Row(key: bytes, value: bytes)` to a topic.
 
     Args:
         name: Name and identity of the operator, and part of the names of its transactions.
@@ -95,5 +95,5 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
 
 
 def transaction_prefix(config: Config) -> str:
-    """Returns the beginning of the ids of a job's transactions: jobs that differ in it cannot fence each other."""
+    """Return the beginning of the ids of a job's transactions: jobs that differ in it cannot fence each other."""
     return f"{config.job.name}.{config.kafka.requests_topic}.{config.kafka.group_id}."

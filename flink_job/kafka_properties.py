@@ -17,7 +17,7 @@ _JAAS_LOGIN = re.compile(
 
 
 def java_client_properties(kafka: KafkaConfig) -> dict[str, str]:
-    """Returns the properties of the job's clients; raises ConfigError.
+    """Return the properties of the job's clients; raise ConfigError.
 
     Flink's connector has another package of login modules than Kafka.
     """
@@ -28,7 +28,7 @@ def java_client_properties(kafka: KafkaConfig) -> dict[str, str]:
 
 
 def python_client_options(kafka: KafkaConfig) -> dict[str, Any]:
-    """Returns the same settings in kafka-python's names; raises ConfigError."""
+    """Return the same settings in kafka-python's names; raise ConfigError."""
     written: dict[str, Any] = dict(kafka.properties)
     options: dict[str, Any] = {}
     if login := written.pop("sasl.jaas.config", None):
@@ -45,7 +45,7 @@ def python_client_options(kafka: KafkaConfig) -> dict[str, Any]:
 
 
 def _tls_options(written: dict[str, Any]) -> dict[str, Any]:
-    """Takes Java's TLS properties out of `written`, and returns kafka-python's."""
+    """Take Java's TLS properties out of `written`, and return kafka-python's."""
     options: dict[str, Any] = {}
     for store, option in (("truststore", "ssl_cafile"), ("keystore", "ssl_certfile")):
         path, kind = written.pop(f"ssl.{store}.location", None), written.pop(f"ssl.{store}.type", "JKS")

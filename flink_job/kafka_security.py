@@ -66,7 +66,7 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def check_security(security: KafkaSecurity, place: str) -> None:
-    """Raises ConfigError if keys contradict each other."""
+    """Raise ConfigError if keys contradict each other."""
     stated = {name for name in security.__struct_fields__ if getattr(security, name) and name != "check_hostname"}
     if security.authenticates and not {"username", "password"} <= stated:
         raise ConfigError(
@@ -87,7 +87,7 @@ def check_security(security: KafkaSecurity, place: str) -> None:
 
 
 def java_properties(security: KafkaSecurity) -> dict[str, str]:
-    """Returns the properties of Java's clients, with the content of files; raises ConfigError."""
+    """Return the properties of Java's clients, with the content of files; raise ConfigError."""
     if security == KafkaSecurity():
         return {}
     properties: dict[str, str] = {"security.protocol": security.protocol}
@@ -115,7 +115,7 @@ def java_properties(security: KafkaSecurity) -> dict[str, str]:
 
 
 def python_options(security: KafkaSecurity) -> dict[str, str | bool]:
-    """Returns the options of kafka-python's clients; raises ConfigError."""
+    """Return the options of kafka-python's clients; raise ConfigError."""
     if security == KafkaSecurity():
         return {}
     options: dict[str, str | bool] = {"security_protocol": security.protocol}

@@ -69,17 +69,17 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(catalog: Catalog) -> list[ModelSummary]:
-    """Returns the summaries of all models, by name, the newest version last."""
+    """Return the summaries of all models, by name, the newest version last."""
     return [_summary(model) for _, versions in sorted(catalog.models.items()) for model in versions.values()]
 
 
 def encode_summaries(summaries: Iterable[ModelSummary]) -> str:
-    """Returns the summaries as JSON."""
+    """Return the summaries as JSON."""
     return msgspec.json.encode(list(summaries)).decode()
 
 
 def decode_summaries(text: str) -> list[ModelSummary]:
-    """Returns the summaries of their JSON.
+    """Return the summaries of their JSON.
 
     Raises:
         msgspec.MsgspecError: The text was not written by `encode_summaries`.

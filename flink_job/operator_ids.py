@@ -17,10 +17,10 @@ ERRORS = "errors"
 
 
 def unpack_id(sink_id: str) -> str:
-    """Returns the identity of the operator that unpacks the answers of a sink."""
+    """Return the identity of the operator that unpacks the answers of a sink."""
     return f"unpack-{sink_id}"
 
 
 def stage_id(model: ModelSpec, index: int) -> str:
-    """Returns the identity of a stage."""
+    """Return the identity of a stage."""
     return f"stage/{model.name}/{model.version}/{index}"

@@ -10,15 +10,15 @@ DEFAULT_GROUP = "default"
 
 
 def group_of(model: ModelSpec, index: int) -> str:
-    """Returns the group of a stage."""
+    """Return the group of a stage."""
     return f"{model.name}-{model.version}-s{index}"
 
 
 def stage_slots(catalog: Catalog) -> int:
-    """Returns the slots of all stages."""
+    """Return the slots of all stages."""
     return sum(stage.replicas for model in catalog.in_stages() for stage in model.stages)
 
 
 def slots_needed(catalog: Catalog, parallelism: int) -> int:
-    """Returns the slots of a job."""
+    """Return the slots of a job."""
     return parallelism + stage_slots(catalog)

@@ -9,7 +9,7 @@ VALUE_TYPE = Types.PRIMITIVE_ARRAY(Types.BYTE())
 
 
 def exchange_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
-    """Sends every `Row(key, bytes)` to the task of its key."""
+    """Send every `Row(key, bytes)` to the task of its key."""
     return keyed_by_first_field(stream, key_type, VALUE_TYPE, in_place=False)
 
 
@@ -19,12 +19,12 @@ def keep_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
 
 
 def side_output(stream: DataStream, tag: OutputTag) -> DataStream:
-    """Returns the records with a tag."""
+    """Return the records with a tag."""
     return DataStream(java_stream(stream).getSideOutput(tag.get_java_output_tag()))
 
 
 def keys_by_group(max_parallelism: int) -> tuple[int, ...]:
-    """Returns one INT key of each key group."""
+    """Return one INT key of each key group."""
     flink = java_gateway().jvm.org.apache.flink
     row = flink.types.Row(1)
     assign = flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup

@@ -15,7 +15,7 @@ _TOML_NAMES = {"object": "a table", "array": "a list", "str": "a string", "int":
 
 
 def read_section(written: object, section: type[T], place: str, prefix: str = "") -> T:
-    """Converts a table of a TOML file; raises ConfigError.
+    """Convert a table of a TOML file; raise ConfigError.
 
     Args:
         place: File, for messages.
@@ -28,7 +28,7 @@ def read_section(written: object, section: type[T], place: str, prefix: str = ""
 
 
 def _explain(message: str, written: object, section: type, prefix: str) -> str:
-    """Puts msgspec's message into the shape `KEY is VALUE, expected RANGE`."""
+    """Put msgspec's message into the shape `KEY is VALUE, expected RANGE`."""
     what, _, path = message.partition(" - at `$.")
     names = path.rstrip("`").split(".") if path else []
     key = prefix + ".".join(names)

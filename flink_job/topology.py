@@ -40,7 +40,7 @@ from anabranch.schemas.model import Catalog, ModelSpec
 
 
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
-    """Adds the job to an environment."""
+    """Add the job to an environment."""
     kafka = config.kafka
     response_writer = ResponseWriter(
         kafka.requests_topic,
@@ -114,7 +114,7 @@ def _through_stages(
     *,
     windows: int,
 ) -> list[DataStream]:
-    """Adds the stages of a model; returns their outputs and failures."""
+    """Add the stages of a model; return their outputs and failures."""
     parts = []
     last = len(model.stages) - 1
     for index, stage in enumerate(model.stages):

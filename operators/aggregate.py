@@ -26,7 +26,7 @@ class AggregateFunction(RuntimeOperator, KeyedProcessFunction):
     exchange: TransportOptions
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Opens the state of windows."""
+        """Open the state of windows."""
         writer = self.response_writer
         self._runtime = OperatorRuntime(runtime_context, "aggregate", self.exchange, writer)
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
@@ -35,12 +35,12 @@ class AggregateFunction(RuntimeOperator, KeyedProcessFunction):
         self._aggregator = Aggregator(writer, self.policy, self._runtime.metrics.flush, now_ms)
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Takes one part; redeems late ones, too, because that frees memory."""
+        """Take one part; redeem late ones, too, because that frees memory."""
         update = self._aggregator.on_record(self._receiver.redeem(value), self._window.value(), self._kept.get)
         return self._carry_out(update, ctx.timer_service())
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
-        """Closes or forgets a window; an event-time timer marks the end of the input."""
+        """Close or forget a window; an event-time timer marks the end of the input."""
         at_ms = None if ctx.time_domain() == TimeDomain.EVENT_TIME else timestamp
         update = self._aggregator.on_timer(at_ms, self._window.value(), self._kept.get)
         return self._carry_out(update, ctx.timer_service())

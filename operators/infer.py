@@ -28,7 +28,7 @@ class InferFunction(RuntimeOperator, ProcessFunction):
     exchange: TransportOptions
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads the task's models."""
+        """Load the task's models."""
         self._runtime = runtime = OperatorRuntime(runtime_context, "infer", self.exchange, self.response_writer)
         task, sessions = runtime.task, runtime.sessions(self.backend)
         sessions.load_all(self.catalog)
@@ -39,7 +39,7 @@ class InferFunction(RuntimeOperator, ProcessFunction):
         self._receiver, self._lock = runtime.receiver(INFER), runtime.lock()
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
-        """Runs one batch or shard."""
+        """Run one batch or shard."""
         record = self._receiver.redeem(value)
         with self._lock.offloaded_batch() if record[0] == RecordKind.BATCH else nullcontext():
             outputs = self._inference.on_exchange(record, time() * 1000)

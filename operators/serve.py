@@ -43,7 +43,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
     exchange: TransportOptions
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Opens state and loads all models."""
+        """Open state and load all models."""
         writer, policy = self.response_writer, self.policy
         self._runtime = runtime = OperatorRuntime(runtime_context, "serve", self.exchange, writer)
         # Thread mode gives PRIMITIVE_ARRAY state back as tuples of integers.
@@ -73,7 +73,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         )
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
-        """Takes requests of this task's own key."""
+        """Take requests of this task's own key."""
         return self._carry_out(self._loop.on_frame(open_frame(value)), ctx)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:

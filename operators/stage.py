@@ -39,7 +39,7 @@ class StageFunction(RuntimeOperator, ProcessFunction):
     windows: int
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Loads this stage."""
+        """Load this stage."""
         self._is_last = self.index == len(self.model.stages) - 1
         model, index, writer = self.model, self.index, self.response_writer
         self._runtime = runtime = OperatorRuntime(runtime_context, stage_name(model, index), self.exchange, writer)
@@ -59,7 +59,7 @@ class StageFunction(RuntimeOperator, ProcessFunction):
         self._receiver = runtime.receiver(stage_receiver(model, index))
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
-        """Runs one unit."""
+        """Run one unit."""
         for output in self._stage.on_unit(self._receiver.redeem(value), time() * 1000):
             if isinstance(output, Unit):
                 yield output.value

@@ -14,22 +14,22 @@ class Codec(Protocol):
         """Tells whether a message is in this encoding."""
 
     def read_request(self, message: bytes, /) -> InferRequest:
-        """Decodes a request."""
+        """Decode a request."""
 
     def write_request(self, request: InferRequest, /) -> bytes:
-        """Encodes a request."""
+        """Encode a request."""
 
     def read_response(self, message: bytes, /) -> InferResponse | ErrorResponse:
-        """Decodes a response."""
+        """Decode a response."""
 
     def write_response(self, response: InferResponse, /) -> bytes:
-        """Encodes a response."""
+        """Encode a response."""
 
     def write_error(self, error: ErrorResponse, /) -> bytes:
-        """Encodes a failure."""
+        """Encode a failure."""
 
     def find_id(self, message: bytes, /) -> str:
-        """Finds the id of an invalid request; empty without one."""
+        """Find the id of an invalid request; empty without one."""
 
 
 #: In the order of trial; protobuf takes the rest.
@@ -37,7 +37,7 @@ ENCODINGS: dict[Encoding, Codec] = {Encoding.JSON: json_wire, Encoding.PROTOBUF:
 
 
 def check_encodings(encodings: dict[Encoding, Codec]) -> None:
-    """Raises NotImplementedError if the table is incomplete."""
+    """Raise NotImplementedError if the table is incomplete."""
     missing = [encoding.name for encoding in Encoding if encoding not in encodings]
     if missing:
         raise NotImplementedError(f"no codec for {', '.join(missing)}: add it to schemas.codec.ENCODINGS")
@@ -49,7 +49,7 @@ check_encodings(ENCODINGS)
 
 
 def encoding_of(message: bytes) -> Encoding:
-    """Finds the encoding of a message."""
+    """Find the encoding of a message."""
     for encoding, codec in ENCODINGS.items():
         if codec.sniff(message):
             return encoding
@@ -57,14 +57,14 @@ def encoding_of(message: bytes) -> Encoding:
 
 
 def decode_request(message: bytes) -> InferRequest:
-    """Decodes a request, or raises a `RequestError`."""
+    """Decode a request, or raise a `RequestError`."""
     if not message:
         raise UnreadableRequest("the record is empty, expected a request: send protobuf or JSON")
     return ENCODINGS[encoding_of(message)].read_request(message)
 
 
 def find_id(message: bytes) -> tuple[str, Encoding]:
-    """Finds the id, or an empty one, and the encoding of an invalid request."""
+    """Find the id, or an empty one, and the encoding of an invalid request."""
     encoding = encoding_of(message)
     try:
         return ENCODINGS[encoding].find_id(message), encoding
@@ -73,16 +73,16 @@ def find_id(message: bytes) -> tuple[str, Encoding]:
 
 
 def encode_request(request: InferRequest) -> bytes:
-    """Encodes a request in its own encoding."""
+    """Encode a request in its own encoding."""
     return ENCODINGS[request.encoding].write_request(request)
 
 
 def encode_response(response: InferResponse | ErrorResponse, encoding: Encoding) -> bytes:
-    """Encodes a response in the encoding of its request."""
+    """Encode a response in the encoding of its request."""
     codec = ENCODINGS[encoding]
     return codec.write_error(response) if isinstance(response, ErrorResponse) else codec.write_response(response)
 
 
 def decode_response(message: bytes) -> InferResponse | ErrorResponse:
-    """Decodes a response, or raises a `RequestError`."""
+    """Decode a response, or raise a `RequestError`."""
     return ENCODINGS[encoding_of(message)].read_response(message)

@@ -40,7 +40,7 @@ _decoder = msgspec.json.Decoder(DeadLetter)
 
 
 def encode_dead_letter(topic: str, source: Source, request_id: str, failure: Failure, original: Buffer | None) -> bytes:
-    """Encodes a dead letter."""
+    """Encode a dead letter."""
     return _encoder.encode(
         DeadLetter(
             id=request_id,
@@ -56,5 +56,5 @@ def encode_dead_letter(topic: str, source: Source, request_id: str, failure: Fai
 
 
 def decode_dead_letter(encoded: bytes) -> DeadLetter:
-    """Decodes a dead letter, or raises a MsgspecError."""
+    """Decode a dead letter, or raise a MsgspecError."""
     return _decoder.decode(encoded)

@@ -187,7 +187,7 @@ def _tree(root: type[AnabranchError]) -> list[type[AnabranchError]]:
 
 
 def error_with_code(code: str, message: str) -> AnabranchError:
-    """Makes the error of a code; `AnabranchError` if unknown."""
+    """Make the error of a code; `AnabranchError` if unknown."""
     on_the_wire = {cls.code: cls for cls in (*_tree(RequestError), *_tree(ServingError))}
     error = on_the_wire.get(code, AnabranchError)(message)
     if error.code != code:

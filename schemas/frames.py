@@ -23,7 +23,7 @@ _ANSWER = struct.Struct("<ii")
 
 
 def read_claim(frame: bytes) -> tuple[int, int] | None:
-    """Reads address and size of a claim; None for other frames."""
+    """Read address and size of a claim; None for other frames."""
     if len(frame) != _CLAIM.size:
         return None
     mark, size_bytes, address = _CLAIM.unpack(frame)
@@ -31,7 +31,7 @@ def read_claim(frame: bytes) -> tuple[int, int] | None:
 
 
 def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
-    """Reads value (None for a tombstone) and source of each request, or raises struct.error or ValueError."""
+    """Read value (None for a tombstone) and source of each request, or raise struct.error or ValueError."""
     if not frame:
         return []
     (count,) = _COUNT.unpack_from(frame)
@@ -57,7 +57,7 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
 
 
 def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
-    """Writes a frame of requests."""
+    """Write a frame of requests."""
     parts: list[Buffer] = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)
@@ -66,12 +66,12 @@ def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
 
 
 def write_waiting(value: Buffer, source: Source) -> bytes:
-    """Encodes a queued request for state; byte 0 is the version."""
+    """Encode a queued request for state; byte 0 is the version."""
     return write_requests([(value, source)])
 
 
 def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:
-    """Decodes a queued request, or raises struct.error or ValueError."""
+    """Decode a queued request, or raise struct.error or ValueError."""
     if not frame or frame[0] != WAITING_VERSION:
         found = frame[0] if frame else None
         raise ValueError(f"a queued request of version {found}, expected {WAITING_VERSION}: restore with its release")
@@ -80,7 +80,7 @@ def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:
 
 
 def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
-    """Writes key and value of each answer."""
+    """Write key and value of each answer."""
     parts: list[Buffer] = []
     for key, value in answers:
         parts += (_ANSWER.pack(len(key), len(value)), key, value)
@@ -88,7 +88,7 @@ def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
 
 
 def read_answers(frame: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Reads key and value of each answer."""
+    """Read key and value of each answer."""
     at = 0
     while at < len(frame):
         key_size, value_size = _ANSWER.unpack_from(frame, at)

@@ -90,7 +90,7 @@ def sniff(message: bytes) -> bool:
 
 
 def find_id(message: bytes) -> str:
-    """Finds the id of an invalid request; empty without one."""
+    """Find the id of an invalid request; empty without one."""
     try:
         return _id_decoder.decode(message.removeprefix(_BYTE_ORDER_MARK)).id or ""
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -98,7 +98,7 @@ def find_id(message: bytes) -> str:
 
 
 def read_request(message: bytes) -> InferRequest:
-    """Decodes a request, or raises a `RequestError`."""
+    """Decode a request, or raise a `RequestError`."""
     decoded: _JsonRequest = _decode(_request_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     return InferRequest(
         model_name=decoded.model_name or "",
@@ -112,7 +112,7 @@ def read_request(message: bytes) -> InferRequest:
 
 
 def read_response(message: bytes) -> InferResponse | ErrorResponse:
-    """Decodes a response, or raises a `RequestError`."""
+    """Decode a response, or raise a `RequestError`."""
     decoded: _JsonResponse = _decode(_response_decoder, message.removeprefix(_BYTE_ORDER_MARK))
     request_id, name, version = decoded.id or "", decoded.model_name or "", decoded.model_version or ""
     if decoded.error is not None:
@@ -122,7 +122,7 @@ def read_response(message: bytes) -> InferResponse | ErrorResponse:
 
 
 def write_request(request: InferRequest) -> bytes:
-    """Encodes a request, or raises `WrongDatatype` for BYTES without UTF-8."""
+    """Encode a request, or raise `WrongDatatype` for BYTES without UTF-8."""
     fields: dict[str, Any] = {"id": request.id, "model_name": request.model_name}
     if request.model_version:
         fields["model_version"] = request.model_version
@@ -135,7 +135,7 @@ def write_request(request: InferRequest) -> bytes:
 
 
 def write_response(response: InferResponse) -> bytes:
-    """Encodes a response; raises as `write_request`."""
+    """Encode a response; raise as `write_request`."""
     fields: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     fields["id"] = response.id
     if response.parameters:
@@ -145,7 +145,7 @@ def write_response(response: InferResponse) -> bytes:
 
 
 def write_error(error: ErrorResponse) -> bytes:
-    """Encodes a failure."""
+    """Encode a failure."""
     fields = {"id": error.id, "error": error.message, "code": error.code}
     if error.model_name:
         fields |= {"model_name": error.model_name, "model_version": error.model_version}

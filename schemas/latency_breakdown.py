@@ -24,7 +24,7 @@ class LatencyBreakdown(msgspec.Struct, gc=False):
     merged_ms: float = 0.0
 
     def to_parameters(self, written_ms: float) -> dict[str, int]:
-        """Makes parameters in microseconds, never negative."""
+        """Make parameters in microseconds, never negative."""
         stamps = [
             self.sent_ms,
             self.read_ms,

@@ -145,7 +145,7 @@ class ModelSpec:
     is_chain: bool = False
 
     def stage(self, index: int) -> "ModelSpec":
-        """Returns a stage as a model."""
+        """Return a stage as a model."""
         stage = self.stages[index]
         return replace(
             self,
@@ -165,7 +165,7 @@ class Catalog:
     models: dict[str, dict[str, ModelSpec]]
 
     def find(self, name: str, version: str) -> ModelSpec:
-        """Finds a model, or raises `UnknownModel` or `UnknownVersion`; empty means the only or the newest."""
+        """Find a model, or raise `UnknownModel` or `UnknownVersion`; empty means the only or the newest."""
         if not name and len(self.models) == 1:
             [name] = self.models
         versions = self.models.get(name)
@@ -178,10 +178,10 @@ class Catalog:
         return model
 
     def in_stages(self) -> list[ModelSpec]:
-        """Lists models in stages."""
+        """List models in stages."""
         return [model for versions in self.models.values() for model in versions.values() if model.stages]
 
     def whole(self) -> list[ModelSpec]:
-        """Lists models without stages and members."""
+        """List models without stages and members."""
         models = [model for versions in self.models.values() for model in versions.values()]
         return [model for model in models if not model.stages and model.ensemble is None]

@@ -56,7 +56,7 @@ _CONTENTS_FIELDS = {
 
 
 def sniff(_message: bytes) -> bool:
-    """Accepts any message, since protobuf has no mark."""
+    """Accept any message, since protobuf has no mark."""
     return True
 
 
@@ -75,7 +75,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 def open_envelope(message: bytes) -> Envelope:  # noqa: C901, PLR0912 - one loop without calls, for speed
-    """Parses the top level, or raises `UnreadableRequest`."""
+    """Parse the top level, or raise `UnreadableRequest`."""
     view = memoryview(message)
     end = len(message)
     kept: list[memoryview] = []
@@ -140,7 +140,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
 
 
 def decode_id(request_id: bytes) -> str:
-    """Decodes an id, or raises `UnreadableRequest`."""
+    """Decode an id, or raise `UnreadableRequest`."""
     try:
         return request_id.decode()
     except UnicodeDecodeError:
@@ -148,12 +148,12 @@ def decode_id(request_id: bytes) -> str:
 
 
 def find_id(message: bytes) -> str:
-    """Finds the id of an invalid request, or raises `UnreadableRequest`."""
+    """Find the id of an invalid request, or raise `UnreadableRequest`."""
     return decode_id(message[slice(*open_envelope(message).id_at)])
 
 
 def read_request(message_bytes: bytes) -> InferRequest:
-    """Decodes a request with views of raw tensors, or raises a `RequestError`."""
+    """Decode a request with views of raw tensors, or raise a `RequestError`."""
     envelope = open_envelope(message_bytes)
     request_id = decode_id(message_bytes[slice(*envelope.id_at)])
     message = ModelInferRequest()
@@ -186,7 +186,7 @@ def read_request(message_bytes: bytes) -> InferRequest:
 
 
 def write_request(request: InferRequest) -> bytes:
-    """Encodes a request with raw contents."""
+    """Encode a request with raw contents."""
     message = ModelInferRequest(model_name=request.model_name, model_version=request.model_version, id=request.id)
     _write_parameters(message.parameters, request.parameters)
     for tensor in request.inputs:
@@ -206,7 +206,7 @@ class ResponseFrame(msgspec.Struct, frozen=True):
     after: bytes
 
     def fill(self, request_id: bytes, raw: Iterable[Buffer], parameters: bytes = b"") -> bytes:
-        """Encodes a response; copies tensors once."""
+        """Encode a response; copy tensors once."""
         parts: list[Buffer] = [self.before]
         if request_id:
             parts += (_ID_START, _write_varint(len(request_id)), request_id)
@@ -220,7 +220,7 @@ class ResponseFrame(msgspec.Struct, frozen=True):
 def response_frame(
     model_name: str, model_version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
 ) -> ResponseFrame:
-    """Makes a frame; outputs are name, datatype and shape."""
+    """Make a frame; outputs are name, datatype and shape."""
     before = ModelInferResponse(model_name=model_name, model_version=model_version)
     after = ModelInferResponse()
     for name, datatype, shape in outputs:
@@ -229,7 +229,7 @@ def response_frame(
 
 
 def write_response(response: InferResponse) -> bytes:
-    """Encodes a response with raw contents."""
+    """Encode a response with raw contents."""
     described = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs])
     frame = response_frame(response.model_name, response.model_version, described)
     parameters = b""
@@ -241,14 +241,14 @@ def write_response(response: InferResponse) -> bytes:
 
 
 def write_error(error: ErrorResponse) -> bytes:
-    """Encodes a failure as parameters `error_code` and `error_message`."""
+    """Encode a failure as parameters `error_code` and `error_message`."""
     message = ModelInferResponse(model_name=error.model_name, model_version=error.model_version, id=error.id)
     _write_parameters(message.parameters, {"error_code": error.code, "error_message": error.message})
     return message.SerializeToString(deterministic=True)
 
 
 def read_response(message_bytes: bytes) -> InferResponse | ErrorResponse:
-    """Decodes a response, or raises a `RequestError`."""
+    """Decode a response, or raise a `RequestError`."""
     message = ModelInferResponse()
     try:
         message.ParseFromString(message_bytes)

@@ -100,18 +100,18 @@ class ShardRecord(msgspec.Struct, frozen=True, gc=False):
     tensors: Sequence[Buffer] = ()
 
     def parts(self) -> list[Buffer]:
-        """Encodes in parts."""
+        """Encode in parts."""
         parts = _begin(RecordKind.SHARD, self.segment, self.signature, 0, len(self.tensors))
         _append_tensors(parts, 0, self.tensors)
         return parts
 
     def encode(self) -> bytes:
-        """Encodes the record."""
+        """Encode the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "ShardRecord":
-        """Decodes a SHARD."""
+        """Decode a SHARD."""
         segment, _, _, count, signature, _, tensors_at = _open_segment(encoded, RecordKind.SHARD)
         return cls(segment, signature, read_tensors(memoryview(encoded), tensors_at, count))
 
@@ -149,7 +149,7 @@ class OpeningRecord(msgspec.Struct, frozen=True, gc=False):
         return self.segment.id
 
     def parts(self) -> list[Buffer]:
-        """Encodes in parts."""
+        """Encode in parts."""
         flags = self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN
         times, original = _OPENING_TIMES.pack(self.read_ms, self.admitted_ms), self.original
         body_size = len(times) + len(original)
@@ -158,12 +158,12 @@ class OpeningRecord(msgspec.Struct, frozen=True, gc=False):
         return parts
 
     def encode(self) -> bytes:
-        """Encodes the record."""
+        """Encode the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "OpeningRecord":
-        """Decodes an OPENING."""
+        """Decode an OPENING."""
         segment, encoding, flags, _, signature, body_at, end = _open_segment(encoded, RecordKind.OPENING)
         if end != len(encoded):
             raise _wrong_size(len(encoded), end)
@@ -202,7 +202,7 @@ class PartialRecord(msgspec.Struct, frozen=True, gc=False):
     ended_ms: float = 0.0
 
     def parts(self) -> list[Buffer]:
-        """Encodes in parts."""
+        """Encode in parts."""
         flags = self.is_whole * _FLAG_WHOLE
         parts = _begin(RecordKind.PARTIAL, self.segment, self.outputs, _PARTIAL_TIMES.size, len(self.tensors), flags)
         parts.append(_PARTIAL_TIMES.pack(self.taken_ms, self.started_ms, self.ended_ms))
@@ -210,12 +210,12 @@ class PartialRecord(msgspec.Struct, frozen=True, gc=False):
         return parts
 
     def encode(self) -> bytes:
-        """Encodes the record."""
+        """Encode the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "PartialRecord":
-        """Decodes a PARTIAL."""
+        """Decode a PARTIAL."""
         segment, _, flags, count, outputs, body_at, tensors_at = _open_segment(encoded, RecordKind.PARTIAL)
         taken_ms, started_ms, ended_ms = _PARTIAL_TIMES.unpack_from(encoded, body_at)
         return cls(
@@ -238,16 +238,16 @@ class FailureRecord(msgspec.Struct, frozen=True, gc=False):
     failure: Failure
 
     def parts(self) -> list[Buffer]:
-        """Encodes in parts."""
+        """Encode in parts."""
         return _begin(RecordKind.FAILURE, self.segment, encode_signature(self.failure), 0, 0)
 
     def encode(self) -> bytes:
-        """Encodes the record."""
+        """Encode the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "FailureRecord":
-        """Decodes a FAILURE."""
+        """Decode a FAILURE."""
         segment, _, _, _, failure, _, end = _open_segment(encoded, RecordKind.FAILURE)
         if end != len(encoded):
             raise _wrong_size(len(encoded), end)
@@ -296,7 +296,7 @@ class UnitRecord(msgspec.Struct, frozen=True, gc=False):
         return NO_DEADLINE_MS if NO_DEADLINE_MS in deadlines else max(deadlines)
 
     def parts(self) -> list[Buffer]:
-        """Encodes in parts."""
+        """Encode in parts."""
         segments = _encode_struct((self.segments, self.failure))
         body_size = _UNIT_TIMES.size + len(segments)
         flags = self.is_whole * _FLAG_WHOLE
@@ -306,12 +306,12 @@ class UnitRecord(msgspec.Struct, frozen=True, gc=False):
         return parts
 
     def encode(self) -> bytes:
-        """Encodes the record."""
+        """Encode the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "UnitRecord":
-        """Decodes a UNIT."""
+        """Decode a UNIT."""
         flags, count, signature, body_at, tensors_at = _open(encoded, RecordKind.UNIT)
         view = memoryview(encoded)
         taken_ms, ran_ms = _UNIT_TIMES.unpack_from(encoded, body_at)
@@ -348,7 +348,7 @@ class BatchRecord(msgspec.Struct, frozen=True, gc=False):
     tensors: Sequence[Buffer] = ()
 
     def parts(self) -> list[Buffer]:
-        """Encodes in parts."""
+        """Encode in parts."""
         entries = self.entries
         body: list[Buffer] = [b"", *[entry.id.encode() for entry in entries], *[entry.original for entry in entries]]
         packed = [_pack_entry(entry, len(name)) for entry, name in zip(entries, body[1:], strict=False)]
@@ -360,12 +360,12 @@ class BatchRecord(msgspec.Struct, frozen=True, gc=False):
         return parts
 
     def encode(self) -> bytes:
-        """Encodes the record."""
+        """Encode the record."""
         return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "BatchRecord":
-        """Decodes a BATCH."""
+        """Decode a BATCH."""
         _, count, signature, body_at, tensors_at = _open(encoded, RecordKind.BATCH)
         view = memoryview(encoded)
         tensors = read_tensors(view, tensors_at, count)
@@ -387,7 +387,7 @@ RECORD_CLASSES: dict[RecordKind, type[AnyRecord]] = {
 
 
 def check_record_classes(classes: Mapping[RecordKind, type[AnyRecord]]) -> None:
-    """Raises NotImplementedError if a kind has no class."""
+    """Raise NotImplementedError if a kind has no class."""
     wrong = [kind.name for kind in RecordKind if kind not in classes or classes[kind].kind is not kind]
     if wrong:
         raise NotImplementedError(f"no class for {', '.join(wrong)}: add it to schemas.records.RECORD_CLASSES")
@@ -397,27 +397,27 @@ check_record_classes(RECORD_CLASSES)
 
 
 def kind_of(encoded: Buffer) -> RecordKind:
-    """Returns the kind of a record, or raises LookupError."""
+    """Return the kind of a record, or raise LookupError."""
     return _KINDS[encoded[0]]
 
 
 def decode_record(encoded: Buffer) -> AnyRecord:
-    """Decodes a record, or raises struct.error, LookupError, ValueError or MsgspecError."""
+    """Decode a record, or raise struct.error, LookupError, ValueError or MsgspecError."""
     return RECORD_CLASSES[kind_of(encoded)].decode(encoded)
 
 
 def encode_record(record: AnyRecord) -> bytes:
-    """Encodes the record."""
+    """Encode the record."""
     return record.encode()
 
 
 def head_of(record: ClaimableRecord) -> ClaimableRecord:
-    """Returns a record without tensors and Kafka value."""
+    """Return a record without tensors and Kafka value."""
     return replace(record, original=b"") if isinstance(record, OpeningRecord) else replace(record, tensors=())
 
 
 def salvage_segments(encoded: Buffer) -> list[Segment]:
-    """Reads segments of a damaged record."""
+    """Read segments of a damaged record."""
     try:
         fields = _HEADER.unpack_from(encoded)
         kind, version, _, _, id_size, _, signature_size, body_size = fields[:8]
@@ -435,7 +435,7 @@ def salvage_segments(encoded: Buffer) -> list[Segment]:
 
 
 def salvage_opening(encoded: Buffer) -> OpeningRecord | None:
-    """Reads the answer's fields of a damaged OPENING, or None."""
+    """Read the answer's fields of a damaged OPENING, or None."""
     segments = salvage_segments(encoded)
     if not segments or encoded[0] != RecordKind.OPENING:
         return None
@@ -444,7 +444,7 @@ def salvage_opening(encoded: Buffer) -> OpeningRecord | None:
 
 
 def salvage_entries(encoded: Buffer) -> list[BatchEntry]:
-    """Reads entries of a damaged BATCH."""
+    """Read entries of a damaged BATCH."""
     try:
         fields = _HEADER.unpack_from(encoded)
         if fields[0] != RecordKind.BATCH or fields[1] != VERSION:
@@ -468,7 +468,7 @@ def _append_tensors(parts: list[Buffer], body_size: int, tensors: Sequence[Buffe
 
 
 def read_tensors(view: memoryview, at: int, count: int) -> tuple[memoryview, ...]:
-    """Returns views of the tensors after a body, or raises struct.error or ValueError."""
+    """Return views of the tensors after a body, or raise struct.error or ValueError."""
     tensors = []
     sizes = _sizes(count).unpack_from(view, at)
     at += _SIZE.size * count

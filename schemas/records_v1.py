@@ -10,7 +10,7 @@ _HEADER = struct.Struct("<BBBBHHIIIIiiqqqI")
 
 
 def read_kept_record(encoded: Buffer) -> OpeningRecord | PartialRecord:
-    """Decodes a record of a window.
+    """Decode a record of a window.
 
     Raises:
         struct.error, LookupError, ValueError, ArithmeticError: The bytes have neither layout.

@@ -85,28 +85,28 @@ _failures = msgspec.msgpack.Decoder(Failure)
 
 
 def encode_signature(signature: Signature | OutputSignature | Failure) -> bytes:
-    """Encodes a description; equal ones give equal bytes."""
+    """Encode a description; equal ones give equal bytes."""
     return _encode(signature)
 
 
 @lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_signature(encoded: bytes) -> Signature:
-    """Decodes a signature."""
+    """Decode a signature."""
     return _signatures.decode(encoded)
 
 
 @lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_opening_signature(encoded: bytes) -> OpeningSignature:
-    """Decodes an OPENING's signature."""
+    """Decode an OPENING's signature."""
     return _opening_signatures.decode(encoded)
 
 
 @lru_cache(maxsize=CACHED_SIGNATURES)
 def decode_output_signature(encoded: bytes) -> OutputSignature:
-    """Decodes a PARTIAL's outputs."""
+    """Decode a PARTIAL's outputs."""
     return _output_signatures.decode(encoded)
 
 
 def decode_failure(encoded: bytes) -> Failure:
-    """Decodes a failure."""
+    """Decode a failure."""
     return _failures.decode(encoded)

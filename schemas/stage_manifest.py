@@ -46,10 +46,10 @@ class StageManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_manifest(manifest: StageManifest) -> bytes:
-    """Encodes a manifest as JSON."""
+    """Encode a manifest as JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
 
 
 def decode_manifest(text: bytes) -> StageManifest:
-    """Decodes a manifest, or raises a MsgspecError."""
+    """Decode a manifest, or raise a MsgspecError."""
     return msgspec.json.decode(text, type=StageManifest)

@@ -59,19 +59,19 @@ class Tensor(msgspec.Struct, frozen=True):
     data: Buffer
 
     def to_array(self) -> Array:
-        """Returns a read-only view (an object array of BYTES), or raises `WrongSize` or `WrongDatatype`."""
+        """Return a read-only view (an object array of BYTES), or raise `WrongSize` or `WrongDatatype`."""
         return array_from_raw(self.datatype, self.shape, self.data)
 
     @classmethod
     def from_array(cls, name: str, array: npt.ArrayLike) -> "Tensor":
-        """Makes a tensor, often a view, so do not write to the array; or raises `WrongDatatype`."""
+        """Make a tensor, often a view, so do not write to the array; or raise `WrongDatatype`."""
         values = np.asarray(array)
         datatype = datatype_of(values.dtype)
         return cls(name, datatype, values.shape, raw_from_array(values))
 
 
 def datatype_of(dtype: np.dtype[np.generic]) -> str:
-    """Returns the datatype of a dtype, or raises `WrongDatatype`."""
+    """Return the datatype of a dtype, or raise `WrongDatatype`."""
     if dtype.kind in "OUS":
         return BYTES
     try:
@@ -96,7 +96,7 @@ def out_of_range(name: str, datatype: str) -> MalformedRequest:
 
 
 def raw_size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
-    """Returns the size, None for BYTES, or raises `WrongDatatype`."""
+    """Return the size, None for BYTES, or raise `WrongDatatype`."""
     if datatype == BYTES:
         return None
     try:
@@ -106,7 +106,7 @@ def raw_size_bytes(datatype: str, shape: Sequence[int]) -> int | None:
 
 
 def array_from_raw(datatype: str, shape: Sequence[int], data: Buffer) -> Array:
-    """Does the same as `Tensor.to_array`."""
+    """Do the same as `Tensor.to_array`."""
     if datatype == BYTES:
         return _object_array(bytes_elements(data, prod(shape)), shape)
     size_bytes = raw_size_bytes(datatype, shape)
@@ -116,7 +116,7 @@ def array_from_raw(datatype: str, shape: Sequence[int], data: Buffer) -> Array:
 
 
 def raw_from_array(array: Array) -> Buffer:
-    """Returns the raw layout, as a view if possible."""
+    """Return the raw layout, as a view if possible."""
     if array.dtype.kind in "OUS":
         return raw_from_elements(array.ravel().tolist())
     contiguous = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -125,7 +125,7 @@ def raw_from_array(array: Array) -> Buffer:
 
 
 def raw_from_elements(elements: Iterable[bytes | str]) -> bytes:
-    """Joins BYTES elements, strings as UTF-8, or raises `WrongDatatype`."""
+    """Join BYTES elements, strings as UTF-8, or raise `WrongDatatype`."""
     parts: list[bytes] = []
     for element in elements:
         try:
@@ -138,13 +138,13 @@ def raw_from_elements(elements: Iterable[bytes | str]) -> bytes:
 
 
 def bytes_elements(data: Buffer, count: int) -> list[bytes]:
-    """Splits raw BYTES, or raises `WrongSize`."""
+    """Split raw BYTES, or raise `WrongSize`."""
     offsets = bytes_offsets(data, count)
     return [bytes(data[start + 4 : end]) for start, end in pairwise(offsets)]
 
 
 def bytes_offsets(data: Buffer, count: int) -> list[int]:
-    """Returns the offsets of raw BYTES elements and the end, or raises `WrongSize`."""
+    """Return the offsets of raw BYTES elements and the end, or raise `WrongSize`."""
     offsets, position, end = [0], 0, len(data)
     while position < end and len(offsets) <= count:
         if end - position < 4:
@@ -157,7 +157,7 @@ def bytes_offsets(data: Buffer, count: int) -> list[int]:
 
 
 def check_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns a shape that numpy can hold, or raises `MalformedRequest`."""
+    """Return a shape that numpy can hold, or raise `MalformedRequest`."""
     if len(shape) > MAX_RANK:
         raise MalformedRequest(f"tensor {name!r} has {len(shape)} axes, expected at most {MAX_RANK}: send fewer axes")
     if any(axis < 0 for axis in shape):

@@ -132,7 +132,7 @@ def _next_version(folder: Path) -> str:
 
 
 def _put(path: Path, target: Path) -> None:
-    """Adds the model in one step: a job that starts meanwhile must not read half a model."""
+    """Add the model in one step: a job that starts meanwhile must not read half a model."""
     target.parent.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=target.parent.parent) as folder:
         version = Path(folder) / "version"

@@ -83,7 +83,7 @@ def logs(
 
 
 def job_failures(status: stack.StackStatus) -> Iterator[ShownEntry]:
-    """Yields the last failure of each job that the running cluster remembers."""
+    """Yield the last failure of each job that the running cluster remembers."""
     if status.flink_url is None or status.job_manager_pid is None:
         return
     rest = FlinkRest(status.flink_url)

@@ -91,7 +91,7 @@ def models(
 
 
 def find_job(rest: FlinkRest) -> ServingJob | None:
-    """Returns the newest running job that serves models.
+    """Return the newest running job that serves models.
 
     Raises:
         StackError: The cluster does not answer.
@@ -104,7 +104,7 @@ def find_job(rest: FlinkRest) -> ServingJob | None:
 
 
 def compare(held: Sequence[ModelSummary], job: ServingJob | None) -> list[ListedModel]:
-    """Returns the models of the repository and the job, each with its state."""
+    """Return the models of the repository and the job, each with its state."""
     if job is None:
         return [_listed(model, None) for model in held]
     served = {(model.name, model.version): model for model in job.models}

@@ -21,5 +21,5 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Short form of `-o json`.
 
 
 def print_json(value: object) -> None:
-    """Prints one JSON document on one line."""
+    """Print one JSON document on one line."""
     typer.echo(msgspec.json.encode(value).decode())

@@ -119,7 +119,7 @@ def plan(
 
 
 def _file_of(model: Path) -> Path:
-    """Returns the ONNX file of a model; of a repository's folder, that of the newest version."""
+    """Return the ONNX file of a model; of a repository's folder, that of the newest version."""
     if not model.is_dir():
         return model
     versions = sorted(model.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
@@ -130,7 +130,7 @@ def _file_of(model: Path) -> Path:
 
 
 def _line_of(path: Path, manifest: Path) -> str:
-    """Returns the line that serves the stages, and the path of its `model.toml`."""
+    """Return the line that serves the stages, and the path of its `model.toml`."""
     version, manifest = path.resolve().parent, manifest.resolve()
     chosen = manifest.relative_to(version) if manifest.is_relative_to(version) else manifest
     return f'stages = "{chosen}" in {version.parent / "model.toml"}'
@@ -171,7 +171,7 @@ def _comparison(proof: Proof) -> str:
 
 
 def _summary(placement: Placement, known: Profile, manifest: Path, proof: Proof, served: str) -> dict[str, object]:
-    """Returns the plan as JSON shows it."""
+    """Return the plan as JSON shows it."""
     return {
         "stages": [
             {
@@ -216,7 +216,7 @@ def _verdict(placement: Placement, known: Profile, kinds: tuple[Machine, ...]) -
 
 
 def _ms(ms: float) -> str:
-    """Formats a time with the digits that people need."""
+    """Format a time with the digits that people need."""
     return f"{ms:.2f}" if ms >= 1 or not ms else f"{ms:.3g}"
 
 

@@ -64,7 +64,7 @@ def prepare(
 
 
 def prepare_models(config: Config, console: Console) -> Catalog:
-    """Reads the configured repository and prepares missing stages, with a progress bar.
+    """Read the configured repository and prepare missing stages, with a progress bar.
 
     Raises:
         ConfigError: The repository cannot be used, or a model cannot be cut.

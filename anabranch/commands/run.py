@@ -149,7 +149,7 @@ def _configure(
     servers: str | None,
     stage_slots: int,
 ) -> tuple[Config, str | None]:
-    """Returns the configuration, completed from the local stack, and the URL of the cluster."""
+    """Return the configuration, completed from the local stack, and the URL of the cluster."""
     kafka: dict[str, Any] = {}
     job: dict[str, Any] = {}
     found = stack.status(folder)
@@ -179,7 +179,7 @@ def _check_slots(flink_url: str, parallelism: int, stage_slots: int) -> None:
 
 
 def _await_serving(running: RunningJob, flink_url: str | None) -> None:
-    """Waits until every task has loaded its models."""
+    """Wait until every task has loaded its models."""
     while running.status() not in _ENDED:
         if running.status() == "RUNNING" and (flink_url is None or _tasks_run(flink_url, running.job_id)):
             return

@@ -78,7 +78,7 @@ class _Watch:
         self._before_s = monotonic()
 
     def next(self) -> JobActivity:
-        """Returns the activity since the last call, after one interval."""
+        """Return the activity since the last call, after one interval."""
         sleep(self._interval_s)
         after, after_s = self._look(), monotonic()
         seen = activity(self._before, after, after_s - self._before_s)

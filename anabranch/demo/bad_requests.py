@@ -31,7 +31,7 @@ class BadRequest:
 
 
 def bad_requests(id_prefix: str, max_message_bytes: int) -> list[BadRequest]:
-    """Makes a request of each kind."""
+    """Make a request of each kind."""
     requests = [*_in_protobuf(id_prefix), *_in_json(id_prefix), *_unreadable()]
     padding = bytes(max_message_bytes)
     too_large = _message(f"{id_prefix}-too-large", raw=padding).SerializeToString()
@@ -51,7 +51,7 @@ def _message(
     shape: tuple[int, ...] = (1, TOKENS),
     raw: bytes | None = bytes(4 * TOKENS),
 ) -> ModelInferRequest:
-    """Makes a valid request, apart from the arguments."""
+    """Make a valid request, apart from the arguments."""
     message = ModelInferRequest(id=request_id, model_name=model, model_version=version)
     message.inputs.add(name=name, datatype=datatype, shape=shape)
     if raw is not None:

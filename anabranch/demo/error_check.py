@@ -45,7 +45,7 @@ class _Seen:
 
 
 def send_and_check(settings: KafkaConfig, requests: list[BadRequest], timeout_s: float) -> list[ErrorOutcome]:
-    """Sends all requests, and waits until each has the expected outcome or the time is up.
+    """Send all requests, and wait until each has the expected outcome or the time is up.
 
     Raises:
         kafka.errors.KafkaError: The broker does not answer.

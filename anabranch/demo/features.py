@@ -23,7 +23,7 @@ TOKENS = 2_048
 
 
 def model_path() -> Path:
-    """Returns the ONNX file in the installed `magika` package."""
+    """Return the ONNX file in the installed `magika` package."""
     models = Path(magika.__file__).parent / "models"
     return models / magika.Magika._get_default_model_name() / "model.onnx"  # noqa: SLF001 - it has no public name
 
@@ -59,7 +59,7 @@ class _Session:
         self._scores_of = scores_of
 
     def run(self, output_names: Sequence[str], feed: dict[str, Any]) -> list[Array]:  # noqa: ARG002 - ONNX Runtime's
-        """Returns the scores, float32 [rows, LABELS]."""
+        """Return the scores, float32 [rows, LABELS]."""
         return [self._scores_of(np.asarray(feed[INPUT_NAME], np.int32))]
 
 
@@ -74,7 +74,7 @@ class Detector(magika.Magika):
         return _Session(self._scores_of)
 
     def label(self, path: Path) -> str:
-        """Returns the label of a file.
+        """Return the label of a file.
 
         Raises:
             OSError: The file cannot be read.
@@ -93,7 +93,7 @@ class FeatureReader:
         self._detector = Detector(self._keep)
 
     def read(self, path: Path) -> ModelFile | RuledFile | UnreadFile:
-        """Returns the tokens of a file, or its label, or the reason that it cannot be read."""
+        """Return the tokens of a file, or its label, or the reason that it cannot be read."""
         self._fed.clear()
         try:
             label = self._detector.label(path)
@@ -114,7 +114,7 @@ class ScoreReader:
         self._detector = Detector(lambda _: self._scores)
 
     def label(self, file: ModelFile, scores: Array) -> str:
-        """Returns the label of a file from its scores, [LABELS].
+        """Return the label of a file from its scores, [LABELS].
 
         Raises:
             OSError: The file can no longer be read.

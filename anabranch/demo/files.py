@@ -27,12 +27,12 @@ class FoundFile:
 
 
 def standard_library() -> Path:
-    """Returns the folder of the running Python's standard library."""
+    """Return the folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def find_files(folder: Path | None, limit: int) -> FoundFile:
-    """Finds the files of a folder, at any depth.
+    """Find the files of a folder, at any depth.
 
     Args:
         folder: None for the standard library without installed packages.

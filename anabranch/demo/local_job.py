@@ -26,7 +26,7 @@ shard_rows = 16
 
 
 def make_repository(folder: Path) -> Path:
-    """Makes a model repository with Magika's model."""
+    """Make a model repository with Magika's model."""
     version = folder / MODEL_NAME / MODEL_VERSION
     version.mkdir(parents=True)
     copyfile(model_path(), version / "model.onnx")
@@ -65,7 +65,7 @@ class LocalJob:
         return self._cluster.url
 
     def launch(self) -> None:
-        """Launches broker and cluster, on the main thread: they end with the thread that launched them.
+        """Launch broker and cluster, on the main thread: they end with the thread that launched them.
 
         Raises:
             StackError, InstallationError: One of them cannot be launched.
@@ -75,7 +75,7 @@ class LocalJob:
             self._cluster.launch()
 
     def await_ready(self) -> None:
-        """Waits for broker and cluster, and makes the topics.
+        """Wait for broker and cluster, and make the topics.
 
         Raises:
             StackError: One of them did not start.
@@ -85,7 +85,7 @@ class LocalJob:
         self._cluster.await_ready()
 
     def submit(self) -> None:
-        """Submits the job, and returns before it runs.
+        """Submit the job, and return before it runs.
 
         Raises:
             ConfigError, ModelLoadFailed: A model cannot be used.
@@ -97,7 +97,7 @@ class LocalJob:
             job.start(self.config, self.flink_url)
 
     def explain(self) -> str:
-        """Describes the state of topics, TaskManagers and tasks, for a job that does not answer."""
+        """Describe the state of topics, TaskManagers and tasks, for a job that does not answer."""
         flink = FlinkRest(self.flink_url)
         try:
             kafka = self._config.kafka
@@ -120,7 +120,7 @@ class LocalJob:
 
 @contextmanager
 def _quick_to_start() -> Iterator[None]:
-    """Starts JVMs without the second compiler, which costs a short demo more time than it saves."""
+    """Start JVMs without the second compiler, which costs a short demo more time than it saves."""
     before = os.environ.get(_JVM_OPTIONS)
     os.environ[_JVM_OPTIONS] = f"{before or ''} -XX:TieredStopAtLevel=1".strip()
     try:

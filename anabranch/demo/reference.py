@@ -32,7 +32,7 @@ class References:
 
 
 def compute(files: list[ModelFile], large: Array, on_row: Callable[[int], object]) -> References:
-    """Runs the model on every file directly, and inside Magika on another thread.
+    """Run the model on every file directly, and inside Magika on another thread.
 
     Args:
         large: The large request's rows, int32 [rows, TOKENS].
@@ -52,7 +52,7 @@ def compute(files: list[ModelFile], large: Array, on_row: Callable[[int], object
 
 
 def run_directly(batches: list[Array], on_row: Callable[[int], object]) -> Array:
-    """Returns the scores for batches of tokens: float32 [all rows, LABELS]."""
+    """Return the scores for batches of tokens: float32 [all rows, LABELS]."""
     session = open_session(model_path())
     scores = []
     for batch in batches:
@@ -62,7 +62,7 @@ def run_directly(batches: list[Array], on_row: Callable[[int], object]) -> Array
 
 
 def differing_rows(answers: Array, reference: Array) -> Array:
-    """Returns the rows that are not within `TOLERANCE` of the reference; NaN differs."""
+    """Return the rows that are not within `TOLERANCE` of the reference; NaN differs."""
     rows: Array = np.flatnonzero(~(np.abs(answers - reference) <= TOLERANCE).all(axis=1))
     return rows
 

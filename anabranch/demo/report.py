@@ -70,14 +70,14 @@ class Figures(msgspec.Struct, kw_only=True):
         )
 
     def to_json(self) -> bytes:
-        """Encodes the figures as an indented JSON object."""
+        """Encode the figures as an indented JSON object."""
         return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
 
 def print_report(
     console: Console, figures: Figures, outcomes: Sequence[ErrorOutcome], *, show_bad_requests: bool = False
 ) -> None:
-    """Prints the result, then the bad requests.
+    """Print the result, then the bad requests.
 
     Args:
         show_bad_requests: Lists all bad requests, not only those without the expected error.

@@ -81,7 +81,7 @@ class Demo:
         self._seconds: dict[str, float] = {}
 
     def run(self) -> tuple[Figures, list[ErrorOutcome]]:
-        """Runs the demo; ends every process that it started, even after an error.
+        """Run the demo; end every process that it started, even after an error.
 
         Raises:
             UnusableArgument: No file needs the model.
@@ -232,7 +232,7 @@ def _ask_large(client: Client, tokens: Array, problems: list[str]) -> workload.L
 
 
 def _types(files: _Sorted, scores: Array, magika_labels: list[str]) -> tuple[dict[str, int], int, int]:
-    """Returns the number of files of each type, of compared files, and of files with Magika's label."""
+    """Return the number of files of each type, of compared files, and of files with Magika's label."""
     reader = ScoreReader()
     types = Counter(file.label for file in files.ruled)
     compared = agreed = 0
@@ -255,7 +255,7 @@ def _left_out(found: FoundFile) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `KeyboardInterrupt`, too, and ignores all signals after the first."""
+    """Turn SIGTERM and SIGHUP into `KeyboardInterrupt`, too, and ignore all signals after the first."""
     interrupted = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature

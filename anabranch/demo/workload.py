@@ -32,7 +32,7 @@ class DemoResponses:
 
     @classmethod
     def for_requests(cls, count: int) -> "DemoResponses":
-        """Makes the arrays."""
+        """Make the arrays."""
         return cls(np.full((count, LABELS), np.nan, np.float32), np.full(count, np.nan))
 
     @property
@@ -46,7 +46,7 @@ class DemoResponses:
         return self.answered / self.elapsed_s if self.elapsed_s else 0.0
 
     def latency_ms(self, *percentiles: float) -> list[float]:
-        """Returns percentiles of the latency; 0 without answers."""
+        """Return percentiles of the latency; 0 without answers."""
         known = self.latencies_ms[~np.isnan(self.latencies_ms)]
         return [float(np.percentile(known, percentile)) if known.size else 0.0 for percentile in percentiles]
 
@@ -64,7 +64,7 @@ class LargeAnswer:
 def wait_until_served(
     client: Client, tokens: Array, timeout_s: float, again_s: float, on_silence: Callable[[], object]
 ) -> None:
-    """Sends a row until the job answers.
+    """Send a row until the job answers.
 
     Args:
         timeout_s: Time for the answer.
@@ -86,7 +86,7 @@ def wait_until_served(
 
 
 def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[], object]) -> DemoResponses:
-    """Sends a request for every row, as fast as the job answers.
+    """Send a request for every row, as fast as the job answers.
 
     Args:
         in_flight: Number of pending requests; divided by the throughput, it is the latency.
@@ -112,7 +112,7 @@ def stream(client: Client, tokens: Array, in_flight: int, on_answer: Callable[[]
 
 
 def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callable[[], object]) -> DemoResponses:
-    """Sends a request for every row at even intervals, without waiting for answers.
+    """Send a request for every row at even intervals, without waiting for answers.
 
     Latency counts from the time at which a request was due, so that a stall delays the requests behind it, too.
     """
@@ -141,7 +141,7 @@ def pace(client: Client, tokens: Array, requests_per_s: float, on_answer: Callab
 
 
 def ask_large(client: Client, tokens: Array, timeout_s: float) -> LargeAnswer:
-    """Sends one request of many rows, which the job splits.
+    """Send one request of many rows, which the job splits.
 
     Raises:
         AnabranchError: No answer came in time, or the answer is an error.

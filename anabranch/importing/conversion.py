@@ -34,7 +34,7 @@ TENSORFLOW = Framework("TensorFlow", "tensorflow", "tensorflow-cpu tf2onnx")
 
 
 def framework_of(source: str) -> Framework:
-    """Returns the framework of a source.
+    """Return the framework of a source.
 
     Raises:
         UnknownSource: No framework is known for it.
@@ -65,7 +65,7 @@ def framework_of(source: str) -> Framework:
 def convert(
     framework: Framework, source: str, out: Path, python: str, *, sample: Path | None, inputs: Sequence[str]
 ) -> None:
-    """Writes `model.onnx` and its cases to a folder.
+    """Write `model.onnx` and its cases to a folder.
 
     Raises:
         FrameworkMissing: The interpreter lacks the framework.

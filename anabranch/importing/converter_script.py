@@ -34,7 +34,7 @@ class _Refused(Exception):
 
 
 def main() -> None:
-    """Converts the model that the command line names."""
+    """Convert the model that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("framework", choices=("pytorch", "tensorflow"))
     parser.add_argument("source")
@@ -72,7 +72,7 @@ def _tensorflow() -> _Convert:
 
 
 def convert_pytorch(torch: Any, source: str, out: Path, sample: _Arrays, inputs: list[str]) -> None:
-    """Writes the model and its cases, with PyTorch."""
+    """Write the model and its cases, with PyTorch."""
     path = Path(source)
     given = {name: torch.from_numpy(array) for name, array in sample.items()} or _generated(torch, inputs)
     if path.suffix == ".pt2" or path.is_file():
@@ -114,7 +114,7 @@ def _module(torch: Any, source: str) -> Any:
 
 
 def _export(torch: Any, module: Any, given: dict[str, Any]) -> Any:
-    """Exports the module for any number of rows if possible, else for those of the sample."""
+    """Export the module for any number of rows if possible, else for those of the sample."""
     if not given:
         raise _Refused(
             "a module does not tell the shapes of its inputs: give --sample FILE.npz, or "
@@ -133,7 +133,7 @@ def _export(torch: Any, module: Any, given: dict[str, Any]) -> Any:
 
 
 def _example_of(torch: Any, program: Any) -> dict[str, Any]:
-    """Returns the inputs that the program was saved with, or random ones of its shapes."""
+    """Return the inputs that the program was saved with, or random ones of its shapes."""
     if program.example_inputs is not None:
         arguments, keywords = program.example_inputs
         tensors = [*arguments, *keywords.values()]
@@ -165,7 +165,7 @@ def _random(torch: Any, dtype: Any, shape: list[int]) -> Any:
 
 
 def _ordered(given: dict[str, Any], names: list[str]) -> list[Any]:
-    """Returns the inputs by name if all names are the model's, else in the given order."""
+    """Return the inputs by name if all names are the model's, else in the given order."""
     return [given[name] for name in names] if set(names) == set(given) else list(given.values())
 
 
@@ -174,7 +174,7 @@ def _numpy(tensors: dict[str, Any]) -> _Arrays:
 
 
 def _outputs_of(torch: Any, outputs: Any) -> dict[str, Any]:
-    """Returns the outputs by the model's names, else as `output`, or `output_0`, …."""
+    """Return the outputs by the model's names, else as `output`, or `output_0`, …."""
     if isinstance(outputs, dict):
         return dict(outputs)
     leaves = torch.utils._pytree.tree_leaves(outputs)  # noqa: SLF001 - torch.export flattens with it
@@ -182,7 +182,7 @@ def _outputs_of(torch: Any, outputs: Any) -> dict[str, Any]:
 
 
 def convert_tensorflow(tf: Any, source: str, out: Path, sample: _Arrays, inputs: list[str]) -> None:  # noqa: ARG001
-    """Writes the model and its cases, with TensorFlow."""
+    """Write the model and its cases, with TensorFlow."""
     if Path(source).is_file():
         import keras  # noqa: PLC0415 - comes with TensorFlow
 

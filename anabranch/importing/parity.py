@@ -22,7 +22,7 @@ class ParityCase:
 
 
 def read_cases(paths: Sequence[Path]) -> list[ParityCase]:
-    """Reads the cases that the converter script wrote."""
+    """Read the cases that the converter script wrote."""
     cases = []
     for path in paths:
         with np.load(path, allow_pickle=False) as file:
@@ -36,7 +36,7 @@ def read_cases(paths: Sequence[Path]) -> list[ParityCase]:
 
 
 def largest_difference(session: Session, cases: Sequence[ParityCase], tolerance: float) -> float:
-    """Returns the largest difference between an output and the framework's.
+    """Return the largest difference between an output and the framework's.
 
     Args:
         tolerance: Absolute and relative tolerance of floats; other outputs must be equal.

@@ -24,7 +24,7 @@ class CachedMeasurement(msgspec.Struct, Generic[T]):
 def cached_measurement(
     kind: str, depends_on: Sequence[object], value_type: type[T], environ: Mapping[str, str]
 ) -> Iterator[CachedMeasurement[T]]:
-    """Yields a measurement and stores it on exit, under an exclusive lock.
+    """Yield a measurement and store it on exit, under an exclusive lock.
 
     Args:
         kind: Name of the folder.

@@ -32,7 +32,7 @@ def open_session(
     profile_prefix: Path | None = None,
     optimized_path: Path | None = None,
 ) -> Any:
-    """Loads a model.
+    """Load a model.
 
     Args:
         source: ONNX file, or its bytes.
@@ -83,7 +83,7 @@ def open_session(
 
 @cache
 def load_runtime() -> Any:
-    """Imports `onnxruntime` in a thread of its own.
+    """Import `onnxruntime` in a thread of its own.
 
     In PyFlink's threads, pybind11 takes a wrong thread state and deadlocks.
     """
@@ -102,5 +102,5 @@ def _import_runtime() -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Returns an error's first line or class."""
+    """Return an error's first line or class."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -89,7 +89,7 @@ def _tail(path: Path) -> str:
 
 
 def _cause(tail: str) -> str:
-    """Returns the line of the innermost cause, else of the last error."""
+    """Return the line of the innermost cause, else of the last error."""
     for marks in (("Caused by: ",), ("ERROR", "FATAL", "Error:", "Exception")):
         lines = [line.strip() for line in tail.splitlines() if any(mark in line for mark in marks)]
         if lines:

@@ -42,7 +42,7 @@ class FlinkCluster(ServiceGroup):
         tied: bool = True,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             directory: Folder of settings and temporary files.
@@ -88,14 +88,14 @@ class FlinkCluster(ServiceGroup):
         }
 
     def add_task_manager(self) -> int:
-        """Starts another TaskManager, waits until it is registered, and returns its number."""
+        """Start another TaskManager, wait until it is registered, and return its number."""
         service = self._new_task_manager()
         self._launch(service)
         self._await_ready(service.name)
         return int(service.name.removeprefix(_TASK_MANAGER))
 
     def kill_task_manager(self, number: int) -> None:
-        """Ends a TaskManager and its Python workers at once."""
+        """End a TaskManager and its Python workers at once."""
         self._forget(f"{_TASK_MANAGER}{number}").kill()
 
     def _describe(self) -> Iterator[Service]:

@@ -45,7 +45,7 @@ _TIMEOUT_S = 60.0
 
 
 def write_settings(conf_dir: Path, settings: dict[str, str], *, log_to_console: bool = False) -> None:
-    """Writes a folder of settings for `command`.
+    """Write a folder of settings for `command`.
 
     Args:
         log_to_console: Adds the log to standard output.
@@ -61,7 +61,7 @@ def write_settings(conf_dir: Path, settings: dict[str, str], *, log_to_console: 
 
 
 def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
-    """Returns the command of a process; `-D` options may follow.
+    """Return the command of a process; `-D` options may follow.
 
     Raises:
         InstallationError: Java, Flink or jars are missing.
@@ -85,7 +85,7 @@ def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns the variables of a Flink process."""
+    """Return the variables of a Flink process."""
     try:
         return _LOCALE | process_environment()
     except LibpythonNotFound:
@@ -94,7 +94,7 @@ def environment() -> dict[str, str]:
 
 
 def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list[str]]:
-    """Returns the JVM options and Flink options of Flink's memory model."""
+    """Return the JVM options and Flink options of Flink's memory model."""
     done = subprocess.run(
         [
             str(find_java() / "bin" / "java"),
@@ -122,7 +122,7 @@ def _scripts_class_path() -> list[Path]:
 
 
 def _access_to_jdk() -> list[str]:
-    """Returns the options that open the JDK's modules."""
+    """Return the options that open the JDK's modules."""
     text = (flink_home() / "conf" / "config.yaml").read_text()
     match = re.search(r"^ +all: (--add-.+)$", text, re.MULTILINE)
     if match is None:

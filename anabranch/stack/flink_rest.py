@@ -34,7 +34,7 @@ class FlinkRest:
     """The REST interface of a cluster; keeps no connection."""
 
     def __init__(self, url: str) -> None:
-        """Takes `http://HOST:PORT`."""
+        """Take `http://HOST:PORT`."""
         parts = urlsplit(url)
         if not parts.hostname or not parts.port:
             raise StackError(f"{url!r} is not the address of a Flink cluster: write http://HOST:PORT")
@@ -42,7 +42,7 @@ class FlinkRest:
         self._host, self._port = parts.hostname, parts.port
 
     def is_up(self) -> bool:
-        """Returns true if the cluster answers."""
+        """Return true if the cluster answers."""
         try:
             self.get("/overview")
         except StackError:
@@ -50,33 +50,33 @@ class FlinkRest:
         return True
 
     def task_manager_ids(self) -> list[str]:
-        """Returns the registered TaskManagers."""
+        """Return the registered TaskManagers."""
         return [manager["id"] for manager in self.get("/taskmanagers")["taskmanagers"]]
 
     def jobs(self) -> list[FlinkJob]:
-        """Returns running and ended jobs, the newest first."""
+        """Return running and ended jobs, the newest first."""
         jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[FlinkJob])
         return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
 
     def last_failure(self, job_id: str) -> str:
-        """Returns the stack trace of a job's last failure, or an empty string."""
+        """Return the stack trace of a job's last failure, or an empty string."""
         entries = self.get(f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         return str(entries[0]["stacktrace"]) if entries else ""
 
     def job_parameters(self, job_id: str) -> dict[str, str]:
-        """Returns the global parameters of a job."""
+        """Return the global parameters of a job."""
         parameters = self.get(f"/jobs/{job_id}/config").get("execution-config", {}).get("user-config", {})
         return {name: str(value) for name, value in parameters.items()}
 
     def task_states(self, job_id: str) -> dict[str, dict[str, int]]:
-        """Returns the number of tasks by operator chain and state."""
+        """Return the number of tasks by operator chain and state."""
         vertices = self.get(f"/jobs/{job_id}")["vertices"]
         return {
             vertex["name"]: {state: count for state, count in vertex["tasks"].items() if count} for vertex in vertices
         }
 
     def sums(self, job_id: str, choose: Callable[[Iterable[str]], list[str]]) -> dict[str, float]:
-        """Returns the metrics that `choose` selects by name, summed over all tasks of a job."""
+        """Return the metrics that `choose` selects by name, summed over all tasks of a job."""
         sums: dict[str, float] = {}
         for vertex in self.get(f"/jobs/{job_id}")["vertices"]:
             path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
@@ -87,11 +87,11 @@ class FlinkRest:
         return sums
 
     def cancel(self, job_id: str) -> None:
-        """Requests the end of a job."""
+        """Request the end of a job."""
         self._call("PATCH", f"/jobs/{job_id}?mode=cancel")
 
     def get(self, path: str) -> Any:
-        """Returns the decoded answer to GET on a path.
+        """Return the decoded answer to GET on a path.
 
         Raises:
             StackError: The cluster does not answer, or refuses.
@@ -116,7 +116,7 @@ class FlinkRest:
 
 
 def batched_by_length(names: Iterable[str], limit: int) -> Iterator[list[str]]:
-    """Splits names into lists of at most `limit` characters."""
+    """Split names into lists of at most `limit` characters."""
     some: list[str] = []
     length = 0
     for name in names:

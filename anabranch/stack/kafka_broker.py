@@ -54,7 +54,7 @@ class KafkaBroker(ServiceGroup):
         tied: bool = True,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             data_dir: Folder of the topics.
@@ -88,7 +88,7 @@ class KafkaBroker(ServiceGroup):
         return self._log_dir / "broker.log"
 
     def create_topics(self, *topics: Topic) -> list[str]:
-        """Creates missing topics; see `create_topics`."""
+        """Create missing topics; see `create_topics`."""
         return create_topics(self.bootstrap_servers, topics)
 
     def _describe(self) -> Iterator[Service]:

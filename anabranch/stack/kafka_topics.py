@@ -40,7 +40,7 @@ class Topic(msgspec.Struct, frozen=True):
 def create_topics(
     bootstrap_servers: str, topics: Iterable[Topic], options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Creates the missing topics, and returns their names.
+    """Create the missing topics, and return their names.
 
     On return each topic can be written to and read from.
 
@@ -78,7 +78,7 @@ def create_topics(
 
 
 def partition_counts(bootstrap_servers: str, options: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Returns the number of partitions of every topic that may be read.
+    """Return the number of partitions of every topic that may be read.
 
     Raises:
         StackError: The broker does not answer.
@@ -95,7 +95,7 @@ def partition_counts(bootstrap_servers: str, options: Mapping[str, Any] | None =
 def size_limits(
     bootstrap_servers: str, topics: Iterable[str], options: Mapping[str, Any] | None = None
 ) -> dict[str, int]:
-    """Returns `max.message.bytes` of topics; a topic that may not be described is left out.
+    """Return `max.message.bytes` of topics; a topic that may not be described is left out.
 
     Raises:
         StackError: The broker does not answer.
@@ -118,7 +118,7 @@ def size_limits(
 def record_counts(
     bootstrap_servers: str, topics: Iterable[str], options: Mapping[str, Any] | None = None
 ) -> dict[str, int]:
-    """Returns the number of records written to each topic; transaction markers count, too.
+    """Return the number of records written to each topic; transaction markers count, too.
 
     Raises:
         StackError: The broker does not answer.
@@ -149,7 +149,7 @@ def record_counts(
 
 @contextmanager
 def connected_admin(bootstrap_servers: str, options: Mapping[str, Any] | None) -> Iterator[KafkaAdminClient]:
-    """Yields an admin client, whose first error says why no connection was made."""
+    """Yield an admin client, whose first error says why no connection was made."""
     # A third of a second, which only callers should pay.
     from kafka import KafkaAdminClient  # noqa: PLC0415
 
@@ -179,5 +179,5 @@ def _explained() -> Iterator[None]:
 
 
 def no_answer(bootstrap_servers: str, error: Exception) -> StackError:
-    """Returns the error for a broker that cannot be reached."""
+    """Return the error for a broker that cannot be reached."""
     return StackError(f"no Kafka broker answers at {bootstrap_servers} ({error}): check the address and kafka.security")

@@ -71,7 +71,7 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def data_dir(chosen: Path | None = None) -> Path:
-    """Returns the chosen folder, else `$ANABRANCH_DATA_DIR`, else `.anabranch`."""
+    """Return the chosen folder, else `$ANABRANCH_DATA_DIR`, else `.anabranch`."""
     return (chosen or Path(os.environ.get("ANABRANCH_DATA_DIR") or DEFAULT_DATA_DIR)).resolve()
 
 
@@ -85,7 +85,7 @@ def up(
     restart_limits: RestartLimits | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[StackStatus, bool]:
-    """Starts the stack, or the missing TaskManagers and supervisor of a running one.
+    """Start the stack, or the missing TaskManagers and supervisor of a running one.
 
     A stack without broker or JobManager is started anew. After a failed start
     no new process is left.
@@ -210,7 +210,7 @@ def _detach(*groups: ServiceGroup) -> None:
 
 
 def down(folder: Path) -> None:
-    """Stops the stack of the folder with all descendants of its processes.
+    """Stop the stack of the folder with all descendants of its processes.
 
     Raises:
         NotRunning: No stack runs.
@@ -225,13 +225,13 @@ def down(folder: Path) -> None:
 
 
 def status(folder: Path) -> StackStatus:
-    """Returns the state of the stack of the folder."""
+    """Return the state of the stack of the folder."""
     record = stack_record.read(folder)
     return _status_of(folder, record) if record else StackStatus(running=False, data_dir=str(folder))
 
 
 def require(folder: Path) -> StackStatus:
-    """Returns the status of a running stack.
+    """Return the status of a running stack.
 
     Raises:
         NotRunning: No stack runs.

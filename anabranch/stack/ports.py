@@ -16,7 +16,7 @@ _CONNECT_TIMEOUT_S = 0.5
 
 
 def free_port() -> int:
-    """Returns an unused port."""
+    """Return an unused port."""
     for _ in range(_TRIES):
         port = random.choice(_FREE_PORTS)  # noqa: S311 - not a secret
         if is_free(port):
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Returns true if a process could listen on the port."""
+    """Return true if a process could listen on the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Ignores closed connections.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,7 +38,7 @@ def is_free(port: int) -> bool:
 
 
 def claim(port: int, option: str) -> int:
-    """Returns the port, or a free one for 0.
+    """Return the port, or a free one for 0.
 
     Raises:
         PortInUse: It is taken.
@@ -51,7 +51,7 @@ def claim(port: int, option: str) -> int:
 
 
 def answers(port: int) -> bool:
-    """Returns true if a server accepts connections."""
+    """Return true if a server accepts connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_TIMEOUT_S)
         return probe.connect_ex((LOOPBACK, port)) == 0

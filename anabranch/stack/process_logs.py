@@ -36,7 +36,7 @@ class LogEntry(NamedTuple):
 
 
 def log_files(folder: Path, processes: Sequence[str] = ()) -> dict[str, list[Path]]:
-    """Returns the log files of each process, by name.
+    """Return the log files of each process, by name.
 
     Args:
         processes: Restricts the result to these processes.
@@ -57,7 +57,7 @@ def log_files(folder: Path, processes: Sequence[str] = ()) -> dict[str, list[Pat
 
 
 def read_errors(files: dict[str, list[Path]], limit: int | None = None) -> list[LogEntry]:
-    """Returns the last error entries of each process, without repetitions.
+    """Return the last error entries of each process, without repetitions.
 
     Args:
         files: Result of `log_files`.
@@ -74,7 +74,7 @@ def read_errors(files: dict[str, list[Path]], limit: int | None = None) -> list[
 
 
 def read_tails(files: dict[str, list[Path]], lines: int) -> list[LogEntry]:
-    """Returns the last lines of each process, from its `.out` if its `.log` is empty."""
+    """Return the last lines of each process, from its `.out` if its `.log` is empty."""
     tails = []
     for process, paths in files.items():
         texts = [text for path in paths if (text := _end_of(path).strip())]
@@ -87,7 +87,7 @@ class LogFollower:
     """Reads lines that are added to logs, through rotation, and from files that appear later."""
 
     def __init__(self, folder: Path, processes: Sequence[str] = (), *, errors_only: bool = False) -> None:
-        """Starts at the present ends of the files; see `log_files`."""
+        """Start at the present ends of the files; see `log_files`."""
         self._folder = folder
         self._processes = frozenset(processes)
         self._errors_only = errors_only
@@ -96,7 +96,7 @@ class LogFollower:
             self._files[path] = _FollowedFile(path, from_end=True)
 
     def read(self) -> Iterator[LogEntry]:
-        """Yields the complete lines since the last call."""
+        """Yield the complete lines since the last call."""
         for path in self._paths():
             if path not in self._files:
                 self._files[path] = _FollowedFile(path)
@@ -119,7 +119,7 @@ class _FollowedFile:
             self._file.seek(0, os.SEEK_END)
 
     def read(self) -> Iterator[str]:
-        """Yields the complete lines since the last call."""
+        """Yield the complete lines since the last call."""
         if self._file is None:
             self._file = _opened(self._path)
         elif os.fstat(self._file.fileno()).st_size < self._file.tell():
@@ -136,7 +136,7 @@ class _FollowedFile:
             yield from self._added()
 
     def in_error(self, line: str) -> bool:
-        """Returns true if the next line belongs to an error entry."""
+        """Return true if the next line belongs to an error entry."""
         if _ENTRY_START.match(line):
             self._is_error = _has_error_level(line)
         elif line.startswith(_TRACEBACK):

@@ -43,7 +43,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
     marker: str
 
     def find(self) -> psutil.Process | None:
-        """Returns the process if it still runs."""
+        """Return the process if it still runs."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
             same_start = abs(process.create_time() - self.started_at) < _START_TIME_TOLERANCE_S
@@ -72,7 +72,7 @@ class LocalProcess:
         log_path: Path | None = None,
         tied: bool,
     ) -> Self:
-        """Starts a process in its own process group, where Ctrl-C does not reach it.
+        """Start a process in its own process group, where Ctrl-C does not reach it.
 
         Args:
             directory: Folder of its files; identifies it together with the name.
@@ -112,17 +112,17 @@ class LocalProcess:
         return self.record.pid
 
     def is_alive(self) -> bool:
-        """Returns true if it still runs."""
+        """Return true if it still runs."""
         return self.popen.poll() is None
 
     def check(self) -> None:
-        """Raises `StartFailed` with the last error of its log if it has ended."""
+        """Raise `StartFailed` with the last error of its log if it has ended."""
         code = self.popen.poll()
         if code is not None:
             raise StartFailed(self.record.name, f"ended with exit code {code}", self.log_path)
 
     def await_ready(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
-        """Waits until `is_ready` returns true.
+        """Wait until `is_ready` returns true.
 
         Raises:
             StartFailed: It ended, or the time is up.
@@ -135,7 +135,7 @@ class LocalProcess:
             sleep(_POLL_S)
 
     def await_success(self, timeout_s: float) -> None:
-        """Waits until it ends; raises `StartFailed` for an error or after the time."""
+        """Wait until it ends; raise `StartFailed` for an error or after the time."""
         try:
             code = self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -144,12 +144,12 @@ class LocalProcess:
             raise StartFailed(self.record.name, f"ended with exit code {code}", self.log_path)
 
     def stop(self, grace_s: float) -> None:
-        """Ends it and its descendants; see `stop_all`."""
+        """End it and its descendants; see `stop_all`."""
         self.stop_together([self], grace_s)
 
     @staticmethod
     def stop_together(processes: Sequence[LocalProcess], grace_s: float) -> None:
-        """Ends several processes and their descendants; see `stop_all`."""
+        """End several processes and their descendants; see `stop_all`."""
         stop_all([process.record for process in processes], grace_s)
         for process in processes:
             if process.popen.poll() is None:
@@ -157,7 +157,7 @@ class LocalProcess:
             process.popen.wait()
 
     def kill(self) -> None:
-        """Ends it and its descendants at once."""
+        """End it and its descendants at once."""
         self.stop(0)
 
     def detach(self) -> None:
@@ -167,7 +167,7 @@ class LocalProcess:
 
 
 def stop_all(records: Iterable[ProcessRecord], grace_s: float) -> None:
-    """Ends processes and all their descendants.
+    """End processes and all their descendants.
 
     Sends SIGTERM first, and SIGKILL after `grace_s`.
     """
@@ -184,12 +184,12 @@ def stop_all(records: Iterable[ProcessRecord], grace_s: float) -> None:
 
 
 def _marked(markers: set[str]) -> list[psutil.Process]:
-    """Returns the processes and all descendants."""
+    """Return the processes and all descendants."""
     return [process for process in psutil.process_iter() if _marker_of(process) in markers]
 
 
 def _await_exec(process: psutil.Process, popen: subprocess.Popen[bytes]) -> None:
-    """Waits until the environment can be read, and the process is tied."""
+    """Wait until the environment can be read, and the process is tied."""
     give_up_at = monotonic() + _EXEC_TIMEOUT_S
     while popen.poll() is None and monotonic() < give_up_at:
         if _marker_of(process) is not None and not _is_tying(process):
@@ -205,7 +205,7 @@ def _is_tying(process: psutil.Process) -> bool:
 
 
 def _settled_marker_of(process: psutil.Process) -> str | None:
-    """Returns the marker of a process that may be new."""
+    """Return the marker of a process that may be new."""
     for _ in range(_EXEC_LOOKS):
         marker = _marker_of(process)
         if marker is not None:

@@ -24,7 +24,7 @@ class RestartPolicy:
         self._restarts_s: deque[float] = deque()
 
     def on_end(self, now_s: float) -> float | None:
-        """Returns the time of the next start, or None at the limit."""
+        """Return the time of the next start, or None at the limit."""
         limits = self._limits
         while self._restarts_s and self._restarts_s[0] <= now_s - limits.window_s:
             self._restarts_s.popleft()

@@ -26,7 +26,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     out_path: str
 
     def start(self, *, tied: bool) -> LocalProcess:
-        """Starts the process."""
+        """Start the process."""
         return LocalProcess.start(
             self.name,
             self.command,
@@ -42,7 +42,7 @@ class ServiceGroup(ABC):
     """Services that start and stop together."""
 
     def __init__(self, *, tied: bool, ready_timeout_s: float, stop_grace_s: float) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             tied: Ends the processes when this process ends, even if it is killed.
@@ -61,7 +61,7 @@ class ServiceGroup(ABC):
 
     @abstractmethod
     def _is_ready(self, name: str) -> bool:
-        """Returns true if a service serves."""
+        """Return true if a service serves."""
 
     @property
     def services(self) -> dict[str, Service]:
@@ -85,7 +85,7 @@ class ServiceGroup(ABC):
         self.stop()
 
     def start(self) -> None:
-        """Starts the services and waits until they are ready. After a failure none is left.
+        """Start the services and wait until they are ready. After a failure none is left.
 
         Raises:
             InstallationError: Java, Flink or jars are missing.
@@ -100,21 +100,21 @@ class ServiceGroup(ABC):
             raise
 
     def launch(self) -> None:
-        """Starts the services without waiting. Then their addresses are known."""
+        """Start the services without waiting. Then their addresses are known."""
         for service in self._describe():
             self._launch(service)
 
     def await_ready(self) -> None:
-        """Waits until all services are ready."""
+        """Wait until all services are ready."""
         for name in self._processes:
             self._await_ready(name)
 
     def stop(self) -> None:
-        """Ends the services."""
+        """End the services."""
         self._stop(self._stop_grace_s)
 
     def kill(self) -> None:
-        """Ends the services at once, as a crash would."""
+        """End the services at once, as a crash would."""
         self._stop(0)
 
     def _launch(self, service: Service) -> None:

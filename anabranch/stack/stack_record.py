@@ -47,12 +47,12 @@ class StackRecord(msgspec.Struct, kw_only=True):
 
 
 def path_of(folder: Path) -> Path:
-    """Returns the path."""
+    """Return the path."""
     return folder / "stack.json"
 
 
 def read(folder: Path) -> StackRecord | None:
-    """Returns the record, or None without a stack.
+    """Return the record, or None without a stack.
 
     Raises:
         StackError: It cannot be read.
@@ -67,7 +67,7 @@ def read(folder: Path) -> StackRecord | None:
 
 
 def write(folder: Path, record: StackRecord) -> None:
-    """Replaces the file."""
+    """Replace the file."""
     path = path_of(folder)
     new = path.with_suffix(".new")
     new.write_bytes(msgspec.json.format(msgspec.json.encode(record)))

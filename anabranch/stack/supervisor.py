@@ -25,7 +25,7 @@ _LOG = logging.getLogger(NAME)
 
 
 def service(folder: Path) -> Service:
-    """Describes the supervisor of the stack in a folder."""
+    """Describe the supervisor of the stack in a folder."""
     out_path = str(folder / "logs" / f"{NAME}.out")
     command = [sys.executable, "-m", "anabranch.stack.supervisor", str(folder)]
     return Service(name=NAME, command=command, directory=str(folder), log_path=out_path, out_path=out_path)
@@ -43,7 +43,7 @@ class Supervisor:
         self._children: list[LocalProcess] = []
 
     def step(self) -> bool:
-        """Looks at all processes once; returns whether the stack still has this supervisor."""
+        """Look at all processes once; return whether the stack still has this supervisor."""
         # Reaps those that ended.
         self._children = [child for child in self._children if child.is_alive()]
         record = self._own_record()

@@ -48,7 +48,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def workers(rest: FlinkRest, jobs: list[FlinkJob]) -> list[Worker]:
-    """Returns all TaskManagers with their running tasks."""
+    """Return all TaskManagers with their running tasks."""
     tasks: dict[str, list[PlacedTask]] = {}
     for job in jobs:
         if job.state == "RUNNING":
@@ -67,7 +67,7 @@ def workers(rest: FlinkRest, jobs: list[FlinkJob]) -> list[Worker]:
 
 
 def operator_of(chain: str) -> str:
-    """Returns the operator that names a chain, such as `serve` or `NAME/VERSION stage 1/3`."""
+    """Return the operator that names a chain, such as `serve` or `NAME/VERSION stage 1/3`."""
     telling = _TELLING.search(chain)
     return telling.group(1) if telling else chain.partition(" -> ")[0].removeprefix("Source: ")
 

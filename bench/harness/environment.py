@@ -69,7 +69,7 @@ class BenchEnvironment:
         self._workload_paths: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
-        """Starts the broker."""
+        """Start the broker."""
         self._temporary.mkdir(parents=True, exist_ok=True)
         self._broker.start()
         self._offsets = self._new_client()
@@ -78,7 +78,7 @@ class BenchEnvironment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops the broker."""
+        """Stop the broker."""
         self._offsets.close()
         self._broker.stop()
 
@@ -92,7 +92,7 @@ class BenchEnvironment:
         return ProcessorTime({"broker": [self._broker.process.pid], "system": [process.pid for process in system]})
 
     def topics(self, requests: str | None = None) -> Topics:
-        """Creates topics for a run; `requests` names an earlier run's topic."""
+        """Create topics for a run; `requests` names an earlier run's topic."""
         number = next(self._numbers)
         topics = Topics(requests or f"requests-{number}", f"responses-{number}", f"errors-{number}")
         stamped = {"message.timestamp.type": "LogAppendTime"}
@@ -105,7 +105,7 @@ class BenchEnvironment:
 
     @contextmanager
     def serving(self, system: System, topics: Topics, flink_url: str | None = None) -> Iterator[LocalProcess]:
-        """Starts a system's process, and stops it after the block.
+        """Start a system's process, and stop it after the block.
 
         Raises:
             PeerMissing: A peer's packages or jars are missing.
@@ -145,7 +145,7 @@ class BenchEnvironment:
         seed: int = 0,
         partitions: int = PARTITIONS,
     ) -> npt.NDArray[np.int64]:
-        """Sends by a Poisson schedule or at once; returns the scheduled times in ns."""
+        """Send by a Poisson schedule or at once; return the scheduled times in ns."""
         offsets_ns = None if rate_per_s is None else poisson_offsets_ns(rate_per_s, count, seed)
         with self.generating(offsets_ns, topic, workload, count, first_id, partitions) as generator:
             return generator.send()[0]
@@ -160,7 +160,7 @@ class BenchEnvironment:
         first_id: int,
         partitions: int = PARTITIONS,
     ) -> Iterator["Generator"]:
-        """Starts a generator process that waits for its signal, and kills it after the block.
+        """Start a generator process that waits for its signal, and kill it after the block.
 
         Args:
             offsets_ns: Send times after the start; None sends at full speed.
@@ -189,7 +189,7 @@ class BenchEnvironment:
 
     @contextmanager
     def generating_beside(self, workload: Workload, rate_per_s: float, seconds: float) -> Iterator[Callable[[], None]]:
-        """Loads broker and machine with requests that no system reads.
+        """Load broker and machine with requests that no system reads.
 
         Args:
             seconds: Longest time to send.
@@ -214,7 +214,7 @@ class BenchEnvironment:
     def reading(
         self, topic: str, workload: Workload, expected: int, start_offsets: tuple[int, ...]
     ) -> Iterator["Reader"]:
-        """Starts a reader process and waits until it has its place in the topic."""
+        """Start a reader process and wait until it has its place in the topic."""
         command = ReadCommand(
             bootstrap_servers=self.bootstrap_servers,
             topic=topic,
@@ -233,12 +233,12 @@ class BenchEnvironment:
             process.kill()
 
     def read(self, topic: str, workload: Workload, expected: int) -> ResponseLog:
-        """Reads all answers of a topic from its start."""
+        """Read all answers of a topic from its start."""
         with self.reading(topic, workload, expected, (0,) * PARTITIONS) as reader:
             return reader.finish()
 
     def end_offsets(self, topic: str) -> tuple[int, ...]:
-        """Number of records written to each partition of a topic."""
+        """Return the number of records written to each partition of a topic."""
         return tuple(self._end_offset(TopicPartition(topic, partition)) for partition in range(PARTITIONS))
 
     def _new_client(self) -> Consumer:
@@ -258,7 +258,7 @@ class BenchEnvironment:
                 self._offsets = self._new_client()
 
     def await_answers(self, topic: str, wanted: int, process: LocalProcess) -> int:
-        """Waits until a topic has `wanted` records, and returns their number.
+        """Wait until a topic has `wanted` records, and return their number.
 
         Raises:
             Stalled: No record was added for a long time.
@@ -281,7 +281,7 @@ class BenchEnvironment:
         return stored
 
     def drop(self, *topics: str) -> None:
-        """Deletes topics, so that the disk does not fill."""
+        """Delete topics, so that the disk does not fill."""
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only here
 
         # The client must outlive its futures.
@@ -293,7 +293,7 @@ class BenchEnvironment:
                 continue
 
     def run_to_end(self, name: str, module: str, argument: str) -> None:
-        """Runs one of the benchmark's programs to its end.
+        """Run one of the benchmark's programs to its end.
 
         Raises:
             StartFailed: It failed, or took too long.
@@ -308,7 +308,7 @@ class BenchEnvironment:
         return self._launch(name, [str(python), "-m", module, argument], {"PYTHONPATH": str(_ROOT)})
 
     def _start_checkout(self, checkout: Path, command: ServeCommand) -> LocalProcess:
-        """Starts the job of another checkout by its own command line."""
+        """Start the job of another checkout by its own command line."""
         config = self._new_file("config.toml")
         config.write_text(config_text(command))
         program = checkout / ".venv" / "bin" / "anabranch"
@@ -340,7 +340,7 @@ class BenchEnvironment:
 
 
 def config_text(command: ServeCommand) -> str:
-    """The job's TOML configuration, with keys of every version."""
+    """Return the job's TOML configuration, with keys of every version."""
     tables: dict[str, dict[str, str | int]] = {
         "kafka": {
             "bootstrap_servers": command.bootstrap_servers,
@@ -368,11 +368,11 @@ class Generator:
         self._out_path = out_path
 
     def begin(self) -> None:
-        """Gives the signal and returns at once."""
+        """Give the signal and return at once."""
         self._go_path.touch()
 
     def send(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Gives the signal and waits for the end; returns scheduled and actual send times in nanoseconds."""
+        """Give the signal and wait for the end; return scheduled and actual send times in nanoseconds."""
         self.begin()
         self.process.await_success(_LOAD_TIMEOUT_S)
         with np.load(self._out_path) as file:
@@ -387,6 +387,6 @@ class Reader:
         self._out_path = out_path
 
     def finish(self) -> ResponseLog:
-        """Waits until the reader has all answers or gave up, and returns them."""
+        """Wait until the reader has all answers or gave up, and return them."""
         self._process.await_success(_LOAD_TIMEOUT_S)
         return ResponseLog.load(self._out_path)

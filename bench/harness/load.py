@@ -26,7 +26,7 @@ class LoadError(Exception):
 
 
 def main() -> None:
-    """Sends the requests, then writes `scheduled_ns` and `sent_ns`."""
+    """Send the requests, then write `scheduled_ns` and `sent_ns`."""
     command = LoadCommand.from_arguments()
     workload = Workload.load(Path(command.workload_path))
     if command.offsets_path is None:
@@ -39,7 +39,7 @@ def main() -> None:
 def send_by_schedule(
     command: LoadCommand, workload: Workload, offsets_ns: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sends each request at its time; returns the scheduled and the actual times."""
+    """Send each request at its time; return the scheduled and the actual times."""
     sent_ns = np.zeros(command.count, np.int64)
     producer = _producer(command, {"linger.ms": 0})
     producer.list_topics(command.topic, timeout=_FLUSH_TIMEOUT_S)
@@ -65,7 +65,7 @@ def send_by_schedule(
 
 
 def send_at_once(command: LoadCommand, workload: Workload) -> npt.NDArray[np.int64]:
-    """Sends all requests at full speed; returns their send times."""
+    """Send all requests at full speed; return their send times."""
     producer = _producer(command, {"linger.ms": 5, "batch.size": 1_000_000})
     _await_go(command)
     sent_ns = np.zeros(command.count, np.int64)

@@ -92,16 +92,16 @@ class RunningSystem:
         self._sent = sent
 
     def offer(self, workload: Workload, rate_per_s: float, seconds: float, seed: int) -> LoadRun:
-        """Sends a Poisson load and waits for its answers."""
+        """Send a Poisson load and wait for its answers."""
         count = max(1, round(rate_per_s * seconds))
         return self.offer_by(workload, poisson_offsets_ns(rate_per_s, count, seed))
 
     def offer_by(self, workload: Workload, offsets_ns: npt.NDArray[np.int64]) -> LoadRun:
-        """Sends a load by a schedule and waits for its answers."""
+        """Send a load by a schedule and wait for its answers."""
         return self._offer(workload, len(offsets_ns), offsets_ns)
 
     def burst(self, workload: Workload, count: int) -> LoadRun:
-        """Sends requests at full speed and waits for their answers."""
+        """Send requests at full speed and wait for their answers."""
         return self._offer(workload, count, None)
 
     def _offer(self, workload: Workload, count: int, offsets_ns: npt.NDArray[np.int64] | None) -> LoadRun:
@@ -126,7 +126,7 @@ class RunningSystem:
 
 @contextmanager
 def in_service(environment: BenchEnvironment, system: System, workload: Workload) -> Iterator[RunningSystem]:
-    """Starts a system and yields it after its first answer; deletes its topics after the block."""
+    """Start a system and yield it after its first answer; delete its topics after the block."""
     topics = environment.topics()
     try:
         with environment.serving(system, topics) as process:

@@ -24,13 +24,13 @@ class Sampler:
         self.resident_mb: list[float] = []
 
     def __enter__(self) -> Self:
-        """Starts to note."""
+        """Start to note."""
         self._note()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Notes a last time."""
+        """Note a last time."""
         self._stopped.set()
         self._thread.join()
         self._note()

@@ -16,11 +16,11 @@ class _Command(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_arguments(cls) -> Self:
-        """Reads this process's command."""
+        """Read this process's command."""
         return msgspec.json.decode(sys.argv[1], type=cls)
 
     def to_argument(self) -> str:
-        """Writes the command."""
+        """Write the command."""
         return msgspec.json.encode(self).decode()
 
 

@@ -36,7 +36,7 @@ class Preloaded:
     def serve(
         self, system: System, repeat: int, environment: BenchEnvironment, beside_per_s: float | None = None
     ) -> ThroughputRun:
-        """A system's turn, from its start to the last answer.
+        """Return a system's turn, from its start to the last answer.
 
         Args:
             beside_per_s: Rate of a generator's load on a topic without reader.
@@ -75,7 +75,7 @@ class Preloaded:
         )
 
     def drop(self, environment: BenchEnvironment) -> None:
-        """Deletes the records."""
+        """Delete the records."""
         if self._topic is not None:
             environment.drop(self._topic)
             self._topic = None

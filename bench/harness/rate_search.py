@@ -93,7 +93,7 @@ def find(
 def offer(
     service: RunningSystem, workload: Workload, rate_per_s: float, seconds: float, bound_ms: float, seed: int
 ) -> tuple[LoadRun, Probe]:
-    """Sends one load and judges it."""
+    """Send one load and judge it."""
     offered = service.offer(workload, rate_per_s, seconds_of(rate_per_s, seconds), seed)
     spent_ms, at_ns = offered.latencies()
     return offered, judge(rate_per_s, offered.tally, spent_ms, at_ns, bound_ms)

@@ -53,7 +53,7 @@ class ResponseLog:
     stages_us: npt.NDArray[np.float64]
 
     def save(self, path: Path) -> None:
-        """Writes the answers for another process."""
+        """Write the answers for another process."""
         np.savez(
             path,
             ids=self.ids,
@@ -67,13 +67,13 @@ class ResponseLog:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the file of `save`."""
+        """Read the file of `save`."""
         with np.load(path) as file:
             return cls(**file)
 
 
 def main() -> None:
-    """Collects, compares and saves the answers."""
+    """Collect, compare and save the answers."""
     command = ReadCommand.from_arguments()
     workload = Workload.load(Path(command.workload_path))
     received = collect(command)
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def collect(command: ReadCommand) -> list[tuple[int, Message]]:
-    """Takes answers until all are there, and a moment longer for duplicates."""
+    """Take answers until all are there, and a moment longer for duplicates."""
     consumer = Consumer(
         {
             "bootstrap.servers": command.bootstrap_servers,
@@ -114,7 +114,7 @@ def collect(command: ReadCommand) -> list[tuple[int, Message]]:
 
 
 def compare(received: list[tuple[int, Message]], workload: Workload) -> ResponseLog:
-    """Decodes the answers and compares each with a direct run."""
+    """Decode the answers and compare each with a direct run."""
     count = len(received)
     ids = np.full(count, -1, np.int64)
     deviation = np.full(count, np.nan)

@@ -50,7 +50,7 @@ class BusySession:
         self._runs = runs
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Runs a batch, as often as the process is slow."""
+        """Run a batch, as often as the process is slow."""
         if not any(array.any() for array in inputs.values()):
             return self._session.run(outputs, inputs)
         start_s = perf_counter()
@@ -72,7 +72,7 @@ class BusyClock:
         self._seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Adds seconds; operators of a task are several threads."""
+        """Add seconds; operators of a task are several threads."""
         with self._lock:
             self._seconds += seconds
             _SECONDS.pack_into(self._map, 0, self._seconds)

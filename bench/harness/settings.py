@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def quick(cls, **own: Any) -> Self:
-        """Settings that only show that a scenario works; the figures mean nothing.
+        """Return settings that only show that a scenario works; the figures mean nothing.
 
         Args:
             own: Values of the scenario's own settings.
@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def wants(self, workload: str) -> bool:
-        """True if a workload is measured."""
+        """Return true if a workload is measured."""
         return not self.workloads or workload in self.workloads
 
     def values(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def changed(self, values: dict[str, Any]) -> Self:
-        """The same with other values; text is converted.
+        """Return the same with other values; text is converted.
 
         Raises:
             msgspec.ValidationError: A value has the wrong type.
@@ -65,5 +65,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(self.values() | values, type(self), strict=False)
 
     def burst_of(self, requests: int) -> int:
-        """The share of a burst's requests, at least eight."""
+        """Return the share of a burst's requests, at least eight."""
         return max(_LEAST_BURST, round(requests * self.burst_share))

@@ -25,7 +25,7 @@ for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolo
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Writes a figure as SVG and returns its path."""
+    """Write a figure as SVG and return its path."""
     path = folder / f"{name}.svg"
     figure.savefig(path, metadata={"Date": None}, transparent=True)
     return path
@@ -48,7 +48,7 @@ def name_rows(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def clean(axes: Axes) -> None:
-    """Removes the frame and draws a faint grid."""
+    """Remove the frame and draw a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -47,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     other_cores: float
 
     def target(self, metric: str, relation: Relation, limit: float) -> "Target":
-        """Compares the median of a metric with a limit."""
+        """Compare the median of a metric with a limit."""
         value, clean = self.metrics[metric].median, not self.not_answered_right
         return target_of(self.workload, self.system, metric, value, relation, limit, clean=clean)
 
@@ -113,7 +113,7 @@ class ScenarioResult(ScenarioSummary, kw_only=True):
     runs: list[Run]
 
     def summary(self) -> ScenarioSummary:
-        """The same without the runs."""
+        """Return the same without the runs."""
         names = ScenarioSummary.__struct_fields__
         return ScenarioSummary(**{name: getattr(self, name) for name in names})
 
@@ -155,7 +155,7 @@ def keys_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
 def ratio_of(
     runs: Sequence[Run], values: Sequence[float], system: str, peer: str, workload: str, metric: str
 ) -> Ratio | None:
-    """A system's value over a peer's, round by round; None where one of them is missing."""
+    """Return a system's value over a peer's, round by round; None where one of them is missing."""
     by_round: dict[tuple[str, int], float] = {
         (run.system, run.repeat): value
         for run, value in zip(runs, values, strict=True)
@@ -174,7 +174,7 @@ def ratio_of(
 def target_of(
     workload: str, system: str, metric: str, value: float, relation: Relation, limit: float, *, clean: bool
 ) -> Target:
-    """Compares a value with a limit; runs with lost or wrong answers miss it."""
+    """Compare a value with a limit; runs with lost or wrong answers miss it."""
     kept = value <= limit if relation == "<=" else value >= limit
     return Target(
         workload=workload,
@@ -201,7 +201,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Description of this machine."""
+    """Return the description of this machine."""
     try:
         models = [
             line.split(":", 1)[1].strip()
@@ -219,12 +219,12 @@ def machine() -> dict[str, str]:
 
 
 def today() -> str:
-    """The time of writing."""
+    """Return the time of writing."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def commit() -> str:
-    """This project's commit, with `-dirty` after local changes."""
+    """Thi project's commit, with `-dirty` after local changes."""
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"],
         cwd=Path(__file__).parent,

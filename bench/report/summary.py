@@ -18,7 +18,7 @@ Notes = Mapping[str, Mapping[str, str]]
 
 
 def read_summary(folder: Path) -> dict[str, ScenarioSummary]:
-    """The scenarios of a results folder by name; empty before its first run."""
+    """Return the scenarios of a results folder by name; empty before its first run."""
     path = folder / SUMMARY
     if not path.is_file():
         return {}
@@ -27,7 +27,7 @@ def read_summary(folder: Path) -> dict[str, ScenarioSummary]:
 
 
 def write_result(folder: Path, result: ScenarioResult, notes: Notes) -> list[ScenarioSummary]:
-    """Writes a scenario's raw runs and its entry of the summary.
+    """Write a scenario's raw runs and its entry of the summary.
 
     Returns:
         All entries of the summary, in order of their names.
@@ -39,7 +39,7 @@ def write_result(folder: Path, result: ScenarioResult, notes: Notes) -> list[Sce
 
 
 def write_summary(folder: Path, found: Mapping[str, ScenarioSummary], notes: Notes) -> list[ScenarioSummary]:
-    """Writes `summary.json` with the notes and breakdowns of missed targets, and returns its entries."""
+    """Write `summary.json` with the notes and breakdowns of missed targets, and return its entries."""
     breakdowns = breakdowns_of(found)
     summaries = [_annotated(found[name], notes, breakdowns) for name in sorted(found)]
     (folder / SUMMARY).write_text("[\n" + ",\n".join(map(_text_of, summaries)) + "\n]\n")
@@ -53,7 +53,7 @@ def breakdowns_of(found: Mapping[str, ScenarioSummary]) -> dict[str, dict[str, f
 
 
 def read_notes(path: Path = NOTES) -> Notes:
-    """The notes on missed targets."""
+    """Return the notes on missed targets."""
     return msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, str]])
 
 

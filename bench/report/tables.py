@@ -12,7 +12,7 @@ _NO_NOTE = "no note explains this"
 
 
 def table_of(summary: ScenarioSummary) -> Table:
-    """A scenario's rows for the screen."""
+    """Return a scenario's rows for the screen."""
     columns = list(dict.fromkeys(name for row in summary.rows for name in row.metrics))
     table = Table(title=summary.scenario, title_justify="left")
     for heading in ("workload", "system"):
@@ -46,7 +46,7 @@ def verdicts(summary: ScenarioSummary) -> Iterator[str]:
 
 
 def write_readme(folder: Path, summaries: Sequence[ScenarioSummary]) -> None:
-    """Writes README.md: every target, then each scenario's picture and origin."""
+    """Write README.md: every target, then each scenario's picture and origin."""
     targets = [(summary.scenario, target) for summary in summaries for target in summary.targets]
     missed = [target for _, target in targets if not target.met]
     lines = [

@@ -167,6 +167,6 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Balance.name, full=BalanceSettings(), quick=BalanceSettings.quick(balance_requests=200), draw=draw)
 def make(settings: BalanceSettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     unequal = models.unequal
     return Balance(settings, magika_files(unequal), heavy_and_light(unequal)), unequal

@@ -58,7 +58,7 @@ class Scenario(Protocol):
         """All turns in their order: each system once, then again for the next round."""
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
-        """Sums up the runs; some turns may have failed."""
+        """Sum up the runs; some turns may have failed."""
 
 
 #: A scenario, and the model repository that its systems load.
@@ -89,7 +89,7 @@ _REGISTERED: dict[str, RegisteredScenario] = {}
 def scenario(
     name: str, *, full: S, quick: S, draw: Draw | None = None
 ) -> Callable[[Callable[[S, Repositories], Made]], Callable[[S, Repositories], Made]]:
-    """Registers a function that makes a scenario.
+    """Register a function that makes a scenario.
 
     Raises:
         ValueError: Another scenario has the name.
@@ -105,7 +105,7 @@ def scenario(
 
 
 def all_scenarios() -> dict[str, RegisteredScenario]:
-    """Imports each module of this package, and returns the registered scenarios in order of their names."""
+    """Import each module of this package, and return the registered scenarios in order of their names."""
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     return dict(sorted(_REGISTERED.items()))

@@ -150,7 +150,7 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Burst.name, full=BurstSettings(), quick=BurstSettings.quick(calm_seconds=2.0, burst_seconds=2.0), draw=draw)
 def make(settings: BurstSettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     small = models.small
     classes = [{"priority": priority, "timeout": limit_ms * 1000} for priority, limit_ms in DEADLINES_MS.items()]
     urgent = replace(magika_files(small, classes), name="magika, 3 classes")

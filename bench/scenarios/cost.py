@@ -169,5 +169,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Cost.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     return Cost(settings, {rows: ffnn_rows(models.small, rows) for rows in ROWS}), models.small

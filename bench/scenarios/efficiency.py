@@ -159,7 +159,7 @@ class Efficiency:
         return self._alone[run.workload][1] if run.system.endswith(_ALONE) else self._attainable[run.workload]
 
     def _pairs(self, case: EfficiencyCase) -> Iterator[tuple[str, str]]:
-        """Compared systems: ours with each peer, and two tasks with one."""
+        """Yield the compared systems: ours with each peer, and two tasks with one."""
         ours = self._ours.name
         yield from ((ours, peer.name) for peer in case.peers if peer != self._two)
         yield ours + _ALONE, CONFLUENT.name + _ALONE
@@ -241,7 +241,7 @@ def draw(result: ScenarioResult) -> Figure | None:
 
 @scenario(Efficiency.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     large = models.large
     workloads = ffnn_rows(large, FFNN_ROWS), magika_files(large), resnet_pictures(large), text_lines(large)
     return Efficiency(settings, *workloads, large), large

@@ -125,7 +125,7 @@ def phases_of(repeats: int) -> list[TransportPhase]:
 
 
 def run_of(phase: TransportPhase, burst: TransportLog, paced: TransportLog, busy_cores: float) -> ExchangeRun:
-    """The run of one size and transport in one round."""
+    """Return the run of one size and transport in one round."""
     wanted, came = phase.count + _PACED, len(burst.spent_ms) + len(paced.spent_ms)
     span_s = (burst.ended_ms - burst.started_ms) / 1000
     return ExchangeRun(
@@ -150,7 +150,7 @@ def run_of(phase: TransportPhase, burst: TransportLog, paced: TransportLog, busy
 
 
 def label_of(size_bytes: int) -> str:
-    """A size with its unit."""
+    """Return a size with its unit."""
     return f"{size_bytes // MB} MB" if size_bytes >= MB else f"{size_bytes // KB} KB"
 
 
@@ -195,5 +195,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Exchange.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     return Exchange(settings), models.small

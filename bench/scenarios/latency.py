@@ -100,7 +100,7 @@ class Latency:
         self._naive = [naive_map(mode, tasks) for mode in modes]
 
     def steps(self) -> Iterator[Turn]:
-        """The models' own times; then each round: ours, naive, the confluent-kafka worker."""
+        """Yield the models' own times; then each round: ours, naive, the confluent-kafka worker."""
         yield Turn("latency: the models' own times", self._measure_models, _MODEL_STEP_S)
         settings = self._settings
         seconds = 15 + len(self._offers) * (settings.latency_warm_up_seconds + settings.latency_seconds + 6)
@@ -233,5 +233,5 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: LatencySettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     return Latency(settings, models.ffnn, magika_files(models.small), models.small), models.small

@@ -134,7 +134,7 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Ledger.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     large = models.large
     accounts = (
         ExplainedLoad(ffnn_rows(large, explain=True), 200, 200_000),

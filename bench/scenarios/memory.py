@@ -171,5 +171,5 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: MemorySettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     return Memory(settings, models.ffnn), models.small

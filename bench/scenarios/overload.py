@@ -112,7 +112,7 @@ class Overload:
         self._peak_per_s: float | None = None
 
     def steps(self) -> Iterator[Turn]:
-        """The peak, the rounds, the long load."""
+        """Yield the peak, the rounds, the long load."""
         settings = self._settings
         warm_s = _START_S + settings.overload_warm_up / _ABOUT_PER_S
         peak_s = warm_s + settings.overload_peak_requests / _ABOUT_PER_S
@@ -238,7 +238,7 @@ class Overload:
 
 
 def _tail(loaded: OverloadRun, alone: OverloadRun) -> float:
-    """The p99 of the urgent over theirs without load; where none of them was served, no limit lets it pass."""
+    """Return the p99 of the urgent over theirs without load; where none of them was served, no limit lets it pass."""
     if not (loaded.served_share["1"] and alone.served_share["1"]):
         return _NOBODY
     return loaded.p99_ms["1"] / alone.p99_ms["1"]
@@ -255,7 +255,7 @@ def by_fifth(answered_ns: npt.NDArray[np.int64], span_s: float) -> list[float]:
 
 
 def growth_of(resident_mb: Sequence[float]) -> float:
-    """The most memory in the last fifth of the samples over the most in the second: the first still grows into it."""
+    """Return the most memory in the last fifth of the samples over the most in the second fifth."""
     size = max(1, len(resident_mb) // _FIFTHS)
     return max(resident_mb[-size:]) / max(resident_mb[size : 2 * size] or resident_mb[:1])
 
@@ -303,6 +303,6 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: OverloadSettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     magika = magika_files(models.small, [{"priority": priority} for priority in PRIORITIES])
     return Overload(settings, magika), models.small

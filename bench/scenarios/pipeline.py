@@ -183,7 +183,7 @@ class Pipeline:
 
 
 def _stage_times_ms(case: CutCase) -> tuple[float, float]:
-    """The slower stage's time: alone, and while the other one runs too."""
+    """Return the slower stage's time: alone, and while the other one runs too."""
     chain = StageSessions(case.chosen.folder, case.batch)
     alone_ms = chain.bottleneck_ms(_STAGE_RUNS)
     times: dict[int, list[float]] = {number: [] for number in range(STAGES)}
@@ -203,7 +203,7 @@ def _stage_times_ms(case: CutCase) -> tuple[float, float]:
 
 @scenario(Pipeline.name, full=PipelineSettings(), quick=PipelineSettings.quick(pipeline_share=0.05))
 def make(settings: PipelineSettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     folder = models.in_stages
     pictures, files = (
         (make(folder, model=name), make(folder, model=in_stages(name)))

@@ -153,7 +153,7 @@ class Scaling:
 
 
 def _placement(costs: CostGraph, system: str, nodes: int) -> Placement | None:
-    """The plan; None where the model needs more nodes."""
+    """Return the plan; None where the model needs more nodes."""
     machine = Machine(name="machine", count=nodes, bandwidth_bytes_per_s=_BANDWIDTH_BYTES_PER_S, latency_ms=_LATENCY_MS)
     if system == _REPLICAS:
         return plan(costs, [machine])
@@ -173,7 +173,7 @@ def _placement(costs: CostGraph, system: str, nodes: int) -> Placement | None:
 
 @cache
 def _pipeline(costs: CostGraph, machines: Machine) -> Placement | None:
-    """A stage for each machine; None where the model cannot be cut so often."""
+    """Return a stage for each machine; None where the model cannot be cut so often."""
     try:
         return plan(costs, [machines], machines.count)
     except NoPlan:
@@ -187,7 +187,7 @@ def _third(costs: CostGraph) -> int:
 
 
 def _reason(costs: CostGraph, slowest: PlannedStage) -> str:
-    """The bottleneck of a pipeline."""
+    """Return the bottleneck of a pipeline."""
     largest_ms = max(costs.ms[node] for node in slowest.nodes)
     one = slowest.held_up_by == "computing" and len(slowest.replicas) == 1 and largest_ms > _NEARLY_ALL * slowest.ms
     return "computing one operator" if one else slowest.held_up_by
@@ -249,5 +249,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Scaling.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:  # noqa: ARG001 - like the others
-    """Makes the scenario."""
+    """Make the scenario."""
     return Scaling(models.large), models.large

@@ -103,7 +103,7 @@ class Sustainable:
         self._found: dict[tuple[str, str], float] = {}
 
     def steps(self) -> Iterator[Turn]:
-        """The models' own times; then every system's turn, round by round."""
+        """Yield the models' own times; then every system's turn, round by round."""
         yield Turn("sustainable: the models' own times", self._measure_models, 2.0 * len(self._cases))
         systems = list(dict.fromkeys(system for case in self._cases for system in case.systems))
         settings = self._settings
@@ -281,7 +281,7 @@ def draw(result: ScenarioResult) -> Figure:
     draw=draw,
 )
 def make(settings: SearchSettings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     large, ours, naive = models.large, anabranch("thread"), naive_map("thread")
     cases = (
         SustainableCase(models.ffnn, 100_000, 200, (ours, naive, CONFLUENT)),

@@ -74,7 +74,7 @@ class Throughput:
         self._limits: dict[str, float] = {}
 
     def steps(self) -> Iterator[Turn]:
-        """The limits; then each round: ours, naive, the other peers, ours and naive with two tasks."""
+        """Yield the limits; then each round: ours, naive, the other peers, ours and naive with two tasks."""
         yield Turn("throughput: ONNX Runtime alone", self._measure_limit)
         yield Turn("throughput: Beam in memory", self._measure_beam)
         # Serving and comparing run at some 80,000 requests a second each.
@@ -186,5 +186,5 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(Throughput.name, full=Settings(), quick=Settings.quick(), draw=draw)
 def make(settings: Settings, models: Repositories) -> Made:
-    """Makes the scenario."""
+    """Make the scenario."""
     return Throughput(settings, models.ffnn, models.small), models.small

@@ -7,7 +7,7 @@ from bench.harness.session_time import BusyBackend
 
 
 def config_of(command: ServeCommand) -> Config:
-    """The project's defaults, with what the command says."""
+    """Return the project's defaults, with what the command says."""
     return Config().replace(
         kafka={
             "bootstrap_servers": command.bootstrap_servers,
@@ -23,6 +23,6 @@ def config_of(command: ServeCommand) -> Config:
 
 
 def run(command: ServeCommand) -> None:
-    """Runs the job until this process is stopped."""
+    """Run the job until this process is stopped."""
     backend = BusyBackend(command.busy_folder, command.slowdown) if command.busy_folder else None
     start(config_of(command), command.flink_url, backend).wait()

@@ -24,14 +24,14 @@ class DirectModels:
         self._outputs = {name: session.get_outputs()[0].name for name, session in self._sessions.items()}
 
     def answer(self, message: bytes) -> bytes:
-        """The answer to one request."""
+        """Return the answer to one request."""
         request = ModelInferRequest.FromString(message)
         tensor = request.inputs[0]
         rows = np.frombuffer(request.raw_input_contents[0], _DTYPES[tensor.datatype]).reshape(tensor.shape)
         return self._encode(request, self._run(request.model_name, rows))
 
     def answer_batch(self, messages: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        """The id and answer of each request; those of one model run as one batch."""
+        """Return the id and answer of each request; those of one model run as one batch."""
         waiting: dict[str, list[ModelInferRequest]] = {}
         for message in messages:
             request = ModelInferRequest.FromString(message)

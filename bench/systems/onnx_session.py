@@ -6,7 +6,7 @@ import onnxruntime
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread, as our own job has them."""
+    """Return a session on one thread, as our own job has them."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

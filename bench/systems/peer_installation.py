@@ -32,5 +32,5 @@ def interpreter_of(kind: str) -> Path:
 
 
 def lock_of(name: str) -> Path:
-    """The lock file of a peer's own Python environment."""
+    """Return the lock file of a peer's own Python environment."""
     return Path(__file__).parent / "serving" / f"{name}.lock"

@@ -55,12 +55,12 @@ class System:
 
 
 def anabranch(mode: Mode, parallelism: int = 1) -> System:
-    """This project's job."""
+    """Thi project's job."""
     return System("anabranch", parallelism, mode)
 
 
 def naive_map(mode: Mode, parallelism: int = 1) -> System:
-    """A PyFlink job with one `map` that runs the model for each record."""
+    """Return a PyFlink job with one `map` that runs the model for each record."""
     return System("naive PyFlink map", parallelism, mode)
 
 

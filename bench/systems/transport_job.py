@@ -41,7 +41,7 @@ class Write(ProcessFunction):
         self._order = command
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Opens both ways."""
+        """Open both ways."""
         task = task_context_of(runtime_context)
         self._outboxes = {
             MESSAGES: Sender(TransportOptions(), task, _READER, 1, Meter()),
@@ -49,7 +49,7 @@ class Write(ProcessFunction):
         }
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:  # noqa: ARG002 - Flink's
-        """Writes."""
+        """Write."""
         for number, phase in enumerate(self._order.phases):
             outbox = self._outboxes[phase.transport]
             data = np.arange(phase.size_bytes // 8, dtype=np.uint64)
@@ -71,12 +71,12 @@ class Read(ProcessFunction):
         self._order = command
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Opens the way in."""
+        """Open the way in."""
         self._inbox = Receiver(_options(self._order), task_context_of(runtime_context), _READER, Meter())
         self._seen = [TransportLog() for _ in self._order.phases]
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[bytes]:  # noqa: ARG002 - Flink's
-        """Reads one."""
+        """Read one."""
         record = PartialRecord.decode(self._inbox.redeem(value))
         number, index = record.segment.source.partition, record.segment.source.offset
         phase, seen = self._order.phases[number], self._seen[number]
@@ -94,7 +94,7 @@ class Read(ProcessFunction):
 
 
 def run(command: TransportCommand) -> None:
-    """Runs the job to its end."""
+    """Run the job to its end."""
     installation.activate()
     settings = Configuration()
     # No checkpoint comes in between: the writer is in one call from the first record to the last.

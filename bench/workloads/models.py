@@ -28,7 +28,7 @@ _IR_VERSION = 8
 
 
 def make_repository(folder: Path) -> Path:
-    """Makes `folder` a repository of both models, and returns it."""
+    """Make `folder` a repository of both models, and return it."""
     ffnn = folder / FFNN / "1" / "model.onnx"
     magika = folder / MAGIKA / MAGIKA_VERSION / "model.onnx"
     for path in (ffnn, magika):
@@ -39,7 +39,7 @@ def make_repository(folder: Path) -> Path:
 
 
 def add_resnet50(repository: Path) -> Path:
-    """Adds ResNet-50 to a repository, and returns that."""
+    """Add ResNet-50 to a repository, and return that."""
     path = repository / RESNET / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(make_resnet50(), path)
@@ -47,7 +47,7 @@ def add_resnet50(repository: Path) -> Path:
 
 
 def add_heavy(repository: Path) -> Path:
-    """Adds the heavy network to a repository, and returns that."""
+    """Add the heavy network to a repository, and return that."""
     path = repository / HEAVY / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(make_ffnn(_HEAVY_WIDTHS), path)
@@ -55,7 +55,7 @@ def add_heavy(repository: Path) -> Path:
 
 
 def add_copies_in_stages(repository: Path, plan: str) -> Path:
-    """Adds a copy of Magika and of ResNet-50 that is served in stages, and returns the repository.
+    """Add a copy of Magika and of ResNet-50 that is served in stages, and return the repository.
 
     Args:
         plan: Name of the stage manifests.
@@ -70,7 +70,7 @@ def add_copies_in_stages(repository: Path, plan: str) -> Path:
 
 
 def in_stages(name: str) -> str:
-    """The name of a model's copy that is served in stages."""
+    """Return the name of a model's copy that is served in stages."""
     return f"{name}-in-stages"
 
 
@@ -103,7 +103,7 @@ def make_resnet50() -> onnx.ModelProto:
 
 
 def make_ffnn(widths: tuple[int, ...]) -> onnx.ModelProto:
-    """A feed-forward network with random, always equal weights: Relu between layers, Softmax at the end."""
+    """Return a feed-forward network with random, always equal weights: Relu between layers, Softmax at the end."""
     rng = np.random.default_rng(_SEED)
     nodes, weights, current = [], [], "x"
     last = len(widths) - 2

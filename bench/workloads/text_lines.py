@@ -45,7 +45,7 @@ _INK_AND_PAPER = (((20, 20, 20), (255, 255, 255)), ((235, 235, 225), (40, 55, 70
 
 
 def add_recognizer(repository: Path) -> Path:
-    """Adds rapidocr's text recognizer to a repository, and returns that.
+    """Add rapidocr's text recognizer to a repository, and return that.
 
     Its outputs are the best of 18,710 probabilities of each place, and its index.
     """
@@ -70,13 +70,13 @@ def add_recognizer(repository: Path) -> Path:
 
 
 def text_lines(repository: Path, *, explain: bool = False) -> Workload:
-    """Rendered lines of text, one in each request, as rapidocr's own code scales and pads them."""
+    """Return rendered lines of text, one in each request, as rapidocr's own code scales and pads them."""
     tensors = [prepare(render(text, number))[np.newaxis] for number, text in enumerate(TEXTS)]
     return workload_of(RECOGNIZER, RECOGNIZER, _INPUT, tensors, repository, asking(explain=explain))
 
 
 def render(text: str, number: int) -> Array:
-    """A line as a picture; uint8, [height, width, 3]. Sizes and colours differ from one number to the next."""
+    """Return a line as a picture; uint8, [height, width, 3]. Sizes and colours differ from one number to the next."""
     font_path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     font = ImageFont.truetype(font_path, _FONT_SIZES[number % len(_FONT_SIZES)])
     ink, paper = _INK_AND_PAPER[number % len(_INK_AND_PAPER)]
@@ -87,7 +87,7 @@ def render(text: str, number: int) -> Array:
 
 
 def prepare(picture: Array) -> Array:
-    """The recognizer's input of a line, as rapidocr makes it; float32, [3, 48, 320]."""
+    """Return the recognizer's input of a line, as rapidocr makes it; float32, [3, 48, 320]."""
     _, height, width = _SHAPE
     settings = SimpleNamespace(rec_image_shape=_SHAPE)
     # No more of a recognizer is needed for it, and a whole one would load a model.

@@ -60,12 +60,12 @@ class Workload:
     tolerance: float = TOLERANCE
 
     def message(self, number: int) -> bytes:
-        """The message of the request with this number; its id is the number too."""
+        """Return the message of the request with this number; its id is the number too."""
         head, tail = self._parts[number % len(self._parts)]
         return b"".join((head, id_of(number), tail))
 
     def answer(self, number: int) -> Array:
-        """The right outputs of a request."""
+        """Return the right outputs of a request."""
         answer: Array = self.answers[number % len(self.answers)]
         return answer
 
@@ -80,20 +80,20 @@ class Workload:
         return [(row[: self.id_at].tobytes(), row[end:].tobytes()) for row in self.requests]
 
     def save(self, path: Path) -> None:
-        """Writes the workload for another process."""
+        """Write the workload for another process."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         np.savez(path, **fields)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the file of `save`."""
+        """Read the file of `save`."""
         with np.load(path) as file:
             scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance")}
             return cls(requests=file["requests"], answers=file["answers"], **scalars)
 
 
 def id_of(number: int) -> bytes:
-    """A request's number as its id."""
+    """Return a request's number as its id."""
     return b"%0*d" % (ID_BYTES, number)
 
 

@@ -14,13 +14,13 @@ RENDERER = "@hpcc-js/wasm-graphviz-cli@1.11.2"
 
 
 def source_hash(source: Path) -> str:
-    """Identifies everything that a picture is made of."""
+    """Identify everything that a picture is made of."""
     parts = (source.read_bytes(), (FOLDER / "style.css").read_bytes(), RENDERER.encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def finish(svg: str, source: Path) -> str:
-    """Replaces fixed colours by the style sheet, and adds the title and the hash of the sources."""
+    """Replace fixed colours by the style sheet, and add the title and the hash of the sources."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<polygon[^>]*fill=\"white\"[^>]*stroke=\"(none|transparent)\"[^>]*/>\n?", "", svg, count=1)
     svg = re.sub(r"<title>[^<]*</title>\n?", "", svg)

@@ -19,7 +19,7 @@ _MODELS = {
 
 
 def make_repository(folder: Path) -> None:
-    """Adds the chain `ocr` to a model repository."""
+    """Add the chain `ocr` to a model repository."""
     chain = folder / "ocr"
     chain.mkdir(parents=True, exist_ok=True)
     for name in ("model.toml", "steps.py"):

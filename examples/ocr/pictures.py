@@ -23,7 +23,7 @@ _RULES = (
 
 
 def pictures() -> dict[str, npt.NDArray[np.uint8]]:
-    """Returns pictures by name: UINT8 [height, width, 3], blue, green, red."""
+    """Return pictures by name: UINT8 [height, width, 3], blue, green, red."""
     invoice = _draw(_INVOICE, 28, "DejaVuSans.ttf")
     rules = _draw(_RULES, 22, "DejaVuSerif-Bold.ttf", ink="navy", paper="ivory")
     strip = _draw(("Platform 9, 14:25 to Porto, calls at Aveiro and Coimbra",), 20, "DejaVuSans.ttf", margin=4)

@@ -8,7 +8,7 @@ from anabranch import Client
 
 
 def main() -> None:
-    """Prints each line of text with its score."""
+    """Print each line of text with its score."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", default="127.0.0.1:9092", help="a broker of the job")
     parser.add_argument("pictures", nargs="+")

@@ -36,7 +36,7 @@ _SPREAD = 0.05
 
 
 def build_model() -> onnx.ModelProto:
-    """Returns the ONNX model; its bytes are reproducible."""
+    """Return the ONNX model; its bytes are reproducible."""
     colours = np.array(list(COLOURS.values()), np.float32) / 255
     # Softmax cancels |pixel|^2.
     constants = {
@@ -71,12 +71,12 @@ def build_model() -> onnx.ModelProto:
 
 
 def make_pixels() -> npt.NDArray[np.float32]:
-    """Returns four pixels: strawberry, grass, sky, chocolate."""
+    """Return four pixels: strawberry, grass, sky, chocolate."""
     return np.array([[225, 40, 50], [60, 150, 50], [80, 190, 230], [110, 65, 35]], np.float32)
 
 
 def main() -> None:
-    """Writes both files."""
+    """Write both files."""
     MODEL.parent.mkdir(parents=True, exist_ok=True)
     MODEL.write_bytes(build_model().SerializeToString(deterministic=True))
     np.save(PIXELS, make_pixels())

@@ -11,7 +11,7 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the parts, or exits with an error."""
+    """Print the parts, or exit with an error."""
     try:
         print(f"setup: Java   {find_java()}")
         if "--java" not in arguments:

@@ -12,7 +12,7 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def libpython_dir() -> Path:
-    """Returns the folder of the shared libpython, or raises LibpythonNotFound."""
+    """Return the folder of the shared libpython, or raise LibpythonNotFound."""
     from find_libpython import find_libpython  # noqa: PLC0415  (set-up looks for Java before it is installed)
 
     found = find_libpython()
@@ -25,13 +25,13 @@ def libpython_dir() -> Path:
 
 
 def python_path() -> list[Path]:
-    """Returns the import path inside Flink, which ignores `.pth` files."""
+    """Return the import path inside Flink, which ignores `.pth` files."""
     project = Path(__file__).parents[3]
     return list(dict.fromkeys([Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")), project]))
 
 
 def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
-    """Returns additional variables of Flink's processes.
+    """Return additional variables of Flink's processes.
 
     Args:
         thread_mode: Runs Python inside the JVM.
@@ -65,7 +65,7 @@ def _joined(first: list[str], present: str | None) -> str:
 
 
 def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
-    """Prepares this process for PyFlink's JVM, before any use of PyFlink.
+    """Prepare this process for PyFlink's JVM, before any use of PyFlink.
 
     Args:
         thread_mode: See `process_environment`.
@@ -78,5 +78,5 @@ def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
 
 
 def python_settings() -> dict[str, str]:
-    """Returns the Flink options that choose this interpreter."""
+    """Return the Flink options that choose this interpreter."""
     return {"python.executable": sys.executable, "python.client.executable": sys.executable}

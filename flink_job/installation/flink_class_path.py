@@ -12,7 +12,7 @@ from anabranch.flink_job.installation.java_compiler import java_jar
 
 
 def flink_lib_dir() -> Path:
-    """Returns a folder of links to Flink's jars, the Kafka connector, codecs and the job's Java.
+    """Return a folder of links to Flink's jars, the Kafka connector, codecs and the job's Java.
 
     Its name is a digest, so that running processes keep theirs after an upgrade.
     """

@@ -8,7 +8,7 @@ from anabranch.flink_job.errors import FlinkNotFound
 
 
 def flink_home() -> Path:
-    """Returns the folder of Flink's `bin`, `lib` and `opt`, or raises FlinkNotFound."""
+    """Return the folder of Flink's `bin`, `lib` and `opt`, or raise FlinkNotFound."""
     specification = importlib.util.find_spec("pyflink")
     for folder in (specification.submodule_search_locations if specification else None) or ():
         if (Path(folder) / "bin" / "flink").is_file():

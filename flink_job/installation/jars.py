@@ -10,18 +10,18 @@ CONNECTOR_JAR_GLOB = "flink-sql-connector-kafka-*.jar"
 
 
 def share_dir() -> Path:
-    """Returns this environment's folder for jars."""
+    """Return this environment's folder for jars."""
     return Path(sys.prefix) / "share" / "anabranch"
 
 
 def jars_dir() -> Path:
-    """Returns the folder of fetched jars: `ANABRANCH_JARS`, or the default."""
+    """Return the folder of fetched jars: `ANABRANCH_JARS`, or the default."""
     chosen = os.environ.get("ANABRANCH_JARS")
     return Path(chosen) if chosen else share_dir() / "jars"
 
 
 def find_jars(folder: str, pattern: str) -> list[Path]:
-    """Returns jars of a subfolder, or raises JarsMissing."""
+    """Return jars of a subfolder, or raise JarsMissing."""
     jars = sorted((jars_dir() / folder).glob(pattern))
     if not jars:
         raise JarsMissing(f"{jars_dir() / folder} has no {pattern}: run `make setup`")
@@ -29,16 +29,16 @@ def find_jars(folder: str, pattern: str) -> list[Path]:
 
 
 def connector_jar() -> Path:
-    """Returns the jar of Flink's Kafka connector."""
+    """Return the jar of Flink's Kafka connector."""
     return find_jars("connector", CONNECTOR_JAR_GLOB)[-1]
 
 
 def codec_jars() -> list[Path]:
-    """Returns the jars of compression codecs that neither Flink nor its Kafka connector contains."""
+    """Return the jars of compression codecs that neither Flink nor its Kafka connector contains."""
     return find_jars("connector", "zstd-jni-*.jar")
 
 
 def kafka_class_path() -> str:
-    """Returns the class path of the Kafka broker."""
+    """Return the class path of the Kafka broker."""
     find_jars("kafka", "kafka_2.13-*.jar")
     return os.pathsep.join(str(jar) for jar in find_jars("kafka", "*.jar"))

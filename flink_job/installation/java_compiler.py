@@ -14,12 +14,12 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 
 def java_jar() -> Path:
-    """Returns the jar of the job's Java."""
+    """Return the jar of the job's Java."""
     return compile_java("anabranch", Path(__file__).parents[1] / "java", [connector_jar()])
 
 
 def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
-    """Returns the jar of Java sources; compiles it if necessary.
+    """Return the jar of Java sources; compile it if necessary.
 
     Args:
         name: Start of the jar's name.

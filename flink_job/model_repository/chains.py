@@ -68,7 +68,7 @@ class ChainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: Catalog) -> ModelSpec:
-    """Reads a chain as a model.
+    """Read a chain as a model.
 
     Args:
         path: The `model.toml`.

@@ -48,7 +48,7 @@ class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpec:
-    """Reads an ensemble as a model.
+    """Read an ensemble as a model.
 
     Args:
         path: The `model.toml`.
@@ -178,7 +178,7 @@ def _merged_output(name: str, table: EnsembleTable, members: Sequence[ModelSpec]
 
 
 def _common_shape(kind: str, specs: Sequence[TensorSpec], members: Sequence[ModelSpec]) -> tuple[int | None, ...]:
-    """Returns the shape that all members accept; rows are open."""
+    """Return the shape that all members accept; rows are open."""
     first_axis = 1 if members[0].batchable else 0
     axes = list(zip(*(spec.shape[first_axis:] for spec in specs), strict=False))
     fits = all(len(set(axis) - {None}) <= 1 for axis in axes)

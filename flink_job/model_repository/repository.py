@@ -59,7 +59,7 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
-    """Reads every model of a repository.
+    """Read every model of a repository.
 
     Raises:
         ConfigError: The folder or a `model.toml` is unusable.
@@ -129,7 +129,7 @@ def _read_model(
 
 
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:
-    """Returns the common fixed size of axis 0."""
+    """Return the common fixed size of axis 0."""
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs + outputs}
     return sizes.pop() or None if len(sizes) == 1 else None
 
@@ -171,5 +171,5 @@ def _fill_in(path: Path, file: _ModelFile, defaults: ModelDefaults) -> tuple[Bat
 
 
 def version_order(version: str) -> list[tuple[int, int, str]]:
-    """Returns a sort key that orders numbers by value: 2 < 10, 1.9 < 1.10."""
+    """Return a sort key that orders numbers by value: 2 < 10, 1.9 < 1.10."""
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]

@@ -19,7 +19,7 @@ _PROFILED, _PLANNED = 0.6, 0.85
 
 
 def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationProgress | None = None) -> Catalog:
-    """Reads a repository; cuts models without stages.
+    """Read a repository; cut models without stages.
 
     Raises:
         ConfigError: The repository is unusable, or a model cannot be cut.
@@ -66,7 +66,7 @@ def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
 
 
 def _check_writable(model: UnpreparedModel) -> None:
-    """Makes the folder before the slow profiling."""
+    """Make the folder before the slow profiling."""
     try:
         model.folder.mkdir(exist_ok=True)
     except OSError as error:

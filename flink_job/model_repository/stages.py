@@ -42,7 +42,7 @@ class UnpreparedModel:
 
 
 def read_stages(model: ModelSpec, chosen: int | str, replicas: tuple[int, ...]) -> ModelSpec | UnpreparedModel:
-    """Reads the stages of a model.
+    """Read the stages of a model.
 
     Args:
         model: The whole model.

@@ -14,7 +14,7 @@ class Session(Protocol):
     """Loaded model."""
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Runs one batch.
+        """Run one batch.
 
         Args:
             outputs: Names of the requested outputs.
@@ -33,7 +33,7 @@ class Backend(Protocol):
     """Loader of models."""
 
     def load(self, model: ModelSpec) -> Session:
-        """Loads and warms up a model.
+        """Load and warm up a model.
 
         Raises:
             ModelLoadFailed: It is unusable.
@@ -48,7 +48,7 @@ class ModelLoadFailed(AnabranchError):
 
 
 def zeros(model: ModelSpec, rows: int) -> dict[str, Array]:
-    """Makes inputs of zeros or empty strings; other open axes are 1."""
+    """Make inputs of zeros or empty strings; other open axes are 1."""
     inputs: dict[str, Array] = {}
     for spec in model.inputs:
         shape = [axis or 1 for axis in spec.shape]

@@ -16,7 +16,7 @@ class FakeSession:
         self.batches: list[int] = []
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Returns the requested outputs."""
+        """Return the requested outputs."""
         self.batches.append(next(iter(inputs.values())).shape[0])
         results = self._run(inputs)
         return [np.asarray(results[name], order="C") for name in outputs]
@@ -29,5 +29,5 @@ class FakeBackend:
         self._run = run
 
     def load(self, model: ModelSpec) -> FakeSession:
-        """Returns a session."""
+        """Return a session."""
         return FakeSession(self._run)

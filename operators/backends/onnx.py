@@ -38,7 +38,7 @@ class OnnxSession:
         self._session = session
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Runs one batch; ONNX Runtime releases the interpreter lock meanwhile.
+        """Run one batch; ONNX Runtime releases the interpreter lock meanwhile.
 
         Raises:
             UnicodeDecodeError: A BYTES element is not UTF-8, as ONNX strings are.
@@ -72,7 +72,7 @@ def _text(array: Array) -> Array:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hex.
+    """Return the SHA-256 of a file, in hex.
 
     Raises:
         ModelLoadFailed: The file cannot be read.
@@ -85,7 +85,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Reads the inputs and outputs that an ONNX file declares; a symbolic or unnamed axis is None.
+    """Read the inputs and outputs that an ONNX file declares; a symbolic or unnamed axis is None.
 
     Raises:
         ModelLoadFailed: The file is not an ONNX model, or has tensors that the protocol cannot carry.
@@ -113,7 +113,7 @@ def _open(path: Path, options: SessionOptions) -> Any:
 
 
 def _check_external_data(path: Path, opened: Any) -> None:
-    """Compares external data with the SHA-256 in the model's metadata, if the model has one."""
+    """Compare external data with the SHA-256 in the model's metadata, if the model has one."""
     expected = opened.get_modelmeta().custom_metadata_map.get(DATA_SHA256)
     data = path.with_name(f"{path.name}.data")
     if expected is not None and sha256_of(data) != expected:

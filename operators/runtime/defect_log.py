@@ -26,7 +26,7 @@ class DefectLog:
         self._suppressed: dict[tuple[str, type[BaseException]], int] = {}
 
     def report(self) -> bool:
-        """Logs new defects; returns False without any."""
+        """Log new defects; return False without any."""
         defects = self._defects.drain()
         for defect in defects:
             self._log(defect)

@@ -26,7 +26,7 @@ class KeyedRow(Row):
 
 
 def java_runtime_context(context: RuntimeContext) -> Any | None:
-    """Returns the Java context of thread mode, None in process mode."""
+    """Return the Java context of thread mode, None in process mode."""
     return getattr(context, "_runtime_context", None)
 
 
@@ -36,34 +36,34 @@ def counts_through_beam(group: MetricGroup) -> bool:
 
 
 def current_metrics_container() -> Any | None:
-    """Returns Beam's counters; None during timers."""
+    """Return Beam's counters; None during timers."""
     return MetricsEnvironment.current_container()
 
 
 def counter_in(container: Any, counter: Counter) -> Any:
-    """Returns a counter's cell, which timers can use."""
+    """Return a counter's cell, which timers can use."""
     return container.get_counter(counter._inner_counter.metric_name)
 
 
 def integer_key(context: KeyedProcessFunction.Context) -> int:
-    """Returns an integer key, which timers wrap in a row or tuple."""
+    """Return an integer key, which timers wrap in a row or tuple."""
     key: Any = context.get_current_key()
     number: int = key[0] if isinstance(key, Row | tuple) else key
     return number
 
 
 def java_gateway() -> Any:
-    """Returns PyFlink's gateway."""
+    """Return PyFlink's gateway."""
     return get_gateway()
 
 
 def use_worker_processes() -> None:
-    """Runs MiniCluster's workers as processes."""
+    """Run MiniCluster's workers as processes."""
     os.environ[_WORKER_MODE] = "process"
 
 
 def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamExecutionEnvironment:
-    """Returns a cluster's environment; PyFlink ignores the target."""
+    """Return a cluster's environment; PyFlink ignores the target."""
     gateway = java_gateway()
     settings = Configuration()
     for key, value in options.items():
@@ -88,18 +88,18 @@ def pool_transactions(sink: KafkaSinkBuilder) -> None:
 
 
 def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) -> DataStream:
-    """Returns a source's stream without watermarks."""
+    """Return a source's stream without watermarks."""
     no_watermarks = java_gateway().jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
     return DataStream(env._j_stream_execution_environment.fromSource(java_source, no_watermarks, name))
 
 
 def java_stream(stream: DataStream) -> Any:
-    """Returns the Java stream."""
+    """Return the Java stream."""
     return stream._j_data_stream
 
 
 def java_initializer(offsets: Any) -> Any:
-    """Returns the Java object."""
+    """Return the Java object."""
     return offsets._j_initializer
 
 

@@ -35,7 +35,7 @@ class FlinkMetrics:
         self._next_s = 0.0
 
     def flush(self, *, at_once: bool = False) -> float:
-        """Copies due counts; returns the seconds until others are due, or 0."""
+        """Copy due counts; return the seconds until others are due, or 0."""
         if self._by_beam and self._container is None:
             self._container = flink_compat.current_metrics_container()
             if self._container is None:

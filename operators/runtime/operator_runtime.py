@@ -36,21 +36,21 @@ class OperatorRuntime:
         self._hold = PROCESS.acquire(options.job, self.task.attempt)
 
     def lock(self) -> TaskLock:
-        """Returns the task's lock."""
+        """Return the task's lock."""
         return self._hold.share((TaskLock, self._options.job, self.task.attempt, self.task.index), TaskLock)
 
     def sessions(self, backend: Backend) -> SessionPool:
-        """Returns the task's sessions."""
+        """Return the task's sessions."""
         return SessionPool(backend, self.task.index, self._hold.share)
 
     def sender(self, to: str, readers: int) -> Sender:
-        """Opens a sender to named receivers."""
+        """Open a sender to named receivers."""
         sender = Sender(self._options, self.task, to, readers, self._meter)
         self._hold.own(sender)
         return sender
 
     def unit_packer(self, models: Iterable[ModelSpec]) -> Callable[[ModelSpec, UnitRecord], bytes]:
-        """Opens senders to first stages; returns their `pack`."""
+        """Open senders to first stages; return their `pack`."""
         senders = {
             (model.name, model.version): self.sender(stage_receiver(model, 0), model.stages[0].replicas)
             for model in models
@@ -58,7 +58,7 @@ class OperatorRuntime:
         return lambda model, unit: senders[model.name, model.version].pack(unit)
 
     def receiver(self, name: str) -> Receiver:
-        """Opens a receiver."""
+        """Open a receiver."""
         receiver = Receiver(self._options, self.task, name, self._meter)
         self._hold.own(receiver)
         return receiver
@@ -74,5 +74,5 @@ class RuntimeOperator:
     _runtime: OperatorRuntime
 
     def close(self) -> None:
-        """Closes the runtime."""
+        """Close the runtime."""
         self._runtime.close()

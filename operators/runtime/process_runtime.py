@@ -24,7 +24,7 @@ class Releasable(Protocol):
     """Resource of one attempt."""
 
     def let_go(self) -> None:
-        """Drops memory and files."""
+        """Drop memory and files."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,16 +50,16 @@ class Hold:
         self._process = process
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Returns the object of a key, which its first holder makes."""
+        """Return the object of a key, which its first holder makes."""
         value: T = self._process.share(self._holder, key, make)
         return value
 
     def own(self, resource: Releasable) -> None:
-        """Ends a resource with its attempt."""
+        """End a resource with its attempt."""
         self._holder.resources.append(resource)
 
     def release(self) -> None:
-        """Ends the hold; does nothing the second time."""
+        """End the hold; do nothing the second time."""
         self._process.release(self._holder)
 
 
@@ -74,7 +74,7 @@ class ProcessRuntime:
         self._lost: deque[_Holder] = deque()
 
     def holders(self, job: str) -> int:
-        """Counts the holds of a job."""
+        """Count the holds of a job."""
         with self._locked():
             return sum(holder.job == job for holder in self._holders)
 
@@ -83,7 +83,7 @@ class ProcessRuntime:
         return key in self._entries
 
     def acquire(self, job: str, attempt: int) -> Hold:
-        """Returns a hold; releases those of the job's earlier attempts."""
+        """Return a hold; release those of the job's earlier attempts."""
         holder = _Holder(job, attempt)
         hold = Hold(holder, self)
         weakref.finalize(hold, self._lose, holder).atexit = False

@@ -18,12 +18,12 @@ PARTS_TAG = OutputTag("parts", PARTS)
 
 @cache
 def units_tag(model: tuple[str, str]) -> OutputTag:
-    """Returns the tag of a model's units."""
+    """Return the tag of a model's units."""
     return OutputTag("units {}/{}".format(*model), BYTES)
 
 
 def emit(outputs: Iterable[Output]) -> Iterator[object]:
-    """Converts outputs of the core to the values that a Flink operator yields."""
+    """Convert outputs of the core to the values that a Flink operator yields."""
     answers: list[Answer] = []
     size_bytes = 0
     for output in outputs:
@@ -46,7 +46,7 @@ def emit(outputs: Iterable[Output]) -> Iterator[object]:
 
 
 def emit_rows(outputs: Iterable[Answer | DeadLetterRecord]) -> Iterator[object]:
-    """Converts outputs of the windows, which leave one by one."""
+    """Convert outputs of the windows, which leave one by one."""
     for output in outputs:
         row = KeyedRow(output.key, output.value)
         yield row if isinstance(output, Answer) else (LETTERS_TAG, row)

@@ -24,12 +24,12 @@ class TaskContext:
 
 
 def now_ms() -> float:
-    """Returns Unix time in milliseconds."""
+    """Return Unix time in milliseconds."""
     return time() * 1000
 
 
 def task_context_of(context: RuntimeContext) -> TaskContext:
-    """Returns the task of a runtime context."""
+    """Return the task of a runtime context."""
     java_context = java_runtime_context(context)
     if java_context is None:
         return TaskContext(

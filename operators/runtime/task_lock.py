@@ -47,12 +47,12 @@ class TaskLock:
         self._own_batch = _OwnBatch(self)
 
     def own_batch(self) -> AbstractContextManager[None]:
-        """Runs one own batch."""
+        """Run one own batch."""
         return self._own_batch
 
     @contextmanager
     def offloaded_batch(self) -> Iterator[None]:
-        """Runs an offloaded batch after its wait."""
+        """Run an offloaded batch after its wait."""
         with self._mutex:
             end_s = max(time.monotonic() + _PATIENCE_S, self._not_before_s)
             while self._is_busy and (left_s := end_s - time.monotonic()) > 0:
@@ -88,7 +88,7 @@ class TaskLock:
                 self._rested.notify_all()
 
     def enter_own_batch(self) -> None:
-        """Takes the lock for an own batch."""
+        """Take the lock for an own batch."""
         with self._mutex:
             self._is_busy = True
             while self._is_taken or self._offloaded_is_next:
@@ -96,7 +96,7 @@ class TaskLock:
             self._is_taken = True
 
     def leave_batch(self) -> None:
-        """Gives the lock back."""
+        """Give the lock back."""
         with self._mutex:
             self._is_taken = False
             self._free.notify_all()

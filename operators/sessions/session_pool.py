@@ -47,7 +47,7 @@ class SessionPool:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
 
     def load_all(self, catalog: Catalog) -> None:
-        """Loads all whole models.
+        """Load all whole models.
 
         Raises:
             ModelLoadFailed: A model cannot be loaded.
@@ -56,7 +56,7 @@ class SessionPool:
             self.session_of(model)
 
     def session_of(self, model: ModelSpec) -> MeasuredSession:
-        """Returns a model's session, loaded on first use."""
+        """Return a model's session, loaded on first use."""
         name = (model.name, model.version)
         session = self._held.get(name)
         if session is None:
@@ -65,7 +65,7 @@ class SessionPool:
         return session
 
     def costs_of(self, model: ModelSpec) -> BatchCostModel:
-        """Returns the cost model of a model's batches."""
+        """Return the cost model of a model's batches."""
         return self.session_of(model).costs
 
     def _load(self, model: ModelSpec) -> MeasuredSession:

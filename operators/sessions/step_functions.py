@@ -17,7 +17,7 @@ _loader = ThreadPoolExecutor(1, "load steps")
 
 
 def load_function(function: FunctionSpec) -> Callable[..., Any]:
-    """Loads a function.
+    """Load a function.
 
     Raises:
         ModelLoadFailed: The file has changed, cannot run, or lacks the function.

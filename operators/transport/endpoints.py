@@ -32,7 +32,7 @@ _LOOK_AGAIN_S = 0.1
 
 
 def stage_receiver(model: ModelSpec, index: int) -> str:
-    """Returns the name of a stage's receiver."""
+    """Return the name of a stage's receiver."""
     return f"stage-{index}-{hashlib.sha256(f'{model.name}/{model.version}'.encode()).hexdigest()[:16]}"
 
 
@@ -54,11 +54,11 @@ class Sender:
         self._attempt = task.attempt
 
     def let_go(self) -> None:
-        """Drops the arena."""
+        """Drop the arena."""
         self._arena = None
 
     def pack(self, record: ClaimableRecord) -> bytes:
-        """Encodes a record, or its FAILURE if too large."""
+        """Encode a record, or its FAILURE if too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
         if self._host is not None and self._options.is_claimable(size_bytes):
@@ -96,11 +96,11 @@ class Receiver:
         self._attempt = task.attempt
 
     def let_go(self) -> None:
-        """Drops mappings and presence."""
+        """Drop mappings and presence."""
         self._mappings, self._presence = Mappings(), None
 
     def redeem(self, message: bytes) -> Buffer:
-        """Returns the encoded record or a FAILURE; a claimed record is a view.
+        """Return the encoded record or a FAILURE; a claimed record is a view.
 
         Raises:
             SegmentGone: The writer has ended.

@@ -16,7 +16,7 @@ _Segment = ctypes.c_ubyte * _SEGMENT_BYTES
 
 
 def open_frame(frame: bytes) -> Buffer:
-    """Returns the frame or a view of a claimed one, whose address it trusts."""
+    """Return the frame or a view of a claimed one, whose address it trusts."""
     claim = read_claim(frame)
     if claim is None:
         return frame

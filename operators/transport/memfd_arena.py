@@ -57,7 +57,7 @@ class MemfdArena:
         self._sequence = 0
 
     def put(self, parts: Sequence[Buffer], size_bytes: int) -> Claim | None:
-        """Copies a record; returns None without room."""
+        """Copy a record; return None without room."""
         self._collect()
         offset = self._extents.take(_ALIGNMENT_BYTES + size_bytes) if self._slots else None
         if offset is None:
@@ -98,7 +98,7 @@ class Mappings:
         self._mapped: dict[bytes, mmap.mmap] = {}
 
     def read(self, claim: Claim) -> memoryview:
-        """Returns a record's view, whose end frees the memory.
+        """Return a record's view, whose end frees the memory.
 
         Raises:
             SegmentGone: The record is gone.
@@ -132,7 +132,7 @@ def is_present(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def host_identity() -> bytes | None:
-    """Returns a digest of the host; None without memfd or access to /proc.
+    """Return a digest of the host; None without memfd or access to /proc.
 
     Processes with equal digests can open each other's arenas.
     """
@@ -147,7 +147,7 @@ def host_identity() -> bytes | None:
 
 
 def _address(name: str) -> bytes:
-    """Returns an abstract socket address."""
+    """Return an abstract socket address."""
     return b"\0" + f"{NAME}-{(host_identity() or b'').hex()}-{name}".encode()
 
 

@@ -24,11 +24,11 @@ class Weights:
     size_bytes: int
 
     def read(self) -> bytes:
-        """Reads all values."""
+        """Read all values."""
         return b"".join(self._chunks())
 
     def copy_to(self, file: BinaryIO) -> None:
-        """Copies all values in chunks."""
+        """Copy all values in chunks."""
         for chunk in self._chunks():
             file.write(chunk)
 
@@ -51,7 +51,7 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def locate(tensor: TensorProto, folder: Path) -> Weights:
-    """Finds the values of an external tensor.
+    """Find the values of an external tensor.
 
     Raises:
         UnsafeModel: They are outside the folder, behind a link, or beyond the file's end.
@@ -86,14 +86,14 @@ def locate(tensor: TensorProto, folder: Path) -> Weights:
 
 
 def load_inline(tensor: TensorProto, folder: Path) -> None:
-    """Moves an external tensor's values into the tensor; raises like `locate`."""
+    """Move an external tensor's values into the tensor; raise like `locate`."""
     tensor.raw_data = locate(tensor, folder).read()
     tensor.ClearField("external_data")
     tensor.data_location = TensorProto.DEFAULT
 
 
 def tensors_in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    """Yields the tensors in attributes and bodies of nodes."""
+    """Yield the tensors in attributes and bodies of nodes."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
@@ -105,7 +105,7 @@ def tensors_in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 
 def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
-    """Checks the place of all external data without reading it; raises like `locate`."""
+    """Check the place of all external data without reading it; raise like `locate`."""
     functions = (tensor for function in model.functions for tensor in tensors_in_nodes(function.node))
     for group in (model.graph.initializer, tensors_in_nodes(model.graph.node), functions):
         for tensor in group:

@@ -13,7 +13,7 @@ MAX_FILE_BYTES = 2**31 - 1
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Reads the model in a file, without external data.
+    """Read the model in a file, without external data.
 
     Raises:
         UnreadableModel: The file is missing, too large, or not an ONNX model.
@@ -34,7 +34,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yields the direct bodies of an If, Loop, Scan or SequenceMap."""
+    """Yield the direct bodies of an If, Loop, Scan or SequenceMap."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -42,7 +42,7 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def size_bytes(tensor: onnx.TensorProto) -> int:
-    """Computes the size of a tensor's values."""
+    """Compute the size of a tensor's values."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     elements = 1

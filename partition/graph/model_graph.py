@@ -66,7 +66,7 @@ class Graph:
         return types
 
     def type_of(self, tensor: str) -> TensorType:
-        """Returns a tensor's type; raises UncarriedTensor."""
+        """Return a tensor's type; raise UncarriedTensor."""
         return tensor_type(tensor, self.types.get(tensor))
 
     def is_downset(self, nodes: int) -> bool:
@@ -74,11 +74,11 @@ class Graph:
         return all(node.predecessors & ~nodes == 0 for node in self.members(nodes))
 
     def prefixes(self) -> Iterator[int]:
-        """Yields cuts in the order of `nodes`."""
+        """Yield cuts in the order of `nodes`."""
         return ((1 << count) - 1 for count in range(1, len(self.nodes)))
 
     def crossing(self, downset: int) -> tuple[str, ...]:
-        """Lists tensors across a cut."""
+        """List tensors across a cut."""
         rest = self.everything & ~downset
         return tuple(
             tensor.name
@@ -98,7 +98,7 @@ class Graph:
         return None
 
     def parts(self, downsets: Iterable[int]) -> list[int]:
-        """Computes the stages between cuts; raises NoSuchCut."""
+        """Compute the stages between cuts; raise NoSuchCut."""
         ends = [0, *downsets, self.everything]
         for number, (start, end) in enumerate(pairwise(ends)):
             if start & ~end or start == end:
@@ -108,33 +108,33 @@ class Graph:
         return [end & ~start for start, end in pairwise(ends)]
 
     def members(self, nodes: int) -> Iterator[Node]:
-        """Yields a set's nodes in order."""
+        """Yield a set's nodes in order."""
         return (self.nodes[index] for index in indices(nodes))
 
     def stage_inputs(self, part: int) -> tuple[str, ...]:
-        """Lists a stage's inputs."""
+        """List a stage's inputs."""
         return tuple(tensor.name for tensor in self._tensors if tensor.readers & part and not tensor.made & part)
 
     def stage_outputs(self, part: int) -> tuple[str, ...]:
-        """Lists a stage's outputs."""
+        """List a stage's outputs."""
         rest = self.everything & ~part
         return tuple(
             tensor.name for tensor in self._tensors if tensor.made & part and (tensor.leaves or tensor.readers & rest)
         )
 
     def stage_constants(self, part: int) -> int:
-        """Returns a stage's constants."""
+        """Return a stage's constants."""
         needed = 0
         for node in self.members(part):
             needed |= node.constants
         return needed
 
     def parameter_bytes(self, part: int) -> int:
-        """Sums a stage's weights."""
+        """Sum a stage's weights."""
         return sum(self.constants[index].size_bytes for index in indices(self.stage_constants(part)))
 
     def constants_of(self, tensors: Iterable[str]) -> int:
-        """Returns the constants behind tensors."""
+        """Return the constants behind tensors."""
         needed = 0
         for name in tensors:
             needed |= self._constant_of.get(name, 0)
@@ -162,7 +162,7 @@ class Graph:
 
 
 def indices(nodes: int) -> Iterator[int]:
-    """Yields a set's indices, ascending."""
+    """Yield a set's indices, ascending."""
     while nodes:
         lowest = nodes & -nodes
         yield lowest.bit_length() - 1
@@ -170,7 +170,7 @@ def indices(nodes: int) -> Iterator[int]:
 
 
 def load_graph(path: Path) -> Graph:
-    """Reads a model's graph; raises ModelError."""
+    """Read a model's graph; raise ModelError."""
     model = read_model(path)
     check_external_data(model, path.parent)
     nodes, constants, inputs = read_nodes(model)

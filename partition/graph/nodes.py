@@ -51,7 +51,7 @@ class Constant:
 
 
 def read_nodes(model: onnx.ModelProto) -> tuple[tuple[Node, ...], tuple[Constant, ...], tuple[str, ...]]:
-    """Reads nodes, constants and inputs of a model; drops nodes that no output needs.
+    """Read nodes, constants and inputs of a model; drop nodes that no output needs.
 
     Raises:
         InvalidModel: The model breaks a rule of ONNX.
@@ -68,7 +68,7 @@ def read_nodes(model: onnx.ModelProto) -> tuple[tuple[Node, ...], tuple[Constant
 
 
 def outer_reads(node: onnx.NodeProto) -> list[str]:
-    """Lists the tensors that a node and its bodies read from outside, each once."""
+    """List the tensors that a node and its bodies read from outside, each once."""
     reads = [name for name in node.input if name]
     for body in bodies(node):
         reads += _captured(body)
@@ -95,7 +95,7 @@ def _makers(model: onnx.ModelProto, given: set[str]) -> dict[str, int]:
 
 
 def _needed_in_order(model: onnx.ModelProto, makers: dict[str, int], given: set[str]) -> list[int]:
-    """Lists the positions of needed nodes in topological order; prefers the order of the file."""
+    """List the positions of needed nodes in topological order; prefer the order of the file."""
     befores: dict[int, set[int]] = {}
     wanted = [(value.name, "the model outputs") for value in model.graph.output]
     while wanted:
@@ -122,7 +122,7 @@ def _needed_in_order(model: onnx.ModelProto, makers: dict[str, int], given: set[
 
 
 def node_name(node: onnx.NodeProto, position: int) -> str:
-    """Returns a node's name, by default its operator and position."""
+    """Return a node's name, by default its operator and position."""
     return node.name or f"{node.op_type}_{position}"
 
 
@@ -181,7 +181,7 @@ def _stored_bytes(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> int:
 
 
 def _value_bytes(node: onnx.NodeProto) -> int:
-    """Computes the size of a Constant node's value: some exporters store weights there."""
+    """Compute the size of a Constant node's value: some exporters store weights there."""
     return (
         sum(size_bytes(attribute.t) for attribute in node.attribute if attribute.type == onnx.AttributeProto.TENSOR)
         if node.op_type == "Constant"

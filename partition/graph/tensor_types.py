@@ -43,7 +43,7 @@ class TensorType:
     shape: tuple[int | str | None, ...] | None
 
     def size_bytes(self, rows: int) -> int | None:
-        """Computes its size if an open axis 0 counts `rows`; None if it is unknown."""
+        """Compute its size if an open axis 0 counts `rows`; None if it is unknown."""
         if self.shape is None or self.datatype == BYTES:
             return None
         axes = (rows, *self.shape[1:]) if self.shape and not isinstance(self.shape[0], int) else self.shape
@@ -53,7 +53,7 @@ class TensorType:
 
 
 def tensor_type(name: str, proto: onnx.TypeProto | None) -> TensorType:
-    """Converts ONNX's type; raises UncarriedTensor if the wire cannot carry it."""
+    """Convert ONNX's type; raise UncarriedTensor if the wire cannot carry it."""
     kind = proto.WhichOneof("value") if proto is not None else None
     if proto is None or kind is None:
         raise UncarriedTensor(f"{name!r} cannot travel: its type is unknown without a run")

@@ -27,7 +27,7 @@ _SHORTEST_MS, _LONGEST_MS = 1e-200, 1e200
 
 
 def plan_unequal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> tuple[Choice, bool]:
-    """Finds a choice, and tells if it is proven to be optimal; raises NoPlan."""
+    """Find a choice, and tell if it is proven to be optimal; raise NoPlan."""
     chosen = _thinned(cuts)
     costs = _Costs(
         chosen, cuts.stage_ms[np.ix_(chosen, chosen)], cuts.stage_bytes[np.ix_(chosen, chosen)],
@@ -93,7 +93,7 @@ def _thinned(cuts: Cuts) -> list[int]:
 
 
 def _orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]:
-    """Yields every order of the machines, with equal machines of a kind."""
+    """Yield every order of the machines, with equal machines of a kind."""
     kinds: dict[Machine, list[Machine]] = {}
     for machine in machines:
         kinds.setdefault(kind_of(machine), []).append(machine)
@@ -143,7 +143,7 @@ def _exchanged(costs: _Costs, stages: int | None, best: _Found) -> _Found:
 
 
 def _better(costs: _Costs, order: tuple[Machine, ...], stages: int | None, best: _Found | None) -> _Found | None:
-    """Returns the better of an order's best plan and the known one."""
+    """Return the better of an order's best plan and the known one."""
     line = _Line(costs, order, stages)
     found = line.within(np.inf if best is None else best.bottleneck_ms)
     if found is None or (best is not None and line.within(best.bottleneck_ms * (1 - 4 * TIE)) is None):
@@ -180,7 +180,7 @@ class _Line:
         self._level = np.searchsorted(self._levels, costs.memory_bytes)
 
     def within(self, bound: float) -> _Found | None:
-        """Finds the plan within a bound on the fewest machines."""
+        """Find the plan within a bound on the fewest machines."""
         size = len(self._costs.chosen)
         best = np.full((size,), len(self._order) + 1)
         best[0] = 0
@@ -201,7 +201,7 @@ class _Line:
         return self._found(parents)
 
     def _runs(self, starts: npt.NDArray[np.int64], end: int, bound: float) -> npt.NDArray[np.int64]:
-        """Computes the shortest prefix of machines by the stage's start."""
+        """Compute the shortest prefix of machines by the stage's start."""
         most = len(self._order)
         runs = np.full(len(starts), most + 1)
         ms, level = self._costs.ms[: len(starts), end], self._level[: len(starts), end]

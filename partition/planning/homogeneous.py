@@ -24,7 +24,7 @@ Counts = npt.NDArray[np.int32]
 
 
 def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> Choice:
-    """Finds the best choice; raises NoPlan."""
+    """Find the best choice; raise NoPlan."""
     machine, most = machines[0], len(machines)
     cost = np.maximum(cuts.stage_ms / machine.speed, cuts.stage_bytes * machine.ms_per_byte)
     if machine.memory_bytes is not None:
@@ -56,7 +56,7 @@ def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> C
 
 
 def _needs(cost: Floats, bound: float, most: int) -> Counts:
-    """Counts the machines of each stage within a bound, by its end and start; `_NEVER` for more than `most`."""
+    """Count the machines of each stage within a bound, by its end and start; `_NEVER` for more than `most`."""
     if bound == 0:
         return np.where(cost == 0, 1, _NEVER).astype(np.int32)
     needs = np.maximum(np.ceil(cost / bound - TIE), 1) if np.isfinite(bound) else np.where(np.isfinite(cost), 1, np.inf)
@@ -70,7 +70,7 @@ def _bottleneck(cost: Floats, ends: Sequence[int], bound: float) -> float:
 
 
 def _fewest(needs: Counts, most: int, stages: int | None) -> list[int] | None:
-    """Finds the ends of the stages that need the fewest machines; None if these are too many."""
+    """Find the ends of the stages that need the fewest machines; None if these are too many."""
     size = len(needs)
     parents = []
     best = np.full(size, _NEVER, np.int32)
@@ -95,7 +95,7 @@ def _fewest(needs: Counts, most: int, stages: int | None) -> list[int] | None:
 
 
 def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> list[int]:
-    """Finds the ends of the stages with the lowest price, then the fewest machines.
+    """Find the ends of the stages with the lowest price, then the fewest machines.
 
     Args:
         needs: Machines by end and start.
@@ -168,7 +168,7 @@ def _longest(follows: npt.NDArray[np.bool_]) -> int:
 
 
 def smallest_piece(cuts: Cuts) -> float:
-    """Computes the least memory of the largest stage."""
+    """Compute the least memory of the largest stage."""
     least = np.full(len(cuts), np.inf)
     least[0] = 0
     for end in range(1, len(cuts)):

@@ -34,7 +34,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def read_machines(path: Path) -> tuple[Machine, ...]:
-    """Reads the machines that a file describes.
+    """Read the machines that a file describes.
 
     Raises:
         UnusableMachines: The file is missing, or a key is invalid.

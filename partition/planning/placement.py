@@ -34,7 +34,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def kind_of(machine: Machine) -> Machine:
-    """Returns a machine without name and count."""
+    """Return a machine without name and count."""
     return msgspec.structs.replace(machine, name="", count=1)
 
 
@@ -104,7 +104,7 @@ class Placement:
         return sum(len(stage.replicas) for stage in self.stages)
 
     def with_times(self, ms: Sequence[float]) -> "Placement":
-        """Returns the plan with other stage times, at speed 1."""
+        """Return the plan with other stage times, at speed 1."""
         sent = [stage.output_bytes for stage in self.stages[:-1]]
         ends, last = list(zip([0, *sent], [*sent, 0], strict=True)), len(sent)
         timed = [
@@ -126,7 +126,7 @@ Choice = tuple[list[int], list[list[Machine]]]
 
 
 def stages_of(graph: CostGraph, cuts: Cuts, choice: Choice) -> list[PlannedStage]:
-    """Computes the stages of a choice."""
+    """Compute the stages of a choice."""
     ends, replicas = choice
     found = []
     for (start, end), machines in zip(pairwise(ends), replicas, strict=True):

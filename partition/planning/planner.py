@@ -53,7 +53,7 @@ def _corrected(graph: CostGraph, placement: Placement, ms: Sequence[float]) -> C
 
 
 def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) -> Placement:
-    """Finds the best plan.
+    """Find the best plan.
 
     Args:
         graph: Costs.

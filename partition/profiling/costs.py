@@ -66,7 +66,7 @@ class CostGraph:
         return tuple(tuple(sorted(each)) for each in before), tuple(tuple(sorted(each)) for each in after)
 
     def parameter_bytes(self, nodes: Sequence[int]) -> int:
-        """Computes the size of a stage's weights."""
+        """Compute the size of a stage's weights."""
         there = set(nodes)
         return sum(each.size_bytes for each in self.parameters if not there.isdisjoint(each.users))
 
@@ -95,11 +95,11 @@ class Cuts:
         self.ms: Floats = self.members.astype(np.float64) @ np.array(graph.ms, np.float64)
 
     def __len__(self) -> int:
-        """Counts cuts, with both ends."""
+        """Count cuts, with both ends."""
         return len(self.members)
 
     def stage(self, start: int, end: int) -> tuple[int, ...]:
-        """Lists the nodes between two cuts."""
+        """List the nodes between two cuts."""
         return tuple(np.flatnonzero(self.members[end] & ~self.members[start]).tolist())
 
     @cached_property
@@ -141,7 +141,7 @@ class Cuts:
 
 
 def _crossing(graph: CostGraph, members: Flags) -> tuple[Floats, Flags]:
-    """Computes the bytes that cross each cut, and if they may."""
+    """Compute the bytes that cross each cut, and if they may."""
     crossing, legal = np.zeros(len(members)), np.ones(len(members), np.bool_)
     for tensor in graph.tensors:
         made = members[:, tensor.producer] if tensor.producer is not None else np.ones(len(members), np.bool_)
@@ -152,7 +152,7 @@ def _crossing(graph: CostGraph, members: Flags) -> tuple[Floats, Flags]:
 
 
 def _downsets(graph: CostGraph, most: int) -> list[int] | None:
-    """Lists all downsets, smaller ones first; None for more than `most`."""
+    """List all downsets, smaller ones first; None for more than `most`."""
     before, after = graph.edges
     needs = [sum(1 << node for node in nodes) for nodes in before]
     level = {0: [node for node, nodes in enumerate(before) if not nodes]}
@@ -179,7 +179,7 @@ def _members(downsets: Sequence[int], nodes: int) -> Flags:
 
 
 def _along_orders(graph: CostGraph) -> list[int]:
-    """Lists downsets along a narrow order, and that of the nodes if they fit."""
+    """List downsets along a narrow order, and that of the nodes if they fit."""
     found: set[int] = set()
     for order in (_narrow_order(graph), range(len(graph.ms))):
         downsets = set(accumulate((1 << node for node in order), or_, initial=0))
@@ -189,7 +189,7 @@ def _along_orders(graph: CostGraph) -> list[int]:
 
 
 def _narrow_order(graph: CostGraph) -> Iterator[int]:
-    """Yields nodes in a greedy order that keeps few bytes alive."""
+    """Yield nodes in a greedy order that keeps few bytes alive."""
     before, after = graph.edges
     made: list[int] = [0] * len(graph.ms)
     reads: list[list[int]] = [[] for _ in graph.ms]

@@ -26,7 +26,7 @@ def has_rows(graph: Graph) -> bool:
 
 
 def generate(graph: Graph, rows: int, *, seed: int = 0) -> Iterator[dict[str, Array]]:
-    """Yields random batches to try, the most demanding first.
+    """Yield random batches to try, the most demanding first.
 
     Raises:
         UncarriedTensor: The wire cannot carry an input.
@@ -42,7 +42,7 @@ def generate(graph: Graph, rows: int, *, seed: int = 0) -> Iterator[dict[str, Ar
 
 
 def read_inputs(path: Path, graph: Graph) -> dict[str, Array]:
-    """Reads one batch from an `.npz` file that holds an array for each input.
+    """Read one batch from an `.npz` file that holds an array for each input.
 
     Raises:
         UnusableInputs: The file does not fit the model.

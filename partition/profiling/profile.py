@@ -60,7 +60,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def profile(
     graph: Graph, rows: int, progress: Progress | None = None, batch: NamedArrays | None = None, *, again: bool = False
 ) -> Profile:
-    """Returns a model's cached profile; measures a missing one.
+    """Return a model's cached profile; measure a missing one.
 
     Args:
         graph: The model.
@@ -86,7 +86,7 @@ def profile(
 
 
 def costs_of(graph: Graph, known: Profile) -> CostGraph:
-    """Combines graph and profile into costs."""
+    """Combine graph and profile into costs."""
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.reads:
@@ -116,7 +116,7 @@ def costs_of(graph: Graph, known: Profile) -> CostGraph:
 
 
 def rows_of(graph: Graph, rows: int, batch: NamedArrays | None = None) -> int:
-    """Returns the rows of the batch, the model's fixed number, or `rows`."""
+    """Return the rows of the batch, the model's fixed number, or `rows`."""
     if batch is not None and graph.inputs:
         return next(iter(batch[graph.inputs[0]].shape), rows)
     shape = graph.type_of(graph.inputs[0]).shape if graph.inputs else None
@@ -222,7 +222,7 @@ def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
 
 
 def _tensor_bytes(graph: Graph, batch: NamedArrays, rows: int) -> dict[str, int]:
-    """Computes tensor sizes by type or by a run."""
+    """Compute tensor sizes by type or by a run."""
     sizes: dict[str, int] = {}
     unknown = []
     for name in (*graph.inputs, *(name for node in graph.nodes for name in node.makes)):
@@ -240,7 +240,7 @@ def _tensor_bytes(graph: Graph, batch: NamedArrays, rows: int) -> dict[str, int]
 
 
 def _not_by_rows(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> list[str]:
-    """Finds tensors whose axis 0 does not count rows, unlike those of all inputs and outputs.
+    """Find tensors whose axis 0 does not count rows, unlike those of all inputs and outputs.
 
     They may not cross a cut, since batches are split by rows. Two runs tell what an open axis 0 counts.
     """
@@ -263,7 +263,7 @@ def _not_by_rows(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> li
 
 
 def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[str, float]) -> dict[int, float]:
-    """Sums kernel times by the last node of each kernel.
+    """Sum kernel times by the last node of each kernel.
 
     A kernel outputs a tensor of that node, or is named after the tensor (layout changes) or the node.
     """

@@ -21,18 +21,18 @@ class RuntimeSession:
         self.outputs: tuple[str, ...] = tuple(declared.name for declared in session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array], *, failure: type[PartitionError], subject: str) -> dict[str, Array]:
-        """Computes all outputs, or raises `failure` about `subject`."""
+        """Compute all outputs, or raise `failure` about `subject`."""
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base class
             raise failure(f"{subject} does not run: {first_line(error)}") from None
 
     def end_profiling(self) -> Path:
-        """Stops the profiler; returns its file."""
+        """Stop the profiler; return its file."""
         return Path(self._session.end_profiling())
 
     def types(self) -> dict[str, onnx.TypeProto]:
-        """Returns the known types of outputs."""
+        """Return the known types of outputs."""
         known = {declared.name: _type_of(declared.type, declared.shape) for declared in self._session.get_outputs()}
         return {name: proto for name, proto in known.items() if proto is not None}
 
@@ -48,7 +48,7 @@ def open_session(
     profile_prefix: Path | None = None,
     optimized_path: Path | None = None,
 ) -> RuntimeSession:
-    """Loads a model.
+    """Load a model.
 
     Args:
         model: A file, or its content.
@@ -72,7 +72,7 @@ def open_session(
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
-    """Serializes a model that also outputs the given inner tensors."""
+    """Serialize a model that also outputs the given inner tensors."""
     declared = {value.name for value in model.graph.output}
     added = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in declared]
     count = len(model.graph.output)
@@ -84,7 +84,7 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
 
 
 def runtime_types(model: onnx.ModelProto, folder: Path, tensors: Sequence[str]) -> dict[str, onnx.TypeProto]:
-    """Returns types that ONNX Runtime knows.
+    """Return types that ONNX Runtime knows.
 
     Raises:
         InvalidModel: ONNX Runtime cannot load the model.
@@ -95,7 +95,7 @@ def runtime_types(model: onnx.ModelProto, folder: Path, tensors: Sequence[str]) 
 
 
 def _type_of(text: str, shape: Sequence[int | str | None]) -> onnx.TypeProto | None:
-    """Parses ONNX Runtime's notation of a type: `tensor(float)`, `seq(tensor(int64))`."""
+    """Parse ONNX Runtime's notation of a type: `tensor(float)`, `seq(tensor(int64))`."""
     kind, _, inner = text.removesuffix(")").partition("(")
     if kind == "tensor":
         number = _ELEMENTS.get(inner)

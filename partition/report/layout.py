@@ -25,7 +25,7 @@ class Box:
     row: int = 0
 
     def label(self, op_types: Sequence[str], most: int = 2) -> list[str]:
-        """Lists its most frequent operators."""
+        """List its most frequent operators."""
         counted = Counter(op_types[node] for node in self.nodes).most_common()
         shown = [f"{count} {name}" if count > 1 else name for name, count in counted[:most]]
         rest = sum(count for _, count in counted[most:])
@@ -33,7 +33,7 @@ class Box:
 
 
 def condense(nodes: Sequence[int], after: Mapping[int, set[int]], columns: int, rows: int) -> list[Box]:
-    """Makes boxes in topological order, for a grid.
+    """Make boxes in topological order, for a grid.
 
     Args:
         nodes: In topological order.
@@ -97,7 +97,7 @@ def _blocks(boxes: Sequence[Box]) -> list[int]:
 
 
 def _placed(boxes: list[Box]) -> list[Box]:
-    """Puts boxes after those that they need."""
+    """Put boxes after those that they need."""
     for box in boxes:
         for user in box.after:
             boxes[user].column = max(boxes[user].column, box.column + 1)
@@ -109,5 +109,5 @@ def _placed(boxes: list[Box]) -> list[Box]:
 
 
 def edges(boxes: Sequence[Box]) -> list[tuple[Box, Box]]:
-    """Lists the edges between boxes."""
+    """List the edges between boxes."""
     return [(box, boxes[user]) for box in boxes for user in sorted(box.after)]

@@ -31,7 +31,7 @@ text { font: 12px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2328 }
 
 
 def draw(graph: Graph, costs: CostGraph, placement: Placement, *, title: str) -> str:
-    """Returns the picture as SVG text.
+    """Return the picture as SVG text.
 
     Args:
         graph: The model.
@@ -71,7 +71,7 @@ def draw(graph: Graph, costs: CostGraph, placement: Placement, *, title: str) ->
 
 
 def size_of(size_bytes: float) -> str:
-    """Formats a size."""
+    """Format a size."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size_bytes >= unit:
             return f"{size_bytes / unit:.1f} {name}"
@@ -79,7 +79,7 @@ def size_of(size_bytes: float) -> str:
 
 
 def crew_of(stage: PlannedStage) -> str:
-    """Counts a stage's machines by kind."""
+    """Count a stage's machines by kind."""
     names = [machine.name for machine in stage.replicas]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 

@@ -62,7 +62,7 @@ def prove(
     *,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
 ) -> Proof:
-    """Compares every output of a model and its stages.
+    """Compare every output of a model and its stages.
 
     Args:
         graph: The model.
@@ -127,7 +127,7 @@ def _run_whole(whole: RuntimeSession, batch: NamedArrays) -> dict[str, Array]:
 def _run_stage(
     number: int, stage: StageFile, batches: Sequence[NamedArrays], needed: set[str]
 ) -> list[dict[str, Array]]:
-    """Runs a stage on each batch; keeps needed tensors."""
+    """Run a stage on each batch; keep needed tensors."""
     subject = f"stage {number}"
     session = open_session(stage.path, failure=StageFailed, subject=subject)
     after = []
@@ -147,7 +147,7 @@ def _shapes(batch: NamedArrays) -> str:
 
 
 def _compare(subject: str, whole: Array, staged: Array, tolerances: Mapping[str, Tolerance]) -> float:
-    """Returns the largest difference of floats."""
+    """Return the largest difference of floats."""
     if whole.dtype != staged.dtype or whole.shape != staged.shape:
         raise UnequalOutput(
             f"{subject} is {whole.dtype} {list(whole.shape)} in the whole model, and {staged.dtype} "

@@ -101,7 +101,7 @@ def _describe(stage: StageFile, cost: StageCosts) -> StageEntry:
 
 
 def _publish(stages: Sequence[StageFile], plan: StageManifest, folder: Path) -> None:
-    """Moves stages into place, the manifest last."""
+    """Move stages into place, the manifest last."""
     (folder / PLAN_FILE).unlink(missing_ok=True)
     for old in folder.glob("stage-*.onnx*"):
         old.unlink()

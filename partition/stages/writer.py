@@ -45,7 +45,7 @@ class StageFile:
 def write_stages(
     graph: Graph, downsets: Iterable[int], folder: Path, *, max_inline_bytes: int = MAX_INLINE_BYTES
 ) -> tuple[StageFile, ...]:
-    """Writes `stage-0.onnx` and so on, with `.data` files for many weights.
+    """Write `stage-0.onnx` and so on, with `.data` files for many weights.
 
     Args:
         graph: The model.
@@ -79,18 +79,18 @@ def write_stages(
 
 
 def data_path(stage: Path) -> Path:
-    """Returns the path of a stage's `.data` file."""
+    """Return the path of a stage's `.data` file."""
     return stage.with_name(f"{stage.name}.data")
 
 
 def sha256_of(path: Path) -> str:
-    """Computes the SHA-256 of a file, in hex."""
+    """Compute the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stage_model(graph: Graph, part: int, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """Makes a stage's model, with the whole model's external data."""
+    """Make a stage's model, with the whole model's external data."""
     whole = graph.model.graph
     model = onnx.ModelProto()
     _copy(graph.model, model, without={"graph", "training_info"})
@@ -146,7 +146,7 @@ def _copy(source: Message, target: Message, without: set[str]) -> None:
 
 
 def _value(graph: Graph, name: str, declared: Mapping[str, onnx.ValueInfoProto]) -> onnx.ValueInfoProto:
-    """Declares a tensor like the model, with the inferred shape."""
+    """Declare a tensor like the model, with the inferred shape."""
     value = onnx.ValueInfoProto(name=name)
     if name in declared:
         value.CopyFrom(declared[name])

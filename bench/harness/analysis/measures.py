@@ -70,7 +70,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The median and range of the repeats."""
+        """Return the median and range of the repeats."""
         return cls(*(round(float(value), 4) for value in (np.median(values), min(values), max(values))))
 
 
@@ -87,7 +87,7 @@ class Line(msgspec.Struct, frozen=True):
     slope_error: float
 
     def at(self, x: float) -> float:
-        """The line's y."""
+        """Return the line's y."""
         return self.intercept + self.slope * x
 
 
@@ -102,7 +102,7 @@ def first_answers(answers: ResponseLog, first_id: int, count: int) -> npt.NDArra
 
 
 def tally(answers: ResponseLog, first_id: int, count: int, tolerance: float) -> Tally:
-    """Counts the outcomes of the requests from `first_id`."""
+    """Count the outcomes of the requests from `first_id`."""
     firsts = first_answers(answers, first_id, count)
     deviation = answers.deviation[firsts[firsts >= 0]]
     refused, expired = (said[firsts[firsts >= 0]] for said in (answers.refused, answers.expired))
@@ -129,7 +129,7 @@ def latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64], firs
 
 
 def append_latencies_ms(answers: ResponseLog, scheduled_ns: npt.NDArray[np.int64], first_id: int) -> Floats:
-    """The same to the answer's LogAppendTime: whole milliseconds, rounded down."""
+    """Return the same to the answer's LogAppendTime: whole milliseconds, rounded down."""
     firsts = first_answers(answers, first_id, len(scheduled_ns))
     there = firsts >= 0
     spent_ms: Floats = answers.appended_ms[firsts[there]] - scheduled_ns[there] / 1e6

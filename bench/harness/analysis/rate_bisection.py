@@ -85,7 +85,7 @@ class Search:
         return sqrt(self._low * self._high) if self._left else self._low
 
     def note(self, *, kept_up: bool) -> None:
-        """Records the verdict on that rate."""
+        """Record the verdict on that rate."""
         tried = self.next_per_s
         if self._left:
             self._left -= 1

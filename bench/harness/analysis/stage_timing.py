@@ -81,7 +81,7 @@ class StageSessions:
         return (perf_counter() - start_s) * 1000
 
     def bottleneck_ms(self, runs: int) -> float:
-        """The slower stage's median, the stages in turn."""
+        """Return the slower stage's median, the stages in turn."""
         times = [[self.run_ms(number) for number in range(STAGES)] for _ in range(runs)]
         return max(median(of_run[number] for of_run in times) for number in range(STAGES))
 
@@ -125,7 +125,7 @@ def _written(graph: Graph, cut: int, folder: Path, batch: Mapping[str, Array]) -
 
 
 def first_batch(workload: Workload) -> dict[str, Array]:
-    """The inputs of a workload's first request."""
+    """Return the inputs of a workload's first request."""
     return {tensor.name: tensor.to_array() for tensor in codec.decode_request(workload.message(0)).inputs}
 
 

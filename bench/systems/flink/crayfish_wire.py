@@ -23,7 +23,7 @@ class _Answer(msgspec.Struct):
 
 
 def as_crayfish(workload: Workload) -> Workload:
-    """The same requests, with the same numbers and answers, on Crayfish's wire."""
+    """Return the same requests, with the same numbers and answers, on Crayfish's wire."""
     texts = [_text_of(workload.message(number)) for number in range(len(workload.requests))]
     width = max(map(len, texts))
     # White space after the end is JSON too, and a workload's messages have one length.
@@ -32,12 +32,12 @@ def as_crayfish(workload: Workload) -> Workload:
 
 
 def is_answer(message: bytes) -> bool:
-    """True for a message that starts like JSON."""
+    """Return true for a message that starts like JSON."""
     return message.startswith(b"{")
 
 
 def read_answer(message: bytes) -> tuple[int, Array]:
-    """The request's number, and its scores, float32 [values].
+    """Return the request's number, and its scores, float32 [values].
 
     Raises:
         ValueError: It is not such an answer.

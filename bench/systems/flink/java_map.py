@@ -25,7 +25,7 @@ _OPENED = ("java.lang", "java.net", "java.nio", "java.util")
 
 
 def bring() -> None:
-    """Fetches the jars that the job needs, and compiles it.
+    """Fetch the jars that the job needs, and compile it.
 
     Raises:
         JarsError: A jar is not available, or not the locked one.

@@ -36,7 +36,7 @@ class InferMap(MapFunction):
         self._repository = repository
 
     def open(self, runtime_context: RuntimeContext) -> None:  # noqa: ARG002 - Flink's
-        """Loads the models."""
+        """Load the models."""
         self._models = DirectModels(Path(self._repository))
 
     def map(self, value: bytes) -> bytes:
@@ -45,7 +45,7 @@ class InferMap(MapFunction):
 
 
 def run(command: ServeCommand) -> None:
-    """Runs the job until this process is stopped."""
+    """Run the job until this process is stopped."""
     installation.activate()
     env = _environment(command)
     env.set_parallelism(command.parallelism)
@@ -79,7 +79,7 @@ def run(command: ServeCommand) -> None:
 
 
 def _environment(command: ServeCommand) -> StreamExecutionEnvironment:
-    """The kind of cluster, and the options, that our own job has."""
+    """Return the kind of cluster, and the options, that our own job has."""
     options = flink_options(config_of(command))
     settings = Configuration()
     if command.flink_url is None:

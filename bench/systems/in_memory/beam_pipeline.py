@@ -34,7 +34,7 @@ class Handler(OnnxModelHandlerNumpy):
         self._model = model
 
     def load_model(self) -> onnxruntime.InferenceSession:
-        """Loads it, in the process that runs it."""
+        """Load it, in the process that runs it."""
         return open_session(self._model)
 
 

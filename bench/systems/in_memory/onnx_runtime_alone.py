@@ -28,7 +28,7 @@ def rows_per_s(model: Path, row: Array, batch_rows: int, seconds: float) -> floa
 
 
 def workload_rows_per_s(workload: Workload, repository: Path, batch_rows: int, seconds: float) -> float:
-    """The same with a workload's model, and a row of its first request."""
+    """Return the same with a workload's model, and a row of its first request."""
     request = codec.decode_request(workload.message(0))
     model = next((repository / request.model_name).glob("*/model.onnx"))
     return rows_per_s(model, request.inputs[0].to_array()[:1], batch_rows, seconds)

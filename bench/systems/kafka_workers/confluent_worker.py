@@ -11,7 +11,7 @@ _MOST_REQUESTS = 64
 
 
 def run(command: ServeCommand) -> None:
-    """Serves until this process is stopped."""
+    """Serve until this process is stopped."""
     models = DirectModels(Path(command.repository))
     kafka = KafkaEnds(command)
     commit_at = monotonic() + COMMIT_INTERVAL_S

@@ -41,7 +41,7 @@ class KafkaEnds:
         return [record for record in (first, *self._consumer.consume(most - 1, 0)) if record.error() is None]
 
     def give(self, key: bytes | None, answer: bytes) -> None:
-        """Sends an answer."""
+        """Send an answer."""
         while True:
             try:
                 self._producer.produce(self._topic, answer, key)
@@ -55,7 +55,7 @@ class KafkaEnds:
         self._producer.poll(0)
 
     def commit(self) -> None:
-        """Commits all taken requests once their answers are delivered."""
+        """Commit all taken requests once their answers are delivered."""
         self._producer.flush()
         if self._took:
             self._consumer.commit(asynchronous=False)

@@ -15,7 +15,7 @@ _COMMIT_INTERVAL_S = 10.0
 
 
 def run(command: ServeCommand) -> None:
-    """Serves until this process is stopped; offsets are committed once the answers are out: at least once."""
+    """Serve until this process is stopped; offsets are committed once the answers are out: at least once."""
     models = DirectModels(Path(command.repository))
     consumer = KafkaConsumer(
         command.requests_topic,

@@ -15,7 +15,7 @@ _TAKE = 64
 async def carry(
     command: ServeCommand, ask: Callable[[bytes], Awaitable[tuple[bytes | None, bytes]]], most: int
 ) -> None:
-    """Serves until this process is stopped, or until a request fails.
+    """Serve until this process is stopped, or until a request fails.
 
     Args:
         ask: Maps a request's message to a key (None for the record's) and an answer.

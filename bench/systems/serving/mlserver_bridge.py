@@ -27,7 +27,7 @@ _METHOD = "/inference.GRPCInferenceService"
 
 
 def run(command: ServeCommand) -> None:
-    """Serves until this process is stopped."""
+    """Serve until this process is stopped."""
     with tempfile.TemporaryDirectory(prefix="mlserver-") as folder:
         port = write_settings(Path(folder), Path(command.repository))
         # The server ends with this process.
@@ -41,7 +41,7 @@ def run(command: ServeCommand) -> None:
 
 
 def write_settings(folder: Path, repository: Path) -> int:
-    """Writes what MLServer reads, for every model of a repository, and returns the port of its gRPC."""
+    """Write what MLServer reads, for every model of a repository, and return the port of its gRPC."""
     http_port, grpc_port = _free_ports()
     settings = {
         "debug": False,

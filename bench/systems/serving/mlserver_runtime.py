@@ -14,7 +14,7 @@ class OnnxModel(MLModel):
     """A model of one input and one output; MLServer forms the batches."""
 
     async def load(self) -> bool:
-        """Loads it."""
+        """Load it."""
         self._session = open_session(Path(await get_model_uri(self._settings)))
         self._output = self._session.get_outputs()[0].name
         return True

@@ -22,7 +22,7 @@ _OBJECT_STORE_BYTES = 200_000_000
 
 
 def run(command: ServeCommand) -> None:
-    """Serves until this process is stopped, and ends all processes of Ray with it."""
+    """Serve until this process is stopped, and end all processes of Ray with it."""
     # Read when Ray is imported.
     os.environ |= {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray  # noqa: PLC0415

@@ -109,7 +109,7 @@ def columns(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 
 def texts(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Decodes the lines; drops empty and uncertain ones."""
+    """Decode the lines; drop empty and uncertain ones."""
     read: dict[int, tuple[str, float]] = {}
     for run in runs:
         said, _ = _decode(run["fetch_name_0"])
@@ -126,7 +126,7 @@ def texts(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> 
 
 
 def _batches(cut: Sequence[Array], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yields indices of lines in batches, narrowest first."""
+    """Yield indices of lines in batches, narrowest first."""
     order = np.argsort(np.array([line.shape[1] / float(line.shape[0]) for line in cut]))
     for start in range(0, len(cut), size):
         yield order[start : start + size]
