@@ -36,6 +36,7 @@ from anabranch.schemas.limits import (
     CACHED_HEADS,
     CACHED_HEADS_OF_A_SIZE,
     MAX_CACHED_HEAD_BYTES,
+    MAX_CACHED_TEMPLATE_BYTES,
     MAX_DEADLINE_MS,
     MAX_ID_BYTES,
     MAX_PRIORITY,
@@ -77,12 +78,14 @@ class _Template(msgspec.Struct, frozen=True, gc=False):
         fixed: Offset and bytes of each fixed run.
         id_at: Start and stop of the id.
         spans: Start and stop of each input of the model.
+        size_bytes: Size of all fixed runs.
     """
 
     head: _AdmittedHead
     fixed: tuple[tuple[int, bytes], ...]
     id_at: tuple[int, int]
     spans: tuple[tuple[int, int], ...]
+    size_bytes: int
 
 
 class Admission:
@@ -96,6 +99,7 @@ class Admission:
         self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
         #: By size of the message, the latest first.
         self._templates: dict[int, list[_Template]] = {}
+        self._template_bytes = 0
 
     def admit(self, message: Buffer | None, source: Source, now_ms: float) -> Request | Refused:
         """Admit or refuse the request in a Kafka record; never raises.
@@ -171,8 +175,12 @@ class Admission:
         return _request(head, request.id, request.encoding, message, source, tensors, now_ms)
 
     def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: _AdmittedHead) -> None:
-        if None in head.sizes or len(envelope.head) > MAX_CACHED_HEAD_BYTES:
+        if None in head.sizes:
             return  # The size of a BYTES tensor does not determine its elements.
+        # Everything but the last id and the tensors, such as earlier ids.
+        size_bytes = len(message) - sum([stop - start for start, stop in (envelope.id_at, *envelope.raw)])
+        if size_bytes > MAX_CACHED_HEAD_BYTES:
+            return
         fixed, end = [], 0
         for start, stop in sorted((envelope.id_at, *envelope.raw)):
             if end < start:
@@ -180,13 +188,14 @@ class Admission:
             end = max(end, stop)
         if end < len(message):
             fixed.append((end, message[end:]))
-        template = _Template(
-            head, tuple(fixed), envelope.id_at, tuple([envelope.raw[position] for position in head.order])
-        )
-        if len(self._templates) >= CACHED_HEADS:
+        spans = tuple([envelope.raw[position] for position in head.order])
+        template = _Template(head, tuple(fixed), envelope.id_at, spans, size_bytes)
+        if len(self._templates) >= CACHED_HEADS or self._template_bytes + size_bytes > MAX_CACHED_TEMPLATE_BYTES:
             self._templates.clear()
+            self._template_bytes = 0
         of_this_size = self._templates.get(len(message), [])
         self._templates[len(message)] = [template, *of_this_size[: CACHED_HEADS_OF_A_SIZE - 1]]
+        self._template_bytes += size_bytes - sum([old.size_bytes for old in of_this_size[CACHED_HEADS_OF_A_SIZE - 1 :]])
 
     def _remember(self, key: bytes, head: _AdmittedHead) -> None:
         if len(key) > MAX_CACHED_HEAD_BYTES:

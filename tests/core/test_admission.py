@@ -14,9 +14,10 @@ from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec
-from anabranch.schemas.limits import MAX_ID_BYTES
+from anabranch.schemas.limits import MAX_CACHED_TEMPLATE_BYTES, MAX_ID_BYTES
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.protobuf_wire import _write_varint
 from anabranch.schemas.records import NO_DEADLINE_MS, Source
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Tensor
@@ -318,6 +319,35 @@ def test_admission_templates_are_bounded() -> None:
         same.admit(request("pairs", [1.0, 2.0], parameters={"trace": f"{number}"}), SOURCE, NOW_MS)
     assert 4 < len(same._templates) <= 1024
     assert max(map(len, same._templates.values())) <= 4
+
+
+def _kept_bytes(of: Admission) -> int:
+    return sum(len(part) for templates in of._templates.values() for each in templates for _, part in each.fixed)
+
+
+def _field(tag: int, value: bytes) -> bytes:
+    return bytes([tag << 3 | 2]) + _write_varint(len(value)) + value
+
+
+def test_admission_repeated_ids_are_not_kept() -> None:
+    same, message = admission(), request("pairs", [1.0, 2.0], request_id="last")
+    for size in range(100_000, 100_020):
+        found = same.admit(_field(3, bytes(size)) + message, SOURCE, NOW_MS)
+        assert isinstance(found, Request)
+        assert found.id == "last"
+    assert _kept_bytes(same) == 0
+    assert isinstance(same.admit(_field(3, b"first") + message, SOURCE, NOW_MS), Request)
+    assert 0 < _kept_bytes(same) < 200
+
+
+def test_admission_all_templates_together_are_bounded() -> None:
+    same, most = admission(), 0
+    for size in range(2000):
+        message = request("whole", [1.0] * (size // 2), parameters={"trace": f"{size:03}" + "x" * 3900})
+        assert isinstance(same.admit(message, SOURCE, NOW_MS), Request)
+        most = max(most, _kept_bytes(same))
+        assert same._template_bytes == _kept_bytes(same)
+    assert MAX_CACHED_TEMPLATE_BYTES * 0.9 < most <= MAX_CACHED_TEMPLATE_BYTES
 
 
 @settings(max_examples=500)
