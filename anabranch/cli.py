@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from anabranch.commands import stack
+from anabranch.commands import jobs, stack
 from anabranch.commands.demo import demo
 from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
@@ -24,6 +24,7 @@ from anabranch.commands.prepare import prepare
 from anabranch.commands.process import process
 from anabranch.commands.run import run
 from anabranch.commands.top import top
+from anabranch.commands.upgrade import rescale, upgrade
 from anabranch.schemas.errors import AnabranchError
 
 
@@ -69,6 +70,12 @@ app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
 app.command()(run)
+app.command()(jobs.jobs)
+app.command()(jobs.stop)
+app.command()(jobs.savepoint)
+app.command()(jobs.cancel)
+app.command()(rescale)
+app.command()(upgrade)
 app.command()(models)
 app.command()(infer)
 app.command()(plan)

@@ -36,6 +36,7 @@
             UnknownProperty               unknown_property
         ConfigError                       config_error           the configuration or model repository is at fault
             StagesNotPrepared             stages_not_prepared
+            StateUnusable                 state_unusable
         ModelLoadFailed                   model_load_failed      a model's file is at fault
         PartitionError                    partition_error        a model cannot be cut into stages
             ModelError                    model_error
@@ -88,6 +89,7 @@ from anabranch.flink_job.errors import (
     JavaNotFound,
     LibpythonNotFound,
     StagesNotPrepared,
+    StateUnusable,
 )
 from anabranch.importing.errors import (
     FrameworkMissing,
@@ -224,6 +226,7 @@ __all__ = [
     "StageFailed",
     "StagesNotPrepared",
     "StartFailed",
+    "StateUnusable",
     "TopicMissing",
     "TopicNotMade",
     "TransportError",

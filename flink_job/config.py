@@ -1,5 +1,6 @@
 """The job's configuration, read from one TOML file."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ from anabranch.schemas.model import Batching, SessionOptions
 UNALIGNED = "execution.checkpointing.unaligned.enabled"
 _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 EXECUTION_MODE = "python.execution-mode"
+_CHECKPOINT_DIR = "execution.checkpointing.dir"
+_JOB_NAME = re.compile(r"\w[\w .-]*")
 #: A small job can grow to that many tasks that read.
 _LEAST_PARTITIONS = 4
 
@@ -92,12 +95,13 @@ class JobConfig(_Section, frozen=True):
     """Flink's settings.
 
     Attributes:
-        name: Name in Flink, and prefix of Kafka transactions.
+        name: Name in Flink, by which a job finds its state again; prefix of Kafka transactions.
         parallelism: Inference tasks.
         execution_mode: `thread` runs Python in the TaskManager's JVM, `process` beside it.
         delivery: `at-least-once` may repeat answers; `exactly-once` delays them to checkpoints.
         checkpoint_interval_ms: Time between checkpoints.
-        checkpoint_dir: Shared URI; empty for the JobManager's memory.
+        checkpoint_dir: Shared URI; checkpoints are kept in its folder `name`. Required for
+            `exactly-once` and on clusters.
         buffer_timeout_ms: Longest wait in a network buffer; -1 until it is full.
         max_parallelism: Bound of `parallelism` while state is kept.
         bounded: Ends the job at the last record present at its start.
@@ -114,6 +118,11 @@ class JobConfig(_Section, frozen=True):
     max_parallelism: Annotated[int, Meta(ge=1, le=2**15)] = 128
     bounded: bool = False
     flink: dict[str, str] = {}
+
+    @property
+    def state_url(self) -> str:
+        """Folder of the job's checkpoints and savepoints; empty without `checkpoint_dir`."""
+        return f"{self.checkpoint_dir.rstrip('/')}/{self.name}" if self.checkpoint_dir else ""
 
 
 class ExchangeConfig(_Section, frozen=True):
@@ -201,6 +210,15 @@ def _check_together(config: Config, place: str) -> Config:
             f"{place}: job.parallelism is {job.parallelism}, expected 1 to {job.max_parallelism}: "
             "lower it, or raise job.max_parallelism"
         )
+    if not _JOB_NAME.fullmatch(job.name):
+        raise ConfigError(
+            f"{place}: job.name is {job.name!r}, which names a folder: use letters, digits, spaces, '.', '_' and '-'"
+        )
+    if _CHECKPOINT_DIR in job.flink:
+        raise ConfigError(
+            f"{place}: job.flink has {_CHECKPOINT_DIR!r}, where `anabranch run` does not look for state: "
+            "write job.checkpoint_dir"
+        )
     topics = (kafka.requests_topic, kafka.responses_topic, kafka.errors_topic)
     if not all(topics) or len(set(topics)) < len(topics):
         names = ", ".join(map(repr, topics))
@@ -223,4 +241,9 @@ def shares_memory(config: Config) -> bool:
 
 def frames_stay_in_process(config: Config) -> bool:
     """Tells whether Python reads frames in Java's memory."""
-    return config.job.flink.get(EXECUTION_MODE, config.job.execution_mode) == "thread" and shares_memory(config)
+    return execution_mode(config) == "thread" and shares_memory(config)
+
+
+def execution_mode(config: Config) -> str:
+    """Return the mode that Flink will use."""
+    return config.job.flink.get(EXECUTION_MODE, config.job.execution_mode)

@@ -33,6 +33,12 @@ class StagesNotPrepared(ConfigError):
         self.models = tuple(models)
 
 
+class StateUnusable(ConfigError):
+    """A checkpoint, a savepoint or their directory cannot be read."""
+
+    code = "state_unusable"
+
+
 class InstallationError(AnabranchError):
     """A part is missing on this machine."""
 

@@ -14,6 +14,7 @@ from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, shares
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_summary import JOB_PARAMETER, encode_summaries, summarize
+from anabranch.flink_job.saved_state import RETAINED_CHECKPOINTS, STATE_PARAMETER, STOPPED, SavedState
 from anabranch.flink_job.slots import slots_needed
 from anabranch.flink_job.topology import build
 from anabranch.operators.backends.base import Backend
@@ -45,9 +46,9 @@ class RunningJob:
         """Return Flink's name of the state, such as `RUNNING`."""
         return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
 
-    def drain(self, savepoint_dir: str) -> None:
-        """Answers the requests read so far, then stops with a savepoint in `savepoint_dir`."""
-        stop_with_savepoint(self._client, savepoint_dir)
+    def drain(self, savepoint_dir: str) -> str:
+        """Answer the requests read so far, then stop; return the savepoint in `savepoint_dir`."""
+        return stop_with_savepoint(self._client, savepoint_dir)
 
     def cancel(self) -> None:
         """Stop at once, and answer no more requests."""
@@ -64,7 +65,11 @@ def read_models(config: Config) -> Catalog:
 
 
 def start(
-    config: Config, flink_url: str | None = None, backend: Backend | None = None, catalog: Catalog | None = None
+    config: Config,
+    flink_url: str | None = None,
+    backend: Backend | None = None,
+    catalog: Catalog | None = None,
+    state: SavedState | None = None,
 ) -> RunningJob:
     """Build and submit the job.
 
@@ -72,11 +77,12 @@ def start(
         flink_url: REST address of a cluster; None starts a MiniCluster.
         backend: ONNX Runtime by default.
         catalog: Result of `read_models`.
+        state: Checkpoint or savepoint to start from; see `state_directory.starting_point`.
     """
     catalog = catalog or read_models(config)
     installation.activate()
     use_worker_processes()
-    options = flink_options(config)
+    options = flink_options(config, state)
     slots = slots_needed(catalog, config.job.parallelism)
     env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)
     env.set_parallelism(config.job.parallelism)
@@ -84,13 +90,14 @@ def start(
     # Flink's web page shows it.
     whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
     summaries = encode_summaries(summarize(catalog))
-    env.get_config().set_global_job_parameters({"anabranch.models": whole, JOB_PARAMETER: summaries})
+    parameters = {"anabranch.models": whole, JOB_PARAMETER: summaries, STATE_PARAMETER: config.job.state_url}
+    env.get_config().set_global_job_parameters(parameters)
     build(env, config, catalog, backend or OnnxBackend())
     return RunningJob(env.execute_async(config.job.name))
 
 
-def flink_options(config: Config) -> dict[str, str]:
-    """Return the Flink options of the job."""
+def flink_options(config: Config, state: SavedState | None = None) -> dict[str, str]:
+    """Return the Flink options of the job, which starts from `state`."""
     job = config.job
     exactly_once = job.delivery == "exactly-once"
     return {
@@ -103,7 +110,8 @@ def flink_options(config: Config) -> dict[str, str]:
         "execution.checkpointing.min-pause": f"{min(500, job.checkpoint_interval_ms)} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER,
         **({UNALIGNED: "false"} if shares_memory(config) else {}),
-        **({"execution.checkpointing.dir": job.checkpoint_dir} if job.checkpoint_dir else {}),
+        **(_kept_state(job.state_url) if job.checkpoint_dir else {}),
+        **(_start_from(state) if state else {}),
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": _FOREVER,
         "restart-strategy.fixed-delay.delay": "1 s",
@@ -115,6 +123,19 @@ def flink_options(config: Config) -> dict[str, str]:
         "taskmanager.network.adaptive-partitioner.enabled": "true",
         **job.flink,
     }
+
+
+def _kept_state(url: str) -> dict[str, str]:
+    return {
+        "execution.checkpointing.dir": url,
+        "execution.checkpointing.savepoint-dir": f"{url}/{STOPPED}",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "execution.checkpointing.num-retained": str(RETAINED_CHECKPOINTS),
+    }
+
+
+def _start_from(state: SavedState) -> dict[str, str]:
+    return {"execution.state-recovery.path": state.path, "execution.state-recovery.claim-mode": state.claim_mode}
 
 
 def _mini_cluster(options: dict[str, str], slots: int) -> StreamExecutionEnvironment:

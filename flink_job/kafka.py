@@ -21,8 +21,8 @@ from anabranch.schemas.limits import KAFKA_FETCH_BYTES
 
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
-#: Outlasts a checkpoint and a restart; brokers allow 15 minutes.
-_TRANSACTION_TIMEOUT_MS = 10 * 60 * 1000
+#: Answers that wait for a restart are lost after it; brokers allow 15 minutes.
+_TRANSACTION_TIMEOUT_MS = 15 * 60 * 1000
 
 
 def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group: Sequence[int]) -> DataStream:

@@ -1,8 +1,4 @@
-"""Identities of the job's operators, by which Flink finds their state again.
-
-An identity is derived from an operator's role and model, never from its position in the graph. A changed identity
-loses state: `tests/flink/test_operator_ids.py` lists all of them.
-"""
+"""Identities of the job's operators, by which Flink finds their state again: a changed one loses state."""
 
 from anabranch.schemas.model import ModelSpec
 

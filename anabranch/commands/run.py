@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,9 @@ from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.commands.prepare import prepare_models
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
+from anabranch.flink_job.saved_state import STOPPED, check_state_is_kept
 from anabranch.flink_job.slots import stage_slots
+from anabranch.job_keeper import JobKeeper, refuse_second_job
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink_rest import FlinkRest
@@ -22,101 +24,119 @@ from anabranch.stack.flink_rest import FlinkRest
 if TYPE_CHECKING:
     from anabranch.flink_job.job import RunningJob
 
-_POLL_S = 0.3
-_ENDED = {"FAILED", "CANCELED", "FINISHED"}
+
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", dir_okay=False, help="The job's TOML configuration.")
+]
+ModelRepository = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", file_okay=False, help="Folder of the models: NAME/VERSION/model.onnx."),
+]
+Servers = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: as configured, or the local stack's."),
+]
 
 
 def run(
-    config_path: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", dir_okay=False, help="The job's TOML configuration.")
-    ] = None,
-    model_repository: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Folder of the models: NAME/VERSION/model.onnx."),
-    ] = None,
+    config_path: ConfigPath = None,
+    model_repository: ModelRepository = None,
     flink_url: Annotated[
         str | None, typer.Option(metavar="URL", help="REST address of the Flink cluster. Default: the local stack's.")
     ] = None,
     mini_cluster: Annotated[
         bool, typer.Option("--mini-cluster", help="Run Flink inside this process; needs only a Kafka broker.")
     ] = False,
-    bootstrap_servers: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: as configured, or the local stack's."),
-    ] = None,
+    bootstrap_servers: Servers = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the job serves; it goes on in the background.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start without state, and never use the older states again.")
+    ] = False,
+    from_path: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PATH", help="Checkpoint or savepoint to start from. Default: the newest."),
+    ] = None,
     data_dir: DataDir = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Serve the models of a repository: submit the job to the local stack or to another cluster.
 
+    Starts from the newest checkpoint or savepoint of the job's name.
     Waits until Ctrl-C, which answers the requests that were read and stops
     the job. A second Ctrl-C stops it at once.
 
       anabranch run --model-repository models --detach
     """
     console = Console(stderr=True)
+    if fresh and from_path:
+        raise typer.BadParameter("--fresh starts without state, and --from with one: choose one of them")
     if mini_cluster and (flink_url or detach):
         raise typer.BadParameter("--mini-cluster runs in this process: it goes with neither --flink-url nor --detach")
 
     def configure(slots: int) -> tuple[Config, str | None]:
-        config, url = _configure(
+        return configuration(
             config_path,
-            stack.data_dir(data_dir),
+            model_repository,
+            data_dir,
             flink_url,
             mini_cluster=mini_cluster,
             servers=bootstrap_servers,
             stage_slots=slots,
         )
-        if model_repository:
-            config = config.replace(models={"repository": str(model_repository.resolve())})
-        return config, url
 
     config, cluster_url = configure(0)
-
-    from anabranch.flink_job import job  # noqa: PLC0415 - imports PyFlink, which takes a second
-    from anabranch.flink_job.kafka import transaction_prefix  # noqa: PLC0415 - as above
-    from anabranch.flink_job.kafka_properties import python_client_options  # noqa: PLC0415 - as above
-    from anabranch.stack.kafka_transactions import end_transactions  # noqa: PLC0415 - as above
-    from anabranch.topics import fit_to_topics, idle_task_count, make_topics  # noqa: PLC0415 - imports Kafka
-
+    check_state_is_kept(config, in_this_process=cluster_url is None)
+    if cluster_url:
+        refuse_second_job(cluster_url, config.job.name)
     catalog = prepare_models(config, console)
     with console.status("Submitting the job"):
         if catalog.in_stages():
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:
             _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog))
-        make_topics(config)
-        config = fit_to_topics(config)
-        if idle := idle_task_count(config):
-            console.print(
-                f"[yellow]{idle} of {config.job.parallelism} tasks read nothing: topic {config.kafka.requests_topic} "
-                "has too few partitions. Add partitions, or lower job.parallelism.[/yellow]"
-            )
-        running = job.start(config, cluster_url, catalog=catalog)
+        config = with_topics(config, console)
+        keeper = JobKeeper(config, cluster_url, catalog, teller(console))
+        keeper.start(fresh=fresh, path=from_path or "")
     try:
         with console.status("Loading the models"):
-            _await_serving(running, cluster_url)
-        if config.job.delivery == "at-least-once":
-            end_transactions(
-                config.kafka.bootstrap_servers, transaction_prefix(config), python_client_options(config.kafka)
-            )
-        _print_job(running.job_id, config, cluster_url, output)
+            keeper.await_serving()
+        print_job(keeper, config, cluster_url, output)
         if not detach:
             console.print("Ctrl-C answers the requests that were read, and stops the job; twice stops it at once.")
-            running.wait()
+            keeper.wait()
     except (KeyboardInterrupt, SystemExit):
-        _stop(running, console)
+        _stop(keeper.running, config.job.state_url, console)
         raise
 
 
-def _print_job(job_id: str, config: Config, cluster_url: str | None, output: OutputFormat) -> None:
-    kafka = config.kafka
+def with_topics(config: Config, console: Console) -> Config:
+    """Make missing topics; return the configuration with the limits of the topics, and say if tasks will be idle."""
+    from anabranch.topics import fit_to_topics, idle_task_count, make_topics  # noqa: PLC0415 - imports Kafka
+
+    make_topics(config)
+    config = fit_to_topics(config)
+    if idle := idle_task_count(config):
+        console.print(
+            f"[yellow]{idle} of {config.job.parallelism} tasks read nothing: topic {config.kafka.requests_topic} "
+            "has too few partitions. Add partitions, or lower job.parallelism.[/yellow]"
+        )
+    return config
+
+
+def teller(console: Console) -> Callable[[str], None]:
+    """Return a function that prints one line, with paths as they are."""
+    return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_job(keeper: JobKeeper, config: Config, cluster_url: str | None, output: OutputFormat) -> None:
+    """Print the identity of a job that serves, and its topics."""
+    kafka, job_id = config.kafka, keeper.running.job_id
     if output is OutputFormat.JSON:
         topics = {name: getattr(kafka, name) for name in ("requests_topic", "responses_topic", "errors_topic")}
-        print_json({"job_id": job_id, "flink_url": cluster_url, "bootstrap_servers": kafka.bootstrap_servers, **topics})
+        started = {"job_id": job_id, "name": config.job.name, "restored_from": keeper.started_from}
+        print_json({**started, "flink_url": cluster_url, "bootstrap_servers": kafka.bootstrap_servers, **topics})
         return
     where = f" at {cluster_url}/#/job/running/{job_id}" if cluster_url else " in this process"
     console = Console(soft_wrap=True, highlight=False)
@@ -124,20 +144,51 @@ def _print_job(job_id: str, config: Config, cluster_url: str | None, output: Out
     console.print(f"{kafka.requests_topic} -> {kafka.responses_topic} on {kafka.bootstrap_servers}")
 
 
-def _stop(running: RunningJob, console: Console) -> None:
+def _stop(running: RunningJob, state_url: str, console: Console) -> None:
     """Drains the job. Cancels it at the next Ctrl-C, or if draining fails."""
     try:
         with console.status("Answering the requests that were read; Ctrl-C stops at once"):
-            running.drain(Path(tempfile.mkdtemp(prefix="anabranch-savepoint-")).as_uri())
-        console.print("Stopped. All requests that were read are answered.")
+            if state_url:
+                path = running.drain(f"{state_url}/{STOPPED}")
+            else:
+                with tempfile.TemporaryDirectory(prefix="anabranch-savepoint-") as folder:
+                    running.drain(Path(folder).as_uri())
+                    path = ""
+        kept = f" `anabranch run` continues from {path}" if path else ""
+        console.print(f"Stopped. All requests that were read are answered.{kept}", soft_wrap=True)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - a job that cannot be drained must still end
         with console.status("Cancelling the job"):
             running.cancel()
-        console.print(f"Cancelled. Waiting requests have no answer{_reason(error)}.")
+        later = "are answered by the next run" if state_url else "have no answer"
+        console.print(f"Cancelled. Waiting requests {later}{_reason(error)}.")
 
 
 def _reason(error: BaseException) -> str:
     return f" ({str(error).splitlines()[0]})" if str(error) else ""
+
+
+def configuration(
+    config_path: Path | None,
+    model_repository: Path | None,
+    data_dir: Path | None,
+    flink_url: str | None,
+    *,
+    mini_cluster: bool,
+    servers: str | None,
+    stage_slots: int,
+) -> tuple[Config, str | None]:
+    """Return the configuration, completed from options and local stack, and the URL of the cluster.
+
+    Args:
+        stage_slots: Slots that stages of models take of the local stack.
+    """
+    folder = stack.data_dir(data_dir)
+    config, url = _configure(
+        config_path, folder, flink_url, mini_cluster=mini_cluster, servers=servers, stage_slots=stage_slots
+    )
+    if model_repository:
+        config = config.replace(models={"repository": str(model_repository.resolve())})
+    return config, url
 
 
 def _configure(
@@ -176,17 +227,3 @@ def _check_slots(flink_url: str, parallelism: int, stage_slots: int) -> None:
             f"the cluster at {flink_url} has {free} free slots, and the job needs {wanted}{stages}: "
             "cancel another job, add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
         )
-
-
-def _await_serving(running: RunningJob, flink_url: str | None) -> None:
-    """Wait until every task has loaded its models."""
-    while running.status() not in _ENDED:
-        if running.status() == "RUNNING" and (flink_url is None or _tasks_run(flink_url, running.job_id)):
-            return
-        time.sleep(_POLL_S)
-    running.wait()
-
-
-def _tasks_run(flink_url: str, job_id: str) -> bool:
-    vertices = FlinkRest(flink_url).get(f"/jobs/{job_id}")["vertices"]
-    return all(vertex["status"] == "RUNNING" for vertex in vertices)

@@ -98,10 +98,19 @@ class FlinkRest:
         """
         return msgspec.json.decode(self._call("GET", path))
 
-    def _call(self, method: str, path: str) -> bytes:
+    def post(self, path: str, body: object) -> Any:
+        """Send a JSON document, and return the decoded answer.
+
+        Raises:
+            StackError: The cluster does not answer, or with an error.
+        """
+        return msgspec.json.decode(self._call("POST", path, msgspec.json.encode(body)))
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
         try:
-            connection.request(method, path)
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:

@@ -75,10 +75,10 @@ def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamE
     )
 
 
-def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> None:
-    """Drains a job; PyFlink omits the required savepoint format."""
+def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> str:
+    """Drains a job and returns its savepoint; PyFlink omits the required savepoint format."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
-    client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get()
+    return str(client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get())
 
 
 def pool_transactions(sink: KafkaSinkBuilder) -> None:

@@ -62,12 +62,15 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
 
     served: list[Catalog | None] = []
 
-    def start(*_: object, catalog: Catalog | None = None) -> Mock:
+    def start(*_: object, catalog: Catalog | None = None, **__: object) -> Mock:
         served.append(catalog)
         return Mock(**{"status.return_value": "RUNNING"})
 
     monkeypatch.setattr(job, "start", start)
     monkeypatch.setattr(topics, "make_topics", Mock())
+    monkeypatch.setattr(topics, "fit_to_topics", lambda config: config)
+    monkeypatch.setattr(topics, "idle_task_count", Mock(return_value=0))
+    monkeypatch.setattr("anabranch.stack.kafka_transactions.end_transactions", Mock())
     arguments = ["run", "--mini-cluster", "--model-repository", str(repository), "--data-dir", str(tmp_path / "stack")]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output

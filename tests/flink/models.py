@@ -64,7 +64,7 @@ def _ensemble(folder: Path, *lines: str) -> None:
     (folder / "model.toml").write_text("\n".join(("[ensemble]", *lines)))
 
 
-def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n") -> None:
+def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n", stages: int = 3) -> None:
     """Writes `steps/1`: a model, its manifest of three stages, and their models.
 
     x, i --> [ 1: twice = 2x ] -- twice, i --> [ 2: found = table[i] ] -- twice, found --> [ 3: y = twice + found ]
@@ -74,6 +74,7 @@ def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n")
     Args:
         toml: Additional text of `model.toml`.
         between_rows: Axis 0 of `twice` in the stages' models.
+        stages: 2 joins the last two stages.
     """
     version = folder / "steps" / "1"
     x: Tensors = {"x": (FLOAT, ["n", 4])}
@@ -86,9 +87,13 @@ def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n")
     nodes = ["Mul x two twice", "Gather table i found", "Add twice found y"]
     _write(version, nodes, x | i, y | found, [two, table])
     _write(version, nodes[:1], x, twice, [two], file="stage-0.onnx")
-    _write(version, nodes[1:2], i, found, [table], file="stage-1.onnx")
-    _write(version, nodes[2:], twice | found, y, file="stage-2.onnx")
-    write_plan(version, [(["x"], ["twice"], 1), (["i"], ["found"], 2), (["twice", "found"], ["y"], 1)])
+    if stages == 2:
+        _write(version, nodes[1:], twice | i, y | found, [table], file="stage-1.onnx")
+        write_plan(version, [(["x"], ["twice"], 1), (["twice", "i"], ["y", "found"], 1)])
+    else:
+        _write(version, nodes[1:2], i, found, [table], file="stage-1.onnx")
+        _write(version, nodes[2:], twice | found, y, file="stage-2.onnx")
+        write_plan(version, [(["x"], ["twice"], 1), (["i"], ["found"], 2), (["twice", "found"], ["y"], 1)])
     (folder / "steps" / "model.toml").write_text(f'stages = "plan.json"\n{toml}')
 
 

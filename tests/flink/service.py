@@ -22,8 +22,8 @@ RECORD_LIMIT_BYTES = 20 * 1024 * 1024
 class Topics:
     """The three topics of one job, with producer and consumers."""
 
-    def __init__(self, broker: KafkaBroker, config: Config) -> None:
-        run = uuid.uuid4().hex[:8]
+    def __init__(self, broker: KafkaBroker, config: Config, run: str | None = None) -> None:
+        run = run or uuid.uuid4().hex[:8]
         self.config = config.replace(
             kafka={
                 "bootstrap_servers": broker.bootstrap_servers,

@@ -1,0 +1,115 @@
+"""`upgrade` and `rescale`: replace a running job by one that continues from its savepoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from anabranch.commands.jobs import FlinkUrl
+from anabranch.commands.output import Output, OutputFormat
+from anabranch.commands.prepare import prepare_models
+from anabranch.commands.run import ConfigPath, ModelRepository, Servers, configuration, print_job, teller, with_topics
+from anabranch.commands.stack import DataDir
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.saved_state import check_state_is_kept
+from anabranch.flink_job.slots import slots_needed, stage_slots
+from anabranch.job_control import JobControl
+from anabranch.job_keeper import JobKeeper
+from anabranch.schemas.model import Catalog
+from anabranch.stack.errors import StackError
+from anabranch.stack.flink_rest import FlinkRest
+
+
+def upgrade(
+    config_path: ConfigPath = None,
+    model_repository: ModelRepository = None,
+    flink_url: FlinkUrl = None,
+    bootstrap_servers: Servers = None,
+    data_dir: DataDir = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Replace the running job by one with the present configuration, models and version of Anabranch.
+
+    Reads the new models first, then stops the job of this name with a
+    savepoint and starts the new one from it. Give the options of
+    `anabranch run`:
+
+      anabranch upgrade --model-repository models
+    """
+    _replace(config_path, model_repository, flink_url, bootstrap_servers, data_dir, output, parallelism=None)
+
+
+def rescale(
+    tasks: Annotated[int, typer.Argument(min=1, help="Number of inference tasks.")],
+    config_path: ConfigPath = None,
+    model_repository: ModelRepository = None,
+    flink_url: FlinkUrl = None,
+    bootstrap_servers: Servers = None,
+    data_dir: DataDir = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Give the running job another number of inference tasks.
+
+    Works as `anabranch upgrade` does, and takes the same options:
+
+      anabranch rescale 4 --model-repository models
+
+    A later `run` or `upgrade` uses job.parallelism of the configuration.
+    """
+    _replace(config_path, model_repository, flink_url, bootstrap_servers, data_dir, output, parallelism=tasks)
+
+
+def _replace(
+    config_path: Path | None,
+    model_repository: Path | None,
+    flink_url: str | None,
+    servers: str | None,
+    data_dir: Path | None,
+    output: OutputFormat,
+    *,
+    parallelism: int | None,
+) -> None:
+    console = Console(stderr=True)
+
+    def configure(slots: int) -> tuple[Config, str | None]:
+        config, url = configuration(
+            config_path, model_repository, data_dir, flink_url, mini_cluster=False, servers=servers, stage_slots=slots
+        )
+        return (config.replace(job={"parallelism": parallelism}) if parallelism else config), url
+
+    config, url = configure(0)
+    check_state_is_kept(config, in_this_process=False)
+    rest = FlinkRest(url or "")
+    control = JobControl(rest)
+    old = control.find(config.job.name)
+    catalog = prepare_models(config, console)
+    if catalog.in_stages():
+        config, _ = configure(stage_slots(catalog))
+    _check_all_slots(rest, config, catalog)
+    config = with_topics(config, console)
+    with console.status("Stopping the job with a savepoint"):
+        path = control.stop(old)
+    teller(console)(f"Stopped {old.name} with the savepoint {path}")
+    keeper = JobKeeper(config, url, catalog, teller(console))
+    try:
+        with console.status("Starting the job again"):
+            keeper.await_slots()
+            keeper.start()
+            keeper.await_serving()
+    except Exception:
+        teller(console)(f"The new job did not start: `anabranch run` with the old configuration continues from {path}")
+        raise
+    print_job(keeper, config, url, output)
+
+
+def _check_all_slots(rest: FlinkRest, config: Config, catalog: Catalog) -> None:
+    """Refuse a job that is larger than its cluster, before the old one is stopped."""
+    total, wanted = rest.get("/overview")["slots-total"], slots_needed(catalog, config.job.parallelism)
+    if total < wanted:
+        raise StackError(
+            f"the cluster at {rest.url} has {total} slots, and the job needs {wanted}: "
+            "add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
+        )

@@ -1,0 +1,88 @@
+"""Decides from which checkpoint or savepoint a job starts, and which older ones may go.
+
+<checkpoint_dir>/<job name>/<Flink's job id>/chk-N/_metadata    checkpoint; belongs to the job
+                            stopped/savepoint-*/_metadata       of a stopped job; belongs to the job
+                            savepoints/savepoint-*/_metadata    of `anabranch savepoint`; belongs to the user
+                            fresh                               older states are passed over (`run --fresh`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.errors import ConfigError
+
+#: Job parameter with the folder of its checkpoints and savepoints.
+STATE_PARAMETER = "anabranch.state-url"
+#: Folders of savepoints, of stopped jobs and of the user.
+STOPPED = "stopped"
+SAVEPOINTS = "savepoints"
+#: Checkpoints that Flink keeps of a job: the newest, and one to fall back on.
+RETAINED_CHECKPOINTS = 2
+
+
+class SavedState(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint or a savepoint in a job's directory.
+
+    Attributes:
+        path: Its folder.
+        taken_at_ms: Modification time of its metadata.
+        number: Flink's number of a checkpoint.
+        size_bytes: Size of its metadata; 0 if it is not complete.
+    """
+
+    path: str
+    kind: Literal["checkpoint", "stopped", "savepoint"]
+    taken_at_ms: int
+    number: int = 0
+    size_bytes: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether Flink wrote its metadata, which it does last."""
+        return self.size_bytes > 0
+
+    @property
+    def claim_mode(self) -> str:
+        """Flink's mode of restoring; a job removes a claimed state once it has a newer one."""
+        return "NO_CLAIM" if self.kind == "savepoint" else "CLAIM"
+
+    @property
+    def label(self) -> str:
+        """Words for messages."""
+        return f"checkpoint {self.number}" if self.kind == "checkpoint" else "savepoint"
+
+
+def newest_first(states: Iterable[SavedState], fresh_since_ms: int = 0) -> list[SavedState]:
+    """Return the completed states since the last fresh start."""
+    usable = [state for state in states if state.is_complete and state.taken_at_ms >= fresh_since_ms]
+    # File systems may count in seconds; a savepoint that stops a job is its newest state.
+    return sorted(usable, key=lambda state: (state.taken_at_ms, state.kind != "checkpoint", state.number), reverse=True)
+
+
+def surplus(states: Iterable[SavedState], start: SavedState) -> list[SavedState]:
+    """Return the states before `start` that may be removed; the user's stay, and one to fall back on."""
+    older = [state for state in states if state.kind != "savepoint" and state.path != start.path]
+    older = [state for state in older if state.taken_at_ms <= start.taken_at_ms]
+    spared = newest_first(older)[: RETAINED_CHECKPOINTS - 1]
+    return [state for state in older if state not in spared]
+
+
+def check_state_is_kept(config: Config, *, in_this_process: bool) -> None:
+    """Refuse a job whose state would be lost with its cluster.
+
+    Raises:
+        ConfigError: `job.checkpoint_dir` is missing.
+    """
+    job = config.job
+    if job.checkpoint_dir or (in_this_process and job.delivery != "exactly-once"):
+        return
+    what = "exactly-once delivery" if job.delivery == "exactly-once" else "a cluster of its own"
+    raise ConfigError(
+        f"job.checkpoint_dir is missing, and a job with {what} needs one to find its state again: "
+        'set it to a folder that all machines of the cluster share, such as "file:///shared/checkpoints"'
+    )

@@ -1,0 +1,162 @@
+"""Jobs are found by name, stopped below their own directory, and submitted again when their cluster has lost them."""
+
+from typing import Any, cast
+
+import pytest
+
+from anabranch import job_keeper
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.saved_state import STATE_PARAMETER
+from anabranch.job_control import JobControl
+from anabranch.job_keeper import JobKeeper, refuse_second_job
+from anabranch.schemas.model import Catalog
+from anabranch.stack.errors import NotRunning, StackError
+from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+
+URL = "http://127.0.0.1:8081"
+SAVEPOINT = "file:///c/fraud/stopped/savepoint-1"
+
+
+class FakeRest:
+    """A cluster: its jobs, and what was posted to it."""
+
+    url = URL
+
+    def __init__(self, *jobs: FlinkJob, parameters: dict[str, str] | None = None, failure: str = "") -> None:
+        self.listed = list(jobs)
+        self.parameters = {STATE_PARAMETER: "file:///c/fraud"} if parameters is None else parameters
+        self.failure = failure
+        self.posted: list[tuple[str, Any]] = []
+        self.polls = 0
+
+    def jobs(self) -> list[FlinkJob]:
+        return self.listed
+
+    def job_parameters(self, _: str) -> dict[str, str]:
+        return self.parameters
+
+    def post(self, path: str, body: Any) -> Any:
+        self.posted.append((path, body))
+        return {"request-id": "t"}
+
+    def get(self, path: str) -> Any:
+        if path.endswith("/checkpoints"):
+            completed = {"external_path": "file:///c/fraud/a/chk-7", "trigger_timestamp": 7000}
+            return {"latest": {"completed": completed, "savepoint": None, "restored": None}, "counts": {"failed": 2}}
+        assert path == "/jobs/a/savepoints/t"
+        self.polls += 1
+        if self.polls < 2:
+            return {"status": {"id": "IN_PROGRESS"}}
+        self.listed = []
+        operation = {"failure-cause": {"stack-trace": self.failure}} if self.failure else {"location": SAVEPOINT}
+        return {"status": {"id": "COMPLETED"}, "operation": operation}
+
+
+def job(job_id: str = "a", name: str = "fraud", state: str = "RUNNING") -> FlinkJob:
+    return FlinkJob(job_id=job_id, name=name, state=state, start_time_ms=1)
+
+
+def control(rest: FakeRest) -> JobControl:
+    return JobControl(cast("FlinkRest", rest))
+
+
+def test_find_takes_name_id_or_the_only_job() -> None:
+    rest = FakeRest(job(), job("b", "ocr"), job("c", "fraud", "CANCELED"))
+    assert control(rest).find("fraud").job_id == "a"
+    assert control(rest).find("b").name == "ocr"
+    assert control(FakeRest(job(), job("c", state="FAILED"))).find().job_id == "a"
+
+
+def test_find_unknown_or_ambiguous_job_lists_the_running_ones() -> None:
+    rest = FakeRest(job(), job("b", "ocr"))
+    with pytest.raises(NotRunning, match=r"unknown job 'oxr' .*running: fraud \(a\), ocr \(b\)"):
+        control(rest).find("oxr")
+    with pytest.raises(StackError, match=r"several jobs run .*fraud \(a\), ocr \(b\)"):
+        control(rest).find()
+    with pytest.raises(NotRunning, match=r"no job runs .*anabranch run"):
+        control(FakeRest()).find()
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_stop_puts_its_savepoint_below_the_jobs_directory(drain: bool) -> None:
+    rest = FakeRest(job())
+    assert control(rest).stop(job(), drain=drain) == SAVEPOINT
+    assert rest.posted == [("/jobs/a/stop", {"drain": drain, "targetDirectory": "file:///c/fraud/stopped"})]
+
+
+def test_savepoint_goes_to_the_users_folder() -> None:
+    rest = FakeRest(job())
+    assert control(rest).savepoint(job()) == SAVEPOINT
+    assert rest.posted == [
+        ("/jobs/a/savepoints", {"cancel-job": False, "target-directory": "file:///c/fraud/savepoints"})
+    ]
+
+
+def test_failed_savepoint_is_reported_with_its_cause() -> None:
+    trace = "java.util.concurrent.CompletionException: x\n\tat y\nCaused by: java.io.IOException: disk is full\n\tat z"
+    with pytest.raises(StackError, match="no savepoint of job 'fraud': disk is full; the job goes on"):
+        control(FakeRest(job(), failure=trace)).savepoint(job())
+
+
+def test_stop_without_a_directory_says_what_to_do() -> None:
+    with pytest.raises(StackError, match="no folder for savepoints"):
+        control(FakeRest(job(), parameters={})).stop(job())
+
+
+def test_summaries_have_last_checkpoint_and_failures() -> None:
+    [found] = control(FakeRest(job())).summaries()
+    assert (found.checkpoint, found.checkpoint_time_ms, found.failed_checkpoints) == (
+        "file:///c/fraud/a/chk-7",
+        7000,
+        2,
+    )
+    assert (found.state_url, found.restored_from) == ("file:///c/fraud", None)
+
+
+def test_second_job_of_a_running_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FlinkRest, "jobs", lambda _: [job(), job("b", "ocr", "CANCELED")])
+    refuse_second_job(URL, "ocr")
+    with pytest.raises(StackError, match=r"named 'fraud' already .*anabranch upgrade"):
+        refuse_second_job(URL, "fraud")
+
+
+class FakeJob:
+    """A job that its cluster forgets once."""
+
+    job_id = "a"
+
+    def status(self) -> str:
+        return "RUNNING"
+
+    def wait(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("outage", [True, False])
+def test_keeper_submits_a_lost_job_again(monkeypatch: pytest.MonkeyPatch, outage: bool) -> None:
+    outages: list[list[FlinkJob] | None] = [None, None] if outage else []
+    looks = [[job()], *outages, [], [job()], [job(state="FINISHED")]]
+    started: list[int] = []
+    told: list[str] = []
+
+    def jobs(_: FlinkRest) -> list[FlinkJob]:
+        found = looks.pop(0)
+        if found is None:
+            raise StackError("no cluster answers")
+        return found
+
+    def get(_: FlinkRest, path: str) -> Any:
+        return {"slots-available": 2} if path == "/overview" else {"vertices": []}
+
+    monkeypatch.setattr(FlinkRest, "jobs", jobs)
+    monkeypatch.setattr(FlinkRest, "get", get)
+    monkeypatch.setattr(job_keeper, "_WATCH_S", 0)
+    config = Config().replace(job={"checkpoint_dir": "file:///c", "delivery": "exactly-once"})
+    keeper = JobKeeper(config, URL, Catalog({}), told.append)
+    keeper.running = cast("Any", FakeJob())
+    monkeypatch.setattr(keeper, "start", lambda: started.append(len(looks)))
+    keeper.wait()
+    assert len(started) == 1
+    assert looks == []
+    assert told[-2:] == [f"The cluster at {URL} has lost the job: submitting it again.", "Job a serves."]
+    assert len(told) == (3 if outage else 2)
