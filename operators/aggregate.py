@@ -57,7 +57,10 @@ class AggregateFunction(RuntimeOperator, KeyedProcessFunction):
             self._window.update(update.snapshot)
             if update.end_at_ms is not None:
                 timers.register_event_time_timer(update.end_at_ms)
-        for at_ms in update.wakes_at_ms:
-            timers.register_processing_time_timer(at_ms)
+        if update.cancel_at_ms is not None:
+            timers.delete_processing_time_timer(update.cancel_at_ms)
+        for at_ms in (update.wake_at_ms, update.count_at_ms):
+            if at_ms is not None:
+                timers.register_processing_time_timer(at_ms)
         yield from emit_rows(update.outputs)
         self._runtime.defect_log.report()

@@ -70,7 +70,9 @@ class State:
     flying: list[Shard | Unit | Offload | WindowPart] = field(default_factory=list)
     windows: dict[str, bytes] = field(default_factory=dict)
     kept: dict[str, list[bytes]] = field(default_factory=dict)
-    window_timers: set[tuple[int, str]] = field(default_factory=set)
+    window_timers: dict[str, int] = field(default_factory=dict)
+    arrived: dict[str, set[int]] = field(default_factory=dict)  # rows at each window, -1 for its OPENING
+    forgotten: set[str] = field(default_factory=set)
 
 
 class Task:
@@ -223,8 +225,8 @@ class Simulation:
         while self._has_work() or self.state.queue_timers or self.state.window_timers:
             self._step()
             if not self._has_work():  # idle until the next timer
-                timers = [*self.state.queue_timers, *self.state.window_timers]
-                self.now_ms = max(self.now_ms, min((at_ms for at_ms, _ in timers), default=0))
+                timers = [*[at_ms for at_ms, _ in self.state.queue_timers], *self.state.window_timers.values()]
+                self.now_ms = max(self.now_ms, min(timers, default=0))
 
     def exchange_wait_ms(self) -> float:
         """Time for which the exchange blocks a task after an offloaded batch."""
@@ -277,6 +279,10 @@ class Simulation:
             self.offloaded += 1
             self._take(self._random.choice(self._tasks).inference.on_exchange(record.value, self.now_ms))
             return
+        if isinstance(record, WindowPart) and record.key in self.state.forgotten:
+            copied = _numbers_in(record) <= self.state.arrived[record.key]
+            assert copied, "a window was forgotten before all rows came"
+            return
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
         if kind_of(record.value) is not RecordKind.OPENING and self._random.random() < self._faults.lose:
@@ -288,19 +294,20 @@ class Simulation:
             self._take(self._random.choice(self._tasks).inference.on_exchange(record.value, self.now_ms))
         else:
             snapshot = self.state.windows.get(record.key)
+            self.state.arrived.setdefault(record.key, set()).update(_numbers_in(record))
             update = self._aggregator.on_record(record.value, snapshot, self._kept_by(record.key))
             self._apply(record.key, update)
 
     def _fire(self) -> None:
         due = [timer for timer in self.state.queue_timers if timer[0] <= self.now_ms]
-        windows = [timer for timer in self.state.window_timers if timer[0] <= self.now_ms]
+        windows = [(at_ms, key) for key, at_ms in self.state.window_timers.items() if at_ms <= self.now_ms]
         if due:
             self.state.queue_timers.remove(timer := min(due))
             owner = next((task for task in self._tasks if task.key == timer[1]), self._tasks[0])
             self._take(owner.on_timer(timer[1], timer[0]))
         elif windows:
-            self.state.window_timers.remove(first := min(windows))
-            at_ms, key = first
+            at_ms, key = min(windows)
+            del self.state.window_timers[key]
             update = self._aggregator.on_timer(at_ms, self.state.windows.get(key), self._kept_by(key))
             self._apply(key, update)
 
@@ -338,10 +345,16 @@ class Simulation:
         if update.keep is not None:
             state.kept.setdefault(key, []).append(update.keep)
         if update.forgets:
-            del state.windows[key]
+            state.windows.pop(key, None)
+            state.forgotten.add(key)
         elif update.snapshot is not None:
             state.windows[key] = update.snapshot
-        state.window_timers |= {(at_ms, key) for at_ms in update.wakes_at_ms}
+        if update.cancel_at_ms is not None:
+            assert state.window_timers.pop(key) == update.cancel_at_ms, "another timer than that of the window"
+        if update.wake_at_ms is not None:
+            assert key not in state.window_timers, "a second timer for a window"
+            state.window_timers[key] = update.wake_at_ms
+        assert (key in state.windows) == (key in state.window_timers), "each window has one timer"
         for output in update.outputs:
             self._emit(output)
         assert not update.outputs or key not in state.kept, "an answered window keeps records"
@@ -355,6 +368,13 @@ def _rows_in(record: AnyRecord) -> list[tuple[str, int, int]]:
     assert not isinstance(record, BatchRecord)
     segments = record.segments if isinstance(record, UnitRecord) else (record.segment,)
     return [(each.id, each.member * each.total_rows + each.first_row, each.rows) for each in segments]
+
+
+def _numbers_in(part: WindowPart) -> set[int]:
+    """Row numbers of a PARTIAL or FAILURE, -1 of an OPENING."""
+    if kind_of(part.value) is RecordKind.OPENING:
+        return {-1}
+    return {row for _, first, rows in _rows_in(decode_record(part.value)) for row in range(first, first + rows)}
 
 
 def check(job: Simulation) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 
 from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
@@ -21,6 +22,7 @@ class StateOfWindow:
     def __init__(self, flush_s: float = 0.0) -> None:
         self.now_ms = START_MS
         self.window: bytes | None = None
+        self.timers: set[int] = set()
         self.kept: list[bytes] = []
         writer = ResponseWriter("requests", 1_000_000, now_ms)
         self.aggregator = Aggregator(writer, POLICY, lambda: flush_s, lambda: self.now_ms)
@@ -29,6 +31,7 @@ class StateOfWindow:
         return self.apply(self.aggregator.on_record(record, self.window, self.read_kept))
 
     def timer(self, at_ms: int) -> WindowUpdate:
+        self.timers.discard(at_ms)
         return self.apply(self.aggregator.on_timer(at_ms, self.window, self.read_kept))
 
     def end(self) -> WindowUpdate:
@@ -46,6 +49,11 @@ class StateOfWindow:
             self.window = None
         elif update.snapshot is not None:
             self.window = update.snapshot
+        if update.cancel_at_ms is not None:
+            self.timers.remove(update.cancel_at_ms)
+        if update.wake_at_ms is not None:
+            self.timers.add(update.wake_at_ms)
+        assert len(self.timers) == (self.window is not None), "each window has one timer"
         return update
 
 
@@ -56,7 +64,7 @@ def kinds(update: WindowUpdate) -> list[type]:
 def test_aggregator_first_record_sets_both_timers_and_is_kept() -> None:
     update = StateOfWindow().put(opening(2))
     assert update.keep == opening(2)
-    assert (update.wakes_at_ms, update.end_at_ms) == ((1_101,), 1_000)
+    assert (update.wake_at_ms, update.cancel_at_ms, update.end_at_ms) == (1_101, None, 1_000)
     assert not update.outputs
 
 
@@ -64,7 +72,7 @@ def test_aggregator_opening_with_deadline_moves_the_timer_only() -> None:
     state = StateOfWindow()
     state.put(part(0, 1))
     update = state.put(opening(2, deadline_ms=1_050))
-    assert (update.wakes_at_ms, update.end_at_ms) == ((1_050,), None)
+    assert (update.wake_at_ms, update.cancel_at_ms, update.end_at_ms) == (1_050, 1_101, None)
 
 
 def test_aggregator_duplicate_is_not_kept_and_sets_no_timer() -> None:
@@ -83,16 +91,48 @@ def test_aggregator_last_record_answers_and_clears_kept(last: bytes) -> None:
     state.now_ms += 10
     update = state.put(last)
     assert kinds(update) == ([Answer] if last == part(1, 1) else [Answer, DeadLetterRecord])
-    assert update.wakes_at_ms == (2_011,)
     assert (update.clears_kept, update.keep, state.kept) == (True, None, [])
+    assert (update.forgets, update.cancel_at_ms, update.end_at_ms) == (True, 1_101, 1_000)
+    assert (state.window, state.timers) == (None, set())
+
+
+def test_aggregator_early_closing_waits_for_other_rows() -> None:
+    state = StateOfWindow()
+    state.put(opening(3))
+    update = state.put(fault(1, 1))
+    assert kinds(update) == [Answer, DeadLetterRecord]
+    assert (update.wake_at_ms, update.cancel_at_ms, update.forgets) == (2_001, 1_101, False)
+    update = state.put(part(0, 1))
+    assert update == WindowUpdate(snapshot=state.window)
+    update = state.put(fault(2, 1))
+    assert update == WindowUpdate(clears_kept=True, forgets=True, cancel_at_ms=2_001, end_at_ms=1_000)
 
 
 def test_aggregator_late_record_changes_nothing() -> None:
     state = StateOfWindow()
-    state.put(opening(1))
-    state.put(part(0, 1))
+    state.put(opening(2))
+    state.put(fault(0, 1))
+    for late in (fault(0, 1), part(0, 1), opening(2), b"", b"\xff" * 100):
+        assert state.put(late) == WindowUpdate()
+    assert (len(state.timers), state.kept) == (1, [])
+
+
+def test_aggregator_windows_leave_nothing_behind() -> None:
+    day_ms = 86_400_000
+    for number in range(1000):
+        state = StateOfWindow(flush_s=0.5)
+        for record in (opening(2, deadline_ms=day_ms + number), part(1, 1), part(0, 1)):
+            state.put(record)
+        assert (state.window, state.kept, state.timers) == (None, [], set())
+
+
+def test_aggregator_closed_window_of_earlier_release_is_forgotten() -> None:
+    state = StateOfWindow()
+    state.window = b"\x02" + msgspec.msgpack.encode([2_001.0, True, 0, 0, False, [], [], None, 1_000, [], 1])
+    state.timers = {2_001}
     assert state.put(part(0, 1)) == WindowUpdate()
-    assert state.put(opening(1)) == WindowUpdate()
+    state.now_ms = 2_001
+    assert state.timer(2_001) == WindowUpdate(clears_kept=True, forgets=True, end_at_ms=1_000)
 
 
 def test_aggregator_timer_closes_once_then_forgets() -> None:
@@ -101,7 +141,7 @@ def test_aggregator_timer_closes_once_then_forgets() -> None:
     state.now_ms = 1_101
     update = state.timer(1_101)
     assert kinds(update) == [Answer, DeadLetterRecord]
-    assert update.wakes_at_ms == (2_101,)
+    assert (update.wake_at_ms, update.cancel_at_ms) == (2_101, None)
     assert state.timer(1_101) == WindowUpdate()
     state.now_ms = 2_101
     assert state.timer(2_101) == WindowUpdate(clears_kept=True, forgets=True, end_at_ms=1_000)
@@ -121,15 +161,23 @@ def test_aggregator_end_of_input_closes_then_forgets() -> None:
     state.put(opening(1))
     update = state.end()
     assert kinds(update) == [Answer, DeadLetterRecord]
-    assert update.wakes_at_ms == ()
-    assert state.end().forgets
+    assert (update.wake_at_ms, update.count_at_ms, update.cancel_at_ms) == (None, None, 1_101)
+    assert (update.forgets, state.timers) == (True, set())
     assert state.end() == WindowUpdate()
 
 
 def test_aggregator_pending_counts_set_a_timer() -> None:
     state = StateOfWindow(flush_s=0.5)
     state.put(opening(1))
-    assert state.put(part(0, 1)).wakes_at_ms == (2_001, 1_501)
-    assert state.timer(1_501).wakes_at_ms == (1_501,)
-    state.window = None
-    assert state.timer(1_501) == WindowUpdate(wakes_at_ms=(1_501,))
+    assert state.put(part(0, 1)).count_at_ms == 1_501
+    state.now_ms = 1_501
+    assert state.timer(1_501) == WindowUpdate(count_at_ms=2_001)
+
+
+def test_aggregator_pending_counts_set_one_timer_for_all_windows() -> None:
+    state, timers = StateOfWindow(flush_s=1.0), []
+    for number in range(1000):
+        state.now_ms = START_MS + number
+        state.put(opening(1))
+        timers.append(state.put(part(0, 1)).count_at_ms)
+    assert [at_ms for at_ms in timers if at_ms is not None] == [2_001]

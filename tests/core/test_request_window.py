@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
@@ -242,12 +242,34 @@ def test_window_late_opening_closes_at_the_next_timer() -> None:
 
 def test_window_closed_is_forgotten_after_remember_ms() -> None:
     desk = StoredWindow()
-    desk.put(opening(1), part(0, 1), now_ms=7)
+    desk.put(opening(2), fault(0, 1), now_ms=7)
     assert desk.window.next_deadline() == 7 + REMEMBER_MS
     assert not desk.window.is_forgotten(6 + REMEMBER_MS)
     assert desk.window.is_forgotten(7 + REMEMBER_MS)
     desk.tick(7 + REMEMBER_MS)
     assert len(desk.closings) == 1
+
+
+@pytest.mark.parametrize("last", [part(2, 4), fault(2, 4)])
+def test_window_closed_is_forgotten_once_all_rows_came(last: bytes) -> None:
+    desk = StoredWindow()
+    desk.put(part(5, 1), opening(6), fault(1, 1), now_ms=7.0)
+    for late in (part(0, 1), opening(6), part(0, 1), fault(1, 1), part(5, 1)[:-1], b"", b"\xff" * 99):
+        desk.put(late, now_ms=8.0)
+        desk.restart()
+        assert not desk.window.is_forgotten(8)
+    desk.put(last, now_ms=9)
+    assert desk.window.is_forgotten(9)
+    assert len(desk.closings) == 1
+
+
+def test_window_answered_is_forgotten_at_once() -> None:
+    desk = StoredWindow()
+    desk.put(opening(2), part(0, 1), part(1, 1), now_ms=7)
+    assert desk.window.is_forgotten(7)
+    desk = StoredWindow()
+    desk.put(panel_opening(2, needed=1), part(0, 6, of=2), now_ms=7)
+    assert desk.window.is_forgotten(7)
 
 
 def test_window_without_opening_is_dropped_unanswered() -> None:
@@ -384,6 +406,45 @@ def test_window_ensemble_partial_answer_has_the_common_rows() -> None:
     assert rows_in(answer) == [7]  # row 1 of the last member is largest
     assert isinstance(answer, InferResponse)
     assert answer.parameters["missing_rows"] == "0-0,2-2"
+
+
+def test_window_hopeless_ensemble_closes_at_once() -> None:
+    for failed in ((0, 1), (1, 2), (0, 2)):
+        desk = StoredWindow()
+        desk.put(panel_opening(1, needed=2), *[fault(member, 1, of=1) for member in failed])
+        assert len(desk.closings) == 1, failed
+
+
+@given(
+    total=st.integers(1, 3),
+    needed=st.integers(1, 3),
+    partial=st.booleans(),
+    sent=st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(1, 3)), max_size=12),
+)
+def test_window_ensemble_closes_as_soon_as_a_row_model_says(
+    total: int, needed: int, partial: bool, sent: list[tuple[bool, int, int]]
+) -> None:
+    desk = StoredWindow()
+    desk.put(panel_opening(total, needed=needed, partial=partial))
+    rows: dict[tuple[int, int], bool] = {}
+    for good, at, count in sent:
+        member, first = at % 3, at // 3 % total
+        size = min(count, total - first)
+        desk.put((part if good else fault)(member * total + first, size, of=total))
+        for row in range(first, first + size):
+            rows.setdefault((member, row), good)
+        outcomes = [[rows.get((each, row)) for row in range(total)] for each in range(3)]
+        complete = sum(None not in each and False not in each for each in outcomes)
+        pending = sum(None in each and False not in each for each in outcomes)
+        is_heard = len(rows) == 3 * total
+        if complete >= needed:
+            is_decided = pending == 0 and False in rows.values()
+        else:
+            is_decided = complete + pending < needed and not partial
+        assert bool(desk.closings) == (is_heard or is_decided)
+        if desk.closings:
+            assert desk.closings[0].is_answerable or complete < needed
+            return
 
 
 # ---- any sequence -------------------------------------------------------------------------------------------------

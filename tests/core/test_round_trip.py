@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from anabranch.operators.core.execution import batch_transfer as travelling
 from anabranch.operators.core.execution import stage as staging
+from anabranch.operators.core.merging import aggregator as aggregating
 from anabranch.operators.core.merging import request_window as windows
 from anabranch.operators.core.merging import row_ranges as merging
 from anabranch.operators.core.merging.aggregator import Aggregator
@@ -208,19 +209,22 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "own requests stay in state": mutated(
         TaskLoop, "_settle_own", "Settlement(arrived, changes.departed,", "Settlement(arrived, [],"
     ),
-    "window closes twice": mutated(
-        Aggregator, "_expire", "outputs, window.snapshot(), clears", "outputs, None, clears"
-    ),
-    "window is never forgotten": mutated(Aggregator, "_expire", "window.is_forgotten(now_ms)", "False"),
+    "window closes twice": mutated(Aggregator, "on_timer", "snapshot=window.snapshot()", "snapshot=None"),
+    "window is never forgotten": patch.object(windows.Window, "is_forgotten", lambda *_: False),
+    "window is forgotten before all rows came": mutated(windows.Window, "is_forgotten", "<= sum(", "and sum("),
     "kept records stay after closing": mutated(Aggregator, "on_record", "clears_kept=True", "clears_kept=False"),
-    "timer of a window is not registered": mutated(Aggregator, "on_record", "!= before_ms", "is None"),
+    "timer of a window is not registered": mutated(
+        aggregating, "_move_timer", "at_ms == before_at_ms", "before_at_ms is None"
+    ),
+    "timer of a window stays when it moves": mutated(aggregating, "_move_timer", "cancel_at_ms=before_at_ms", ""),
+    "timer of a forgotten window stays": mutated(aggregating, "_forget", "cancel_at_ms=before_at_ms, ", ""),
     "timer of a closed window is not registered": mutated(
-        Aggregator, "on_timer", "update.snapshot is not None", "False"
+        Aggregator, "on_timer", "_move_timer(window, before_at_ms, ", "("
     ),
     "record that closes a window is not merged": mutated(
         Aggregator, "on_record", "[] if keep is None else [keep]", "[]"
     ),
-    "record is not kept": mutated(Aggregator, "on_record", "window.snapshot(), keep,", "window.snapshot(), None,"),
+    "record is not kept": mutated(Aggregator, "on_record", "keep=keep", "keep=None"),
     "restored outputs are dropped": mutated(
         TaskLoop, "on_timer", "yield from self._emit(self._pipeline.restore", "(self._pipeline.restore"
     ),

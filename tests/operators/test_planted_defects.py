@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+from anabranch.operators.core.merging import aggregator
 from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.merging.request_window import Window
 from anabranch.operators.core.outputs import Offload, Shard
@@ -28,6 +29,7 @@ from tests.core import (
     test_load_balancer,
     test_policy,
     test_request_pipeline,
+    test_request_window,
     test_task_loop,
 )
 from tests.operators import (
@@ -72,11 +74,11 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_aggregator.test_aggregator_late_record_changes_nothing,
     ),
     "event-time timer is not registered": (
-        mutated(Aggregator, "on_record", "snapshot is None", "False"),
+        mutated(Aggregator, "on_record", "end_at_ms=window.opened_at_ms", "end_at_ms=None"),
         test_aggregator.test_aggregator_first_record_sets_both_timers_and_is_kept,
     ),
     "end of input closes no window": (
-        mutated(Aggregator, "on_timer", "self._expire(window, window.next_deadline(), kept)", "WindowUpdate()"),
+        mutated(Aggregator, "on_timer", "window.next_deadline() if at_ms is None else", "0.0 if at_ms is None else"),
         test_aggregator.test_aggregator_end_of_input_closes_then_forgets,
     ),
     "clock that was set back keeps a window open": (
@@ -84,8 +86,25 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_aggregator.test_aggregator_timer_after_clock_was_set_back_closes,
     ),
     "pending counts of windows set no timer": (
-        mutated(Aggregator, "_count", "if left_s", "if False"),
+        mutated(Aggregator, "_count", "not left_s", "True"),
         test_aggregator.test_aggregator_pending_counts_set_a_timer,
+    ),
+    "a closed window keeps its timer": (
+        mutated(aggregator, "_forget", "cancel_at_ms=before_at_ms, ", ""),
+        test_aggregator.test_aggregator_windows_leave_nothing_behind,
+    ),
+    "a timer of each closing hands counts over": (
+        mutated(Aggregator, "_count", "self._counts_at_ms > self._clock()", "False"),
+        test_aggregator.test_aggregator_pending_counts_set_one_timer_for_all_windows,
+    ),
+    "failures of neighbouring members count as one": (
+        mutated(
+            Window,
+            "_may_get_better",
+            "(first_row + rows - 1) // state.total_rows + 1",
+            "first_row // state.total_rows + 1",
+        ),
+        test_request_window.test_window_hopeless_ensemble_closes_at_once,
     ),
     "answer frames are never split": (
         mutated(side_outputs, "emit", "size_bytes >= ANSWER_FRAME_BYTES", "False"),

@@ -25,8 +25,10 @@ class WindowUpdate(NamedTuple):
         keep: Record to add to the kept ones.
         clears_kept: True to remove the kept records.
         forgets: True to remove the window.
-        wakes_at_ms: Processing-time timers to register.
-        end_at_ms: Event-time timer to register or delete.
+        wake_at_ms: Timer of the window to register, in processing time; it is the only one of the window.
+        cancel_at_ms: Earlier timer of the window to delete.
+        count_at_ms: Timer of the task to register, for its counts.
+        end_at_ms: Event-time timer to register, or to delete with the window.
     """
 
     outputs: Sequence[Answer | DeadLetterRecord] = ()
@@ -34,7 +36,9 @@ class WindowUpdate(NamedTuple):
     keep: bytes | None = None
     clears_kept: bool = False
     forgets: bool = False
-    wakes_at_ms: tuple[int, ...] = ()
+    wake_at_ms: int | None = None
+    cancel_at_ms: int | None = None
+    count_at_ms: int | None = None
     end_at_ms: int | None = None
 
 
@@ -52,59 +56,62 @@ class Aggregator:
         self._policy = policy
         self._flush_metrics = flush_metrics
         self._clock = clock
+        self._counts_at_ms = 0
 
     def on_record(self, record: Buffer, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
         """Apply a record to the window in state, or to a new one."""
         now_ms = self._clock()
         window = self._load(snapshot)
-        if window.is_closed:
-            return WindowUpdate()
-        before_ms = window.next_deadline()
+        was_closed = window.is_closed
+        before_at_ms = None if snapshot is None else ceil(window.next_deadline())
         kept_record, closing = window.on_record(record, now_ms)
+        if was_closed:
+            return self._after_late_record(window, snapshot, before_at_ms)
         keep = None if kept_record is None else bytes(kept_record)
-        wakes_at_ms: tuple[int, ...] = ()
-        if window.next_deadline() != before_ms:
-            wakes_at_ms = (ceil(window.next_deadline()),)
-        # Fires at the end of a bounded input; see `TaskLoop.on_frame`.
-        end_at_ms = window.opened_at_ms if snapshot is None else None
-        if closing is None:
-            return WindowUpdate((), window.snapshot(), keep, wakes_at_ms=wakes_at_ms, end_at_ms=end_at_ms)
-        records = [bytes(each) for each in kept() or ()] + ([] if keep is None else [keep])
-        outputs = answer_of(closing, records, self._response_writer)
-        return WindowUpdate(
-            outputs,
-            window.snapshot(),
-            clears_kept=True,
-            wakes_at_ms=wakes_at_ms + self._count(),
-            end_at_ms=end_at_ms,
+        update = WindowUpdate(
+            snapshot=window.snapshot(),
+            keep=keep,
+            # Fires at the end of a bounded input; see `TaskLoop.on_frame`.
+            end_at_ms=window.opened_at_ms if snapshot is None else None,
         )
+        if closing is not None:
+            records = [bytes(each) for each in kept() or ()] + ([] if keep is None else [keep])
+            outputs = answer_of(closing, records, self._response_writer)
+            update = update._replace(outputs=outputs, keep=None, clears_kept=True, count_at_ms=self._count())
+            if window.is_forgotten(now_ms):
+                return _forget(window, before_at_ms, update)
+        return _move_timer(window, before_at_ms, update)
 
     def on_timer(self, at_ms: int | None, snapshot: bytes | None, kept: Kept) -> WindowUpdate:
         """Close a window at its end, or forget a closed one.
 
         Args:
-            at_ms: Time of the timer; None at the end of a bounded input.
+            at_ms: Time of the timer; None at the end of a bounded input, after which nothing comes.
         """
-        wakes_at_ms = () if at_ms is None else self._count()
+        count_at_ms = None if at_ms is None else self._count()
         if snapshot is None:
-            return WindowUpdate(wakes_at_ms=wakes_at_ms)
+            return WindowUpdate(count_at_ms=count_at_ms)
         window = self._load(snapshot)
-        if at_ms is None:
-            return self._expire(window, window.next_deadline(), kept)
+        timer_at_ms = ceil(window.next_deadline())
         # The clock may have been set back.
-        update = self._expire(window, max(self._clock(), at_ms), kept)
-        if update.snapshot is not None:
-            wakes_at_ms += (ceil(window.next_deadline()),)
-        return update._replace(wakes_at_ms=wakes_at_ms)
-
-    def _expire(self, window: Window, now_ms: float, kept: Kept) -> WindowUpdate:
-        if window.is_forgotten(now_ms):
-            return WindowUpdate(clears_kept=True, forgets=True, end_at_ms=window.opened_at_ms)
-        closing = window.on_timer(now_ms)
+        now_ms = window.next_deadline() if at_ms is None else max(self._clock(), at_ms)
+        closing = None if window.is_forgotten(now_ms) else window.on_timer(now_ms)
+        outputs: Sequence[Answer | DeadLetterRecord] = ()
+        if closing is not None:
+            outputs = answer_of(closing, [bytes(each) for each in kept() or ()], self._response_writer)
+        before_at_ms = None if at_ms is not None and timer_at_ms <= at_ms else timer_at_ms  # It may have fired.
+        update = WindowUpdate(outputs, count_at_ms=count_at_ms)
+        if at_ms is None or window.is_forgotten(now_ms):
+            return _forget(window, before_at_ms, update)
         if closing is None:
-            return WindowUpdate()
-        outputs = answer_of(closing, [bytes(each) for each in kept() or ()], self._response_writer)
-        return WindowUpdate(outputs, window.snapshot(), clears_kept=True)
+            return update
+        return _move_timer(window, before_at_ms, update._replace(snapshot=window.snapshot(), clears_kept=True))
+
+    def _after_late_record(self, window: Window, snapshot: bytes | None, before_at_ms: int | None) -> WindowUpdate:
+        if window.is_forgotten(self._clock()):
+            return _forget(window, before_at_ms, WindowUpdate())
+        after = window.snapshot()
+        return WindowUpdate() if after == snapshot else WindowUpdate(snapshot=after)
 
     def _load(self, snapshot: bytes | None) -> Window:
         window = Window(self._policy, self._response_writer.defects)
@@ -112,6 +119,21 @@ class Aggregator:
             window.restore(bytes(snapshot))
         return window
 
-    def _count(self) -> tuple[int, ...]:
+    def _count(self) -> int | None:
+        """Hand counts over; return the time of a timer for others, unless one is pending."""
         left_s = self._flush_metrics()
-        return (ceil(self._clock() + left_s * 1000),) if left_s else ()
+        if not left_s or self._counts_at_ms > self._clock():
+            return None
+        self._counts_at_ms = ceil(self._clock() + left_s * 1000)
+        return self._counts_at_ms
+
+
+def _move_timer(window: Window, before_at_ms: int | None, update: WindowUpdate) -> WindowUpdate:
+    at_ms = ceil(window.next_deadline())
+    return update if at_ms == before_at_ms else update._replace(wake_at_ms=at_ms, cancel_at_ms=before_at_ms)
+
+
+def _forget(window: Window, before_at_ms: int | None, update: WindowUpdate) -> WindowUpdate:
+    return update._replace(
+        snapshot=None, clears_kept=True, forgets=True, cancel_at_ms=before_at_ms, end_at_ms=window.opened_at_ms
+    )

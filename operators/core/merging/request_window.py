@@ -1,8 +1,8 @@
 """The window of one split request, which closes exactly once.
 
 It closes when all rows arrived, when failed rows decide the answer, or at the deadline. State holds the window, the
-caller the records for the answer. The first outcome of a row counts. A closed window is remembered for a while, to drop
-late records.
+caller the records for the answer. The first outcome of a row counts. A closed window is forgotten when the outcomes of
+all rows arrived, or after `remember_ms`.
 
 An ensemble counts as several times the rows, member after member. The answer uses the complete members if they
 suffice, else the rows that all members have.
@@ -38,6 +38,7 @@ from anabranch.schemas.records import (
     FailureRecord,
     OpeningRecord,
     PartialRecord,
+    RecordKind,
     Source,
     decode_record,
     salvage_opening,
@@ -56,7 +57,11 @@ PHASE = "aggregate"
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
-    """State of a window; `total_rows` is 0 before the opening."""
+    """State of a window; `total_rows` is 0 before the opening.
+
+    A closed window has the rows of all members in `total_rows`, and those with an outcome in `received`. Earlier
+    releases wrote closed windows with a `total_rows` of 0.
+    """
 
     closes_at_ms: float = 0.0
     closed: bool = False
@@ -75,6 +80,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
 SNAPSHOT_VERSION = 2
 _VERSION_1_MARK = 0x9B
 _VERSION_BYTE = bytes((SNAPSHOT_VERSION,))
+_OPENING = bytes((RecordKind.OPENING,))
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
@@ -130,6 +136,7 @@ class Window:
         """
         state = self._state
         if state.closed:
+            self._note_late(encoded)
             return None, None
         if not state.closes_at_ms:
             state.opened_at_ms = int(now_ms)
@@ -185,6 +192,15 @@ class Window:
             state.failure = state.failure or record.failure
         return encoded if is_good else None, self._close_if_done(now_ms)
 
+    def _note_late(self, encoded: Buffer) -> None:
+        state = self._state
+        if not state.total_rows or encoded[:1] == _OPENING:
+            return
+        for segment in salvage_segments(encoded):
+            first_row = segment.member * segment.total_rows + segment.first_row
+            for rows in not_covered(state.received, first_row, segment.rows):
+                insert(state.received, *rows)
+
     def on_timer(self, now_ms: float) -> Closing | None:
         """Close the window if its time is over."""
         state = self._state
@@ -206,7 +222,10 @@ class Window:
 
     def is_forgotten(self, now_ms: float) -> bool:
         """Return True if the window may be removed."""
-        return (self._state.closed or not self._state.total_rows) and now_ms >= self._state.closes_at_ms
+        state = self._state
+        if state.closed and 0 < state.total_rows <= sum([rows for _, rows in state.received]):
+            return True  # Nothing of it can come.
+        return (state.closed or not state.total_rows) and now_ms >= state.closes_at_ms
 
     def snapshot(self) -> bytes:
         """Encode the window for state."""
@@ -238,7 +257,11 @@ class Window:
         """Return True if pending rows can change the answer."""
         state = self._state
         complete, gaps = self._find_gaps()
-        failed = {first_row // state.total_rows for first_row, _ in state.failed}
+        failed = {
+            member
+            for first_row, rows in state.failed  # Neighbours are joined, also of several members.
+            for member in range(first_row // state.total_rows, (first_row + rows - 1) // state.total_rows + 1)
+        }
         waited_for = {member for member, _, _ in gaps} - failed
         if len(complete) >= state.needed:
             return bool(waited_for)
@@ -257,7 +280,15 @@ class Window:
             is_answerable = state.partial_allowed and bool(there)
         if state.members and failure is not None and failure.model_name:
             failure = Failure(failure.code, f"member {failure.model_name}: {failure.message}", failure.stage)
-        self._state = _Snapshot(now_ms + self._remember_ms, closed=True, opened_at_ms=state.opened_at_ms)
+        for rows in state.failed:
+            insert(state.received, *rows)
+        self._state = _Snapshot(
+            now_ms + self._remember_ms,
+            closed=True,
+            total_rows=state.total_rows * max(1, len(state.members)),
+            received=state.received,
+            opened_at_ms=state.opened_at_ms,
+        )
         return Closing(missing, failure, is_answerable, members)
 
     def _find_gaps(self) -> tuple[list[int], list[tuple[int, int, int]]]:

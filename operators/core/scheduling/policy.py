@@ -16,7 +16,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         default_priority: Priority of requests without one; 1 is most urgent.
         window_timeout_ms: Longest wait of a split request without deadline.
-        remember_ms: Memory of answered split requests, to drop late parts.
+        remember_ms: Longest memory of split requests that were answered before all parts came.
         work_slice_ms: Time for batches before a task reads requests.
         overload: `wait` leaves requests in Kafka; `refuse` answers the least urgent with `overloaded`.
         max_waiting_bytes: Queued bytes from which a task stops reading, or refuses.
