@@ -18,6 +18,7 @@
             InvalidParameter              invalid_parameter
         ServingError                      serving_error          the request was fine, but was not served
             InferenceFailed               inference_failed
+            RunTooLong                    run_too_long
             DeadlineExceeded              deadline_exceeded
             Overloaded                    overloaded
             IncompleteAnswer              incomplete_answer
@@ -134,6 +135,7 @@ from anabranch.schemas.errors import (
     RequestError,
     RequestTooLarge,
     ResponseTooLarge,
+    RunTooLong,
     ServingError,
     UnknownInput,
     UnknownModel,
@@ -221,6 +223,7 @@ __all__ = [
     "RequestError",
     "RequestTooLarge",
     "ResponseTooLarge",
+    "RunTooLong",
     "ServingError",
     "StackError",
     "StageFailed",

@@ -18,6 +18,7 @@
     │   └── InvalidParameter             invalid_parameter
     └── ServingError
         ├── InferenceFailed              inference_failed
+        ├── RunTooLong                   run_too_long
         ├── DeadlineExceeded             deadline_exceeded
         ├── Overloaded                   overloaded
         ├── IncompleteAnswer             incomplete_answer
@@ -144,6 +145,12 @@ class InferenceFailed(ServingError):
     """The model failed on these rows."""
 
     code = "inference_failed"
+
+
+class RunTooLong(ServingError):
+    """The run exceeded the `max_run_ms` of its model."""
+
+    code = "run_too_long"
 
 
 class DeadlineExceeded(ServingError):

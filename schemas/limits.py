@@ -33,6 +33,7 @@ MAX_DEADLINE_MS = 2**53
 
 #: Of configured times: a year.
 MAX_WAIT_MS = 365 * 24 * 3_600_000
+MAX_RUN_MS = 24 * 3_600_000
 
 #: Per request.
 MAX_SHARDS = 1024

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
-from anabranch.schemas.limits import MAX_WAIT_MS
+from anabranch.schemas.limits import MAX_RUN_MS, MAX_WAIT_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         optimization: Level of ONNX Runtime's graph optimization.
         providers: Execution providers, preferred first.
         warm_up_rows: Rows of zeros that run before the first request.
+        max_run_ms: Time limit of a run; 0 for none.
         calibrate: Measures batches when the model is loaded, once for each machine, to choose their size and to
             predict missed deadlines.
     """
@@ -52,6 +53,7 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
     warm_up_rows: Annotated[int, msgspec.Meta(ge=0)] = 1
+    max_run_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_RUN_MS)] = 60_000
     calibrate: bool = True
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anabranch.onnx_runtime.run_watchdog import WATCHDOG
 from anabranch.onnx_runtime.session import SessionError, open_session
 from anabranch.operators.backends.base import ModelLoadFailed, zeros
 from anabranch.schemas.model import ModelSpec, SessionOptions, TensorSpec
@@ -34,17 +35,23 @@ _DATATYPES = {
 class OnnxSession:
     """One `onnxruntime.InferenceSession`; see `anabranch.operators.backends.base.Session`."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, max_run_ms: int = 0) -> None:
         self._session = session
+        self._limited = WATCHDOG.limited(max_run_ms) if max_run_ms else None
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """Run one batch; ONNX Runtime releases the interpreter lock meanwhile.
 
         Raises:
             UnicodeDecodeError: A BYTES element is not UTF-8, as ONNX strings are.
+            RunTooLong: It was stopped at the model's `max_run_ms`.
         """
         fed = {name: _text(array) if array.dtype == object else array for name, array in inputs.items()}
-        results: list[Array] = self._session.run(outputs, fed)
+        results: list[Array]
+        if self._limited is None:
+            results = self._session.run(outputs, fed)
+        else:
+            results = self._limited.call(lambda options: self._session.run(outputs, fed, options))
         return results
 
 
@@ -59,7 +66,7 @@ class OnnxBackend:
             raise ModelLoadFailed(f"{path} is not the file that the job was started with: restart the job")
         opened = _open(path, model.session)
         _check_external_data(path, opened)
-        session = OnnxSession(opened)
+        session = OnnxSession(opened, model.session.max_run_ms)
         if model.session.warm_up_rows:
             _warm_up(session, model)
         return session

@@ -17,6 +17,7 @@ from anabranch.operators.core.execution.batch_run import PartOutcome, run_batch
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.schemas import codec
+from anabranch.schemas.errors import RunTooLong
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.signatures import decode_signature
@@ -209,3 +210,19 @@ def test_batch_row_that_fails_is_noted_as_a_defect(model: str, requests: list[li
     run_batch(found, decode_signature(found[0].signature), spec, session, now_ms, defects)
     [defect] = defects.drain()
     assert (defect.phase, str(defect.error), defect.detail) == ("session", "poison", detail)
+
+
+def test_batch_with_a_row_that_is_stopped_runs_rows_alone() -> None:
+    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if POISON in inputs["x"]:
+            raise RunTooLong("stopped")
+        return run_rows(inputs)
+
+    requests, spec, _ = unit("rows", [1.0, POISON, 2.0], [3.0] * 5)
+    session = FakeSession(run)
+    first, second = run_unit(requests, spec, session)
+    assert [(bad.first_row, bad.rows, bad.code) for bad in first.bad] == [(1, 1, "run_too_long")]
+    assert sorted(rows_of(first)) == [0, 2]
+    assert sorted(rows_of(second)) == [0, 1, 2, 3, 4]
+    # Halves that hold the row would take the time limit each.
+    assert session.batches == [8, *[1] * 8]

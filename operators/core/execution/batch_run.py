@@ -12,6 +12,7 @@ import numpy as np
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, RowBlock
+from anabranch.schemas.errors import InferenceFailed, RunTooLong
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.signatures import Signature
 from anabranch.schemas.tensors import Array, Buffer, Tensor, array_from_raw
@@ -44,6 +45,7 @@ class FailedRows(NamedTuple):
     first_row: int
     rows: int
     message: str
+    code: str = InferenceFailed.code
 
 
 class PartOutcome(NamedTuple):
@@ -93,10 +95,10 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def _bad_between(self, first: int, last: int) -> list[FailedRows]:
         bad = []
-        for start, rows, message in self.bad:
-            low, high = max(start, first), min(start + rows, last)
+        for failed in self.bad:
+            low, high = max(failed.first_row, first), min(failed.first_row + failed.rows, last)
             if low < high:
-                bad.append(FailedRows(low - first, high - low, message))
+                bad.append(FailedRows(low - first, high - low, failed.message, failed.code))
         return bad
 
 
@@ -180,7 +182,12 @@ class _RowRun:
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             if rows == (self._step or 1):
                 self._defects.note(PHASE, error, _at_fault(start, rows))
-                self.bad.append(FailedRows(start, rows, str(error)))
+                self.bad.append(FailedRows(start, rows, str(error), code_of(error)))
+                return
+            if isinstance(error, RunTooLong):
+                # Each half with the slow row would take the whole time again.
+                for first in range(start, stop, self._step or 1):
+                    self._run(first, first + (self._step or 1))
                 return
             middle = start + rows // 2
             self._run(start, middle)
@@ -220,9 +227,14 @@ def _run_whole(part: BatchPart, signature: Signature, session: Session, defects:
         outputs = session.run(signature.outputs, inputs)
     except Exception as error:  # noqa: BLE001 - a model may raise anything
         defects.note(PHASE, error, _at_fault(0, 1))
-        return PartOutcome([], [FailedRows(0, 1, str(error))])
+        return PartOutcome([], [FailedRows(0, 1, str(error), code_of(error))])
     tensors = (Tensor.from_array(name, output) for name, output in zip(signature.outputs, outputs, strict=True))
     return PartOutcome([RowBlock(0, 1, tuple(tensors))], [])
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of a failed run."""
+    return error.code if isinstance(error, RunTooLong) else InferenceFailed.code
 
 
 def _at_fault(start: int, rows: int) -> str:

@@ -182,7 +182,7 @@ class InferenceTask:
         for bad in outcome.bad:
             failed = _rows_of(segment, bad.first_row, bad.rows)
             message = name_rows(failed.first_row, failed.rows, bad.message)
-            failure = Failure(InferenceFailed.code, message, PHASE, signature.model_name, signature.model_version)
+            failure = Failure(bad.code, message, PHASE, signature.model_name, signature.model_version)
             parts += failure_parts([failed], failure)
         return parts
 
@@ -195,7 +195,7 @@ class InferenceTask:
         if not outcome.bad:
             return self._merge(request, outcome, None)
         bad = outcome.bad[0]
-        failure = Failure(InferenceFailed.code, name_rows(*bad), PHASE)
+        failure = Failure(bad.code, name_rows(bad.first_row, bad.rows, bad.message), PHASE)
         if request.partial_allowed and outcome.good:
             return self._merge(request, outcome, failure)
         return self._response_writer.fail(request, failure)

@@ -21,7 +21,7 @@ from anabranch.operators.core.merging.shards import row_offsets
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.operators.core.requests import Request, undecodable
-from anabranch.schemas.errors import InferenceFailed, InternalError
+from anabranch.schemas.errors import InternalError
 from anabranch.schemas.limits import CACHED_SIGNATURES
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.records import (
@@ -213,7 +213,7 @@ class Stage:
         parts = []
         for segment in _within(segments, bad.first_row, bad.rows):
             message = name_rows(segment.first_row, segment.rows, bad.message)
-            parts += self._fail([segment], Failure(InferenceFailed.code, message, self._name))
+            parts += self._fail([segment], Failure(bad.code, message, self._name))
         return parts
 
     def _fail(self, segments: Sequence[Segment], failure: Failure) -> list[WindowPart]:

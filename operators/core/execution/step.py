@@ -11,7 +11,7 @@ import numpy as np
 
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
-from anabranch.operators.core.execution.batch_run import PHASE
+from anabranch.operators.core.execution.batch_run import PHASE, code_of
 from anabranch.operators.core.execution.stage import Stage
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.schemas.errors import AnabranchError, InferenceFailed
@@ -65,7 +65,7 @@ class Step(Stage):
             if self._is_last:
                 _check_outputs(tensors, signature.outputs, self._model.outputs)
         except _StepFailed as error:
-            failure = Failure(InferenceFailed.code, f"{self._name}: {error}", self._name)
+            failure = Failure(error.code, f"{self._name}: {error}", self._name)
             return [*self._fail(unit.segments, failure)]
         taken_ms, ran_ms = unit.taken_ms or now_ms, unit.ran_ms + self._now_ms() - started_ms
         if self._is_last:
@@ -105,11 +105,15 @@ class Step(Stage):
             return function(*arguments)
         except Exception as error:  # noqa: BLE001 - a function may raise anything
             self._defects.note(PHASE, error, f"{self._name}: {what}")
-            raise _StepFailed(f"{what}: {type(error).__name__}: {error}") from None
+            raise _StepFailed(f"{what}: {type(error).__name__}: {error}", code_of(error)) from None
 
 
 class _StepFailed(Exception):
     """A failure of a step."""
+
+    def __init__(self, message: str, code: str = InferenceFailed.code) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def _tensor(name: str, array: Array) -> Tensor:
