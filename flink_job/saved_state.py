@@ -59,7 +59,7 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
 
 def newest_first(states: Iterable[SavedState], fresh_since_ms: int = 0) -> list[SavedState]:
     """Return the completed states since the last fresh start."""
-    usable = [state for state in states if state.is_complete and state.taken_at_ms >= fresh_since_ms]
+    usable = [state for state in states if state.is_complete and state.taken_at_ms > fresh_since_ms]
     # File systems may count in seconds; a savepoint that stops a job is its newest state.
     return sorted(usable, key=lambda state: (state.taken_at_ms, state.kind != "checkpoint", state.number), reverse=True)
 

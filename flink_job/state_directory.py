@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal
 
 from py4j.protocol import Py4JError, Py4JJavaError
@@ -34,10 +35,10 @@ class StateDirectory:
         self._mode = execution_mode(config)
         self._jvm = java_gateway().jvm
         self._paths = self._jvm.org.apache.flink.core.fs
-        self._use_plugins(config.job.flink)
+        _use_plugins(tuple(sorted(config.job.flink.items())))
 
     def starting_point(self) -> SavedState | None:
-        """Return the newest usable state, or None; raise StateUnusable if no state is usable."""
+        """Return the newest usable state, or None; raise StateUnusable."""
         states = newest_first(self.states(), self._fresh_since_ms())
         if states:
             self._check_mode()
@@ -196,22 +197,20 @@ class StateDirectory:
     def _unreadable(self, error: Py4JError) -> StateUnusable:
         return StateUnusable(f"{self.url} cannot be used: {_reason(error)}; check job.checkpoint_dir")
 
-    def _use_plugins(self, options: Mapping[str, str]) -> None:
-        """Load Flink's file systems, such as S3."""
-        configuration = self._jvm.org.apache.flink.configuration.Configuration()
-        for key, value in options.items():
-            configuration.setString(key, value)
-        plugins = self._jvm.org.apache.flink.core.plugin.PluginUtils.createPluginManagerFromRootFolder(configuration)
-        self._paths.FileSystem.initialize(configuration, plugins)
+
+@cache
+def _use_plugins(options: tuple[tuple[str, str], ...]) -> None:
+    """Load Flink's file systems, such as S3, once: py4j would confuse the classes of two loaders."""
+    flink = java_gateway().jvm.org.apache.flink
+    configuration = flink.configuration.Configuration()
+    for key, value in options:
+        configuration.setString(key, value)
+    plugins = flink.core.plugin.PluginUtils.createPluginManagerFromRootFolder(configuration)
+    flink.core.fs.FileSystem.initialize(configuration, plugins)
 
 
 def starting_point(config: Config, *, fresh: bool = False, path: str = "") -> SavedState | None:
-    """Return the state that a job starts from, and remove surplus states; raise StateUnusable.
-
-    Args:
-        fresh: Passes over older states from now on.
-        path: State of the user's choice.
-    """
+    """Return the state that a job starts from, and remove surplus states; raise StateUnusable."""
     directory = StateDirectory(config)
     if path:
         return directory.state_at(path)

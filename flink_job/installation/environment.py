@@ -50,7 +50,7 @@ def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
         "FLINK_HOME": str(flink_home()),
         "FLINK_LIB_DIR": str(flink_lib_dir()),
         "FLINK_OPT_DIR": str(flink_home() / "opt"),
-        "FLINK_PLUGINS_DIR": str(flink_home() / "plugins"),
+        "FLINK_PLUGINS_DIR": os.environ.get("FLINK_PLUGINS_DIR") or str(flink_home() / "plugins"),
         "PYTHONPATH": _joined([*map(str, python_path()), *python_path_here], None),
         # Flink starts `python` and `java` by name.
         "PATH": _joined([str(Path(sys.executable).parent), str(java_home / "bin")], os.environ.get("PATH")),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.flink_job import installation
+from anabranch.flink_job import installation, state_directory
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import StateUnusable
 from anabranch.flink_job.state_directory import StateDirectory, starting_point
@@ -133,3 +133,11 @@ def test_unknown_file_system_is_refused_in_one_line(config: Config) -> None:
     unknown = config.replace(job={"checkpoint_dir": "gopher://bucket/x"})
     with pytest.raises(StateUnusable, match=r"^gopher://bucket/x/fraud 1 cannot be used: .*check job\.checkpoint_dir$"):
         StateDirectory(unknown).states()
+
+
+def test_file_systems_are_loaded_once(config: Config) -> None:
+    StateDirectory(config)
+    loaded = state_directory._use_plugins.cache_info().misses
+    StateDirectory(config)
+    StateDirectory(config.replace(job={"name": "other"}))
+    assert state_directory._use_plugins.cache_info().misses == loaded

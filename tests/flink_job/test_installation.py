@@ -111,6 +111,12 @@ class TestEnvironment:
         assert any((Path(folder) / "pyflink").is_dir() for folder in python_path)
         assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
+    def test_process_environment_keeps_the_users_plugins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FLINK_PLUGINS_DIR", "/opt/plugins")
+        assert installation.process_environment()["FLINK_PLUGINS_DIR"] == "/opt/plugins"
+        monkeypatch.delenv("FLINK_PLUGINS_DIR")
+        assert installation.process_environment()["FLINK_PLUGINS_DIR"].endswith("/plugins")
+
     def test_activate_twice_changes_nothing_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in installation.process_environment():
             monkeypatch.setenv(name, os.environ.get(name, ""))

@@ -53,6 +53,8 @@ def test_newest_first_within_one_tick_goes_by_number() -> None:
 def test_newest_first_states_before_a_fresh_start_are_passed_over() -> None:
     assert newest_first([checkpoint(1), checkpoint(2)], fresh_since_ms=1500) == [checkpoint(2)]
     assert newest_first([checkpoint(1)], fresh_since_ms=1500) == []
+    # S3 counts in seconds.
+    assert newest_first([checkpoint(1)], fresh_since_ms=1000) == []
 
 
 def test_claim_mode_leaves_only_the_users_savepoints_untouched() -> None:
