@@ -30,6 +30,12 @@ def java_runtime_context(context: RuntimeContext) -> Any | None:
     return getattr(context, "_runtime_context", None)
 
 
+def execution_graph_of(java_context: Any) -> str:
+    """Return the random id of the job's execution graph: a JobManager that takes over draws another."""
+    attempt_id: str | None = java_context.getMetricGroup().getAllVariables().get("<task_attempt_id>")
+    return (attempt_id or "").partition("_")[0]
+
+
 def counts_through_beam(group: MetricGroup) -> bool:
     """Tells process mode."""
     return isinstance(group, GenericMetricGroup)

@@ -33,11 +33,12 @@ class OperatorRuntime:
         self.defect_log = DefectLog(writer.defects, operator, self.task)
         self._options = options
         self._meter = writer.meter
-        self._hold = PROCESS.acquire(options.job, self.task.attempt)
+        self._hold = PROCESS.acquire(options.job, self.task.attempt, self.task.execution)
 
     def lock(self) -> TaskLock:
         """Return the task's lock."""
-        return self._hold.share((TaskLock, self._options.job, self.task.attempt, self.task.index), TaskLock)
+        task = self.task
+        return self._hold.share((TaskLock, self._options.job, task.execution, task.attempt, task.index), TaskLock)
 
     def sessions(self, backend: Backend) -> SessionPool:
         """Return the task's sessions."""

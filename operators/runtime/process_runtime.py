@@ -5,7 +5,7 @@
     close()   hold.release()                           the last holder drops it
 
 In thread mode Flink closes operators only at the end of the input, not after failure or cancellation. So a new attempt
-releases the holds of earlier ones, and a lost hold is released with a warning.
+releases the holds of earlier ones, and of earlier executions, and a lost hold is released with a warning.
 """
 
 import threading
@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
+_ENDED_EXECUTIONS = 64
+
 
 class Releasable(Protocol):
     """Resource of one attempt."""
@@ -31,6 +33,7 @@ class Releasable(Protocol):
 class _Holder:
     job: str
     attempt: int
+    execution: str = ""
     keys: set[Hashable] = field(default_factory=set)
     resources: list[Releasable] = field(default_factory=list)
     is_released: bool = False
@@ -72,6 +75,7 @@ class ProcessRuntime:
         self._holders: set[_Holder] = set()
         self._entries: dict[Hashable, _Entry] = {}
         self._lost: deque[_Holder] = deque()
+        self._ended: deque[str] = deque(maxlen=_ENDED_EXECUTIONS)
 
     def holders(self, job: str) -> int:
         """Count the holds of a job."""
@@ -82,13 +86,24 @@ class ProcessRuntime:
         """Tells whether an object has holders."""
         return key in self._entries
 
-    def acquire(self, job: str, attempt: int) -> Hold:
-        """Return a hold; release those of the job's earlier attempts."""
-        holder = _Holder(job, attempt)
+    def acquire(self, job: str, attempt: int, execution: str = "") -> Hold:
+        """Return a hold; release those of the job's earlier attempts.
+
+        Args:
+            job: Unique name of the job.
+            attempt: Number of earlier starts in the execution.
+            execution: Random id; another one ends all attempts of those before.
+        """
+        holder = _Holder(job, attempt, execution)
         hold = Hold(holder, self)
         weakref.finalize(hold, self._lose, holder).atexit = False
         with self._locked():
-            earlier = [other for other in self._holders if other.job == job and other.attempt < attempt]
+            others = [other for other in self._holders if other.job == job]
+            earlier = [other for other in others if other.execution == execution and other.attempt < attempt]
+            if execution not in self._ended:  # A task of an ended execution may open late.
+                ended = [other for other in others if other.execution != execution]
+                self._ended.extend({other.execution for other in ended})
+                earlier += ended
             self._holders.add(holder)
         for other in earlier:
             resources = list(other.resources)

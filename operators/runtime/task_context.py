@@ -5,7 +5,7 @@ from time import time
 
 from pyflink.datastream import RuntimeContext
 
-from anabranch.operators.runtime.flink_compat import java_runtime_context
+from anabranch.operators.runtime.flink_compat import execution_graph_of, java_runtime_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,8 @@ class TaskContext:
     """One parallel instance of an operator.
 
     Attributes:
-        attempt: Number of earlier starts.
+        attempt: Number of earlier starts in the same execution.
+        execution: Id of the job's execution, which ends with its JobManager; empty in process mode.
         in_jvm: True in thread mode: records leave before `yield` returns.
     """
 
@@ -21,6 +22,7 @@ class TaskContext:
     parallelism: int
     attempt: int
     in_jvm: bool = True
+    execution: str = ""
 
 
 def now_ms() -> float:
@@ -39,4 +41,9 @@ def task_context_of(context: RuntimeContext) -> TaskContext:
             in_jvm=False,
         )
     info = java_context.getTaskInfo()
-    return TaskContext(info.getIndexOfThisSubtask(), info.getNumberOfParallelSubtasks(), info.getAttemptNumber())
+    return TaskContext(
+        info.getIndexOfThisSubtask(),
+        info.getNumberOfParallelSubtasks(),
+        info.getAttemptNumber(),
+        execution=execution_graph_of(java_context),
+    )

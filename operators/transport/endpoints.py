@@ -48,7 +48,7 @@ class Sender:
         self._options = options
         self._meter = meter
         self._host = host_identity() if options.shares_memory else None
-        self._unseen = [_name(options, to, reader, task.attempt) for reader in range(readers)]
+        self._unseen = [_name(options, to, reader, task) for reader in range(readers)]
         self._look_at_s = 0.0
         self._arena: MemfdArena | None = None
         self._attempt = task.attempt
@@ -92,7 +92,7 @@ class Receiver:
         self._meter = meter
         self._host = host_identity() if options.shares_memory else None
         self._mappings = Mappings()
-        self._presence = Presence(_name(options, name, task.index, task.attempt)) if self._host else None
+        self._presence = Presence(_name(options, name, task.index, task)) if self._host else None
         self._attempt = task.attempt
 
     def let_go(self) -> None:
@@ -117,5 +117,5 @@ class Receiver:
         return lost(head).encode()
 
 
-def _name(options: TransportOptions, operator: str, index: int, attempt: int) -> str:
-    return f"{options.job}-{operator}-{index}-{attempt}"
+def _name(options: TransportOptions, operator: str, index: int, task: TaskContext) -> str:
+    return f"{options.job}-{task.execution}-{operator}-{index}-{task.attempt}"

@@ -147,8 +147,9 @@ def host_identity() -> bytes | None:
 
 
 def _address(name: str) -> bytes:
-    """Return an abstract socket address."""
-    return b"\0" + f"{NAME}-{(host_identity() or b'').hex()}-{name}".encode()
+    """Return an abstract socket address; a name of any length fits its 108 bytes."""
+    digest = sha256((host_identity() or b"") + name.encode()).hexdigest()
+    return b"\0" + f"{NAME}-{digest}".encode()
 
 
 def _map(claim: Claim) -> mmap.mmap:

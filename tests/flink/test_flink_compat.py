@@ -46,6 +46,17 @@ def test_keys_by_group_gives_one_key_to_each_group() -> None:
     assert assign(row, 128) == 77
 
 
+def test_attempt_id_begins_with_the_execution_graph() -> None:
+    """Otherwise memory of a lost JobManager's tasks stays: their attempts look like those of its successor."""
+    installation.activate()
+    runtime = flink_compat.java_gateway().jvm.org.apache.flink.runtime
+    graph = runtime.executiongraph.ExecutionGraphID()
+    vertex = runtime.scheduler.strategy.ExecutionVertexID(runtime.jobgraph.JobVertexID(), 3)
+    attempt = runtime.executiongraph.ExecutionAttemptID(graph, vertex, 7)
+    assert attempt.toString().partition("_")[0] == graph.toString()
+    assert runtime.metrics.scope.ScopeFormat.SCOPE_TASK_ATTEMPT_ID == "<task_attempt_id>"
+
+
 def test_remote_environment_uses_the_given_cluster() -> None:
     """Otherwise `anabranch run` starts a MiniCluster of its own."""
     installation.activate()

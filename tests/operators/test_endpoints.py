@@ -164,6 +164,7 @@ def test_pack_claims_once_all_readers_are_on_this_host(monkeypatch: pytest.Monke
         Receiver(options(), TaskContext(1, 2, 4), "infer", Meter()),  # of another job
         Receiver(chosen, TaskContext(1, 2, 3), "infer", Meter()),  # of an attempt that failed
         Receiver(chosen, TaskContext(1, 2, 4), "aggregate", Meter()),  # another operator
+        Receiver(chosen, TaskContext(1, 2, 4, execution="before"), "infer", Meter()),  # before the JobManager was lost
     ]
     assert not is_claim(sender.pack(shard(bytes(2000))))
     second = Receiver(chosen, TaskContext(1, 2, 4), "infer", Meter())

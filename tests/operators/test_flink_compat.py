@@ -62,6 +62,14 @@ def test_thread_mode_context_holds_the_java_context() -> None:
     assert flink_compat.java_runtime_context(Mock(_runtime_context=java)) is java
 
 
+@pytest.mark.parametrize(("attempt_id", "execution"), [("1f_2e_0_3", "1f"), (None, "")])
+def test_execution_graph_is_the_start_of_the_attempt_id(attempt_id: str | None, execution: str) -> None:
+    """Otherwise memory of a lost JobManager's tasks stays."""
+    java = Mock()
+    java.getMetricGroup().getAllVariables().get.side_effect = {"<task_attempt_id>": attempt_id}.get
+    assert flink_compat.execution_graph_of(java) == execution
+
+
 def test_process_mode_context_has_no_java_context() -> None:
     """Otherwise process mode is taken for thread mode, and calls Java where there is none."""
     made = process_context.StreamingRuntimeContext

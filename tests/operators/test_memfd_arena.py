@@ -13,7 +13,7 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.transport.claim_check import TransportOptions, decode_claim, is_claim
 from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport.endpoints import Receiver, Sender
-from anabranch.operators.transport.memfd_arena import SegmentGone, host_identity
+from anabranch.operators.transport.memfd_arena import Presence, SegmentGone, host_identity, is_present
 from anabranch.schemas.records import Segment, ShardRecord, Source
 from tests.arenas import arenas
 
@@ -72,6 +72,16 @@ class Other:
 @pytest.fixture
 def job() -> str:
     return os.urandom(8).hex()
+
+
+@pytest.mark.parametrize("length", [1, 80, 108, 200, 10_000])
+def test_presence_name_of_any_length_is_seen(job: str, length: int) -> None:
+    name, other = job + "é" * length, job + "é" * (length - 1) + "x"
+    assert not is_present(name)
+    here = Presence(name)
+    assert (is_present(name), is_present(other)) == (True, False)
+    del here
+    assert not is_present(name)
 
 
 def options(job: str) -> TransportOptions:

@@ -198,6 +198,10 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
             )
         ),
     ),
+    "ended execution keeps its memory": (
+        mutated(ProcessRuntime, "acquire", "earlier += ended", "pass"),
+        test_process_runtime.test_next_execution_ends_the_holds_of_earlier_ones,
+    ),
     "failed attempt keeps its memory": (
         mutated(ProcessRuntime, "acquire", "other.attempt < attempt", "False"),
         test_process_runtime.test_next_attempt_ends_the_holds_of_earlier_ones,

@@ -113,6 +113,26 @@ def test_next_attempt_ends_the_holds_of_earlier_ones() -> None:
     other.release()
 
 
+def test_next_execution_ends_the_holds_of_earlier_ones() -> None:
+    process = ProcessRuntime()
+    failed = [process.acquire("job", 2, "first") for _ in range(2)]
+    other = process.acquire("other", 0, "first")
+    resources = [Resource() for _ in range(3)]
+    for hold, resource in zip([*failed, other], resources, strict=True):
+        hold.own(resource)
+    taken_over = [process.acquire("job", 0, "second") for _ in range(2)]
+    assert [each.ends for each in resources] == [1, 1, 0]
+    assert process.holders("job") == 2, "tasks of one execution keep each other's"
+    following = Resource()
+    taken_over[0].own(following)
+    late = process.acquire("job", 5, "first")
+    assert following.ends == 0, "a task of an ended execution opened late"
+    process.acquire("job", 0, "third").release()
+    assert following.ends == 1
+    for hold in (*taken_over, late, other):
+        hold.release()
+
+
 def test_earlier_attempt_that_opens_late_ends_nothing() -> None:
     process = ProcessRuntime()
     restarted = process.acquire("job", 1)
