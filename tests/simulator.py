@@ -124,8 +124,10 @@ class Task:
                 for number in action.departed:
                     waiting.pop(number, None)
                 waiting.update(action.arrived)
-                if action.wake_at_ms is not None:
-                    assert key == self.key
+                if action.wake_at_ms is not None and key != self.key:
+                    assert action.wake_at_ms >= int(self._job.now_ms), "no pause for requests"
+                    state.queue_timers.add((action.wake_at_ms, key))
+                elif action.wake_at_ms is not None:
                     in_past = action.wake_at_ms < int(self._job.now_ms)
                     assert in_past <= is_quiet, "no pause while requests come in"
                     self._last_timer_ms = action.wake_at_ms
@@ -138,7 +140,7 @@ class Task:
     @contextmanager
     def own_batch(self) -> Iterator[None]:
         """Checks that the slice is not over; an offloaded batch may run first."""
-        of = self._loop._own
+        of = self._loop._own if self._current_key == self.key else None
         in_slice = self._job.now_ms - self._call_began_ms < self._job.policy.work_slice_ms
         assert in_slice or self._job.now_ms == self._call_began_ms or (of is not None and of.is_full), "slice is over"
         self._job.now_ms += self._job.lock_wait_ms()

@@ -198,14 +198,20 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
     "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
     "what expires is not answered": patch.object(BatchQueue, "_expire", _lose_the_late),
-    "time slice is ignored": mutated(
-        TaskLoop, "_work", "if 2 * now_ms - began_ms >= stop_ms and not own.is_full", "if False"
-    ),
+    "time slice is ignored": mutated(TaskLoop, "_work", "2 * now_ms - began_ms >= stop_ms and", "False and"),
     "superseded timers run": mutated(TaskLoop, "on_timer", "not in (None, at_ms)", "in ()"),
     "pause never resets": mutated(TaskLoop, "on_timer", "self._came_in = not self._came_in, False", "_ = True, None"),
     "wake-up is too late": mutated(TaskLoop, "_next_wake_up", "max(ceil(due_ms)", "max(200_000 + ceil(due_ms)"),
-    "wrong key is drained": mutated(TaskLoop, "_drain", "self._own if is_own else None", "self._own"),
-    "drained requests stay in state": mutated(TaskLoop, "_drain", "Settlement([], departed)", "Settlement([], [])"),
+    "wrong key is drained": mutated(TaskLoop, "on_timer", "key != self._key", "False"),
+    "drained requests stay in state": mutated(
+        TaskLoop, "_continue_foreign", "Settlement([], departed,", "Settlement([], [],"
+    ),
+    "foreign queue has no further timer": mutated(
+        TaskLoop, "_continue_foreign", "departed, foreign.wakes_at_ms)", "departed, None)"
+    ),
+    "slice of a foreign queue is ignored": mutated(
+        TaskLoop, "_work", "queue is own and queue.is_full", "queue is not own"
+    ),
     "own requests stay in state": mutated(
         TaskLoop, "_settle_own", "Settlement(arrived, changes.departed,", "Settlement(arrived, [],"
     ),

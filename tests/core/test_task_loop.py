@@ -2,14 +2,26 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from anabranch.operators.core.admission import Admission
+from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.outputs import Answer, Offload, Shard
+from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.batch_queue import QueueChanges
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
+from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Settlement, TaskLoop
+from anabranch.operators.runtime.task_lock import TaskLock
+from anabranch.schemas.frames import write_waiting
+from anabranch.schemas.model import Batching
+from anabranch.schemas.records import Source
+from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request, session_of
 
 KEY, FOREIGN = 7, 8
 ANSWER = [Answer(b"", b"")]
@@ -110,12 +122,77 @@ def test_loop_pending_counts_wake_the_task() -> None:
     assert settlement.wake_at_ms == 1501
 
 
-def test_loop_foreign_key_is_drained() -> None:
+def test_loop_foreign_key_is_drained_in_slices() -> None:
     script = Script(*[ANSWER] * 5)
-    assert list(script.loop.on_timer(FOREIGN, 1)) == [ANSWER] * 5
+    assert list(script.loop.on_timer(FOREIGN, 1)) == [Settlement([], [], 1000)], "it restores first"
+    assert list(script.loop.on_timer(FOREIGN, 2)) == [], "a timer from before the rescale"
+    script.is_full = True
+    assert list(script.loop.on_timer(FOREIGN, 1000)) == [ANSWER, ANSWER, Settlement([], [], 1008)]
+    assert script.log == ["batch", "batch"]
+    assert list(script.loop.on_timer(FOREIGN, 1008)) == [ANSWER, ANSWER, Settlement([], [], 1016)]
+    assert list(script.loop.on_timer(FOREIGN, 1016)) == [ANSWER]
+    assert script.log[-1] == "rest"
     assert script.made == 1
     list(script.loop.on_frame(b""))
     assert script.made == 2
+
+
+def test_loop_foreign_key_keeps_a_busy_task_busy() -> None:
+    script = Script(*[ANSWER] * 9)
+    list(script.loop.on_frame(b""))
+    list(script.loop.on_timer(FOREIGN, 1))
+    list(script.loop.on_timer(FOREIGN, 1008))
+    assert "rest" not in script.log
+
+
+def test_loop_end_of_input_continues_a_foreign_queue() -> None:
+    script = Script(*[ANSWER] * 5)
+    list(script.loop.on_timer(FOREIGN, 1))
+    list(script.loop.on_timer(FOREIGN, 1000))
+    assert list(script.loop.on_end(FOREIGN)) == [ANSWER] * 3
+    assert script.made == 1, "requests that ran are not restored"
+
+
+def test_loop_foreign_queue_shrinks_call_by_call() -> None:
+    served, batch_ms, slice_ms, now = catalog(Batching(max_rows=1)), 5.0, 10.0, [NOW_MS]
+    writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, lambda: now[0])
+    policy = SchedulingPolicy(work_slice_ms=slice_ms, max_waiting_bytes=1000)
+
+    class Slow:
+        def run(self, outputs: Any, inputs: Any) -> Any:
+            now[0] += batch_ms
+            return session_of(served.find("pairs", "")).run(outputs, inputs)
+
+    state = {
+        number: write_waiting(request("pairs", [1.0, 2.0], request_id=f"{number}"), Source(0, number, int(NOW_MS)))
+        for number in range(300)
+    }
+    pipeline = RequestPipeline(
+        Admission(served, MAX_MESSAGE_BYTES, 5, writer.defects),
+        Router(served, lambda _: BatchCostModel()),
+        InferenceTask(served, lambda _: Slow(), writer, task=0),
+        writer,
+        policy,
+    )
+    loop = TaskLoop(KEY, pipeline, state.items, TaskLock(), lambda: 0.0, lambda: now[0], policy)
+    at_ms, answered, sizes = 0, [], []
+    while state:
+        began_ms, wake_at_ms = now[0], None
+        for action in loop.on_timer(FOREIGN, at_ms):
+            if isinstance(action, Settlement):
+                for number in action.departed:
+                    del state[number]
+                wake_at_ms = action.wake_at_ms
+            else:
+                answered += [output.key for output in action if isinstance(output, Answer)]
+        assert now[0] - began_ms <= slice_ms + batch_ms
+        sizes.append(len(state))
+        if wake_at_ms is not None:
+            at_ms = wake_at_ms
+    assert sorted(answered) == sorted(f"{number}".encode() for number in range(300))
+    assert len(sizes) >= 150
+    assert all(after < before for before, after in pairwise(sizes))
+    assert list(loop.on_timer(FOREIGN, at_ms)) == []
 
 
 def test_loop_end_of_input_runs_everything_and_rests() -> None:

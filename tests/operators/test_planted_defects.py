@@ -180,7 +180,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
     ),
     "wrong key is drained": (
         mutated(TaskLoop, "on_timer", "key != self._key", "False"),
-        test_task_loop.test_loop_foreign_key_is_drained,
+        test_task_loop.test_loop_foreign_key_is_drained_in_slices,
     ),
     "large request is queued": (
         mutated(Router, "split", "request.rows <= route.unsplit_rows", "True"),

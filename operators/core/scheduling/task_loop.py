@@ -5,7 +5,8 @@
     end   --> on_end   --+
 
 The caller carries out each action before it takes the next one, so the loop measures how long the exchange blocks. A
-busy task runs batches for `work_slice_ms`, then sets a timer, so that requests and checkpoints get their turn.
+busy task runs batches for `work_slice_ms`, then sets a timer, so that requests and checkpoints get their turn. So
+do queues that a rescale left with the task.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -54,6 +55,16 @@ class BatchExclusion(Protocol):
         """End the own work."""
 
 
+class _ForeignQueue:
+    """A queue that another task left, and the time of its only valid timer."""
+
+    __slots__ = ("queue", "wakes_at_ms")
+
+    def __init__(self, queue: BatchQueue) -> None:
+        self.queue = queue
+        self.wakes_at_ms: int | None = None
+
+
 class TaskLoop:
     """The scheduler of one task.
 
@@ -84,6 +95,7 @@ class TaskLoop:
         self._work_slice_ms = policy.work_slice_ms
         self._balancer = balancer
         self._own: BatchQueue | None = None
+        self._foreign: dict[int, _ForeignQueue] = {}
         self._wakes_at_ms: int | None = None
         self._came_in = False
 
@@ -106,9 +118,9 @@ class TaskLoop:
         yield from self._settle_own(own, end_at_ms=end_at_ms)
 
     def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
-        """Continue with the own key, or drain another one."""
+        """Continue with the own key, or with one that a rescale left."""
         if key != self._key:
-            yield from self._drain(key)
+            yield from self._continue_foreign(key, at_ms)
             return
         # Superseded timers would multiply.
         if self._wakes_at_ms not in (None, at_ms):
@@ -128,7 +140,10 @@ class TaskLoop:
 
     def _drain(self, key: int) -> Iterator[Action]:
         is_own = key == self._key
+        foreign = self._foreign.pop(key, None)
         queue = self._own if is_own else None
+        if foreign is not None:
+            queue = foreign.queue
         if queue is None:
             queue = self._pipeline.new_queue()
             yield from self._emit(self._pipeline.restore(self._held(), queue, self._clock()))
@@ -142,22 +157,40 @@ class TaskLoop:
         if is_own:
             self._exclusion.rest()
 
-    def _work(self, own: BatchQueue) -> Iterator[Action]:
-        clock, run_next, balancer = self._clock, self._pipeline.run_next, self._balancer
+    def _continue_foreign(self, key: int, at_ms: int) -> Iterator[Action]:
+        foreign = self._foreign.get(key)
+        if foreign is None:
+            # Restoring takes time of its own; batches run in the next call.
+            foreign = self._foreign[key] = _ForeignQueue(self._pipeline.new_queue())
+            yield from self._emit(self._pipeline.restore(self._held(), foreign.queue, self._clock()))
+        elif foreign.wakes_at_ms != at_ms:
+            return
+        else:
+            yield from self._work(foreign.queue)
+        due_ms, departed = foreign.queue.next_deadline(), foreign.queue.settle().departed
+        foreign.wakes_at_ms = None if due_ms is None else max(ceil(due_ms), int(self._clock()))
+        if due_ms is None:
+            del self._foreign[key]
+        self._flush_metrics()
+        if departed or due_ms is not None:
+            yield Settlement([], departed, foreign.wakes_at_ms)
+
+    def _work(self, queue: BatchQueue) -> Iterator[Action]:
+        clock, run_next, balancer, own = self._clock, self._pipeline.run_next, self._balancer, self._own
         stop_ms = clock() + self._work_slice_ms
         while True:
             with self._exclusion.own_batch():
                 # Read under the lock, for which the task may wait.
                 began_ms = clock()
-                outputs = run_next(own, began_ms, balancer)
+                outputs = run_next(queue, began_ms, balancer)
             if outputs is None:
                 break
             yield from self._emit(outputs)
             now_ms = clock()
             # Another batch would exceed the slice. A full task must not read.
-            if 2 * now_ms - began_ms >= stop_ms and not own.is_full:
+            if 2 * now_ms - began_ms >= stop_ms and not (queue is own and queue.is_full):
                 break
-        if own.next_deadline() != 0:
+        if queue.next_deadline() != 0 and (queue is own or own is None or own.next_deadline() != 0):
             self._exclusion.rest()
 
     def _emit(self, outputs: list[Output]) -> Iterator[Action]:
