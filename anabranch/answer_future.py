@@ -1,4 +1,4 @@
-"""The future of a request: it waits no longer than the request's time-out, and never for itself."""
+"""The future of a request; it waits no longer than the request."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class AnswerFuture(Future[Result]):
 
     Args:
         receiver: The thread that ends it.
-        expires_s: Time at which the request expires, on the monotonic clock.
-        late: The error to raise then.
+        expires_s: End of the request, on the monotonic clock.
+        late: The error for that time.
     """
 
     def __init__(self, receiver: threading.Thread, expires_s: float, late: NoAnswer) -> None:
@@ -35,8 +35,8 @@ class AnswerFuture(Future[Result]):
         """Return the answer; wait until the request expires, or for `timeout` seconds.
 
         Raises:
-            AnabranchError: The request failed, or has no answer.
-            TimeoutError: `timeout` is over, and the request may still be answered.
+            AnabranchError: The request failed.
+            TimeoutError: `timeout` is over; the request is not.
         """
         wait_s = self._wait_s(timeout)
         try:
@@ -45,7 +45,7 @@ class AnswerFuture(Future[Result]):
             raise self._reason(error, timeout, wait_s) from None
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the error, or None for an answer; wait as `result` does."""
+        """Return the error or None, as `result` waits."""
         wait_s = self._wait_s(timeout)
         try:
             return super().exception(wait_s)

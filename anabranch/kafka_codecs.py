@@ -1,4 +1,4 @@
-"""The compression codecs that kafka-python can read here, compared with what a topic uses."""
+"""The compression codecs that are installed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ _IS_INSTALLED = {"snappy": kafka.codec.has_snappy, "lz4": kafka.codec.has_lz4, "
 
 
 def check_codecs(bootstrap_servers: str, topic: str, options: Mapping[str, Any]) -> None:
-    """Raise CodecMissing if the topic is stored with a codec that is not installed here.
-
-    A broker that does not tell is believed to use none: reading fails later, with the same error.
-    """
+    """Raise CodecMissing if a topic is stored with a missing codec, and the broker tells."""
     if all(is_installed() for is_installed in _IS_INSTALLED.values()):
         return
     try:

@@ -1,4 +1,4 @@
-"""Options of kafka-python's clients, from a configuration that is written as text."""
+"""Options of kafka-python's clients."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def options_of(defaults: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that a client has, each with the type of its default.
+    """Return the options that a client has, converted from text.
 
     Args:
-        defaults: The `DEFAULT_CONFIG` of a class of kafka-python.
-        written: Options in kafka-python's names; text may stand for numbers and booleans.
+        defaults: The client's `DEFAULT_CONFIG`.
 
     Raises:
-        ConfigError: Text is not a number or a boolean where one is needed.
+        ConfigError: A number or boolean is unreadable.
     """
     return {name: _typed(name, value, defaults[name]) for name, value in written.items() if name in defaults}
 

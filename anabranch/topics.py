@@ -45,14 +45,11 @@ def make_topics(config: Config) -> list[str]:
 
 
 def fit_to_topics(config: Config) -> Config:
-    """Return the configuration with the limits of topics that take less than it.
-
-    A topic that refuses a record would fail the job, which would read the same request again: an answer that is too
-    large becomes `response_too_large`, and a dead letter leaves its original out.
+    """Return the configuration with the limits of its topics: a refused record would fail the job.
 
     Raises:
         StackError: The broker does not answer.
-        ConfigError: A secret cannot be read, or a topic does not even take an error.
+        ConfigError: A secret cannot be read, or a limit is too small for errors.
     """
     kafka = config.kafka
     topics = (kafka.responses_topic, kafka.errors_topic)
@@ -74,7 +71,7 @@ def fit_to_topics(config: Config) -> Config:
 
 
 def idle_task_count(config: Config) -> int:
-    """Return the number of tasks that no partition of the requests topic is left for."""
+    """Return the number of tasks without a partition of the requests topic."""
     kafka = config.kafka
     counts = partition_counts(kafka.bootstrap_servers, python_client_options(kafka))
     return max(0, config.job.parallelism - counts.get(kafka.requests_topic, config.topic_partitions))

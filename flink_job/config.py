@@ -20,7 +20,7 @@ _UNALIGNED_ONCE = "execution.checkpointing.unaligned"
 EXECUTION_MODE = "python.execution-mode"
 _CHECKPOINT_DIR = "execution.checkpointing.dir"
 _JOB_NAME = re.compile(r"\w[\w .-]*")
-#: A small job can grow to that many tasks that read.
+#: A small job may grow.
 _LEAST_PARTITIONS = 4
 
 _PositiveInt = Annotated[int, Meta(ge=1)]
@@ -40,16 +40,16 @@ class KafkaConfig(_Section, frozen=True):
         errors_topic: Topic of dead letters.
         group_id: Consumer group.
         start: Position of a group without committed offsets.
-        isolation: `read_committed` never serves requests of aborted transactions.
-        create_topics: Lets `anabranch run` create missing topics.
+        isolation: `read_committed` skips aborted transactions.
+        create_topics: Creates missing topics at the start.
         partitions: Partitions of created topics; 0 for the parallelism, at least 4.
         replication: Replicas of created topics; 0 for the broker's default.
         discovery_interval_ms: Time until new partitions are read.
         max_message_bytes: Largest request and answer; larger ones become errors.
-        max_response_bytes: Largest answer; 0 for `max_message_bytes`. `anabranch run` lowers it to the topic's limit.
-        max_letter_bytes: Largest dead letter; 0 for all that fit. `anabranch run` lowers it to the topic's limit.
+        max_response_bytes: Largest answer, at most as the topic allows; 0 for `max_message_bytes`.
+        max_letter_bytes: Largest dead letter; 0 for the limit of its topic.
         security: Encryption and authentication.
-        properties: Other Java settings of Kafka clients, such as `compression.type`.
+        properties: Other Java settings of Kafka clients.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -77,7 +77,7 @@ class KafkaConfig(_Section, frozen=True):
 
     @property
     def letter_limit_bytes(self) -> int:
-        """Largest dead-letter record, which holds base64."""
+        """Largest dead-letter record, in base64."""
         return self.max_letter_bytes or self.max_message_bytes * 4 // 3 + KAFKA_FRAMING_BYTES
 
     @property
@@ -87,7 +87,7 @@ class KafkaConfig(_Section, frozen=True):
 
     @property
     def original_limit_bytes(self) -> int:
-        """Largest request that a dead letter repeats, in base64."""
+        """Largest request in a dead letter."""
         return max(0, min(self.max_message_bytes, (self.letter_limit_bytes - KAFKA_FRAMING_BYTES) * 3 // 4))
 
 
@@ -172,17 +172,13 @@ class Config(_Section, frozen=True):
         return self.kafka.partitions or max(_LEAST_PARTITIONS, self.job.parallelism)
 
     def replace(self, **sections: dict[str, Any]) -> "Config":
-        """Return a changed copy: `config.replace(job={"parallelism": 4})`."""
+        """Return a copy: `config.replace(job={"parallelism": 4})`."""
         changed = {name: msgspec.structs.replace(getattr(self, name), **values) for name, values in sections.items()}
         return check(msgspec.structs.replace(self, **changed))
 
 
 def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
-    """Read a TOML file; `defaults` fill missing keys.
-
-    Raises:
-        ConfigError: The file, a key or a value is unusable.
-    """
+    """Read a TOML file, or raise ConfigError; `defaults` fill missing keys."""
     place = str(path or "the configuration")
     try:
         written: dict[str, Any] = msgspec.toml.decode(path.read_bytes()) if path else {}

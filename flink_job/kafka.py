@@ -30,7 +30,7 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     kafka = config.kafka
     gateway = java_gateway()
     properties = {
-        # Flink asks every five minutes by default, and never in a job that ends.
+        # Five minutes by default.
         "partition.discovery.interval.ms": str(kafka.discovery_interval_ms),
         "isolation.level": kafka.isolation,
         **java_client_properties(kafka),
@@ -60,7 +60,7 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
     """Write `Row(key: bytes, value: bytes)` to a topic.
 
     Args:
-        name: Name and identity of the operator, and part of the names of its transactions.
+        name: Name and identity of the operator, and part of transactional ids.
     """
     kafka = config.kafka
     largest_bytes = max(kafka.record_limit_bytes, kafka.letter_limit_bytes)
@@ -95,5 +95,5 @@ def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
 
 
 def transaction_prefix(config: Config) -> str:
-    """Return the beginning of the ids of a job's transactions: jobs that differ in it cannot fence each other."""
+    """Return the start of a job's transactional ids, different from those of other jobs."""
     return f"{config.job.name}.{config.kafka.requests_topic}.{config.kafka.group_id}."

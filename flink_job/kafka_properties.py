@@ -19,7 +19,7 @@ _JAAS_LOGIN = re.compile(
 def java_client_properties(kafka: KafkaConfig) -> dict[str, str]:
     """Return the properties of the job's clients; raise ConfigError.
 
-    Flink's connector has another package of login modules than Kafka.
+    Flink's connector renames the login modules.
     """
     properties = {name: _java_text(value) for name, value in kafka.properties.items()}
     if "sasl.jaas.config" in properties:

@@ -19,7 +19,7 @@ SecretReference = Annotated[str, Meta(pattern="^$|^env:.+$|^file:.+$")]
 OWN_PROPERTIES = re.compile(
     r"security\.protocol|sasl\.(mechanism|jaas\.config)|ssl\.(truststore|keystore|key\.password|endpoint)\b.*"
 )
-#: The package of Kafka's login modules in Flink's connector.
+#: Package of login modules in Flink's connector.
 SHADED_SECURITY = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
 _LOGIN_MODULES = {
     "PLAIN": f"{SHADED_SECURITY}.plain.PlainLoginModule",
@@ -30,17 +30,17 @@ _JAVA_KEY = re.compile(r"-----BEGIN (ENCRYPTED )?PRIVATE KEY-----")
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Encryption and authentication of every connection to Kafka.
+    """Encryption and authentication of Kafka connections.
 
     Attributes:
-        protocol: `SSL` encrypts, `SASL_PLAINTEXT` authenticates, `SASL_SSL` does both.
+        protocol: `SSL` encrypts, `SASL_PLAINTEXT` authenticates.
         mechanism: SASL mechanism.
         username: SASL user.
         password: SASL password, as `env:NAME` or `file:PATH`.
         ca_file: PEM file of trusted certificates; empty for the system's.
-        certificate_file: PEM file of the client's certificate chain, for mutual TLS.
+        certificate_file: PEM file of the client's certificates.
         key_file: PEM file of its private key, in PKCS #8.
-        key_password: Password of the private key, as `env:NAME` or `file:PATH`; empty for none.
+        key_password: Password of the key; empty for none.
         check_hostname: Compares the broker's name with its certificate.
     """
 

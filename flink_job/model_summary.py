@@ -1,4 +1,4 @@
-"""Summaries of models: signature, batching and parts of each. A job carries those of its models to Flink's REST."""
+"""Summaries of models, which a job shows through Flink's REST."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ class BatchingSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Batching of a model.
 
     Attributes:
-        is_batchable: Whether axis 0 counts rows.
-        fixed_rows: The model's own batch size; None for any.
-        max_rows: Largest batch; None for the cheapest one.
-        shard_rows: Rows of a shard of a large request.
-        max_delay_ms: Longest wait for a fuller batch.
+        fixed_rows: Batch size of the model; None for any.
+        max_rows: Largest batch; None for the cheapest.
     """
 
     is_batchable: bool
@@ -32,10 +29,10 @@ class BatchingSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage of a model, or a step of a chain; steps have names.
+    """A stage, or a named step of a chain.
 
     Attributes:
-        sha256: Digest of its file and of its functions' files.
+        sha256: Digests of its file and functions.
     """
 
     name: str
@@ -49,11 +46,9 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a model.
 
     Attributes:
-        kind: A plain model, one in stages, an ensemble of other models, or a chain of steps.
-        sha256: Digest of the model's file; empty for ensembles and chains.
+        sha256: Digest of the file; empty for ensembles and chains.
         parts: Stages or steps.
-        members: Name and version of the models of an ensemble.
-        merge: Merge rule of an ensemble.
+        members: `NAME/VERSION` of an ensemble's models.
     """
 
     name: str
@@ -69,7 +64,7 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(catalog: Catalog) -> list[ModelSummary]:
-    """Return the summaries of all models, by name, the newest version last."""
+    """Return the summaries, the newest version last."""
     return [_summary(model) for _, versions in sorted(catalog.models.items()) for model in versions.values()]
 
 
@@ -79,11 +74,7 @@ def encode_summaries(summaries: Iterable[ModelSummary]) -> str:
 
 
 def decode_summaries(text: str) -> list[ModelSummary]:
-    """Return the summaries of their JSON.
-
-    Raises:
-        msgspec.MsgspecError: The text was not written by `encode_summaries`.
-    """
+    """Return the summaries of their JSON, or raise `msgspec.MsgspecError`."""
     return msgspec.json.decode(text, type=list[ModelSummary])
 
 

@@ -1,9 +1,9 @@
 """Decides from which checkpoint or savepoint a job starts, and which older ones may go.
 
-<checkpoint_dir>/<job name>/<Flink's job id>/chk-N/_metadata    checkpoint; belongs to the job
-                            stopped/savepoint-*/_metadata       of a stopped job; belongs to the job
-                            savepoints/savepoint-*/_metadata    of `anabranch savepoint`; belongs to the user
-                            fresh                               older states are passed over (`run --fresh`)
+<checkpoint_dir>/<job name>/<Flink's job id>/chk-N/_metadata    checkpoint
+                            stopped/savepoint-*/_metadata       of a stopped job
+                            savepoints/savepoint-*/_metadata    of the user
+                            fresh                               hides older states
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: Its folder.
-        taken_at_ms: Modification time of its metadata.
-        number: Flink's number of a checkpoint.
-        size_bytes: Size of its metadata; 0 if it is not complete.
+        taken_at_ms: Modification time of the metadata.
+        size_bytes: Size of the metadata; 0 if incomplete.
     """
 
     path: str
@@ -43,12 +42,12 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_complete(self) -> bool:
-        """Whether Flink wrote its metadata, which it does last."""
+        """True with metadata, which Flink writes last."""
         return self.size_bytes > 0
 
     @property
     def claim_mode(self) -> str:
-        """Flink's mode of restoring; a job removes a claimed state once it has a newer one."""
+        """Flink's mode of restoring; a job removes claimed states."""
         return "NO_CLAIM" if self.kind == "savepoint" else "CLAIM"
 
     @property
@@ -65,7 +64,7 @@ def newest_first(states: Iterable[SavedState], fresh_since_ms: int = 0) -> list[
 
 
 def surplus(states: Iterable[SavedState], start: SavedState) -> list[SavedState]:
-    """Return the states before `start` that may be removed; the user's stay, and one to fall back on."""
+    """Return the removable states before `start`: all but the user's and one to fall back on."""
     older = [state for state in states if state.kind != "savepoint" and state.path != start.path]
     older = [state for state in older if state.taken_at_ms <= start.taken_at_ms]
     spared = newest_first(older)[: RETAINED_CHECKPOINTS - 1]
@@ -73,11 +72,7 @@ def surplus(states: Iterable[SavedState], start: SavedState) -> list[SavedState]
 
 
 def check_state_is_kept(config: Config, *, in_this_process: bool) -> None:
-    """Refuse a job whose state would be lost with its cluster.
-
-    Raises:
-        ConfigError: `job.checkpoint_dir` is missing.
-    """
+    """Raise ConfigError if state would be lost with its cluster."""
     job = config.job
     if job.checkpoint_dir or (in_this_process and job.delivery != "exactly-once"):
         return

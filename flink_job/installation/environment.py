@@ -31,14 +31,7 @@ def python_path() -> list[Path]:
 
 
 def process_environment(*, thread_mode: bool = True) -> dict[str, str]:
-    """Return additional variables of Flink's processes.
-
-    Args:
-        thread_mode: Runs Python inside the JVM.
-
-    Raises:
-        InstallationError: A part is missing.
-    """
+    """Return additional variables of Flink's processes, or raise InstallationError."""
     java_home = find_java()
     # Flink's processes run in another folder.
     python_path_here = [
@@ -65,7 +58,7 @@ def _joined(first: list[str], present: str | None) -> str:
 
 
 def activate(*, thread_mode: bool = True, log_dir: Path | None = None) -> None:
-    """Prepare this process for PyFlink's JVM, before any use of PyFlink.
+    """Prepare this process before any use of PyFlink.
 
     Args:
         thread_mode: See `process_environment`.

@@ -34,7 +34,7 @@ def connector_jar() -> Path:
 
 
 def codec_jars() -> list[Path]:
-    """Return the jars of compression codecs that neither Flink nor its Kafka connector contains."""
+    """Return the codecs that the Kafka connector lacks."""
     return find_jars("connector", "zstd-jni-*.jar")
 
 

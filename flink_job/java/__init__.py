@@ -1,8 +1,6 @@
 """Packs Kafka records into frames, and unpacks frames of answers, in Java.
 
-    Kafka --> [ FrameSource ] --> Python --> [ UnpackAnswers ] --> Kafka
-
-Records cross into Python together, not one by one.
+Kafka --> [ FrameSource ] --> Python --> [ UnpackAnswers ] --> Kafka
 """
 
 from collections.abc import Sequence
@@ -26,7 +24,6 @@ def read_frames(
     """Return requests as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
     Args:
-        kafka_builder: Java builder without a deserializer.
         name: Name and identity of the operator.
         keys_by_group: See `operators.core.scheduling.key_groups`.
         stay_in_process: Python reads large frames in Java's memory.

@@ -5,7 +5,7 @@
     inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
-Functions (see `anabranch.operators.core.execution.step`) are trusted like models; reading does not run them.
+Functions (see `operators.core.execution.step`) are trusted; reading does not run them.
 """
 
 import ast
@@ -42,8 +42,8 @@ class StepTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         model: ONNX file beside the `model.toml`, or a model of the repository.
-        before: `FILE.py:FUNCTION` that makes the inputs of the model; empty for none.
-        after: `FILE.py:FUNCTION` that makes the tensors of the next step; empty for none.
+        before: `FILE.py:FUNCTION` that makes the inputs of the model.
+        after: `FILE.py:FUNCTION` that makes the tensors of the next step.
         replicas: Tasks of the step.
     """
 

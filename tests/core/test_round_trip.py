@@ -89,6 +89,7 @@ def test_job_any_requests_are_answered_once_and_rightly(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_job_seeded_runs_keep_every_guarantee() -> None:
     seen: Counter[str] = Counter()
     for seed in SEEDS:
@@ -243,6 +244,7 @@ SLOWLY_CAUGHT = frozenset(
 )
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "defect", [pytest.param(name, marks=pytest.mark.slow) if name in SLOWLY_CAUGHT else name for name in PLANTED]
 )
