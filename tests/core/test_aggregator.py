@@ -126,7 +126,7 @@ def test_aggregator_windows_leave_nothing_behind() -> None:
         assert (state.window, state.kept, state.timers) == (None, [], set())
 
 
-def test_aggregator_closed_window_of_earlier_release_is_forgotten() -> None:
+def test_aggregator_closed_window_of_old_state_is_forgotten() -> None:
     state = StateOfWindow()
     state.window = b"\x02" + msgspec.msgpack.encode([2_001.0, True, 0, 0, False, [], [], None, 1_000, [], 1])
     state.timers = {2_001}

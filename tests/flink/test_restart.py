@@ -94,7 +94,7 @@ def check_answers(topics: Topics, numbers: range, timeout_s: float = 90) -> None
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-def test_killed_drained_and_cancelled_job_loses_and_doubles_nothing(
+def test_job_killed_drained_or_cancelled_loses_nothing(
     broker: KafkaBroker, tmp_path: Path, mode: str, delivery: str
 ) -> None:
     topics = Topics(broker, configured(tmp_path, mode, delivery, "restart"))

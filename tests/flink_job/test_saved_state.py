@@ -50,7 +50,7 @@ def test_newest_first_within_one_tick_goes_by_number() -> None:
     assert newest_first([checkpoint(9, 1000), checkpoint(10, 1000)])[0].number == 10
 
 
-def test_newest_first_states_before_a_fresh_start_are_passed_over() -> None:
+def test_newest_first_states_before_fresh_start_are_left_out() -> None:
     assert newest_first([checkpoint(1), checkpoint(2)], fresh_since_ms=1500) == [checkpoint(2)]
     assert newest_first([checkpoint(1)], fresh_since_ms=1500) == []
     # S3 counts in seconds.
