@@ -247,8 +247,8 @@ def _request(
             _check_finite(spec, shape, data)
     deadline_ms = NO_DEADLINE_MS
     if head.timeout_ms is not None:
-        # The deadline of a record without a timestamp (-1) counts from now.
-        start_ms = source.timestamp_ms if source.timestamp_ms >= 0 else round(now_ms)
+        # The deadline counts from now without a timestamp (-1), or if the sender's clock is ahead.
+        start_ms = source.timestamp_ms if 0 <= source.timestamp_ms <= now_ms else round(now_ms)
         deadline_ms = min(start_ms + head.timeout_ms, MAX_DEADLINE_MS)
         if deadline_ms <= now_ms:
             raise DeadlineExceeded(

@@ -10,6 +10,8 @@ Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentile
     exchange / claims, claimed_bytes                         records through shared memory
     exchange / large_messages                                large records sent as messages
     exchange / lost                                          unreadable records
+    clock / ahead_requests, ahead_ms                         sent by a clock ahead of the task's, in sum
+    clock / behind_requests, behind_ms                       read after their deadline
 """
 
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ LIMITS_US: tuple[int | None, ...] = (*[1 << (_FIRST_POWER + bucket) for bucket i
 TOTAL = "total"
 #: Bounds the sum in a counter of 63 bits: a sender's clock may be wrong.
 _MOST_US = 1 << 40
+_MOST_SKEW_MS = 1 << 40
 
 
 class _Histogram:
@@ -59,6 +62,7 @@ class Meter:
         self._errors: dict[str, int] = {}
         self._defects: dict[str, int] = {}
         self._exchange: dict[str, int] = {}
+        self._clock: dict[str, int] = {}
         self._admit_us = 0
 
     def note_admission(self, requests: int, spent_ms: float) -> None:
@@ -94,7 +98,10 @@ class Meter:
             elif sent_ms < 0:  # no timestamp
                 sent_ms = int(read_ms)
             queue.add(int((taken_ms - read_ms) * 1000))
-            broker.add(int((read_ms - sent_ms) * 1000))
+            broker_us = int((read_ms - sent_ms) * 1000)
+            if broker_us < 0:
+                self._note_clock("ahead", sent_ms - read_ms)
+            broker.add(broker_us)
             total.add(int((written_ms - sent_ms) * 1000))
 
     def note_split(self, signature: Signature, rows: int, breakdown: LatencyBreakdown, written_ms: float) -> None:
@@ -105,6 +112,8 @@ class Meter:
         for name, us in breakdown.to_parameters(written_ms).items():
             counts.spent[name.removesuffix(SUFFIX)].add(us)
         counts.spent[TOTAL].add(round((written_ms - breakdown.sent_ms) * 1000))
+        if breakdown.sent_ms > breakdown.read_ms:
+            self._note_clock("ahead", breakdown.sent_ms - breakdown.read_ms)
 
     def note_error(self, code: str, requests: int = 1) -> None:
         """Count requests that were answered with an error."""
@@ -127,16 +136,21 @@ class Meter:
         """Count a record that this task could not read."""
         self._note_exchange("lost", 1)
 
+    def note_behind(self, age_ms: float) -> None:
+        """Count a request that was read after its deadline."""
+        self._note_clock("behind", age_ms)
+
     @property
     def has_more(self) -> bool:
         """True if anything was counted since the last drain."""
-        return bool(self._models or self._errors or self._defects or self._exchange)
+        return bool(self._models or self._errors or self._defects or self._exchange or self._clock)
 
     def drain(self) -> dict[Path, int]:
         """Remove and return all counts; buckets are cumulative."""
         drained: dict[Path, int] = {("error", code, "requests"): count for code, count in self._errors.items()}
         drained |= {("phase", phase, "defects"): count for phase, count in self._defects.items()}
         drained |= {("exchange", name): count for name, count in self._exchange.items()}
+        drained |= {("clock", name): count for name, count in self._clock.items()}
         for (name, version), counts in self._models.items():
             group = ("model", f"{name}-{version}")
             drained[(*group, "requests")] = counts.requests
@@ -148,11 +162,16 @@ class Meter:
                 for limit_us, count in zip(LIMITS_US, histogram.counts, strict=True):
                     below += count
                     drained[(*group, phase, "le", "inf" if limit_us is None else str(limit_us), "requests")] = below
-        self._models, self._errors, self._defects, self._exchange = {}, {}, {}, {}
+        self._models, self._errors, self._defects, self._exchange, self._clock = {}, {}, {}, {}, {}
         return {path: count for path, count in drained.items() if count}
 
     def _note_exchange(self, name: str, count: int) -> None:
         self._exchange[name] = self._exchange.get(name, 0) + count
+
+    def _note_clock(self, side: str, skew_ms: float) -> None:
+        requests, total = f"{side}_requests", f"{side}_ms"
+        self._clock[requests] = self._clock.get(requests, 0) + 1
+        self._clock[total] = self._clock.get(total, 0) + min(int(skew_ms), _MOST_SKEW_MS)
 
     def _of(self, signature: Signature) -> _Model:
         key = (signature.model_name, signature.model_version)

@@ -124,9 +124,10 @@ def test_admission_scheduling_parameters_are_kept() -> None:
         (int(NOW_MS), 1, int(NOW_MS) + 1),  # rounded up
         (int(NOW_MS), 1_001, int(NOW_MS) + 2),
         (int(NOW_MS) - 5, 10_000, int(NOW_MS) + 5),  # from the record's timestamp
-        (int(NOW_MS) + 60_000, 1_000, int(NOW_MS) + 60_001),  # sender's clock ahead
+        (int(NOW_MS) + 60_000, 1_000, int(NOW_MS) + 1),  # sender's clock ahead
+        (int(NOW_MS) + 1, 1_000, int(NOW_MS) + 1),
         (-1, 3_000, int(NOW_MS) + 3),  # no timestamp
-        (2**63 - 1, 1_000_000, 2**53),
+        (2**63 - 1, 1_000_000, int(NOW_MS) + 1_000),
         (int(NOW_MS), 2**63 - 1, 2**53),
     ],
 )

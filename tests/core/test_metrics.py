@@ -108,6 +108,41 @@ def test_meter_wrong_clock_is_bounded(sent_ms: int, arrived_ms: float, spent_us:
     assert max(drained.values()) < 2**63
 
 
+@pytest.mark.parametrize(
+    ("sent_ms", "arrived_ms", "ahead"),
+    [
+        (NOW_MS + 3_600_000, NOW_MS, (1, 3_600_000)),
+        (2**63 - 1, NOW_MS, (1, 2**40)),
+        (NOW_MS, NOW_MS, (0, 0)),
+        (NOW_MS + 9, LONG_AGO_MS, (0, 0)),  # restored
+        (-1, NOW_MS, (0, 0)),
+    ],
+)
+def test_meter_clock_ahead_is_counted(sent_ms: int, arrived_ms: float, ahead: tuple[int, int]) -> None:
+    meter, at_ms = Meter(), NOW_MS + 1.0
+    times = {"taken_ms": at_ms, "started_ms": at_ms, "ended_ms": at_ms, "written_ms": at_ms}
+    meter.note_batch(SIGNATURE, [request(1, sent_ms, arrived_ms)], **times)
+    drained = meter.drain()
+    assert tuple(drained.get(("clock", name), 0) for name in ("ahead_requests", "ahead_ms")) == ahead
+
+
+def test_meter_clock_ahead_of_split_request_is_counted() -> None:
+    meter = Meter()
+    for sent_ms in (7.0, 2.0):
+        meter.note_split(SIGNATURE, 100, LatencyBreakdown(sent_ms, 2.0, 2.0, 4.0, 7.0, 11.0, 16.0), 22.0)
+    drained = meter.drain()
+    assert (drained["clock", "ahead_requests"], drained["clock", "ahead_ms"]) == (1, 5)
+
+
+def test_meter_clock_behind_is_counted() -> None:
+    meter = Meter()
+    meter.note_behind(1_000.7)
+    meter.note_behind(5.0)
+    assert meter.has_more
+    assert meter.drain() == {("clock", "behind_requests"): 2, ("clock", "behind_ms"): 1_005}
+    assert not meter.has_more
+
+
 def test_meter_counts_transfers_between_tasks() -> None:
     meter = Meter()
     for size_bytes in (100, 20):

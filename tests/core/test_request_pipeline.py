@@ -166,6 +166,8 @@ def test_pipeline_late_request_is_answered_and_not_run(rows: int) -> None:
     late = task.on_frame(frame(named("a", rows, parameters={"timeout": 1_000})), NOW_MS + 1)
     assert answers(late) == {"a": "deadline_exceeded"}
     assert task.next(NOW_MS + 1) is None
+    counted = task.pipeline._response_writer.meter.drain()
+    assert (counted["clock", "behind_requests"], counted["clock", "behind_ms"]) == (1, 1)
 
 
 def test_pipeline_expired_request_names_its_model() -> None:

@@ -37,7 +37,7 @@ def _read_and_admitted(request: Request) -> tuple[float, float]:
     if request.breakdown is not None:
         return request.breakdown.read_ms, request.breakdown.admitted_ms
     # A restored request has an arrival long ago.
-    read_ms = max(request.arrived_ms, request.source.timestamp_ms)
+    read_ms = request.arrived_ms if request.arrived_ms >= 0 else float(request.source.timestamp_ms)
     return read_ms, read_ms
 
 

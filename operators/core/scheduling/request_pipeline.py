@@ -52,6 +52,8 @@ class RequestPipeline:
         for message, source in requests:
             request = admit(message, source, now_ms)
             if isinstance(request, Refused):
+                if request.failure.code == DeadlineExceeded.code:
+                    self._response_writer.meter.note_behind(now_ms - source.timestamp_ms)
                 outputs += self._response_writer.refuse(request)
                 continue
             if request.breakdown is not None:
