@@ -4,6 +4,7 @@
 1st job     1       double, lookup, steps in 2 stages
 2nd job     3       + tens, + the ensemble halfway             of 1st and 2nd kind
 3rd job     2       - lookup, steps in 3 stages                lookup's queued requests get `unknown_model`
+4th job     2       - halfway, steps in 2 stages               so do those of halfway
 """
 
 import shutil
@@ -60,7 +61,7 @@ class Load:
             tensors = tuple(Tensor.from_array(name, value) for name, value in inputs)
             yield InferRequest(model, tensors, f"{model}-{number}")
 
-    def check(self, removed: str) -> int:
+    def check(self, removed: tuple[str, ...]) -> int:
         """Awaits all answers and compares them; returns how many requests found their model removed."""
         refused = 0
         for name, answer in self._topics.await_answers(self._expected, timeout_s=120).items():
@@ -113,9 +114,11 @@ def test_changed_job_loses_doubles_and_falsifies_nothing(broker: KafkaBroker, tm
         load.send("double", "halfway", "tens", "steps")
         state = stop_amid("lookup")
         change(2, "double", "tens", "halfway", stages=3, state=state)
-        load.send("halfway", "steps")
+        state = stop_amid("halfway", "steps")
+        change(2, "double", "tens", stages=2, state=state)
+        load.send("double", "steps")
 
-        refused = load.check(removed="lookup")
+        refused = load.check(removed=("lookup", "halfway"))
         assert refused > 0, "no request waited for the removed model"
         topics.check_repeated("exactly-once")
         control.cancel(control.find())
