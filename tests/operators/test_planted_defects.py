@@ -147,7 +147,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_task_loop.test_loop_full_task_works_on_and_ignores_due_timer,
     ),
     "full task stops after its slice": (
-        mutated(TaskLoop, "_work", " and not own.is_full", ""),
+        mutated(TaskLoop, "_work", " and not (queue is own and queue.is_full)", ""),
         test_task_loop.test_loop_full_task_works_on_and_ignores_due_timer,
     ),
     "queue is never full": (
