@@ -1,7 +1,7 @@
 """This project's job as a system."""
 
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.job import start
+from anabranch.flink_job.job import flink_options, start
 from bench.harness.messages import ServeCommand
 from bench.harness.session_time import BusyBackend
 
@@ -20,6 +20,11 @@ def config_of(command: ServeCommand) -> Config:
         models={"repository": command.repository},
         scheduling={"overload": command.overload, "balance": command.balance},
     )
+
+
+def peer_options(config: Config) -> dict[str, str]:
+    """Return the job's Flink options for a peer, whose operators have no identities."""
+    return flink_options(config) | {"pipeline.auto-generate-uids": "true"}
 
 
 def run(command: ServeCommand) -> None:

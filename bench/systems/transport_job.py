@@ -21,7 +21,6 @@ from pyflink.java_gateway import get_gateway
 
 from anabranch.flink_job import installation
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.job import flink_options
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.transport.claim_check import TransportOptions, is_claim
 from anabranch.operators.runtime.flink_types import BYTES
@@ -29,6 +28,7 @@ from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.transport.endpoints import Receiver, Sender
 from anabranch.schemas.records import PartialRecord, Segment, Source
 from bench.harness.messages import MESSAGES, SHARED_MEMORY, TransportCommand, TransportLog
+from bench.systems.anabranch_job import peer_options
 
 _READER = "read"
 _SETTLE_S = 0.2
@@ -98,7 +98,7 @@ def run(command: TransportCommand) -> None:
     installation.activate()
     settings = Configuration()
     # No checkpoint comes in between: the writer is in one call from the first record to the last.
-    for key, option in flink_options(Config().replace(job={"checkpoint_interval_ms": 3_600_000})).items():
+    for key, option in peer_options(Config().replace(job={"checkpoint_interval_ms": 3_600_000})).items():
         settings.set_string(key, option)
     address = urlsplit(command.flink_url)
     gateway: Any = get_gateway()

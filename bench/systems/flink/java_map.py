@@ -43,15 +43,14 @@ def bring() -> None:
 
 def run(command: ServeCommand) -> None:
     """Becomes the job's JVM, which runs until it is stopped."""
-    from anabranch.flink_job.job import flink_options  # noqa: PLC0415
-    from bench.systems.anabranch_job import config_of  # noqa: PLC0415 - PyFlink comes with it, and `needs` does without
+    from bench.systems.anabranch_job import config_of, peer_options  # noqa: PLC0415 - PyFlink comes with it, and `needs` does without
 
     options = {
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": str(command.parallelism),
         "execution.checkpointing.dir": Path(tempfile.mkdtemp(prefix="bench-checkpoints-")).as_uri(),
-    } | {name: value for name, value in flink_options(config_of(command)).items() if not name.startswith("python.")}
+    } | {name: value for name, value in peer_options(config_of(command)).items() if not name.startswith("python.")}
     java = installation.find_java() / "bin" / "java"
     class_path = [*installation.flink_lib_dir().glob("*.jar"), *_libraries(), _job_jar()]
     arguments = [

@@ -23,9 +23,8 @@ from pyflink.datastream.connectors.kafka import (
 from pyflink.java_gateway import get_gateway
 
 from anabranch.flink_job import installation
-from anabranch.flink_job.job import flink_options
 from bench.harness.messages import ServeCommand
-from bench.systems.anabranch_job import config_of
+from bench.systems.anabranch_job import config_of, peer_options
 from bench.systems.direct_models import DirectModels
 
 
@@ -80,7 +79,7 @@ def run(command: ServeCommand) -> None:
 
 def _environment(command: ServeCommand) -> StreamExecutionEnvironment:
     """Return the kind of cluster, and the options, that our own job has."""
-    options = flink_options(config_of(command))
+    options = peer_options(config_of(command))
     settings = Configuration()
     if command.flink_url is None:
         options = {
