@@ -260,7 +260,7 @@ def test_task_damaged_shard_fails_its_rows() -> None:
         assert isinstance(part, WindowPart)
         record = FailureRecord.decode(part.value)
         assert (part.key, record.segment, record.failure.code) == (
-            "2-7",
+            window_key(ShardRecord.decode(shard).segment.source),
             ShardRecord.decode(shard).segment,
             "internal_error",
         )
@@ -297,7 +297,7 @@ def test_task_lost_shard_forwards_its_failure() -> None:
     _, shard, *_ = shards_of([1.0] * 9)
     failure = lost(ShardRecord.decode(shard)).encode()
     [part] = serving().on_shard(memoryview(failure), NOW_MS)
-    assert (part.key, part.value) == ("2-7", failure)
+    assert (part.key, part.value) == (f"2-7-{int(NOW_MS)}", failure)
     assert FailureRecord.decode(part.value).failure.model_name == "rows"
 
 
@@ -319,5 +319,5 @@ def test_task_defect_on_a_shard_fails_its_rows(defect: str, monkeypatch: pytest.
     _, _, shard, _ = shards_of([1.0] * 9)
     [part] = task.on_shard(shard, NOW_MS)
     record = FailureRecord.decode(part.value)
-    assert (record.segment.first_row, record.segment.rows, part.key) == (4, 4, "2-7")
+    assert (record.segment.first_row, record.segment.rows, part.key) == (4, 4, f"2-7-{int(NOW_MS)}")
     assert record.failure.code == ("unknown_model" if defect == "no model" else "internal_error")

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.merging.request_window import window_key
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Shard, WindowPart
 from anabranch.operators.core.requests import Request
@@ -120,12 +121,24 @@ def test_router_delay_of_one_model_does_not_delay_another() -> None:
     assert shard.next_deadline() == NOW_MS + 50
 
 
+def test_router_requests_of_a_topic_made_anew_have_other_windows() -> None:
+    keys = set()
+    for sent_ms in (int(NOW_MS) - 1000, int(NOW_MS)):
+        of_topic = admitted(rows=9, offset=7)
+        of_topic.source = Source(0, 7, sent_ms)
+        window, *shards = routed().take_in(of_topic, NOW_MS)
+        assert isinstance(window, WindowPart)
+        keys.add(window.key)
+        assert {window_key(ShardRecord.decode(each.value).segment.source) for each in shards} == {window.key}
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize(("rows", "sizes"), [(5, [4, 1]), (8, [4, 4]), (9, [4, 4, 1])])
 def test_router_large_request_becomes_opening_and_shards(rows: int, sizes: list[int]) -> None:
     shard = routed()
     first, *others = shard.take_in(big := admitted(rows=rows, offset=7), NOW_MS)
     assert isinstance(first, WindowPart)
-    assert first.key == "0-7"
+    assert first.key == f"0-7-{int(NOW_MS)}"
     assert all(isinstance(other, Shard) for other in others)
     opening, shards = OpeningRecord.decode(first.value), [ShardRecord.decode(other.value).segment for other in others]
     assert (opening.segment.total_rows, opening.original) == (rows, big.original)

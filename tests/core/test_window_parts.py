@@ -12,7 +12,7 @@ def test_failure_parts_go_to_the_window_of_each_segment() -> None:
     segments = [Segment(Source(1, 2, 3), "a", rows=4), Segment(Source(5, 6, 7), "b", member=1)]
     failure = Failure("code", "message", "stage 1")
     parts = failure_parts(segments, failure)
-    assert [part.key for part in parts] == ["1-2", "5-6"]
+    assert [part.key for part in parts] == ["1-2-3", "5-6-7"]
     assert [FailureRecord.decode(part.value) for part in parts] == [FailureRecord(each, failure) for each in segments]
 
 

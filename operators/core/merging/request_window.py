@@ -86,8 +86,11 @@ _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
 
 def window_key(source: Source) -> str:
-    """Name a window by its place in Kafka, because ids may repeat."""
-    return f"{source.partition}-{source.offset}"
+    """Name a window by its record in Kafka, because ids may repeat.
+
+    The timestamp tells records apart that have the same place in a topic which was deleted and made anew.
+    """
+    return f"{source.partition}-{source.offset}-{source.timestamp_ms}"
 
 
 @dataclass(frozen=True, slots=True)
