@@ -64,7 +64,7 @@ class MalformedRequest(RequestError):
 
 
 class RequestTooLarge(RequestError):
-    """The record is over the message size."""
+    """The record has too many bytes, rows or elements."""
 
     code = "request_too_large"
 

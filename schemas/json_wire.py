@@ -20,6 +20,7 @@ from anabranch.schemas.tensors import (
     NUMPY_DTYPES,
     Tensor,
     bytes_elements,
+    check_count,
     check_shape,
     out_of_range,
     raw_from_elements,
@@ -100,6 +101,8 @@ def find_id(message: bytes) -> str:
 def read_request(message: bytes) -> InferRequest:
     """Decode a request, or raise a `RequestError`."""
     decoded: _JsonRequest = _decode(_request_decoder, message.removeprefix(_BYTE_ORDER_MARK))
+    for tensor in decoded.inputs:
+        check_count(tensor.name, tensor.datatype, check_shape(tensor.name, tensor.shape), is_raw=False)
     return InferRequest(
         model_name=decoded.model_name or "",
         model_version=decoded.model_version or "",

@@ -25,6 +25,7 @@ from anabranch.schemas.tensors import (
     NUMPY_DTYPES,
     Buffer,
     Tensor,
+    check_count,
     check_shape,
     out_of_range,
     raw_from_elements,
@@ -167,6 +168,7 @@ def read_request(message_bytes: bytes) -> InferRequest:
     inputs = []
     for index, tensor in enumerate(message.inputs):
         shape = check_shape(tensor.name, tensor.shape)
+        check_count(tensor.name, tensor.datatype, shape, is_raw=bool(envelope.raw))
         data: Buffer
         if envelope.raw:
             if tensor.HasField("contents"):

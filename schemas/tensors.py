@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.schemas.errors import MalformedRequest, WrongDatatype, WrongSize
-from anabranch.schemas.limits import MAX_RANK, MAX_TENSOR_BYTES
+from anabranch.schemas.errors import MalformedRequest, RequestTooLarge, WrongDatatype, WrongSize
+from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_RANK, MAX_TENSOR_BYTES, MAX_TYPED_ELEMENTS
 
 Buffer: TypeAlias = bytes | memoryview
 Array: TypeAlias = npt.NDArray[Any]
@@ -154,6 +154,14 @@ def bytes_offsets(data: Buffer, count: int) -> list[int]:
     if position != end or len(offsets) != count + 1:
         raise WrongSize(f"{end} bytes of BYTES data do not hold {count} elements: send as many as the shape says")
     return offsets
+
+
+def check_count(name: str, datatype: str, shape: Sequence[int], *, is_raw: bool) -> None:
+    """Raise `RequestTooLarge` for too many elements."""
+    limit = MAX_BYTES_ELEMENTS if datatype == BYTES else None if is_raw else MAX_TYPED_ELEMENTS
+    if limit is not None and prod(shape) > limit:
+        remedy = "send fewer rows at a time" if is_raw or datatype == BYTES else "send protobuf with raw contents"
+        raise RequestTooLarge(f"input {name!r} has {prod(shape)} elements, at most {limit} are allowed: {remedy}")
 
 
 def check_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:

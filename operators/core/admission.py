@@ -40,6 +40,7 @@ from anabranch.schemas.limits import (
     MAX_DEADLINE_MS,
     MAX_ID_BYTES,
     MAX_PRIORITY,
+    MAX_REQUEST_ROWS,
 )
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
@@ -301,6 +302,10 @@ def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None
     if head.rows > len(message):
         # Rows without elements take no bytes.
         raise WrongShape(f"the request has {head.rows} rows in {len(message)} bytes, at most one per byte: send fewer")
+    if head.rows > MAX_REQUEST_ROWS:
+        raise RequestTooLarge(
+            f"the request has {head.rows} rows, at most {MAX_REQUEST_ROWS} are allowed: send fewer rows at a time"
+        )
 
 
 def _match_inputs(model: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec
-from anabranch.schemas.limits import MAX_CACHED_TEMPLATE_BYTES, MAX_ID_BYTES
+from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_CACHED_TEMPLATE_BYTES, MAX_ID_BYTES, MAX_REQUEST_ROWS
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.protobuf_wire import _write_varint
@@ -191,6 +191,28 @@ def test_admission_more_empty_rows_than_bytes_are_refused() -> None:
         empty = Tensor.from_array("x", np.zeros((1, 0), np.float32))
         message = codec.encode_request(InferRequest("flat", (Tensor("x", "FP32", (rows, 0), empty.data),)))
         assert code_of(admission(served).admit(message, SOURCE, NOW_MS)) == code
+
+
+@pytest.mark.parametrize("rows", [MAX_REQUEST_ROWS, MAX_REQUEST_ROWS + 1])
+def test_admission_rows_over_the_limit_are_refused(rows: int) -> None:
+    x = TensorSpec("x", "UINT8", (None,))
+    served = Catalog({"bytes": {"1": ModelSpec("bytes", "1", "", "", (x,), (x,))}})
+    message = codec.encode_request(InferRequest("bytes", (Tensor("x", "UINT8", (rows,), bytes(rows)),)))
+    same = Admission(served, 2 * MAX_REQUEST_ROWS, 5, Defects(Meter()))
+    for _ in range(2):
+        found = code_of(same.admit(message, SOURCE, NOW_MS))
+        assert found == ("admitted" if rows == MAX_REQUEST_ROWS else "request_too_large")
+
+
+def test_admission_many_texts_are_refused_unread() -> None:
+    texts = TensorSpec("t", "BYTES", (None,))
+    served = Catalog({"texts": {"1": ModelSpec("texts", "1", "", "", (texts,), (texts,))}})
+    same = Admission(served, 1 << 24, 5, Defects(Meter()))
+    for count, code in ((MAX_BYTES_ELEMENTS, "admitted"), (MAX_BYTES_ELEMENTS + 1, "request_too_large")):
+        message = codec.encode_request(InferRequest("texts", (Tensor("t", "BYTES", (count,), bytes(4 * count)),)))
+        assert code_of(same.admit(message, SOURCE, NOW_MS)) == code
+    with patch("anabranch.operators.core.admission.bytes_offsets", side_effect=AssertionError):
+        assert code_of(same.admit(message, SOURCE, NOW_MS)) == "request_too_large"
 
 
 def test_admission_planted_defect_is_noted_and_answered() -> None:

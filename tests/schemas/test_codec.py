@@ -9,13 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.schemas import codec, messages
-from anabranch.schemas.errors import AnabranchError, UnreadableRequest
+from anabranch.schemas.errors import AnabranchError, RequestTooLarge, UnreadableRequest
+from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_TYPED_ELEMENTS
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest
 from anabranch.schemas.tensors import Tensor
 from tests.strategies import requests
 
 READ = ("read_request", "read_response", "find_id")
 ROW = Tensor.from_array("x", np.ones((1, 4), np.float32))
+
+
+@pytest.mark.parametrize("datatype", ["BYTES", "FP32"])
+def test_codec_request_with_too_many_elements_is_refused(datatype: str) -> None:
+    limit = MAX_BYTES_ELEMENTS if datatype == "BYTES" else MAX_TYPED_ELEMENTS
+    json = f'{{"inputs": [{{"name": "x", "shape": [{limit + 1}], "datatype": "{datatype}", "data": []}}]}}'
+    typed = ModelInferRequest(model_name="m")
+    typed.inputs.add(name="x", datatype=datatype, shape=(1, limit + 1))
+    for message in (json.encode(), typed.SerializeToString()):
+        with pytest.raises(RequestTooLarge, match=f"has {limit + 1} elements, at most {limit} are allowed"):
+            codec.decode_request(message)
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
