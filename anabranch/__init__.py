@@ -89,7 +89,7 @@ if TYPE_CHECKING:
         WrongShape,
         WrongSize,
     )
-    from anabranch.flink_job.kafka_security import KafkaSecurity
+    from anabranch.flink_job.kafka.security import KafkaSecurity
     from anabranch.result import Result
 
     __version__: str
@@ -177,7 +177,7 @@ __all__ = [
 ]
 _MODULES = {
     "Client": "anabranch.client",
-    "KafkaSecurity": "anabranch.flink_job.kafka_security",
+    "KafkaSecurity": "anabranch.flink_job.kafka.security",
     "Result": "anabranch.result",
 }
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.answer_future import AnswerFuture
-from anabranch.connection import Connection, IsolationLevel, KafkaConnection, known_options
-from anabranch.flink_job.kafka_security import KafkaSecurity, python_options
-from anabranch.response_receiver import PendingRequest, ResponseReceiver, no_answer
+from anabranch.flink_job.kafka.security import KafkaSecurity, python_options
+from anabranch.messaging.answer_future import AnswerFuture
+from anabranch.messaging.connection import Connection, IsolationLevel, KafkaConnection, known_options
+from anabranch.messaging.errors import ClientForked
+from anabranch.messaging.response_receiver import PendingRequest, ResponseReceiver, no_answer
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.errors import InvalidParameter, RequestTooLarge
 from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
-from anabranch.transport_errors import ClientForked
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
@@ -95,7 +95,7 @@ class Client:
     @classmethod
     def for_job(cls, config: Config, *, timeout_s: float = 30.0) -> Self:
         """Make a client with the topics, size limit and Kafka properties of a job's configuration."""
-        from anabranch.flink_job.kafka_properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
+        from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
 
         kafka_config = config.kafka
         return cls(

@@ -100,6 +100,18 @@ from anabranch.importing.errors import (
     UnknownSource,
     VersionThere,
 )
+from anabranch.messaging.errors import (
+    BrokerUnreachable,
+    ClientClosed,
+    ClientForked,
+    CodecMissing,
+    NoAnswer,
+    NotSent,
+    TopicMissing,
+    TransportError,
+    UnknownProperty,
+    WaitsForItself,
+)
 from anabranch.partition.errors import (
     CutError,
     InvalidModel,
@@ -153,18 +165,6 @@ from anabranch.stack.errors import (
     StackError,
     StartFailed,
     TopicNotMade,
-)
-from anabranch.transport_errors import (
-    BrokerUnreachable,
-    ClientClosed,
-    ClientForked,
-    CodecMissing,
-    NoAnswer,
-    NotSent,
-    TopicMissing,
-    TransportError,
-    UnknownProperty,
-    WaitsForItself,
 )
 
 if TYPE_CHECKING:

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from anabranch.client import Client
+from anabranch.messaging.errors import TopicMissing
 from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, InferenceFailed, InternalError, UnknownModel, UnknownOutput
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
-from anabranch.transport_errors import TopicMissing
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
 
-    from anabranch.connection import Connection
+    from anabranch.messaging.connection import Connection
 
 Answer = InferResponse | ErrorResponse
 #: Replaces a model: outputs by name from inputs by name. An array without a name has the name "".

@@ -2,9 +2,9 @@
 
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.kafka_properties import python_client_options
+from anabranch.flink_job.kafka.properties import python_client_options
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
-from anabranch.stack.kafka_topics import Topic, create_topics, partition_counts, size_limits
+from anabranch.stack.kafka.topics import Topic, create_topics, partition_counts, size_limits
 
 #: An error of any code fits twice.
 _LEAST_LIMIT_BYTES = 2 * KAFKA_FRAMING_BYTES

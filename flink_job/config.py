@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.kafka_security import OWN_PROPERTIES, KafkaSecurity, check_security
+from anabranch.flink_job.kafka.security import OWN_PROPERTIES, KafkaSecurity, check_security
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES, MAX_MESSAGE_BYTES

@@ -14,8 +14,8 @@ from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, shares
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_summary import JOB_PARAMETER, encode_summaries, summarize
-from anabranch.flink_job.saved_state import RETAINED_CHECKPOINTS, STATE_PARAMETER, STOPPED, SavedState
 from anabranch.flink_job.slots import slots_needed
+from anabranch.flink_job.state.saved_state import RETAINED_CHECKPOINTS, STATE_PARAMETER, STOPPED, SavedState
 from anabranch.flink_job.topology import build
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.backends.onnx import OnnxBackend

@@ -20,10 +20,10 @@ from pyflink.common import Types
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.flink_job import java
-from anabranch.flink_job import operator_ids as ids
 from anabranch.flink_job.config import Config, shares_memory
-from anabranch.flink_job.kafka import read_requests, write
+from anabranch.flink_job.kafka.connectors import read_requests, write
 from anabranch.flink_job.slots import DEFAULT_GROUP, group_of
+from anabranch.flink_job.state import operator_ids as ids
 from anabranch.flink_job.stream_keying import VALUE_TYPE, exchange_by_key, keep_by_key, keys_by_group, side_output
 from anabranch.operators.aggregate import AggregateFunction
 from anabranch.operators.backends.base import Backend

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from anabranch.flink_job.installation import find_java
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 
 HERE = Path(__file__).parent
 #: A test with one of them is neither `unit` nor, by its fixtures, `system`.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anabranch.flink_job.installation import find_java
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.conftest import UNIT_JAVA, starts_engine
 
 

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
-from anabranch.job_control import JobControl, JobSummary
+from anabranch.jobs.control import JobControl, JobSummary
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 FlinkUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="REST address of the Flink cluster. Default: the local stack's.")

@@ -15,7 +15,7 @@ from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.process_logs import LogEntry, LogFollower, log_files, read_errors, read_tails
 
 _ERRORS_SHOWN = 3

@@ -24,7 +24,7 @@ from anabranch.flink_job.model_summary import (
 )
 from anabranch.schemas.model import TensorSpec
 from anabranch.stack import local_stack as stack
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 State = Literal["served", "not_served", "changed", "only_in_job"]
 

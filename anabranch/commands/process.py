@@ -47,7 +47,7 @@ def process(
 
       anabranch process task-manager --job-manager master --listen 0.0.0.0 --host worker-1
     """
-    from anabranch.stack import flink_process  # noqa: PLC0415 - `--help` must be quick
+    from anabranch.stack.flink import process as flink_process  # noqa: PLC0415 - `--help` must be quick
 
     folder = Path(tempfile.mkdtemp(prefix=f"anabranch-{kind}-"))
     options = {

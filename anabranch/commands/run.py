@@ -14,12 +14,12 @@ from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.commands.prepare import prepare_models
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
-from anabranch.flink_job.saved_state import STOPPED, check_state_is_kept
 from anabranch.flink_job.slots import stage_slots
-from anabranch.job_keeper import JobKeeper, refuse_second_job
+from anabranch.flink_job.state.saved_state import STOPPED, check_state_is_kept
+from anabranch.jobs.keeper import JobKeeper, refuse_second_job
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 if TYPE_CHECKING:
     from anabranch.flink_job.job import RunningJob

@@ -14,7 +14,7 @@ from rich.tree import Tree
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
-from anabranch.stack.flink_cluster import TASK_MANAGER_MEMORY_MB
+from anabranch.stack.flink.cluster import TASK_MANAGER_MEMORY_MB
 
 DataDir = Annotated[
     Path | None,

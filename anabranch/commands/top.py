@@ -13,11 +13,11 @@ from rich.text import Text
 
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
-from anabranch.job_activity import JobActivity, activity, wanted
+from anabranch.jobs.activity import JobActivity, activity, wanted
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 _COLOURS = ("grey62", "cyan", "yellow", "magenta", "green", "blue", "red")
 _BAR_WIDTH = 36

@@ -14,13 +14,13 @@ from anabranch.commands.prepare import prepare_models
 from anabranch.commands.run import ConfigPath, ModelRepository, Servers, configuration, print_job, teller, with_topics
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.saved_state import check_state_is_kept
 from anabranch.flink_job.slots import slots_needed, stage_slots
-from anabranch.job_control import JobControl
-from anabranch.job_keeper import JobKeeper
+from anabranch.flink_job.state.saved_state import check_state_is_kept
+from anabranch.jobs.control import JobControl
+from anabranch.jobs.keeper import JobKeeper
 from anabranch.schemas.model import Catalog
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 
 def upgrade(

@@ -9,10 +9,10 @@ from shutil import copyfile
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
 from anabranch.flink_job.config import Config
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.flink_rest import FlinkRest
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import record_counts
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import record_counts
 from anabranch.topics import topics_of
 
 #: Environment variable with further options of `java`.

@@ -20,14 +20,14 @@ import psutil
 
 from anabranch.stack import stack_record, supervisor
 from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
-from anabranch.stack.flink_cluster import JOB_MANAGER_MEMORY_MB, TASK_MANAGER_MEMORY_MB, FlinkCluster
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
-from anabranch.stack.kafka_broker import HEAP_MB, KafkaBroker
+from anabranch.stack.flink.cluster import JOB_MANAGER_MEMORY_MB, TASK_MANAGER_MEMORY_MB, FlinkCluster
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.task_placement import Worker, workers
+from anabranch.stack.kafka.broker import HEAP_MB, KafkaBroker
 from anabranch.stack.processes import ProcessRecord, stop_all
 from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import ServiceGroup
 from anabranch.stack.stack_record import Restarts, StackRecord
-from anabranch.stack.task_placement import Worker, workers
 
 DEFAULT_DATA_DIR = Path(".anabranch")
 DEFAULT_KAFKA_PORT = 9092

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic
 from anabranch.stack.processes import LocalProcess
 from bench.harness.accounting import ProcessorTime
 from bench.harness.messages import LoadCommand, ReadCommand, ServeCommand

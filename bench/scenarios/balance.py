@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.flink.cluster import FlinkCluster
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import rate_per_s, tally
 from bench.harness.environment import BenchEnvironment

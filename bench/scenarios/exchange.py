@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from anabranch.flink_job.config import ExchangeConfig as Defaults
-from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.flink.cluster import FlinkCluster
 from bench.harness.accounting import ProcessorTime, other_cores
 from bench.harness.analysis.measures import Percentiles, Tally
 from bench.harness.environment import BenchEnvironment

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.flink.cluster import FlinkCluster
 from bench.harness.accounting import core_s_per_1000, other_cores, resident_mb
 from bench.harness.analysis.measures import Line, fit_line, tally
 from bench.harness.environment import BenchEnvironment

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.testing import FakeJob
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024

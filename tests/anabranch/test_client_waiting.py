@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from anabranch import Client, ClientForked, NoAnswer, Result, WaitsForItself
-from anabranch.answer_future import AnswerFuture
+from anabranch.messaging.answer_future import AnswerFuture
 from anabranch.schemas.tensors import Array
 from anabranch.testing import FakeJob
 

@@ -7,11 +7,11 @@ from anabranch.client import Client
 from anabranch.demo import reference, workload
 from anabranch.demo.features import INPUT_NAME, LABELS, MODEL_NAME, OUTPUT_NAME, TOKENS
 from anabranch.demo.reference import TOLERANCE
+from anabranch.messaging.errors import NoAnswer
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
 from anabranch.testing import Answer, FakeJob
-from anabranch.transport_errors import NoAnswer
 
 
 def scores_of(tokens: Array) -> Array:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from anabranch.job_activity import activity, wanted
+from anabranch.jobs.activity import activity, wanted
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Signature
-from anabranch.stack.flink_rest import batched_by_length
+from anabranch.stack.flink.rest import batched_by_length
 
 
 def counters(times: int, errors: int = 0, operator: str = "serve") -> dict[str, float]:

@@ -4,14 +4,14 @@ from typing import Any, cast
 
 import pytest
 
-from anabranch import job_keeper
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.saved_state import STATE_PARAMETER
-from anabranch.job_control import JobControl
-from anabranch.job_keeper import JobKeeper, refuse_second_job
+from anabranch.flink_job.state.saved_state import STATE_PARAMETER
+from anabranch.jobs import keeper as job_keeper
+from anabranch.jobs.control import JobControl
+from anabranch.jobs.keeper import JobKeeper, refuse_second_job
 from anabranch.schemas.model import Catalog
 from anabranch.stack.errors import NotRunning, StackError
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 
 URL = "http://127.0.0.1:8081"
 SAVEPOINT = "file:///c/fraud/stopped/savepoint-1"

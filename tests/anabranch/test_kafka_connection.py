@@ -9,10 +9,11 @@ import pytest
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient
 
-from anabranch import Client, CodecMissing, kafka_codecs
-from anabranch.connection import KafkaConnection
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic
+from anabranch import Client, CodecMissing
+from anabranch.messaging import kafka_codecs
+from anabranch.messaging.connection import KafkaConnection
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic
 
 
 class Answers:

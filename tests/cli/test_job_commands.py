@@ -15,8 +15,8 @@ from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack import local_stack as stack
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic, create_topics
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic, create_topics
 from anabranch.stack.processes import ProcessRecord, stop_all
 from tests.flink.models import write_repository
 from tests.flink.service import Topics

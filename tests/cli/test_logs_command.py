@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from anabranch.cli import app
 from anabranch.stack import local_stack
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 from anabranch.stack.local_stack import StackStatus
 from anabranch.stack.process_logs import LogEntry, LogFollower
 

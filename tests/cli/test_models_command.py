@@ -15,7 +15,7 @@ from anabranch.commands import models
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_summary import JOB_PARAMETER, decode_summaries, encode_summaries, summarize
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 from tests.flink.models import FLOAT, Tensors, _write, write_plan
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart" / "models" / "colours"

@@ -70,7 +70,7 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
     monkeypatch.setattr(topics, "make_topics", Mock())
     monkeypatch.setattr(topics, "fit_to_topics", lambda config: config)
     monkeypatch.setattr(topics, "idle_task_count", Mock(return_value=0))
-    monkeypatch.setattr("anabranch.stack.kafka_transactions.end_transactions", Mock())
+    monkeypatch.setattr("anabranch.stack.kafka.transactions.end_transactions", Mock())
     arguments = ["run", "--mini-cluster", "--model-repository", str(repository), "--data-dir", str(tmp_path / "stack")]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ import pytest
 
 from anabranch.commands.process import ProcessKind, process
 from anabranch.errors import UnusableArgument
-from anabranch.stack.flink_cluster import FlinkCluster
+from anabranch.stack.flink.cluster import FlinkCluster
 
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
 

@@ -8,7 +8,7 @@ import pytest
 from anabranch.commands import run
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 URL = "http://127.0.0.1:8081"
 

@@ -23,7 +23,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.stack import local_stack
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 from tests.docs.pages import ROOT, Block, blocks
 
 _BIN = Path(sys.executable).parent

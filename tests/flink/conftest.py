@@ -7,7 +7,7 @@ import pytest
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.models import write_repository
 from tests.flink.service import Topics
 

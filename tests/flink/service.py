@@ -11,8 +11,8 @@ from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic
 
 PARTITIONS = 4
 #: The largest record that a test sends.

@@ -12,7 +12,7 @@ from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.model import Batching
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 

@@ -12,7 +12,7 @@ from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from examples.ocr.make_repository import make_repository
 from examples.ocr.pictures import pictures
 from tests.flink.conftest import MODES

@@ -10,8 +10,8 @@ from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.schemas.messages import ErrorResponse, InferRequest
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.defective_backend import PLANTED, TRUNCATED_BYTES, DefectiveBackend
 from tests.flink.service import Topics

@@ -13,8 +13,8 @@ from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.arenas import arenas
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.flink_job.state_directory import starting_point
-from anabranch.job_control import JobControl
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.flink_job.state.state_directory import starting_point
+from anabranch.jobs.control import JobControl
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 from tests.flink.test_kill import await_checkpoint

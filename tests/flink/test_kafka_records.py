@@ -13,13 +13,13 @@ from kafka.admin import ConfigResource, ConfigResourceType, TransactionState
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.kafka import transaction_prefix
+from anabranch.flink_job.kafka.connectors import transaction_prefix
 from anabranch.schemas import codec
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic
-from anabranch.stack.kafka_transactions import end_transactions
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic
+from anabranch.stack.kafka.transactions import end_transactions
 from anabranch.topics import fit_to_topics
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics

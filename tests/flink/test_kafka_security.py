@@ -13,10 +13,10 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 from anabranch import Client, TransportError
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.kafka_properties import python_client_options
-from anabranch.flink_job.kafka_security import KafkaSecurity
+from anabranch.flink_job.kafka.properties import python_client_options
+from anabranch.flink_job.kafka.security import KafkaSecurity
 from anabranch.stack.errors import StackError
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.topics import idle_task_count, make_topics
 from tests.flink.conftest import MODES
 

@@ -19,8 +19,8 @@ from anabranch.flink_job.model_summary import summarize
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.ports import free_port
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics

@@ -16,15 +16,15 @@ import pytest
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.job import RunningJob
-from anabranch.flink_job.saved_state import SavedState
-from anabranch.flink_job.state_directory import StateDirectory, starting_point
-from anabranch.job_control import JobControl
-from anabranch.job_keeper import JobKeeper
+from anabranch.flink_job.state.saved_state import SavedState
+from anabranch.flink_job.state.state_directory import StateDirectory, starting_point
+from anabranch.jobs.control import JobControl
+from anabranch.jobs.keeper import JobKeeper
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import write_repository
 from tests.flink.service import Topics

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.flink_job.saved_state import SavedState
-from anabranch.job_control import JobControl
+from anabranch.flink_job.state.saved_state import SavedState
+from anabranch.jobs.control import JobControl
 from anabranch.schemas import codec
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import write_cut_model, write_repository
 from tests.flink.service import Topics

@@ -10,7 +10,7 @@ from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 from tests.onnx_runtime.loops import write_loop

@@ -15,8 +15,8 @@ from anabranch.flink_job.config import Config
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack import local_stack
-from anabranch.stack.flink_rest import FlinkRest
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.defective_backend import PLANTED, DefectiveBackend
 from tests.flink.service import Topics
 from tests.stack.test_flink_cluster import remote

@@ -16,9 +16,9 @@ from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.task_placement import workers
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.flink.task_placement import workers
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import write_cut_model
 from tests.flink.service import Topics

@@ -12,7 +12,7 @@ from anabranch.flink_job.config import Config
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.tensors import Tensor
-from anabranch.stack.kafka_broker import KafkaBroker
+from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import write_cut_model, write_ensembles_with_stages, write_repository
 from tests.flink.service import Topics

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.flink_job import installation, state_directory
+from anabranch.flink_job import installation
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import StateUnusable
-from anabranch.flink_job.state_directory import StateDirectory, starting_point
+from anabranch.flink_job.state import state_directory
+from anabranch.flink_job.state.state_directory import StateDirectory, starting_point
 from anabranch.operators.runtime.flink_compat import java_gateway
 
 JOB, OLDER_JOB = "a" * 32, "b" * 32

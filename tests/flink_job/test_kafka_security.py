@@ -6,8 +6,8 @@ import pytest
 
 from anabranch.flink_job.config import Config, KafkaConfig, load
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.kafka_properties import java_client_properties, python_client_options
-from anabranch.flink_job.kafka_security import KafkaSecurity, java_properties, python_options
+from anabranch.flink_job.kafka.properties import java_client_properties, python_client_options
+from anabranch.flink_job.kafka.security import KafkaSecurity, java_properties, python_options
 
 KEY = "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"
 JAAS = (

@@ -4,7 +4,7 @@ import pytest
 
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.saved_state import SavedState, check_state_is_kept, newest_first, surplus
+from anabranch.flink_job.state.saved_state import SavedState, check_state_is_kept, newest_first, surplus
 
 
 def checkpoint(number: int, taken_at_ms: int = 0, *, job: str = "a", size_bytes: int = 1) -> SavedState:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic
 from tests.packaging.conftest import CLIENT_VERSIONS, ROOT, Environment, uv
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]

@@ -12,8 +12,8 @@ from pyflink.java_gateway import get_gateway
 
 from anabranch.flink_job.installation import activate, python_settings
 from anabranch.stack.errors import StackError, StartFailed
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.flink.rest import FlinkRest
 from tests.stack.test_kafka_broker import listening_addresses
 
 

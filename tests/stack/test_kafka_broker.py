@@ -6,8 +6,8 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES
 from anabranch.stack.errors import PortInUse, StackError, TopicNotMade
-from anabranch.stack.kafka_broker import KafkaBroker
-from anabranch.stack.kafka_topics import Topic, record_counts
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic, record_counts
 
 
 def send(broker: KafkaBroker, topic: str, value: bytes) -> None:

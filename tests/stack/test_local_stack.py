@@ -6,8 +6,8 @@ import pytest
 from anabranch.stack import local_stack as stack
 from anabranch.stack import stack_record
 from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
-from anabranch.stack.flink_cluster import FlinkCluster
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.processes import ProcessRecord
 
 
@@ -89,7 +89,7 @@ def test_up_interrupted_start_leaves_no_process(
         raise interruption
 
     monkeypatch.setattr(FlinkCluster, "await_ready", cut_off)
-    monkeypatch.setattr("anabranch.stack.kafka_broker.KafkaBroker.await_ready", lambda _: None)
+    monkeypatch.setattr("anabranch.stack.kafka.broker.KafkaBroker.await_ready", lambda _: None)
     with pytest.raises(type(interruption)):
         stack.up(tmp_path, task_managers=1, kafka_port=0, flink_port=0)
     assert len(seen) >= 3

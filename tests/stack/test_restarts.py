@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from anabranch.cli import app
 from anabranch.stack import local_stack
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.local_stack import StackStatus
 from anabranch.stack.restart_policy import RestartLimits
 from tests.stack.test_local_stack import ours

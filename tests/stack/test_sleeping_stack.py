@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from anabranch.cli import app
 from anabranch.stack import local_stack, supervisor
 from anabranch.stack.errors import NotRunning
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.local_stack import StackStatus
 from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import Service, ServiceGroup

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from anabranch.commands.stack import picture
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.task_placement import operator_of, workers
 from anabranch.stack.local_stack import StackStatus
-from anabranch.stack.task_placement import operator_of, workers
 
 #: Answers of Flink 2.3, without unused parts.
 ANSWERS: dict[str, Any] = {

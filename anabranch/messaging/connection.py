@@ -14,11 +14,11 @@ from typing import Any, Literal, Protocol
 import kafka
 import kafka.errors
 
-from anabranch.kafka_codecs import check_codecs, codec_missing
-from anabranch.kafka_options import connection_causes, options_of
+from anabranch.messaging.errors import BrokerUnreachable, NotSent, TopicMissing, UnknownProperty
+from anabranch.messaging.kafka_codecs import check_codecs, codec_missing
+from anabranch.messaging.kafka_options import connection_causes, options_of
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
-from anabranch.transport_errors import BrokerUnreachable, NotSent, TopicMissing, UnknownProperty
 
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 

@@ -10,12 +10,12 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from anabranch.connection import Connection
+from anabranch.messaging.connection import Connection
+from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, error_with_code
 from anabranch.schemas.messages import ErrorResponse
-from anabranch.transport_errors import ClientClosed, NoAnswer, TransportError
 
 _Outcome = Result | Exception
 

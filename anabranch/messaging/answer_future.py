@@ -8,8 +8,8 @@ import threading
 import time
 from concurrent.futures import Future
 
+from anabranch.messaging.errors import ClientForked, NoAnswer, WaitsForItself
 from anabranch.result import Result
-from anabranch.transport_errors import ClientForked, NoAnswer, WaitsForItself
 
 #: The receiving thread looks for expired requests in steps; it comes first where it runs.
 _GRACE_S = 0.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anabranch.kafka_options import options_of
-from anabranch.stack.kafka_topics import connected_admin, no_answer
+from anabranch.messaging.kafka_options import options_of
+from anabranch.stack.kafka.topics import connected_admin, no_answer
 
 _OPEN = "Ongoing"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anabranch.flink_job.installation import find_java, kafka_class_path
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES
-from anabranch.stack.kafka_topics import Topic, create_topics
+from anabranch.stack.kafka.topics import Topic, create_topics
 from anabranch.stack.ports import LOOPBACK, answers, claim, free_port
 from anabranch.stack.processes import LocalProcess
 from anabranch.stack.service import Service, ServiceGroup

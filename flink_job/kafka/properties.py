@@ -6,7 +6,7 @@ from typing import Any
 
 from anabranch.flink_job.config import KafkaConfig
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.kafka_security import SHADED_SECURITY, java_properties, python_options
+from anabranch.flink_job.kafka.security import SHADED_SECURITY, java_properties, python_options
 
 _UNSHADED = re.compile(r"(?<![\w.])org\.apache\.kafka\.common\.security(?=\.)")
 _JAAS_LOGIN = re.compile(

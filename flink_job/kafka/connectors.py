@@ -14,8 +14,8 @@ from pyflink.datastream.connectors.kafka import (
 
 from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
-from anabranch.flink_job.kafka_properties import java_client_properties
-from anabranch.flink_job.operator_ids import REQUESTS
+from anabranch.flink_job.kafka.properties import java_client_properties
+from anabranch.flink_job.state.operator_ids import REQUESTS
 from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer, pool_transactions
 from anabranch.schemas.limits import KAFKA_FETCH_BYTES
 

@@ -10,8 +10,8 @@ import kafka.codec
 import kafka.errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from anabranch.kafka_options import options_of
-from anabranch.transport_errors import CodecMissing
+from anabranch.messaging.errors import CodecMissing
+from anabranch.messaging.kafka_options import options_of
 
 _PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
 _IS_INSTALLED = {"snappy": kafka.codec.has_snappy, "lz4": kafka.codec.has_lz4, "zstd": kafka.codec.has_zstd}

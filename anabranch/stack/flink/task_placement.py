@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 
 #: Names of Anabranch's operators in the name of an operator chain.
 _TELLING = re.compile(r"(?<![\w/.-])(\S+ stage \d+/\d+|serve|infer|aggregate)(?!\w)")

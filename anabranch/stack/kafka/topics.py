@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from anabranch.kafka_options import connection_causes, options_of
+from anabranch.messaging.kafka_options import connection_causes, options_of
 from anabranch.stack.errors import StackError, TopicNotMade
 
 if TYPE_CHECKING:

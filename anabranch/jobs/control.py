@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from anabranch.flink_job.saved_state import SAVEPOINTS, STATE_PARAMETER, STOPPED
+from anabranch.flink_job.state.saved_state import SAVEPOINTS, STATE_PARAMETER, STOPPED
 from anabranch.stack.errors import NotRunning, StackError
-from anabranch.stack.flink_rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 
 #: States that Flink does not leave.
 ENDED = {"FAILED", "CANCELED", "FINISHED"}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.slots import slots_needed
-from anabranch.job_control import ENDED
+from anabranch.jobs.control import ENDED
 from anabranch.schemas.model import Catalog
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkRest
 
 if TYPE_CHECKING:
     from anabranch.flink_job.job import RunningJob
-    from anabranch.flink_job.saved_state import SavedState
+    from anabranch.flink_job.state.saved_state import SavedState
 
 _POLL_S = 0.3
 _WATCH_S = 1.0
@@ -49,7 +49,7 @@ class JobKeeper:
     def start(self, *, fresh: bool = False, path: str = "") -> None:
         """Submit the job from its newest state, from that in `path`, or without one."""
         from anabranch.flink_job import job  # noqa: PLC0415 - imports PyFlink, which takes a second
-        from anabranch.flink_job.state_directory import starting_point  # noqa: PLC0415 - the same
+        from anabranch.flink_job.state.state_directory import starting_point  # noqa: PLC0415 - the same
 
         url, state = self._config.job.state_url, None
         if url or path:
@@ -118,9 +118,9 @@ class JobKeeper:
         """End what an earlier run with exactly-once delivery left open; a job with this delivery does so itself."""
         if self._config.job.delivery == "exactly-once":
             return
-        from anabranch.flink_job.kafka import transaction_prefix  # noqa: PLC0415 - imports PyFlink
-        from anabranch.flink_job.kafka_properties import python_client_options  # noqa: PLC0415 - with it
-        from anabranch.stack.kafka_transactions import end_transactions  # noqa: PLC0415 - imports Kafka
+        from anabranch.flink_job.kafka.connectors import transaction_prefix  # noqa: PLC0415 - imports PyFlink
+        from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - with it
+        from anabranch.stack.kafka.transactions import end_transactions  # noqa: PLC0415 - imports Kafka
 
         kafka = self._config.kafka
         end_transactions(kafka.bootstrap_servers, transaction_prefix(self._config), python_client_options(kafka))

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from anabranch.stack import flink_process
-from anabranch.stack.flink_rest import FlinkRest
+from anabranch.stack.flink import process as flink_process
+from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.ports import LOOPBACK, claim, free_port
 from anabranch.stack.processes import LocalProcess
 from anabranch.stack.service import Service, ServiceGroup

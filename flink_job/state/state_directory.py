@@ -12,7 +12,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from anabranch.flink_job import installation
 from anabranch.flink_job.config import Config, execution_mode
 from anabranch.flink_job.errors import StateUnusable
-from anabranch.flink_job.saved_state import SAVEPOINTS, STOPPED, SavedState, newest_first, surplus
+from anabranch.flink_job.state.saved_state import SAVEPOINTS, STOPPED, SavedState, newest_first, surplus
 from anabranch.operators.runtime.flink_compat import java_gateway
 
 _METADATA = "_metadata"

@@ -1,0 +1,1 @@
+"""Sending half and receiving half of a client."""

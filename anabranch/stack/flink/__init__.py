@@ -1,0 +1,1 @@
+"""Flink of the local stack."""

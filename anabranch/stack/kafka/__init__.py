@@ -1,0 +1,1 @@
+"""Kafka of the local stack, and topics of any cluster."""

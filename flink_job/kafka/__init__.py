@@ -1,0 +1,1 @@
+"""Kafka connections of the job."""
