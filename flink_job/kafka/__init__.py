@@ -1,1 +1,1 @@
-"""Kafka connections of the job."""
+"""Kafka connections."""

@@ -1,1 +1,1 @@
-"""Saved state of the job."""
+"""Saved state."""

@@ -1,4 +1,4 @@
-"""Decides from which checkpoint or savepoint a job starts, and which older ones may go.
+"""Decides from which saved state a job starts, and which may go.
 
 <checkpoint_dir>/<job name>/<Flink's job id>/chk-N/_metadata    checkpoint
                             stopped/savepoint-*/_metadata       of a stopped job

@@ -1,4 +1,4 @@
-"""The directory of a job's checkpoints and savepoints, through Flink's file systems; `saved_state` has its layout."""
+"""The directory of a job's states, through Flink's file systems; `saved_state` has its layout."""
 
 from __future__ import annotations
 
