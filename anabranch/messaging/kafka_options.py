@@ -11,7 +11,7 @@ from typing import Any
 from anabranch.flink_job.errors import ConfigError
 
 #: kafka-python logs these causes, and then raises a time-out without them.
-_CAUSE = re.compile(r"\w*AuthenticationFailedError: (?!\w*Error)([^)]*)|certificate[^)]*|SSL[^)]*")
+_CAUSE = re.compile(r"\w*AuthenticationFailedError: (?!\w*Error)([^)]*)|certificate[^)]*|\[SSL[^)]*")
 _BOOLEANS = {"true": True, "false": False}
 
 

@@ -112,6 +112,13 @@ def test_exactly_once_job_reuses_its_transactional_ids(
         topics.close()
 
 
+def both(rows: int) -> tuple[Tensor, Tensor]:
+    return (
+        Tensor.from_array("a", np.ones((rows, 3), np.float32)),
+        Tensor.from_array("b", np.ones((rows, 3), np.float32)),
+    )
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_job_what_a_topic_would_refuse_becomes_an_answer(
     broker: KafkaBroker, model_repository: Path, admin: KafkaAdminClient, mode: str
@@ -119,7 +126,7 @@ def test_job_what_a_topic_would_refuse_becomes_an_answer(
     config = Config().replace(job={"execution_mode": mode}, models={"repository": str(model_repository)})
     topics = Topics(broker, config)
     kafka = topics.config.kafka
-    limits = {kafka.responses_topic: 200_000, kafka.errors_topic: 140_000}
+    limits = {kafka.responses_topic: 131_072, kafka.errors_topic: 140_000}
     admin.alter_configs(
         [
             ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": str(limit)})
@@ -129,7 +136,7 @@ def test_job_what_a_topic_would_refuse_becomes_an_answer(
     running = job.start(fit_to_topics(topics.config))
     try:
         large, wrong, good = topics.ask(
-            InferRequest("double", (Tensor.from_array("x", np.ones((9_000, 4), np.float32)),), f"large-{mode}"),
+            InferRequest("pair", both(3_000), f"large-{mode}"),
             InferRequest("double", (Tensor.from_array("x", np.ones((9_000, 3), np.float32)),), f"wrong-{mode}"),
             InferRequest("double", (Tensor.from_array("x", np.ones((1, 4), np.float32)),), f"good-{mode}"),
         )
@@ -147,8 +154,8 @@ def test_job_what_a_topic_would_refuse_becomes_an_answer(
 
 
 def transactional_ids(admin: KafkaAdminClient, prefix: str, *states: TransactionState) -> set[str]:
-    listed = admin.list_transactions(state_filters=list(states) or None)
-    ids = {each.transactional_id for found in listed.values() for each in found}
+    listed = [each for found in admin.list_transactions().values() for each in found]
+    ids = {each.transactional_id for each in listed if not states or each.state in states}
     return {name for name in ids if name.startswith(prefix)}
 
 

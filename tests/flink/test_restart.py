@@ -83,7 +83,7 @@ def send_and_stop_amid(topics: Topics, cluster: FlinkCluster, running: RunningJo
     assert not {str(number) for number in numbers} <= topics.answers.keys(), "nothing is under way"
 
 
-def check_answers(topics: Topics, numbers: range, timeout_s: float = 90) -> None:
+def check_answers(topics: Topics, numbers: range, timeout_s: float = 180) -> None:
     answers = topics.await_answers((str(number) for number in numbers), timeout_s)
     for number in numbers:
         answer = answers[str(number)]
@@ -91,7 +91,7 @@ def check_answers(topics: Topics, numbers: range, timeout_s: float = 90) -> None
         assert np.array_equal(answer.outputs[0].to_array(), 2 * rows_of(number) + 2), number
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 def test_job_killed_drained_or_cancelled_loses_nothing(
@@ -140,7 +140,7 @@ def await_free_slots(cluster: FlinkCluster, slots: int) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_attached_run_submits_a_lost_job_again(broker: KafkaBroker, tmp_path: Path) -> None:
     topics = Topics(broker, configured(tmp_path, "thread", "exactly-once", "attached"))
     told: list[str] = []
