@@ -94,7 +94,7 @@ def _send(topics: Topics, numbers: range) -> None:
 def await_checkpoint(cluster: FlinkCluster, job_id: str) -> None:
     """Waits for a checkpoint that starts after this call."""
     completed = cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"] < completed + 2:
         assert time.monotonic() < end, "no checkpoint is completed"
         time.sleep(0.1)
