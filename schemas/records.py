@@ -90,7 +90,17 @@ _FLAG_EXPLAIN = 2
 _FLAG_WHOLE = 4
 
 
-class ShardRecord(msgspec.Struct, frozen=True, gc=False):
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    def parts(self) -> list[Buffer]:
+        """Encode in parts."""
+        raise NotImplementedError
+
+    def encode(self) -> bytes:
+        """Encode the record."""
+        return b"".join(self.parts())
+
+
+class ShardRecord(_Record, frozen=True, gc=False):
     """Some rows of a large request."""
 
     kind: ClassVar[RecordKind] = RecordKind.SHARD
@@ -105,10 +115,6 @@ class ShardRecord(msgspec.Struct, frozen=True, gc=False):
         _append_tensors(parts, 0, self.tensors)
         return parts
 
-    def encode(self) -> bytes:
-        """Encode the record."""
-        return b"".join(self.parts())
-
     @classmethod
     def decode(cls, encoded: Buffer) -> "ShardRecord":
         """Decode a SHARD."""
@@ -116,7 +122,7 @@ class ShardRecord(msgspec.Struct, frozen=True, gc=False):
         return cls(segment, signature, read_tensors(memoryview(encoded), tensors_at, count))
 
 
-class OpeningRecord(msgspec.Struct, frozen=True, gc=False):
+class OpeningRecord(_Record, frozen=True, gc=False):
     """Opens the window of a request.
 
     Attributes:
@@ -157,10 +163,6 @@ class OpeningRecord(msgspec.Struct, frozen=True, gc=False):
         parts += (times, original)
         return parts
 
-    def encode(self) -> bytes:
-        """Encode the record."""
-        return b"".join(self.parts())
-
     @classmethod
     def decode(cls, encoded: Buffer) -> "OpeningRecord":
         """Decode an OPENING."""
@@ -180,7 +182,7 @@ class OpeningRecord(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class PartialRecord(msgspec.Struct, frozen=True, gc=False):
+class PartialRecord(_Record, frozen=True, gc=False):
     """Outputs of some rows of a request.
 
     Attributes:
@@ -209,10 +211,6 @@ class PartialRecord(msgspec.Struct, frozen=True, gc=False):
         _append_tensors(parts, _PARTIAL_TIMES.size, self.tensors)
         return parts
 
-    def encode(self) -> bytes:
-        """Encode the record."""
-        return b"".join(self.parts())
-
     @classmethod
     def decode(cls, encoded: Buffer) -> "PartialRecord":
         """Decode a PARTIAL."""
@@ -229,7 +227,7 @@ class PartialRecord(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class FailureRecord(msgspec.Struct, frozen=True, gc=False):
+class FailureRecord(_Record, frozen=True, gc=False):
     """Failed rows of a request."""
 
     kind: ClassVar[RecordKind] = RecordKind.FAILURE
@@ -240,10 +238,6 @@ class FailureRecord(msgspec.Struct, frozen=True, gc=False):
     def parts(self) -> list[Buffer]:
         """Encode in parts."""
         return _begin(RecordKind.FAILURE, self.segment, encode_signature(self.failure), 0, 0)
-
-    def encode(self) -> bytes:
-        """Encode the record."""
-        return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "FailureRecord":
@@ -263,7 +257,7 @@ _encode_struct = msgspec.msgpack.Encoder().encode
 _unit_bodies = msgspec.msgpack.Decoder(_UnitBody)
 
 
-class UnitRecord(msgspec.Struct, frozen=True, gc=False):
+class UnitRecord(_Record, frozen=True, gc=False):
     """Rows of requests on their way through stages.
 
     Attributes:
@@ -305,10 +299,6 @@ class UnitRecord(msgspec.Struct, frozen=True, gc=False):
         _append_tensors(parts, body_size, self.tensors)
         return parts
 
-    def encode(self) -> bytes:
-        """Encode the record."""
-        return b"".join(self.parts())
-
     @classmethod
     def decode(cls, encoded: Buffer) -> "UnitRecord":
         """Decode a UNIT."""
@@ -338,7 +328,7 @@ class BatchEntry(msgspec.Struct, frozen=True, gc=False):
     admitted_ms: float = 0.0
 
 
-class BatchRecord(msgspec.Struct, frozen=True, gc=False):
+class BatchRecord(_Record, frozen=True, gc=False):
     """Whole requests that another task runs as a batch."""
 
     kind: ClassVar[RecordKind] = RecordKind.BATCH
@@ -358,10 +348,6 @@ class BatchRecord(msgspec.Struct, frozen=True, gc=False):
         parts += body
         _append_tensors(parts, body_size, self.tensors)
         return parts
-
-    def encode(self) -> bytes:
-        """Encode the record."""
-        return b"".join(self.parts())
 
     @classmethod
     def decode(cls, encoded: Buffer) -> "BatchRecord":

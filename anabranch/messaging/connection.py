@@ -61,7 +61,6 @@ class KafkaConnection:
     ) -> None:
         self._requests_topic = requests_topic
         self._responses_topic = responses_topic
-        self._partition_count = 0
         common = {
             "bootstrap_servers": bootstrap_servers.split(","),
             "bootstrap_timeout_ms": int(_CONNECT_S * 1000),
@@ -94,7 +93,7 @@ class KafkaConnection:
                 opened.callback(self._consumer.close)
                 _check_topics(self._consumer, requests_topic, responses_topic, bootstrap_servers)
                 check_codecs(bootstrap_servers, responses_topic, common | for_consumer)
-                self._partition_count = _seek_to_end(self._consumer, responses_topic)
+                _seek_to_end(self._consumer, responses_topic)
                 self._producer = kafka.KafkaProducer(**producing | for_producer)
                 opened.callback(self._producer.close, timeout=0)
                 # Fetches the metadata now, so that the first request does not wait for it.
@@ -119,8 +118,7 @@ class KafkaConnection:
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
         """Poll the responses topic, with the partitions that it has by now."""
         numbers = self._consumer.partitions_for_topic(self._responses_topic)
-        if len(numbers) > self._partition_count:
-            self._partition_count = len(numbers)
+        if len(numbers) > len(self._consumer.assignment()):
             self._consumer.assign([kafka.TopicPartition(self._responses_topic, number) for number in sorted(numbers)])
         try:
             polled = self._consumer.poll(timeout_ms=timeout_ms)
@@ -187,15 +185,14 @@ def _check_topics(
             )
 
 
-def _seek_to_end(consumer: kafka.KafkaConsumer, topic: str) -> int:
-    """Assign all partitions of a topic, from their ends; return their number."""
+def _seek_to_end(consumer: kafka.KafkaConsumer, topic: str) -> None:
+    """Assign all partitions of a topic, from their ends."""
     numbers = sorted(consumer.partitions_for_topic(topic))
     partitions = [kafka.TopicPartition(topic, number) for number in numbers]
     consumer.assign(partitions)
     # `seek_to_end` looks the end up at the first poll, which may be after the first answer.
     for partition, offset in consumer.end_offsets(partitions).items():
         consumer.seek(partition, offset)
-    return len(partitions)
 
 
 def _not_sent(error: Exception, size_bytes: int) -> AnabranchError:

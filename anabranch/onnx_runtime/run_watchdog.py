@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from anabranch.onnx_runtime.session import load_runtime
@@ -85,8 +84,7 @@ class LimitedRuns:
                 ) from None
             raise
         finally:
-            with suppress(KeyError):
-                del self._active[id(current)]
+            del self._active[id(current)]
             # Options whose flag was set, perhaps after the run, would stop the next one.
             if not current.is_stopped:
                 self._unused.append(current)

@@ -18,6 +18,9 @@ import psutil
 
 from anabranch.stack.errors import StartFailed
 
+#: Java reads the names of files by the locale.
+JAVA_LOCALE = {"LC_ALL": "C.UTF-8"}
+
 _MARKER = "ANABRANCH_PROCESS"
 _START_TIME_TOLERANCE_S = 5.0
 #: A process shows no environment while it becomes its command.

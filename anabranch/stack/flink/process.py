@@ -13,6 +13,7 @@ import msgspec
 from anabranch.flink_job.errors import LibpythonNotFound
 from anabranch.flink_job.installation import find_java, flink_home, flink_lib_dir, process_environment
 from anabranch.stack.errors import StackError, StartFailed
+from anabranch.stack.processes import JAVA_LOCALE
 
 Kind = Literal["job-manager", "task-manager"]
 
@@ -33,8 +34,6 @@ COMMON_SETTINGS = {
     "web.submit.enable": "false",
 }
 
-#: Java reads the names of files by the locale.
-_LOCALE = {"LC_ALL": "C.UTF-8"}
 _MAIN_CLASSES: dict[Kind, str] = {
     "job-manager": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     "task-manager": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
@@ -87,10 +86,10 @@ def command(kind: Kind, conf_dir: Path, log_path: Path) -> list[str]:
 def environment() -> dict[str, str]:
     """Return the variables of a Flink process."""
     try:
-        return _LOCALE | process_environment()
+        return JAVA_LOCALE | process_environment()
     except LibpythonNotFound:
         # Submission refuses thread mode without the library.
-        return _LOCALE | process_environment(thread_mode=False)
+        return JAVA_LOCALE | process_environment(thread_mode=False)
 
 
 def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list[str]]:
@@ -107,7 +106,7 @@ def _memory(kind: Kind, conf_dir: Path, log_path: Path) -> tuple[list[str], list
         text=True,
         check=False,
         timeout=_TIMEOUT_S,
-        env=os.environ | _LOCALE,
+        env=os.environ | JAVA_LOCALE,
     )
     answers = [line.removeprefix(_ANSWER) for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     if done.returncode or len(answers) != 2:

@@ -10,7 +10,7 @@ from anabranch.flink_job.installation import find_java, kafka_class_path
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES
 from anabranch.stack.kafka.topics import Topic, create_topics
 from anabranch.stack.ports import LOOPBACK, answers, claim, free_port
-from anabranch.stack.processes import LocalProcess
+from anabranch.stack.processes import JAVA_LOCALE, LocalProcess
 from anabranch.stack.service import Service, ServiceGroup
 
 HEAP_MB = 512
@@ -139,8 +139,7 @@ class KafkaBroker(ServiceGroup):
         return Service(
             name=name,
             command=command,
-            # Java reads the names of files by the locale.
-            environment={"LC_ALL": "C.UTF-8"},
+            environment=JAVA_LOCALE,
             directory=str(self._data_dir),
             # The storage tool reports its errors on standard output.
             log_path=str(log_path if name == "broker" else out_path),

@@ -25,7 +25,7 @@ def end_transactions(bootstrap_servers: str, prefix: str, options: Mapping[str, 
     try:
         with connected_admin(bootstrap_servers, options) as admin:
             listed = admin.list_transactions(state_filters=[_OPEN])
-        ids = [each.transactional_id for found in listed.values() for each in found if each.state == _OPEN]
+        ids = [each.transactional_id for found in listed.values() for each in found]
         left = sorted(name for name in ids if name.startswith(prefix))
         known = options_of(KafkaProducer.DEFAULT_CONFIG, options or {})
         for name in left:
