@@ -68,6 +68,7 @@
             NotRunning                    not_running
             TopicNotMade                  topic_not_made
             StartFailed                   start_failed
+        JobFailed                         job_failed             the job ended, or Flink refused an operation on it
         InstallationError                 installation_error     something is not installed
             JavaNotFound                  java_not_found
             FlinkNotFound                 flink_not_found
@@ -88,6 +89,7 @@ from anabranch.flink_job.errors import (
     InstallationError,
     JarsMissing,
     JavaNotFound,
+    JobFailed,
     LibpythonNotFound,
     StagesNotPrepared,
     StateUnusable,
@@ -200,6 +202,7 @@ __all__ = [
     "InvalidParameter",
     "JarsMissing",
     "JavaNotFound",
+    "JobFailed",
     "LibpythonNotFound",
     "MalformedRequest",
     "MissingInput",

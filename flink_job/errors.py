@@ -39,6 +39,12 @@ class StateUnusable(ConfigError):
     code = "state_unusable"
 
 
+class JobFailed(AnabranchError):
+    """The job failed or was cancelled, or Flink refused an operation on it."""
+
+    code = "job_failed"
+
+
 class InstallationError(AnabranchError):
     """A part is missing on this machine."""
 

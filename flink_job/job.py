@@ -3,15 +3,18 @@
 import atexit
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pyflink.common import Configuration, JobClient
+from py4j.protocol import Py4JJavaError
+from pyflink.common import CompletableFuture, Configuration, JobClient
 from pyflink.datastream import StreamExecutionEnvironment
 
 from anabranch.flink_job import installation
 from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, shares_memory
-from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.errors import ConfigError, JobFailed
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_summary import JOB_PARAMETER, encode_summaries, summarize
 from anabranch.flink_job.slots import slots_needed
@@ -20,7 +23,9 @@ from anabranch.flink_job.topology import build
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.runtime.flink_compat import (
+    mini_cluster_url,
     remote_environment,
+    root_cause,
     stop_with_savepoint,
     use_worker_processes,
 )
@@ -29,13 +34,15 @@ from anabranch.schemas.model import Catalog
 _FOREVER = str(2**31 - 1)
 #: PyFlink takes 0 for 1000.
 _BUNDLE_MS = "2"
+_POLL_S = 0.2
 
 
 class RunningJob:
-    """A job that was submitted."""
+    """A submitted job; `flink_url` is the REST address of its cluster."""
 
-    def __init__(self, client: JobClient) -> None:
+    def __init__(self, client: JobClient, flink_url: str) -> None:
         self._client = client
+        self.flink_url = flink_url
 
     @property
     def job_id(self) -> str:
@@ -46,17 +53,26 @@ class RunningJob:
         """Return Flink's name of the state, such as `RUNNING`."""
         return str(self._client.get_job_status().result()).rsplit(".", 1)[-1]
 
-    def drain(self, savepoint_dir: str) -> str:
+    def drain(self, savepoint_dir: str, sleep: Callable[[float], None] = time.sleep) -> str:
         """Answer the requests read so far, then stop; return the savepoint in `savepoint_dir`."""
-        return stop_with_savepoint(self._client, savepoint_dir)
+        return str(_await(stop_with_savepoint(self._client, savepoint_dir), sleep))
 
-    def cancel(self) -> None:
+    def cancel(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Stop at once, and answer no more requests."""
-        self._client.cancel().result()
+        _await(self._client.cancel(), sleep)
 
-    def wait(self) -> None:
-        """Wait for the end of a bounded job; raise if it fails or is cancelled."""
-        self._client.get_job_execution_result().result()
+    def wait(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Wait for the end of a job; raise JobFailed."""
+        _await(self._client.get_job_execution_result(), sleep)
+
+
+def _await(future: CompletableFuture, sleep: Callable[[float], None]) -> object:
+    while not future.done():
+        sleep(_POLL_S)
+    try:
+        return future.result()
+    except Py4JJavaError as error:
+        raise JobFailed(f"Flink: {root_cause(error)}") from None
 
 
 def read_models(config: Config) -> Catalog:
@@ -93,7 +109,8 @@ def start(
     parameters = {"anabranch.models": whole, JOB_PARAMETER: summaries, STATE_PARAMETER: config.job.state_url}
     env.get_config().set_global_job_parameters(parameters)
     build(env, config, catalog, backend or OnnxBackend())
-    return RunningJob(env.execute_async(config.job.name))
+    client = env.execute_async(config.job.name)
+    return RunningJob(client, flink_url or mini_cluster_url(client))
 
 
 def flink_options(config: Config, state: SavedState | None = None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
 from anabranch.flink_job.slots import stage_slots
 from anabranch.flink_job.state.saved_state import STOPPED, check_state_is_kept
+from anabranch.jobs.interrupts import Interrupts
 from anabranch.jobs.keeper import JobKeeper, refuse_second_job
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
@@ -91,24 +92,26 @@ def run(
     if cluster_url:
         refuse_second_job(cluster_url, config.job.name)
     catalog = prepare_models(config, console)
-    with console.status("Submitting the job"):
+    with console.status("Looking at cluster and topics"):
         if catalog.in_stages():
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:
             _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog))
         config = with_topics(config, console)
-        keeper = JobKeeper(config, cluster_url, catalog, teller(console))
-        keeper.start(fresh=fresh, path=from_path or "")
-    try:
-        with console.status("Loading the models"):
-            keeper.await_serving()
-        print_job(keeper, config, cluster_url, output)
-        if not detach:
-            console.print("Ctrl-C answers the requests that were read, and stops the job; twice stops it at once.")
-            keeper.wait()
-    except (KeyboardInterrupt, SystemExit):
-        _stop(keeper.running, config.job.state_url, console)
-        raise
+    with Interrupts() as interrupts:
+        keeper = JobKeeper(config, cluster_url, catalog, teller(console), interrupts.sleep)
+        with console.status("Submitting the job"):
+            keeper.start(fresh=fresh, path=from_path or "")
+        try:
+            with console.status("Loading the models"):
+                keeper.await_serving()
+            print_job(keeper, config, cluster_url, output)
+            if not detach:
+                console.print("Ctrl-C answers the requests that were read, and stops the job; twice stops it at once.")
+                keeper.wait()
+        except (KeyboardInterrupt, SystemExit):
+            _stop(keeper.running, config.job.state_url, console, interrupts)
+            raise
 
 
 def with_topics(config: Config, console: Console) -> Config:
@@ -144,27 +147,27 @@ def print_job(keeper: JobKeeper, config: Config, cluster_url: str | None, output
     console.print(f"{kafka.requests_topic} -> {kafka.responses_topic} on {kafka.bootstrap_servers}")
 
 
-def _stop(running: RunningJob, state_url: str, console: Console) -> None:
+def _stop(running: RunningJob, state_url: str, console: Console, interrupts: Interrupts) -> None:
     """Drains the job. Cancels it at the next Ctrl-C, or if draining fails."""
     try:
         with console.status("Answering the requests that were read; Ctrl-C stops at once"):
             if state_url:
-                path = running.drain(f"{state_url}/{STOPPED}")
+                path = running.drain(f"{state_url}/{STOPPED}", interrupts.sleep)
             else:
                 with tempfile.TemporaryDirectory(prefix="anabranch-savepoint-") as folder:
-                    running.drain(Path(folder).as_uri())
+                    running.drain(Path(folder).as_uri(), interrupts.sleep)
                     path = ""
         kept = f" `anabranch run` continues from {path}" if path else ""
         console.print(f"Stopped. All requests that were read are answered.{kept}", soft_wrap=True)
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - a job that cannot be drained must still end
+    except (KeyboardInterrupt, SystemExit, Exception) as error:  # noqa: BLE001 - the job must still end
         with console.status("Cancelling the job"):
-            running.cancel()
+            running.cancel(interrupts.sleep)
         later = "are answered by the next run" if state_url else "have no answer"
         console.print(f"Cancelled. Waiting requests {later}{_reason(error)}.")
 
 
 def _reason(error: BaseException) -> str:
-    return f" ({str(error).splitlines()[0]})" if str(error) else ""
+    return f" ({str(error).splitlines()[0]})" if isinstance(error, Exception) and str(error) else ""
 
 
 def configuration(

@@ -17,6 +17,7 @@ from anabranch.flink_job.config import Config
 from anabranch.flink_job.slots import slots_needed, stage_slots
 from anabranch.flink_job.state.saved_state import check_state_is_kept
 from anabranch.jobs.control import JobControl
+from anabranch.jobs.interrupts import Interrupts
 from anabranch.jobs.keeper import JobKeeper
 from anabranch.schemas.model import Catalog
 from anabranch.stack.errors import StackError
@@ -93,13 +94,13 @@ def _replace(
     with console.status("Stopping the job with a savepoint"):
         path = control.stop(old)
     teller(console)(f"Stopped {old.name} with the savepoint {path}")
-    keeper = JobKeeper(config, url, catalog, teller(console))
     try:
-        with console.status("Starting the job again"):
+        with Interrupts() as interrupts, console.status("Starting the job again"):
+            keeper = JobKeeper(config, url, catalog, teller(console), interrupts.sleep)
             keeper.await_slots()
             keeper.start()
             keeper.await_serving()
-    except Exception:
+    except BaseException:
         teller(console)(f"The new job did not start: `anabranch run` with the old configuration continues from {path}")
         raise
     print_job(keeper, config, url, output)

@@ -33,17 +33,26 @@ class JobKeeper:
 
     running: RunningJob
 
-    def __init__(self, config: Config, flink_url: str | None, catalog: Catalog, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        flink_url: str | None,
+        catalog: Catalog,
+        tell: Callable[[str], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         """Start nothing yet.
 
         Args:
             flink_url: REST address of the cluster; None for a MiniCluster in this process.
             tell: Is told in one line what happens.
+            sleep: Waits for seconds; an exception from it ends any method.
         """
         self._config = config
         self._flink_url = flink_url
         self._catalog = catalog
         self._tell = tell
+        self._sleep = sleep
         self.started_from: str | None = None
 
     def start(self, *, fresh: bool = False, path: str = "") -> None:
@@ -64,11 +73,11 @@ class JobKeeper:
     def await_serving(self) -> None:
         """Wait until every task has loaded its models; raise if the job ends."""
         while self.running.status() not in ENDED:
-            if self.running.status() == "RUNNING" and (self._flink_url is None or self._tasks_run()):
+            if self.running.status() == "RUNNING" and self._tasks_run():
                 self._end_transactions()
                 return
-            time.sleep(_POLL_S)
-        self.running.wait()
+            self._sleep(_POLL_S)
+        self.running.wait(self._sleep)
 
     def await_slots(self) -> None:
         """Wait until the cluster answers and has slots for the job."""
@@ -77,7 +86,7 @@ class JobKeeper:
             with suppress(StackError):
                 if rest.get("/overview")["slots-available"] >= wanted:
                     return
-            time.sleep(_POLL_S)
+            self._sleep(_POLL_S)
 
     def wait(self) -> None:
         """Wait for the end of the job; submit it again when the cluster has lost it.
@@ -93,7 +102,7 @@ class JobKeeper:
             self.start()
             self.await_serving()
             self._tell(f"Job {self.running.job_id} serves.")
-        self.running.wait()
+        self.running.wait(self._sleep)
 
     def _await_end_or_loss(self, rest: FlinkRest) -> bool:
         """Return whether the job ended; False if the cluster does not know it."""
@@ -112,7 +121,7 @@ class JobKeeper:
                     return False
                 if state in ENDED:
                     return True
-            time.sleep(_WATCH_S)
+            self._sleep(_WATCH_S)
 
     def _end_transactions(self) -> None:
         """End what an earlier run with exactly-once delivery left open; a job with this delivery does so itself."""
@@ -126,7 +135,7 @@ class JobKeeper:
         end_transactions(kafka.bootstrap_servers, transaction_prefix(self._config), python_client_options(kafka))
 
     def _tasks_run(self) -> bool:
-        vertices = FlinkRest(self._flink_url or "").get(f"/jobs/{self.running.job_id}")["vertices"]
+        vertices = FlinkRest(self.running.flink_url).get(f"/jobs/{self.running.job_id}")["vertices"]
         return all(vertex["status"] == "RUNNING" for vertex in vertices)
 
 

@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 from apache_beam.metrics.execution import MetricsEnvironment
-from pyflink.common import Configuration, JobClient, Row, RowKind, TypeInformation, Types
+from py4j.protocol import Py4JJavaError
+from pyflink.common import CompletableFuture, Configuration, JobClient, Row, RowKind, TypeInformation, Types
 from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, RuntimeContext, StreamExecutionEnvironment
 from pyflink.datastream.connectors.kafka import KafkaSinkBuilder
 from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
@@ -81,10 +82,25 @@ def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamE
     )
 
 
-def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> str:
-    """Drains a job and returns its savepoint; PyFlink omits the required savepoint format."""
+def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> CompletableFuture:
+    """Begin to drain a job; the future is its savepoint. PyFlink omits the required savepoint format."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
-    return str(client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical).get())
+    return CompletableFuture(client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical), str)
+
+
+def root_cause(error: Py4JJavaError) -> str:
+    """Return the first line of the innermost cause of a Java exception, or its class."""
+    cause = error.java_exception
+    while deeper := cause.getCause():
+        cause = deeper
+    return str(cause.getMessage() or cause.getClass().getName()).splitlines()[0]
+
+
+def mini_cluster_url(client: JobClient) -> str:
+    """Return the REST address of the MiniCluster that runs a job in this process; PyFlink hides it."""
+    field = client._j_job_client.getClass().getDeclaredField("miniCluster")
+    field.setAccessible(True)
+    return str(field.get(client._j_job_client).getRestAddress().get().toString())
 
 
 def pool_transactions(sink: KafkaSinkBuilder) -> None:

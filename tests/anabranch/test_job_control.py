@@ -124,11 +124,12 @@ class FakeJob:
     """A job that its cluster forgets once."""
 
     job_id = "a"
+    flink_url = URL
 
     def status(self) -> str:
         return "RUNNING"
 
-    def wait(self) -> None:
+    def wait(self, sleep: object) -> None:
         pass
 
 
