@@ -4,7 +4,7 @@
         result = client.infer("digits", {"x": images})
         result["logits"]
 
-Names are loaded on first use, so that the import is quick. `anabranch.errors` draws the tree of errors.
+Names are loaded on first use, so that the import is quick. `anabranch.errors` has all errors.
 """
 
 from importlib import import_module

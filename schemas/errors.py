@@ -1,37 +1,8 @@
-"""Wire errors with their stable codes.
-
-    AnabranchError
-    ├── RequestError
-    │   ├── UnreadableRequest            unreadable
-    │   ├── MalformedRequest             malformed_request
-    │   ├── RequestTooLarge              request_too_large
-    │   ├── UnknownModel                 unknown_model
-    │   ├── UnknownVersion               unknown_version
-    │   ├── UnknownInput                 unknown_input
-    │   ├── MissingInput                 missing_input
-    │   ├── UnknownOutput                unknown_output
-    │   ├── WrongDatatype                wrong_datatype
-    │   ├── WrongShape                   wrong_shape
-    │   ├── WrongSize                    wrong_size
-    │   ├── EmptyBatch                   empty_batch
-    │   ├── NonFiniteInput               non_finite_input
-    │   └── InvalidParameter             invalid_parameter
-    └── ServingError
-        ├── InferenceFailed              inference_failed
-        ├── RunTooLong                   run_too_long
-        ├── DeadlineExceeded             deadline_exceeded
-        ├── Overloaded                   overloaded
-        ├── IncompleteAnswer             incomplete_answer
-        ├── ResponseTooLarge             response_too_large
-        ├── ExchangeFailed               exchange_failed
-        └── InternalError                internal_error
-
-Codes never change.
-"""
+"""Wire errors with their codes, which never change; `docs/reference/errors.md` lists them."""
 
 
 class AnabranchError(Exception):
-    """Base of all errors; see `anabranch.errors`.
+    """Base of all errors.
 
     Attributes:
         code: Stable name, also on the wire.

@@ -66,8 +66,9 @@ def drawn() -> dict[str, tuple[str, str]]:
     """Returns code and parent of each class in the drawing."""
     found: dict[str, tuple[str, str]] = {}
     path = ["object"]
-    for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"    ((?:    )*)(\w+)  +([a-z_]+)(?:  |$)", line)
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text()
+    for line in page.split("```")[1].splitlines():
+        match = re.match(r"((?:    )*)(\w+)  +([a-z_]+)  ", line)
         if match:
             depth = 1 + len(match[1]) // 4
             del path[depth:]
