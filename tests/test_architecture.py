@@ -22,10 +22,10 @@ RULES: dict[str, tuple[set[str], set[str] | None]] = {
     "schemas": ({"schemas"}, {"google", "msgspec", "numpy"}),
     "onnx_runtime": ({"schemas", "onnx_runtime"}, {"msgspec", "numpy", "onnxruntime"}),
     "partition": ({"schemas", "partition", "onnx_runtime"}, None),
-    # Beam runs PyFlink's process mode: a part of PyFlink.
+    # Beam runs PyFlink's process mode, and py4j is its way to Java: parts of PyFlink.
     "operators": (
         {"schemas", "operators", "onnx_runtime"},
-        {"apache_beam", "msgspec", "numpy", "pyflink"},
+        {"apache_beam", "msgspec", "numpy", "py4j", "pyflink"},
     ),
     "operators.backends": ({"schemas", "operators.backends", "onnx_runtime"}, {"numpy"}),
     "operators.core": ({"schemas", "operators.core", "operators.backends.base"}, {"msgspec", "numpy"}),
