@@ -64,12 +64,13 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
 
     def start(*_: object, catalog: Catalog | None = None, **__: object) -> Mock:
         served.append(catalog)
-        return Mock(**{"status.return_value": "RUNNING"})
+        return Mock(**{"status.return_value": "RUNNING", "flink_url": "http://flink"})
 
     monkeypatch.setattr(job, "start", start)
     monkeypatch.setattr(topics, "make_topics", Mock())
     monkeypatch.setattr(topics, "fit_to_topics", lambda config: config)
     monkeypatch.setattr(topics, "idle_task_count", Mock(return_value=0))
+    monkeypatch.setattr("anabranch.jobs.keeper.FlinkRest.get", lambda *_: {"vertices": []})
     monkeypatch.setattr("anabranch.stack.kafka.transactions.end_transactions", Mock())
     arguments = ["run", "--mini-cluster", "--model-repository", str(repository), "--data-dir", str(tmp_path / "stack")]
     result = CliRunner().invoke(cli.app, arguments)
