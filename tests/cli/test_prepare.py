@@ -64,7 +64,7 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
 
     def start(*_: object, catalog: Catalog | None = None, **__: object) -> Mock:
         served.append(catalog)
-        return Mock(**{"status.return_value": "RUNNING", "flink_url": "http://flink"})
+        return Mock(**{"status.return_value": "RUNNING", "flink_url": "http://flink:1"})
 
     monkeypatch.setattr(job, "start", start)
     monkeypatch.setattr(topics, "make_topics", Mock())
