@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -83,6 +83,8 @@ def up(
     flink_port: int = DEFAULT_FLINK_PORT,
     task_manager_memory_mb: int = TASK_MANAGER_MEMORY_MB,
     restart_limits: RestartLimits | None = None,
+    kafka_settings: Mapping[str, str] | None = None,
+    flink_settings: Mapping[str, str] | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[StackStatus, bool]:
     """Start the stack, or the missing TaskManagers and supervisor of a running one.
@@ -96,6 +98,8 @@ def up(
         flink_port: 0 takes a free port.
         task_manager_memory_mb: Memory of each TaskManager's JVM.
         restart_limits: Limits of the supervisor of a new stack.
+        kafka_settings: Settings of a new broker that override all others.
+        flink_settings: Options of a new cluster that override all others.
         progress: Receives a description of each step.
 
     Returns:
@@ -123,7 +127,7 @@ def up(
             _stop(folder, record)
         _check_memory(task_managers * task_manager_memory_mb + JOB_MANAGER_MEMORY_MB + HEAP_MB)
         (folder / "checkpoints").mkdir(exist_ok=True)
-        broker = KafkaBroker(folder / "kafka", kafka_port, log_dir=folder / "logs", tied=False)
+        broker = KafkaBroker(folder / "kafka", kafka_port, log_dir=folder / "logs", tied=False, settings=kafka_settings)
         cluster = FlinkCluster(
             folder / "flink",
             task_managers,
@@ -131,7 +135,7 @@ def up(
             task_manager_memory_mb=task_manager_memory_mb,
             log_dir=folder / "logs",
             tied=False,
-            settings={"execution.checkpointing.dir": (folder / "checkpoints").as_uri()},
+            settings={"execution.checkpointing.dir": (folder / "checkpoints").as_uri(), **(flink_settings or {})},
         )
         return _status_of(folder, _start(folder, broker, cluster, restart_limits or RestartLimits(), progress)), True
 

@@ -11,6 +11,7 @@ from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 
@@ -121,3 +122,12 @@ def _consumer(bootstrap_servers: str, topic: str) -> Any:
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
     return consumer
+
+
+def await_checkpoint(cluster: FlinkCluster, job_id: str) -> None:
+    """Waits for a checkpoint that starts after this call."""
+    completed = cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"]
+    end = time.monotonic() + 180
+    while cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["completed"] < completed + 2:
+        assert time.monotonic() < end, "no checkpoint is completed"
+        time.sleep(0.1)

@@ -19,7 +19,6 @@ from tests.arenas import arenas
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
-KILLS = 3
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -116,40 +115,6 @@ def test_shared_memory_survives_a_kill_and_leaves_nothing(
         running.cancel()
     topics.close()
     await_gone(second)
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-def test_kills_under_load_lose_nothing_and_leave_nothing(
-    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, delivery: str
-) -> None:
-    others = arenas().keys()
-    topics = Topics(broker, config(model_repository, tmp_path / "checkpoints", mode, delivery))
-    with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
-        running = job.start(topics.config, cluster.url)
-        check(enumerate(topics.ask(*map(request_of, range(10)), timeout_s=120)))
-        sent, seen = 10, arenas().keys() - others
-        for _ in range(KILLS):
-            following = range(sent, sent + 100)
-            topics.send(*(codec.encode_request(request_of(number)) for number in following))
-            answered = len(topics.answers)
-            while len(topics.answers) < answered + 20:
-                topics.read_answers()
-            kill_one(cluster)
-            answers = topics.await_answers(map(str, following), timeout_s=200)
-            check((number, answers[str(number)]) for number in following)
-            sent += len(following)
-            await_gone(seen)
-            seen = arenas().keys() - others
-        assert cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"] >= KILLS
-        assert await_claims(cluster, running.job_id).get("lost", 0) == 0
-        topics.check_repeated(delivery)
-        check((int(name), answer) for name, got in topics.answers.items() for answer in got)
-        running.cancel()
-    topics.close()
-    await_gone(seen)
 
 
 def kill_one(cluster: FlinkCluster) -> None:

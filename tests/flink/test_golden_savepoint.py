@@ -17,8 +17,7 @@ from anabranch.jobs.control import JobControl
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
-from tests.flink.service import Topics
-from tests.flink.test_kill import await_checkpoint
+from tests.flink.service import Topics, await_checkpoint
 from tests.flink.test_restart import check_answers, configured, request, send, start
 
 SAVEPOINTS = Path(__file__).parent / "savepoints"

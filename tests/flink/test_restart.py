@@ -27,9 +27,8 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import write_repository
-from tests.flink.service import Topics
+from tests.flink.service import Topics, await_checkpoint
 from tests.flink.slow_backend import SlowBackend
-from tests.flink.test_kill import await_checkpoint
 
 COUNT = 120
 PATIENT = "[batching]\nshard_rows = 16\nmax_rows = 1000\nmax_delay_ms = 8000\n"
