@@ -27,6 +27,7 @@ from anabranch.operators.runtime.flink_compat import (
     remote_environment,
     root_cause,
     stop_with_savepoint,
+    use_own_operators,
     use_worker_processes,
 )
 from anabranch.schemas.model import Catalog
@@ -98,6 +99,7 @@ def start(
     catalog = catalog or read_models(config)
     installation.activate()
     use_worker_processes()
+    use_own_operators()
     options = flink_options(config, state)
     slots = slots_needed(catalog, config.job.parallelism)
     env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)

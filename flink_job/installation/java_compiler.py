@@ -15,7 +15,8 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 def java_jar() -> Path:
     """Return the jar of the job's Java."""
-    return compile_java("anabranch", Path(__file__).parents[1] / "java", [connector_jar()])
+    libraries = [connector_jar(), *sorted((flink_home() / "opt").glob("flink-python*.jar"))]
+    return compile_java("anabranch", Path(__file__).parents[1] / "java", libraries)
 
 
 def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:

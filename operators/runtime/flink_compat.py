@@ -9,11 +9,13 @@ from pyflink.common import CompletableFuture, Configuration, JobClient, Row, Row
 from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, RuntimeContext, StreamExecutionEnvironment
 from pyflink.datastream.connectors.kafka import KafkaSinkBuilder
 from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
-from pyflink.java_gateway import get_gateway
+from pyflink.java_gateway import get_gateway, java_import
 from pyflink.metrics import Counter, MetricGroup
 
 _INSERT = RowKind.INSERT
 _WORKER_MODE = "_python_worker_execution_mode"
+#: PyFlink finds operators by their simple names.
+_OWN_OPERATORS = ("anabranch.ExternalPythonProcessOperator", "anabranch.ExternalPythonKeyedProcessOperator")
 
 
 class KeyedRow(Row):
@@ -67,6 +69,12 @@ def java_gateway() -> Any:
 def use_worker_processes() -> None:
     """Run MiniCluster's workers as processes."""
     os.environ[_WORKER_MODE] = "process"
+
+
+def use_own_operators() -> None:
+    """Make this project's operators in process mode: a cancelled one of PyFlink may end its TaskManager."""
+    for name in _OWN_OPERATORS:
+        java_import(java_gateway().jvm, name)
 
 
 def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamExecutionEnvironment:

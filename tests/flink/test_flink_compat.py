@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from pyflink.common import Types
-from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream import KeyedProcessFunction, StreamExecutionEnvironment
 from pyflink.datastream.connectors.kafka import KafkaSink
 
 from anabranch.flink_job import installation
@@ -86,3 +86,30 @@ def test_sink_builder_takes_the_pooled_names(env: StreamExecutionEnvironment) ->
     field = builder._j_builder.getClass().getDeclaredField("transactionNamingStrategy")
     field.setAccessible(True)
     assert field.get(builder._j_builder).toString() == "POOLING"
+
+
+def test_process_operators_of_this_project_are_made(env: StreamExecutionEnvironment) -> None:
+    """Otherwise a failover in process mode may end healthy TaskManagers (`CancellationSafeBundles.java`)."""
+    flink_compat.use_own_operators()
+    stream = keep_by_key(env.from_collection([], PARTS), Types.STRING()).process(_Nothing(), Types.STRING())
+    for each, name in ((stream, "KeyedProcess"), (stream.process(_Nothing(), Types.STRING()), "Process")):
+        operator = flink_compat.java_stream(each).getTransformation().getOperatorFactory().getOperator()
+        assert operator.getClass().getName() == f"anabranch.ExternalPython{name}Operator"
+
+
+def test_bundle_factories_are_in_the_known_fields() -> None:
+    """Otherwise no task opens in process mode."""
+    installation.activate()
+    flink_compat.use_own_operators()
+    by_name = flink_compat.java_gateway().jvm.Class.forName
+    runners = "org.apache.flink.streaming.api.runners.python.beam"
+    factory = "org.apache.beam.runners.fnexecution.control.JobBundleFactory"
+    for owner in ("BeamPythonFunctionRunner", "PythonSharedResources"):
+        assert by_name(f"{runners}.{owner}").getDeclaredField("jobBundleFactory").getType().getName() == factory
+    lease = by_name(f"{runners}.BeamPythonFunctionRunner").getDeclaredField("sharedResources")
+    assert lease.getType().getSimpleName() == "OpaqueMemoryResource"
+
+
+class _Nothing(KeyedProcessFunction):  # type: ignore[misc]
+    def process_element(self, value: object, ctx: object) -> None:
+        pass

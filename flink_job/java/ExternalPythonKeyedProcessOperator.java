@@ -1,0 +1,45 @@
+package anabranch;
+
+import org.apache.flink.api.common.typeinfo.TypeInformation;
+import org.apache.flink.api.common.typeutils.TypeSerializer;
+import org.apache.flink.api.java.typeutils.RowTypeInfo;
+import org.apache.flink.configuration.Configuration;
+import org.apache.flink.runtime.state.VoidNamespaceSerializer;
+import org.apache.flink.streaming.api.functions.python.DataStreamPythonFunctionInfo;
+import org.apache.flink.streaming.api.operators.python.process.AbstractExternalDataStreamPythonFunctionOperator;
+
+/** PyFlink's operator of the same name with {@link CancellationSafeBundles}. */
+public final class ExternalPythonKeyedProcessOperator<OUT>
+        extends org.apache.flink.streaming.api.operators.python.process.ExternalPythonKeyedProcessOperator<OUT> {
+    private static final long serialVersionUID = 1L;
+
+    private final TypeSerializer<?> namespaces;
+
+    public ExternalPythonKeyedProcessOperator(
+            Configuration config, DataStreamPythonFunctionInfo function, RowTypeInfo input, TypeInformation<OUT> output) {
+        this(config, function, input, output, VoidNamespaceSerializer.INSTANCE);
+    }
+
+    public ExternalPythonKeyedProcessOperator(
+            Configuration config,
+            DataStreamPythonFunctionInfo function,
+            RowTypeInfo input,
+            TypeInformation<OUT> output,
+            TypeSerializer<?> namespaces) {
+        super(config, function, input, output, namespaces);
+        this.namespaces = namespaces;
+    }
+
+    @Override
+    public void open() throws Exception {
+        super.open();
+        CancellationSafeBundles.install(pythonFunctionRunner);
+    }
+
+    @Override
+    public <T> AbstractExternalDataStreamPythonFunctionOperator<T> copy(
+            DataStreamPythonFunctionInfo function, TypeInformation<T> output) {
+        return new ExternalPythonKeyedProcessOperator<>(
+                config, function, (RowTypeInfo) getInputTypeInfo(), output, namespaces);
+    }
+}

@@ -1,0 +1,81 @@
+"""Failovers under load, one after the other: no request is lost, and no TaskManager ends that was not killed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
+from anabranch.schemas import codec
+from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.tensors import Tensor
+from anabranch.stack.flink.cluster import FlinkCluster
+from anabranch.stack.kafka.broker import KafkaBroker
+from tests.flink.service import Topics
+
+REQUESTS = 400
+
+
+def rows_of(number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return number + np.arange(4, dtype=np.float32).reshape(1, 4)
+
+
+def send(topics: Topics, numbers: range) -> None:
+    requests = (InferRequest("double", (Tensor.from_array("x", rows_of(number)),), str(number)) for number in numbers)
+    topics.send(*map(codec.encode_request, requests))
+
+
+def worker_of(process_id: int) -> psutil.Process:
+    """Returns the process that runs the Python operators of a TaskManager."""
+    below = psutil.Process(process_id).children(recursive=True)
+    return next(each for each in below if not each.children() and "pyflink" in " ".join(each.cmdline()))
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("mode", "failovers"), [("thread", 2), ("process", 5)])
+def test_failovers_under_load_spare_healthy_processes(
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, failovers: int
+) -> None:
+    """In process mode Python dies without its TaskManager, so a failover is quick, and the other one only cancels."""
+    config = Config().replace(
+        job={
+            "name": f"failover-{mode}",
+            "execution_mode": mode,
+            "parallelism": 2,
+            "checkpoint_interval_ms": 1000,
+            "checkpoint_dir": (tmp_path / "checkpoints").as_uri(),
+        },
+        models={"repository": str(model_repository)},
+    )
+    topics = Topics(broker, config)
+    with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
+        running = job.start(topics.config, cluster.url)
+        send(topics, range(1))
+        topics.await_answers(["0"], timeout_s=120)
+        sent = 1
+        for failover in range(failovers):
+            following = range(sent, sent + REQUESTS)
+            send(topics, following)
+            answered = len(topics.answers)
+            while len(topics.answers) < answered + REQUESTS // 20:
+                topics.read_answers()
+            number, process = list(cluster.task_managers.items())[failover % 2]
+            if mode == "process":
+                worker_of(process.pid).kill()
+            else:
+                cluster.kill_task_manager(number)
+                cluster.add_task_manager()
+            answers = topics.await_answers(map(str, following), timeout_s=100)
+            for each in following:
+                answer = answers[str(each)]
+                assert isinstance(answer, InferResponse), answer
+                assert np.array_equal(answer.outputs[0].to_array(), 2 * rows_of(each) + 2), each
+            sent += REQUESTS
+            ended = [name for name, each in cluster.task_managers.items() if not each.is_alive()]
+            assert not ended, f"TaskManagers {ended} ended in failover {failover}"
+        assert cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"] >= failovers
+        running.cancel()
+    topics.close()
