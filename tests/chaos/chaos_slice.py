@@ -79,6 +79,7 @@ class SliceResult(msgspec.Struct, kw_only=True):
     """The result of a slice, as it is written to a file.
 
     Attributes:
+        load_average: Processes that wanted a core, on average over the last minutes of the run.
         runs: Number of times that `anabranch run` was started.
         note: The first thing that went wrong with the run itself; empty if nothing did.
     """
@@ -88,6 +89,7 @@ class SliceResult(msgspec.Struct, kw_only=True):
     date: str
     commit: str
     cores: int
+    load_average: float
     duration_s: float
     faults: list[FaultResult]
     verdict: Verdict
@@ -205,6 +207,7 @@ def run_slice(
         date=time.strftime("%Y-%m-%d"),
         commit=_commit(),
         cores=os.cpu_count() or 1,
+        load_average=round(os.getloadavg()[1], 1),
         duration_s=round(time.monotonic() - start_s, 1),
         faults=faults,
         verdict=checker.check(requests, load.answers, load.letters),
