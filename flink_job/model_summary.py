@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.model import BatchingVerdict, Catalog, ModelSpec, TensorSpec
 
 #: Name of the job parameter that holds the summaries.
 JOB_PARAMETER = "anabranch.model-summaries"
@@ -19,6 +19,7 @@ class BatchingSummary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         fixed_rows: Batch size of the model; None for any.
         max_rows: Largest batch; None for the cheapest.
+        verdict: Company in which rows run.
     """
 
     is_batchable: bool
@@ -26,6 +27,7 @@ class BatchingSummary(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int | None
     shard_rows: int
     max_delay_ms: float
+    verdict: BatchingVerdict = BatchingVerdict()
 
 
 class PartSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,16 @@ def summarize(catalog: Catalog) -> list[ModelSummary]:
     return [_summary(model) for _, versions in sorted(catalog.models.items()) for model in versions.values()]
 
 
+def is_same(one: ModelSummary, other: ModelSummary) -> bool:
+    """Tells if two models are served alike; a trial on another machine may measure another deviation."""
+    return _without_figures(one) == _without_figures(other)
+
+
+def _without_figures(model: ModelSummary) -> ModelSummary:
+    batching = msgspec.structs.replace(model.batching, verdict=BatchingVerdict(level=model.batching.verdict.level))
+    return msgspec.structs.replace(model, batching=batching)
+
+
 def encode_summaries(summaries: Iterable[ModelSummary]) -> str:
     """Return the summaries as JSON."""
     return msgspec.json.encode(list(summaries)).decode()
@@ -93,6 +105,7 @@ def _summary(model: ModelSpec) -> ModelSummary:
             max_rows=model.batching.max_rows,
             shard_rows=model.batching.shard_rows,
             max_delay_ms=model.batching.max_delay_ms,
+            verdict=model.verdict,
         ),
         parts=tuple(
             PartSummary(

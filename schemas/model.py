@@ -16,6 +16,7 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int | None, ...]
+    any_rank: bool = False
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,12 +27,30 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         shard_rows: Requests of more rows are split into shards of this many.
         max_rows: Rows of a batch at most. By default the measured optimum; 64 without a measurement.
         max_delay_ms: Time for which an idle task waits for a full batch.
+        tolerance: Relative difference that other company may make to a row; ten times as much for FP16.
+        trust: Lets strangers share batches without a trial.
     """
 
     enabled: bool | None = None
     shard_rows: Annotated[int, msgspec.Meta(ge=1)] = 32
     max_rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_delay_ms: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_MS)] = 0.0
+    tolerance: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-3
+    trust: bool = False
+
+
+class BatchingVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Company of a row, found by a trial.
+
+    Attributes:
+        deviation: Largest relative difference.
+        most_rows: Largest batch; 0 without a trial.
+    """
+
+    level: Literal["strangers", "within request", "whole"] = "strangers"
+    reason: str = "not tried"
+    deviation: float | None = None
+    most_rows: int = 0
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +164,12 @@ class ModelSpec:
     ensemble: Ensemble | None = None
     stages: tuple[StageSpec, ...] = ()
     is_chain: bool = False
+    verdict: BatchingVerdict = field(default_factory=BatchingVerdict)
+
+    @property
+    def is_indivisible(self) -> bool:
+        """True if a request's rows run together and alone."""
+        return self.batchable and self.fixed_rows is None and self.verdict.level != "strangers"
 
     def stage(self, index: int) -> "ModelSpec":
         """Return a stage as a model."""

@@ -20,6 +20,7 @@ from anabranch.flink_job.model_summary import (
     BatchingSummary,
     ModelSummary,
     decode_summaries,
+    is_same,
     summarize,
 )
 from anabranch.schemas.model import TensorSpec
@@ -33,6 +34,12 @@ _WORDS: dict[State, str] = {
     "not_served": "not served",
     "changed": "[yellow]changed since the job started[/]",
     "only_in_job": "[yellow]served, not in this repository[/]",
+}
+
+_COMPANY = {
+    "strangers": "rows of any requests",
+    "within request": "rows of one request",
+    "whole": "whole requests, alone",
 }
 
 
@@ -68,6 +75,7 @@ def models(
 
     Works without a running stack. With one, the list says for each model whether
     the job serves it, and whether its files changed since the job started.
+    A trial of each model decides whose rows share a batch.
 
       anabranch models --model-repository models
     """
@@ -111,7 +119,7 @@ def compare(held: Sequence[ModelSummary], job: ServingJob | None) -> list[Listed
     listed = []
     for model in held:
         other = served.pop((model.name, model.version), None)
-        state: State = "not_served" if other is None else "served" if other == model else "changed"
+        state: State = "not_served" if other is None else "served" if is_same(other, model) else "changed"
         listed.append(_listed(model, state))
     return sorted([*listed, *(_listed(model, "only_in_job") for model in served.values())], key=lambda each: each.name)
 
@@ -148,7 +156,7 @@ def _table(listed: Sequence[ListedModel]) -> Table:
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:
-    return "\n".join(f"{spec.name} {spec.datatype} [{_axes(spec)}]" for spec in specs)
+    return "\n".join(f"{spec.name} {spec.datatype} [{'...' if spec.any_rank else _axes(spec)}]" for spec in specs)
 
 
 def _axes(spec: TensorSpec) -> str:
@@ -156,12 +164,16 @@ def _axes(spec: TensorSpec) -> str:
 
 
 def _batching(batching: BatchingSummary) -> str:
-    if not batching.is_batchable:
-        return "none"
+    verdict = batching.verdict
+    seen = f" (differ by {verdict.deviation:.1g})" if verdict.deviation is not None else ""
+    reason = "" if verdict.level == "strangers" and verdict.most_rows else f"\n{escape(verdict.reason)}"
+    company = f"{_COMPANY[verdict.level]}{seen}{reason}"
+    if not batching.is_batchable or (verdict.level == "within request" and not batching.fixed_rows):
+        return company
     size = f"up to {batching.max_rows} rows" if batching.max_rows else "measured size"
     size = f"{batching.fixed_rows} rows, fixed" if batching.fixed_rows else size
     delay = f"\nwaits {batching.max_delay_ms:g} ms" if batching.max_delay_ms else ""
-    return f"{size}\nshards of {batching.shard_rows} rows{delay}"
+    return f"{company}\n{size}\nshards of {batching.shard_rows} rows{delay}"
 
 
 def _parts(model: ModelSummary) -> str:

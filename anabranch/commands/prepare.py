@@ -73,7 +73,17 @@ def prepare_models(config: Config, console: Console) -> Catalog:
     from anabranch.flink_job.model_repository.stage_preparation import prepare_stages  # noqa: PLC0415 - ONNX is slow
 
     with _progress_bar(console) as report:
-        return prepare_stages(Path(config.models.repository), config.defaults, report)
+        catalog = prepare_stages(Path(config.models.repository), config.defaults, report)
+    for line in _refused_company(catalog):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return catalog
+
+
+def _refused_company(catalog: Catalog) -> Iterator[str]:
+    """Yield a line for each model of which a trial, not the configuration, keeps requests apart."""
+    for model in catalog.whole():
+        if model.verdict.level != "strangers" and not model.fixed_rows and model.batching.enabled is not False:
+            yield f"{model.name}/{model.version}: requests run alone: {model.verdict.reason}"
 
 
 @contextmanager

@@ -18,7 +18,15 @@ from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
-from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec, SessionOptions, StageSpec, TensorSpec
+from anabranch.schemas.model import (
+    BatchingVerdict,
+    Catalog,
+    FunctionSpec,
+    ModelSpec,
+    SessionOptions,
+    StageSpec,
+    TensorSpec,
+)
 from anabranch.schemas.tensors import DATATYPES
 
 #: Version of every chain.
@@ -96,6 +104,7 @@ def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: C
             _read_step(path.parent, step, models, f"{where}.steps[{index}]") for index, step in enumerate(table.steps)
         ),
         is_chain=True,
+        verdict=BatchingVerdict(level="whole", reason="requests for a chain run one by one"),
     )
 
 

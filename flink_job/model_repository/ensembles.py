@@ -12,17 +12,18 @@ Inputs and outputs are those of the members, which must agree.
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.core.merging.merge_rules import MERGE_RULES, cannot_merge
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
-from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, TensorSpec
+from anabranch.schemas.model import BatchingVerdict, Catalog, Ensemble, ModelSpec, TensorSpec
 
 #: Version of every ensemble.
 VERSION = "1"
+_LEVELS = get_args(BatchingVerdict.__annotations__["level"])
 
 
 class EnsembleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +87,15 @@ def read_ensemble(path: Path, table: EnsembleTable, models: Catalog) -> ModelSpe
             member_timeout_ms=table.member_timeout_ms,
             batchable=first.batchable,
         ),
+        verdict=_common_verdict(members),
     )
+
+
+def _common_verdict(members: Sequence[ModelSpec]) -> BatchingVerdict:
+    """Return the narrowest verdict of the members."""
+    narrowest = max(members, key=lambda member: _LEVELS.index(member.verdict.level))
+    reason = f"as member {narrowest.name}: {narrowest.verdict.reason}"
+    return BatchingVerdict(level=narrowest.verdict.level, reason=reason, deviation=narrowest.verdict.deviation)
 
 
 class _EnsembleError(Exception):
@@ -131,8 +140,10 @@ def _check_alike(members: Sequence[ModelSpec]) -> None:
     first = members[0]
     for member in members[1:]:
         if member.batchable != first.batchable:
+            whole = first if member.batchable else member
             raise _EnsembleError(
-                f"members: axis 0 counts rows in one of {first.name} and {member.name}, and not in the other"
+                f"members: axis 0 counts rows in one of {first.name} and {member.name}, and not in {whole.name}: "
+                f"{whole.verdict.reason}"
             )
         if {spec.name for spec in member.inputs} != {spec.name for spec in first.inputs}:
             raise _EnsembleError(

@@ -12,10 +12,11 @@
         ├── detect.onnx …
         └── steps.py
 
-Reading runs no model and writes nothing.
+Reading runs a new model to prove that its requests may share batches: see `batching_proof`.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import msgspec
 
 from anabranch.flink_job.config import ModelDefaults
 from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
+from anabranch.flink_job.model_repository.batching_proof import prove_batching
 from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
 from anabranch.flink_job.model_repository.stages import UnpreparedModel, read_stages
@@ -107,9 +109,8 @@ def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
 def _read_model(
     path: Path, file: _ModelFile, batching: Batching, session: SessionOptions
 ) -> ModelSpec | UnpreparedModel:
-    inputs, outputs = read_signature(path)
+    inputs, outputs = _with_ranks(path, *read_signature(path))
     fixed_rows = _fixed_rows(inputs, outputs)
-    batchable = fixed_rows is not None or all(spec.shape and spec.shape[0] is None for spec in inputs + outputs)
     if batching.enabled:
         _check_batch_axis(path, inputs, outputs, fixed_rows)
     model = ModelSpec(
@@ -119,13 +120,27 @@ def _read_model(
         sha256=sha256_of(path),
         inputs=inputs,
         outputs=outputs,
-        batchable=batchable and bool(inputs) if batching.enabled is None else batching.enabled,
         fixed_rows=fixed_rows,
         batching=batching,
         session=session,
         require_finite=file.validation.require_finite,
     )
+    model = prove_batching(model, path)
     return read_stages(model, file.stages, file.replicas) if file.stages else model
+
+
+def _with_ranks(
+    path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Tell tensors of any rank from scalars, which ONNX Runtime does not."""
+    if all(spec.shape for spec in inputs + outputs):
+        return inputs, outputs
+    from anabranch.partition.graph.model_file import read_model  # noqa: PLC0415 - ONNX is slow
+
+    graph = read_model(path).graph
+    unknown = {each.name for each in (*graph.input, *graph.output) if not each.type.tensor_type.HasField("shape")}
+    first, second = ([replace(spec, any_rank=spec.name in unknown) for spec in side] for side in (inputs, outputs))
+    return tuple(first), tuple(second)
 
 
 def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> int | None:

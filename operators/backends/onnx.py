@@ -107,9 +107,17 @@ def read_signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
 def _tensor_spec(path: Path, declared: Any) -> TensorSpec:
     datatype = _DATATYPES.get(declared.type)
     if datatype is None:
-        raise ModelLoadFailed(f"{path}: {declared.name!r} is {declared.type}, which the protocol cannot carry")
+        raise ModelLoadFailed(
+            f"{path}: {declared.name!r} is {declared.type}, which the protocol cannot carry{_advice(declared.type)}"
+        )
     shape = tuple(axis if isinstance(axis, int) else None for axis in declared.shape)
     return TensorSpec(declared.name, datatype, shape)
+
+
+def _advice(declared_type: str) -> str:
+    if "map(" in declared_type:
+        return ": convert the model with the option zipmap=False of skl2onnx, for one tensor of all classes"
+    return ": export tensors instead" if declared_type.startswith(("seq(", "optional(")) else ""
 
 
 def _open(path: Path, options: SessionOptions) -> Any:

@@ -85,7 +85,7 @@ def test_read_takes_the_batch_axis_from_shapes(
     [
         (["n", 2], ["n", 2], True, None),
         ([3, 2], [3, 2], True, 3),
-        (["n", 2], [], False, None),  # as an output of unknown shape
+        (["n", 2], [], True, None),  # as an output of unknown shape
         ([], [], False, None),
         ([0, 2], [0, 2], False, None),
         ([-1, 2], [-1, 2], True, None),

@@ -126,7 +126,10 @@ def run_batch(
     inputs = _gather(parts, signature, rows, joined)
     run = _RowRun(signature.outputs, inputs, rows, model.fixed_rows, session, defects)
     started_ms = now_ms()
-    run.run_all()
+    if model.is_indivisible:
+        run.run_parts(part_rows)
+    else:
+        run.run_all()
     ended_ms = now_ms()
     return BatchResult(
         is_by_row=True,
@@ -165,6 +168,13 @@ class _RowRun:
         step = self._step or self._rows
         for start in range(0, self._rows, step):
             self._run(start, start + step)
+
+    def run_parts(self, part_rows: Sequence[int]) -> None:
+        start = 0
+        for rows in part_rows:
+            self._step = rows
+            self._run(start, start + rows)
+            start += rows
 
     def _run(self, start: int, stop: int) -> None:
         rows = stop - start

@@ -112,7 +112,7 @@ class Router:
             costs = BatchCostModel() if model.stages or model.ensemble is not None else self._costs_of(model)
             if model.ensemble is not None:
                 route = _Route(model, _ALONE, costs, 0)
-            elif model.batchable:
+            elif model.batchable and not model.is_indivisible:
                 route = _Route(model, _batching(model), costs, model.batching.shard_rows)
             else:
                 route = _Route(model, _ALONE, costs, _ALL)
@@ -129,6 +129,8 @@ def _batching(model: ModelSpec) -> Batching:
 
 
 def _shard_rows(model: ModelSpec, rows: int, max_shards: int) -> int:
+    if model.is_indivisible:
+        return rows
     fixed_rows, shard_rows = model.fixed_rows or 1, model.batching.shard_rows
     of_one = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-rows // max(1, max_shards)))
     return of_one + -of_one % fixed_rows

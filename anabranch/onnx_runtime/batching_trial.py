@@ -1,0 +1,221 @@
+"""Tries whether rows give in company what they give alone.
+
+alone      [a] [b] [c] [zeros] [1000 x] ...
+together   [b 1000x a] [b a] [a a]               order, twins
+           [a zeros] [1000x b] ...               beside outliers
+           [c a b] ... [a ... h] ... [64 rows]   sizes
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from anabranch.onnx_runtime.row_comparison import deviations
+from anabranch.onnx_runtime.trial_inputs import Row, RowPool
+from anabranch.schemas.model import BatchingVerdict
+from anabranch.schemas.tensors import Array
+
+Run: TypeAlias = Callable[[Mapping[str, Array]], Sequence[Array]]
+
+_SIZES = (8, 5, 3, 2, 4, 6, 7)
+_LARGE_SIZES = (12, 16, 17, 24, 32, 33, 48, 64, 128, 256, 512, 1024)
+_QUICK_S = 0.05
+_FEW = 2
+_TOO_SLOW_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLimits:
+    """Extent of a trial: after `budget_s`, only essential batches start."""
+
+    tolerance: float
+    most_rows: int
+    budget_s: float
+    now_s: Callable[[], float]
+
+
+class NoTrial(Exception):
+    """The model cannot be tried, or its outputs tell nothing."""
+
+
+class _NotRows(Exception):
+    """Axis 0 does not count rows."""
+
+
+def try_batches(run: Run, outputs: Sequence[str], pools: Iterable[RowPool], limits: TrialLimits) -> BatchingVerdict:
+    """Try a model whose inputs have an open axis 0.
+
+    Args:
+        outputs: Names.
+        pools: The first that the model runs on is used.
+
+    Raises:
+        NoTrial: Nothing can be said.
+    """
+    trial = _Trial(run, outputs, limits)
+    try:
+        origin = trial.choose(pools)
+        trial.run_batches()
+    except _NotRows as found:
+        return BatchingVerdict(level="whole", reason=str(found))
+    largest = trial.largest
+    if largest <= limits.tolerance:
+        if not trial.tells():
+            raise NoTrial(f"its outputs are equal, or NaN, for all {origin}")
+        cut = ", cut short by time" if trial.most_rows < limits.most_rows else ""
+        reason = f"rows do not affect each other in {trial.batches} batches of {origin}{cut}"
+        return BatchingVerdict(reason=reason, deviation=largest, most_rows=trial.most_rows)
+    return BatchingVerdict(
+        level="within request",
+        reason=trial.culprit,
+        deviation=largest if np.isfinite(largest) else None,
+        most_rows=trial.most_rows,
+    )
+
+
+class _Trial:
+    def __init__(self, run: Run, outputs: Sequence[str], limits: TrialLimits) -> None:
+        self._run = run
+        self._outputs = outputs
+        self._limits = limits
+        self._end_s = limits.now_s() + limits.budget_s
+        self._rows: list[Row] = []
+        self._usual = 0
+        #: Outputs of each row alone.
+        self._alone: list[Sequence[Array]] = []
+        self._row_s = 0.0
+        self.largest = 0.0
+        self.culprit = ""
+        self.batches = 0
+        self.most_rows = 0
+
+    def choose(self, pools: Iterable[RowPool]) -> str:
+        """Choose a pool; return its origin."""
+        problem = "it has no inputs"
+        silent: RowPool | None = None
+        for pool in pools:
+            failure = self._take(pool)
+            if failure:
+                problem = failure
+            elif self.tells():
+                return pool.origin
+            else:
+                silent = silent or pool
+        if silent is None:
+            raise NoTrial(problem)
+        self._take(silent)
+        return silent.origin
+
+    def _take(self, pool: RowPool) -> str | None:
+        """Run the rows of a pool alone; return a reason against it."""
+        started_s = self._limits.now_s()
+        try:
+            self._run(pool.usual[0])
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            return _line(error)
+        self._row_s = self._limits.now_s() - started_s
+        if self._row_s > _TOO_SLOW_S:
+            raise NoTrial(f"a run takes {self._row_s:.1f} s, more than {_TOO_SLOW_S:g} s")
+        self._rows, self._alone = [], []
+        self._run_alone(pool.usual)
+        self._usual = len(self._rows)
+        self._run_alone(pool.outliers)
+        return f"it fails on most {pool.origin}" if self._usual < _FEW else None
+
+    def run_batches(self) -> None:
+        """Compare rows in batches."""
+        self._compare([0], self._run(self._rows[0]), "equal runs differ")
+        sizes: set[int] = set()
+        for is_essential, batch in self._batches():
+            rows = len(batch)
+            left_s = self._end_s - self._limits.now_s()
+            is_known = self.largest > self._limits.tolerance and rows in sizes
+            is_quick = rows <= max(self._limits.most_rows, _SIZES[0]) or rows * self._row_s <= _QUICK_S
+            if is_known or not (is_essential or (is_quick and rows * self._row_s <= left_s)):
+                continue
+            started_s = self._limits.now_s()
+            try:
+                made = self._run(
+                    {name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]}
+                )
+            except Exception as error:  # noqa: BLE001 - a model may raise anything
+                raise _NotRows(f"rows that run alone fail as {rows} together: {_line(error)}") from None
+            self._row_s = min(self._row_s, (self._limits.now_s() - started_s) / rows)
+            self._compare(batch, made, f"rows affect each other in a batch of {rows}")
+            self.batches += 1
+            self.most_rows = max(self.most_rows, rows)
+            sizes.add(rows)
+
+    def _run_alone(self, rows: Sequence[Row]) -> None:
+        kept, started_s = 0, self._limits.now_s()
+        for row in rows:
+            if kept >= _FEW and self._limits.now_s() - started_s > self._limits.budget_s / 5:
+                return
+            try:
+                outputs = self._run(row)
+            except Exception:  # noqa: BLE001, S112 - the others tell enough
+                continue
+            self._check_rows(outputs, 1)
+            self._rows.append(row)
+            self._alone.append(outputs)
+            kept += 1
+
+    def _joined(self, batch: Sequence[int]) -> Row:
+        return {name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]}
+
+    def tells(self) -> bool:
+        """Tells if an output differs between rows."""
+        for arrays in zip(*self._alone, strict=True):
+            telling = [array for array in arrays if array.dtype.kind != "f" or np.isfinite(array).any()]
+            if any(array.shape != telling[0].shape or deviations(telling[0], array).any() for array in telling[1:]):
+                return True
+        return False
+
+    def _check_rows(self, outputs: Sequence[Array], rows: int) -> None:
+        for name, array in zip(self._outputs, outputs, strict=True):
+            if array.ndim == 0 or array.shape[0] != rows:
+                raise _NotRows(f"axis 0 of output {name!r} does not count rows: {list(array.shape)} for {rows} rows")
+
+    def _compare(self, batch: Sequence[int], made: Sequence[Array], where: str) -> None:
+        self._check_rows(made, len(batch))
+        for index, name in enumerate(self._outputs):
+            parts = [self._alone[at][index] for at in batch]
+            if len({part.shape for part in parts}) > 1:
+                raise _NotRows(f"output {name!r} has another shape for each row")
+            apart = deviations(np.concatenate(parts), made[index])
+            row = int(np.argmax(apart))
+            if apart[row] > self._limits.tolerance and not self.culprit:
+                size = f"by {apart[row]:.2g}" if np.isfinite(apart[row]) else "in value"
+                self.culprit = f"{where}: output {name!r} of row {row} differs {size} from the row alone"
+            self.largest = max(self.largest, float(apart[row]))
+
+    def _batches(self) -> Iterator[tuple[bool, list[int]]]:
+        """Yield batches, each with whether it is essential."""
+        usual, everyone = range(self._usual), range(len(self._rows))
+        outliers = everyone[self._usual :]
+        rng = np.random.default_rng(1)
+
+        def crowd(rows: int, of: range) -> list[int]:
+            return [int(at) for at in rng.integers(0, len(of), rows)]
+
+        yield True, [1, *outliers[1:2], 0]
+        yield True, [usual[-1], 0]
+        yield True, [everyone[-at % len(everyone)] for at in range(_SIZES[0])]
+        most = self._limits.most_rows
+        while most > _SIZES[0] and most * self._row_s > self._limits.budget_s / 3:
+            most //= 2
+        yield False, crowd(most, everyone)
+        for outlier in outliers:
+            yield False, [0, outlier]
+            yield False, [outlier, 1]
+        yield False, [0, 0]
+        for rows in _SIZES:
+            yield False, [usual[at % len(usual)] for at in range(rows, 0, -1)]
+        for rows in (self._limits.most_rows, *_LARGE_SIZES):
+            yield False, crowd(rows, usual if rows % 2 else everyone)
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
