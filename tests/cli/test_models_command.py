@@ -68,7 +68,8 @@ def test_models_without_stack_lists_repository(repository: Path, tmp_path: Path)
     cut, first, second, panel = listed["models"]
     assert [each["version"] for each in (first, second)] == ["1", "2"]
     assert [each["kind"] for each in (cut, first, panel)] == ["stages", "model", "ensemble"]
-    assert cut["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [None, 4]}]
+    assert cut["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [None, 4], "any_rank": False}]
+    assert first["batching"]["verdict"]["level"] == "strangers"
     assert [(part["replicas"], part["outputs"][0]["name"]) for part in cut["parts"]] == [(1, "h"), (2, "y")]
     assert (first["batching"]["max_rows"], first["batching"]["max_delay_ms"]) == (8, 2.5)
     assert (panel["members"], panel["merge"]) == (["digits/1", "digits/2"], "mean")
@@ -79,7 +80,13 @@ def test_models_table_shows_signatures_and_parts(repository: Path, tmp_path: Pat
     result = run("--model-repository", repository, "--data-dir", tmp_path / "stack")
     assert result.exit_code == 0, result.output
     text = re.sub(r"\s+", " ", result.stdout)
-    for expected in ("x FP32 [any, 4]", "stage 1 -> stage 2 x 2", "mean of digits/1, digits/2", "up to 8 rows"):
+    for expected in (
+        "x FP32 [any, 4]",
+        "stage 1 -> stage 2 x 2",
+        "mean of digits/1, digits/2",
+        "up to 8 rows",
+        "rows of any requests",
+    ):
         assert expected in text
     assert "No job runs: start one with `anabranch run`" in text
 
