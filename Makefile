@@ -49,7 +49,7 @@ unit: setup ## Run the quick tests, which start neither Kafka nor Flink
 	@$(BIN)/python -m pytest -m unit -n 2 --dist loadfile $(ARGS)
 
 system: setup ## Run the tests on a real Kafka broker and Flink cluster
-	@$(BIN)/python -m pytest -m system $(ARGS)
+	@$(BIN)/python -m pytest -m "system or guides" -n 2 --dist loadfile $(ARGS)
 
 package: setup ## Build wheel and sdist, and try both in bare environments
 	@$(BIN)/python -m pytest -m packaging $(ARGS)

@@ -1,5 +1,6 @@
 """Separate Python environments for packages that conflict with PyFlink's."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +22,14 @@ def environment(name: str, lock: Path) -> Path:
         EnvironmentFailed: uv is missing, or a package cannot be installed.
     """
     folder = ROOT / ".tools" / name
+    folder.parent.mkdir(exist_ok=True)
+    # Several processes of a test run may want it at once.
+    with folder.with_suffix(".lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return _complete(name, lock, folder)
+
+
+def _complete(name: str, lock: Path, folder: Path) -> Path:
     python, stamp = folder / "bin" / "python", folder / ".complete"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:

@@ -1,8 +1,10 @@
-"""Processes that hold arenas of shared memory, by `/proc`."""
+"""Processes of a stack, and those that hold arenas of shared memory, by `/proc`."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 _NAME = re.compile(r"memfd:anabranch-([0-9a-f]{32})")
 
@@ -22,6 +24,18 @@ def arenas(processes: Iterable[int] | None = None) -> dict[str, set[int]]:
     for folder in folders:
         for name in _names(folder):
             found.setdefault(name, set()).add(int(folder.name))
+    return found
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Returns all processes of the stack or cluster of a folder, orphans included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ANABRANCH_PROCESS", "").startswith(str(folder)):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
     return found
 
 

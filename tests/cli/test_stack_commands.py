@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import anabranch as anabranch_package
 from anabranch.cli import app, main
 from anabranch.commands.output import OutputFormat
-from tests.stack.test_local_stack import ours
+from tests.arenas import processes_of
 
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
 
@@ -117,7 +117,7 @@ def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
     assert first["gone"] == []
     assert first["jobs"] == []
     pids = {first["broker_pid"], first["job_manager_pid"], first["supervisor_pid"], *first["task_manager_pids"]}
-    assert pids == set(ours(tmp_path))
+    assert pids == set(processes_of(tmp_path))
 
     status = anabranch("status", "--json", folder=tmp_path)
     assert status.returncode == 0
@@ -144,5 +144,5 @@ def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
 
     down = anabranch("down", folder=tmp_path)
     assert down.returncode == 0
-    assert ours(tmp_path) == []
+    assert processes_of(tmp_path) == []
     assert anabranch("status", folder=tmp_path).returncode == 3

@@ -37,7 +37,7 @@ _ENDED_BY_CTRL_C = {
 _LOOKED_AT_S = 5.0
 _LONGEST_WAIT_S = 180.0
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guides, pytest.mark.timeout(900)]
 
 
 class Reader:

@@ -15,7 +15,7 @@ from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.arenas import arenas
+from tests.arenas import arenas, processes_of
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics
 
@@ -92,15 +92,15 @@ def await_gone(names: Iterable[str], timeout_s: float = 60) -> None:
 def test_shared_memory_survives_a_kill_and_leaves_nothing(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:
-    others = arenas().keys()
+    folder = tmp_path / "cluster"
     topics = Topics(broker, config(model_repository, tmp_path / "checkpoints", mode, "at-least-once"))
-    with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
+    with FlinkCluster(folder, task_managers=2) as cluster:
         running = job.start(topics.config, cluster.url)
         check(enumerate(topics.ask(*map(request_of, range(30)), timeout_s=120)))
         counted = await_claims(cluster, running.job_id)
         assert counted["claimed_bytes"] > 256 * counted["claims"]
         assert "lost" not in counted
-        first = arenas().keys() - others
+        first = arenas(processes_of(folder)).keys()
         assert first
 
         topics.send(*(codec.encode_request(request_of(number)) for number in range(30, 60)))
@@ -110,7 +110,7 @@ def test_shared_memory_survives_a_kill_and_leaves_nothing(
         check(zip(range(60, 90), topics.ask(*map(request_of, range(60, 90)), timeout_s=120), strict=True))
         assert await_claims(cluster, running.job_id).get("lost", 0) == 0
         await_gone(first)
-        second = arenas().keys() - others
+        second = arenas(processes_of(folder)).keys()
         assert second
         running.cancel()
     topics.close()

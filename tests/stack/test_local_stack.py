@@ -9,18 +9,7 @@ from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.processes import ProcessRecord
-
-
-def ours(folder: Path) -> list[int]:
-    """Returns all processes of the stack of a folder, orphans included."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("ANABRANCH_PROCESS", "").startswith(str(folder)):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
+from tests.arenas import processes_of
 
 
 def test_status_without_stack_is_not_running(tmp_path: Path) -> None:
@@ -74,7 +63,7 @@ def test_up_too_little_memory_starts_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
     with pytest.raises(NotEnoughMemory, match=r"600 MB are available: .*fewer --task-managers"):
         stack.up(tmp_path, kafka_port=0, flink_port=0)
-    assert ours(tmp_path) == []
+    assert processes_of(tmp_path) == []
 
 
 @pytest.mark.system
@@ -85,7 +74,7 @@ def test_up_interrupted_start_leaves_no_process(
     seen: list[int] = []
 
     def cut_off(cluster: FlinkCluster) -> None:
-        seen.extend(ours(tmp_path))
+        seen.extend(processes_of(tmp_path))
         raise interruption
 
     monkeypatch.setattr(FlinkCluster, "await_ready", cut_off)
@@ -93,7 +82,7 @@ def test_up_interrupted_start_leaves_no_process(
     with pytest.raises(type(interruption)):
         stack.up(tmp_path, task_managers=1, kafka_port=0, flink_port=0)
     assert len(seen) >= 3
-    assert ours(tmp_path) == []
+    assert processes_of(tmp_path) == []
     assert not stack.status(tmp_path).running
 
 

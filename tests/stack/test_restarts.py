@@ -14,7 +14,7 @@ from anabranch.stack import local_stack
 from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.local_stack import StackStatus
 from anabranch.stack.restart_policy import RestartLimits
-from tests.stack.test_local_stack import ours
+from tests.arenas import processes_of
 
 
 def await_status(folder: Path, condition: Callable[[StackStatus], bool], timeout_s: float = 45) -> StackStatus:
@@ -81,4 +81,4 @@ def test_stack_killed_processes_start_again_up_to_a_limit(tmp_path: Path) -> Non
         await_status(tmp_path, has_others_than(again.task_manager_pids))
     finally:
         local_stack.down(tmp_path)
-    assert ours(tmp_path) == []
+    assert processes_of(tmp_path) == []

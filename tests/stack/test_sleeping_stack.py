@@ -19,7 +19,7 @@ from anabranch.stack.local_stack import StackStatus
 from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import Service, ServiceGroup
 from anabranch.stack.stack_record import Restarts
-from tests.stack.test_local_stack import ours
+from tests.arenas import processes_of
 
 pytestmark = pytest.mark.slow
 LIMITS = RestartLimits(max_restarts=2, window_s=600, first_pause_s=0.1)
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     with suppress(NotRunning):
         local_stack.down(tmp_path)
-    assert ours(tmp_path) == []
+    assert processes_of(tmp_path) == []
 
 
 def await_status(folder: Path, condition: Callable[[StackStatus], bool]) -> StackStatus:
@@ -128,4 +128,4 @@ def test_up_interrupted_supervisor_start_leaves_no_process(folder: Path, monkeyp
     monkeypatch.setattr(supervisor, "service", interrupted)
     with pytest.raises(KeyboardInterrupt):
         local_stack.up(folder, task_managers=1)
-    assert ours(folder) == []
+    assert processes_of(folder) == []
