@@ -65,6 +65,7 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_run_ms: Time limit of a run; 0 for none.
         calibrate: Measures batches when the model is loaded, once for each machine, to choose their size and to
             predict missed deadlines.
+        custom_ops: Libraries of custom operators: paths beside the model, or `PACKAGE:FUNCTION` that returns one.
     """
 
     intra_op_threads: Annotated[int, msgspec.Meta(ge=0)] = 1
@@ -74,6 +75,7 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     warm_up_rows: Annotated[int, msgspec.Meta(ge=0)] = 1
     max_run_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_RUN_MS)] = 60_000
     calibrate: bool = True
+    custom_ops: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
 
 
 class Ensemble(msgspec.Struct, frozen=True, array_like=True):

@@ -1,5 +1,6 @@
 """ONNX Runtime sessions; only this module opens them."""
 
+import re
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -18,6 +19,9 @@ _OPTIMIZATION_LEVELS = {
 _DEFAULT_OPTIONS = SessionOptions()
 #: Hides errors that are raised, too.
 _FATAL = 4
+
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class SessionError(Exception):
@@ -73,6 +77,8 @@ def open_session(
         name = "session.optimized_model_external_initializers_"
         settings.add_session_config_entry(f"{name}file_name", f"{optimized_path.name}.data")
         settings.add_session_config_entry(f"{name}min_size_in_bytes", "1024")
+    for library in options.custom_ops:
+        _register(settings, library)
     try:
         return runtime.InferenceSession(
             source if isinstance(source, bytes) else str(source), settings, providers=list(options.providers)
@@ -87,18 +93,37 @@ def load_runtime() -> Any:
 
     In PyFlink's threads, pybind11 takes a wrong thread state and deadlocks.
     """
-    importer = Thread(target=_import_runtime, name="import onnxruntime")
-    importer.start()
-    importer.join()
+    _import_apart("onnxruntime")
     import onnxruntime  # noqa: PLC0415
 
     onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime
 
 
-def _import_runtime() -> None:
-    with suppress(ImportError):  # Raised again by the caller.
-        import_module("onnxruntime")
+def _import_apart(name: str) -> Any:
+    importer = Thread(target=_try_import, args=(name,), name=f"import {name}")
+    importer.start()
+    importer.join()
+    return import_module(name)
+
+
+def _try_import(name: str) -> None:
+    with suppress(Exception):  # Raised again by the caller.
+        import_module(name)
+
+
+def _register(settings: Any, library: str) -> None:
+    path = library
+    try:
+        if _FUNCTION.fullmatch(library):
+            package, function = library.split(":")
+            path = str(getattr(_import_apart(package), function)())
+        settings.register_custom_ops_library(path)
+    except Exception as error:  # noqa: BLE001 - a package or library may raise anything
+        raise SessionError(
+            f"cannot load the custom operators {library!r}: {first_line(error)}; correct custom_ops under [session], "
+            "or install the package on every machine"
+        ) from None
 
 
 def first_line(error: Exception) -> str:

@@ -101,7 +101,8 @@ def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: C
         batchable=False,
         session=session,
         stages=tuple(
-            _read_step(path.parent, step, models, f"{where}.steps[{index}]") for index, step in enumerate(table.steps)
+            _read_step(path.parent, step, models, session, f"{where}.steps[{index}]")
+            for index, step in enumerate(table.steps)
         ),
         is_chain=True,
         verdict=BatchingVerdict(level="whole", reason="requests for a chain run one by one"),
@@ -124,10 +125,10 @@ def _specs(tables: Mapping[str, TensorTable], where: str) -> tuple[TensorSpec, .
     )
 
 
-def _read_step(folder: Path, step: StepTable, models: Catalog, where: str) -> StageSpec:
+def _read_step(folder: Path, step: StepTable, models: Catalog, session: SessionOptions, where: str) -> StageSpec:
     if step.replicas < 1:
         raise ConfigError(f"{where}: replicas = {step.replicas}, expected 1 or more")
-    path, sha256, inputs, outputs = _read_model(folder, step.model, models, where)
+    path, sha256, inputs, outputs = _read_model(folder, step.model, models, session, where)
     return StageSpec(
         path=path,
         sha256=sha256,
@@ -141,11 +142,11 @@ def _read_step(folder: Path, step: StepTable, models: Catalog, where: str) -> St
 
 
 def _read_model(
-    folder: Path, name: str, models: Catalog, where: str
+    folder: Path, name: str, models: Catalog, session: SessionOptions, where: str
 ) -> tuple[str, str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     if name.endswith(".onnx"):
         path = _beside(folder, name, f"{where}: model")
-        return str(path.resolve()), sha256_of(path), *read_signature(path)
+        return str(path.resolve()), sha256_of(path), *read_signature(path, session.custom_ops)
     try:
         if not name:
             raise UnknownModel("a step needs a model: give its name or file")

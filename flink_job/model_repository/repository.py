@@ -86,7 +86,7 @@ def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
         elif file.chain is not None:
             if versions or file != _ModelFile(chain=file.chain, session=file.session):
                 raise ConfigError(f"{toml}: [chain] allows only [session] beside it, and no version of a model")
-            chains[toml] = (file.chain, _fill_in(toml, file, defaults)[1])
+            chains[toml] = (file.chain, with_libraries(_fill_in(toml, file, defaults)[1], toml.parent))
         elif versions:
             batching, session = _fill_in(toml, file, defaults)
             models[model_folder.name] = {}
@@ -109,7 +109,8 @@ def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
 def _read_model(
     path: Path, file: _ModelFile, batching: Batching, session: SessionOptions
 ) -> ModelSpec | UnpreparedModel:
-    inputs, outputs = _with_ranks(path, *read_signature(path))
+    session = with_libraries(session, path.parent)
+    inputs, outputs = _with_ranks(path, *read_signature(path, session.custom_ops))
     fixed_rows = _fixed_rows(inputs, outputs)
     if batching.enabled:
         _check_batch_axis(path, inputs, outputs, fixed_rows)
@@ -183,6 +184,14 @@ def _fill_in(path: Path, file: _ModelFile, defaults: ModelDefaults) -> tuple[Bat
     if file.replicas and not file.stages:
         raise ConfigError(f"{path}: replicas = {list(file.replicas)} without stages: set stages, or remove replicas")
     return settings
+
+
+def with_libraries(session: SessionOptions, folder: Path) -> SessionOptions:
+    """Return options with absolute paths of libraries in a folder."""
+    libraries = tuple(
+        str((folder / each).resolve()) if (folder / each).is_file() else each for each in session.custom_ops
+    )
+    return msgspec.structs.replace(session, custom_ops=libraries)
 
 
 def version_order(version: str) -> list[tuple[int, int, str]]:

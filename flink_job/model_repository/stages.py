@@ -87,7 +87,7 @@ def _read_manifest_stages(model: ModelSpec, path: Path) -> tuple[StageSpec, ...]
         raise ConfigError(f"{path} is the manifest of another file than {model.path}: cut the model again")
     if not manifest.stages:
         raise ConfigError(f"{path} has no stages: cut the model again")
-    return tuple(_read_stage(path.parent, entry, manifest.rows) for entry in manifest.stages)
+    return tuple(_read_stage(path.parent, entry, manifest.rows, model.session.custom_ops) for entry in manifest.stages)
 
 
 def _read_manifest(path: Path) -> StageManifest:
@@ -99,7 +99,7 @@ def _read_manifest(path: Path) -> StageManifest:
         raise ConfigError(f"{path} is not a stage manifest: {error}; write it by `anabranch plan`") from None
 
 
-def _read_stage(folder: Path, entry: StageEntry, rows: int) -> StageSpec:
+def _read_stage(folder: Path, entry: StageEntry, rows: int, custom_ops: tuple[str, ...]) -> StageSpec:
     path = folder / entry.file
     if Path(entry.file).name != entry.file:
         raise ConfigError(f"the manifest in {folder} names {entry.file!r}, expected a file in the same folder")
@@ -108,7 +108,7 @@ def _read_stage(folder: Path, entry: StageEntry, rows: int) -> StageSpec:
     sha256 = sha256_of(path)
     if sha256 != entry.sha256:
         raise ConfigError(f"{path} is not the file that its manifest was written with: cut the model again")
-    inputs, outputs = (_by_name(path, specs) for specs in read_signature(path))
+    inputs, outputs = (_by_name(path, specs) for specs in read_signature(path, custom_ops))
     if (set(inputs), set(outputs)) != (set(entry.inputs), set(entry.outputs)):
         raise ConfigError(f"{path} has other inputs or outputs than its manifest says: cut the model again")
     return StageSpec(

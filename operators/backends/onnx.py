@@ -91,13 +91,15 @@ def sha256_of(path: Path) -> str:
         raise ModelLoadFailed(f"cannot read the model {path}: {error.strerror}") from None
 
 
-def read_signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def read_signature(
+    path: Path, custom_ops: tuple[str, ...] = ()
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Read the inputs and outputs that an ONNX file declares; a symbolic or unnamed axis is None.
 
     Raises:
         ModelLoadFailed: The file is not an ONNX model, or has tensors that the protocol cannot carry.
     """
-    session = _open(path, SessionOptions(optimization="none"))
+    session = _open(path, SessionOptions(optimization="none", custom_ops=custom_ops))
     return (
         tuple(_tensor_spec(path, declared) for declared in session.get_inputs()),
         tuple(_tensor_spec(path, declared) for declared in session.get_outputs()),
