@@ -28,9 +28,7 @@ def write_models(folder: Path, library: str) -> None:
     _write(folder / "tokens", library, "BertTokenizer", TensorProto.INT64, ["y", "types", "mask"], **tokenizer)
 
 
-def _write(
-    folder: Path, library: str, operator: str, datatype: int, outputs: list[str], **attributes: str | int
-) -> None:
+def _write(folder: Path, library: str, operator: str, datatype: int, outputs: list[str], **attributes: Any) -> None:
     node = helper.make_node(operator, ["text"], outputs, domain="ai.onnx.contrib", **attributes)
     text = helper.make_tensor_value_info("text", TensorProto.STRING, ["N"])
     made = [helper.make_tensor_value_info(name, datatype, [None]) for name in outputs]
