@@ -41,6 +41,7 @@ REMEDIES = {
     "empty_batch": "Send at least one row.",
     "non_finite_input": "Remove NaN and infinity, or set `require_finite = false` for the model.",
     "invalid_parameter": "Correct the parameter; see the wire reference.",
+    "reply_refused": "Name a topic of `kafka.reply_topics`, and the partition as a number in text.",
     "run_too_long": "Send smaller inputs, or raise `max_run_ms` under `[session]` in the model's `model.toml`.",
     "inference_failed": "Check the values of the rows; the message has ONNX Runtime's or the function's reason.",
     "deadline_exceeded": "Allow more time, raise the priority, or add tasks. Check that the clocks agree.",

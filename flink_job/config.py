@@ -46,8 +46,10 @@ class KafkaConfig(_Section, frozen=True):
         replication: Replicas of created topics; 0 for the broker's default.
         discovery_interval_ms: Time until new partitions are read.
         max_message_bytes: Largest request and answer; larger ones become errors.
-        max_response_bytes: Largest answer, at most as the topic allows; 0 for `max_message_bytes`.
+        max_response_bytes: Largest answer; 0 for `max_message_bytes`.
         max_letter_bytes: Largest dead letter; 0 for the limit of its topic.
+        headers: Headers that answers and letters repeat.
+        reply_topics: Allowed reply topics; `NAME*` for a prefix.
         security: Encryption and authentication.
         properties: Other Java settings of Kafka clients.
     """
@@ -67,6 +69,8 @@ class KafkaConfig(_Section, frozen=True):
     max_message_bytes: Annotated[int, Meta(ge=1, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
     max_response_bytes: Annotated[int, Meta(ge=0)] = 0
     max_letter_bytes: Annotated[int, Meta(ge=0)] = 0
+    headers: tuple[str, ...] = ("kafka_correlationId", "correlation-id", "traceparent", "tracestate")
+    reply_topics: tuple[str, ...] = ()
     security: KafkaSecurity = KafkaSecurity()
     properties: dict[str, str | int | float | bool] = {}
 
@@ -98,7 +102,7 @@ class JobConfig(_Section, frozen=True):
         name: Name in Flink, by which a job finds its state again; prefix of Kafka transactions.
         parallelism: Inference tasks.
         execution_mode: `thread` runs Python in the TaskManager's JVM, `process` beside it.
-        delivery: `at-least-once` may repeat answers; `exactly-once` delays them to checkpoints.
+        delivery: `exactly-once` delays answers to checkpoints; `at-least-once` may repeat them.
         checkpoint_interval_ms: Time between checkpoints.
         checkpoint_dir: Shared URI; checkpoints are kept in its folder `name`. Required for
             `exactly-once` and on clusters.

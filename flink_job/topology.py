@@ -31,7 +31,7 @@ from anabranch.operators.core.execution.stage import stage_name
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.infer import InferFunction
-from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS
+from anabranch.operators.runtime.flink_types import BYTES, KAFKA_ROW, PARTS
 from anabranch.operators.runtime.side_outputs import LETTERS_TAG, PARTS_TAG, WORK_TAG, units_tag
 from anabranch.operators.runtime.task_context import now_ms
 from anabranch.operators.serve import ServeFunction
@@ -68,6 +68,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
                 policy=config.scheduling,
                 keys_by_group=groups,
                 exchange=exchange,
+                reply_topics=(kafka.responses_topic, *kafka.reply_topics),
             ),
             output_type=VALUE_TYPE,
         )
@@ -89,7 +90,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
         exchange_by_key(parts[0].union(*parts[1:]), Types.STRING())
         .process(
             AggregateFunction(response_writer, config.scheduling, exchange),
-            output_type=KEYED_BYTES,
+            output_type=KAFKA_ROW,
         )
         .name("aggregate")
         .uid(ids.AGGREGATE)
@@ -99,10 +100,10 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
 
     # A sink after a union would not be fused with its inputs.
     for stream, name in ((answers, ids.SERVE_RESPONSES), (exchanged, ids.INFER_RESPONSES)):
-        write(java.unpack_answers(stream, KEYED_BYTES, ids.unpack_id(name)), config, kafka.responses_topic, name)
+        write(java.unpack_answers(stream, KAFKA_ROW, ids.unpack_id(name)), config, kafka.responses_topic, name)
     write(merged, config, kafka.responses_topic, ids.AGGREGATE_RESPONSES)
     letters = [side_output(each, LETTERS_TAG) for each in (answers, exchanged, merged)]
-    write(letters[0].union(*letters[1:]), config, kafka.errors_topic, ids.ERRORS)
+    write(letters[0].union(*letters[1:]), config, kafka.errors_topic, ids.ERRORS, replies=False)
 
 
 def _through_stages(

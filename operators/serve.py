@@ -27,6 +27,7 @@ from anabranch.operators.runtime.side_outputs import emit
 from anabranch.operators.runtime.task_context import now_ms
 from anabranch.operators.transport.endpoints import AGGREGATE, INFER
 from anabranch.operators.transport.frame_memory import open_frame
+from anabranch.schemas.carried import ReplyTopics
 from anabranch.schemas.model import Catalog
 
 
@@ -41,6 +42,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
     policy: SchedulingPolicy
     keys_by_group: tuple[int, ...]
     exchange: TransportOptions
+    reply_topics: tuple[str, ...] = ()
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state and load all models."""
@@ -58,7 +60,13 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         self._loop = TaskLoop(
             task_key(task.index, task.parallelism, self.keys_by_group),
             RequestPipeline(
-                Admission(self.catalog, self.max_message_bytes, policy.default_priority, writer.defects),
+                Admission(
+                    self.catalog,
+                    self.max_message_bytes,
+                    policy.default_priority,
+                    writer.defects,
+                    ReplyTopics(self.reply_topics),
+                ),
                 Router(self.catalog, sessions.costs_of, shards.pack, parts.pack, units),
                 InferenceTask(self.catalog, sessions.session_of, writer, task.index),
                 writer,

@@ -106,6 +106,12 @@ class InvalidParameter(RequestError):
     code = "invalid_parameter"
 
 
+class ReplyRefused(RequestError):
+    """The request's reply address is unreadable or not allowed."""
+
+    code = "reply_refused"
+
+
 class ServingError(AnabranchError):
     """Serving a valid request failed."""
 

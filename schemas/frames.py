@@ -2,24 +2,30 @@
 
 Little-endian; sizes are i32; -1 is a missing value or timestamp.
 
-    requests: count: i32, (size, partition: i32, offset: i64, timestamp_ms: i64) each, values
+    requests: count: i32, (size, partition: i32, offset: i64, timestamp_ms: i64) each, values,
+        (index: i32, size, carried fields) of each record with carried fields
     claim of requests in Java's memory: -1: i32, size, address: i64
-    answers: (key size, value size, key, value) each
+    answers: (key size, value size, key, value) each; (~key size, value size, key, value, size, fields) with them
 """
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 from anabranch.schemas.limits import FRAME_VIEW_FROM_BYTES
-from anabranch.schemas.records import Source
+from anabranch.schemas.records import CarryingSource, Source
 from anabranch.schemas.tensors import Buffer
 
-#: First byte of a queued request in state.
+#: First byte of a queued request in state; the count of its frame.
 WAITING_VERSION = 1
+#: With carried fields; a frame follows.
+CARRYING_VERSION = 2
+_CARRYING = bytes((CARRYING_VERSION,))
 _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
 _CLAIM = struct.Struct("<iiq")
 _ANSWER = struct.Struct("<ii")
+_CARRIED = struct.Struct("<ii")
+_SIZE = struct.Struct("<i")
 
 
 def read_claim(frame: bytes) -> tuple[int, int] | None:
@@ -53,45 +59,71 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
             else:
                 requests.append((frame[at:end] if is_bytes else view[at:end].tobytes(), source))
             at = end
+    if at != len(frame):
+        _read_carried(view, at, requests)
     return requests
 
 
+def _read_carried(view: memoryview, at: int, requests: list[tuple[Buffer | None, Source]]) -> None:
+    while at < len(view):
+        index, size = _CARRIED.unpack_from(view, at)
+        end = at + _CARRIED.size + size
+        value, source = requests[index]
+        carried = view[at + _CARRIED.size : end].tobytes()
+        requests[index] = value, CarryingSource(source.partition, source.offset, source.timestamp_ms, carried)
+        at = end
+
+
 def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
-    """Write a frame of requests."""
+    """Write a frame of requests, as Java does."""
     parts: list[Buffer] = [_COUNT.pack(len(records))]
     for value, source in records:
         size = -1 if value is None else len(value)
         parts.append(_REQUEST.pack(size, source.partition, source.offset, source.timestamp_ms))
-    return b"".join([*parts, *[value or b"" for value, _ in records]])
+    parts += [value or b"" for value, _ in records]
+    for index, (_, source) in enumerate(records):
+        if source.carried:
+            parts += (_CARRIED.pack(index, len(source.carried)), source.carried)
+    return b"".join(parts)
 
 
 def write_waiting(value: Buffer, source: Source) -> bytes:
     """Encode a queued request for state; byte 0 is the version."""
-    return write_requests([(value, source)])
+    frame = write_requests([(value, source)])
+    return _CARRYING + frame if source.carried else frame
 
 
 def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:
     """Decode a queued request, or raise struct.error or ValueError."""
-    if not frame or frame[0] != WAITING_VERSION:
-        found = frame[0] if frame else None
-        raise ValueError(f"a queued request of version {found}, expected {WAITING_VERSION}: restore with its release")
-    [request] = read_requests(frame)
+    version = frame[0] if frame else None
+    if version not in (WAITING_VERSION, CARRYING_VERSION):
+        raise ValueError(f"a queued request of version {version}, expected 1 or 2: restore with its release")
+    [request] = read_requests(frame[1:] if version == CARRYING_VERSION else frame)
     return request
 
 
-def write_answers(answers: Iterable[tuple[bytes, Buffer]]) -> bytes:
-    """Write key and value of each answer."""
+def write_answers(answers: Iterable[tuple[bytes, Buffer, bytes]]) -> bytes:
+    """Write key, value and carried fields of each answer."""
     parts: list[Buffer] = []
-    for key, value in answers:
-        parts += (_ANSWER.pack(len(key), len(value)), key, value)
+    for key, value, carried in answers:
+        if carried:
+            parts += (_ANSWER.pack(~len(key), len(value)), key, value, _SIZE.pack(len(carried)), carried)
+        else:
+            parts += (_ANSWER.pack(len(key), len(value)), key, value)
     return b"".join(parts)
 
 
-def read_answers(frame: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Read key and value of each answer."""
+def read_answers(frame: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Read key, value and carried fields of each answer."""
     at = 0
     while at < len(frame):
         key_size, value_size = _ANSWER.unpack_from(frame, at)
-        value_at = at + _ANSWER.size + key_size
-        yield frame[at + _ANSWER.size : value_at], frame[value_at : value_at + value_size]
+        key_at = at + _ANSWER.size
+        value_at = key_at + (key_size if key_size >= 0 else ~key_size)
         at = value_at + value_size
+        key, value, carried = frame[key_at:value_at], frame[value_at:at], b""
+        if key_size < 0:
+            (size,) = _SIZE.unpack_from(frame, at)
+            carried = frame[at + _SIZE.size : at + _SIZE.size + size]
+            at += _SIZE.size + size
+        yield key, value, carried

@@ -1,7 +1,8 @@
 """The JSON encoding: the protocol's REST messages.
 
-Requests also have `model_name` and `model_version`. `data` is flat, or nested as `shape` says. `null` is read as NaN;
-NaN and infinity are written as `null`. Optional fields may be `null`. The last of repeated keys counts.
+Requests also have `model_name` and `model_version`. `data` is flat, or nested as `shape` says. `null` is read as NaN,
+and so are `NaN`, `Infinity` and `-Infinity`, also as strings; NaN and infinity are written as `null`. Optional fields
+may be `null`. An integer `id` is read as text. The last of repeated keys counts.
 """
 
 import re
@@ -47,13 +48,13 @@ class _JsonRequest(msgspec.Struct):
     inputs: list[_JsonTensor]
     model_name: str | None = None
     model_version: str | None = None
-    id: str | None = None
+    id: str | int | None = None
     parameters: _Parameters = None
     outputs: list[_JsonOutput] | None = None
 
 
 class _JsonId(msgspec.Struct):
-    id: str | None = None
+    id: str | int | None = None
 
 
 class _JsonResponse(msgspec.Struct):
@@ -78,6 +79,9 @@ _FLAT_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     BYTES: msgspec.json.Decoder(list[str]),
 }
 _BINARY_EXTENSION = "binary_data_size"
+#: Python's and JavaScript's names of numbers that JSON does not have; strings are skipped.
+_NOT_FINITE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|-?\bInfinity\b|\bNaN\b', re.DOTALL)
+_NAMED_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _find_object = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
 
@@ -93,20 +97,27 @@ def sniff(message: bytes) -> bool:
 def find_id(message: bytes) -> str:
     """Find the id of an invalid request; empty without one."""
     try:
-        return _id_decoder.decode(message.removeprefix(_BYTE_ORDER_MARK)).id or ""
+        return _id_text(_id_decoder.decode(_quote_numbers(message.removeprefix(_BYTE_ORDER_MARK))).id)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
 
 
 def read_request(message: bytes) -> InferRequest:
     """Decode a request, or raise a `RequestError`."""
-    decoded: _JsonRequest = _decode(_request_decoder, message.removeprefix(_BYTE_ORDER_MARK))
+    message = message.removeprefix(_BYTE_ORDER_MARK)
+    try:
+        decoded: _JsonRequest = _decode(_request_decoder, message)
+    except UnreadableRequest:
+        quoted = _quote_numbers(message)
+        if quoted == message:
+            raise
+        decoded = _decode(_request_decoder, quoted)
     for tensor in decoded.inputs:
         check_count(tensor.name, tensor.datatype, check_shape(tensor.name, tensor.shape), is_raw=False)
     return InferRequest(
         model_name=decoded.model_name or "",
         model_version=decoded.model_version or "",
-        id=decoded.id or "",
+        id=_id_text(decoded.id),
         parameters=_read_parameters(decoded.parameters),
         inputs=tuple(_read_tensor(tensor) for tensor in decoded.inputs),
         outputs=tuple(output.name for output in decoded.outputs or ()),
@@ -164,6 +175,17 @@ def _decode(decoder: msgspec.json.Decoder[Any], message: bytes) -> Any:
         raise UnreadableRequest(f"the message is not JSON: {error}: send a JSON object or protobuf") from None
 
 
+def _quote_numbers(message: bytes) -> bytes:
+    """Return the message with NaN and infinity as strings."""
+    if b"NaN" not in message and b"Infinity" not in message:
+        return message
+    return _NOT_FINITE.sub(lambda match: match[0] if match[0][:1] == b'"' else b'"%s"' % match[0], message)
+
+
+def _id_text(request_id: str | int | None) -> str:
+    return "" if request_id is None else str(request_id)
+
+
 def _read_parameters(parameters: _Parameters) -> dict[str, Parameter]:
     return {name: value for name, value in (parameters or {}).items() if value is not None}
 
@@ -205,11 +227,15 @@ def _read_elements(tensor: _JsonTensor, shape: tuple[int, ...], data: msgspec.Ra
     if any(isinstance(element, list) for element in flat):
         flat = _flatten(tensor.name, shape, flat)
     if tensor.datatype in FLOATS:
-        flat = [float("nan") if element is None else element for element in flat]
+        flat = [float("nan") if element is None else _number(element) for element in flat]
     try:
         return list(msgspec.convert(flat, decoder.type))
     except msgspec.ValidationError as error:
         raise MalformedRequest(f"tensor {tensor.name!r}: data is not {tensor.datatype}: {error}") from None
+
+
+def _number(element: Any) -> Any:
+    return _NAMED_NUMBERS.get(element, element) if isinstance(element, str) else element
 
 
 def _flatten(name: str, shape: Sequence[int], nested: list[Any]) -> list[Any]:

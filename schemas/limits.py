@@ -31,6 +31,8 @@ MAX_BYTES_ELEMENTS = 1 << 17
 MAX_TYPED_ELEMENTS = 1 << 20
 
 MAX_ID_BYTES = 1024
+#: Remembered by a task.
+MAX_REPLY_TOPICS = 1024
 MAX_FAILURE_LENGTH = 2000
 MAX_PRIORITY = 2**31 - 1
 #: Exact as a float.

@@ -5,13 +5,13 @@ Decoded tensors and Kafka values are views. Times are Unix ms.
 
     kind       from -> to                       signature         body
     SHARD      serve -> infer                   Signature         -
-    OPENING    serve -> aggregate               OpeningSignature  times, Kafka value
+    OPENING    serve -> aggregate               OpeningSignature  times, [carried fields,] Kafka value
     PARTIAL    infer, last stage -> aggregate   OutputSignature   times
     FAILURE    infer, stage -> aggregate        Failure           -
     UNIT       serve -> stage -> stage          Signature         times, segments
-    BATCH      serve -> infer                   Signature         entries, ids, Kafka values
+    BATCH      serve -> infer                   Signature         entries, ids, Kafka values, [carried fields]
 
-State holds OPENING and PARTIAL: new layouts need a reader of old ones (`records_v1`).
+Version 3 has carried fields. State holds OPENING and PARTIAL: new layouts need a reader of old ones (`records_v1`).
 """
 
 import struct
@@ -29,6 +29,7 @@ from anabranch.schemas.signatures import UNKNOWN_SIGNATURE, Failure, decode_fail
 from anabranch.schemas.tensors import Buffer
 
 VERSION = 2
+CARRYING_VERSION = 3
 NO_DEADLINE_MS = 0
 
 
@@ -46,9 +47,17 @@ class RecordKind(IntEnum):
 class Source(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The Kafka record of a request; `timestamp_ms` is -1 if missing."""
 
+    carried: ClassVar[bytes] = b""
+
     partition: int
     offset: int
     timestamp_ms: int
+
+
+class CarryingSource(Source, frozen=True, array_like=True, gc=False):
+    """A Kafka record with `carried` fields."""
+
+    carried: bytes = b""  # type: ignore[misc]
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -78,6 +87,7 @@ _HEADER = struct.Struct("<BBBBHHIIIIIIiqqq")
 # Fields before the segment's.
 _PREFIX = struct.Struct("<BBBBHHII")
 _SIZE = struct.Struct("<I")
+_CARRYING_KINDS = (RecordKind.OPENING, RecordKind.BATCH)
 _SIZES = tuple(struct.Struct(f"<{count}I") for count in range(16))
 _OPENING_TIMES = struct.Struct("<dd")
 _PARTIAL_TIMES = struct.Struct("<ddd")
@@ -158,8 +168,11 @@ class OpeningRecord(_Record, frozen=True, gc=False):
         """Encode in parts."""
         flags = self.partial_allowed * _FLAG_PARTIAL_ALLOWED | self.explain * _FLAG_EXPLAIN
         times, original = _OPENING_TIMES.pack(self.read_ms, self.admitted_ms), self.original
+        carried, version = self.segment.source.carried, VERSION
+        if carried:
+            times, version = b"".join((times, _SIZE.pack(len(carried)), carried)), CARRYING_VERSION
         body_size = len(times) + len(original)
-        parts = _begin(RecordKind.OPENING, self.segment, self.signature, body_size, 0, flags, self.encoding)
+        parts = _begin(RecordKind.OPENING, self.segment, self.signature, body_size, 0, flags, self.encoding, version)
         parts += (times, original)
         return parts
 
@@ -170,13 +183,16 @@ class OpeningRecord(_Record, frozen=True, gc=False):
         if end != len(encoded):
             raise _wrong_size(len(encoded), end)
         read_ms, admitted_ms = _OPENING_TIMES.unpack_from(encoded, body_at)
+        original_at = body_at + _OPENING_TIMES.size
+        if encoded[1] == CARRYING_VERSION:
+            segment, original_at = _read_carried(memoryview(encoded), segment, original_at)
         return cls(
             segment,
             signature,
             _ENCODINGS[encoding],
             bool(flags & _FLAG_PARTIAL_ALLOWED),
             bool(flags & _FLAG_EXPLAIN),
-            memoryview(encoded)[body_at + _OPENING_TIMES.size :],
+            memoryview(encoded)[original_at:],
             read_ms,
             admitted_ms,
         )
@@ -343,8 +359,14 @@ class BatchRecord(_Record, frozen=True, gc=False):
         body: list[Buffer] = [b"", *[entry.id.encode() for entry in entries], *[entry.original for entry in entries]]
         packed = [_pack_entry(entry, len(name)) for entry, name in zip(entries, body[1:], strict=False)]
         body[0] = b"".join([_SIZE.pack(len(entries)), *packed])
+        carried, version = [entry.source.carried for entry in entries], VERSION
+        if any(carried):
+            body += [_sizes(len(carried)).pack(*map(len, carried)), *carried]
+            version = CARRYING_VERSION
         first, body_size = Segment(entries[0].source), sum(map(len, body))
-        parts = _begin(RecordKind.BATCH, first, self.signature, body_size, len(self.tensors))
+        parts = _begin(
+            RecordKind.BATCH, first, self.signature, body_size, len(self.tensors), flags=0, encoding=0, version=version
+        )
         parts += body
         _append_tensors(parts, body_size, self.tensors)
         return parts
@@ -355,7 +377,8 @@ class BatchRecord(_Record, frozen=True, gc=False):
         _, count, signature, body_at, tensors_at = _open(encoded, RecordKind.BATCH)
         view = memoryview(encoded)
         tensors = read_tensors(view, tensors_at, count)
-        return cls(_read_entries(view[body_at:tensors_at]), signature, tensors)
+        carries = encoded[1] == CARRYING_VERSION
+        return cls(_read_entries(view[body_at:tensors_at], carries=carries), signature, tensors)
 
 
 #: Records that can travel by shared memory.
@@ -407,7 +430,7 @@ def salvage_segments(encoded: Buffer) -> list[Segment]:
     try:
         fields = _HEADER.unpack_from(encoded)
         kind, version, _, _, id_size, _, signature_size, body_size = fields[:8]
-        if kind not in _KINDS or kind == RecordKind.BATCH or version != VERSION:
+        if kind not in _KINDS or kind == RecordKind.BATCH or not _is_known(kind, version):
             return []
         view = memoryview(encoded)
         if kind == RecordKind.UNIT:
@@ -425,17 +448,23 @@ def salvage_opening(encoded: Buffer) -> OpeningRecord | None:
     segments = salvage_segments(encoded)
     if not segments or encoded[0] != RecordKind.OPENING:
         return None
-    encoding = _ENCODINGS.get(encoded[3], Encoding.PROTOBUF)
-    return OpeningRecord(segments[0], encode_signature(UNKNOWN_SIGNATURE), encoding)
+    encoding, segment = _ENCODINGS.get(encoded[3], Encoding.PROTOBUF), segments[0]
+    if encoded[1] == CARRYING_VERSION:
+        fields = _HEADER.unpack_from(encoded)
+        with suppress(struct.error, ValueError):
+            body_at = _HEADER.size + fields[4] + fields[6]
+            segment, _ = _read_carried(memoryview(encoded), segment, body_at + _OPENING_TIMES.size)
+    return OpeningRecord(segment, encode_signature(UNKNOWN_SIGNATURE), encoding)
 
 
 def salvage_entries(encoded: Buffer) -> list[BatchEntry]:
     """Read entries of a damaged BATCH."""
     try:
         fields = _HEADER.unpack_from(encoded)
-        if fields[0] != RecordKind.BATCH or fields[1] != VERSION:
+        if fields[0] != RecordKind.BATCH or not _is_known(fields[0], fields[1]):
             return []
-        return _read_entries(memoryview(encoded)[_HEADER.size + fields[4] + fields[6] :], damaged=True)
+        body = memoryview(encoded)[_HEADER.size + fields[4] + fields[6] :]
+        return _read_entries(body, damaged=True, carries=fields[1] == CARRYING_VERSION)
     except (struct.error, LookupError):
         return []
 
@@ -476,12 +505,13 @@ def _begin(
     tensor_count: int,
     flags: int = 0,
     encoding: int = 0,
+    version: int = VERSION,
 ) -> list[Buffer]:
     request_id = segment.id.encode()
     source = segment.source
     header = _HEADER.pack(
         kind,
-        VERSION,
+        version,
         flags,
         encoding,
         len(request_id),
@@ -502,7 +532,7 @@ def _begin(
 
 def _open(encoded: Buffer, wanted: int) -> tuple[int, int, bytes, int, int]:
     kind, version, flags, _, id_size, tensor_count, signature_size, body_size = _PREFIX.unpack_from(encoded)
-    if kind != wanted or version != VERSION:
+    if kind != wanted or (version != VERSION and not _is_known(kind, version)):
         raise _unexpected(kind, version, wanted)
     signature_at = _HEADER.size + id_size
     body_at = signature_at + signature_size
@@ -529,7 +559,7 @@ def _open_segment(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, int,
         timestamp_ms,
         deadline_ms,
     ) = _HEADER.unpack_from(encoded)
-    if kind != wanted or version != VERSION:
+    if kind != wanted or (version != VERSION and not _is_known(kind, version)):
         raise _unexpected(kind, version, wanted)
     signature_at = _HEADER.size + id_size
     body_at = signature_at + signature_size
@@ -550,6 +580,23 @@ def _open_segment(encoded: Buffer, wanted: int) -> tuple[Segment, int, int, int,
         body_at,
         body_at + body_size,
     )
+
+
+def _is_known(kind: int, version: int) -> bool:
+    return version == VERSION or (version == CARRYING_VERSION and kind in _CARRYING_KINDS)
+
+
+def _read_carried(view: memoryview, segment: Segment, at: int) -> tuple[Segment, int]:
+    """Return the segment with the carried fields, and their end."""
+    (size,) = _SIZE.unpack_from(view, at)
+    end = at + _SIZE.size + size
+    if end > len(view):
+        raise _wrong_size(len(view), end)
+    return replace(segment, source=_carrying(segment.source, view[at + _SIZE.size : end])), end
+
+
+def _carrying(source: Source, carried: memoryview) -> Source:
+    return CarryingSource(source.partition, source.offset, source.timestamp_ms, carried.tobytes())
 
 
 def _wrong_size(found: int, expected: int) -> ValueError:
@@ -578,7 +625,7 @@ def _pack_entry(entry: BatchEntry, id_size: int) -> bytes:
     )
 
 
-def _read_entries(body: memoryview, *, damaged: bool = False) -> list[BatchEntry]:
+def _read_entries(body: memoryview, *, damaged: bool = False, carries: bool = False) -> list[BatchEntry]:
     (count,) = _SIZE.unpack_from(body)
     ids_at = _SIZE.size + _ENTRY.size * count
     if damaged:
@@ -621,8 +668,26 @@ def _read_entries(body: memoryview, *, damaged: bool = False) -> list[BatchEntry
         )
         ids_at += id_size
         originals_at += original_size
+    if carries:
+        originals_at = _add_carried(body, originals_at, entries, damaged=damaged)
     if not damaged and (not entries or originals_at != len(body)):
         raise ValueError(
             f"{len(entries)} entries in {len(body)} bytes, expected {originals_at} bytes and 1 entry or more"
         )
     return entries
+
+
+def _add_carried(body: memoryview, at: int, entries: list[BatchEntry], *, damaged: bool) -> int:
+    try:
+        sizes = _sizes(len(entries)).unpack_from(body, at)
+    except struct.error:
+        if damaged:
+            return at
+        raise
+    at += _SIZE.size * len(sizes)
+    for index, size in enumerate(sizes):
+        if size and at + size <= len(body):
+            entry = entries[index]
+            entries[index] = replace(entry, source=_carrying(entry.source, body[at : at + size]))
+        at += size
+    return at

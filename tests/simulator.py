@@ -29,11 +29,21 @@ from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
 from anabranch.schemas import codec
+from anabranch.schemas.carried import Carried
 from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Batching, Catalog, ModelSpec
-from anabranch.schemas.records import AnyRecord, BatchRecord, RecordKind, Source, UnitRecord, decode_record, kind_of
+from anabranch.schemas.records import (
+    AnyRecord,
+    BatchRecord,
+    CarryingSource,
+    RecordKind,
+    Source,
+    UnitRecord,
+    decode_record,
+    kind_of,
+)
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array
 from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
@@ -269,7 +279,7 @@ class Simulation:
         frame = []
         for request in self.sent[self.state.offset :][: self._random.choice((1, 2, 4, 8))]:
             self.now_ms = max(self.now_ms, request.timestamp_ms)
-            frame.append((request.encode(), Source(0, self.state.offset, request.timestamp_ms)))
+            frame.append((request.encode(), source_of(request, self.state.offset)))
             self.state.offset += 1
         self._take(task.process(write_requests(frame)))
 
@@ -365,6 +375,18 @@ class Simulation:
         return lambda: self.state.kept.get(key, [])
 
 
+def source_of(request: Sent, offset: int) -> Source:
+    """Every second request carries a header and a reply partition."""
+    if offset % 2:
+        return Source(0, offset, request.timestamp_ms)
+    return CarryingSource(0, offset, request.timestamp_ms, carried_by(request.request_id))
+
+
+def carried_by(request_id: str) -> bytes:
+    """The carried fields of a request that has some."""
+    return Carried(partition=3, headers=(("traceparent", request_id.encode()),)).encode()
+
+
 def _rows_in(record: AnyRecord) -> list[tuple[str, int, int]]:
     """Id, first row and rows of each request in a record; members of an ensemble count on."""
     assert not isinstance(record, BatchRecord)
@@ -396,7 +418,10 @@ def _check_answers(job: Simulation, outputs: Sequence[tuple[float, Answer | Dead
     answers: dict[str, int] = dict.fromkeys(job.fates, 0)
     failures, dead_letters = dict(answers), dict(answers)
     by_id = {request.request_id: request for request in job.sent}
+    offsets = {request.request_id: offset for offset, request in enumerate(job.sent)}
     for at_ms, output in outputs:
+        name = output.key.decode()
+        assert output.carried == (b"" if offsets[name] % 2 else carried_by(name)), "headers are lost"
         if isinstance(output, DeadLetterRecord):
             dead_letters[decode_dead_letter(output.value).id] += 1
             continue

@@ -40,7 +40,8 @@ import org.apache.flink.util.Collector;
  *
  * <pre>
  * frame   number of records (int); for each record: size of its value (int, -1 for null), partition (int),
- *         offset (long), Unix milliseconds (long, -1 for none); all values
+ *         offset (long), Unix milliseconds (long, -1 for none); all values; for each record with carried fields: its
+ *         index, their size (ints), {@link CarriedFields}
  * claim   -1, size of the frame (ints), its address in {@link FrameMemory} (long); only if Python runs in this process
  * </pre>
  *
@@ -55,6 +56,7 @@ public final class FrameSource
     private final int maxBytes;
     private final int[] keysByGroup;
     private final boolean stayInProcess;
+    private final CarriedFields carriedFields;
 
     /**
      * @param kafka Made with {@link Whole} and {@link Views}.
@@ -62,18 +64,23 @@ public final class FrameSource
      * @param maxBytes Bytes of a full frame; its last record may exceed them.
      * @param keysByGroup A key of each key group.
      * @param stayInProcess Python runs in this process.
+     * @param headers Headers to carry; `*` for all.
+     * @param carriesKeys Carries the keys of records, too.
      */
     public FrameSource(
             KafkaSource<ConsumerRecord<?, ?>> kafka,
             int maxRecords,
             int maxBytes,
             int[] keysByGroup,
-            boolean stayInProcess) {
+            boolean stayInProcess,
+            String[] headers,
+            boolean carriesKeys) {
         this.kafka = kafka;
         this.maxRecords = maxRecords;
         this.maxBytes = maxBytes;
         this.keysByGroup = keysByGroup;
         this.stayInProcess = stayInProcess;
+        this.carriedFields = new CarriedFields(headers, carriesKeys);
     }
 
     @Override
@@ -85,7 +92,7 @@ public final class FrameSource
     public SourceReader<Row, KafkaPartitionSplit> createReader(SourceReaderContext context) throws Exception {
         int firstGroup = KeyGroupRangeAssignment.computeKeyGroupRangeForOperatorIndex(
                 keysByGroup.length, context.currentParallelism(), context.getIndexOfSubtask()).getStartKeyGroup();
-        Frame frame = new Frame(maxRecords, maxBytes, stayInProcess);
+        Frame frame = new Frame(maxRecords, maxBytes, stayInProcess, carriedFields);
         return new Reader(kafka.createReader(context), frame, keysByGroup[firstGroup]);
     }
 
@@ -219,17 +226,22 @@ public final class FrameSource
         private static final int COUNT_BYTES = 4;
         private static final int HEADER_BYTES = 24;
         private static final int CLAIM_BYTES = 16;
+        private static final int CARRIED_HEAD_BYTES = 8;
 
         private final int maxRecords;
         private final int maxBytes;
         private final boolean stayInProcess;
+        private final CarriedFields carriedFields;
         private final List<ConsumerRecord<?, ?>> records = new ArrayList<>();
+        private final List<Integer> carriers = new ArrayList<>();
+        private final List<byte[]> carried = new ArrayList<>();
         private long sizeBytes = COUNT_BYTES;
 
-        Frame(int maxRecords, int maxBytes, boolean stayInProcess) {
+        Frame(int maxRecords, int maxBytes, boolean stayInProcess, CarriedFields carriedFields) {
             this.maxRecords = maxRecords;
             this.maxBytes = maxBytes;
             this.stayInProcess = stayInProcess;
+            this.carriedFields = carriedFields;
         }
 
         boolean isEmpty() {
@@ -255,6 +267,8 @@ public final class FrameSource
                 claim.putLongLittleEndian(8, shared.getAddress() + FrameMemory.HEADER_BYTES);
             }
             records.clear();
+            carriers.clear();
+            carried.clear();
             sizeBytes = COUNT_BYTES;
             return taken;
         }
@@ -277,6 +291,13 @@ public final class FrameSource
                     at += size;
                 }
             }
+            for (int index = 0; index < carriers.size(); index++) {
+                byte[] fields = carried.get(index);
+                segment.putIntLittleEndian(at, carriers.get(index));
+                segment.putIntLittleEndian(at + 4, fields.length);
+                segment.put(at + CARRIED_HEAD_BYTES, fields);
+                at += CARRIED_HEAD_BYTES + fields.length;
+            }
         }
 
         private static int sizeOf(ConsumerRecord<?, ?> record) {
@@ -285,6 +306,12 @@ public final class FrameSource
 
         @Override
         public void collect(ConsumerRecord<?, ?> record) {
+            byte[] fields = carriedFields.of(record);
+            if (fields != null) {
+                carriers.add(records.size());
+                carried.add(fields);
+                sizeBytes += CARRIED_HEAD_BYTES + fields.length;
+            }
             records.add(record);
             sizeBytes += HEADER_BYTES + sizeOf(record);
         }

@@ -1,9 +1,9 @@
 """Packs Kafka records into frames, and unpacks frames of answers, in Java.
 
-Kafka --> [ FrameSource ] --> Python --> [ UnpackAnswers ] --> Kafka
+Kafka --> [ FrameSource ] --> Python --> [ UnpackAnswers ] --> [ RecordWriter ] --> Kafka
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyflink.common import TypeInformation
@@ -20,6 +20,8 @@ def read_frames(
     name: str,
     *,
     stay_in_process: bool,
+    headers: Sequence[str] = (),
+    carries_keys: bool = False,
 ) -> DataStream:
     """Return requests as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
@@ -27,6 +29,8 @@ def read_frames(
         name: Name and identity of the operator.
         keys_by_group: See `operators.core.scheduling.key_groups`.
         stay_in_process: Python reads large frames in Java's memory.
+        headers: Carried headers; `*` for all.
+        carries_keys: Carries keys, too.
     """
     gateway = java_gateway()
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
@@ -37,12 +41,37 @@ def read_frames(
     # `build` overwrites the property.
     kafka_builder.setProperty("value.deserializer", "anabranch.FrameSource$Views")
     source = gateway.jvm.anabranch.FrameSource(
-        kafka_source, REQUEST_FRAME_RECORDS, REQUEST_FRAME_BYTES, keys, stay_in_process
+        kafka_source,
+        REQUEST_FRAME_RECORDS,
+        REQUEST_FRAME_BYTES,
+        keys,
+        stay_in_process,
+        _java_strings(headers),
+        carries_keys,
     )
     return source_stream(env, source, name).uid(name)
 
 
 def unpack_answers(frames: DataStream, row_type: TypeInformation, uid: str) -> DataStream:
-    """Return the answers in frames as `Row(key, value)`."""
+    """Return the answers in frames as `Row(key, value, carried)`."""
     unpack = java_gateway().jvm.anabranch.UnpackAnswers()
     return DataStream(java_stream(frames).flatMap(unpack, row_type.get_java_type_info()).name("unpack").uid(uid))
+
+
+def record_writer(
+    topic: str, admin_properties: Mapping[str, str], *, replies: bool, reply_topics: Sequence[str] = ()
+) -> Any:
+    """Return a sink's serializer."""
+    gateway = java_gateway()
+    properties = gateway.jvm.java.util.Properties()
+    for name, value in admin_properties.items():
+        properties.setProperty(name, value)
+    return gateway.jvm.anabranch.RecordWriter(topic, replies, _java_strings(reply_topics), properties)
+
+
+def _java_strings(values: Sequence[str]) -> Any:
+    gateway = java_gateway()
+    array = gateway.new_array(gateway.jvm.java.lang.String, len(values))
+    for index, value in enumerate(values):
+        array[index] = value
+    return array

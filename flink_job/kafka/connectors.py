@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from pyflink.common.serialization import RowFieldExtractorSchema
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.datastream.connectors.base import DeliveryGuarantee
 from pyflink.datastream.connectors.kafka import (
     KafkaOffsetResetStrategy,
     KafkaOffsetsInitializer,
-    KafkaRecordSerializationSchema,
     KafkaSink,
 )
 
@@ -16,7 +14,12 @@ from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, frames_stay_in_process
 from anabranch.flink_job.kafka.properties import java_client_properties
 from anabranch.flink_job.state.operator_ids import REQUESTS
-from anabranch.operators.runtime.flink_compat import java_gateway, java_initializer, pool_transactions
+from anabranch.operators.runtime.flink_compat import (
+    java_gateway,
+    java_initializer,
+    pool_transactions,
+    set_record_writer,
+)
 from anabranch.schemas.limits import KAFKA_FETCH_BYTES
 
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
@@ -53,34 +56,35 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     if config.job.bounded:
         builder.setBounded(java_initializer(KafkaOffsetsInitializer.latest()))
     stay = frames_stay_in_process(config)
-    return java.read_frames(env, builder, keys_by_group, REQUESTS, stay_in_process=stay)
+    return java.read_frames(env, builder, keys_by_group, REQUESTS, stay_in_process=stay, headers=kafka.headers)
 
 
-def write(stream: DataStream, config: Config, topic: str, name: str) -> None:
-    """Write `Row(key: bytes, value: bytes)` to a topic.
+def write(stream: DataStream, config: Config, topic: str, name: str, *, replies: bool = True) -> None:
+    """Write `Row(key, value, carried)` to a topic.
 
     Args:
         name: Name and identity of the operator, and part of transactional ids.
+        replies: Uses reply addresses.
     """
     kafka = config.kafka
     largest_bytes = max(kafka.record_limit_bytes, kafka.letter_limit_bytes)
-    serializer = (
-        KafkaRecordSerializationSchema.builder()
-        .set_topic(topic)
-        .set_key_serialization_schema(RowFieldExtractorSchema(0))
-        .set_value_serialization_schema(RowFieldExtractorSchema(1))
-        .build()
+    client_properties = java_client_properties(kafka)
+    serializer = java.record_writer(
+        topic,
+        {**client_properties, "bootstrap.servers": kafka.bootstrap_servers},
+        replies=replies,
+        reply_topics=kafka.reply_topics,
     )
     builder = (
         KafkaSink.builder()
         .set_bootstrap_servers(kafka.bootstrap_servers)
-        .set_record_serializer(serializer)
         # 5 ms by default.
         .set_property("linger.ms", "0")
         .set_property("max.request.size", str(largest_bytes))
         .set_property("buffer.memory", str(max(33_554_432, 2 * largest_bytes)))
     )
-    for key, value in java_client_properties(kafka).items():
+    set_record_writer(builder, serializer)
+    for key, value in client_properties.items():
         builder = builder.set_property(key, value)
     if config.job.delivery == "exactly-once":
         builder = (

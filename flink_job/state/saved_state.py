@@ -16,12 +16,12 @@ import msgspec
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
 
-#: Job parameter with the folder of its checkpoints and savepoints.
+#: Job parameter with its state folder.
 STATE_PARAMETER = "anabranch.state-url"
-#: Folders of savepoints, of stopped jobs and of the user.
+#: Folders of savepoints.
 STOPPED = "stopped"
 SAVEPOINTS = "savepoints"
-#: Checkpoints that Flink keeps of a job: the newest, and one to fall back on.
+#: The newest, and one to fall back on.
 RETAINED_CHECKPOINTS = 2
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec, protobuf_wire
+from anabranch.schemas.carried import ReplyTopics, without_address
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -23,6 +24,7 @@ from anabranch.schemas.errors import (
     MalformedRequest,
     MissingInput,
     NonFiniteInput,
+    ReplyRefused,
     RequestTooLarge,
     UnknownInput,
     UnknownOutput,
@@ -44,7 +46,7 @@ from anabranch.schemas.limits import (
 )
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
-from anabranch.schemas.records import NO_DEADLINE_MS, Source
+from anabranch.schemas.records import NO_DEADLINE_MS, CarryingSource, Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
 
@@ -92,11 +94,19 @@ class _Template(msgspec.Struct, frozen=True, gc=False):
 class Admission:
     """Turns the value of a Kafka record into a request or a refusal."""
 
-    def __init__(self, catalog: Catalog, max_message_bytes: int, default_priority: int, defects: Defects) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        max_message_bytes: int,
+        default_priority: int,
+        defects: Defects,
+        reply_topics: ReplyTopics | None = None,
+    ) -> None:
         self._catalog = catalog
         self._max_message_bytes = max_message_bytes
         self._default_priority = default_priority
         self._defects = defects
+        self._reply_topics = reply_topics or ReplyTopics(())
         self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
         #: By size of the message, the latest first.
         self._templates: dict[int, list[_Template]] = {}
@@ -115,6 +125,8 @@ class Admission:
                 b"", source, UnreadableRequest("the record is a tombstone, expected a request: send it as the value")
             )
         try:
+            if source.carried:
+                self._reply_topics.check(source.carried)
             has = message.startswith if isinstance(message, bytes) else _prober(message)
             for template in self._templates.get(len(message), ()):
                 for at, part in template.fixed:
@@ -128,6 +140,10 @@ class Admission:
                     return _request(template.head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
             message = bytes(message)
             return self._admit(message, source, now_ms)
+        except ReplyRefused as error:
+            carried = without_address(source.carried)
+            source = CarryingSource(source.partition, source.offset, source.timestamp_ms, carried)
+            return _refuse(bytes(message), source, error)
         except AnabranchError as error:
             return _refuse(bytes(message), source, error)
         except Exception as error:  # noqa: BLE001 - a defect must not kill the job
@@ -268,7 +284,7 @@ def _request(
         False,
         False,
         source,
-        request_id,
+        request_id or name_of(source),
         encoding,
         head.partial_allowed,
         head.explain,
@@ -278,14 +294,23 @@ def _request(
     )
 
 
+def name_of(source: Source) -> str:
+    """Return the id of a request without one, which its sender knows from Kafka's acknowledgement."""
+    return f"{source.partition}-{source.offset}"
+
+
 def _prober(message: memoryview) -> Callable[[bytes, int], bool]:
     return lambda part, at: message[at : at + len(part)] == part
 
 
 def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
-    request_id, encoding = ("", Encoding.PROTOBUF) if isinstance(error, UnreadableRequest) else codec.find_id(message)
+    is_unreadable = isinstance(error, UnreadableRequest)
+    request_id, encoding = ("", codec.encoding_of(message)) if is_unreadable else codec.find_id(message)
     if len(request_id.encode()) > MAX_ID_BYTES:
         request_id = ""
+    # Only a header tells the sender of an unreadable request.
+    if not request_id and (source.carried or not is_unreadable):
+        request_id = name_of(source)
     return Refused(source, request_id, encoding, message, Failure(error.code, error.message, PHASE))
 
 

@@ -4,17 +4,19 @@ from typing import NamedTuple, TypeAlias
 
 
 class Answer(NamedTuple):
-    """Key and value for the responses topic."""
+    """Key and value for the responses topic or the reply address in `carried`."""
 
     key: bytes
     value: bytes
+    carried: bytes = b""
 
 
 class DeadLetterRecord(NamedTuple):
-    """Key and value for the errors topic."""
+    """Key and value for the errors topic, with the carried headers."""
 
     key: bytes
     value: bytes
+    carried: bytes = b""
 
 
 class Shard(NamedTuple):

@@ -9,7 +9,7 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec, protobuf_wire
 from anabranch.schemas.dead_letters import encode_dead_letter
-from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnreadableRequest
+from anabranch.schemas.errors import AnabranchError, ResponseTooLarge
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
 from anabranch.schemas.records import OpeningRecord, Source
@@ -83,7 +83,7 @@ class ResponseWriter:
                 )
         except AnabranchError as error:
             return self.fail(request, Failure(error.code, error.message, phase))
-        answers: list[Answer | DeadLetterRecord] = [Answer(request.id.encode(), value)]
+        answers: list[Answer | DeadLetterRecord] = [Answer(request.id.encode(), value, request.source.carried)]
         if failure is not None:
             answers.append(self._dead_letter(request, _named(request, failure)))
         return answers
@@ -111,7 +111,7 @@ class ResponseWriter:
                 request_id = request.id.encode()
                 value = frame.fill(request_id, outputs.raw_between(start, stop))
                 if len(value) <= self._max_response_bytes:
-                    answers.append(Answer(request_id, value))
+                    answers.append(Answer(request_id, value, request.source.carried))
                     start = stop
                     continue
             rows = outputs.rows_between(start, stop)
@@ -120,23 +120,23 @@ class ResponseWriter:
         return answers
 
     def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
-        """Write the dead letter of a refused request, and an error if its id is readable."""
+        """Write the dead letter of a refused request, and an error if its sender can find it."""
         failure = refused.failure
         dead_letter = self._write(refused.id, refused.source, failure, refused.original)
-        if failure.code == UnreadableRequest.code:
+        if not refused.id:
             self.meter.note_error(failure.code)
             return [dead_letter]
-        return [self._error(refused.id, refused.encoding, failure), dead_letter]
+        return [self._error(refused, failure), dead_letter]
 
     def fail(self, request: Request | OpeningRecord, failure: Failure) -> list[Answer | DeadLetterRecord]:
         """Write the error and the dead letter of a request."""
         named = _named(request, failure)
-        return [self._error(request.id, request.encoding, named), self._dead_letter(request, named)]
+        return [self._error(request, named), self._dead_letter(request, named)]
 
-    def _error(self, request_id: str, encoding: Encoding, failure: Failure) -> Answer:
+    def _error(self, request: Request | OpeningRecord | Refused, failure: Failure) -> Answer:
         self.meter.note_error(failure.code)
-        error = ErrorResponse(request_id, failure.code, failure.message, failure.model_name, failure.model_version)
-        return Answer(request_id.encode(), codec.encode_response(error, encoding))
+        error = ErrorResponse(request.id, failure.code, failure.message, failure.model_name, failure.model_version)
+        return Answer(request.id.encode(), codec.encode_response(error, request.encoding), request.source.carried)
 
     def _dead_letter(self, request: Request | OpeningRecord, failure: Failure) -> DeadLetterRecord:
         return self._write(request.id, request.source, failure, request.original)
@@ -144,7 +144,9 @@ class ResponseWriter:
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
         fitting = original if 0 < len(original) <= self._max_original_bytes else None
         return DeadLetterRecord(
-            request_id.encode(), encode_dead_letter(self._requests_topic, source, request_id, failure, fitting)
+            request_id.encode(),
+            encode_dead_letter(self._requests_topic, source, request_id, failure, fitting),
+            source.carried,
         )
 
 

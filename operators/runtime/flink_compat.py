@@ -19,11 +19,11 @@ _OWN_OPERATORS = ("anabranch.ExternalPythonProcessOperator", "anabranch.External
 
 
 class KeyedRow(Row):
-    """`Row(key, value)` without the slow checks of `Row.__setattr__`."""
+    """`Row(key, value, …)` without the slow checks of `Row.__setattr__`."""
 
-    def __init__(self, key: object, value: bytes) -> None:
+    def __init__(self, *values: object) -> None:
         fields = self.__dict__
-        fields["_values"] = [key, value]
+        fields["_values"] = list(values)
         fields["_from_dict"] = False
         fields["_row_kind"] = _INSERT
 
@@ -115,6 +115,11 @@ def pool_transactions(sink: KafkaSinkBuilder) -> None:
     """Reuses a few transactional ids, and ends those of an earlier run; PyFlink makes new ones per checkpoint."""
     strategies = java_gateway().jvm.org.apache.flink.connector.kafka.sink.TransactionNamingStrategy
     sink._j_builder.setTransactionNamingStrategy(strategies.POOLING)
+
+
+def set_record_writer(sink: KafkaSinkBuilder, writer: Any) -> None:
+    """Set a Java serializer; PyFlink takes its own only."""
+    sink._j_builder.setRecordSerializer(writer)
 
 
 def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) -> DataStream:

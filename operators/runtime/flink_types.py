@@ -3,7 +3,7 @@
 from pyflink.common import Types
 
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-#: Kafka's key and value.
-KEYED_BYTES = Types.ROW([BYTES, BYTES])
+#: Key, value and carried fields for Kafka.
+KAFKA_ROW = Types.ROW([BYTES, BYTES, BYTES])
 #: Window and record.
 PARTS = Types.ROW([Types.STRING(), BYTES])

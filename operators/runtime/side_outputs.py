@@ -7,11 +7,11 @@ from pyflink.datastream import OutputTag
 
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit
 from anabranch.operators.runtime.flink_compat import KeyedRow
-from anabranch.operators.runtime.flink_types import BYTES, KEYED_BYTES, PARTS
+from anabranch.operators.runtime.flink_types import BYTES, KAFKA_ROW, PARTS
 from anabranch.schemas.frames import write_answers
 from anabranch.schemas.limits import ANSWER_FRAME_BYTES
 
-LETTERS_TAG = OutputTag("letters", KEYED_BYTES)
+LETTERS_TAG = OutputTag("letters", KAFKA_ROW)
 WORK_TAG = OutputTag("work", BYTES)
 PARTS_TAG = OutputTag("parts", PARTS)
 
@@ -34,7 +34,7 @@ def emit(outputs: Iterable[Output]) -> Iterator[object]:
                 yield write_answers(answers)
                 answers, size_bytes = [], 0
         elif isinstance(output, DeadLetterRecord):
-            yield LETTERS_TAG, KeyedRow(output.key, output.value)
+            yield LETTERS_TAG, KeyedRow(*output)
         elif isinstance(output, Shard | Offload):
             yield WORK_TAG, output.value
         elif isinstance(output, Unit):
@@ -48,5 +48,5 @@ def emit(outputs: Iterable[Output]) -> Iterator[object]:
 def emit_rows(outputs: Iterable[Answer | DeadLetterRecord]) -> Iterator[object]:
     """Convert outputs of the windows, which leave one by one."""
     for output in outputs:
-        row = KeyedRow(output.key, output.value)
+        row = KeyedRow(*output)
         yield row if isinstance(output, Answer) else (LETTERS_TAG, row)

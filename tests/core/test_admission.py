@@ -14,11 +14,12 @@ from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec
+from anabranch.schemas.carried import Carried, decode_carried
 from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_CACHED_TEMPLATE_BYTES, MAX_ID_BYTES, MAX_REQUEST_ROWS
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.protobuf_wire import _write_varint
-from anabranch.schemas.records import NO_DEADLINE_MS, Source
+from anabranch.schemas.records import NO_DEADLINE_MS, CarryingSource, Source
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Tensor
 from tests.core.bad_requests import BAD, T, X, encoded, json
@@ -174,7 +175,7 @@ def test_admission_id_over_the_limit_is_refused(encoding: Encoding) -> None:
     for size, code in ((MAX_ID_BYTES, "admitted"), (MAX_ID_BYTES + 1, "malformed_request"), (70_000,) * 2):
         record = judge(request(request_id="i" * int(size), encoding=encoding))
         assert code_of(record) == (code if isinstance(code, str) else "malformed_request")
-        assert len(record.id) in (size, 0)
+        assert record.id in ("i" * int(size), "0-0")
     assert code_of(judge(request(request_id="é" * 513, encoding=encoding))) == "malformed_request"
 
 
@@ -377,3 +378,44 @@ def test_admission_all_templates_together_are_bounded() -> None:
 @given(st.binary(max_size=200), st.integers(-(2**62), 2**62))
 def test_admission_any_bytes_never_raise(message: bytes, timestamp_ms: int) -> None:
     assert code_of(judge(message, Source(0, 0, timestamp_ms)))
+
+
+# ---- senders -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_admission_request_without_id_gets_its_place(encoding: Encoding) -> None:
+    same = admission()
+    for offset in range(3):
+        record = same.admit(request(request_id="", encoding=encoding), Source(3, offset, 5), NOW_MS)
+        assert record.id == f"3-{offset}"
+
+
+def test_admission_bad_request_without_id_gets_its_place() -> None:
+    refused = judge(request(values=[1.0], request_id="", encoding=Encoding.JSON, outputs=("nothing",)), Source(3, 4, 5))
+    assert isinstance(refused, Refused)
+    assert (refused.id, refused.encoding) == ("3-4", Encoding.JSON)
+
+
+def test_admission_unreadable_with_headers_gets_its_place() -> None:
+    carrying = CarryingSource(3, 4, 5, Carried(headers=(("correlation-id", b"a"),)).encode())
+    for source, found in ((carrying, "3-4"), (Source(3, 4, 5), "")):
+        refused = judge(b'{"inputs": ', source)
+        assert isinstance(refused, Refused)
+        assert (refused.id, refused.encoding, refused.source) == (found, Encoding.JSON, source)
+
+
+def test_admission_reply_topic_that_is_not_allowed_is_refused() -> None:
+    source = CarryingSource(3, 4, 5, Carried("inference-requests", 1, None, (("a", b"b"),)).encode())
+    refused = admission().admit(encoded(), source, NOW_MS)
+    assert isinstance(refused, Refused)
+    assert (refused.failure.code, refused.id) == ("reply_refused", "a")
+    # The answer goes to the responses topic.
+    assert decode_carried(refused.source.carried) == Carried(headers=(("a", b"b"),))
+
+
+def test_admission_reply_partition_alone_is_admitted() -> None:
+    source = CarryingSource(3, 4, 5, Carried(partition=7).encode())
+    request = admission().admit(encoded(), source, NOW_MS)
+    assert isinstance(request, Request)
+    assert request.source is source

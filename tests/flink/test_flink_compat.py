@@ -7,7 +7,7 @@ from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, StreamExecutionEnvironment
 from pyflink.datastream.connectors.kafka import KafkaSink
 
-from anabranch.flink_job import installation
+from anabranch.flink_job import installation, java
 from anabranch.flink_job.stream_keying import exchange_by_key, keep_by_key, keys_by_group
 from anabranch.operators.runtime import flink_compat
 from anabranch.operators.runtime.flink_types import PARTS
@@ -77,6 +77,13 @@ def test_job_client_takes_the_format_of_a_savepoint() -> None:
         "(boolean,java.lang.String,org.apache.flink.core.execution.SavepointFormatType)" in each for each in found
     )
     assert jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL is not None
+
+
+def test_sink_builder_takes_a_java_record_writer(env: StreamExecutionEnvironment) -> None:
+    """Otherwise answers have neither headers nor reply addresses."""
+    builder, writer = KafkaSink.builder(), java.record_writer("answers", {"bootstrap.servers": "a:1"}, replies=True)
+    flink_compat.set_record_writer(builder, writer)
+    assert builder.set_bootstrap_servers("a:1").build() is not None
 
 
 def test_sink_builder_takes_the_pooled_names(env: StreamExecutionEnvironment) -> None:

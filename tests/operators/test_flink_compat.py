@@ -22,7 +22,7 @@ from pyflink.metrics import MetricGroup
 
 from anabranch.operators.runtime import flink_compat
 from anabranch.operators.runtime.flink_compat import KeyedRow
-from anabranch.operators.runtime.flink_types import KEYED_BYTES, PARTS
+from anabranch.operators.runtime.flink_types import KAFKA_ROW, PARTS
 
 ROOT = Path(__file__).parents[2]
 ROWS = [(b"key", b"value"), (b"", b""), (b"\0" * 300, bytes(70_000))]
@@ -38,15 +38,17 @@ def test_keyed_row_has_the_fields_of_row(key: bytes, value: bytes) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), ROWS)
-@pytest.mark.parametrize("row_type", [KEYED_BYTES, PARTS], ids=["keyed bytes", "parts"])
+@pytest.mark.parametrize("row_type", [KAFKA_ROW, PARTS], ids=["for Kafka", "parts"])
 def test_keyed_row_is_encoded_like_row(row_type: Any, key: bytes, value: bytes) -> None:
     """Otherwise process mode sends other bytes to Java: answers and parts under wrong keys."""
     name = key.decode() if row_type is PARTS else key
     key_coder = CharCoder() if row_type is PARTS else BinaryCoder()
-    coder = RowCoder([key_coder, BinaryCoder()], ["f0", "f1"]).get_impl()
-    encoded = coder.encode(KeyedRow(name, value))
-    assert encoded == coder.encode(Row(name, value))
-    assert list(coder.decode(encoded)) == [name, value]
+    values = [name, value] if row_type is PARTS else [name, value, b"carried"]
+    coders = [key_coder, *[BinaryCoder() for _ in values[1:]]]
+    coder = RowCoder(coders, [f"f{index}" for index in range(len(values))]).get_impl()
+    encoded = coder.encode(KeyedRow(*values))
+    assert encoded == coder.encode(Row(*values))
+    assert list(coder.decode(encoded)) == values
 
 
 def test_keyed_row_sets_no_attribute_that_row_lacks() -> None:

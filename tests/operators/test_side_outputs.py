@@ -10,12 +10,13 @@ from anabranch.schemas.frames import read_answers
 from anabranch.schemas.limits import ANSWER_FRAME_BYTES
 
 
-def answers_in(frames: Iterable[object]) -> list[list[tuple[bytes, bytes]]]:
+def answers_in(frames: Iterable[object]) -> list[list[tuple[bytes, bytes, bytes]]]:
     return [list(read_answers(frame)) for frame in frames if isinstance(frame, bytes)]
 
 
 def test_emit_small_answers_share_a_frame() -> None:
-    assert answers_in(side_outputs.emit([Answer(b"a", b"1"), Answer(b"b", b"2")])) == [[(b"a", b"1"), (b"b", b"2")]]
+    answers = [Answer(b"a", b"1"), Answer(b"b", b"2", b"carried")]
+    assert answers_in(side_outputs.emit(answers)) == [[(b"a", b"1", b""), (b"b", b"2", b"carried")]]
 
 
 def test_emit_large_answers_are_split_into_frames() -> None:
@@ -25,7 +26,7 @@ def test_emit_large_answers_are_split_into_frames() -> None:
 
 def test_emit_other_outputs_go_to_their_side_output() -> None:
     outputs: list[Output] = [
-        DeadLetterRecord(b"k", b"v"),
+        DeadLetterRecord(b"k", b"v", b"carried"),
         Shard(b"s"),
         Offload(b"o"),
         Unit(("m", "1"), b"u"),
@@ -36,3 +37,4 @@ def test_emit_other_outputs_go_to_their_side_output() -> None:
     assert (shard, offload, unit) == ((WORK_TAG, b"s"), (WORK_TAG, b"o"), (units_tag(("m", "1")), b"u"))
     for (tag, row), expected in ((letter, (LETTERS_TAG, b"k", b"v")), (part, (PARTS_TAG, "w", b"p"))):
         assert (tag, row[0], row[1]) == expected
+    assert list(letter[1]) == [b"k", b"v", b"carried"]

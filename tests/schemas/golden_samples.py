@@ -1,8 +1,8 @@
 """Samples of all messages, records and state, as bytes in `golden/`.
 
-`golden/v2` has the records of today's layout, `golden/v1` all other samples and the state of layout 1, which is only
-read. `python -m tests.schemas.golden_samples` writes missing files and never overwrites one: changed bytes need a new
-folder, and code that reads the old files.
+`golden/v2` has the records of today's layout, `golden/v3` those with carried fields, `golden/v1` all other samples and
+the state of layout 1, which is only read. `python -m tests.schemas.golden_samples` writes missing files and never
+overwrites one: changed bytes need a new folder, and code that reads the old files.
 """
 
 import sys
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from anabranch.operators.core.merging.request_window import Window
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
+from anabranch.schemas.carried import Carried
 from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.frames import write_answers, write_requests, write_waiting
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
@@ -24,6 +25,7 @@ from anabranch.schemas.records import (
     AnyRecord,
     BatchEntry,
     BatchRecord,
+    CarryingSource,
     FailureRecord,
     OpeningRecord,
     PartialRecord,
@@ -67,6 +69,8 @@ RESPONSE = InferResponse("magika", "2", "id-ü-1", OUTPUTS, {"shards": 3, "tasks
 ERROR = ErrorResponse("id-ü-1", "wrong_shape", "input 'numbers' has rank 1", "magika", "2")
 FAILURE = Failure("inference_failed", "row 1: out of range", "infer", "magika", "2")
 SOURCE = Source(partition=3, offset=9_000_000_000, timestamp_ms=1_767_225_600_000)
+CARRIED = Carried("replies-ü", 7, b"key", (("traceparent", b"00-1"), ("empty", b""), ("null", None)))
+CARRYING_SOURCE = CarryingSource(3, 9_000_000_000, 1_767_225_600_000, CARRIED.encode())
 SIGNATURE = encode_signature(
     Signature(
         "magika",
@@ -111,6 +115,19 @@ RECORDS: dict[str, AnyRecord] = {
         _INPUTS,
     ),
 }
+RECORDS |= {
+    "v3/record_opening.bin": OpeningRecord(
+        replace(SEGMENT, source=CARRYING_SOURCE), SIGNATURE, Encoding.JSON, True, True, b'{"original": 1}', 1.5, 2.5
+    ),
+    "v3/record_batch.bin": BatchRecord(
+        [
+            BatchEntry(SOURCE, "id-ü-1", Encoding.JSON, 1_767_225_601_500, 2, True, True, 1, b"one", 1.5, 2.5),
+            BatchEntry(CarryingSource(0, 1, -1, CARRIED.encode()), original=b"\xff", read_ms=3.0),
+        ],
+        SIGNATURE,
+        _INPUTS,
+    ),
+}
 #: The contents of the samples in layout 1.
 OLD_OPENING = OpeningRecord(
     replace(SEGMENT, member=0), SIGNATURE, Encoding.JSON, True, True, b'{"original": 1}', 0.0, 0.0
@@ -145,13 +162,16 @@ def samples() -> dict[str, bytes]:
         "error.json": codec.encode_response(ERROR, Encoding.JSON),
         "dead_letter.json": encode_dead_letter("inference-requests", SOURCE, "id-ü-1", FAILURE, b"\xff original"),
         "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
-        "answers.frame": write_answers([(b"id-1", b"answer"), (b"", b"")]),
+        "answers.frame": write_answers([(b"id-1", b"answer", b""), (b"", b"", b"")]),
         "waiting.frame": write_waiting(b"value", SOURCE),
     }
     return {
         **{f"v1/{name}": encoded for name, encoded in wire.items()},
         **{name: record.encode() for name, record in RECORDS.items()},
         "v2/window.bin": open_window().snapshot(),
+        "v3/requests.frame": write_requests([(b"value", SOURCE), (None, CARRYING_SOURCE)]),
+        "v3/answers.frame": write_answers([(b"id-1", b"answer", CARRIED.encode()), (b"", b"", b"")]),
+        "v3/waiting.frame": write_waiting(b"value", CARRYING_SOURCE),
     }
 
 

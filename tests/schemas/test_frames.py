@@ -6,12 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.schemas.frames import read_answers, read_claim, read_requests, write_answers, write_requests
-from anabranch.schemas.records import Source
-
-sources = st.builds(
-    Source, st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1)
+from anabranch.schemas.frames import (
+    read_answers,
+    read_claim,
+    read_requests,
+    read_waiting,
+    write_answers,
+    write_requests,
+    write_waiting,
 )
+from anabranch.schemas.records import CarryingSource, Source
+
+places = (st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+sources = st.builds(Source, *places) | st.builds(CarryingSource, *places, st.binary(min_size=1, max_size=20))
 values = st.binary(max_size=40)
 
 
@@ -20,8 +27,8 @@ def test_requests_any_records_round_trip_in_order(records: list[tuple[bytes | No
     assert read_requests(write_requests(records)) == records
 
 
-@given(st.lists(st.tuples(values, values), max_size=5))
-def test_answers_any_records_round_trip_in_order(answers: list[tuple[bytes, bytes]]) -> None:
+@given(st.lists(st.tuples(values, values, values), max_size=5))
+def test_answers_any_records_round_trip_in_order(answers: list[tuple[bytes, bytes, bytes]]) -> None:
     assert list(read_answers(write_answers(answers))) == answers
 
 
@@ -32,7 +39,7 @@ def test_requests_tombstone_differs_from_empty_value() -> None:
 
 
 def test_write_answers_value_as_view_is_written() -> None:
-    assert write_answers([(b"key", memoryview(b"value"))]) == write_answers([(b"key", b"value")])
+    assert write_answers([(b"key", memoryview(b"value"), b"")]) == write_answers([(b"key", b"value", b"")])
 
 
 def test_requests_sample_has_the_layout_of_java() -> None:
@@ -50,6 +57,21 @@ def test_requests_sample_has_the_layout_of_java() -> None:
     ]
     assert write_requests(records) == frame
     assert read_requests(frame) == records
+
+
+def test_requests_carried_fields_follow_the_values() -> None:
+    records = [(b"abc", Source(1, 2, 3)), (None, CarryingSource(4, 5, 6, b"carried"))]
+    plain = write_requests([(b"abc", Source(1, 2, 3)), (None, Source(4, 5, 6))])
+    frame = plain + b"\x01\x00\x00\x00\x07\x00\x00\x00carried"
+    assert write_requests(records) == frame
+    assert read_requests(frame) == records
+
+
+@given(values, sources)
+def test_waiting_any_request_round_trips_with_its_version(value: bytes, source: Source) -> None:
+    frame = write_waiting(value, source)
+    assert read_waiting(frame) == (value, source)
+    assert frame[0] == (2 if source.carried else 1)
 
 
 def test_read_requests_only_large_values_are_views() -> None:
@@ -75,8 +97,9 @@ def test_answers_sample_has_the_layout_of_java() -> None:
     frame = (
         b"\x02\x00\x00\x00" b"\x05\x00\x00\x00" b"id" b"value"
         b"\x00\x00\x00\x00" b"\x01\x00\x00\x00" b"!"
+        b"\xfe\xff\xff\xff" b"\x01\x00\x00\x00" b"k" b"v" b"\x03\x00\x00\x00" b"abc"
     )  # fmt: skip
-    answers = [(b"id", b"value"), (b"", b"!")]
+    answers = [(b"id", b"value", b""), (b"", b"!", b""), (b"k", b"v", b"abc")]
     assert write_answers(answers) == frame
     assert list(read_answers(frame)) == answers
 

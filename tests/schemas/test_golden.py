@@ -9,10 +9,12 @@ import pytest
 from anabranch.operators.core.merging.request_window import SNAPSHOT_VERSION, Window
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
+from anabranch.schemas.carried import decode_carried
 from anabranch.schemas.dead_letters import DeadLetterSource, decode_dead_letter
 from anabranch.schemas.frames import WAITING_VERSION, read_answers, read_requests, read_waiting
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.records import (
+    CARRYING_VERSION,
     RECORD_CLASSES,
     VERSION,
     PartialRecord,
@@ -63,13 +65,19 @@ def test_golden_messages_are_read() -> None:
 @pytest.mark.parametrize("name", golden.RECORDS)
 def test_golden_record_is_read(name: str) -> None:
     assert decode_record(stored(name)) == golden.RECORDS[name]
-    assert stored(name)[1] == VERSION
+    assert stored(name)[1] == (CARRYING_VERSION if name.startswith("v3/") else VERSION)
 
 
 def test_golden_frames_are_read() -> None:
     requests = [(b"value", golden.SOURCE), (None, Source(0, 1, -1)), (b"", golden.SOURCE)]
     assert read_requests(stored("requests.frame")) == requests
-    assert list(read_answers(stored("answers.frame"))) == [(b"id-1", b"answer"), (b"", b"")]
+    assert list(read_answers(stored("answers.frame"))) == [(b"id-1", b"answer", b""), (b"", b"", b"")]
+    assert read_requests(stored("v3/requests.frame")) == [(b"value", golden.SOURCE), (None, golden.CARRYING_SOURCE)]
+    assert list(read_answers(stored("v3/answers.frame"))) == [
+        (b"id-1", b"answer", golden.CARRIED.encode()),
+        (b"", b"", b""),
+    ]
+    assert decode_carried(golden.CARRYING_SOURCE.carried) == golden.CARRIED
 
 
 def test_golden_signatures_are_read() -> None:
@@ -99,9 +107,10 @@ def test_golden_shard_has_the_documented_layout() -> None:
 
 #: Name of a state in Flink -> its samples.
 STATE = {
-    "waiting": ["v1/waiting.frame"],
+    "waiting": ["v1/waiting.frame", "v3/waiting.frame"],
     "window": ["v1/window.bin", "v2/window.bin"],
-    "partials": [f"{layout}/record_{kind}.bin" for layout in ("v1", "v2") for kind in ("opening", "partial")],
+    "partials": [f"{layout}/record_{kind}.bin" for layout in ("v1", "v2") for kind in ("opening", "partial")]
+    + ["v3/record_opening.bin"],
 }
 
 
@@ -117,7 +126,7 @@ def test_golden_state_of_every_descriptor_has_a_sample() -> None:
 def test_golden_state_records_of_both_layouts_are_read() -> None:
     assert read_kept_record(stored("v1/record_opening.bin")) == golden.OLD_OPENING
     assert read_kept_record(stored("v1/record_partial.bin")) == golden.OLD_PARTIAL
-    for name in ("v2/record_opening.bin", "v2/record_partial.bin"):
+    for name in ("v2/record_opening.bin", "v2/record_partial.bin", "v3/record_opening.bin"):
         assert read_kept_record(stored(name)) == golden.RECORDS[name]
 
 
@@ -138,7 +147,8 @@ def test_golden_window_of_another_version_is_refused(version: int) -> None:
 def test_golden_queued_request_is_read_with_its_version() -> None:
     assert read_waiting(stored("waiting.frame")) == (b"value", golden.SOURCE)
     assert stored("waiting.frame")[0] == WAITING_VERSION
-    for broken in (b"", b"\x02" + stored("waiting.frame")[1:], stored("requests.frame")):
+    assert read_waiting(stored("v3/waiting.frame")) == (b"value", golden.CARRYING_SOURCE)
+    for broken in (b"", b"\x03" + stored("waiting.frame")[1:], stored("requests.frame")):
         with pytest.raises(ValueError, match="version"):
             read_waiting(broken)
 

@@ -159,8 +159,10 @@ def test_json_message_with_wrong_fields_is_malformed(fields: str) -> None:
         b'{"id": "a", "inputs": []} trailing',
         b'{"id": "\xff", "inputs": []}',
         b'{"id": "\\ud800", "inputs": []}',
-        b'{"inputs": [NaN]}',
-        b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [NaN]}]}',
+        b'{"inputs": [NaN}',
+        b'{"inputs": [], "id": "NaN',
+        b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [NaNs]}]}',
+        b'{"NaN": "' + b'\\"' * 100_000,
         b'{"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["\\ud800"]}]}',
         b'{"a":' * 100_000,
         b'{"inputs": [{"data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}",
@@ -207,3 +209,33 @@ def test_json_damaged_message_raises_wire_errors_only(request: InferRequest, dat
             read(bytes(damaged))
         except AnabranchError:
             continue
+
+
+def test_json_numbers_that_are_not_finite_are_read() -> None:
+    message = (
+        b'{"id": "NaN, \\"Infinity\\"", "inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", '
+        b'"data": [[NaN, -Infinity], ["Infinity", 1.5]]}]}'
+    )
+    request = json_wire.read_request(message)
+    assert request.id == json_wire.find_id(message) == 'NaN, "Infinity"'
+    found = request.inputs[0].to_array()
+    np.testing.assert_array_equal(found, np.array([[np.nan, -np.inf], [np.inf, 1.5]], np.float32))
+
+
+def test_json_text_named_nan_stays_text() -> None:
+    message = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["NaN"]}]}'
+    assert json_wire.read_request(message).inputs[0].to_array().tolist() == [b"NaN"]
+
+
+@pytest.mark.parametrize("datatype", ["INT32", "BOOL"])
+def test_json_nan_of_another_datatype_is_malformed(datatype: str) -> None:
+    message = b'{"id": 7, "inputs": [{"name": "x", "shape": [1], "datatype": "%s", "data": [NaN]}]}' % datatype.encode()
+    with pytest.raises(MalformedRequest):
+        json_wire.read_request(message)
+    assert json_wire.find_id(message) == "7"
+
+
+@pytest.mark.parametrize(("written", "read"), [("7", "7"), ("-1", "-1"), (f"{2**70}", f"{2**70}"), ("null", "")])
+def test_json_id_that_is_a_number_is_read_as_text(written: str, read: str) -> None:
+    message = f'{{"id": {written}, "inputs": []}}'.encode()
+    assert json_wire.read_request(message).id == json_wire.find_id(message) == read

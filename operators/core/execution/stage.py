@@ -29,6 +29,7 @@ from anabranch.schemas.records import (
     PartialRecord,
     Segment,
     ShardRecord,
+    Source,
     UnitRecord,
     encode_record,
     salvage_segments,
@@ -253,7 +254,10 @@ class Stage:
 def _segment_of(part: Request | ShardRecord) -> Segment:
     if isinstance(part, ShardRecord):
         return part.segment
-    return Segment(part.source, part.id, part.deadline_ms, rows=part.rows, total_rows=part.rows)
+    source = part.source
+    if source.carried:  # The window has them.
+        source = Source(source.partition, source.offset, source.timestamp_ms)
+    return Segment(source, part.id, part.deadline_ms, rows=part.rows, total_rows=part.rows)
 
 
 def _needed_after(model: ModelSpec, index: int, signature: Signature) -> set[str]:

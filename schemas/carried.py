@@ -1,0 +1,90 @@
+"""Reply address, key and headers of a Kafka record, which travel with its request.
+
+Little-endian, as in `CarriedFields.java` and `RecordWriter.java`:
+
+    partition: i32 (-1 for any, -2 if unreadable), topic size: u16, key size: i32 (-1 for none), topic, key,
+    (name size: u16, value size: i32 (-1 for null), name, value) each
+"""
+
+import struct
+from collections.abc import Iterable
+
+import msgspec
+
+from anabranch.schemas.errors import ReplyRefused
+from anabranch.schemas.limits import MAX_REPLY_TOPICS
+
+ANY_PARTITION = -1
+_UNREADABLE = -2
+_HEAD = struct.Struct("<iHi")
+_HEADER = struct.Struct("<Hi")
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """The fields of one record."""
+
+    topic: str = ""
+    partition: int = ANY_PARTITION
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    def encode(self) -> bytes:
+        """Encode the fields."""
+        topic, key = self.topic.encode(), self.key
+        parts = [_HEAD.pack(self.partition, len(topic), -1 if key is None else len(key)), topic, key or b""]
+        for name, value in self.headers:
+            encoded = name.encode()
+            parts += (_HEADER.pack(len(encoded), -1 if value is None else len(value)), encoded, value or b"")
+        return b"".join(parts)
+
+
+def decode_carried(encoded: bytes) -> Carried:
+    """Decode `Source.carried`, which may be empty; raise struct.error or UnicodeDecodeError."""
+    if not encoded:
+        return Carried()
+    partition, topic_size, key_size = _HEAD.unpack_from(encoded)
+    key_at = _HEAD.size + topic_size
+    at = key_at + max(0, key_size)
+    key = encoded[key_at:at] if key_size >= 0 else None
+    headers = []
+    while at < len(encoded):
+        name_size, value_size = _HEADER.unpack_from(encoded, at)
+        name_at = at + _HEADER.size
+        value_at = name_at + name_size
+        at = value_at + max(0, value_size)
+        headers.append((encoded[name_at:value_at].decode(), encoded[value_at:at] if value_size >= 0 else None))
+    return Carried(encoded[_HEAD.size : key_at].decode(), partition, key, tuple(headers))
+
+
+def without_address(encoded: bytes) -> bytes:
+    """Return the fields without topic and partition."""
+    _, topic_size, key_size = _HEAD.unpack_from(encoded)
+    return _HEAD.pack(ANY_PARTITION, 0, key_size) + encoded[_HEAD.size + topic_size :]
+
+
+class ReplyTopics:
+    """Topics that requests may name for answers; `NAME*` allows all that start so."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = tuple(allowed)
+        self._seen = {b""}
+
+    def check(self, carried: bytes) -> None:
+        """Raise `ReplyRefused` for a topic that is not allowed, or an unreadable partition."""
+        partition, topic_size, _ = _HEAD.unpack_from(carried)
+        if partition <= _UNREADABLE:
+            raise ReplyRefused(
+                "the reply address is unreadable: send reply-topic as a topic's name, and reply-partition as a number "
+                "in text"
+            )
+        topic = carried[_HEAD.size : _HEAD.size + topic_size]
+        if topic in self._seen:
+            return
+        name = topic.decode("utf-8", "replace")
+        if not any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in self._allowed):
+            raise ReplyRefused(
+                f"the reply topic {name!r} is not allowed, expected one of {', '.join(self._allowed) or 'none'}: "
+                "name one of them, or add it to kafka.reply_topics"
+            )
+        if len(self._seen) < MAX_REPLY_TOPICS:
+            self._seen.add(topic)
