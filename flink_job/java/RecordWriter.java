@@ -8,7 +8,9 @@ import java.util.HashMap;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.regex.Pattern;
 import org.apache.flink.api.common.serialization.SerializationSchema;
 import org.apache.flink.connector.kafka.lineage.DefaultKafkaDatasetFacet;
@@ -19,6 +21,9 @@ import org.apache.flink.connector.kafka.sink.KafkaRecordSerializationSchema;
 import org.apache.flink.kafka.shaded.org.apache.kafka.clients.admin.Admin;
 import org.apache.flink.kafka.shaded.org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.flink.kafka.shaded.org.apache.kafka.common.config.ConfigResource;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.errors.AuthorizationException;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.errors.InvalidTopicException;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Headers;
 import org.apache.flink.types.Row;
 import org.slf4j.Logger;
@@ -36,7 +41,7 @@ public final class RecordWriter implements KafkaRecordSerializationSchema<Row>, 
 
     /** Room for key, headers and Kafka's own fields. */
     private static final int FRAMING_BYTES = 64 * 1024;
-    private static final int ADMIN_TIMEOUT_MS = 5_000;
+    private static final int ADMIN_TIMEOUT_MS = 60_000;
     /** An address may be made, extended or removed. */
     private static final long LOOK_AGAIN_NANOS = TimeUnit.SECONDS.toNanos(10);
     private static final int LOOKS = 100;
@@ -163,17 +168,25 @@ public final class RecordWriter implements KafkaRecordSerializationSchema<Row>, 
             try {
                 maxBytes = Long.parseLong(admin.describeConfigs(Collections.singleton(resource)).all()
                         .get(ADMIN_TIMEOUT_MS, TimeUnit.MILLISECONDS).get(resource).get(SIZE_LIMIT).value());
-            } catch (Exception error) {
+            } catch (ExecutionException error) {
                 // A principal may write to a topic and not describe its configuration.
                 LOG.info("cannot read {} of reply topic {}: {}", SIZE_LIMIT, name, error.toString());
             }
             return new Address(partitions, maxBytes);
+        } catch (ExecutionException error) {
+            Throwable cause = error.getCause();
+            if (cause instanceof UnknownTopicOrPartitionException
+                    || cause instanceof InvalidTopicException
+                    || cause instanceof AuthorizationException) {
+                LOG.warn("no reply topic {}, its answers go to {}: {}", name, topic, cause.toString());
+                return Address.NONE;
+            }
+            throw new IllegalStateException("cannot look at reply topic " + name, cause);
         } catch (InterruptedException error) {
             Thread.currentThread().interrupt();
-            return Address.NONE;
-        } catch (Exception error) {
-            LOG.warn("no reply topic {}, its answers go to {}: {}", name, topic, error.toString());
-            return new Address(0, 0);
+            throw new IllegalStateException("interrupted at reply topic " + name, error);
+        } catch (TimeoutException error) {
+            throw new IllegalStateException("no broker tells about reply topic " + name, error);
         }
     }
 

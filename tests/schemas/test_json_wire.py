@@ -159,7 +159,6 @@ def test_json_message_with_wrong_fields_is_malformed(fields: str) -> None:
         b'{"id": "a", "inputs": []} trailing',
         b'{"id": "\xff", "inputs": []}',
         b'{"id": "\\ud800", "inputs": []}',
-        b'{"inputs": [NaN}',
         b'{"inputs": [], "id": "NaN',
         b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [NaNs]}]}',
         b'{"NaN": "' + b'\\"' * 100_000,
