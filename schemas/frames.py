@@ -20,12 +20,15 @@ WAITING_VERSION = 1
 #: With carried fields; a frame follows.
 CARRYING_VERSION = 2
 _CARRYING = bytes((CARRYING_VERSION,))
+#: First byte of the mark of a begun request in state.
+BEGUN_VERSION = 1
 _COUNT = struct.Struct("<i")
 _REQUEST = struct.Struct("<iiqq")
 _CLAIM = struct.Struct("<iiq")
 _ANSWER = struct.Struct("<ii")
 _CARRIED = struct.Struct("<ii")
 _SIZE = struct.Struct("<i")
+_BEGUN = struct.Struct("<B3xI")
 
 
 def read_claim(frame: bytes) -> tuple[int, int] | None:
@@ -100,6 +103,23 @@ def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:
         raise ValueError(f"a queued request of version {version}, expected 1 or 2: restore with its release")
     [request] = read_requests(frame[1:] if version == CARRYING_VERSION else frame)
     return request
+
+
+def write_begun(rows: int) -> bytes:
+    """Encode for state that records of a queued request left; byte 0 is the version.
+
+    Args:
+        rows: Of all members.
+    """
+    return _BEGUN.pack(BEGUN_VERSION, rows)
+
+
+def read_begun(frame: Buffer) -> int:
+    """Decode the rows, or raise struct.error or ValueError."""
+    version, rows = _BEGUN.unpack(frame)
+    if version != BEGUN_VERSION:
+        raise ValueError(f"a begun request of version {version}, expected {BEGUN_VERSION}: restore with its release")
+    return int(rows)
 
 
 def write_answers(answers: Iterable[tuple[bytes, Buffer, bytes]]) -> bytes:

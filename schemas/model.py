@@ -84,7 +84,7 @@ class Ensemble(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         members: Name and version of each.
         needed: Number of members that must answer.
-        member_timeout_ms: From the reading of the request; 0 for its deadline.
+        member_timeout_ms: From when the request leaves the queue; 0 for its deadline.
         batchable: True if axis 0 counts rows.
     """
 

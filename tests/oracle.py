@@ -100,6 +100,9 @@ def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, 
 
 def _check_ensemble(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, answered_at_ms: float) -> None:
     ensemble = ENSEMBLES[sent.model]
+    if isinstance(answer, ErrorResponse) and answer.code == "overloaded":
+        assert fate.may_be_refused
+        return
     timeouts = [each for each in (sent.timeout_ms, ensemble.member_timeout_ms) if each]
     is_late = bool(timeouts) and answered_at_ms >= sent.timestamp_ms + min(timeouts)
     poisoned = {

@@ -174,7 +174,11 @@ class Task:
     def _new_pipeline(self) -> RequestPipeline:
         return RequestPipeline(
             self._admission,
-            Router(self._job.catalog, lambda _: BatchCostModel(COSTS if self._job.offloads else ())),
+            Router(
+                self._job.catalog,
+                lambda _: BatchCostModel(COSTS if self._job.offloads else ()),
+                gate_of=lambda _: self._job,
+            ),
             self.inference,
             self._job.response_writer,
             self._job.policy,
@@ -207,6 +211,7 @@ class Simulation:
         self._random = Random(seed)
         self.refuses = self._random.random() < 0.3
         self.offloads = self._random.random() < 0.7
+        self.crowds = self._random.random() < 0.5
         self.policy = SchedulingPolicy(
             work_slice_ms=self._random.choice((0.0, 0.2, 1.0, 10.0)),
             overload="refuse" if self.refuses else "wait",
@@ -223,7 +228,7 @@ class Simulation:
         self.visible: list[tuple[float, Answer | DeadLetterRecord]] = []  # by a read_committed reader
         self.seen: list[tuple[float, Answer | DeadLetterRecord]] = []  # by a read_uncommitted reader
         self.crashes = 0
-        self.restored = 0  # queued requests in a crash
+        self.restored = self.restored_begun = 0  # queued requests in a crash
         self._faults = faults
         self.response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, lambda: self.now_ms)
         self._checkpoint = (deepcopy(self.state), 0)
@@ -239,6 +244,11 @@ class Simulation:
             if not self._has_work():  # idle until the next timer
                 timers = [*[at_ms for at_ms, _ in self.state.queue_timers], *self.state.window_timers.values()]
                 self.now_ms = max(self.now_ms, min(timers, default=0))
+
+    @property
+    def has_room(self) -> bool:
+        """Tells whether the readers in other tasks take another record."""
+        return not self.crowds or self._random.random() < 0.5
 
     def exchange_wait_ms(self) -> float:
         """Time for which the exchange blocks a task after an offloaded batch."""
@@ -327,7 +337,9 @@ class Simulation:
         self.crashes += 1
         state, visible = self._checkpoint
         self.state = deepcopy(state)
-        self.restored += sum(map(len, state.waiting.values()))
+        held = [number for waiting in state.waiting.values() for number in waiting]
+        self.restored += sum(number >= 0 for number in held)
+        self.restored_begun += sum(number < 0 for number in held)
         del self.visible[visible:]
         self.now_ms += self._random.choice((0.0, 1.0, 30.0))
         self._start(self._random.randint(1, 4) if self._faults.rescale else len(self._tasks))

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from anabranch.operators.core.scheduling.split_request import SplitRequest
 from anabranch.schemas.errors import InternalError
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding
@@ -26,6 +27,7 @@ class Request(msgspec.Struct, gc=False):
         source: Place in Kafka; identifies the request.
         original: Value of the Kafka record.
         tensors: Raw bytes of each input of the model.
+        split: Its records for other tasks, set by the queue.
     """
 
     signature: bytes
@@ -46,6 +48,7 @@ class Request(msgspec.Struct, gc=False):
     original: Buffer = b""
     tensors: tuple[Buffer, ...] = ()
     breakdown: LatencyBreakdown | None = None
+    split: SplitRequest | None = None
 
 
 def undecodable(error: Exception, phase: str) -> Failure:

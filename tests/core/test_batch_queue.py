@@ -1,6 +1,7 @@
 """BatchQueue: contents, order and time of batches."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from msgspec.structs import replace
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import batch_queue as batching
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure, Handling, begun_key
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.operators.core.scheduling.split_request import SplitRequest
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
 
@@ -41,11 +43,11 @@ def new_queue(
     """A queue without delays but `delays_ms`, and without costs by default."""
     delays, known = delays_ms or {}, costs or {}
 
-    def policy_of(signature: bytes) -> tuple[Batching, BatchCostModel]:
+    def handling_of(signature: bytes) -> Handling:
         batching = Batching(max_rows=max_rows, max_delay_ms=delays.get(signature, 0.0))
-        return batching, known.get(signature, BatchCostModel())
+        return Handling(batching, known.get(signature, BatchCostModel()))
 
-    return BatchQueue(policy_of, order or SchedulingPolicy())
+    return BatchQueue(handling_of, order or SchedulingPolicy())
 
 
 def costs(*measured: tuple[int, float]) -> BatchCostModel:
@@ -681,3 +683,131 @@ def bytes_of(requests: list[Request]) -> int:
 
 QueueMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestQueueModel = QueueMachine.TestCase
+
+
+# ---- readers in other tasks ----------------------------------------------------------------------------------------
+
+
+class Readers:
+    """A gate that a test opens and closes."""
+
+    has_room = True
+
+
+def away(readers: Readers, policy: SchedulingPolicy | None = None) -> BatchQueue:
+    """A queue whose requests of signature `away` go to readers, and cost 2 ms per row like the others."""
+
+    def handling_of(signature: bytes) -> Handling:
+        is_away = signature == b"away"
+        return Handling(Batching(max_rows=4), costs((1, 2.0), (4, 8.0)), *(("stage", readers) if is_away else ()))
+
+    return BatchQueue(handling_of, policy or SchedulingPolicy())
+
+
+def split_of(readers: Readers, parts: int, log: list[int]) -> SplitRequest:
+    """A split request that logs which record left."""
+
+    def note(part: int) -> Any:
+        log.append(part)
+        return part
+
+    records = ((readers, partial(note, part)) for part in range(parts))
+    return SplitRequest("exchange", parts, 1, readers, lambda _: note(-1), lambda _: iter(records))
+
+
+def left(queue: BatchQueue, now_ms: float = 0.0) -> list[str]:
+    """Ids of the batches that leave, and of split requests for each record."""
+    names = []
+    while batch := queue.take(now_ms).batch:
+        names.append("".join(request.id for request in batch))
+        if (split := batch[0].split) is not None:
+            split.advance(now_ms)
+            queue.settle_split(batch[0])
+    return names
+
+
+def test_queue_full_readers_hold_up_no_other_signature() -> None:
+    readers = Readers()
+    queue = away(readers)
+    readers.has_room = False
+    queue.add(waiting("a", of=b"away", priority=1), 0.0)
+    queue.add(waiting("b"), 0.0)
+    assert left(queue, 5.0) == ["b"]
+    assert (queue.is_blocked, queue.next_deadline()) == (True, 7.0)
+    queue.add(waiting("c", of=b"away", priority=0), 5.0)
+    assert left(queue, 7.0) == []
+    readers.has_room = True
+    assert left(queue, 8.0) == ["c", "a"]
+    assert (queue.is_blocked, queue.next_deadline()) == (False, None)
+
+
+def test_queue_split_request_leaves_by_priority() -> None:
+    readers, log = Readers(), list[int]()
+    queue = away(readers)
+    queue.add(waiting("s", rows=3, priority=9), 0.0, split_of(readers, 3, log))
+    queue.take(0.0).batch[0].split.advance(0.0)  # type: ignore[union-attr]
+    queue.add(waiting("t", rows=2, priority=1), 1.0, split_of(readers, 2, []))
+    queue.add(waiting("u", priority=5), 1.0)
+    assert left(queue, 1.0) == ["t", "t", "u", "s", "s"]
+    assert log == [-1, 0, 1, 2]
+
+
+def test_queue_deadline_holds_for_blocked_requests() -> None:
+    readers = Readers()
+    queue = away(readers)
+    readers.has_room = False
+    queue.add(waiting("a", rows=2, deadline_ms=50), 0.0, split_of(readers, 2, []))
+    queue.add(waiting("b", of=b"away", deadline_ms=50), 0.0)
+    assert queue.take(10.0) == Departure([], [])
+    assert [request.id for request in queue.take(50.0).expired] == ["a", "b"]
+    assert queue.next_deadline() is None
+
+
+def test_queue_split_request_that_has_begun_expires_silently() -> None:
+    readers = Readers()
+    queue = away(readers)
+    queue.add(waiting("a", rows=2, deadline_ms=50), 0.0, split_of(readers, 2, []))
+    queue.settle()
+    [request] = queue.take(0.0).batch
+    assert request.split is not None
+    request.split.advance(0.0)
+    queue.settle_split(request)
+    assert [each.id for each in queue.settle().begun] == ["a"]
+    assert queue.take(50.0) == Departure([], [])
+    assert sorted(queue.settle().departed) == [begun_key(0), 0]
+
+
+def test_queue_work_for_others_is_shed_by_their_own_limit() -> None:
+    readers = Readers()
+    queue = away(readers, SchedulingPolicy(overload="refuse", max_backlog_ms=19.0))
+    for number in range(10):
+        queue.add(waiting(f"s{number}", rows=4, priority=number), 0.0, split_of(readers, 4, []))
+        queue.add(waiting(f"u{number}", of=b"away", priority=number), 0.0)
+    queue.add(waiting("here", rows=4, priority=9), 0.0)
+    assert queue.backlog_ms == 8.0
+    assert sorted(request.id for request in queue.shed()) == [*(f"s{number}" for number in range(2, 10)), "u9"]
+    assert queue.shed() == []
+
+
+def test_queue_split_request_counts_in_bytes_until_it_left() -> None:
+    readers = Readers()
+    queue = away(readers, SchedulingPolicy(max_waiting_bytes=1))
+    queue.add(waiting("ab", rows=2), 0.0, split_of(readers, 2, []))
+    assert queue.is_full
+    request = queue.take(0.0).batch[0]
+    assert request.split is not None
+    request.split.advance(0.0)
+    queue.settle_split(request)
+    assert queue.is_full
+    assert left(queue) == ["ab"]
+    assert not queue.is_full
+
+
+def test_queue_never_hands_over_work_for_other_readers() -> None:
+    readers = Readers()
+    queue = away(readers)
+    queue.add(waiting("a", of=b"away"), 0.0)
+    queue.add(waiting("s", rows=2), 0.0, split_of(readers, 2, []))
+    queue.add(waiting("b", priority=1), 0.0)
+    assert [request.id for request in queue.take_last(lambda _: True)] == ["b"]
+    assert queue.take_last(lambda _: True) == []

@@ -15,17 +15,18 @@ from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, 
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.core.scheduling.batch_queue import begun_key
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas import codec
 from anabranch.schemas.dead_letters import decode_dead_letter
-from anabranch.schemas.frames import WAITING_VERSION, write_requests
+from anabranch.schemas.frames import WAITING_VERSION, write_begun, write_requests
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Catalog
-from anabranch.schemas.records import Source
+from anabranch.schemas.records import FailureRecord, Source
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
 
 SERVED = catalog()
@@ -63,6 +64,7 @@ class QueuedPipeline:
     def settle(self) -> StateChanges:
         changes = self.queue.settle()
         held = [(each.number, write_requests([(each.original, each.source)])) for each in changes.arrived]
+        held += [(begun_key(each.number), write_begun(each.split.rows)) for each in changes.begun if each.split]
         return StateChanges(held, changes.departed)
 
 
@@ -147,11 +149,56 @@ def test_pipeline_refused_request_is_answered_at_once() -> None:
     assert answers(work(task)) == {"a": "", "c": ""}
 
 
-def test_pipeline_large_request_is_split_at_once() -> None:
+def test_pipeline_large_request_leaves_record_by_record() -> None:
     task = pipeline_of()
-    outputs = task.on_frame(frame(named("a", 9), named("b")), NOW_MS)
-    assert [type(output) for output in outputs] == [WindowPart, Shard, Shard, Shard]
-    assert answers(work(task)) == {"b": ""}
+    assert task.on_frame(frame(named("a", 9), named("b")), NOW_MS) == []
+    assert [type(output) for output in task.next(NOW_MS) or []] == [WindowPart, Shard]
+    assert [number for number, _ in task.settle().arrived] == [0, 1, begun_key(0)], "state holds it until all left"
+    task.on_frame(frame(named("c", parameters={"priority": 1}), first_offset=2), NOW_MS)
+    assert answers(task.next(NOW_MS) or []) == {"c": "", "b": ""}
+    assert [type(output) for output in task.next(NOW_MS) or []] == [Shard]
+    assert task.settle() == StateChanges([], [1])
+    assert [type(output) for output in task.next(NOW_MS) or []] == [Shard]
+    assert sorted(task.settle().departed) == [begun_key(0), 0]
+    assert task.next_deadline() is None
+
+
+@pytest.mark.parametrize(("upgraded", "parts"), [(4, 3), (16, 1)])
+def test_pipeline_begun_request_goes_on_without_an_opening(upgraded: int, parts: int) -> None:
+    before = pipeline_of()
+    before.on_frame(frame(named("a", 9)), NOW_MS)
+    before.next(NOW_MS)
+    after = pipeline_of(catalog(Batching(shard_rows=upgraded)))
+    assert after.restore(before.settle().arrived, NOW_MS) == []
+    assert [type(output) for output in work(after)] == [Shard] * parts
+    assert sorted(after.settle().departed) == [begun_key(0), 0]
+
+
+def begun(**parameters: Any) -> list[tuple[int, bytes]]:
+    """State of a request that has begun."""
+    before = pipeline_of()
+    before.on_frame(frame(named("a", 9, parameters=parameters)), NOW_MS)
+    before.next(NOW_MS)
+    return before.settle().arrived
+
+
+def test_pipeline_begun_request_of_gone_model_fails() -> None:
+    after = pipeline_of(catalog(without=["rows"]))
+    [part] = after.restore(begun(), NOW_MS)
+    assert isinstance(part, WindowPart)
+    failed = FailureRecord.decode(part.value)
+    assert (failed.segment.first_row, failed.segment.rows, failed.failure.code) == (0, 9, "unknown_model")
+    assert sorted(after.settle().departed) == [begun_key(0), 0]
+
+
+def test_pipeline_late_begun_request_is_answered_by_its_window() -> None:
+    after = pipeline_of()
+    assert after.restore(begun(timeout=5_000), NOW_MS + 6) == []
+    assert sorted(after.settle().departed) == [begun_key(0), 0]
+    during = pipeline_of()
+    assert during.restore(begun(timeout=5_000), NOW_MS + 1) == []
+    assert during.next(NOW_MS + 6) is None
+    assert sorted(during.settle().departed) == [begun_key(0), 0]
 
 
 def test_pipeline_rows_at_fault_fail_only_their_request() -> None:
@@ -185,13 +232,14 @@ def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sharding_module, "shards", fail)
     task = pipeline_of()
-    outputs = task.on_frame(frame(named("a"), named("b", 9), named("c")), NOW_MS)
+    task.on_frame(frame(named("a"), named("b", 9, parameters={"priority": 1}), named("c")), NOW_MS)
+    outputs = task.next(NOW_MS) or []
     assert answers(outputs) == {"b": "internal_error"}
     [dead_letter] = [decode_dead_letter(output.value) for output in outputs if isinstance(output, DeadLetterRecord)]
     assert (dead_letter.message, dead_letter.stage, dead_letter.original) == (
         "RuntimeError: defect",
         "shard",
-        named("b", 9),
+        named("b", 9, parameters={"priority": 1}),
     )
     assert answers(work(task)) == {"a": "", "c": ""}
 
@@ -207,9 +255,9 @@ def test_pipeline_defect_on_restore_fails_the_request(
 
     monkeypatch.setattr(sharding_module, "shards", fail)
     after = pipeline_of(catalog(Batching(shard_rows=4)))
-    assert answers(after.restore(before.settle().arrived, NOW_MS)) == {"b": "internal_error"}
-    assert set(after.settle().departed) == {1}
-    assert answers(work(after)) == {"a": "", "c": ""}
+    assert after.restore(before.settle().arrived, NOW_MS) == []
+    assert answers(work(after)) == {"a": "", "b": "internal_error", "c": ""}
+    assert set(after.settle().departed) == {0, 1, 2}
 
 
 # ---- latency breakdown --------------------------------------------------------------------------------------------
@@ -231,7 +279,8 @@ def test_pipeline_phases_sum_to_the_total_time() -> None:
 def test_pipeline_split_request_takes_the_time_of_its_last_shard() -> None:
     clock_ms = NOW_MS + 2
     task = pipeline_of(clock=lambda: clock_ms)
-    opening, *shards = task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
+    task.on_frame(frame(named("a", 9, parameters={"explain": True})), NOW_MS + 1)
+    opening, *shards = work(task)
     assert isinstance(opening, WindowPart)
     window = Window(SchedulingPolicy())
     kept = [opening.value]
@@ -315,9 +364,10 @@ def test_pipeline_state_holds_queued_records_unchanged() -> None:
     task = pipeline_of(PATIENT)
     task.on_frame(frame(named("a"), named("b", 9), named("c"), first_offset=4), NOW_MS)
     changes = task.settle()
-    assert changes == StateChanges([(0, frame(named("a"), first_offset=4)), (1, frame(named("c"), first_offset=6))], [])
+    named_so = (named("a"), named("b", 9), named("c"))
+    assert changes == StateChanges([(n, frame(each, first_offset=4 + n)) for n, each in enumerate(named_so)], [])
     assert answers(work(task, NOW_MS + 2)) == {"a": "", "c": ""}
-    assert task.settle() == StateChanges([], [0, 1])
+    assert sorted(task.settle().departed) == [0, 1, 2]
 
 
 def test_pipeline_restore_serves_requests_in_order() -> None:

@@ -23,6 +23,7 @@ from anabranch.operators.core.merging import row_ranges as merging
 from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling import batch_queue
 from anabranch.operators.core.scheduling import request_pipeline as chain_module
 from anabranch.operators.core.scheduling.batch_queue import BatchQueue, QueueChanges
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
@@ -96,6 +97,7 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
         job = simulate(seed)
         seen["crashes"] += job.crashes
         seen["restored"] += job.restored
+        seen["restored begun"] += job.restored_begun
         seen["offloaded"] += job.offloaded
         seen["answers that only a crash repeats"] += len(job.seen) - len(job.visible)
         seen["lost"] += sum(bool(fate.lost) for fate in job.fates.values())
@@ -108,6 +110,7 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
     # The runs must see every fault.
     assert seen["crashes"] > len(SEEDS)
     assert seen["restored"] > len(SEEDS)
+    assert seen["restored begun"] > 50
     assert seen["offloaded"] > 50
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
@@ -205,7 +208,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "wake-up is too late": mutated(TaskLoop, "_next_wake_up", "max(ceil(due_ms)", "max(200_000 + ceil(due_ms)"),
     "wrong key is drained": mutated(TaskLoop, "on_timer", "key != self._key", "False"),
     "drained requests stay in state": mutated(
-        TaskLoop, "_continue_foreign", "Settlement([], departed,", "Settlement([], [],"
+        TaskLoop, "_continue_foreign", "changes.departed, foreign", "[], foreign"
     ),
     "foreign queue has no further timer": mutated(
         TaskLoop, "_continue_foreign", "departed, foreign.wakes_at_ms)", "departed, None)"
@@ -213,9 +216,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "slice of a foreign queue is ignored": mutated(
         TaskLoop, "_work", "queue is own and queue.is_full", "queue is not own"
     ),
-    "own requests stay in state": mutated(
-        TaskLoop, "_settle_own", "Settlement(arrived, changes.departed,", "Settlement(arrived, [],"
-    ),
+    "own requests stay in state": mutated(TaskLoop, "_settle_own", "changes.departed, wake_at_ms,", "[], wake_at_ms,"),
     "window closes twice": mutated(Aggregator, "on_timer", "snapshot=window.snapshot()", "snapshot=None"),
     "window is never forgotten": patch.object(windows.Window, "is_forgotten", lambda *_: False),
     "window is forgotten before all rows came": mutated(windows.Window, "is_forgotten", "<= sum(", "and sum("),
@@ -232,6 +233,16 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
         Aggregator, "on_record", "[] if keep is None else [keep]", "[]"
     ),
     "record is not kept": mutated(Aggregator, "on_record", "keep=keep", "keep=None"),
+    "begun request is not marked in state": mutated(
+        BatchQueue, "settle_split", "self._begun[request.number] = request", "pass"
+    ),
+    "begun request that expires is answered by the queue, too": mutated(
+        BatchQueue, "_expire", "[request for request in expired if not _has_begun(request)]", "expired"
+    ),
+    "split request leaves state with its first record": mutated(
+        BatchQueue, "settle_split", "request.split.is_done", "True"
+    ),
+    "begun request is shed": mutated(batch_queue._SplitGroup, "from_last", " and not _has_begun(entry[1])", ""),
     "restored outputs are dropped": mutated(
         TaskLoop, "on_timer", "yield from self._emit(self._pipeline.restore", "(self._pipeline.restore"
     ),

@@ -184,7 +184,15 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
     ),
     "large request is queued": (
         mutated(Router, "split", "request.rows <= route.unsplit_rows", "True"),
-        test_request_pipeline.test_pipeline_large_request_is_split_at_once,
+        test_request_pipeline.test_pipeline_large_request_leaves_record_by_record,
+    ),
+    "requests whose readers were full stay blocked": (
+        mutated(BatchQueue, "take", "self._unblock()", "pass"),
+        test_batch_queue.test_queue_full_readers_hold_up_no_other_signature,
+    ),
+    "work for other tasks counts as own": (
+        mutated(BatchQueue, "add", "if group.target", "if False"),
+        test_batch_queue.test_queue_work_for_others_is_shed_by_their_own_limit,
     ),
     "everything is offloaded": (
         mutated(LoadBalancer, "is_due", "backlog_ms > self._backlog_ms and ", ""),

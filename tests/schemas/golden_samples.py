@@ -16,7 +16,7 @@ from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
 from anabranch.schemas.carried import Carried
 from anabranch.schemas.dead_letters import encode_dead_letter
-from anabranch.schemas.frames import write_answers, write_requests, write_waiting
+from anabranch.schemas.frames import write_answers, write_begun, write_requests, write_waiting
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest
@@ -164,6 +164,7 @@ def samples() -> dict[str, bytes]:
         "requests.frame": write_requests([(b"value", SOURCE), (None, Source(0, 1, -1)), (b"", SOURCE)]),
         "answers.frame": write_answers([(b"id-1", b"answer", b""), (b"", b"", b"")]),
         "waiting.frame": write_waiting(b"value", SOURCE),
+        "begun.frame": write_begun(3_000_000_000),
     }
     return {
         **{f"v1/{name}": encoded for name, encoded in wire.items()},

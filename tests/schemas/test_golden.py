@@ -11,7 +11,7 @@ from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas import codec
 from anabranch.schemas.carried import decode_carried
 from anabranch.schemas.dead_letters import DeadLetterSource, decode_dead_letter
-from anabranch.schemas.frames import WAITING_VERSION, read_answers, read_requests, read_waiting
+from anabranch.schemas.frames import WAITING_VERSION, read_answers, read_begun, read_requests, read_waiting
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.records import (
     CARRYING_VERSION,
@@ -107,7 +107,7 @@ def test_golden_shard_has_the_documented_layout() -> None:
 
 #: Name of a state in Flink -> its samples.
 STATE = {
-    "waiting": ["v1/waiting.frame", "v3/waiting.frame"],
+    "waiting": ["v1/waiting.frame", "v3/waiting.frame", "v1/begun.frame"],
     "window": ["v1/window.bin", "v2/window.bin"],
     "partials": [f"{layout}/record_{kind}.bin" for layout in ("v1", "v2") for kind in ("opening", "partial")]
     + ["v3/record_opening.bin"],
@@ -128,6 +128,12 @@ def test_golden_state_records_of_both_layouts_are_read() -> None:
     assert read_kept_record(stored("v1/record_partial.bin")) == golden.OLD_PARTIAL
     for name in ("v2/record_opening.bin", "v2/record_partial.bin", "v3/record_opening.bin"):
         assert read_kept_record(stored(name)) == golden.RECORDS[name]
+
+
+def test_golden_mark_of_a_begun_request_is_read() -> None:
+    assert read_begun(stored("v1/begun.frame")) == 3_000_000_000
+    with pytest.raises(ValueError, match="version 2, expected 1"):
+        read_begun(b"\2" + stored("v1/begun.frame")[1:])
 
 
 @pytest.mark.parametrize("name", ["v1/window.bin", "v2/window.bin"])

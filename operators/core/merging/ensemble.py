@@ -14,18 +14,18 @@ from anabranch.schemas.signatures import OpeningSignature, Signature, decode_sig
 from anabranch.schemas.tensors import Tensor
 
 
-def open_window(request: Request, ensemble: Ensemble) -> OpeningRecord:
-    """Return the OPENING of a request for an ensemble."""
+def open_window(request: Request, ensemble: Ensemble, now_ms: float) -> OpeningRecord:
+    """Return the OPENING of a request for an ensemble, which leaves the queue now."""
     signature = decode_signature(request.signature)
     whole = OpeningSignature(
         signature.model_name, signature.model_version, signature.inputs, signature.outputs, ensemble
     )
-    opened = opening(replace(request, deadline_ms=_member_deadline_ms(request, ensemble)))
+    opened = opening(replace(request, deadline_ms=_member_deadline_ms(request, ensemble, now_ms)))
     return replace(opened, signature=encode_signature(whole))
 
 
 def member_shards(
-    request: Request, ensemble: Ensemble, member: int, model: ModelSpec, shard_rows: int
+    request: Request, ensemble: Ensemble, now_ms: float, member: int, model: ModelSpec, shard_rows: int
 ) -> Iterator[ShardRecord]:
     """Yield the shards of a request for one member, in that model's order of inputs."""
     signature = decode_signature(request.signature)
@@ -35,7 +35,7 @@ def member_shards(
         request,
         signature=encode_signature(Signature(model.name, model.version, inputs, signature.outputs)),
         tensors=tensors,
-        deadline_ms=_member_deadline_ms(request, ensemble),
+        deadline_ms=_member_deadline_ms(request, ensemble, now_ms),
     )
     return shards(own, shard_rows, member)
 
@@ -66,8 +66,8 @@ def merge_members(ensemble: Ensemble, outputs: Sequence[tuple[int, tuple[Tensor,
     return tuple(merged)
 
 
-def _member_deadline_ms(request: Request, ensemble: Ensemble) -> int:
+def _member_deadline_ms(request: Request, ensemble: Ensemble, now_ms: float) -> int:
     if not ensemble.member_timeout_ms:
         return request.deadline_ms
-    own_ms = int(request.arrived_ms) + ensemble.member_timeout_ms
+    own_ms = int(now_ms) + ensemble.member_timeout_ms
     return own_ms if request.deadline_ms == NO_DEADLINE_MS else min(own_ms, request.deadline_ms)

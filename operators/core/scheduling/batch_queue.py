@@ -8,14 +8,17 @@ A free task takes the most urgent batch at once. With `max_delay_ms`, a batch th
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush, merge
 from operator import itemgetter
+
+import msgspec
 
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.operators.core.scheduling.split_request import Gate, SplitRequest
 from anabranch.schemas.limits import MAX_BATCH_BYTES
 from anabranch.schemas.model import Batching
 from anabranch.schemas.records import NO_DEADLINE_MS
@@ -27,6 +30,9 @@ LONG_AGO_MS = -1e12
 _NEVER = float("inf")
 #: Stale entries of a heap, beyond twice the valid ones.
 _SLACK = 8
+#: Wait for readers without room.
+_LOOK_AGAIN_MS = 2.0
+_SPLIT = b"split "
 
 #: Time and number of a request; the least leaves first.
 Urgency = tuple[float, int]
@@ -41,11 +47,38 @@ class Departure:
 
 
 @dataclass(frozen=True, slots=True)
+class Handling:
+    """The way in which requests of one signature are served.
+
+    Attributes:
+        target: Name of the readers elsewhere; empty for the task itself.
+        gate: Room of these readers; None for any.
+    """
+
+    batching: Batching
+    costs: BatchCostModel
+    target: str = ""
+    gate: Gate | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueChanges:
-    """Queued requests that arrived, and numbers of stored requests that left, since the last settlement."""
+    """Changes since the last settlement.
+
+    Attributes:
+        arrived: Queued requests that state lacks.
+        departed: Keys that leave state.
+        begun: Queued requests of which the first records left.
+    """
 
     arrived: list[Request]
     departed: list[int]
+    begun: Sequence[Request] = ()
+
+
+def begun_key(number: int) -> int:
+    """Return the key in state that marks a request as begun, or the reverse."""
+    return -1 - number
 
 
 class _Group:
@@ -57,16 +90,20 @@ class _Group:
         "batching",
         "costs",
         "due",
+        "gate",
         "max_requests",
         "max_rows",
         "row_ms",
         "rows",
         "size_bytes",
+        "target",
     )
 
-    def __init__(self, batching: Batching, costs: BatchCostModel) -> None:
-        self.batching = batching
-        self.costs = costs
+    def __init__(self, handling: Handling) -> None:
+        self.batching = batching = handling.batching
+        self.costs = costs = handling.costs
+        self.target = handling.target
+        self.gate = handling.gate
         self.max_rows = costs.best_rows(batching.max_rows)
         self.max_requests = batching.max_rows or DEFAULT_ROWS
         self.row_ms = costs.predict_ms(self.max_rows) / self.max_rows
@@ -147,6 +184,10 @@ class _Group:
         self.size_bytes -= size_bytes
         return batch
 
+    def has_room(self) -> bool:
+        """Tell whether the next batch may leave."""
+        return self.gate is None or self.gate.has_room
+
     def last_batch(self) -> list[Request]:
         """Return the least urgent batch, which stays queued."""
         batch: list[Request] = []
@@ -162,60 +203,104 @@ class _Group:
         return batch[::-1]
 
 
-class BatchQueue:
-    """Queued requests of one key; `batching_of` returns batching and cost model of a signature."""
+class _SplitGroup(_Group):
+    """Split requests of one signature, which stay queued until all their records left."""
 
-    def __init__(
-        self, batching_of: Callable[[bytes], tuple[Batching, BatchCostModel]], policy: SchedulingPolicy
-    ) -> None:
-        self._batching_of = batching_of
+    __slots__ = ()
+
+    def __init__(self, handling: Handling, target: str) -> None:
+        at_once = msgspec.structs.replace(handling.batching, max_delay_ms=0.0)
+        super().__init__(replace(handling, batching=at_once, target=target))
+
+    def take(self) -> list[Request]:
+        return [self._entries[0][1]]
+
+    def has_room(self) -> bool:
+        split = self._entries[0][1].split
+        return split is None or split.has_room
+
+    def from_last(self) -> Iterator[tuple[Urgency, Request]]:
+        """Yield only requests that the queue may still answer."""
+        return (entry for entry in reversed(self._entries) if not entry[1].gone and not _has_begun(entry[1]))
+
+
+def _has_begun(request: Request) -> bool:
+    return request.split is not None and request.split.has_begun
+
+
+class BatchQueue:
+    """Queued requests of one key; `handling_of` returns the handling of a signature."""
+
+    def __init__(self, handling_of: Callable[[bytes], Handling], policy: SchedulingPolicy) -> None:
+        self._handling_of = handling_of
         self._policy = policy
         self._groups: dict[bytes, _Group] = {}
         #: Due signatures by urgency; stale entries differ from `_Group.due`.
         self._due: list[tuple[Urgency, bytes]] = []
         self._delayed: set[bytes] = set()
+        #: Due signatures whose readers have no room.
+        self._blocked: set[bytes] = set()
+        self._looked_at_ms = 0.0
         #: Latest start of each request with a deadline.
         self._deadlines: list[tuple[float, int, Request]] = []
         self._next_number = 0
         self._waiting = 0
         self._arrived: list[Request] = []
         self._departed: list[int] = []
+        self._begun: dict[int, Request] = {}
         self.size_bytes = 0
-        #: Predicted work of all queued requests.
+        #: Predicted work for this task.
         self.backlog_ms = 0.0
+        #: Predicted work for other tasks, by target.
+        self._away_ms: dict[str, float] = {}
 
     @property
     def is_full(self) -> bool:
         """True if the task must not read more requests."""
         return self.size_bytes > self._policy.max_waiting_bytes and not self._policy.refuses
 
-    def add(self, request: Request, now_ms: float) -> None:
-        """Queue a request; a restored one keeps its number."""
+    def add(self, request: Request, now_ms: float, split: SplitRequest | None = None) -> None:
+        """Queue a request; a restored one keeps its number.
+
+        Args:
+            split: Makes each `take` of the request give one record.
+        """
+        key, rows = request.signature, request.rows
+        if split is not None:
+            request.split, key, rows = split, _SPLIT + key, split.rows
+        group = self._groups.get(key)
+        if group is None:
+            handling = self._handling_of(request.signature)
+            group = _Group(handling) if split is None else _SplitGroup(handling, split.target)
+            self._groups[key] = group
         if request.number < 0:
             request.number = self._next_number
         if request.number >= self._next_number:
             self._next_number = request.number + 1
         request.arrived_ms = now_ms
-        group = self._groups.get(request.signature)
-        if group is None:
-            group = self._groups[request.signature] = _Group(*self._batching_of(request.signature))
-        request.cost_ms = group.row_ms * request.rows
+        request.cost_ms = cost_ms = group.row_ms * rows
         is_first = group.add(request, self._policy.urgency(now_ms, request.deadline_ms, request.priority))
         self._waiting += 1
         self.size_bytes += request.size_bytes
-        self.backlog_ms += request.cost_ms
+        if group.target:
+            self._away_ms[group.target] = self._away_ms.get(group.target, 0.0) + cost_ms
+        else:
+            self.backlog_ms += cost_ms
         if not request.stored:
             self._arrived.append(request)
         if request.deadline_ms != NO_DEADLINE_MS:
-            latest_ms = request.deadline_ms - group.costs.at_least_ms(request.rows)
+            run_rows = rows if split is None else split.run_rows
+            latest_ms = request.deadline_ms - group.costs.at_least_ms(run_rows)
             heappush(self._deadlines, (latest_ms, request.number, request))
         if is_first:
-            self._update(request.signature, group)
+            self._update(key, group)
 
-    def forget(self, number: int) -> None:
+    def forget(self, number: int, *, is_marked: bool = False) -> None:
         """Note that a stored request left without being queued."""
         self._next_number = max(self._next_number, number + 1)
         self._departed.append(number)
+        if is_marked:
+            self._departed.append(begun_key(number))
 
     def take(self, now_ms: float, *, all_is_due: bool = False) -> Departure:
         """Remove and return the most urgent due batch and all expired requests.
@@ -225,22 +310,39 @@ class BatchQueue:
             all_is_due: True to ignore delays.
         """
         expired = self._expire(now_ms) if self._deadlines else []
+        self._looked_at_ms = now_ms
         if self._delayed:
             self._end_delays(_NEVER if all_is_due else now_ms)
+        if self._blocked:
+            self._unblock()
         if not self._find_due():
             return Departure([], expired)
         signature = heappop(self._due)[1]
         group = self._groups[signature]
         group.due = None
         batch = group.take()
-        self._note_departure(batch)
+        if batch[0].split is None:
+            self._note_departure(batch, group)
         self._update(signature, group)
         self._drop_stale()
         return Departure(batch, expired)
 
+    def drop_split(self, request: Request) -> None:
+        """Remove a split request."""
+        request.gone = True
+        self._drop([request])
+        self._drop_stale()
+
+    def settle_split(self, request: Request) -> None:
+        """Note that a record of a split request left; remove the request after its last one."""
+        if request.split is None or request.split.is_done:
+            self.drop_split(request)
+        elif not request.split.is_marked:
+            self._begun[request.number] = request
+
     def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
         """Remove and return the least urgent batch that is due and wanted."""
-        due = [group for group in self._groups.values() if group.due is not None]
+        due = [group for group in self._groups.values() if group.due is not None and not group.target]
         for group in sorted(due, key=lambda each: each.least_urgent, reverse=True):
             batch = group.last_batch()
             if is_wanted(batch):
@@ -259,19 +361,31 @@ class BatchQueue:
             return 0.0
         while self._deadlines and self._deadlines[0][2].gone:
             heappop(self._deadlines)
-        due_ms = min(self._groups[signature].leaves_at_ms() for signature in self._delayed)
+        due_ms = min([self._groups[signature].leaves_at_ms() for signature in self._delayed], default=_NEVER)
+        if self._blocked:
+            due_ms = min(due_ms, self._looked_at_ms + _LOOK_AGAIN_MS)
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
+
+    @property
+    def is_blocked(self) -> bool:
+        """True if due requests wait for readers in other tasks."""
+        return bool(self._blocked)
 
     def shed(self) -> list[Request]:
         """Remove and return the least urgent requests of a queue over a limit."""
         policy = self._policy
-        if self.backlog_ms <= policy.max_backlog_ms and self.size_bytes <= policy.max_waiting_bytes:
-            return []
         shed: list[Request] = []
-        backlog_ms = self.backlog_ms - SHED_TO_SHARE * policy.max_backlog_ms
-        size_bytes = self.size_bytes - SHED_TO_SHARE * policy.max_waiting_bytes
-        groups = [group.from_last() for group in self._groups.values()]
-        for _, request in merge(*groups, key=itemgetter(0), reverse=True):
+        if self.size_bytes > policy.max_waiting_bytes:
+            shed += self._shed(self._groups.values(), 0.0, self.size_bytes - SHED_TO_SHARE * policy.max_waiting_bytes)
+        for target, backlog_ms in (("", self.backlog_ms), *self._away_ms.items()):
+            if backlog_ms > policy.max_backlog_ms:
+                groups = [group for group in self._groups.values() if group.target == target]
+                shed += self._shed(groups, backlog_ms - SHED_TO_SHARE * policy.max_backlog_ms, 0.0)
+        return shed
+
+    def _shed(self, groups: Iterable[_Group], backlog_ms: float, size_bytes: float) -> list[Request]:
+        shed: list[Request] = []
+        for _, request in merge(*[group.from_last() for group in groups], key=itemgetter(0), reverse=True):
             if backlog_ms <= 0 and size_bytes <= 0:
                 break
             backlog_ms -= request.cost_ms
@@ -287,6 +401,12 @@ class BatchQueue:
         changes = QueueChanges([request for request in self._arrived if not request.gone], self._departed)
         for request in changes.arrived:
             request.stored = True
+        if self._begun:
+            changes = replace(changes, begun=[request for request in self._begun.values() if not request.gone])
+            for request in changes.begun:
+                if request.split is not None:
+                    request.split.is_marked = True
+            self._begun = {}
         self._arrived, self._departed = [], []
         return changes
 
@@ -299,33 +419,44 @@ class BatchQueue:
                 expired.append(request)
         if expired:
             self._drop(expired)
+            # The window answers a request that has begun.
+            return [request for request in expired if not _has_begun(request)]
         return expired
 
     def _drop(self, requests: list[Request]) -> None:
-        by_signature: dict[bytes, list[Request]] = {}
+        by_key: dict[bytes, list[Request]] = {}
         for request in requests:
-            by_signature.setdefault(request.signature, []).append(request)
-        self._note_departure(requests)
-        for signature, of_group in by_signature.items():
-            group = self._groups[signature]
+            by_key.setdefault(_group_key(request), []).append(request)
+        for key, of_group in by_key.items():
+            group = self._groups[key]
+            self._note_departure(of_group, group)
             group.drop(of_group)
-            self._update(signature, group)
+            self._update(key, group)
 
-    def _note_departure(self, requests: list[Request]) -> None:
+    def _note_departure(self, requests: list[Request], group: _Group) -> None:
         self._waiting -= len(requests)
+        cost_ms = 0.0
         for request in requests:
             self.size_bytes -= request.size_bytes
-            self.backlog_ms -= request.cost_ms
+            cost_ms += request.cost_ms
             if request.stored:
                 self._departed.append(request.number)
+                if request.split is not None and request.split.is_marked:
+                    self._departed.append(begun_key(request.number))
+        if group.target:
+            self._away_ms[group.target] -= cost_ms
+        else:
+            self.backlog_ms -= cost_ms
         if not self._waiting:
             self.backlog_ms = 0.0  # The rest is rounding.
+            self._away_ms.clear()
             self._deadlines.clear()
 
     def _update(self, signature: bytes, group: _Group) -> None:
         if group.most_urgent is None:
             del self._groups[signature]
             self._delayed.discard(signature)
+            self._blocked.discard(signature)
         elif group.due is None and group.batching.max_delay_ms > 0:
             self._delayed.add(signature)
         elif group.due != group.most_urgent:
@@ -340,13 +471,22 @@ class BatchQueue:
             assert group.due is not None  # noqa: S101 - empty groups are removed
             heappush(self._due, (group.due, signature))
 
+    def _unblock(self) -> None:
+        for signature in [each for each in self._blocked if self._groups[each].has_room()]:
+            self._blocked.discard(signature)
+            self._update(signature, self._groups[signature])
+
     def _find_due(self) -> bool:
-        """Drop stale entries; return True if a group is due."""
+        """Drop stale and blocked entries; return True if a group is due."""
         due = self._due
         while due:
-            group = self._groups.get(due[0][1])
+            signature = due[0][1]
+            group = self._groups.get(signature)
             if group is not None and group.due == due[0][0]:
-                return True
+                if not group.target or group.has_room():
+                    return True
+                self._blocked.add(signature)
+                group.due = None
             heappop(due)
         return False
 
@@ -357,3 +497,7 @@ class BatchQueue:
         if len(self._due) > 2 * len(self._groups) + _SLACK:
             self._due = [(group.due, signature) for signature, group in self._groups.items() if group.due is not None]
             heapify(self._due)
+
+
+def _group_key(request: Request) -> bytes:
+    return request.signature if request.split is None else _SPLIT + request.signature

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.batch_transfer import pack
 from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.execution.window_parts import failure_of, failure_parts
 from anabranch.operators.core.outputs import Offload, Output
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, begun_key
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.scheduling.split_request import SplitRequest
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
-from anabranch.schemas.frames import read_requests, read_waiting
+from anabranch.schemas.frames import read_begun, read_requests, read_waiting
+from anabranch.schemas.records import Segment
 from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
@@ -42,10 +45,10 @@ class RequestPipeline:
 
     def new_queue(self) -> BatchQueue:
         """Create an empty queue."""
-        return BatchQueue(self._router.batching_of, self._policy)
+        return BatchQueue(self._router.handling_of, self._policy)
 
     def admit(self, frame: Buffer, queue: BatchQueue, now_ms: float) -> list[Output]:
-        """Queue the requests of a frame; return refusals and split requests."""
+        """Queue the requests of a frame; return refusals."""
         outputs: list[Output] = []
         admit, split = self._admission.admit, self._router.split
         requests = read_requests(frame)
@@ -59,11 +62,7 @@ class RequestPipeline:
             if request.breakdown is not None:
                 request.breakdown.admitted_ms = self._response_writer.now_ms()
             try:
-                parts = split(request)
-                if parts is None:
-                    queue.add(request, now_ms)
-                else:
-                    outputs += parts
+                queue.add(request, now_ms, split(request))
             except Exception as error:  # noqa: BLE001 - a defect must not kill the job
                 outputs += self._fail([request], error)
         if requests:
@@ -75,33 +74,47 @@ class RequestPipeline:
         return outputs
 
     def restore(self, held: Iterable[tuple[int, bytes]], queue: BatchQueue, now_ms: float) -> list[Output]:
-        """Queue requests from state, given number and frame; return refusals and split requests."""
+        """Queue requests from state, given number and frame; return refusals."""
         outputs: list[Output] = []
-        for number, frame in sorted(held):
+        begun: dict[int, bytes] = {}
+        for number, frame in sorted(held):  # Marks have negative numbers.
+            if number < 0:
+                begun[begun_key(number)] = frame
+                continue
+            mark = begun.get(number)
             try:
                 message, source = read_waiting(frame)
             except Exception as error:  # noqa: BLE001 - it would fail each restart
                 self._response_writer.defects.note("queue", error, f"undecodable queued request {number}")
-                queue.forget(number)
+                queue.forget(number, is_marked=mark is not None)
                 continue
             request = self._admission.admit(message, source, now_ms)
             if isinstance(request, Refused):  # Expired, or an upgrade removed the model.
-                queue.forget(number)
-                outputs += self._response_writer.refuse(request)
+                queue.forget(number, is_marked=mark is not None)
+                outputs += self._refuse(request, mark)
                 continue
             if request.breakdown is not None:
                 request.breakdown.admitted_ms = self._response_writer.now_ms()
             request.number, request.stored = number, True
             try:
-                parts = self._router.split(request)
-                if parts is None:
-                    queue.add(request, LONG_AGO_MS)
-                    continue
-                outputs += parts  # An upgrade lowered `shard_rows`.
+                split = self._router.split(request)
+                if mark is not None:
+                    # An upgrade may have raised `shard_rows`; the window is open all the same.
+                    split = split or self._router.split_whole(request)
+                    split.has_begun = split.is_marked = True
+                queue.add(request, LONG_AGO_MS, split)
             except Exception as error:  # noqa: BLE001 - it would fail each restart
                 outputs += self._fail([request], error)
-            queue.forget(number)
+                queue.forget(number, is_marked=mark is not None)
         return outputs
+
+    def _refuse(self, refused: Refused, mark: bytes | None) -> Sequence[Output]:
+        """Refuse a restored request; its window answers if it is open."""
+        if mark is None:
+            return self._response_writer.refuse(refused)
+        if refused.failure.code == DeadlineExceeded.code:
+            return []
+        return failure_parts([Segment(refused.source, refused.id, rows=read_begun(mark))], refused.failure)
 
     def run_next(
         self, queue: BatchQueue, now_ms: float, balancer: LoadBalancer | None = None, *, all_is_due: bool = False
@@ -125,11 +138,25 @@ class RequestPipeline:
         for request in departure.expired:
             outputs += self._response_writer.fail(request, _late(request, now_ms))
         if batch:
+            if batch[0].split is not None:
+                return outputs + self._advance(queue, batch[0], batch[0].split, now_ms)
             if balancer is not None:
                 balancer.note_run()
             outputs += self._run(batch, now_ms)
         elif not departure.expired:
             return None
+        return outputs
+
+    def _advance(self, queue: BatchQueue, request: Request, split: SplitRequest, now_ms: float) -> list[Output]:
+        try:
+            outputs = split.advance(now_ms)
+        except Exception as error:  # noqa: BLE001 - a defect must not kill the job
+            queue.drop_split(request)
+            if not split.has_begun:
+                return self._fail([request], error)
+            self._response_writer.defects.note("queue", error, f"request {request.id!r}")
+            return [*failure_parts([Segment(request.source, request.id, rows=split.rows)], failure_of(error, PHASE))]
+        queue.settle_split(request)
         return outputs
 
     def _run(self, batch: list[Request], now_ms: float) -> Sequence[Output]:

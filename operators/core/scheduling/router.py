@@ -1,11 +1,12 @@
-"""Routes requests to the queue of the task, to other tasks as shards, or to stages.
+"""Routes requests: to a batch of the task, to other tasks as shards, or to stages.
 
 Requests of more than `shard_rows` rows or for an ensemble become an OPENING and SHARDs (UNITs of a staged model). A
 batch for a staged model becomes OPENINGs and one UNIT.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -16,6 +17,8 @@ from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.outputs import Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
+from anabranch.operators.core.scheduling.batch_queue import Handling
+from anabranch.operators.core.scheduling.split_request import Gate, Parts, SplitRequest
 from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_SHARDS
 from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import OpeningRecord, ShardRecord, UnitRecord
@@ -25,6 +28,8 @@ from anabranch.schemas.signatures import decode_signature
 _STAGE_MS = 10.0
 _ALONE = Batching(max_rows=1)
 _ALL = float("inf")
+#: Target of shards.
+_EXCHANGE = "exchange"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,7 @@ class _Route:
     """The route of one signature."""
 
     model: ModelSpec
-    batching: Batching
-    costs: BatchCostModel
+    handling: Handling
     unsplit_rows: float
 
 
@@ -43,6 +47,7 @@ class Router:
     Args:
         costs_of: Returns the cost model of a model without stages.
         pack: Encodes a SHARD, as `pack_opening` an OPENING and `pack_unit` a UNIT.
+        gate_of: Returns the gate of a model's stages, or of the exchange.
     """
 
     def __init__(
@@ -52,31 +57,50 @@ class Router:
         pack: Callable[[ShardRecord], bytes] = ShardRecord.encode,
         pack_opening: Callable[[OpeningRecord], bytes] = OpeningRecord.encode,
         pack_unit: Callable[[ModelSpec, UnitRecord], bytes] = lambda _, unit: unit.encode(),
+        gate_of: Callable[[ModelSpec], Gate | None] = lambda _: None,
     ) -> None:
         self._catalog = catalog
         self._costs_of = costs_of
         self._pack = pack
         self._pack_opening = pack_opening
         self._pack_unit = pack_unit
+        self._gate_of = gate_of
         self._routes: dict[bytes, _Route] = {}
 
-    def batching_of(self, signature: bytes) -> tuple[Batching, BatchCostModel]:
-        """Return batching and cost model of a signature."""
-        route = self._route_of(signature)
-        return route.batching, route.costs
+    def handling_of(self, signature: bytes) -> Handling:
+        """Return how the queue handles requests of a signature."""
+        return self._route_of(signature).handling
 
-    def split(self, request: Request) -> list[WindowPart | Shard | Unit] | None:
-        """Split a request into records for other tasks; None to queue it."""
+    def split(self, request: Request) -> SplitRequest | None:
+        """Split a request into records for other tasks; None to run it in a batch."""
         route = self._route_of(request.signature)
         if request.rows <= route.unsplit_rows:
             return None
-        if route.model.ensemble is not None:
-            return self._spread(request, route.model.ensemble)
-        rows = _shard_rows(route.model, request.rows, MAX_SHARDS)
-        return [
-            self._open(request, opening(request)),
-            *[self._send(shard, route.model) for shard in shards(request, rows)],
-        ]
+        model, ensemble = route.model, route.model.ensemble
+        if ensemble is None:
+            return self._split(request, model, _shard_rows(model, request.rows, MAX_SHARDS))
+        return SplitRequest(
+            route.handling.target,
+            request.rows * len(ensemble.members),
+            0,
+            self._gate_of(self._catalog.find(*ensemble.members[0])),
+            lambda now_ms: self._open(request, open_window(request, ensemble, now_ms)),
+            lambda now_ms: self._spread(request, ensemble, now_ms),
+        )
+
+    def split_whole(self, request: Request) -> SplitRequest:
+        """Split a request into one record, for a window that is open."""
+        return self._split(request, self._route_of(request.signature).model, request.rows)
+
+    def _split(self, request: Request, model: ModelSpec, shard_rows: int) -> SplitRequest:
+        return SplitRequest(
+            self._route_of(request.signature).handling.target or _EXCHANGE,
+            request.rows,
+            shard_rows,
+            self._gate_of(model),
+            lambda _: self._open(request, opening(request)),
+            lambda _: self._sent(shards(request, shard_rows), model),
+        )
 
     def to_stages(self, batch: Sequence[Request]) -> list[WindowPart | Unit] | None:
         """Turn a batch into records for a staged model; None to run it here."""
@@ -85,13 +109,16 @@ class Router:
             return None
         return [*[self._open(request, opening(request)) for request in batch], self._enter(batch, model)]
 
-    def _spread(self, request: Request, ensemble: Ensemble) -> list[WindowPart | Shard | Unit]:
-        outputs: list[WindowPart | Shard | Unit] = [self._open(request, open_window(request, ensemble))]
+    def _spread(self, request: Request, ensemble: Ensemble, now_ms: float) -> Parts:
         for number, (name, version) in enumerate(ensemble.members):
             model = self._catalog.find(name, version)
             rows = _shard_rows(model, request.rows, MAX_SHARDS // len(ensemble.members))
-            outputs += [self._send(shard, model) for shard in member_shards(request, ensemble, number, model, rows)]
-        return outputs
+            yield from self._sent(member_shards(request, ensemble, now_ms, number, model, rows), model)
+
+    def _sent(self, parts: Iterator[ShardRecord], model: ModelSpec) -> Parts:
+        gate = self._gate_of(model)
+        for shard in parts:
+            yield gate, partial(self._send, shard, model)
 
     def _open(self, request: Request, window: OpeningRecord) -> WindowPart:
         return WindowPart(window_key(request.source), self._pack_opening(window))
@@ -109,13 +136,16 @@ class Router:
                 self._routes.clear()
             decoded = decode_signature(signature)
             model = self._catalog.find(decoded.model_name, decoded.model_version)
-            costs = BatchCostModel() if model.stages or model.ensemble is not None else self._costs_of(model)
-            if model.ensemble is not None:
-                route = _Route(model, _ALONE, costs, 0)
-            elif model.batchable and not model.is_indivisible:
-                route = _Route(model, _batching(model), costs, model.batching.shard_rows)
-            else:
-                route = _Route(model, _ALONE, costs, _ALL)
+            is_batched = model.batchable and not model.is_indivisible
+            is_away = bool(model.stages) or model.ensemble is not None
+            handling = Handling(
+                _batching(model) if is_batched and model.ensemble is None else _ALONE,
+                BatchCostModel() if is_away else self._costs_of(model),
+                f"{model.name}/{model.version}" if is_away else "",
+                self._gate_of(model) if model.stages else None,
+            )
+            unsplit_rows = model.batching.shard_rows if is_batched else _ALL
+            route = _Route(model, handling, 0 if model.ensemble is not None else unsplit_rows)
             self._routes[signature] = route
         return route
 

@@ -15,11 +15,11 @@ from math import ceil
 from typing import NamedTuple, Protocol, TypeAlias
 
 from anabranch.operators.core.outputs import Answer, Offload, Output
-from anabranch.operators.core.scheduling.batch_queue import BatchQueue
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue, QueueChanges, begun_key
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
-from anabranch.schemas.frames import write_waiting
+from anabranch.schemas.frames import write_begun, write_waiting
 from anabranch.schemas.tensors import Buffer
 
 
@@ -167,13 +167,13 @@ class TaskLoop:
             return
         else:
             yield from self._work(foreign.queue)
-        due_ms, departed = foreign.queue.next_deadline(), foreign.queue.settle().departed
+        due_ms, changes = foreign.queue.next_deadline(), foreign.queue.settle()
         foreign.wakes_at_ms = None if due_ms is None else max(ceil(due_ms), int(self._clock()))
         if due_ms is None:
             del self._foreign[key]
         self._flush_metrics()
-        if departed or due_ms is not None:
-            yield Settlement([], departed, foreign.wakes_at_ms)
+        if changes.departed or due_ms is not None:
+            yield Settlement(_stored(changes), changes.departed, foreign.wakes_at_ms)
 
     def _work(self, queue: BatchQueue) -> Iterator[Action]:
         clock, run_next, balancer, own = self._clock, self._pipeline.run_next, self._balancer, self._own
@@ -210,9 +210,8 @@ class TaskLoop:
     def _settle_own(self, own: BatchQueue, *, at_once: bool = False, end_at_ms: int | None = None) -> Iterator[Action]:
         changes = own.settle()
         wake_at_ms = self._next_wake_up(own.next_deadline(), at_once=at_once)
-        if changes.arrived or changes.departed or wake_at_ms is not None or end_at_ms is not None:
-            arrived = [(each.number, write_waiting(each.original, each.source)) for each in changes.arrived]
-            yield Settlement(arrived, changes.departed, wake_at_ms, end_at_ms)
+        if changes.arrived or changes.departed or changes.begun or wake_at_ms is not None or end_at_ms is not None:
+            yield Settlement(_stored(changes), changes.departed, wake_at_ms, end_at_ms)
 
     def _next_wake_up(self, due_ms: float | None, *, at_once: bool) -> int | None:
         now_ms = self._clock()
@@ -228,3 +227,12 @@ class TaskLoop:
             return None
         self._wakes_at_ms = wake_at_ms
         return wake_at_ms
+
+
+def _stored(changes: QueueChanges) -> list[tuple[int, bytes]]:
+    stored = [(each.number, write_waiting(each.original, each.source)) for each in changes.arrived]
+    if changes.begun:
+        stored += [
+            (begun_key(each.number), write_begun(each.split.rows)) for each in changes.begun if each.split is not None
+        ]
+    return stored
