@@ -135,10 +135,24 @@ def configuration() -> str:
     return "\n".join([head, *fields(Config, "")])
 
 
+VERDICTS = """
+A trial of the model decides whose rows share a batch. `anabranch models` and the log show its verdict, with the reason and the largest
+deviation that it saw:
+
+| verdict | meaning |
+| --- | --- |
+| `strangers` | Rows of any requests share a run. |
+| `within request` | The rows of one request share a run: the rows affect each other, or the batch size is fixed. |
+| `whole` | Requests run as they are: axis 0 does not count rows, or no trial is possible, or `enabled = false`. |
+
+`trust = true` gives `strangers`, and the verdict says that it was not tried."""
+
+
 def model_toml() -> str:
     """Return the page of `model.toml`."""
     from anabranch.flink_job.model_repository.chains import ChainTable, StepTable, TensorTable  # noqa: PLC0415
     from anabranch.flink_job.model_repository.ensembles import EnsembleTable  # noqa: PLC0415
+    from anabranch.flink_job.model_repository.padding import PaddingTable  # noqa: PLC0415
     from anabranch.operators.core.merging.merge_rules import MERGE_RULES  # noqa: PLC0415
     from anabranch.schemas.model import Batching, SessionOptions  # noqa: PLC0415
 
@@ -149,10 +163,17 @@ def model_toml() -> str:
         "| `replicas` | list of integer | `[]` | Tasks of each stage; empty for the numbers of the plan. |",
     ]
     tables = [("batching", Batching), ("session", SessionOptions), ("validation", repository._Validation)]  # noqa: SLF001
-    tables += [("ensemble", EnsembleTable), ("chain", ChainTable), ("chain.steps", StepTable)]
+    tables += [
+        ("padding", PaddingTable),
+        ("ensemble", EnsembleTable),
+        ("chain", ChainTable),
+        ("chain.steps", StepTable),
+    ]
     tables += [("chain.inputs.NAME", TensorTable)]
     for name, struct in tables:
         parts += list(fields(struct, name))
+        if struct is Batching:
+            parts += [VERDICTS]
         if struct is EnsembleTable:
             parts += ["\n| `merge` | takes | result |\n| --- | --- | --- |"]
             parts += [f"| `{rule}` | {row.needs} | {row.summary} |" for rule, row in MERGE_RULES.items()]

@@ -7,6 +7,7 @@ import msgspec
 
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.limits import MAX_RUN_MS, MAX_WAIT_MS
+from anabranch.schemas.padding import Padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class BatchingVerdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = "not tried"
     deviation: float | None = None
     most_rows: int = 0
+    pads: bool = False
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,6 +168,7 @@ class ModelSpec:
     ensemble: Ensemble | None = None
     stages: tuple[StageSpec, ...] = ()
     is_chain: bool = False
+    padding: Padding | None = None
     verdict: BatchingVerdict = field(default_factory=BatchingVerdict)
 
     @property

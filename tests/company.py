@@ -300,6 +300,7 @@ class Company:
         self._writer = ResponseWriter("requests", 10_000_000, lambda: NOW_MS)
         policy = SchedulingPolicy()
         self.batches: list[int] = []
+        self.meter = self._writer.meter
         self._inference = InferenceTask(served, self._session_of, self._writer, 0)
         self._pipeline = RequestPipeline(
             Admission(served, 10_000_000, 5, self._writer.defects),

@@ -15,6 +15,7 @@ import numpy as np
 from anabranch.onnx_runtime.row_comparison import deviations
 from anabranch.onnx_runtime.trial_inputs import Row, RowPool
 from anabranch.schemas.model import BatchingVerdict
+from anabranch.schemas.padding import Padding, cut_all, pad_inputs
 from anabranch.schemas.tensors import Array
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], Sequence[Array]]
@@ -44,7 +45,13 @@ class _NotRows(Exception):
     """Axis 0 does not count rows."""
 
 
-def try_batches(run: Run, outputs: Sequence[str], pools: Iterable[RowPool], limits: TrialLimits) -> BatchingVerdict:
+def try_batches(
+    run: Run,
+    outputs: Sequence[str],
+    pools: Iterable[RowPool],
+    limits: TrialLimits,
+    padding: Padding | None = None,
+) -> BatchingVerdict:
     """Try a model whose inputs have an open axis 0.
 
     Args:
@@ -66,7 +73,15 @@ def try_batches(run: Run, outputs: Sequence[str], pools: Iterable[RowPool], limi
             raise NoTrial(f"its outputs are equal, or NaN, for all {origin}")
         cut = ", cut short by time" if trial.most_rows < limits.most_rows else ""
         reason = f"rows do not affect each other in {trial.batches} batches of {origin}{cut}"
-        return BatchingVerdict(reason=reason, deviation=largest, most_rows=trial.most_rows)
+        against = trial.run_padded(padding) if padding else None
+        if padding:
+            reason += f"; not padded: {against}" if against else "; nor does padding"
+        return BatchingVerdict(
+            reason=reason,
+            deviation=largest if against else trial.largest,
+            most_rows=trial.most_rows,
+            pads=padding is not None and not against,
+        )
     return BatchingVerdict(
         level="within request",
         reason=trial.culprit,
@@ -147,6 +162,42 @@ class _Trial:
             self.batches += 1
             self.most_rows = max(self.most_rows, rows)
             sizes.add(rows)
+
+    def run_padded(self, padding: Padding) -> str | None:
+        """Compare rows of many lengths in padded batches; return a reason against padding."""
+        name, axis, _ = padding.inputs[0]
+        longest = self._rows[0][name].shape[axis]
+        axes = [(name, axis) for name, axis, _ in padding.inputs]
+        tried: list[tuple[Row, int, dict[str, Array]]] = []
+        for at, length in enumerate((longest, 1, longest - 1, longest // 2, 2, longest // 4, 3)):
+            row = cut_all(axes, self._rows[at % len(self._rows)], length)
+            try:
+                made = self._run(row)
+            except Exception:  # noqa: BLE001, S112 - a model may need a multiple of a size
+                continue
+            tried.append((row, length, dict(zip(self._outputs, made, strict=True))))
+        if len({length for _, length, _ in tried}) < _FEW:
+            return f"it runs on one length of input {name!r} only"
+        everyone = list(range(len(tried)))
+        batches = [everyone, everyone[::-1], *([at] for at in everyone), *([0, at] for at in everyone)]
+        for batch in batches:
+            rows = [pad_inputs(padding, tried[at][0], longest) for at in batch]
+            try:
+                made = self._run({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+            except Exception as error:  # noqa: BLE001 - a model may raise anything
+                return f"padded rows fail: {_line(error)}"
+            for place, at in enumerate(batch):
+                _, length, alone = tried[at]
+                parts = {name: array[place : place + 1] for name, array in zip(self._outputs, made, strict=True)}
+                if any(parts[name].ndim <= axis for name, axis in padding.outputs):
+                    return f"an output has no axis {max(axis for _, axis in padding.outputs)}"
+                for name, part in cut_all(padding.outputs, parts, length).items():
+                    apart = float(deviations(alone[name], part)[0])
+                    if apart > self._limits.tolerance:
+                        size = f"by {apart:.2g}" if np.isfinite(apart) else "in value or shape"
+                        return f"output {name!r} of a row of length {length} differs {size} if padded to {longest}"
+                    self.largest = max(self.largest, apart)
+        return None
 
     def _run_alone(self, rows: Sequence[Row]) -> None:
         kept, started_s = 0, self._limits.now_s()

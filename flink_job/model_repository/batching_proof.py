@@ -29,7 +29,7 @@ _LOGGER = logging.getLogger("anabranch.models")
 _BUDGET_S, _BUSIEST = 0.7, 8.0
 _MOST_RUN_MS = 30_000
 #: Changes with the trial.
-_EDITION = 1
+_EDITION = 2
 #: Names that exporters invent, or that all mean the rows.
 _INVENTED = re.compile(r"|\?|unk_.*|unknown.*|.*_dynamic_axes_\d+|.*_dim_\d+|.*__d\d+|DynamicDimension\..*|-1|None")
 _MEANS_ROWS = re.compile(r"n|b|bs|rows?|.*batch.*", re.IGNORECASE)
@@ -48,7 +48,8 @@ def prove_batching(model: ModelSpec, repository_path: Path) -> ModelSpec:
     batching = model.batching
     if 0 < verdict.most_rows < (batching.max_rows or DEFAULT_ROWS):
         batching = msgspec.structs.replace(batching, max_rows=verdict.most_rows)
-    return replace(model, batchable=verdict.level != "whole", verdict=verdict, batching=batching)
+    padding = model.padding if verdict.pads else None
+    return replace(model, batchable=verdict.level != "whole", verdict=verdict, batching=batching, padding=padding)
 
 
 def _whole(reason: str) -> BatchingVerdict:
@@ -62,7 +63,9 @@ def _without_trial(model: ModelSpec) -> BatchingVerdict | None:
     obstacle = _obstacle(model)
     if obstacle:
         return _whole(obstacle)
-    return BatchingVerdict(reason="not tried: trust = true under [batching]") if model.batching.trust else None
+    if not model.batching.trust:
+        return None
+    return BatchingVerdict(reason="not tried: trust = true under [batching]", pads=model.padding is not None)
 
 
 def _obstacle(model: ModelSpec) -> str | None:
@@ -89,6 +92,7 @@ def _cached(model: ModelSpec, repository_path: Path) -> BatchingVerdict:
         msgspec.json.encode(model.session).decode(),
         (model.batching.enabled, model.batching.tolerance, model.batching.max_rows),
         sha256_of(sample) if sample else "",
+        model.padding,
     )
     try:
         with cached_measurement("batching", key, BatchingVerdict, os.environ) as cached:
@@ -130,7 +134,7 @@ def _tried(model: ModelSpec, sample: Path | None) -> BatchingVerdict:
             pools = [sampled_pool(_read_sample(sample, model.inputs), str(sample))]
         session = _load(model)
         limits = TrialLimits(model.batching.tolerance, model.batching.max_rows or DEFAULT_ROWS, _BUDGET_S, _clock())
-        verdict = try_batches(lambda rows: session.run(outputs, rows), outputs, pools, limits)
+        verdict = try_batches(lambda rows: session.run(outputs, rows), outputs, pools, limits, model.padding)
     except (NoTrial, ModelLoadFailed, PartitionError) as error:
         advice = f"put rows that it takes into {SAMPLE} beside it, or set trust = true under [batching]"
         verdict = _whole(f"not tried: {error}; {advice}")

@@ -27,6 +27,7 @@ from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
 from anabranch.flink_job.model_repository.batching_proof import prove_batching
 from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
+from anabranch.flink_job.model_repository.padding import PaddingTable, read_padding
 from anabranch.flink_job.model_repository.stages import UnpreparedModel, read_stages
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.backends.onnx import read_signature, sha256_of
@@ -58,6 +59,7 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     validation: _Validation = _Validation()
     ensemble: EnsembleTable | None = None
     chain: ChainTable | None = None
+    padding: PaddingTable | None = None
 
 
 def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
@@ -126,6 +128,11 @@ def _read_model(
         session=session,
         require_finite=file.validation.require_finite,
     )
+    if file.padding is not None:
+        toml = path.parent.parent / "model.toml"
+        if file.stages:
+            raise ConfigError(f"{toml}: [padding] needs the whole model: remove stages, or padding")
+        model = replace(model, padding=read_padding(toml, file.padding, model))
     model = prove_batching(model, path)
     return read_stages(model, file.stages, file.replicas) if file.stages else model
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.execution.padded_batch import with_neighbours
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec, protobuf_wire
 from anabranch.schemas.carried import ReplyTopics, without_address
@@ -236,6 +237,8 @@ class Admission:
             ),
             outputs=request.outputs or tuple(output.name for output in model.outputs),
         )
+        if model.padding and rows <= model.batching.shard_rows:
+            signature = with_neighbours(model.padding, signature)
         return _AdmittedHead(
             model=model,
             signature=encode_signature(signature),

@@ -3,6 +3,7 @@
 Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentiles cannot.
 
     model / NAME-VERSION / requests, rows, batches           answered with outputs
+    model / NAME-VERSION / padded_elements, filled_elements  elements of padded inputs, and the padding among them
     model / NAME-VERSION / PHASE / us                        their total time
     model / NAME-VERSION / PHASE / le / LIMIT / requests     at most LIMIT microseconds
     error / CODE / requests                                  answered with an error
@@ -47,10 +48,10 @@ class _Histogram:
 
 
 class _Model:
-    __slots__ = ("batches", "requests", "rows", "spent")
+    __slots__ = ("batches", "elements", "filled", "requests", "rows", "spent")
 
     def __init__(self) -> None:
-        self.requests = self.rows = self.batches = 0
+        self.requests = self.rows = self.batches = self.elements = self.filled = 0
         self.spent = {phase: _Histogram() for phase in (*PHASES, TOTAL)}
 
 
@@ -104,6 +105,12 @@ class Meter:
             broker.add(broker_us)
             total.add(int((written_ms - sent_ms) * 1000))
 
+    def note_padding(self, signature: Signature, elements: int, filled: int) -> None:
+        """Count the elements of padded inputs, `filled` of them padding."""
+        counts = self._of(signature)
+        counts.elements += elements
+        counts.filled += filled
+
     def note_split(self, signature: Signature, rows: int, breakdown: LatencyBreakdown, written_ms: float) -> None:
         """Count a split request that was answered."""
         counts = self._of(signature)
@@ -156,6 +163,8 @@ class Meter:
             drained[(*group, "requests")] = counts.requests
             drained[(*group, "rows")] = counts.rows
             drained[(*group, "batches")] = counts.batches
+            drained[(*group, "padded_elements")] = counts.elements
+            drained[(*group, "filled_elements")] = counts.filled
             for phase, histogram in counts.spent.items():
                 drained[(*group, phase, "us")] = histogram.us
                 below = 0

@@ -169,3 +169,92 @@ def test_slow_model_batches_end_at_the_tried_size(tmp_path: Path, monkeypatch: p
     model = read(tmp_path).find("m", "")
     assert (model.verdict.most_rows, model.batching.max_rows) == (8, 8)
     assert "cut short by time" in model.verdict.reason
+
+
+# ---- padding -------------------------------------------------------------------------------------------------------
+
+_HEAD = "(int64[N,S] i, int64[N,S] attention_mask) => (float[N,S,2] h, float[N,2] y) "
+_TABLE = "<float[5,2] table = {0.5,1,2,-3,4,5,-6,7,8,9}, int64[1] a = {1}, int64[1] b = {2}> "
+#: Mean of the embeddings under the mask, and the embeddings.
+TEXT = Kind(
+    _HEAD + _TABLE + "{ h = Gather (table, i) f = Cast <to = 1> (attention_mask) m = Unsqueeze (f, b) "
+    "p = Mul (h, m) s = ReduceSum <keepdims = 0> (p, a) n = ReduceSum <keepdims = 1> (f, a) y = Div (s, n) }",
+    "strangers",
+    toml='[padding]\ninputs = { i = 1 }\nmask = "attention_mask"\noutputs = { h = 1 }\nmax_waste = 0.5\n',
+)
+#: It ignores the mask.
+UNMASKED = Kind(
+    _HEAD + _TABLE + "{ h = Gather (table, i) y = ReduceMean <keepdims = 0> (h, a) }", "strangers", toml=TEXT.toml
+)
+
+
+def text_of(rng: np.random.Generator, rows: int, length: int) -> dict[str, Array]:
+    return {"i": rng.integers(0, 5, (rows, length)), "attention_mask": np.ones((rows, length), "i8")}
+
+
+def test_padded_requests_share_batches_and_get_their_answers(tmp_path: Path) -> None:
+    write_kind(tmp_path, TEXT)
+    served = read(tmp_path)
+    model = served.find("m", "")
+    assert (model.verdict.pads, model.verdict.reason.endswith("; nor does padding")) == (True, True)
+    rng = np.random.default_rng(2)
+    feeds = [text_of(rng, rows, length) for rows, length in [(1, 9), (2, 10), (1, 12), (3, 11), (1, 40), (50, 11)]]
+    company = Company(served)
+    answers = company.answer("m", feeds)
+    assert sorted(company.batches) == [1, 3, 4, 18, 32]  # 9 with 10, 11 with 12, and shards of the last
+    for feed, answer in zip(feeds, answers, strict=True):
+        assert not isinstance(answer, str), answer
+        for name, expected in alone(model, feed).items():
+            np.testing.assert_allclose(answer[name], expected, rtol=1e-5)
+    counts = {path[-1]: count for path, count in company.meter.drain().items() if path[-1].endswith("elements")}
+    # Of `i` and its mask.
+    assert counts == {"padded_elements": 2 * (3 * 10 + 4 * 12 + 40), "filled_elements": 2 * (1 + 3)}
+
+
+def test_padding_that_changes_answers_is_not_used(tmp_path: Path) -> None:
+    write_kind(tmp_path, UNMASKED)
+    served = read(tmp_path)
+    model = served.find("m", "")
+    assert (model.padding, model.verdict.level) == (None, "strangers")
+    assert "not padded: output 'y' of a row of length " in model.verdict.reason
+    rng = np.random.default_rng(2)
+    feeds = [text_of(rng, 1, length) for length in (9, 10, 10)]
+    company = Company(served)
+    for feed, answer in zip(feeds, company.answer("m", feeds), strict=True):
+        assert not isinstance(answer, str), answer
+        np.testing.assert_allclose(answer["y"], alone(model, feed)["y"], rtol=1e-5)
+    assert sorted(company.batches) == [1, 2]
+
+
+def test_padded_batch_with_a_bad_row_answers_the_others(tmp_path: Path) -> None:
+    write_kind(tmp_path, TEXT)
+    served = read(tmp_path)
+    rng = np.random.default_rng(2)
+    feeds = [text_of(rng, 2, length) for length in (9, 10, 12)]
+    feeds[1]["i"][1, 3] = 99
+    first, bad, last = Company(served).answer("m", feeds)
+    assert isinstance(bad, str)
+    for feed, answer in ((feeds[0], first), (feeds[2], last)):
+        assert not isinstance(answer, str), answer
+        for name, expected in alone(served.find("m", ""), feed).items():
+            np.testing.assert_allclose(answer[name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("inputs = {}", "is empty"),
+        ("inputs = { z = 1 }", "unknown tensor 'z'; available: i, attention_mask"),
+        ("inputs = { i = 0 }", "axis 0 of 'i'"),
+        ("inputs = { i = 2 }", "axis 2 of 'i'"),
+        ("inputs = { i = 1 }\noutputs = { y = 1 }", r"axis 1 of 'y' \[any, 2\] is not open"),
+        ("inputs = { i = 1 }\nvalues = { k = 1.0 }", "padding.values has 'k'"),
+        ("inputs = { i = 1 }\nmax_waste = 1.0", "max_waste"),
+        ("outputs = { h = 1 }", "inputs"),
+    ],
+)
+def test_padding_table_that_does_not_fit_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    write_kind(tmp_path, TEXT)
+    (tmp_path / "m" / "model.toml").write_text(f"[padding]\n{table}\n")
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path)

@@ -8,12 +8,15 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.execution.padded_batch import PaddedInputs, cut_back, gather
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, RowBlock
 from anabranch.schemas.errors import InferenceFailed, RunTooLong
 from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.padding import Padding
 from anabranch.schemas.signatures import Signature
 from anabranch.schemas.tensors import Array, Buffer, Tensor, array_from_raw
 
@@ -64,6 +67,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
         bad: Failed rows of the batch.
         apart: Outcome of each part, without batch axis.
         started_ms: Unix time of the first call of the session.
+        elements: Elements of padded inputs, of which `filled` are padding.
     """
 
     is_by_row: bool
@@ -73,11 +77,13 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     apart: Sequence[PartOutcome] | None = None
     started_ms: float = 0.0
     ended_ms: float = 0.0
+    elements: int = 0
+    filled: int = 0
 
     @property
     def whole(self) -> BatchOutputs | None:
         """Outputs of all rows, if they share a tensor."""
-        return self.good[0] if len(self.good) == 1 and not self.bad else None
+        return self.good[0] if len(self.good) == 1 and not self.bad and self.apart is None else None
 
     def outcomes(self) -> Sequence[PartOutcome]:
         """Return the outcome of each part."""
@@ -123,7 +129,12 @@ def run_batch(
         apart = [_run_whole(part, signature, session, defects) for part in parts]
         return BatchResult(is_by_row=False, part_rows=part_rows, apart=apart, started_ms=started_ms, ended_ms=now_ms())
     rows = sum(part_rows)
-    inputs = _gather(parts, signature, rows, joined)
+    padded = None
+    if model.padding is None or joined:
+        inputs = _gather(parts, signature, rows, joined)
+    else:
+        padded = gather(model.padding, signature, [(part.rows, part.tensors) for part in parts])
+        inputs = padded.arrays
     run = _RowRun(signature.outputs, inputs, rows, model.fixed_rows, session, defects)
     started_ms = now_ms()
     if model.is_indivisible:
@@ -131,7 +142,7 @@ def run_batch(
     else:
         run.run_all()
     ended_ms = now_ms()
-    return BatchResult(
+    result = BatchResult(
         is_by_row=True,
         part_rows=part_rows,
         good=[BatchOutputs(start, stop, signature.outputs, outputs) for start, stop, outputs in _joined(run.good)],
@@ -139,6 +150,18 @@ def run_batch(
         started_ms=started_ms,
         ended_ms=ended_ms,
     )
+    return result if padded is None else _cut_back(result, model.padding, padded)
+
+
+def _cut_back(result: BatchResult, padding: Padding | None, padded: PaddedInputs) -> BatchResult:
+    result = replace(result, elements=padded.elements, filled=padded.filled)
+    if padding is None or not padded.filled:
+        return result
+    apart = [
+        PartOutcome([cut_back(padding, block, length) for block in good], bad)
+        for (good, bad), length in zip(result.outcomes(), padded.lengths, strict=True)
+    ]
+    return replace(result, apart=apart)
 
 
 class _RowRun:

@@ -79,6 +79,8 @@ class InferenceTask:
         try:
             signature = decode_signature(requests[0].signature)
             batch = self._run(requests, signature, joined)
+            if batch.elements:
+                self._response_writer.meter.note_padding(signature, batch.elements, batch.filled)
             for request in requests:
                 breakdown = request.breakdown
                 if breakdown is not None:

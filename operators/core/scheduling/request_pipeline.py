@@ -131,7 +131,7 @@ class RequestPipeline:
             given = queue.take_last(lambda batch: balancer.is_worth(batch, backlog_ms, now_ms))
             balancer.note_given(given, now_ms)
             if given:
-                return [Offload(pack(given).encode())]
+                return [Offload(pack(part).encode()) for part in self._router.packable(given)]
         departure = queue.take(now_ms, all_is_due=all_is_due)
         batch = departure.batch
         outputs: list[Output] = []

@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from anabranch.operators.core.execution.padded_batch import by_length
 from anabranch.operators.core.execution.stage import enter
 from anabranch.operators.core.merging.ensemble import member_shards, open_window
 from anabranch.operators.core.merging.request_window import window_key
@@ -90,7 +91,8 @@ class Router:
 
     def split_whole(self, request: Request) -> SplitRequest:
         """Split a request into one record, for a window that is open."""
-        return self._split(request, self._route_of(request.signature).model, request.rows)
+        [[exact]] = self.packable([request])
+        return self._split(exact, self._route_of(request.signature).model, request.rows)
 
     def _split(self, request: Request, model: ModelSpec, shard_rows: int) -> SplitRequest:
         return SplitRequest(
@@ -108,6 +110,11 @@ class Router:
         if not model.stages:
             return None
         return [*[self._open(request, opening(request)) for request in batch], self._enter(batch, model)]
+
+    def packable(self, batch: Sequence[Request]) -> list[list[Request]]:
+        """Divide a batch into requests of one exact signature, which one record can hold."""
+        padding = self._route_of(batch[0].signature).model.padding
+        return [list(batch)] if padding is None else list(by_length(padding, batch))
 
     def _spread(self, request: Request, ensemble: Ensemble, now_ms: float) -> Parts:
         for number, (name, version) in enumerate(ensemble.members):
