@@ -48,7 +48,7 @@ def cut(array: Array, axis: int, length: int) -> Array:
 
 
 def pad_inputs(padding: Padding, inputs: Mapping[str, Array], length: int) -> dict[str, Array]:
-    """Fill up all padded inputs."""
+    """Fill up inputs."""
     axes = {name: (axis, value) for name, axis, value in padding.inputs}
     return {
         name: pad(array, axes[name][0], length, axes[name][1]) if name in axes else array
@@ -57,6 +57,6 @@ def pad_inputs(padding: Padding, inputs: Mapping[str, Array], length: int) -> di
 
 
 def cut_all(axes: Iterable[tuple[str, int]], arrays: Mapping[str, Array], length: int) -> dict[str, Array]:
-    """Cut axes, by name, back to a length."""
+    """Cut axes back."""
     known = dict(axes)
     return {name: cut(array, known[name], length) if name in known else array for name, array in arrays.items()}
