@@ -136,8 +136,8 @@ def configuration() -> str:
 
 
 VERDICTS = """
-A trial of the model decides whose rows share a batch. `anabranch models` and the log show its verdict, with the reason and
-the largest deviation that it saw:
+A trial of the model decides whose rows share a batch. `anabranch models` and the log show its verdict, with the
+reason and the largest deviation that it saw:
 
 | verdict | meaning |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Padding of requests that differ in the length of one axis."""
+"""Padding of one axis."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from anabranch.schemas.tensors import Array
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """Axes that are filled up, and cut back.
+    """Axes to fill and to cut back.
 
     Attributes:
         inputs: Name, axis and value.
         outputs: Name and axis.
-        max_waste: Largest share of filling in a batch.
+        max_waste: Largest share of filling.
     """
 
     inputs: tuple[tuple[str, int, float], ...]
@@ -24,16 +24,15 @@ class Padding:
     max_waste: float = 0.25
 
     def longest_neighbour(self, length: int) -> int:
-        """Return the largest length that may share a batch with this one."""
+        """Return the longest length of the same group."""
         end = 1
         while end < length:
-            # From `end + 1` to the next end.
             end = max(end + 1, int((end + 1) / (1 - self.max_waste)))
         return end if length else 0
 
 
 def pad(array: Array, axis: int, length: int, value: float) -> Array:
-    """Fill an axis up to a length."""
+    """Fill an axis."""
     missing = length - array.shape[axis]
     if not missing:
         return array
@@ -42,7 +41,7 @@ def pad(array: Array, axis: int, length: int, value: float) -> Array:
 
 
 def cut(array: Array, axis: int, length: int) -> Array:
-    """Cut an axis back to a length."""
+    """Cut an axis."""
     whole: Any = slice(None)
     return array[(*[whole] * axis, slice(length))]
 

@@ -21,6 +21,7 @@ from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
+from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
@@ -302,14 +303,24 @@ class Company:
         self.batches: list[int] = []
         self.meter = self._writer.meter
         self._inference = InferenceTask(served, self._session_of, self._writer, 0)
+        self._admission = Admission(served, 10_000_000, 5, self._writer.defects)
+        self.router = Router(served, lambda _: BatchCostModel())
         self._pipeline = RequestPipeline(
-            Admission(served, 10_000_000, 5, self._writer.defects),
-            Router(served, lambda _: BatchCostModel()),
+            self._admission,
+            self.router,
             self._inference,
             self._writer,
             policy,
         )
         self._aggregator = Aggregator(self._writer, policy, lambda: 0.0, lambda: NOW_MS)
+
+    def admit(self, model: str, feed: Mapping[str, Array]) -> Request:
+        """Admits one request."""
+        tensors = tuple(Tensor.from_array(name, array) for name, array in feed.items())
+        message = codec.encode_request(InferRequest(model, tensors, "0"))
+        request = self._admission.admit(message, Source(0, 0, int(NOW_MS)), NOW_MS)
+        assert isinstance(request, Request)
+        return request
 
     def answer(self, model: str, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array] | str]:
         """Answers in the order of requests; an error is its text."""

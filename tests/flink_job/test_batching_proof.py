@@ -7,7 +7,10 @@ import pytest
 
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository import batching_proof
+from anabranch.operators.core.outputs import Shard
 from anabranch.schemas.model import BatchingVerdict, ModelSpec
+from anabranch.schemas.records import ShardRecord
+from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array
 from tests.company import KINDS, Company, Kind, alone, read, write_kind
 
@@ -258,3 +261,14 @@ def test_padding_table_that_does_not_fit_is_refused(tmp_path: Path, table: str, 
     (tmp_path / "m" / "model.toml").write_text(f"[padding]\n{table}\n")
     with pytest.raises(ConfigError, match=message):
         read(tmp_path)
+
+
+def test_padded_request_that_had_begun_is_sent_as_it_is(tmp_path: Path) -> None:
+    write_kind(tmp_path, TEXT)
+    company = Company(read(tmp_path))
+    request = company.admit("m", text_of(np.random.default_rng(2), 2, 9))
+    split = company.router.split_whole(request)
+    _, shard = split.advance(0.0)
+    assert isinstance(shard, Shard)
+    signature = decode_signature(ShardRecord.decode(shard.value).signature)
+    assert [spec.shape for spec in signature.inputs] == [(9,), (9,)]
