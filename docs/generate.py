@@ -29,7 +29,7 @@ ErrorClass = type[errors.AnabranchError]
 REMEDIES = {
     "unreadable": "Send a ModelInferRequest in protobuf or JSON. The dead letter has the bytes.",
     "malformed_request": "Correct the message; the text names the rule that it breaks.",
-    "request_too_large": "Send fewer rows, or raise `kafka.max_message_bytes` of job, client and topic.",
+    "request_too_large": "Send fewer rows, or raise the limit that the message names, in client and topic too.",
     "unknown_model": "Use one of the names in the message, or add the model and start the job again.",
     "unknown_version": "Use one of the versions in the message, or leave the version out.",
     "unknown_input": "Use the model's input names, each once.",
@@ -43,6 +43,8 @@ REMEDIES = {
     "invalid_parameter": "Correct the parameter; see the wire reference.",
     "reply_refused": "Name a topic of `kafka.reply_topics`, and the partition as a number in text.",
     "run_too_long": "Send smaller inputs, or raise `max_run_ms` under `[session]` in the model's `model.toml`.",
+    "out_of_memory": "Send smaller inputs, or raise `job.max_run_memory_mb`.",
+    "request_crashes_model": "Correct the rows, or the model: its native code crashed or ran out of memory on them.",
     "inference_failed": "Check the values of the rows; the message has ONNX Runtime's or the function's reason.",
     "deadline_exceeded": "Allow more time, raise the priority, or add tasks. Check that the clocks agree.",
     "overloaded": "Send again later, raise the priority, or add tasks.",

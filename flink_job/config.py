@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -108,6 +109,8 @@ class JobConfig(_Section, frozen=True):
             `exactly-once` and on clusters.
         buffer_timeout_ms: Longest wait in a network buffer; -1 until it is full.
         max_parallelism: Bound of `parallelism` while state is kept.
+        max_run_memory_mb: Memory for all runs of a process together, without weights; 0 for half of the machine's or
+            container's.
         bounded: Ends the job at the last record present at its start.
         flink: Other Flink options; they take precedence.
     """
@@ -120,6 +123,7 @@ class JobConfig(_Section, frozen=True):
     checkpoint_dir: str = ""
     buffer_timeout_ms: Annotated[int, Meta(ge=-1)] = 0
     max_parallelism: Annotated[int, Meta(ge=1, le=2**15)] = 128
+    max_run_memory_mb: Annotated[int, Meta(ge=0, le=2**30)] = 0
     bounded: bool = False
     flink: dict[str, str] = {}
 
@@ -127,6 +131,12 @@ class JobConfig(_Section, frozen=True):
     def state_url(self) -> str:
         """Folder of the job's checkpoints and savepoints; empty without `checkpoint_dir`."""
         return f"{self.checkpoint_dir.rstrip('/')}/{self.name}" if self.checkpoint_dir else ""
+
+    @property
+    def crash_dir(self) -> str:
+        """Folder of notes on runs: beside checkpoints in files, else a relative one."""
+        url = urlsplit(self.checkpoint_dir)
+        return str(Path(unquote(url.path), ".crashes", self.name)) if url.scheme == "file" else self.name
 
 
 class ExchangeConfig(_Section, frozen=True):

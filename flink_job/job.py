@@ -30,6 +30,7 @@ from anabranch.operators.runtime.flink_compat import (
     use_own_operators,
     use_worker_processes,
 )
+from anabranch.operators.sessions.crash_guard import GuardedBackend
 from anabranch.schemas.model import Catalog
 
 _FOREVER = str(2**31 - 1)
@@ -102,7 +103,13 @@ def start(
     use_own_operators()
     options = flink_options(config, state)
     slots = slots_needed(catalog, config.job.parallelism)
-    env = _mini_cluster(options, slots) if flink_url is None else _remote(options, flink_url)
+    crash_dir = config.job.crash_dir
+    if flink_url is None:
+        folder = _temporary_folder()
+        env = _mini_cluster(options, slots, folder)
+        crash_dir = crash_dir if config.job.checkpoint_dir else str(folder / "crashes")
+    else:
+        env = _remote(options, flink_url)
     env.set_parallelism(config.job.parallelism)
     env.set_max_parallelism(config.job.max_parallelism)
     # Flink's web page shows it.
@@ -110,7 +117,7 @@ def start(
     summaries = encode_summaries(summarize(catalog))
     parameters = {"anabranch.models": whole, JOB_PARAMETER: summaries, STATE_PARAMETER: config.job.state_url}
     env.get_config().set_global_job_parameters(parameters)
-    build(env, config, catalog, backend or OnnxBackend())
+    build(env, config, catalog, GuardedBackend(backend or OnnxBackend(config.job.max_run_memory_mb), crash_dir))
     client = env.execute_async(config.job.name)
     return RunningJob(client, flink_url or mini_cluster_url(client))
 
@@ -157,16 +164,20 @@ def _start_from(state: SavedState) -> dict[str, str]:
     return {"execution.state-recovery.path": state.path, "execution.state-recovery.claim-mode": state.claim_mode}
 
 
-def _mini_cluster(options: dict[str, str], slots: int) -> StreamExecutionEnvironment:
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="anabranch-job-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _mini_cluster(options: dict[str, str], slots: int, folder: Path) -> StreamExecutionEnvironment:
     settings = Configuration()
-    checkpoints = Path(tempfile.mkdtemp(prefix="anabranch-checkpoints-"))
-    atexit.register(shutil.rmtree, checkpoints, ignore_errors=True)
     defaults = {
         "rest.port": "0",
         "rest.bind-address": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": str(slots),
         # The JobManager's memory holds at most 5 MB.
-        "execution.checkpointing.dir": checkpoints.as_uri(),
+        "execution.checkpointing.dir": (folder / "checkpoints").as_uri(),
     }
     for key, value in (defaults | options).items():
         settings.set_string(key, value)

@@ -15,7 +15,6 @@ from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_types import PARTS
 from anabranch.operators.runtime.operator_runtime import OperatorRuntime, RuntimeOperator
-from anabranch.operators.sessions.step_functions import load_function
 from anabranch.operators.transport.endpoints import AGGREGATE, stage_receiver
 from anabranch.schemas.model import ModelSpec
 
@@ -43,7 +42,8 @@ class StageFunction(RuntimeOperator, ProcessFunction):
         self._is_last = self.index == len(self.model.stages) - 1
         model, index, writer = self.model, self.index, self.response_writer
         self._runtime = runtime = OperatorRuntime(runtime_context, stage_name(model, index), self.exchange, writer)
-        session = runtime.sessions(self.backend).session_of(model.stage(index))
+        sessions = runtime.sessions(self.backend)
+        session = sessions.session_of(model.stage(index))
         to, readers = AGGREGATE, self.windows
         if not self._is_last:
             to, readers = stage_receiver(model, index + 1), model.stages[index + 1].replicas
@@ -51,8 +51,8 @@ class StageFunction(RuntimeOperator, ProcessFunction):
         arguments = (model, index, session, writer.now_ms, runtime.task.index, pack, writer.defects)
         stage = model.stages[index]
         if model.is_chain:
-            before = None if stage.before is None else load_function(stage.before)
-            after = None if stage.after is None else load_function(stage.after)
+            before = None if stage.before is None else sessions.function_of(model, stage.before)
+            after = None if stage.after is None else sessions.function_of(model, stage.after)
             self._stage: Stage = Step(*arguments, before=before, after=after)
         else:
             self._stage = Stage(*arguments)

@@ -125,9 +125,21 @@ class InferenceFailed(ServingError):
 
 
 class RunTooLong(ServingError):
-    """The run exceeded the `max_run_ms` of its model."""
+    """The run exceeded `max_run_ms`."""
 
     code = "run_too_long"
+
+
+class OutOfMemory(ServingError):
+    """The run exceeded `job.max_run_memory_mb`."""
+
+    code = "out_of_memory"
+
+
+class RequestCrashesModel(ServingError):
+    """These rows crashed the process."""
+
+    code = "request_crashes_model"
 
 
 class DeadlineExceeded(ServingError):

@@ -38,7 +38,7 @@ MAX_PRIORITY = 2**31 - 1
 #: Exact as a float.
 MAX_DEADLINE_MS = 2**53
 
-#: Of configured times: a year.
+#: A year.
 MAX_WAIT_MS = 365 * 24 * 3_600_000
 MAX_RUN_MS = 24 * 3_600_000
 
@@ -52,5 +52,6 @@ CACHED_HEADS_OF_A_SIZE = 4
 MAX_CACHED_HEAD_BYTES = 4096
 #: Of a task.
 MAX_CACHED_TEMPLATE_BYTES = 4 * MIB
+MAX_REMEMBERED_CRASHES = 1024
 #: Per task, until logged.
 MAX_PENDING_DEFECTS = 16

@@ -65,6 +65,9 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         providers: Execution providers, preferred first.
         warm_up_rows: Rows of zeros that run before the first request.
         max_run_ms: Time limit of a run; 0 for none.
+        max_crashes: Crashes before refusal; 0 for no limit.
+        max_request_bytes: Largest request; 0 for `kafka.max_message_bytes`.
+        max_request_elements: Most elements; 0 for no limit.
         calibrate: Measures batches when the model is loaded, once for each machine, to choose their size and to
             predict missed deadlines.
         custom_ops: Libraries of custom operators: paths beside the model, or `PACKAGE:FUNCTION` that returns one.
@@ -76,6 +79,9 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
     warm_up_rows: Annotated[int, msgspec.Meta(ge=0)] = 1
     max_run_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_RUN_MS)] = 60_000
+    max_crashes: Annotated[int, msgspec.Meta(ge=0)] = 3
+    max_request_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_request_elements: Annotated[int, msgspec.Meta(ge=0)] = 0
     calibrate: bool = True
     custom_ops: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
 

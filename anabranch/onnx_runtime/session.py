@@ -35,6 +35,7 @@ def open_session(
     external_data_dir: Path | None = None,
     profile_prefix: Path | None = None,
     optimized_path: Path | None = None,
+    shares_arena: bool = False,
 ) -> Any:
     """Load a model.
 
@@ -44,6 +45,7 @@ def open_session(
         external_data_dir: External data of bytes.
         profile_prefix: Start of the profile's path; None without profiler.
         optimized_path: Target of the optimized model and `NAME.data`.
+        shares_arena: True to use the arena of `run_memory`.
 
     Returns:
         `onnxruntime.InferenceSession`.
@@ -65,6 +67,8 @@ def open_session(
     settings.log_severity_level = _FATAL
     # Spinning threads take cores from other tasks.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if shares_arena:
+        settings.add_session_config_entry("session.use_env_allocators", "1")
     if external_data_dir is not None:
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(external_data_dir)

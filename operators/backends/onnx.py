@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from anabranch.onnx_runtime.run_memory import half_of_memory, lacks_memory, limit_run_memory, set_shrinking
 from anabranch.onnx_runtime.run_watchdog import WATCHDOG
-from anabranch.onnx_runtime.session import SessionError, open_session
+from anabranch.onnx_runtime.session import SessionError, load_runtime, open_session
 from anabranch.operators.backends.base import ModelLoadFailed, zeros
+from anabranch.schemas.errors import OutOfMemory
+from anabranch.schemas.limits import MIB
 from anabranch.schemas.model import ModelSpec, SessionOptions, TensorSpec
 from anabranch.schemas.stage_manifest import DATA_SHA256
 from anabranch.schemas.tensors import BYTES, Array
@@ -35,9 +38,10 @@ _DATATYPES = {
 class OnnxSession:
     """One `onnxruntime.InferenceSession`; see `anabranch.operators.backends.base.Session`."""
 
-    def __init__(self, session: Any, max_run_ms: int = 0) -> None:
+    def __init__(self, session: Any, max_run_ms: int = 0, memory_bytes: int = 0) -> None:
         self._session = session
         self._limited = WATCHDOG.limited(max_run_ms) if max_run_ms else None
+        self._memory_bytes = memory_bytes
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """Run one batch; ONNX Runtime releases the interpreter lock meanwhile.
@@ -45,10 +49,38 @@ class OnnxSession:
         Raises:
             UnicodeDecodeError: A BYTES element is not UTF-8, as ONNX strings are.
             RunTooLong: It was stopped at the model's `max_run_ms`.
+            OutOfMemory: It needs more memory than the runs of a process may take.
         """
         fed = {name: _text(array) if array.dtype == object else array for name, array in inputs.items()}
+        try:
+            return self._run(outputs, fed)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+        # Earlier runs of other sizes may have left the arena in pieces.
+        try:
+            return self._run(outputs, fed, shrinks=True)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+        try:
+            return self._run(outputs, fed)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            limit = f"{self._memory_bytes // MIB} MiB" if self._memory_bytes else "memory"
+            raise OutOfMemory(
+                f"the run needs more than the {limit} that the runs of a process may take: "
+                "send smaller inputs, or raise job.max_run_memory_mb"
+            ) from None
+
+    def _run(self, outputs: Sequence[str], fed: Mapping[str, Array], *, shrinks: bool = False) -> list[Array]:
         results: list[Array]
-        if self._limited is None:
+        if shrinks:
+            options = load_runtime().RunOptions()
+            set_shrinking(options)
+            results = self._session.run(outputs, fed, options)
+        elif self._limited is None:
             results = self._session.run(outputs, fed)
         else:
             results = self._limited.call(lambda options: self._session.run(outputs, fed, options))
@@ -57,16 +89,23 @@ class OnnxSession:
 
 @dataclass(frozen=True)
 class OnnxBackend:
-    """Loader of ONNX files; equal instances share sessions."""
+    """Loader of ONNX files; equal instances share sessions.
+
+    Attributes:
+        max_run_memory_mb: See `anabranch.flink_job.config.JobConfig`.
+    """
+
+    max_run_memory_mb: int = 0
 
     def load(self, model: ModelSpec) -> OnnxSession:
         """See `anabranch.operators.backends.base.Backend`."""
         path = Path(model.path)
         if sha256_of(path) != model.sha256:
             raise ModelLoadFailed(f"{path} is not the file that the job was started with: restart the job")
-        opened = _open(path, model.session)
+        memory_bytes = limit_run_memory(load_runtime(), self.max_run_memory_mb * MIB or half_of_memory())
+        opened = _open(path, model.session, shares_arena=True)
         _check_external_data(path, opened)
-        session = OnnxSession(opened, model.session.max_run_ms)
+        session = OnnxSession(opened, model.session.max_run_ms, memory_bytes)
         if model.session.warm_up_rows:
             _warm_up(session, model)
         return session
@@ -122,9 +161,9 @@ def _advice(declared_type: str) -> str:
     return ": export tensors instead" if declared_type.startswith(("seq(", "optional(")) else ""
 
 
-def _open(path: Path, options: SessionOptions) -> Any:
+def _open(path: Path, options: SessionOptions, *, shares_arena: bool = False) -> Any:
     try:
-        return open_session(path, options)
+        return open_session(path, options, shares_arena=shares_arena)
     except SessionError as error:
         raise ModelLoadFailed(f"cannot load the model {path}: {error}") from None
 

@@ -7,6 +7,7 @@ in id and tensors matches a `_Template` and is not decoded.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import msgspec
 import numpy as np
@@ -227,6 +228,7 @@ class Admission:
         order = _match_inputs(model, request.inputs)
         inputs = [request.inputs[position] for position in order]
         rows = _count_rows(model, inputs)
+        _check_elements(model, inputs)
         _check_outputs(model, request.outputs)
         signature = Signature(
             model_name=model.name,
@@ -327,12 +329,28 @@ def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None
         raise MalformedRequest(
             f"the id has {len(request_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed: send a shorter id"
         )
+    limit = head.model.session.max_request_bytes
+    if limit and len(message) > limit:
+        raise RequestTooLarge(
+            f"the request has {len(message)} bytes, at most {limit} are allowed for model {head.model.name!r}: "
+            "send fewer rows at a time, or raise max_request_bytes under [session] in the model's model.toml"
+        )
     if head.rows > len(message):
         # Rows without elements take no bytes.
         raise WrongShape(f"the request has {head.rows} rows in {len(message)} bytes, at most one per byte: send fewer")
     if head.rows > MAX_REQUEST_ROWS:
         raise RequestTooLarge(
             f"the request has {head.rows} rows, at most {MAX_REQUEST_ROWS} are allowed: send fewer rows at a time"
+        )
+
+
+def _check_elements(model: ModelSpec, inputs: list[Tensor]) -> None:
+    limit = model.session.max_request_elements
+    elements = sum(prod(tensor.shape) for tensor in inputs) if limit else 0
+    if elements > limit:
+        raise RequestTooLarge(
+            f"the request has {elements} elements, at most {limit} are allowed for model {model.name!r}: "
+            "send smaller inputs, or raise max_request_elements under [session] in the model's model.toml"
         )
 
 

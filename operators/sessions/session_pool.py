@@ -2,25 +2,52 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from anabranch.operators.backends.base import Backend, Session
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.sessions.calibration import calibrate
-from anabranch.schemas.model import Catalog, ModelSpec
+from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
+from anabranch.operators.sessions.step_functions import load_function
+from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec
 from anabranch.schemas.tensors import Array
 
 
 class MeasuredSession:
-    """Session that measures its batches."""
+    """Session that measures its batches.
 
-    def __init__(self, session: Session, costs: BatchCostModel, *, batchable: bool) -> None:
+    Args:
+        guard: Notes the runs.
+        unit_rows: Rows of the smallest batch; 0 if only whole requests run.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        costs: BatchCostModel,
+        *,
+        batchable: bool,
+        guard: CrashGuard | None = None,
+        unit_rows: int = 0,
+    ) -> None:
         self._session = session
         self._batchable = batchable
+        self._guard = guard
+        self._unit_rows = unit_rows
         self.costs = costs
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """See `anabranch.operators.backends.base.Session`."""
+        guard = self._guard
+        if guard is None:
+            return self._run(outputs, inputs)
+        arrays = list(inputs.values())
+        units = arrays[0].shape[0] // self._unit_rows if self._unit_rows and arrays else 1
+        return guard.call(arrays, units, self._run, outputs, inputs)
+
+    def _run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         start_s = perf_counter()
         results = self._session.run(outputs, inputs)
         rows = next(iter(inputs.values())).shape[0] if self._batchable else 1
@@ -45,6 +72,7 @@ class SessionPool:
         self._task = task
         self._share = share
         self._held: dict[tuple[str, str], MeasuredSession] = {}
+        self._journal = backend.journal() if isinstance(backend, GuardedBackend) else None
 
     def load_all(self, catalog: Catalog) -> None:
         """Load all whole models.
@@ -68,6 +96,32 @@ class SessionPool:
         """Return the cost model of a model's batches."""
         return self.session_of(model).costs
 
+    def function_of(self, model: ModelSpec, function: FunctionSpec) -> Callable[..., Any]:
+        """Load a function of a step, with its runs noted; raise `ModelLoadFailed`."""
+        run = load_function(function)
+        subject = f"{model.name}/{model.version}: {function.name} {function.sha256[:12]}"
+        guard = self._guard_of(model, subject, fixed_types=False)
+        if guard is None:
+            return run
+
+        def guarded(*given: Any) -> Any:
+            mappings = [each for some in given for each in ([some] if isinstance(some, Mapping) else some)]
+            return guard.call([np.asarray(array) for each in mappings for array in each.values()], 1, run, *given)
+
+        return guarded
+
     def _load(self, model: ModelSpec) -> MeasuredSession:
         loaded = self._backend.load(model)
-        return MeasuredSession(loaded, BatchCostModel(calibrate(loaded, model)), batchable=model.batchable)
+        return MeasuredSession(
+            loaded,
+            BatchCostModel(calibrate(loaded, model)),
+            batchable=model.batchable,
+            guard=self._guard_of(model, f"{model.name}/{model.version} {model.sha256[:12]}", fixed_types=True),
+            unit_rows=model.fixed_rows or 1 if model.batchable and not model.is_chain else 0,
+        )
+
+    def _guard_of(self, model: ModelSpec, subject: str, *, fixed_types: bool) -> CrashGuard | None:
+        limit = model.session.max_crashes
+        if self._journal is None or not limit:
+            return None
+        return CrashGuard(self._journal, subject, limit, fixed_types=fixed_types)

@@ -1,6 +1,7 @@
 """Admission: valid messages become requests, all others are refused with a code."""
 
 import math
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from anabranch.schemas import codec
 from anabranch.schemas.carried import Carried, decode_carried
 from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_CACHED_TEMPLATE_BYTES, MAX_ID_BYTES, MAX_REQUEST_ROWS
 from anabranch.schemas.messages import Encoding, InferRequest
-from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.model import Catalog, ModelSpec, SessionOptions, TensorSpec
 from anabranch.schemas.protobuf_wire import _write_varint
 from anabranch.schemas.records import NO_DEADLINE_MS, CarryingSource, Source
 from anabranch.schemas.signatures import decode_signature
@@ -419,3 +420,23 @@ def test_admission_reply_partition_alone_is_admitted() -> None:
     request = admission().admit(encoded(), source, NOW_MS)
     assert isinstance(request, Request)
     assert request.source is source
+
+
+def limited(**limits: Any) -> Catalog:
+    model = replace(catalog().find("rows", ""), session=SessionOptions(**limits))
+    return Catalog({"rows": {model.version: model}})
+
+
+@pytest.mark.parametrize(("limit", "code"), [(5, "request_too_large"), (6, "admitted"), (0, "admitted")])
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_admission_elements_over_the_limit_are_refused(limit: int, code: str, encoding: Encoding) -> None:
+    message = codec.encode_request(InferRequest("rows", (T, X), "a", encoding=encoding))
+    judged = admission(limited(max_request_elements=limit)).admit(message, SOURCE, NOW_MS)
+    assert code_of(judged) == code
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_admission_bytes_over_the_limit_are_refused(excess: int) -> None:
+    message = codec.encode_request(InferRequest("rows", (T, X), "a"))
+    judged = admission(limited(max_request_bytes=len(message) - excess)).admit(message, SOURCE, NOW_MS)
+    assert code_of(judged) == ("request_too_large" if excess else "admitted")

@@ -5,17 +5,19 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anabranch.operators.backends.base import Backend, ModelLoadFailed
 from anabranch.operators.backends.fake import FakeSession
-from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.operators.backends.onnx import OnnxBackend, sha256_of
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.runtime.process_runtime import Hold, ProcessRuntime
+from anabranch.operators.sessions.crash_guard import GuardedBackend
 from anabranch.operators.sessions.session_pool import SessionPool
-from anabranch.schemas.model import Catalog, ModelSpec, SessionOptions
+from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec, SessionOptions
 
 MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (), ())
 
@@ -145,3 +147,22 @@ def test_pool_session_learns_the_cost_of_batches(process: Process, batchable: bo
     session.costs.observe = lambda rows, run_ms: seen.append(rows)  # type: ignore[method-assign]
     session.run((), {"x": np.zeros((3, 2))})
     assert seen == [rows]
+
+
+def test_pool_of_a_guarded_backend_notes_its_runs(process: Process, tmp_path: Path) -> None:
+    backend = GuardedBackend(CountingBackend(), str(tmp_path))
+    model = replace(MODEL, session=SessionOptions(calibrate=False))
+    process.pool(backend).session_of(model).run(["x"], {"x": np.zeros((2, 1))})
+    process.pool(backend).session_of(replace(model, name="free", session=SessionOptions(max_crashes=0)))
+    [note] = tmp_path.glob("run-*")
+    assert b"m/1 hash" in note.read_bytes()
+
+
+def test_pool_function_of_a_step_notes_its_runs(process: Process, tmp_path: Path) -> None:
+    file = tmp_path / "steps.py"
+    file.write_text("def double(tensors, runs):\n    return {'y': [2 * tensors['x'], *[run['y'] for run in runs]]}\n")
+    spec = FunctionSpec(str(file), sha256_of(file), "double")
+    run = process.pool(GuardedBackend(CountingBackend(), str(tmp_path / "crashes"))).function_of(MODEL, spec)
+    assert run({"x": np.array(3)}, [{"y": np.array("a")}])["y"] == [6, "a"]
+    [note] = (tmp_path / "crashes").glob("run-*")
+    assert b"m/1: double" in note.read_bytes()

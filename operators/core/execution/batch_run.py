@@ -14,7 +14,7 @@ from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.padded_batch import PaddedInputs, cut_back, gather
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, RowBlock
-from anabranch.schemas.errors import InferenceFailed, RunTooLong
+from anabranch.schemas.errors import InferenceFailed, RunTooLong, ServingError
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.padding import Padding
 from anabranch.schemas.signatures import Signature
@@ -267,7 +267,7 @@ def _run_whole(part: BatchPart, signature: Signature, session: Session, defects:
 
 def code_of(error: Exception) -> str:
     """Return the code of a failed run."""
-    return error.code if isinstance(error, RunTooLong) else InferenceFailed.code
+    return error.code if isinstance(error, ServingError) else InferenceFailed.code
 
 
 def _at_fault(start: int, rows: int) -> str:
