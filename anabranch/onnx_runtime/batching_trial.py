@@ -7,7 +7,7 @@ together   [b 1000x a] [b a] [a a]               order, twins
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -62,9 +62,12 @@ def try_batches(
         NoTrial: Nothing can be said.
     """
     trial = _Trial(run, outputs, limits)
+    more_pools = iter(pools)
     try:
-        origin = trial.choose(pools)
+        origin = trial.choose(more_pools)
         trial.run_batches()
+        if trial.most_rows < limits.most_rows and not trial.culprit:
+            trial.run_on_smaller(more_pools)
     except _NotRows as found:
         return BatchingVerdict(level="whole", reason=str(found))
     largest = trial.largest
@@ -150,18 +153,24 @@ class _Trial:
             is_quick = rows <= max(self._limits.most_rows, _SIZES[0]) or rows * self._row_s <= _QUICK_S
             if is_known or not (is_essential or (is_quick and rows * self._row_s <= left_s)):
                 continue
-            started_s = self._limits.now_s()
-            try:
-                made = self._run(
-                    {name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]}
-                )
-            except Exception as error:  # noqa: BLE001 - a model may raise anything
-                raise _NotRows(f"rows that run alone fail as {rows} together: {_line(error)}") from None
-            self._row_s = min(self._row_s, (self._limits.now_s() - started_s) / rows)
-            self._compare(batch, made, f"rows affect each other in a batch of {rows}")
-            self.batches += 1
-            self.most_rows = max(self.most_rows, rows)
+            if not self._run_batch(batch):
+                return
             sizes.add(rows)
+
+    def _run_batch(self, batch: list[int]) -> bool:
+        """Compare a batch; return False if it is larger than needed, and fails."""
+        rows, started_s = len(batch), self._limits.now_s()
+        try:
+            made = self._run({name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]})
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            if rows > max(self._limits.most_rows, _SIZES[0]):
+                return False
+            raise _NotRows(f"rows that run alone fail as {rows} together: {_line(error)}") from None
+        self._row_s = min(self._row_s, (self._limits.now_s() - started_s) / rows)
+        self._compare(batch, made, f"rows affect each other in a batch of {rows}")
+        self.batches += 1
+        self.most_rows = max(self.most_rows, rows)
+        return True
 
     def run_padded(self, padding: Padding) -> str | None:
         """Compare rows of many lengths in padded batches; return a reason against padding."""
@@ -198,6 +207,21 @@ class _Trial:
                         return f"output {name!r} of a row of length {length} differs {size} if padded to {longest}"
                     self.largest = max(self.largest, apart)
         return None
+
+    def run_on_smaller(self, pools: Iterator[RowPool]) -> None:
+        """Run the largest batch on rows that are smaller, if there are any."""
+        most, budget_s = self._limits.most_rows, self._limits.budget_s / 2
+        elements = _elements(self._rows[0])
+        for pool in pools:
+            if 2 * _elements(pool.usual[0]) > elements:
+                continue
+            small = _Trial(self._run, self._outputs, replace(self._limits, budget_s=budget_s))
+            if small._take(pool) is not None or small._row_s * most > budget_s:
+                continue
+            small._run_batch([at % len(small._rows) for at in range(most)])
+            self.largest, self.culprit = max(self.largest, small.largest), small.culprit
+            self.batches, self.most_rows = self.batches + 1, most
+            return
 
     def _run_alone(self, rows: Sequence[Row]) -> None:
         kept, started_s = 0, self._limits.now_s()
@@ -266,6 +290,10 @@ class _Trial:
             yield False, [usual[at % len(usual)] for at in range(rows, 0, -1)]
         for rows in (self._limits.most_rows, *_LARGE_SIZES):
             yield False, crowd(rows, usual if rows % 2 else everyone)
+
+
+def _elements(row: Row) -> int:
+    return sum(array.size for array in row.values())
 
 
 def _line(error: Exception) -> str:

@@ -82,6 +82,20 @@ def test_trial_slow_model_gets_fewer_batches_and_says_so() -> None:
     assert (verdict.most_rows, sum(sizes)) == (8, 1 + 2 + 2 + 1 + 3 + 2 + 8)
 
 
+def test_trial_slow_model_gets_large_batches_of_smaller_rows() -> None:
+    elements: list[int] = []
+
+    def run(rows: Mapping[str, Array]) -> Sequence[Array]:
+        elements.append(rows["x"].size)
+        return [rows["x"][:, :1] + (len(rows["x"]) > 40)]
+
+    inputs = (TrialInput("x", "FP32", ("n", "length")),)
+    limits = TrialLimits(1e-3, 64, 0.7, lambda: 1e-3 * sum(elements))
+    verdict = try_batches(run, ["y"], generated_pools(inputs), limits)
+    assert verdict.level == "within request"
+    assert verdict.most_rows == 64
+
+
 def test_trial_slow_model_with_an_interaction_is_found() -> None:
     verdict, _ = tried(interact(lambda x: np.abs(x).max() > 500), row_s=0.5)
     assert verdict.level == "within request"
@@ -173,3 +187,13 @@ def test_pools_masks_lengths_and_ranges_hold() -> None:
         assert 1 <= row["lengths"].min() <= row["lengths"].max() <= 64
         assert np.isfinite(row["half"]).all()
         assert isinstance(row["text"].flat[0], bytes)
+
+
+def test_trial_batch_beyond_the_largest_may_fail() -> None:
+    def run(x: Array) -> Array:
+        if len(x) > 64:
+            raise MemoryError("too large")
+        return np.tanh(x)
+
+    verdict, _ = tried(run, most_rows=64)
+    assert (verdict.level, verdict.most_rows) == ("strangers", 64)
