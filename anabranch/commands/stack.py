@@ -46,7 +46,7 @@ def up(
     """Start a Kafka broker and a Flink cluster on this machine.
 
     They run in the background until `anabranch down`. A process that ends by
-    itself is started again, up to 5 times in 2 minutes. A running stack stays
+    itself is started again, up to 10 times in 2 minutes. A running stack stays
     as it is; missing TaskManagers are added.
     """
     folder = stack.data_dir(data_dir)

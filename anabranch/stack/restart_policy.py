@@ -10,7 +10,7 @@ import msgspec
 class RestartLimits(msgspec.Struct, frozen=True, kw_only=True):
     """At most `max_restarts` in any `window_s`, after pauses that double up to `max_pause_s`."""
 
-    max_restarts: int = 5
+    max_restarts: int = 10
     window_s: float = 120.0
     first_pause_s: float = 0.5
     max_pause_s: float = 10.0
