@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from anabranch.commands import jobs, stack
 from anabranch.commands.demo import demo
+from anabranch.commands.gateway import gateway
 from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
 from anabranch.commands.logs import logs
@@ -78,6 +79,7 @@ app.command()(rescale)
 app.command()(upgrade)
 app.command()(models)
 app.command()(infer)
+app.command()(gateway)
 app.command()(plan)
 app.command()(prepare)
 app.command()(top)

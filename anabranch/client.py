@@ -45,6 +45,7 @@ class Client:
         bootstrap_servers: `host:port` of one broker or several, separated by commas.
         requests_topic: The job's `kafka.requests_topic`.
         responses_topic: The job's `kafka.responses_topic`.
+        reply_topic: Topic of this client's answers instead, one that the job's `kafka.reply_topics` allows.
         max_message_bytes: The job's `kafka.max_message_bytes`; larger requests are refused here.
         timeout_s: Longest wait for an answer.
         isolation_level: `read_committed` waits for the transaction of a job that delivers exactly once, and makes no
@@ -68,6 +69,7 @@ class Client:
         *,
         requests_topic: str = "inference-requests",
         responses_topic: str = "inference-responses",
+        reply_topic: str | None = None,
         max_message_bytes: int = 16 * 1024 * 1024,
         timeout_s: float = 30.0,
         isolation_level: IsolationLevel = "read_committed",
@@ -77,7 +79,7 @@ class Client:
     ) -> None:
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
-        # Unique among clients: they all read the same responses topic.
+        # Unique among clients, which may share a partition of the responses topic.
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_count = itertools.count()
         self._process_id = os.getpid()
@@ -85,6 +87,7 @@ class Client:
             bootstrap_servers,
             requests_topic=requests_topic,
             responses_topic=responses_topic,
+            reply_topic=reply_topic,
             max_message_bytes=max_message_bytes,
             isolation_level=isolation_level,
             properties={**(properties or {}), **(python_options(security) if security else {})},
@@ -228,6 +231,22 @@ class Client:
         record_key = request_id if key is None else key.encode()
         self._connection.send(message, record_key, lambda error: self._receiver.settle(request_id, error))
         return pending.future
+
+
+def connection_for_job(config: Config, *, timeout_s: float = 30.0) -> KafkaConnection:
+    """Connect to the topics of a job's configuration; raise the errors of `Client`."""
+    from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
+
+    kafka_config = config.kafka
+    return KafkaConnection(
+        kafka_config.bootstrap_servers,
+        requests_topic=kafka_config.requests_topic,
+        responses_topic=kafka_config.responses_topic,
+        max_message_bytes=kafka_config.max_message_bytes,
+        isolation_level="read_committed",
+        properties=known_options(python_client_options(kafka_config)),
+        timeout_s=timeout_s,
+    )
 
 
 def _encode(request: InferRequest) -> bytes:

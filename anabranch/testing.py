@@ -148,7 +148,9 @@ class FakeJob:
                 for records in consumer.poll(timeout_ms=50).values():
                     for record in records:
                         for key, value in self.respond(record.value, record.key, record.partition):
-                            producer.send(responses_topic, value, key=key)
+                            asked = dict(record.headers).get("reply-partition")
+                            to = None if asked is None else int(asked)
+                            producer.send(responses_topic, value, key=key, partition=to)
             consumer.close()
             producer.close(timeout=5)
 

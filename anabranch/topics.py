@@ -4,28 +4,41 @@ from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.kafka.properties import python_client_options
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
+from anabranch.schemas.model import Catalog
+from anabranch.served_models import publish
 from anabranch.stack.kafka.topics import Topic, create_topics, partition_counts, size_limits
 
+#: Each client reads one.
+_RESPONSE_PARTITIONS = 32
 #: An error of any code fits twice.
 _LEAST_LIMIT_BYTES = 2 * KAFKA_FRAMING_BYTES
 
 
 def topics_of(config: Config) -> list[Topic]:
-    """Return the job's three topics, each with the limit of its largest message."""
+    """Return the job's topics, each with the limit of its largest message."""
     kafka = config.kafka
     limits_bytes = {
         kafka.requests_topic: kafka.record_limit_bytes,
         kafka.responses_topic: kafka.record_limit_bytes,
         kafka.errors_topic: kafka.letter_limit_bytes,
     }
+    partitions = dict.fromkeys(limits_bytes, config.topic_partitions)
+    if not kafka.partitions:
+        partitions[kafka.responses_topic] = max(_RESPONSE_PARTITIONS, config.topic_partitions)
     return [
-        Topic(name, config.topic_partitions, {"max.message.bytes": str(limit_bytes)}, kafka.replication)
-        for name, limit_bytes in limits_bytes.items()
+        *(
+            Topic(name, partitions[name], {"max.message.bytes": str(limit_bytes)}, kafka.replication)
+            for name, limit_bytes in limits_bytes.items()
+        ),
+        Topic(kafka.models_topic, 1, {"cleanup.policy": "compact"}, kafka.replication),
     ]
 
 
-def make_topics(config: Config) -> list[str]:
+def make_topics(config: Config, catalog: Catalog | None = None) -> list[str]:
     """Create the missing topics, and return their names.
+
+    Args:
+        catalog: Models of the job, to publish for gateways.
 
     Raises:
         TopicNotMade: The broker refused one, or does not answer.
@@ -34,13 +47,20 @@ def make_topics(config: Config) -> list[str]:
     kafka = config.kafka
     options = python_client_options(kafka)
     if kafka.create_topics:
-        return create_topics(kafka.bootstrap_servers, topics_of(config), options)
+        made = create_topics(kafka.bootstrap_servers, topics_of(config), options)
+        if catalog is not None:
+            publish(config, catalog)
+        return made
     found = partition_counts(kafka.bootstrap_servers, options)
-    missing = [topic.name for topic in topics_of(config) if topic.name not in found]
+    # Only gateways need the topic of models.
+    needed = (topic.name for topic in topics_of(config) if topic.name != kafka.models_topic)
+    missing = [name for name in needed if name not in found]
     if missing:
         raise ConfigError(
             f"{kafka.bootstrap_servers} has no topic {', '.join(missing)}: create it, or set kafka.create_topics = true"
         )
+    if catalog is not None:
+        publish(config, catalog)
     return []
 
 

@@ -39,11 +39,12 @@ class KafkaConfig(_Section, frozen=True):
         requests_topic: Topic of requests.
         responses_topic: Topic of answers.
         errors_topic: Topic of dead letters.
+        models_topic: Topic of the served models.
         group_id: Consumer group.
         start: Position of a group without committed offsets.
         isolation: `read_committed` skips aborted transactions.
         create_topics: Creates missing topics at the start.
-        partitions: Partitions of created topics; 0 for the parallelism, at least 4.
+        partitions: Of created topics; 0 for the parallelism, at least 4, and 32 for answers.
         replication: Replicas of created topics; 0 for the broker's default.
         discovery_interval_ms: Time until new partitions are read.
         max_message_bytes: Largest request and answer; larger ones become errors.
@@ -59,6 +60,7 @@ class KafkaConfig(_Section, frozen=True):
     requests_topic: str = "inference-requests"
     responses_topic: str = "inference-responses"
     errors_topic: str = "inference-errors"
+    models_topic: str = "inference-models"
     group_id: str = "anabranch"
     start: Literal["earliest", "latest"] = "earliest"
     isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"

@@ -32,7 +32,9 @@ from anabranch.schemas.tensors import (
 _Parameters: TypeAlias = dict[str, bool | int | float | str | None] | None
 
 
-class _JsonTensor(msgspec.Struct):
+class JsonTensor(msgspec.Struct):
+    """A tensor."""
+
     name: str
     shape: list[int]
     datatype: str
@@ -40,17 +42,22 @@ class _JsonTensor(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class _JsonOutput(msgspec.Struct):
+class JsonOutput(msgspec.Struct):
+    """A requested output."""
+
     name: str
+    parameters: dict[str, Any] | None = None
 
 
-class _JsonRequest(msgspec.Struct):
-    inputs: list[_JsonTensor]
+class JsonRequest(msgspec.Struct):
+    """A request."""
+
+    inputs: list[JsonTensor]
     model_name: str | None = None
     model_version: str | None = None
     id: str | int | None = None
     parameters: _Parameters = None
-    outputs: list[_JsonOutput] | None = None
+    outputs: list[JsonOutput] | None = None
 
 
 class _JsonId(msgspec.Struct):
@@ -62,12 +69,12 @@ class _JsonResponse(msgspec.Struct):
     model_version: str | None = None
     id: str | None = None
     parameters: _Parameters = None
-    outputs: list[_JsonTensor] = []
+    outputs: list[JsonTensor] = []
     error: str | None = None
     code: str = ""
 
 
-_request_decoder = msgspec.json.Decoder(_JsonRequest)
+_request_decoder = msgspec.json.Decoder(JsonRequest)
 _response_decoder = msgspec.json.Decoder(_JsonResponse)
 _id_decoder = msgspec.json.Decoder(_JsonId)
 _data_decoder = msgspec.json.Decoder(Any)
@@ -78,8 +85,9 @@ _FLAT_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "BOOL": msgspec.json.Decoder(list[bool]),
     BYTES: msgspec.json.Decoder(list[str]),
 }
-_BINARY_EXTENSION = "binary_data_size"
-#: Python's and JavaScript's names of numbers that JSON does not have; strings are skipped.
+#: Parameter of a tensor.
+BINARY_SIZE = "binary_data_size"
+#: Also matches strings, to skip them.
 _NOT_FINITE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|-?\bInfinity\b|\bNaN\b', re.DOTALL)
 _NAMED_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -97,30 +105,41 @@ def sniff(message: bytes) -> bool:
 def find_id(message: bytes) -> str:
     """Find the id of an invalid request; empty without one."""
     try:
-        return _id_text(_id_decoder.decode(_quote_numbers(message.removeprefix(_BYTE_ORDER_MARK))).id)
+        return id_text(_id_decoder.decode(_quote_numbers(message.removeprefix(_BYTE_ORDER_MARK))).id)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
 
 
-def read_request(message: bytes) -> InferRequest:
-    """Decode a request, or raise a `RequestError`."""
+def parse_request(message: bytes) -> JsonRequest:
+    """Parse a request without its tensors, or raise a `RequestError`."""
     message = message.removeprefix(_BYTE_ORDER_MARK)
     try:
-        decoded: _JsonRequest = _decode(_request_decoder, message)
+        parsed: JsonRequest = _decode(_request_decoder, message)
     except UnreadableRequest:
         quoted = _quote_numbers(message)
         if quoted == message:
             raise
-        decoded = _decode(_request_decoder, quoted)
-    for tensor in decoded.inputs:
-        check_count(tensor.name, tensor.datatype, check_shape(tensor.name, tensor.shape), is_raw=False)
+        parsed = _decode(_request_decoder, quoted)
+    for tensor in parsed.inputs:
+        check_count(tensor.name, tensor.datatype, check_shape(tensor.name, tensor.shape), is_raw=is_binary(tensor))
+    return parsed
+
+
+def is_binary(tensor: JsonTensor) -> bool:
+    """Tells binary data."""
+    return tensor.data is msgspec.UNSET and BINARY_SIZE in (tensor.parameters or {})
+
+
+def read_request(message: bytes) -> InferRequest:
+    """Decode a request, or raise a `RequestError`."""
+    parsed = parse_request(message)
     return InferRequest(
-        model_name=decoded.model_name or "",
-        model_version=decoded.model_version or "",
-        id=_id_text(decoded.id),
-        parameters=_read_parameters(decoded.parameters),
-        inputs=tuple(_read_tensor(tensor) for tensor in decoded.inputs),
-        outputs=tuple(output.name for output in decoded.outputs or ()),
+        model_name=parsed.model_name or "",
+        model_version=parsed.model_version or "",
+        id=id_text(parsed.id),
+        parameters=read_parameters(parsed.parameters),
+        inputs=tuple(read_tensor(tensor) for tensor in parsed.inputs),
+        outputs=tuple(output.name for output in parsed.outputs or ()),
         encoding=Encoding.JSON,
     )
 
@@ -131,8 +150,8 @@ def read_response(message: bytes) -> InferResponse | ErrorResponse:
     request_id, name, version = decoded.id or "", decoded.model_name or "", decoded.model_version or ""
     if decoded.error is not None:
         return ErrorResponse(request_id, decoded.code, decoded.error, name, version)
-    outputs = tuple(_read_tensor(tensor) for tensor in decoded.outputs)
-    return InferResponse(name, version, request_id, outputs, _read_parameters(decoded.parameters))
+    outputs = tuple(read_tensor(tensor) for tensor in decoded.outputs)
+    return InferResponse(name, version, request_id, outputs, read_parameters(decoded.parameters))
 
 
 def write_request(request: InferRequest) -> bytes:
@@ -142,7 +161,7 @@ def write_request(request: InferRequest) -> bytes:
         fields["model_version"] = request.model_version
     if request.parameters:
         fields["parameters"] = dict(request.parameters)
-    fields["inputs"] = [_write_tensor(tensor) for tensor in request.inputs]
+    fields["inputs"] = [write_tensor(tensor) for tensor in request.inputs]
     if request.outputs:
         fields["outputs"] = [{"name": name} for name in request.outputs]
     return _encoder.encode(fields)
@@ -154,7 +173,7 @@ def write_response(response: InferResponse) -> bytes:
     fields["id"] = response.id
     if response.parameters:
         fields["parameters"] = dict(response.parameters)
-    fields["outputs"] = [_write_tensor(tensor) for tensor in response.outputs]
+    fields["outputs"] = [write_tensor(tensor) for tensor in response.outputs]
     return _encoder.encode(fields)
 
 
@@ -176,27 +195,31 @@ def _decode(decoder: msgspec.json.Decoder[Any], message: bytes) -> Any:
 
 
 def _quote_numbers(message: bytes) -> bytes:
-    """Return the message with NaN and infinity as strings."""
+    """Make NaN and infinity strings."""
     if b"NaN" not in message and b"Infinity" not in message:
         return message
     return _NOT_FINITE.sub(lambda match: match[0] if match[0][:1] == b'"' else b'"%s"' % match[0], message)
 
 
-def _id_text(request_id: str | int | None) -> str:
+def id_text(request_id: str | int | None) -> str:
+    """Return the id as text."""
     return "" if request_id is None else str(request_id)
 
 
-def _read_parameters(parameters: _Parameters) -> dict[str, Parameter]:
+def read_parameters(parameters: _Parameters) -> dict[str, Parameter]:
+    """Drop nulls."""
     return {name: value for name, value in (parameters or {}).items() if value is not None}
 
 
-def _read_tensor(tensor: _JsonTensor) -> Tensor:
+def read_tensor(tensor: JsonTensor) -> Tensor:
+    """Decode a tensor, or raise a `RequestError`."""
     shape = check_shape(tensor.name, tensor.shape)
     if tensor.datatype not in DATATYPES:
         raise unknown_datatype(tensor.datatype, f"tensor {tensor.name!r}: ")
     if tensor.data is msgspec.UNSET or not isinstance(tensor.data, msgspec.Raw):
-        binary = _BINARY_EXTENSION in (tensor.parameters or {})
-        hint = "the binary extension needs HTTP headers, so send protobuf" if binary else "send a list of elements"
+        hint = "send a list of elements"
+        if is_binary(tensor):
+            hint = "the binary extension needs HTTP headers, so send protobuf"
         raise MalformedRequest(f"tensor {tensor.name!r} has no data: {hint}")
     elements = _read_elements(tensor, shape, tensor.data)
     count = 1
@@ -214,7 +237,7 @@ def _read_tensor(tensor: _JsonTensor) -> Tensor:
     return Tensor(tensor.name, tensor.datatype, shape, data)
 
 
-def _read_elements(tensor: _JsonTensor, shape: tuple[int, ...], data: msgspec.Raw) -> list[Any]:
+def _read_elements(tensor: JsonTensor, shape: tuple[int, ...], data: msgspec.Raw) -> list[Any]:
     decoder = _FLAT_DECODERS[tensor.datatype]
     try:
         return list(decoder.decode(data))
@@ -249,7 +272,8 @@ def _flatten(name: str, shape: Sequence[int], nested: list[Any]) -> list[Any]:
     return level
 
 
-def _write_tensor(tensor: Tensor) -> dict[str, Any]:
+def write_tensor(tensor: Tensor) -> dict[str, Any]:
+    """Encode a tensor, or raise `WrongDatatype`."""
     data: list[Any]
     if tensor.datatype == BYTES:
         count = 1

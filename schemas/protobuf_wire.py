@@ -148,6 +148,11 @@ def decode_id(request_id: bytes) -> str:
         raise UnreadableRequest(f"the id {request_id[:40]!r} is not UTF-8: send a UTF-8 id") from None
 
 
+def write_id(request_id: bytes) -> bytes:
+    """Encode an id; appended to a message, it replaces the earlier one."""
+    return b"".join((_ID_START, _write_varint(len(request_id)), request_id))
+
+
 def find_id(message: bytes) -> str:
     """Find the id of an invalid request, or raise `UnreadableRequest`."""
     return decode_id(message[slice(*open_envelope(message).id_at)])

@@ -18,6 +18,7 @@ from anabranch.flink_job.slots import stage_slots
 from anabranch.flink_job.state.saved_state import STOPPED, check_state_is_kept
 from anabranch.jobs.interrupts import Interrupts
 from anabranch.jobs.keeper import JobKeeper, refuse_second_job
+from anabranch.schemas.model import Catalog
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink.rest import FlinkRest
@@ -97,7 +98,7 @@ def run(
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:
             _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog))
-        config = with_topics(config, console)
+        config = with_topics(config, console, catalog)
     with Interrupts() as interrupts:
         keeper = JobKeeper(config, cluster_url, catalog, teller(console), interrupts.sleep)
         with console.status("Submitting the job"):
@@ -114,11 +115,14 @@ def run(
             raise
 
 
-def with_topics(config: Config, console: Console) -> Config:
-    """Make missing topics; return the configuration with the limits of the topics, and say if tasks will be idle."""
+def with_topics(config: Config, console: Console, catalog: Catalog) -> Config:
+    """Make missing topics, and publish the models; return the configuration with the limits of the topics.
+
+    Says if tasks will be idle.
+    """
     from anabranch.topics import fit_to_topics, idle_task_count, make_topics  # noqa: PLC0415 - imports Kafka
 
-    make_topics(config)
+    make_topics(config, catalog)
     config = fit_to_topics(config)
     if idle := idle_task_count(config):
         console.print(

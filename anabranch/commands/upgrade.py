@@ -90,7 +90,7 @@ def _replace(
     if catalog.in_stages():
         config, _ = configure(stage_slots(catalog))
     _check_all_slots(rest, config, catalog)
-    config = with_topics(config, console)
+    config = with_topics(config, console, catalog)
     with console.status("Stopping the job with a savepoint"):
         path = control.stop(old)
     teller(console)(f"Stopped {old.name} with the savepoint {path}")

@@ -6,8 +6,9 @@ requests with one key stay in order.
 
 from __future__ import annotations
 
+import random
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 
 _CONNECT_S = 5.0
+#: New partitions are seen within that time.
 _DISCOVERY_MS = 3_000
 
 
@@ -43,9 +45,14 @@ class Connection(Protocol):
 
 
 class KafkaConnection:
-    """A `Connection` over Kafka: a producer, and a consumer of every partition of the responses topic.
+    """A `Connection` over Kafka: a producer, and a consumer of answers.
 
-    The consumer has no group and starts at the end of the topic. Raises the errors of `Client`.
+    The consumer has no group and starts at the end. Raises the errors of `Client`.
+
+    Args:
+        reply_topic: Topic of the answers; None for the responses topic.
+        own_partition: Draws one partition, which each request names for its answer, so that the answers of others are
+            not read. Otherwise reads all partitions.
     """
 
     def __init__(
@@ -58,15 +65,19 @@ class KafkaConnection:
         isolation_level: IsolationLevel,
         properties: Mapping[str, Any],
         timeout_s: float = 30.0,
+        reply_topic: str | None = None,
+        own_partition: bool = False,
     ) -> None:
         self._requests_topic = requests_topic
-        self._responses_topic = responses_topic
+        self._answers_topic = answers_topic = reply_topic or responses_topic
+        self._headers: list[tuple[str, bytes]] = []
+        #: Of the answers; None for all.
+        self.partition: int | None = None
         common = {
             "bootstrap_servers": bootstrap_servers.split(","),
             "bootstrap_timeout_ms": int(_CONNECT_S * 1000),
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
-            # New partitions are seen within that time.
             "metadata_max_age_ms": _DISCOVERY_MS,
         }
         consuming = common | {
@@ -91,9 +102,14 @@ class KafkaConnection:
             with connection_causes() as causes, ExitStack() as opened:
                 self._consumer = kafka.KafkaConsumer(**consuming | for_consumer)
                 opened.callback(self._consumer.close)
-                _check_topics(self._consumer, requests_topic, responses_topic, bootstrap_servers)
-                check_codecs(bootstrap_servers, responses_topic, common | for_consumer)
-                _seek_to_end(self._consumer, responses_topic)
+                _check_topics(self._consumer, requests_topic, answers_topic, bootstrap_servers)
+                check_codecs(bootstrap_servers, answers_topic, common | for_consumer)
+                numbers = sorted(self._consumer.partitions_for_topic(answers_topic))
+                if own_partition:
+                    self.partition = random.choice(numbers)  # noqa: S311 - spreads load
+                    self._headers.append(("reply-partition", b"%d" % self.partition))
+                    numbers = [self.partition]
+                _seek_to_end(self._consumer, answers_topic, numbers)
                 self._producer = kafka.KafkaProducer(**producing | for_producer)
                 opened.callback(self._producer.close, timeout=0)
                 # Fetches the metadata now, so that the first request does not wait for it.
@@ -101,6 +117,8 @@ class KafkaConnection:
                 opened.pop_all()
         except kafka.errors.KafkaError as error:
             raise _unreachable(bootstrap_servers, "; ".join(causes) or error) from error
+        if reply_topic:
+            self._headers.append(("reply-topic", reply_topic.encode()))
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
         """Hands a request to the producer."""
@@ -109,17 +127,18 @@ class KafkaConnection:
             fail(_not_sent(error, len(message)))
 
         try:
-            sent = self._producer.send(self._requests_topic, message, key=key)
+            sent = self._producer.send(self._requests_topic, message, key=key, headers=self._headers)
         except kafka.errors.KafkaError as error:
             on_error(error)
         else:
             sent.add_errback(on_error)
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
-        """Poll the responses topic, with the partitions that it has by now."""
-        numbers = self._consumer.partitions_for_topic(self._responses_topic)
-        if len(numbers) > len(self._consumer.assignment()):
-            self._consumer.assign([kafka.TopicPartition(self._responses_topic, number) for number in sorted(numbers)])
+        """Poll the answers; with all partitions, those that there are by now."""
+        if self.partition is None:
+            numbers = self._consumer.partitions_for_topic(self._answers_topic)
+            if len(numbers) > len(self._consumer.assignment()):
+                self._consumer.assign([kafka.TopicPartition(self._answers_topic, number) for number in sorted(numbers)])
         try:
             polled = self._consumer.poll(timeout_ms=timeout_ms)
         except kafka.errors.UnsupportedCodecError as error:
@@ -185,9 +204,8 @@ def _check_topics(
             )
 
 
-def _seek_to_end(consumer: kafka.KafkaConsumer, topic: str) -> None:
-    """Assign all partitions of a topic, from their ends."""
-    numbers = sorted(consumer.partitions_for_topic(topic))
+def _seek_to_end(consumer: kafka.KafkaConsumer, topic: str, numbers: Sequence[int]) -> None:
+    """Assign partitions of a topic, from their ends."""
     partitions = [kafka.TopicPartition(topic, number) for number in numbers]
     consumer.assign(partitions)
     # `seek_to_end` looks the end up at the first poll, which may be after the first answer.

@@ -73,6 +73,10 @@ public final class RecordWriter implements KafkaRecordSerializationSchema<Row>, 
         addresses = new HashMap<>();
         refilledNanos = System.nanoTime();
         looksLeft = LOOKS;
+        if (replies) {
+            // The first request need not wait.
+            addresses.put(topic, look(topic));
+        }
     }
 
     @Override

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import kafka.codec
 import pytest
 from confluent_kafka import Producer
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from anabranch import Client, CodecMissing
 from anabranch.messaging import kafka_codecs
@@ -23,15 +23,20 @@ class Answers:
         self.servers = broker.bootstrap_servers
         self.topic = f"answers-{uuid.uuid4().hex[:8]}"
         broker.create_topics(Topic(self.topic, 2, settings))
-        self.connection = KafkaConnection(
+        self.own = self._connect(own_partition=True)
+        self.connection = self._connect()
+        self.compression = compression
+
+    def _connect(self, *, own_partition: bool = False) -> KafkaConnection:
+        return KafkaConnection(
             self.servers,
             requests_topic=self.topic,
             responses_topic=self.topic,
             max_message_bytes=1 << 20,
             isolation_level="read_committed",
             properties={},
+            own_partition=own_partition,
         )
-        self.compression = compression
 
     def write(self, *values: bytes, partition: int = 0) -> None:
         # A producer of its own: an older one does not know new partitions.
@@ -49,8 +54,9 @@ class Answers:
         return values
 
     def close(self) -> None:
-        self.connection.close_sender()
-        self.connection.close_receiver()
+        for connection in (self.connection, self.own):
+            connection.close_sender()
+            connection.close_receiver()
 
 
 @pytest.fixture
@@ -84,6 +90,28 @@ def test_connection_answers_in_added_partitions_are_read(answers: Callable[..., 
     for partition in (0, 2, 3):
         topic.write(b"%d" % partition, partition=partition)
     assert sorted(topic.read(3)) == [b"0", b"2", b"3"]
+
+
+def test_connection_answers_in_other_partitions_are_not_read(answers: Callable[..., Answers]) -> None:
+    topic = answers()
+    own = topic.own.partition or 0
+    topic.write(b"other", partition=1 - own)
+    topic.write(b"own", partition=own)
+    assert sorted(topic.read(2)) == [b"other", b"own"]
+    values: list[bytes] = []
+    while not values:
+        values += [value for _, value in topic.own.receive(1000)]
+    assert values == [b"own"]
+
+
+def test_connection_request_names_the_partition_of_its_answer(answers: Callable[..., Answers]) -> None:
+    topic = answers()
+    consumer = KafkaConsumer(bootstrap_servers=topic.servers, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(topic.topic, number) for number in range(2)])
+    topic.own.send(b"request", b"k", lambda error: None)
+    record = next(consumer)
+    consumer.close()
+    assert record.headers == [("reply-partition", str(topic.own.partition).encode())]
 
 
 def test_client_without_a_codec_of_the_topic_names_the_package(

@@ -139,7 +139,7 @@ def test_secure_broker_serves_job_client_and_topics(
         job={"execution_mode": mode, "delivery": "exactly-once", "checkpoint_interval_ms": 500},
         models={"repository": str(tmp_path)},
     )
-    assert len(make_topics(config)) == 3
+    assert len(make_topics(config)) == 4
     assert make_topics(config) == []
     assert idle_task_count(config) == 0
     running = job.start(config)

@@ -1,0 +1,129 @@
+"""`gateway`: answers HTTP requests with the job's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from anabranch.commands.output import print_json
+from anabranch.commands.stack import DataDir
+from anabranch.errors import UnusableArgument
+from anabranch.flink_job.config import Config, load
+from anabranch.stack import local_stack as stack
+
+if TYPE_CHECKING:
+    from anabranch.gateway.server import Gateway, GatewayOptions
+
+
+def gateway(
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: the local stack's.")
+    ] = None,
+    config_path: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The job's configuration, for its topics and limits."),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.001, help="Deadline of requests that state none.")
+    ] = 30,
+    max_in_flight: Annotated[
+        int, typer.Option("--max-in-flight", min=1, help="Requests without answer; more get status 503.")
+    ] = 1024,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", min=1, help="Open connections; more get status 503.")
+    ] = 1024,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", metavar="FILE", help="Keys that callers send as `Authorization: Bearer KEY`."),
+    ] = None,
+    open_to_all: Annotated[
+        bool, typer.Option("--open-to-all", help="Listen on other addresses than this machine's without keys.")
+    ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option("--tls-certificate", metavar="FILE", help="PEM file; serves HTTPS.")
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="PEM file of its key.")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-client-ca", metavar="FILE", help="Only clients with a certificate of it may connect."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print url and pid as JSON when it serves.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve the job's models over HTTP: the Open Inference Protocol.
+
+    Runs until Ctrl-C. Run as many as you like, beside each other or on other
+    machines: each reads only its own answers from Kafka.
+
+      anabranch gateway --http-port 8080
+
+      curl 127.0.0.1:8080/v2/models
+    """
+    from anabranch.gateway.access import Keys, is_loopback, read_keys  # noqa: PLC0415 - `--help` must be quick
+    from anabranch.gateway.server import GatewayOptions  # noqa: PLC0415 - the same
+
+    if not api_keys and not open_to_all and not is_loopback(host):
+        raise UnusableArgument(
+            f"{host} is reached from other machines, and the gateway has no keys: give --api-keys, or --open-to-all"
+        )
+    if bool(certificate) != bool(private_key) or (client_ca and not certificate):
+        raise UnusableArgument("TLS needs --tls-certificate and --tls-key: give both")
+    config = load(config_path)
+    if not bootstrap_servers and not config_path:
+        bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
+    if bootstrap_servers:
+        config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
+    options = GatewayOptions(
+        host=host,
+        http_port=http_port,
+        max_in_flight=max_in_flight,
+        max_connections=max_connections,
+        max_body_bytes=config.kafka.max_message_bytes,
+        timeout_s=timeout_s,
+        certificate=str(certificate) if certificate else None,
+        private_key=str(private_key) if private_key else None,
+        client_ca=str(client_ca) if client_ca else None,
+        keys=read_keys(api_keys) if api_keys else Keys(),
+    )
+    _serve(config, options, as_json=as_json)
+
+
+def _serve(config: Config, options: GatewayOptions, *, as_json: bool) -> None:
+    from anabranch.client import connection_for_job  # noqa: PLC0415 - imports Kafka
+    from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - the same
+    from anabranch.gateway.server import Gateway, serve  # noqa: PLC0415 - the same
+    from anabranch.served_models import ServedModels, ServedModelsReader  # noqa: PLC0415 - the same
+
+    console, kafka, served = Console(stderr=True), config.kafka, ServedModels()
+    with console.status("Connecting to Kafka"):
+        connection = connection_for_job(config, timeout_s=options.timeout_s)
+        options_of_kafka = python_client_options(kafka)
+        reader = ServedModelsReader(kafka.bootstrap_servers, kafka.models_topic, options_of_kafka, served)
+    door = Gateway(options, connection, served)
+
+    async def run() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        await serve(door, lambda: _print(door, console, as_json=as_json), stopped.wait)
+
+    try:
+        asyncio.run(run())
+    finally:
+        reader.close()
+
+
+def _print(door: Gateway, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"http_url": door.http_url, "pid": os.getpid()})
+        return
+    names = ", ".join(door.service.served.models) or "no model yet"
+    console.print(f"Serves {names} at {door.http_url}/v2; Ctrl-C stops it.", soft_wrap=True, highlight=False)

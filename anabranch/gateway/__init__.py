@@ -1,0 +1,1 @@
+"""HTTP and gRPC door to a job: the Open Inference Protocol over the job's Kafka topics."""

@@ -1,0 +1,143 @@
+"""Runs the doors of a gateway until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from anabranch.errors import PortInUse, UnusableArgument
+from anabranch.gateway.access import Keys
+from anabranch.gateway.bridge import Bridge
+from anabranch.gateway.http import HttpDoor
+from anabranch.gateway.model_service import ModelService
+from anabranch.messaging.connection import Connection
+from anabranch.served_models import ServedModels
+
+_MAX_HEAD_BYTES = 64 * 1024
+_KEEP_ALIVE_S = 30
+_GRACE_S = 5
+_PLAIN_SECONDS = 30.0
+
+
+class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of a gateway.
+
+    Attributes:
+        http_port: 0 takes a free port.
+        max_in_flight: Requests without answer; more are refused.
+        max_connections: Connections and requests of the HTTP door; more get 503.
+        max_body_bytes: Largest request.
+        timeout_s: Deadline of requests without one.
+        certificate, private_key: PEM files for TLS.
+        client_ca: PEM file of authorities; clients must show a certificate of one.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 8080
+    max_in_flight: int = 1024
+    max_connections: int = 1024
+    max_body_bytes: int = 16 * 1024 * 1024
+    timeout_s: float = _PLAIN_SECONDS
+    certificate: str | None = None
+    private_key: str | None = None
+    client_ca: str | None = None
+    keys: Keys = Keys()
+
+
+class Gateway:
+    """One gateway.
+
+    Attributes:
+        http_url: Known after `start`.
+    """
+
+    def __init__(self, options: GatewayOptions, connection: Connection, served: ServedModels) -> None:
+        self._options = options
+        self._bridge = Bridge(connection, max_in_flight=options.max_in_flight)
+        self.service = ModelService(self._bridge, served, timeout_s=options.timeout_s)
+        self.http_url = ""
+
+    async def start(self) -> None:
+        """Open the doors.
+
+        Raises:
+            PortInUse: Another process listens there.
+        """
+        options = self._options
+        listener = _listen(options.host, options.http_port)
+        port = listener.getsockname()[1]
+        self._bridge.start()
+        door = HttpDoor(self.service, options.keys, max_body_bytes=options.max_body_bytes)
+        config = uvicorn.Config(
+            door.app(),
+            # It bounds the head of a request.
+            http="h11",
+            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=options.max_connections,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_GRACE_S,
+            **_tls(options),
+        )
+        self._server = uvicorn.Server(config)
+        self._serving = asyncio.ensure_future(self._server._serve([listener]))  # noqa: SLF001 - `serve` takes signals
+        while not self._server.started and not self._serving.done():  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.01)
+        scheme = "https" if options.certificate else "http"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        self.http_url = f"{scheme}://{host}:{port}"
+
+    async def close(self) -> None:
+        """Close the doors, and end pending requests."""
+        self._server.should_exit = True
+        await self._bridge.close()
+        with suppress(asyncio.CancelledError):
+            await self._serving
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(port, "--http-port") from None
+        raise UnusableArgument(f"cannot listen on {host}:{port} ({error.strerror}): choose another address") from None
+    return listener
+
+
+def _tls(options: GatewayOptions) -> dict[str, Any]:
+    if not options.certificate:
+        return {}
+    import ssl  # noqa: PLC0415 - only with TLS
+
+    return {
+        "ssl_certfile": options.certificate,
+        "ssl_keyfile": options.private_key,
+        "ssl_ca_certs": options.client_ca,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if options.client_ca else ssl.CERT_NONE,
+    }
+
+
+async def serve(gateway: Gateway, ready: Callable[[], None], until: Callable[[], Awaitable[object]]) -> None:
+    """Serve until an awaitable ends."""
+    await gateway.start()
+    ready()
+    try:
+        await until()
+    finally:
+        await gateway.close()
