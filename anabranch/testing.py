@@ -60,7 +60,7 @@ _log = logging.getLogger(__name__)
 
 
 def echo(request: InferRequest) -> Sequence[Answer]:
-    """Answers with the inputs as outputs."""
+    """Answer with the inputs as outputs."""
     return [InferResponse(request.model_name, request.model_version or _VERSION, request.id, request.inputs)]
 
 
@@ -159,7 +159,7 @@ class FakeJob:
         thread.start()
 
     def respond(self, message: bytes, key: bytes, partition: int = 0) -> list[tuple[bytes, bytes]]:
-        """Answers an encoded request with the keys and values of the answers' records.
+        """Answer an encoded request with the keys and values of the answers' records.
 
         A message that cannot be decoded is logged and not answered.
         """

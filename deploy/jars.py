@@ -150,7 +150,7 @@ def lock(path: Path = LOCK) -> int:
 
 
 def pin(path: Path, folder: str, coordinates: list[str]) -> int:
-    """Locks jars without their dependencies; returns their number."""
+    """Lock jars without their dependencies; return their number."""
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]

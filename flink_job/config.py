@@ -246,13 +246,13 @@ def _check_together(config: Config, place: str) -> Config:
 
 
 def shares_memory(config: Config) -> bool:
-    """Tells whether tasks share memory; unaligned checkpoints could restore lost claims."""
+    """Tell whether tasks share memory; unaligned checkpoints could restore lost claims."""
     asked = (config.job.flink.get(key, "false") for key in (UNALIGNED, _UNALIGNED_ONCE))
     return config.exchange.transport == "auto" and not any(value.strip().lower() == "true" for value in asked)
 
 
 def frames_stay_in_process(config: Config) -> bool:
-    """Tells whether Python reads frames in Java's memory."""
+    """Tell whether Python reads frames in Java's memory."""
     return execution_mode(config) == "thread" and shares_memory(config)
 
 

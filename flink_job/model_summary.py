@@ -71,7 +71,7 @@ def summarize(catalog: Catalog) -> list[ModelSummary]:
 
 
 def is_same(one: ModelSummary, other: ModelSummary) -> bool:
-    """Tells if two models are served alike; a trial on another machine may measure another deviation."""
+    """Tell if two models are served alike; a trial on another machine may measure another deviation."""
     return _without_figures(one) == _without_figures(other)
 
 

@@ -14,7 +14,7 @@ def exchange_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStrea
 
 
 def keep_by_key(stream: DataStream, key_type: TypeInformation) -> KeyedStream:
-    """Keys `Row(key, bytes)` in place; the key must belong to the emitting task."""
+    """Key `Row(key, bytes)` in place; the key must belong to the emitting task."""
     return keyed_by_first_field(stream, key_type, VALUE_TYPE, in_place=True)
 
 

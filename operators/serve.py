@@ -85,7 +85,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         return self._carry_out(self._loop.on_frame(open_frame(value)), ctx)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[object]:
-        """Continues with a key; an event-time timer marks the end of the input."""
+        """Continue with a key; an event-time timer marks the end of the input."""
         key = integer_key(ctx)
         if ctx.time_domain() == TimeDomain.PROCESSING_TIME:
             return self._carry_out(self._loop.on_timer(key, timestamp), ctx)

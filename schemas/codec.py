@@ -11,7 +11,7 @@ class Codec(Protocol):
     """The functions of an encoding, which raise a `RequestError`."""
 
     def sniff(self, message: bytes, /) -> bool:
-        """Tells whether a message is in this encoding."""
+        """Tell whether a message is in this encoding."""
 
     def read_request(self, message: bytes, /) -> InferRequest:
         """Decode a request."""

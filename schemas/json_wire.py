@@ -95,7 +95,7 @@ _find_object = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{\s*\"|\{").match
 
 
 def sniff(message: bytes) -> bool:
-    """Tells whether a message is a JSON object rather than protobuf.
+    """Tell whether a message is a JSON object rather than protobuf.
 
     Protobuf, too, may start with a line feed (a tag) and `{` (a length), but not with a quote after these.
     """

@@ -116,7 +116,7 @@ def _print(entries: Iterable[ShownEntry]) -> None:
 
 
 def _shortened(lines: Iterable[str]) -> Iterator[str]:
-    """Cuts long runs of Java's stack frames."""
+    """Cut long runs of Java's stack frames."""
     frames = 0
     for line in lines:
         if line.startswith(("\tat ", "\t... ")):

@@ -152,7 +152,7 @@ def print_job(keeper: JobKeeper, config: Config, cluster_url: str | None, output
 
 
 def _stop(running: RunningJob, state_url: str, console: Console, interrupts: Interrupts) -> None:
-    """Drains the job. Cancels it at the next Ctrl-C, or if draining fails."""
+    """Drain the job; cancel it at the next Ctrl-C, or if draining fails."""
     try:
         with console.status("Answering the requests that were read; Ctrl-C stops at once"):
             if state_url:
@@ -226,7 +226,7 @@ def _configure(
 
 
 def _check_slots(flink_url: str, parallelism: int, stage_slots: int) -> None:
-    """Refuses a job that has too few slots: Flink would wait for them silently."""
+    """Refuse a job that has too few slots: Flink would wait for them silently."""
     free, wanted = FlinkRest(flink_url).get("/overview")["slots-available"], parallelism + stage_slots
     if free < wanted:
         stages = f" ({parallelism} that serve, {stage_slots} for stages of models)" if stage_slots else ""

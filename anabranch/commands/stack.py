@@ -133,7 +133,7 @@ def _remedy(found: stack.StackStatus, name: str) -> str:
 
 
 def picture(found: stack.StackStatus) -> Tree:
-    """Draws the JobManager, its TaskManagers and their tasks as a tree."""
+    """Draw the JobManager, its TaskManagers and their tasks as a tree."""
     tree = Tree(Text.assemble(("JobManager", "bold"), f"  process {found.job_manager_pid}"))
     several = len({task.job for worker in found.workers for task in worker.tasks}) > 1
     for worker in found.workers:

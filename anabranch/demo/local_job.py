@@ -113,7 +113,7 @@ class LocalJob:
         return "\n".join(filter(None, lines))
 
     def kill(self) -> None:
-        """Kills cluster and broker."""
+        """Kill cluster and broker."""
         self._cluster.kill()
         self._broker.kill()
 

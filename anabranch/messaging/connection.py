@@ -121,7 +121,7 @@ class KafkaConnection:
             self._headers.append(("reply-topic", reply_topic.encode()))
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
-        """Hands a request to the producer."""
+        """Hand a request to the producer."""
 
         def on_error(error: Exception) -> None:
             fail(_not_sent(error, len(message)))
@@ -176,7 +176,7 @@ def _divide(properties: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _probe(bootstrap_servers: str) -> None:
-    """Fails at once if no server listens; kafka-python would retry until its time-out."""
+    """Fail at once if no server listens; kafka-python would retry until its time-out."""
     refusal: Exception | None = None
     for server in bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")

@@ -241,7 +241,7 @@ class _Trial:
         return {name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]}
 
     def tells(self) -> bool:
-        """Tells if an output differs between rows."""
+        """Tell if an output differs between rows."""
         for arrays in zip(*self._alone, strict=True):
             telling = [array for array in arrays if array.dtype.kind != "f" or np.isfinite(array).any()]
             if any(array.shape != telling[0].shape or deviations(telling[0], array).any() for array in telling[1:]):

@@ -164,7 +164,7 @@ class LocalProcess:
         self.stop(0)
 
     def detach(self) -> None:
-        """Lets it outlive this process."""
+        """Let it outlive this process."""
         if self.popen.returncode is None:
             self.popen.returncode = 0
 

@@ -57,7 +57,7 @@ class ServiceGroup(ABC):
 
     @abstractmethod
     def _describe(self) -> Iterator[Service]:
-        """Claims ports, writes settings and yields the services."""
+        """Claim ports, write settings and yield the services."""
 
     @abstractmethod
     def _is_ready(self, name: str) -> bool:

@@ -76,7 +76,7 @@ def write(folder: Path, record: StackRecord) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Excludes other changes of the stack; ends with the process."""
+    """Exclude other changes of the stack; ends with the process."""
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -112,7 +112,7 @@ class Supervisor:
 
 
 def main() -> None:
-    """Supervises the stack of a folder until it stops."""
+    """Supervise the stack of a folder until it stops."""
     logging.basicConfig(format="%(asctime)s %(levelname)-5s %(name)s - %(message)s")
     folder = Path(sys.argv[1])
     supervisor = Supervisor(folder, os.getpid())

@@ -88,7 +88,7 @@ class BenchEnvironment:
         return self._broker.bootstrap_servers
 
     def account(self, *system: LocalProcess) -> ProcessorTime:
-        """Measures the processor time of the broker and of a system's processes."""
+        """Measure the processor time of the broker and of a system's processes."""
         return ProcessorTime({"broker": [self._broker.process.pid], "system": [process.pid for process in system]})
 
     def topics(self, requests: str | None = None) -> Topics:

@@ -66,7 +66,7 @@ def find(
     before_per_s: float | None = None,
     seed: int = 0,
 ) -> FoundRate:
-    """Warms up, measures the rate at full speed, and searches below it.
+    """Warm up, measure the rate at full speed, and search below it.
 
     Args:
         burst: Requests of each burst.

@@ -32,7 +32,7 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
 
 
 def point(axes: Axes, spread: Spread, place: int, mark: str, colour: str) -> None:
-    """Draws a median with its range and its value."""
+    """Draw a median with its range and its value."""
     axes.plot([spread.low, spread.high], [place, place], color=colour, linewidth=1.5, alpha=0.6)
     axes.plot(spread.median, place, mark, color=colour, markersize=6)
     axes.annotate(

@@ -151,7 +151,7 @@ class Balance:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     figure = Figure(figsize=(8, 1.0 + 0.4 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(result.rows):

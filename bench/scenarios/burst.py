@@ -133,7 +133,7 @@ class Burst:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     metrics = [name for name in result.rows[0].metrics if name.startswith("hit_share_")]
     figure = Figure(figsize=(8, 1.2 + 0.7 * len(result.rows)), layout="constrained")
     axes = figure.subplots()

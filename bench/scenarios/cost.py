@@ -129,7 +129,7 @@ def _doublings(runs: Sequence[CostRun], systems: Sequence[str]) -> list[Ratio]:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     runs = [run for run in result.runs if isinstance(run, CostRun)]
     panels = figure.subplots(1, 2)

@@ -213,7 +213,7 @@ class Efficiency:
 
 
 def draw(result: ScenarioResult) -> Figure | None:
-    """Draws the figure."""
+    """Draw the figure."""
     rows = [row for row in result.rows if "of_attainable" in row.metrics]
     if not rows:
         return None

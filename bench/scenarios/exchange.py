@@ -168,7 +168,7 @@ def crossover(ratios: Sequence[Ratio], sizes: Mapping[str, int], metric: str) ->
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     runs = [run for run in result.runs if isinstance(run, ExchangeRun)]
     sizes = {run.workload: run.size_bytes for run in runs}
     figure = Figure(figsize=(9, 3.8), layout="constrained")

@@ -201,7 +201,7 @@ def _zip(ours: Sequence[System], naive: Sequence[System]) -> list[System]:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     workloads = list(dict.fromkeys(row.workload for row in result.rows))
     figure = Figure(figsize=(8, 1.2 + 2.0 * len(workloads)), layout="constrained")
     panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]

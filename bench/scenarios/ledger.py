@@ -113,7 +113,7 @@ def _explained(run: LedgerRun) -> float:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     figure = Figure(figsize=(8, 1.3 + 0.5 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(result.rows))

@@ -143,7 +143,7 @@ class Memory:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     runs = [run for run in result.runs if isinstance(run, MemoryRun)]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()

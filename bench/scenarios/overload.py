@@ -266,7 +266,7 @@ def _target(runs: Sequence[OverloadRun], metric: str, value: float, relation: Re
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     runs = [run for run in result.runs if isinstance(run, OverloadRun)]
     by_load = [[run for run in runs if run.load == load] for load in sorted({run.load for run in runs})]
     names = [f"{same[0].load:g} x" for same in by_load]

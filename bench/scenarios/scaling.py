@@ -218,7 +218,7 @@ def _row(taken: Sequence[ScalingRun]) -> Row:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     runs = [run for run in result.runs if isinstance(run, ScalingRun)]
     workloads = list(dict.fromkeys(run.workload for run in runs))
     figure = Figure(figsize=(4 * len(workloads), 4), layout="constrained")

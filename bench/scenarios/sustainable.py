@@ -232,7 +232,7 @@ def _rows(runs: Sequence[RateRun], load: str) -> list[Row]:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     runs = [run for run in result.runs if isinstance(run, RateRun)]
     workloads = list(dict.fromkeys(run.workload for run in runs))
     columns = min(2, len(workloads))

@@ -160,7 +160,7 @@ class Throughput:
 
 
 def draw(result: ScenarioResult) -> Figure:
-    """Draws the figure."""
+    """Draw the figure."""
     figure = Figure(figsize=(10, 1.3 + 0.5 * len(result.rows)), layout="constrained")
     rates, costs = figure.subplots(1, 2, sharey=True)
     for place, row in enumerate(result.rows):

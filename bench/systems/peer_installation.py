@@ -15,7 +15,7 @@ class PeerMissing(Exception):
 
 
 def interpreter_of(kind: str) -> Path:
-    """Installs a system's packages and returns its Python.
+    """Install a system's packages and return its Python.
 
     Raises:
         PeerMissing: A package or jar is not available.

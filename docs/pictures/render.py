@@ -35,7 +35,7 @@ def finish(svg: str, source: Path) -> str:
 
 
 def main() -> None:
-    """Draws all pictures."""
+    """Draw all pictures."""
     for source in sorted(FOLDER.glob("*.dot")):
         command = ["npx", "--yes", "--package", RENDERER, "wasm-graphviz-cli", "-T", "svg", "-K", "dot", str(source)]
         drawn = subprocess.run(command, check=True, capture_output=True, text=True).stdout

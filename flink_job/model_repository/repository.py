@@ -160,7 +160,7 @@ def _fixed_rows(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...])
 def _check_batch_axis(
     path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], fixed_rows: int | None
 ) -> None:
-    """Refuses `enabled = true` without a batch axis."""
+    """Refuse `enabled = true` without a batch axis."""
     without = [spec.name for spec in inputs if not spec.shape]
     fixed = [spec.name for spec in inputs + outputs if spec.shape and spec.shape[0] not in (None, fixed_rows)]
     if without or fixed or not inputs:

@@ -129,7 +129,7 @@ def _by_name(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, TensorSpec]
 
 
 def _check_wiring(model: ModelSpec, stages: tuple[StageSpec, ...], subject: str) -> None:
-    """Refuses stages with unknown inputs, or without an output of the model."""
+    """Refuse stages with unknown inputs, or without an output of the model."""
     known = {spec.name: spec for spec in model.inputs}
     for number, stage in enumerate(stages, 1):
         for spec in stage.inputs:

@@ -40,7 +40,7 @@ def execution_graph_of(java_context: Any) -> str:
 
 
 def counts_through_beam(group: MetricGroup) -> bool:
-    """Tells process mode."""
+    """Tell process mode."""
     return isinstance(group, GenericMetricGroup)
 
 
@@ -112,7 +112,7 @@ def mini_cluster_url(client: JobClient) -> str:
 
 
 def pool_transactions(sink: KafkaSinkBuilder) -> None:
-    """Reuses a few transactional ids, and ends those of an earlier run; PyFlink makes new ones per checkpoint."""
+    """Reuse a few transactional ids, and end those of an earlier run; PyFlink makes new ones per checkpoint."""
     strategies = java_gateway().jvm.org.apache.flink.connector.kafka.sink.TransactionNamingStrategy
     sink._j_builder.setTransactionNamingStrategy(strategies.POOLING)
 
@@ -141,7 +141,7 @@ def java_initializer(offsets: Any) -> Any:
 def keyed_by_first_field(
     stream: DataStream, key_type: TypeInformation, value_type: TypeInformation, *, in_place: bool
 ) -> KeyedStream:
-    """Keys a stream of `Row(key, value)` without the Python operator of `key_by`.
+    """Key a stream of `Row(key, value)` without the Python operator of `key_by`.
 
     Args:
         in_place: Records stay in their task.

@@ -65,7 +65,7 @@ class OperatorRuntime:
         return receiver
 
     def close(self) -> None:
-        """Releases shared objects; the operator keeps its own references for late timers."""
+        """Release shared objects; the operator keeps its own references for late timers."""
         self._hold.release()
 
 

@@ -83,7 +83,7 @@ class ProcessRuntime:
             return sum(holder.job == job for holder in self._holders)
 
     def is_shared(self, key: Hashable) -> bool:
-        """Tells whether an object has holders."""
+        """Tell whether an object has holders."""
         return key in self._entries
 
     def acquire(self, job: str, attempt: int, execution: str = "") -> Hold:

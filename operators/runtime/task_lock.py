@@ -71,7 +71,7 @@ class TaskLock:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Lets offloaded batches run meanwhile."""
+        """Let offloaded batches run meanwhile."""
         was_busy = self._is_busy
         self.rest()
         try:
@@ -81,7 +81,7 @@ class TaskLock:
                 self._is_busy = was_busy
 
     def rest(self) -> None:
-        """Lets offloaded batches run before the next own one."""
+        """Let offloaded batches run before the next own one."""
         if self._is_busy:
             with self._mutex:
                 self._is_busy = False

@@ -18,7 +18,7 @@ _MOST_RUNS = 20
 
 
 def calibrate(session: Session, model: ModelSpec) -> tuple[Measurement, ...]:
-    """Measures batches of zeros, smallest first.
+    """Measure batches of zeros, smallest first.
 
     Returns:
         One measurement for each batch size; none for a model that rejects zeros, or that has other open axes.

@@ -125,7 +125,7 @@ class Presence:
 
 
 def is_present(name: str) -> bool:
-    """Tells whether a reader is present."""
+    """Tell whether a reader is present."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         return probe.connect_ex(_address(name)) == 0
 

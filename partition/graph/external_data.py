@@ -46,7 +46,7 @@ class Weights:
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Tells if a tensor's values are in another file."""
+    """Tell if a tensor's values are in another file."""
     return tensor.data_location == TensorProto.EXTERNAL
 
 

@@ -70,7 +70,7 @@ class Graph:
         return tensor_type(tensor, self.types.get(tensor))
 
     def is_downset(self, nodes: int) -> bool:
-        """Tells if a set is a downset."""
+        """Tell if a set is a downset."""
         return all(node.predecessors & ~nodes == 0 for node in self.members(nodes))
 
     def prefixes(self) -> Iterator[int]:
@@ -87,7 +87,7 @@ class Graph:
         )
 
     def obstacle(self, downset: int) -> str | None:
-        """Explains an illegal cut; None for legal ones."""
+        """Explain an illegal cut; None for legal ones."""
         if not 0 < downset < self.everything or not self.is_downset(downset):
             return "not a cut: a stage would be empty, or read a tensor of a later one"
         for name in self.crossing(downset):

@@ -71,7 +71,7 @@ def tensor_type(name: str, proto: onnx.TypeProto | None) -> TensorType:
 
 
 def is_told(proto: onnx.TypeProto | None) -> bool:
-    """Tells if a type is known."""
+    """Tell if a type is known."""
     return proto is not None and proto.WhichOneof("value") is not None
 
 
@@ -86,7 +86,7 @@ def _axis(axis: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 
 def infer_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Infers the types of tensors; named axes keep their names.
+    """Infer the types of tensors; named axes keep their names.
 
     A declared type counts only if nothing can be inferred, and without its axes, since tools that open a model's batch
     axis often leave wrong shapes of inner tensors.

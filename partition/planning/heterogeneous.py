@@ -78,7 +78,7 @@ class _Found:
 
 
 def _thinned(cuts: Cuts) -> list[int]:
-    """Chooses all cuts, or the narrowest of each stretch of the model of equal time."""
+    """Choose all cuts, or the narrowest of each stretch of the model of equal time."""
     if len(cuts) <= _MOST_CUTS:
         return list(range(len(cuts)))
     total = cuts.ms[-1] or 1.0
@@ -122,7 +122,7 @@ def _sorted_orders(machines: Sequence[Machine]) -> Iterator[tuple[Machine, ...]]
 
 
 def _exchanged(costs: _Costs, stages: int | None, best: _Found) -> _Found:
-    """Improves a plan by exchanging two machines at a time."""
+    """Improve a plan by exchanging two machines at a time."""
     tried = 0
     while True:
         order = best.order
@@ -241,7 +241,7 @@ class _Line:
         return _Found(self._order, ends, replicas, bottleneck, float(latency))
 
     def _crew(self, first: int, last: int, start: int, end: int) -> tuple[list[Machine], float]:
-        """Chooses the machines of a run that a stage uses, and computes the time between two batches."""
+        """Choose the machines of a run that a stage uses, and compute the time between two batches."""
         ms, size_bytes = self._costs.ms[start, end], self._costs.size_bytes[start, end]
         fits = self._memory[first:last] >= self._costs.memory_bytes[start, end]
         choices = []

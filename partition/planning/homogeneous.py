@@ -132,7 +132,7 @@ def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> li
 
 
 def why_not(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> str:
-    """Explains in one line why there is no plan."""
+    """Explain in one line why there is no plan."""
     longest = _longest(cuts.follows)
     if stages is not None and stages > longest:
         return f"{stages} stages are more than the model can be cut into: {longest} at most"

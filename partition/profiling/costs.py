@@ -104,7 +104,7 @@ class Cuts:
 
     @cached_property
     def follows(self) -> Flags:
-        """Tells if the second cut contains the first."""
+        """Tell if the second cut contains the first."""
         members = self.members.astype(np.float32)
         sizes = members.sum(axis=1)
         follows: Flags = (members @ members.T == sizes[:, None]) & (sizes[:, None] < sizes[None, :])

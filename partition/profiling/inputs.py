@@ -20,7 +20,7 @@ _INTEGER_ENDS = (10, 2, 1)
 
 
 def has_rows(graph: Graph) -> bool:
-    """Tells if axis 0 of every input is open."""
+    """Tell if axis 0 of every input is open."""
     shapes = [graph.type_of(name).shape for name in graph.inputs]
     return bool(shapes) and all(shape and not isinstance(shape[0], int) for shape in shapes)
 

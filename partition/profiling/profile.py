@@ -191,7 +191,7 @@ def _runs_ms(session: RuntimeSession, batch: NamedArrays) -> Iterator[float]:
 
 
 def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path: Path | None) -> dict[str, float]:
-    """Measures the minimum time of each kernel."""
+    """Measure the minimum time of each kernel."""
     with tempfile.TemporaryDirectory(prefix="anabranch-profile-") as folder:
         session = _open(graph, content, Path(folder) / "runs", optimized_path)
         for _ in _runs_ms(session, batch):
@@ -207,7 +207,7 @@ def _kernels(graph: Graph, content: bytes, batch: NamedArrays, *, optimized_path
 
 @contextmanager
 def _marked(graph: Graph) -> Iterator[onnx.ModelProto]:
-    """Names nodes after their index meanwhile."""
+    """Name nodes after their index meanwhile."""
     names = [node.proto.name if node.proto.HasField("name") else None for node in graph.nodes]
     for index, node in enumerate(graph.nodes):
         node.proto.name = f"{_MARK}{index}_"
@@ -280,7 +280,7 @@ def _owners(graph: Graph, optimized: Sequence[onnx.NodeProto], kernels: Mapping[
 
 
 def _shared_out(graph: Graph, unmerged: Sequence[float], owners: Mapping[int, float]) -> list[float]:
-    """Divides kernel times among nodes; those without a kernel join the next."""
+    """Divide kernel times among nodes; those without a kernel join the next."""
     kernel_of: list[int | None] = [None] * len(graph.nodes)
     after: list[list[int]] = [[] for _ in graph.nodes]
     for index in reversed(range(len(graph.nodes))):

@@ -23,7 +23,7 @@ _FEWEST_RUNS, _MOST_RUNS = 4, 100
 def stage_times_ms(
     graph: Graph, placement: Placement, rows: int, batch: NamedArrays | None = None
 ) -> list[float] | None:
-    """Measures the minimum thread time of a batch in each stage.
+    """Measure the minimum thread time of a batch in each stage.
 
     Returns:
         Milliseconds by stage; None for weights over `MOST_BYTES`.

@@ -20,7 +20,7 @@ class ObservedTensor:
 
 
 def observe(graph: Graph, batch: NamedArrays, tensors: Iterable[str]) -> dict[str, ObservedTensor]:
-    """Measures tensors in a run, which holds all of them: use few rows.
+    """Measure tensors in a run, which holds all of them: use few rows.
 
     Raises:
         UncarriedTensor: The wire cannot carry one of them.

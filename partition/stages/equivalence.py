@@ -116,7 +116,7 @@ def _generated(graph: Graph, whole: RuntimeSession) -> list[dict[str, Array]]:
 
 
 def _can_differ(output: Array) -> bool:
-    """Tells if wrong stages could change an output."""
+    """Tell if wrong stages could change an output."""
     return output.dtype.kind != "f" or not output.size or bool(np.isfinite(output).any())
 
 

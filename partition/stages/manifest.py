@@ -28,7 +28,7 @@ class StageCosts:
 def write_placement(
     graph: Graph, placement: Placement, folder: Path, *, rows: int, batches: Sequence[NamedArrays] = ()
 ) -> tuple[StageManifest, Proof]:
-    """Cuts by a plan; see `write_plan`."""
+    """Cut by a plan; see `write_plan`."""
     costs = [
         StageCosts(ms=round(stage.ms, 4), output_bytes=stage.output_bytes, replicas=len(stage.replicas))
         for stage in placement.stages
@@ -49,7 +49,7 @@ def write_plan(
     bottleneck_ms: float,
     batches: Sequence[NamedArrays] = (),
 ) -> tuple[StageManifest, Proof]:
-    """Cuts a model, proves the stages, and replaces those in a folder.
+    """Cut a model, prove the stages, and replace those in a folder.
 
     Args:
         graph: The model.

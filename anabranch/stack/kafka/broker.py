@@ -192,7 +192,7 @@ class KafkaBroker(ServiceGroup):
 
 
 def _java_escaped(text: str) -> str:
-    """Escapes a value of a properties file, which Java reads as Latin-1."""
+    """Escape a value of a properties file, which Java reads as Latin-1."""
     units = text.replace("\\", "\\\\").replace("\n", "\\n").encode("utf-16-be")
     codes = (int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2))
     return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)

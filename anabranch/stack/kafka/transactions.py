@@ -12,7 +12,7 @@ _OPEN = "Ongoing"
 
 
 def end_transactions(bootstrap_servers: str, prefix: str, options: Mapping[str, Any] | None = None) -> list[str]:
-    """Aborts the open transactions whose ids begin with `prefix`, and returns their ids.
+    """Abort the open transactions whose ids begin with `prefix`, and return their ids.
 
     Call it only when no job uses these ids: its transactions would be aborted, too.
 

@@ -154,7 +154,7 @@ def rate_per_s(appended_ms: npt.NDArray[np.int64], skip: int) -> float:
 
 
 def fit_line(x: Floats, y: Floats) -> Line:
-    """Fits a least-squares line.
+    """Fit a least-squares line.
 
     Raises:
         ValueError: Fewer than three points, or all have the same x.

@@ -32,7 +32,7 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 def judge(rate_per_s: float, tally: Tally, spent_ms: Floats, at_ns: npt.NDArray[np.int64], bound_ms: float) -> Probe:
-    """Judges a rate.
+    """Judge a rate.
 
     Args:
         spent_ms: Latency of each answered request; `at_ns` is its scheduled time.

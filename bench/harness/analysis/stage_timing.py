@@ -45,7 +45,7 @@ class Chosen:
 
 
 def cut_in_two(model: Path) -> Chosen:
-    """Profiles a model, cuts it, and writes the stages and `PLAN` beside it."""
+    """Profile a model, cut it, and write the stages and `PLAN` beside it."""
     graph = load_graph(model)
     known = profile(graph, 1, again=True)
     time_stages = partial(stage_times_ms, graph, rows=known.rows)
@@ -87,7 +87,7 @@ class StageSessions:
 
 
 def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rounds: int) -> tuple[float, float, int]:
-    """Measures every single cut, and the best ones again in turn with the planner's.
+    """Measure every single cut, and the best ones again in turn with the planner's.
 
     Half of the rounds finds the best cut, the other half times it, to avoid a bias.
 

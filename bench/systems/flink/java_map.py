@@ -42,7 +42,7 @@ def bring() -> None:
 
 
 def run(command: ServeCommand) -> None:
-    """Becomes the job's JVM, which runs until it is stopped."""
+    """Become the job's JVM, which runs until it is stopped."""
     from bench.systems.anabranch_job import config_of, peer_options  # noqa: PLC0415 - PyFlink comes with it, and `needs` does without
 
     options = {

@@ -39,7 +39,7 @@ class InferMap(MapFunction):
         self._models = DirectModels(Path(self._repository))
 
     def map(self, value: bytes) -> bytes:
-        """Answers one request."""
+        """Answer one request."""
         return self._models.answer(value)
 
 

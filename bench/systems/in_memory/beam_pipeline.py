@@ -76,7 +76,7 @@ def _expect(counted: int, count: int) -> None:
 
 
 def main() -> None:
-    """Measures once, after one run that loads what Beam loads only then."""
+    """Measure once, after one run that loads what Beam loads only then."""
     logging.disable(logging.INFO)
     model, count = Path(sys.argv[1]), int(sys.argv[2])
     one_batch_s = min(seconds(model, BATCH_ROWS) for _ in range(3))

@@ -51,7 +51,7 @@ class KafkaEnds:
                 return
 
     def note_deliveries(self) -> None:
-        """Frees the queue of delivered records."""
+        """Free the queue of delivered records."""
         self._producer.poll(0)
 
     def commit(self) -> None:

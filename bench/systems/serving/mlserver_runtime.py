@@ -20,7 +20,7 @@ class OnnxModel(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answers one batch."""
+        """Answer one batch."""
         tensor = payload.inputs[0]
         (scores,) = self._session.run([self._output], {tensor.name: NumpyCodec.decode_input(tensor)})
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output(self._output, scores)])

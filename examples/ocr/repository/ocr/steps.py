@@ -47,13 +47,13 @@ _decode = CTCLabelDecode(Path(__file__).with_name("characters.txt").read_text(en
 
 
 def picture(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Scales the picture for the detector; a too narrow one has no run."""
+    """Scale the picture for the detector; a too narrow one has no run."""
     scaled = _scale(_frame(tensors["picture"])[0])
     return [] if scaled is None else [{"x": scaled}]
 
 
 def lines(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Cuts out the lines that the detector found."""
+    """Cut out the lines that the detector found."""
     framed, done = _frame(tensors["picture"])
     boxes: Any = _find_boxes(runs[0]["fetch_name_0"], framed.shape[:2])[0] if runs else []
     if not len(boxes):
@@ -65,7 +65,7 @@ def lines(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> 
 
 
 def _frame(picture: Array) -> tuple[Array, dict[str, Any]]:
-    """Resizes and pads a picture for the detector; returns the operations, too."""
+    """Resize and pad a picture for the detector; return the operations, too."""
     resized, done = _ocr.preprocess_img(picture)
     framed, done = apply_vertical_padding(resized, done, _ocr.width_height_ratio, _ocr.min_height)
     return framed, done
@@ -75,7 +75,7 @@ def _frame(picture: Array) -> tuple[Array, dict[str, Any]]:
 
 
 def upright(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Batches lines of similar width for the orientation model."""
+    """Batch lines of similar width for the orientation model."""
     cut = _unpack(tensors)
     return [
         {"x": np.stack([TextClassifier.resize_norm_img(_ORIENTED, cut[index]) for index in some]), "which": some}
@@ -84,7 +84,7 @@ def upright(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 
 def turned(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Rotates the lines that are upside down."""
+    """Rotate the lines that are upside down."""
     cut = _unpack(tensors)
     for run in runs:
         for index, (label, score) in zip(run["which"], _label(run["save_infer_model/scale_0.tmp_1"]), strict=True):
@@ -97,7 +97,7 @@ def turned(tensors: Mapping[str, Array], runs: Sequence[Mapping[str, Array]]) ->
 
 
 def columns(tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Batches lines for the recogniser, padded to the widest."""
+    """Batch lines for the recogniser, padded to the widest."""
     cut = _unpack(tensors)
     feeds = []
     _, height, width = _recognising.rec_img_shape
