@@ -80,7 +80,7 @@ def _runs(nodes: Sequence[int], after: Mapping[int, set[int]]) -> list[int]:
 
 
 def _blocks(boxes: Sequence[Box]) -> list[int]:
-    """Number each box's block; boxes ordered with all others separate blocks."""
+    """Give each box the number of its block; boxes ordered with all others separate blocks."""
     reach = [0] * len(boxes)
     for place in reversed(range(len(boxes))):
         reach[place] = 1 << place
