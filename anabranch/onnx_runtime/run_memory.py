@@ -21,9 +21,8 @@ def limit_run_memory(runtime: Any, limit_bytes: int) -> int:
             memory = runtime.OrtMemoryInfo(
                 "Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT
             )
-            as_requested = 1
-            settings = {"max_mem": limit_bytes, "arena_extend_strategy": as_requested}
-            runtime.create_and_register_allocator(memory, runtime.OrtArenaCfg(settings))
+            # As a session's own arena, it grows by doubling: by need, sizes that grow would leave a piece each.
+            runtime.create_and_register_allocator(memory, runtime.OrtArenaCfg({"max_mem": limit_bytes}))
             _limit_bytes = limit_bytes
         return _limit_bytes
 

@@ -38,15 +38,19 @@ journal = RunJournal(Path(sys.argv[1]))
 journal.refresh()
 rows = np.load(sys.argv[2], allow_pickle=True)
 guard = CrashGuard(journal, sys.argv[3], 3)
-guard.call([rows[:1]], 1, lambda: None) if len(rows) > 1 else None
-guard.call([rows], len(rows), os.kill, os.getpid(), signal.SIGKILL)
+end = os.kill, os.getpid(), signal.SIGKILL
+if sys.argv[4:]:
+    guard.call([rows], len(rows), lambda: None)
+    end[0](*end[1:])
+guard.call([rows], len(rows), *end)
 """
 
 
-def crash(folder: Path, rows: Array, subject: str = SUBJECT) -> None:
+def crash(folder: Path, rows: Array, *after: str) -> None:
+    """Ends a process in a run of these rows, or after it."""
     file = folder.with_suffix(".npy")
     np.save(file, rows)
-    ended = subprocess.run([sys.executable, "-c", CRASH, str(folder), str(file), subject], check=False)
+    ended = subprocess.run([sys.executable, "-c", CRASH, str(folder), str(file), SUBJECT, *after], check=False)
     assert ended.returncode == -signal.SIGKILL
 
 
@@ -93,6 +97,8 @@ def test_run_that_ended_or_failed_leaves_no_crash(folder: Path) -> None:
     guard = CrashGuard(opened(folder), SUBJECT, LIMIT)
     with pytest.raises(ZeroDivisionError):
         guard.call([POISON], 1, lambda: 1 / 0)
+    crash(folder, GOOD, "after")
+    assert crashes_of(opened(folder)) == []
     crash(folder, GOOD)
     assert crashes_of(opened(folder)) == [1]
 
