@@ -1,5 +1,6 @@
 """Sessions that the operators of a task share."""
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -13,6 +14,8 @@ from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
 from anabranch.operators.sessions.step_functions import load_function
 from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec
 from anabranch.schemas.tensors import Array
+
+_LOGGER = logging.getLogger("anabranch.models")
 
 
 class MeasuredSession:
@@ -112,12 +115,18 @@ class SessionPool:
 
     def _load(self, model: ModelSpec) -> MeasuredSession:
         loaded = self._backend.load(model)
+        verdict = model.verdict
+        is_apart = verdict.level != "strangers" and model.batching.enabled is not False
+        level = logging.WARNING if is_apart and not model.fixed_rows else logging.INFO
+        _LOGGER.log(
+            level, "%s/%s: rows share runs with %s: %s", model.name, model.version, verdict.level, verdict.reason
+        )
         return MeasuredSession(
             loaded,
             BatchCostModel(calibrate(loaded, model)),
             batchable=model.batchable,
             guard=self._guard_of(model, f"{model.name}/{model.version} {model.sha256[:12]}", fixed_types=True),
-            unit_rows=model.fixed_rows or 1 if model.batchable and not model.is_chain else 0,
+            unit_rows=0 if model.is_chain or model.is_indivisible or not model.batchable else model.fixed_rows or 1,
         )
 
     def _guard_of(self, model: ModelSpec, subject: str, *, fixed_types: bool) -> CrashGuard | None:

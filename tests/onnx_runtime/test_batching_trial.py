@@ -47,13 +47,15 @@ def interact(when: Callable[[Array], bool]) -> Callable[[Array], Array]:
         lambda x: len(x) == 3,
         lambda x: len(x) > 40,
         lambda x: len(x) == 64,
+        lambda x: len(x) == 33,
+        lambda x: len(x) > 500,
         lambda x: len(x) > 1 and np.abs(x).max() > 50,
         lambda x: len(x) > 1 and not x.any(axis=1).all(),
         lambda x: len(np.unique(x, axis=0)) < len(x) < 3,
         lambda x: len(x) > 1 and np.abs(x[1:]).max() < 0.01,
         lambda x: len(x) == 8 and np.abs(x).max() > 500,
     ],
-    ids=["two", "three", "many", "most", "large", "zeros", "twins", "small", "eight"],
+    ids=["two", "three", "many", "most", "33", "very many", "large", "zeros", "twins", "small", "eight"],
 )
 def test_trial_rare_interaction_of_rows_is_found(when: Callable[[Array], bool]) -> None:
     verdict, _ = tried(interact(when))

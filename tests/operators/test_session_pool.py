@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.backends.onnx import OnnxBackend, sha256_of
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.runtime.process_runtime import Hold, ProcessRuntime
-from anabranch.operators.sessions.crash_guard import GuardedBackend
+from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
 from anabranch.operators.sessions.session_pool import SessionPool
-from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec, SessionOptions
+from anabranch.schemas.model import BatchingVerdict, Catalog, FunctionSpec, ModelSpec, SessionOptions
 
 MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (), ())
 
@@ -147,6 +148,26 @@ def test_pool_session_learns_the_cost_of_batches(process: Process, batchable: bo
     session.costs.observe = lambda rows, run_ms: seen.append(rows)  # type: ignore[method-assign]
     session.run((), {"x": np.zeros((3, 2))})
     assert seen == [rows]
+
+
+@pytest.mark.parametrize(("level", "units"), [("strangers", 3), ("within request", 1)])
+def test_pool_guard_halves_only_independent_rows(
+    process: Process,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    level: Literal["strangers", "within request"],
+    units: int,
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(CrashGuard, "call", lambda self, arrays, units, *_: seen.append(units))
+    model = replace(MODEL, verdict=BatchingVerdict(level=level, reason="a running sum"))
+    session = process.pool(GuardedBackend(CountingBackend(), str(tmp_path))).session_of(model)
+    seen.clear()
+    session.run((), {"x": np.zeros((3, 2))})
+    assert seen == [units]
+    warned = [f"m/1: {level}: a running sum"] if units == 1 else []
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == warned
 
 
 def test_pool_of_a_guarded_backend_notes_its_runs(process: Process, tmp_path: Path) -> None:
