@@ -118,9 +118,7 @@ class SessionPool:
         verdict = model.verdict
         is_apart = verdict.level != "strangers" and model.batching.enabled is not False
         level = logging.WARNING if is_apart and not model.fixed_rows else logging.INFO
-        _LOGGER.log(
-            level, "%s/%s: rows share runs with %s: %s", model.name, model.version, verdict.level, verdict.reason
-        )
+        _LOGGER.log(level, "%s/%s: %s: %s", model.name, model.version, verdict.level, verdict.reason)
         return MeasuredSession(
             loaded,
             BatchCostModel(calibrate(loaded, model)),
