@@ -30,6 +30,7 @@ REMEDIES = {
     "unreadable": "Send a ModelInferRequest in protobuf or JSON. The dead letter has the bytes.",
     "malformed_request": "Correct the message; the text names the rule that it breaks.",
     "request_too_large": "Send fewer rows, or raise the limit that the message names, in client and topic too.",
+    "model_unavailable": "Mend the model as the message says, then run `anabranch upgrade`; other models are served.",
     "unknown_model": "Use one of the names in the message, or add the model and start the job again.",
     "unknown_version": "Use one of the versions in the message, or leave the version out.",
     "unknown_input": "Use the model's input names, each once.",

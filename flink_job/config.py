@@ -23,6 +23,7 @@ _CHECKPOINT_DIR = "execution.checkpointing.dir"
 _JOB_NAME = re.compile(r"\w[\w .-]*")
 #: A small job may grow.
 _LEAST_PARTITIONS = 4
+_MOST_FAILED = 10
 
 _PositiveInt = Annotated[int, Meta(ge=1)]
 
@@ -107,6 +108,9 @@ class JobConfig(_Section, frozen=True):
         execution_mode: `thread` runs Python in the TaskManager's JVM, `process` beside it.
         delivery: `exactly-once` delays answers to checkpoints; `at-least-once` may repeat them.
         checkpoint_interval_ms: Time between checkpoints.
+        checkpoint_timeout_ms: Time after which a checkpoint fails.
+        max_failed_checkpoints: Failures in a row that fail the job, which restarts from its last checkpoint; -1 for
+            any number. By default 10 with `exactly-once`, whose answers wait for a checkpoint, else any.
         checkpoint_dir: Shared URI; checkpoints are kept in its folder `name`. Required for
             `exactly-once` and on clusters.
         buffer_timeout_ms: Longest wait in a network buffer; -1 until it is full.
@@ -122,12 +126,21 @@ class JobConfig(_Section, frozen=True):
     execution_mode: Literal["thread", "process"] = "thread"
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
     checkpoint_interval_ms: _PositiveInt = 10_000
+    checkpoint_timeout_ms: Annotated[int, Meta(ge=1000)] = 600_000
+    max_failed_checkpoints: Annotated[int, Meta(ge=-1)] | None = None
     checkpoint_dir: str = ""
     buffer_timeout_ms: Annotated[int, Meta(ge=-1)] = 0
     max_parallelism: Annotated[int, Meta(ge=1, le=2**15)] = 128
     max_run_memory_mb: Annotated[int, Meta(ge=0, le=2**30)] = 0
     bounded: bool = False
     flink: dict[str, str] = {}
+
+    @property
+    def tolerated_checkpoints(self) -> int:
+        """Failed checkpoints in a row before the job fails; -1 for any number."""
+        if self.max_failed_checkpoints is None:
+            return _MOST_FAILED if self.delivery == "exactly-once" else -1
+        return self.max_failed_checkpoints
 
     @property
     def state_url(self) -> str:
@@ -159,10 +172,13 @@ class ModelsConfig(_Section, frozen=True):
     """Served models.
 
     Attributes:
-        repository: Folder of `NAME/VERSION/model.onnx` on every TaskManager.
+        repository: Folder of `NAME/VERSION/model.onnx`, which only `anabranch run` reads.
+        store: Shared URI of a folder, to which models are copied and from which TaskManagers load them;
+            `.models` in `job.checkpoint_dir` by default.
     """
 
     repository: str = "models"
+    store: str = ""
 
 
 class ModelDefaults(_Section, frozen=True):

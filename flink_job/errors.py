@@ -39,6 +39,12 @@ class StateUnusable(ConfigError):
     code = "state_unusable"
 
 
+class ModelStoreUnusable(ConfigError):
+    """The store of models cannot be read or written."""
+
+    code = "model_store_unusable"
+
+
 class JobFailed(AnabranchError):
     """The job failed or was cancelled, or Flink refused an operation on it."""
 

@@ -15,8 +15,17 @@ from pyflink.datastream import StreamExecutionEnvironment
 from anabranch.flink_job import installation
 from anabranch.flink_job.config import EXECUTION_MODE, UNALIGNED, Config, shares_memory
 from anabranch.flink_job.errors import ConfigError, JobFailed
+from anabranch.flink_job.job_identity import IDENTITY_PARAMETER, encode_identity, identity_of
 from anabranch.flink_job.model_repository.repository import read_repository
-from anabranch.flink_job.model_summary import JOB_PARAMETER, encode_summaries, summarize
+from anabranch.flink_job.model_repository.store import StoredModels, store_models
+from anabranch.flink_job.model_summary import (
+    JOB_PARAMETER,
+    LEFT_OUT_PARAMETER,
+    MANIFEST_PARAMETER,
+    encode_left_out,
+    encode_summaries,
+    summarize,
+)
 from anabranch.flink_job.slots import slots_needed
 from anabranch.flink_job.state.saved_state import RETAINED_CHECKPOINTS, STATE_PARAMETER, STOPPED, SavedState
 from anabranch.flink_job.topology import build
@@ -78,7 +87,7 @@ def _await(future: CompletableFuture, sleep: Callable[[float], None]) -> object:
 
 
 def read_models(config: Config) -> Catalog:
-    """Read the configured models; raise ConfigError or ModelLoadFailed."""
+    """Read the configured models; raise ConfigError without any."""
     return read_repository(Path(config.models.repository), config.defaults)
 
 
@@ -86,7 +95,7 @@ def start(
     config: Config,
     flink_url: str | None = None,
     backend: Backend | None = None,
-    catalog: Catalog | None = None,
+    catalog: Catalog | StoredModels | None = None,
     state: SavedState | None = None,
 ) -> RunningJob:
     """Build and submit the job.
@@ -94,10 +103,11 @@ def start(
     Args:
         flink_url: REST address of a cluster; None starts a MiniCluster.
         backend: ONNX Runtime by default.
-        catalog: Result of `read_models`.
+        catalog: Result of `read_models` or `store_models`.
         state: Checkpoint or savepoint to start from; see `state_directory.starting_point`.
     """
-    catalog = catalog or read_models(config)
+    stored = catalog if isinstance(catalog, StoredModels) else store_models(catalog or read_models(config), config)
+    catalog = stored.catalog
     installation.activate()
     use_worker_processes()
     use_own_operators()
@@ -115,7 +125,14 @@ def start(
     # Flink's web page shows it.
     whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
     summaries = encode_summaries(summarize(catalog))
-    parameters = {"anabranch.models": whole, JOB_PARAMETER: summaries, STATE_PARAMETER: config.job.state_url}
+    parameters = {
+        "anabranch.models": whole,
+        JOB_PARAMETER: summaries,
+        MANIFEST_PARAMETER: stored.manifest,
+        IDENTITY_PARAMETER: encode_identity(identity_of(config)),
+        LEFT_OUT_PARAMETER: encode_left_out(catalog.left_out),
+        STATE_PARAMETER: config.job.state_url,
+    }
     env.get_config().set_global_job_parameters(parameters)
     build(env, config, catalog, GuardedBackend(backend or OnnxBackend(config.job.max_run_memory_mb), crash_dir))
     client = env.execute_async(config.job.name)
@@ -125,6 +142,7 @@ def start(
 def flink_options(config: Config, state: SavedState | None = None) -> dict[str, str]:
     """Return the Flink options of the job, which starts from `state`."""
     job = config.job
+    tolerated = job.tolerated_checkpoints
     exactly_once = job.delivery == "exactly-once"
     return {
         **installation.python_settings(),
@@ -134,7 +152,8 @@ def flink_options(config: Config, state: SavedState | None = None) -> dict[str, 
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE" if exactly_once else "AT_LEAST_ONCE",
         "execution.checkpointing.min-pause": f"{min(500, job.checkpoint_interval_ms)} ms",
-        "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER,
+        "execution.checkpointing.timeout": f"{job.checkpoint_timeout_ms} ms",
+        "execution.checkpointing.tolerable-failed-checkpoints": _FOREVER if tolerated < 0 else str(tolerated),
         **({UNALIGNED: "false"} if shares_memory(config) else {}),
         **(_kept_state(job.state_url) if job.checkpoint_dir else {}),
         **(_start_from(state) if state else {}),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
-from anabranch.schemas.model import BatchingVerdict, Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.model import BatchingVerdict, Catalog, LeftOut, ModelSpec, TensorSpec
 
-#: Name of the job parameter that holds the summaries.
+#: Names of job parameters: the summaries, the manifest in the store, and the models that are not served.
 JOB_PARAMETER = "anabranch.model-summaries"
+MANIFEST_PARAMETER = "anabranch.models-manifest"
+LEFT_OUT_PARAMETER = "anabranch.left-out"
 
 
 class BatchingSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,16 @@ def is_same(one: ModelSummary, other: ModelSummary) -> bool:
 def _without_figures(model: ModelSummary) -> ModelSummary:
     batching = msgspec.structs.replace(model.batching, verdict=BatchingVerdict(level=model.batching.verdict.level))
     return msgspec.structs.replace(model, batching=batching)
+
+
+def encode_left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return the models that are not served as JSON."""
+    return msgspec.json.encode(left_out).decode()
+
+
+def decode_left_out(text: str) -> list[LeftOut]:
+    """Return the models of their JSON, or raise `msgspec.MsgspecError`."""
+    return msgspec.json.decode(text, type=list[LeftOut])
 
 
 def encode_summaries(summaries: Iterable[ModelSummary]) -> str:

@@ -31,11 +31,10 @@ class InferFunction(RuntimeOperator, ProcessFunction):
         """Load the task's models."""
         self._runtime = runtime = OperatorRuntime(runtime_context, "infer", self.exchange, self.response_writer)
         task, sessions = runtime.task, runtime.sessions(self.backend)
-        sessions.load_all(self.catalog)
+        catalog = sessions.load_all(self.catalog)
+        runtime.note_opened(catalog.left_out[len(self.catalog.left_out) :])
         sender = runtime.sender(AGGREGATE, task.parallelism)
-        self._inference = InferenceTask(
-            self.catalog, sessions.session_of, self.response_writer, task.index, sender.pack
-        )
+        self._inference = InferenceTask(catalog, sessions.session_of, self.response_writer, task.index, sender.pack)
         self._receiver, self._lock = runtime.receiver(INFER), runtime.lock()
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:

@@ -53,7 +53,8 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
             MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
         task, sessions = runtime.task, runtime.sessions(self.backend)
-        sessions.load_all(self.catalog)
+        catalog = sessions.load_all(self.catalog)
+        runtime.note_opened(catalog.left_out[len(self.catalog.left_out) :])
         shards, parts = runtime.sender(INFER, task.parallelism), runtime.sender(AGGREGATE, task.parallelism)
         units = runtime.unit_packer(self.catalog.in_stages())
         offloads = policy.offloads and task.parallelism > 1
@@ -61,14 +62,14 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
             task_key(task.index, task.parallelism, self.keys_by_group),
             RequestPipeline(
                 Admission(
-                    self.catalog,
+                    catalog,
                     self.max_message_bytes,
                     policy.default_priority,
                     writer.defects,
                     ReplyTopics(self.reply_topics),
                 ),
-                Router(self.catalog, sessions.costs_of, shards.pack, parts.pack, units),
-                InferenceTask(self.catalog, sessions.session_of, writer, task.index),
+                Router(catalog, sessions.costs_of, shards.pack, parts.pack, units),
+                InferenceTask(catalog, sessions.session_of, writer, task.index),
                 writer,
                 policy,
             ),

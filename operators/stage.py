@@ -6,8 +6,8 @@ from time import time
 
 from pyflink.datastream import OutputTag, ProcessFunction, RuntimeContext
 
-from anabranch.operators.backends.base import Backend
-from anabranch.operators.core.execution.stage import Stage, stage_name
+from anabranch.operators.backends.base import Backend, ModelLoadFailed
+from anabranch.operators.core.execution.stage import Stage, UnavailableStage, stage_name
 from anabranch.operators.core.execution.step import Step
 from anabranch.operators.core.outputs import Unit
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -16,7 +16,7 @@ from anabranch.operators.runtime.flink_compat import KeyedRow
 from anabranch.operators.runtime.flink_types import PARTS
 from anabranch.operators.runtime.operator_runtime import OperatorRuntime, RuntimeOperator
 from anabranch.operators.transport.endpoints import AGGREGATE, stage_receiver
-from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.model import LeftOut, ModelSpec
 
 #: Rows that failed before the last stage.
 FAILURES_TAG = OutputTag("failures", PARTS)
@@ -38,25 +38,34 @@ class StageFunction(RuntimeOperator, ProcessFunction):
     windows: int
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Load this stage."""
+        """Load this stage; one that does not load fails its units."""
         self._is_last = self.index == len(self.model.stages) - 1
         model, index, writer = self.model, self.index, self.response_writer
         self._runtime = runtime = OperatorRuntime(runtime_context, stage_name(model, index), self.exchange, writer)
+        left_out: tuple[LeftOut, ...] = ()
+        try:
+            self._stage = self._load()
+        except ModelLoadFailed as error:
+            self._stage = UnavailableStage(model, index, error.message)
+            left_out = (LeftOut(model.name, model.version, f"{stage_name(model, index)}: {error.message}"),)
+        runtime.note_opened(left_out)
+        self._receiver = runtime.receiver(stage_receiver(model, index))
+
+    def _load(self) -> Stage:
+        model, index, writer, runtime = self.model, self.index, self.response_writer, self._runtime
         sessions = runtime.sessions(self.backend)
         session = sessions.session_of(model.stage(index))
         to, readers = AGGREGATE, self.windows
         if not self._is_last:
             to, readers = stage_receiver(model, index + 1), model.stages[index + 1].replicas
+        stage = model.stages[index]
         pack = runtime.sender(to, readers).pack
         arguments = (model, index, session, writer.now_ms, runtime.task.index, pack, writer.defects)
-        stage = model.stages[index]
-        if model.is_chain:
-            before = None if stage.before is None else sessions.function_of(model, stage.before)
-            after = None if stage.after is None else sessions.function_of(model, stage.after)
-            self._stage: Stage = Step(*arguments, before=before, after=after)
-        else:
-            self._stage = Stage(*arguments)
-        self._receiver = runtime.receiver(stage_receiver(model, index))
+        if not model.is_chain:
+            return Stage(*arguments)
+        before = None if stage.before is None else sessions.function_of(model, stage.before)
+        after = None if stage.after is None else sessions.function_of(model, stage.after)
+        return Step(*arguments, before=before, after=after)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Run one unit."""

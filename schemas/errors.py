@@ -118,6 +118,12 @@ class ServingError(AnabranchError):
     code = "serving_error"
 
 
+class ModelUnavailable(ServingError):
+    """The job serves without this model."""
+
+    code = "model_unavailable"
+
+
 class InferenceFailed(ServingError):
     """The model failed on these rows."""
 

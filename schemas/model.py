@@ -1,11 +1,12 @@
 """Configuration of models, and their catalog."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import msgspec
 
-from anabranch.schemas.errors import UnknownModel, UnknownVersion
+from anabranch.schemas.errors import ModelUnavailable, UnknownModel, UnknownVersion
 from anabranch.schemas.limits import MAX_RUN_MS, MAX_WAIT_MS
 from anabranch.schemas.padding import Padding
 
@@ -197,29 +198,85 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A model that cannot be served; an empty version means all."""
+
+    name: str
+    version: str
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
+    @property
+    def message(self) -> str:
+        """One line for people."""
+        return f"model {self.label} is not served: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """Models by name and version, newest last."""
+    """Models by name and version, newest last; `ignored` folders are not versions."""
 
     models: dict[str, dict[str, ModelSpec]]
+    left_out: tuple[LeftOut, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def find(self, name: str, version: str) -> ModelSpec:
-        """Find a model, or raise `UnknownModel` or `UnknownVersion`; empty means the only or the newest."""
-        if not name and len(self.models) == 1:
-            [name] = self.models
+        """Find a model; empty means the only, or the newest that is served.
+
+        Raises:
+            UnknownModel, UnknownVersion, ModelUnavailable: None is served.
+        """
+        if not name and len(names := {*self.models, *(each.name for each in self.left_out)}) == 1:
+            [name] = names
         versions = self.models.get(name)
+        if versions:
+            model = versions.get(version) if version else next(reversed(versions.values()))
+            if model is not None:
+                return model
+        left_out = self.find_left_out(name, version)
+        if left_out is not None:
+            raise ModelUnavailable(f"{left_out.message}; run `anabranch upgrade` when it is mended")
         if not versions:
             raise UnknownModel(f"unknown model {name!r}; available: {', '.join(sorted(self.models)) or 'none'}")
-        model = versions.get(version) if version else next(reversed(versions.values()))
-        if model is None:
-            available = ", ".join(sorted(versions))
-            raise UnknownVersion(f"unknown version {version!r} of model {name!r}; available: {available}")
-        return model
+        available = ", ".join(sorted(versions))
+        raise UnknownVersion(f"unknown version {version!r} of model {name!r}; available: {available}")
+
+    def find_left_out(self, name: str, version: str) -> LeftOut | None:
+        """Return the reason against an unserved model."""
+        versions = self.models.get(name, {})
+        if version in versions or (versions and not version):
+            return None
+        found = (each for each in reversed(self.left_out) if each.name == name)
+        return next((each for each in found if not version or each.version in ("", version)), None)
+
+    def without(self, left_out: Sequence[LeftOut]) -> "Catalog":
+        """Leave models out, and their ensembles."""
+        names = {(each.name, each.version) for each in left_out}
+        members = [
+            LeftOut(model.name, model.version, f"its member {name}/{version} is not served")
+            for model in self._all()
+            for name, version in (model.ensemble.members if model.ensemble else ())
+            if (name, version) in names and (model.name, model.version) not in names
+        ]
+        gone = {(each.name, each.version): each for each in (*members, *left_out)}
+        models = {
+            name: {version: model for version, model in versions.items() if (name, version) not in gone}
+            for name, versions in self.models.items()
+        }
+        kept = {name: versions for name, versions in models.items() if versions}
+        return replace(self, models=kept, left_out=(*self.left_out, *gone.values()))
 
     def in_stages(self) -> list[ModelSpec]:
         """List models in stages."""
-        return [model for versions in self.models.values() for model in versions.values() if model.stages]
+        return [model for model in self._all() if model.stages]
 
     def whole(self) -> list[ModelSpec]:
         """List models without stages and members."""
-        models = [model for versions in self.models.values() for model in versions.values()]
-        return [model for model in models if not model.stages and model.ensemble is None]
+        return [model for model in self._all() if not model.stages and model.ensemble is None]
+
+    def _all(self) -> list[ModelSpec]:
+        return [model for versions in self.models.values() for model in versions.values()]

@@ -290,7 +290,7 @@ def write_kind(folder: Path, kind: Kind, name: str = "m") -> None:
 
 
 def read(folder: Path) -> Catalog:
-    return read_repository(folder, ModelDefaults())
+    return read_repository(folder, ModelDefaults(), strict=True)
 
 
 class Company:

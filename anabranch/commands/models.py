@@ -23,7 +23,7 @@ from anabranch.flink_job.model_summary import (
     is_same,
     summarize,
 )
-from anabranch.schemas.model import TensorSpec
+from anabranch.schemas.model import Catalog, TensorSpec
 from anabranch.stack import local_stack as stack
 from anabranch.stack.flink.rest import FlinkRest
 
@@ -85,14 +85,20 @@ def models(
     job = find_job(FlinkRest(flink_url)) if flink_url else None
     # The job's models are listed without the default folder, too.
     is_optional = job is not None and model_repository is None and config_path is None
-    held = [] if is_optional and not folder.is_dir() else _read(folder, config)
-    listed = compare(held, job)
+    catalog = Catalog({}) if is_optional and not folder.is_dir() else _read(folder, config)
+    listed = compare(summarize(catalog), job)
     if output is OutputFormat.JSON:
         named = {"job_id": job.job_id, "name": job.name} if job else None
-        print_json({"repository": str(folder.resolve()), "job": named, "models": listed})
+        print_json({"repository": str(folder.resolve()), "job": named, "models": listed, **_others(catalog)})
         return
     console = Console()
     console.print(_table(listed))
+    for left_out in catalog.left_out:
+        console.print(
+            f"Cannot be served: {left_out.label}: {left_out.reason}", style="red", markup=False, soft_wrap=True
+        )
+    if catalog.ignored:
+        console.print(f"Ignored folders: {', '.join(catalog.ignored)}", markup=False, soft_wrap=True)
     console.print(
         f"Repository: {folder.resolve()}. {_advice(listed, job)}.", soft_wrap=True, highlight=False, markup=False
     )
@@ -124,10 +130,14 @@ def compare(held: Sequence[ModelSummary], job: ServingJob | None) -> list[Listed
     return sorted([*listed, *(_listed(model, "only_in_job") for model in served.values())], key=lambda each: each.name)
 
 
-def _read(folder: Path, config: Config) -> list[ModelSummary]:
+def _read(folder: Path, config: Config) -> Catalog:
     from anabranch.flink_job.model_repository.repository import read_repository  # noqa: PLC0415 - imports ONNX Runtime
 
-    return summarize(read_repository(folder, config.defaults))
+    return read_repository(folder, config.defaults)
+
+
+def _others(catalog: Catalog) -> dict[str, object]:
+    return {"left_out": catalog.left_out, "ignored": catalog.ignored}
 
 
 def _listed(model: ModelSummary, state: State | None) -> ListedModel:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from anabranch.commands.output import Output, OutputFormat, print_json
-from anabranch.flink_job.model_repository.repository import version_order
+from anabranch.flink_job.model_repository.repository import version_files
 from anabranch.partition.errors import PlanNotWritten, UnreadableModel
 
 if TYPE_CHECKING:
@@ -122,10 +122,9 @@ def _file_of(model: Path) -> Path:
     """Return the ONNX file of a model; of a repository's folder, that of the newest version."""
     if not model.is_dir():
         return model
-    versions = sorted(model.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
-    found = [*versions, *model.glob("model.onnx")]
+    found = [*version_files(model), *model.glob("model.onnx")]
     if not found:
-        raise UnreadableModel(f"no model in {model}: give an ONNX file, or a folder with VERSION/model.onnx")
+        raise UnreadableModel(f"no model in {model}: give an ONNX file, or a folder with NUMBER/model.onnx")
     return found[-1]
 
 

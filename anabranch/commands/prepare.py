@@ -43,7 +43,7 @@ def prepare(
     config = load(config_path)
     if model_repository:
         config = config.replace(models={"repository": str(model_repository)})
-    catalog = prepare_models(config, Console(stderr=True))
+    catalog = prepare_models(config, Console(stderr=True), strict=True)
     prepared = [
         {
             "model": model.name,
@@ -63,17 +63,17 @@ def prepare(
     console.print("Every model is prepared.")
 
 
-def prepare_models(config: Config, console: Console) -> Catalog:
+def prepare_models(config: Config, console: Console, *, strict: bool = False) -> Catalog:
     """Read the configured repository and prepare missing stages, with a progress bar.
 
     Raises:
-        ConfigError: The repository cannot be used, or a model cannot be cut.
-        ModelLoadFailed: A model cannot be read.
+        ConfigError: The repository cannot be used; a model cannot be cut, with `strict`.
+        ModelLoadFailed: A model cannot be read, with `strict`.
     """
     from anabranch.flink_job.model_repository.stage_preparation import prepare_stages  # noqa: PLC0415 - ONNX is slow
 
     with _progress_bar(console) as report:
-        catalog = prepare_stages(Path(config.models.repository), config.defaults, report)
+        catalog = prepare_stages(Path(config.models.repository), config.defaults, report, strict=strict)
     for line in _refused_company(catalog):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return catalog

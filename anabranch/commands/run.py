@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +15,18 @@ from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.commands.prepare import prepare_models
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
+from anabranch.flink_job.job_identity import identity_of
 from anabranch.flink_job.slots import stage_slots
 from anabranch.flink_job.state.saved_state import STOPPED, check_state_is_kept
+from anabranch.jobs.conflicts import conflict_error, find_conflict, refuse_elsewhere
+from anabranch.jobs.control import JobControl
 from anabranch.jobs.interrupts import Interrupts
-from anabranch.jobs.keeper import JobKeeper, refuse_second_job
+from anabranch.jobs.keeper import JobKeeper
+from anabranch.schemas.errors import ModelUnavailable
 from anabranch.schemas.model import Catalog
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 
 if TYPE_CHECKING:
     from anabranch.flink_job.job import RunningJob
@@ -38,6 +43,11 @@ Servers = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: as configured, or the local stack's."),
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse to start if a model cannot be served, instead of leaving it out.")
+]
+#: Failures of a job that never served, after which `run` ends.
+MOST_FAILURES = 3
 
 
 def run(
@@ -60,6 +70,11 @@ def run(
         str | None,
         typer.Option("--from", metavar="PATH", help="Checkpoint or savepoint to start from. Default: the newest."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Stop a job of the same name, group or topics with a savepoint; start from it."),
+    ] = False,
+    strict: Strict = False,
     data_dir: DataDir = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -74,8 +89,8 @@ def run(
     console = Console(stderr=True)
     if fresh and from_path:
         raise typer.BadParameter("--fresh starts without state, and --from with one: choose one of them")
-    if mini_cluster and (flink_url or detach):
-        raise typer.BadParameter("--mini-cluster runs in this process: it goes with neither --flink-url nor --detach")
+    if mini_cluster and (flink_url or detach or replace):
+        raise typer.BadParameter("--mini-cluster runs in this process: without --flink-url, --detach and --replace")
 
     def configure(slots: int) -> tuple[Config, str | None]:
         return configuration(
@@ -90,22 +105,32 @@ def run(
 
     config, cluster_url = configure(0)
     check_state_is_kept(config, in_this_process=cluster_url is None)
-    if cluster_url:
-        refuse_second_job(cluster_url, config.job.name)
-    catalog = prepare_models(config, console)
+    conflict = find_conflict(FlinkRest(cluster_url), identity_of(config)) if cluster_url else None
+    if conflict and not replace:
+        raise conflict_error(cluster_url or "", *conflict)
+    if cluster_url and not conflict:
+        with console.status("Looking whether the job runs elsewhere"):
+            _refuse_elsewhere(config, FlinkRest(cluster_url))
+    catalog = prepare_models(config, console, strict=strict)
+    tell_left_out(catalog, teller(console))
     with console.status("Looking at cluster and topics"):
         if catalog.in_stages():
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:
-            _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog))
+            _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog), all_slots=bool(conflict))
         config = with_topics(config, console, catalog)
     with Interrupts() as interrupts:
         keeper = JobKeeper(config, cluster_url, catalog, teller(console), interrupts.sleep)
         with console.status("Submitting the job"):
-            keeper.start(fresh=fresh, path=from_path or "")
+            path = from_path or ""
+            if conflict:
+                keeper.store()
+                path = _stop_other(JobControl(FlinkRest(cluster_url or "")), conflict[0], config, path, keeper)
+            keeper.start(fresh=fresh, path="" if fresh else path)
         try:
             with console.status("Loading the models"):
-                keeper.await_serving()
+                keeper.await_serving(failures=MOST_FAILURES)
+            refuse_left_out(keeper, interrupts, strict=strict)
             print_job(keeper, config, cluster_url, output)
             if not detach:
                 console.print("Ctrl-C answers the requests that were read, and stops the job; twice stops it at once.")
@@ -113,6 +138,38 @@ def run(
         except (KeyboardInterrupt, SystemExit):
             _stop(keeper.running, config.job.state_url, console, interrupts)
             raise
+
+
+def _refuse_elsewhere(config: Config, rest: FlinkRest) -> None:
+    from anabranch.flink_job.state.state_directory import StateDirectory  # noqa: PLC0415 - imports PyFlink
+
+    if config.job.state_url:
+        here = [job.job_id for job in rest.jobs()]
+        states = StateDirectory(config).states
+        refuse_elsewhere(states, here, config.job.checkpoint_interval_ms, time.time() * 1000, time.sleep)
+
+
+def _stop_other(control: JobControl, other: FlinkJob, config: Config, path: str, keeper: JobKeeper) -> str:
+    """Stop a job; return the state to start from: a chosen one, or its savepoint."""
+    savepoint = control.stop(other)
+    keeper.tell(f"Stopped {other.name} with the savepoint {savepoint}")
+    keeper.await_slots()
+    return path or ("" if other.name == config.job.name else savepoint)
+
+
+def tell_left_out(catalog: Catalog, tell: Callable[[str], None]) -> None:
+    """Name the models that cannot be served, and the folders that are not versions."""
+    for each in catalog.left_out:
+        tell(f"Left out: {each.message}. Its requests get model_unavailable.")
+    if catalog.ignored:
+        tell(f"Ignored folders: {', '.join(catalog.ignored)}.")
+
+
+def refuse_left_out(keeper: JobKeeper, interrupts: Interrupts, *, strict: bool) -> None:
+    """Cancel a strict job whose tasks could not load a model; raise ModelUnavailable."""
+    if strict and keeper.left_out:
+        keeper.running.cancel(interrupts.sleep)
+        raise ModelUnavailable(f"{keeper.left_out[0].message}: mend it, or run without --strict")
 
 
 def with_topics(config: Config, console: Console, catalog: Catalog) -> Config:
@@ -143,11 +200,13 @@ def print_job(keeper: JobKeeper, config: Config, cluster_url: str | None, output
     if output is OutputFormat.JSON:
         topics = {name: getattr(kafka, name) for name in ("requests_topic", "responses_topic", "errors_topic")}
         started = {"job_id": job_id, "name": config.job.name, "restored_from": keeper.started_from}
-        print_json({**started, "flink_url": cluster_url, "bootstrap_servers": kafka.bootstrap_servers, **topics})
+        left_out = {"left_out": [*keeper.catalog.left_out, *keeper.left_out], "ignored": keeper.catalog.ignored}
+        where = {"flink_url": cluster_url, "bootstrap_servers": kafka.bootstrap_servers}
+        print_json({**started, **where, **topics, **left_out})
         return
-    where = f" at {cluster_url}/#/job/running/{job_id}" if cluster_url else " in this process"
+    place = f" at {cluster_url}/#/job/running/{job_id}" if cluster_url else " in this process"
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"Job {job_id} serves{where}")
+    console.print(f"Job {job_id} serves{place}")
     console.print(f"{kafka.requests_topic} -> {kafka.responses_topic} on {kafka.bootstrap_servers}")
 
 
@@ -225,9 +284,10 @@ def _configure(
     return config, flink_url
 
 
-def _check_slots(flink_url: str, parallelism: int, stage_slots: int) -> None:
+def _check_slots(flink_url: str, parallelism: int, stage_slots: int, *, all_slots: bool = False) -> None:
     """Refuse a job that has too few slots: Flink would wait for them silently."""
-    free, wanted = FlinkRest(flink_url).get("/overview")["slots-available"], parallelism + stage_slots
+    kind = "slots-total" if all_slots else "slots-available"
+    free, wanted = FlinkRest(flink_url).get("/overview")[kind], parallelism + stage_slots
     if free < wanted:
         stages = f" ({parallelism} that serve, {stage_slots} for stages of models)" if stage_slots else ""
         raise StackError(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
+from anabranch.jobs.health import JobHealth, healths
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink.cluster import TASK_MANAGER_MEMORY_MB
+from anabranch.stack.flink.rest import FlinkRest
 
 DataDir = Annotated[
     Path | None,
@@ -87,17 +93,18 @@ def status(data_dir: DataDir = None, output: Output = OutputFormat.TABLE, as_jso
     Exit code 3 if the stack does not run.
     """
     found = stack.status(stack.data_dir(data_dir))
+    health = healths(FlinkRest(found.flink_url), found.jobs) if found.flink_url else []
     if as_json or output is OutputFormat.JSON:
-        print_json(found)
+        print_json({**msgspec.to_builtins(found), "health": health})
     elif found.flink_url is None:
         Console().print(f"No stack runs in {found.data_dir}: start one with `anabranch up`.", soft_wrap=True)
     else:
-        _print_table(found)
+        _print_table(found, health)
     if not found.running:
         raise typer.Exit(3)
 
 
-def _print_table(found: stack.StackStatus) -> None:
+def _print_table(found: stack.StackStatus, health: Sequence[JobHealth] = ()) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -114,6 +121,11 @@ def _print_table(found: stack.StackStatus) -> None:
             table.add_row("Restarted", f"{name}, {restarts.count} times: read `anabranch logs {name}`")
     for job in found.jobs:
         table.add_row("Job", f"{job.name}  {job.state}  {job.job_id}")
+    for job_health in health:
+        now_ms = time.time() * 1000
+        table.add_row("Checkpoint", escape(f"{job_health.name}  {job_health.checkpoints.summary(now_ms)}"))
+        for line in job_health.troubles(now_ms):
+            table.add_row("[red]Trouble[/]", escape(f"{job_health.name}: {line}"))
     table.add_row("Data", found.data_dir)
     console = Console()
     console.print(table)

@@ -93,7 +93,7 @@ class _Watch:
 
 
 def _picture(seen: JobActivity) -> RenderableType:
-    if not seen.models and not seen.errors_per_s:
+    if not seen.models and not seen.errors_per_s and not seen.clocks:
         return Text("No requests in this interval.")
     table = Table("model", "requests/s", "rows/s", "rows a batch", "p50 ms", "p99 ms", "where the time goes")
     for column in table.columns[1:6]:
@@ -110,7 +110,8 @@ def _picture(seen: JobActivity) -> RenderableType:
         )
     legend = Text("  ").join(Text(f"█ {stage}", style=colour) for stage, colour in zip(PHASES, _COLOURS, strict=True))
     errors = [Text(f"{code}: {rate:,.1f} a second", style="red") for code, rate in seen.errors_per_s.items()]
-    return Group(table, legend, *errors)
+    clocks = [Text(skew.line, style="yellow") for skew in seen.clocks]
+    return Group(table, legend, *errors, *clocks)
 
 
 def _bar(stage_ms: dict[str, float]) -> Text:

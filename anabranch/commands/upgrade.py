@@ -11,7 +11,19 @@ from rich.console import Console
 from anabranch.commands.jobs import FlinkUrl
 from anabranch.commands.output import Output, OutputFormat
 from anabranch.commands.prepare import prepare_models
-from anabranch.commands.run import ConfigPath, ModelRepository, Servers, configuration, print_job, teller, with_topics
+from anabranch.commands.run import (
+    MOST_FAILURES,
+    ConfigPath,
+    ModelRepository,
+    Servers,
+    Strict,
+    configuration,
+    print_job,
+    refuse_left_out,
+    tell_left_out,
+    teller,
+    with_topics,
+)
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.slots import slots_needed, stage_slots
@@ -29,6 +41,7 @@ def upgrade(
     model_repository: ModelRepository = None,
     flink_url: FlinkUrl = None,
     bootstrap_servers: Servers = None,
+    strict: Strict = False,
     data_dir: DataDir = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -40,7 +53,9 @@ def upgrade(
 
       anabranch upgrade --model-repository models
     """
-    _replace(config_path, model_repository, flink_url, bootstrap_servers, data_dir, output, parallelism=None)
+    _replace(
+        config_path, model_repository, flink_url, bootstrap_servers, data_dir, output, parallelism=None, strict=strict
+    )
 
 
 def rescale(
@@ -49,6 +64,7 @@ def rescale(
     model_repository: ModelRepository = None,
     flink_url: FlinkUrl = None,
     bootstrap_servers: Servers = None,
+    strict: Strict = False,
     data_dir: DataDir = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -60,7 +76,9 @@ def rescale(
 
     A later `run` or `upgrade` uses job.parallelism of the configuration.
     """
-    _replace(config_path, model_repository, flink_url, bootstrap_servers, data_dir, output, parallelism=tasks)
+    _replace(
+        config_path, model_repository, flink_url, bootstrap_servers, data_dir, output, parallelism=tasks, strict=strict
+    )
 
 
 def _replace(
@@ -72,6 +90,7 @@ def _replace(
     output: OutputFormat,
     *,
     parallelism: int | None,
+    strict: bool,
 ) -> None:
     console = Console(stderr=True)
 
@@ -86,20 +105,25 @@ def _replace(
     rest = FlinkRest(url or "")
     control = JobControl(rest)
     old = control.find(config.job.name)
-    catalog = prepare_models(config, console)
+    catalog = prepare_models(config, console, strict=strict)
+    tell_left_out(catalog, teller(console))
     if catalog.in_stages():
         config, _ = configure(stage_slots(catalog))
     _check_all_slots(rest, config, catalog)
     config = with_topics(config, console, catalog)
+    interrupts = Interrupts()
+    keeper = JobKeeper(config, url, catalog, teller(console), interrupts.sleep)
+    with console.status("Copying new models to the store"):
+        keeper.store()
     with console.status("Stopping the job with a savepoint"):
         path = control.stop(old)
     teller(console)(f"Stopped {old.name} with the savepoint {path}")
     try:
-        with Interrupts() as interrupts, console.status("Starting the job again"):
-            keeper = JobKeeper(config, url, catalog, teller(console), interrupts.sleep)
+        with interrupts, console.status("Starting the job again"):
             keeper.await_slots()
             keeper.start()
-            keeper.await_serving()
+            keeper.await_serving(failures=MOST_FAILURES)
+            refuse_left_out(keeper, interrupts, strict=strict)
     except BaseException:
         teller(console)(f"The new job did not start: `anabranch run` with the old configuration continues from {path}")
         raise

@@ -1,7 +1,7 @@
 """Rates and latency of a job between two readings of `anabranch.operators.core.metrics`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anabranch.operators.core.metrics import LIMITS_US, TOTAL, percentile_us
 from anabranch.schemas.latency_breakdown import PHASES
@@ -30,16 +30,43 @@ class ModelRate:
 
 
 @dataclass(frozen=True)
+class ClockSkew:
+    """Requests whose senders' clocks differ from the tasks'.
+
+    Attributes:
+        side: `ahead` of the task, or `behind`: read after their deadline.
+        mean_ms: Difference; of requests behind, their age.
+    """
+
+    side: str
+    requests: float
+    mean_ms: float
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        if self.side == "ahead":
+            early = f"{self.requests:,.0f} requests came {self.mean_ms:,.0f} ms before their time"
+            return f"{early}: a sender's clock is ahead"
+        return (
+            f"{self.requests:,.0f} requests were {self.mean_ms:,.0f} ms old and late when read: "
+            "a sender's clock is behind, or tasks are"
+        )
+
+
+@dataclass(frozen=True)
 class JobActivity:
-    """Rates and latency of all models, and errors by code."""
+    """Rates and latency of all models, errors by code, and skew of clocks."""
 
     models: list[ModelRate]
     errors_per_s: dict[str, float]
+    clocks: list[ClockSkew] = field(default_factory=list)
 
 
 def wanted(metric_ids: Iterable[str]) -> list[str]:
     """Select the metrics that `activity` reads."""
-    return [name for name in metric_ids if f".{_SCOPE}." in name and (".le." not in name or f".{TOTAL}." in name)]
+    ours = (name for name in metric_ids if f".{_SCOPE}." in name and f".{_SCOPE}.left_out." not in name)
+    return [name for name in ours if ".le." not in name or f".{TOTAL}." in name]
 
 
 def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> JobActivity:
@@ -52,8 +79,7 @@ def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: f
     """
     grown: dict[tuple[str, ...], float] = {}
     for name, count in after.items():
-        # The name of the operator comes first, and may contain dots.
-        path = tuple(name.split(f".{_SCOPE}.", 1)[1].split("."))
+        path = path_of(name)
         grown[path] = grown.get(path, 0.0) + max(0.0, count - before.get(name, 0.0))
     models = sorted({path[1] for path in grown if path[0] == "model"})
     rates = [
@@ -63,7 +89,28 @@ def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: f
     return JobActivity(
         [rate for rate in rates if rate.requests_per_s],
         {path[1]: count / seconds for path, count in sorted(grown.items()) if path[0] == "error" and count},
+        clock_skews(grown),
     )
+
+
+def clock_skews(counts: Mapping[tuple[str, ...], float]) -> list[ClockSkew]:
+    """Return the skew on each side, from counts by path."""
+    found = []
+    for side in ("ahead", "behind"):
+        requests = counts.get(("clock", f"{side}_requests"), 0.0)
+        if requests:
+            found.append(ClockSkew(side, requests, counts.get(("clock", f"{side}_ms"), 0.0) / requests))
+    return found
+
+
+def wanted_clocks(metric_ids: Iterable[str]) -> list[str]:
+    """Select the metrics that `clock_skews` reads."""
+    return [name for name in metric_ids if f".{_SCOPE}.clock." in name]
+
+
+def path_of(metric_id: str) -> tuple[str, ...]:
+    """Return the path of a metric; the name of the operator comes first, and may contain dots."""
+    return tuple(metric_id.split(f".{_SCOPE}.", 1)[1].split("."))
 
 
 def _rate(model: str, grown: Mapping[tuple[str, ...], float], seconds: float) -> ModelRate:

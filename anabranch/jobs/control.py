@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from time import monotonic, sleep
 from typing import Any
 
 import msgspec
 
+from anabranch.flink_job.model_summary import MANIFEST_PARAMETER
 from anabranch.flink_job.state.saved_state import SAVEPOINTS, STATE_PARAMETER, STOPPED
 from anabranch.stack.errors import NotRunning, StackError
 from anabranch.stack.flink.rest import FlinkJob, FlinkRest
@@ -15,6 +17,8 @@ from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 ENDED = {"FAILED", "CANCELED", "FINISHED"}
 
 _POLL_S = 0.2
+#: As pemja names the class of an error.
+_CLASS = re.compile(r"^<class '[^']*'>: ")
 _SAVEPOINT_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 120.0
 
@@ -29,6 +33,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint: Path of its last checkpoint or savepoint.
         checkpoint_time_ms: Time of that checkpoint.
         restored_from: Path of the state that was restored last.
+        models_manifest: URL of the list of its models' files in the store.
     """
 
     job_id: str
@@ -40,6 +45,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_time_ms: int | None = None
     failed_checkpoints: int = 0
     restored_from: str | None = None
+    models_manifest: str = ""
 
 
 class JobControl:
@@ -127,12 +133,14 @@ class JobControl:
         completed = [each for kind in ("completed", "savepoint") if (each := latest.get(kind))]
         last = max(completed, key=lambda each: each["trigger_timestamp"], default=None)
         restored = latest.get("restored")
+        parameters = self._rest.job_parameters(job.job_id)
         return JobSummary(
             job_id=job.job_id,
             name=job.name,
             state=job.state,
             start_time_ms=job.start_time_ms,
-            state_url=self._rest.job_parameters(job.job_id).get(STATE_PARAMETER, ""),
+            state_url=parameters.get(STATE_PARAMETER, ""),
+            models_manifest=parameters.get(MANIFEST_PARAMETER, ""),
             checkpoint=last["external_path"] if last else None,
             checkpoint_time_ms=last["trigger_timestamp"] if last else None,
             failed_checkpoints=checkpoints.get("counts", {}).get("failed", 0),
@@ -141,7 +149,16 @@ class JobControl:
 
 
 def _cause(operation: dict[str, Any]) -> str:
-    """Return the innermost cause of a Java stack trace, without its class."""
-    trace = str(operation.get("failure-cause", {}).get("stack-trace", "")).splitlines()
-    causes = [line for line in trace if line.startswith("Caused by: ")] or trace[:1] or ["Flink gives no cause"]
-    return causes[-1].removeprefix("Caused by: ").rsplit("Exception: ", 1)[-1]
+    """Return the cause of a failed savepoint."""
+    return cause_of(str(operation.get("failure-cause", {}).get("stack-trace", "")))
+
+
+def cause_of(trace: str) -> str:
+    """Return the message of the innermost cause in a stack trace of Java, or of Python within it."""
+    *_, innermost = f"\n{trace}".split("\nCaused by: ")
+    lines = [line for line in innermost.splitlines() if line.strip() and not line.startswith(("\tat ", "\t..."))]
+    if not lines:
+        return "Flink gives no cause"
+    in_python = any("Traceback (most recent call last)" in line for line in lines)
+    message = [line for line in lines if not line[0].isspace()][-1] if in_python else lines[0]
+    return _CLASS.sub("", message.rsplit("Exception: ", 1)[-1])

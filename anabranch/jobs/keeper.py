@@ -6,21 +6,28 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING
 
-from anabranch.flink_job.config import Config
+from anabranch.flink_job.config import Config, execution_mode
+from anabranch.flink_job.errors import JobFailed
 from anabranch.flink_job.slots import slots_needed
-from anabranch.jobs.control import ENDED
-from anabranch.schemas.model import Catalog
+from anabranch.jobs.control import ENDED, cause_of
+from anabranch.jobs.left_out import await_reports, left_out_models
+from anabranch.schemas.model import Catalog, LeftOut
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink.rest import FlinkRest
 
 if TYPE_CHECKING:
     from anabranch.flink_job.job import RunningJob
+    from anabranch.flink_job.model_repository.store import StoredModels
     from anabranch.flink_job.state.saved_state import SavedState
 
 _POLL_S = 0.3
 _WATCH_S = 1.0
+#: Flink shows metrics every 10 s.
+_REPORTS_S = 12.0
+_LOOKS = 10
 
 
 class JobKeeper:
@@ -29,6 +36,8 @@ class JobKeeper:
     Attributes:
         running: The job as it was last submitted.
         started_from: Path of the state that it started from; None for a start without.
+        catalog: Models as submitted.
+        left_out: Models that its tasks could not load.
     """
 
     running: RunningJob
@@ -50,38 +59,69 @@ class JobKeeper:
         """
         self._config = config
         self._flink_url = flink_url
-        self._catalog = catalog
-        self._tell = tell
+        self.catalog = catalog
+        self.tell = tell
         self._sleep = sleep
         self.started_from: str | None = None
+        self.left_out: list[LeftOut] = []
+        self._told: set[str] = set()
+        self._stored: StoredModels | None = None
 
     def start(self, *, fresh: bool = False, path: str = "") -> None:
         """Submit the job from its newest state, from that in `path`, or without one."""
         from anabranch.flink_job import job  # noqa: PLC0415 - imports PyFlink, which takes a second
-        from anabranch.flink_job.state.state_directory import starting_point  # noqa: PLC0415 - the same
+        from anabranch.flink_job.state.state_directory import note_models, starting_point  # noqa: PLC0415 - the same
 
         url, state = self._config.job.state_url, None
         if url or path:
             state = starting_point(self._config, fresh=fresh, path=path)
         if state:
-            self._tell(_started_from(state))
+            self.tell(_started_from(state))
         elif url:
-            self._tell("Starts without state." if fresh else f"Starts without state: {url} has none yet.")
+            self.tell("Starts without state." if fresh else f"Starts without state: {url} has none yet.")
         self.started_from = state.path if state else None
-        self.running = job.start(self._config, self._flink_url, catalog=self._catalog, state=state)
+        stored = self.store()
+        if url:
+            self._tell_models(note_models(self._config, stored.manifest), stored.manifest)
+        self.running = job.start(self._config, self._flink_url, catalog=stored, state=state)
 
-    def await_serving(self) -> None:
-        """Wait until every task has loaded its models; raise if the job ends."""
+    def store(self) -> StoredModels:
+        """Copy the models to the store, once: a job that is submitted again serves the same files.
+
+        Raises:
+            ModelStoreUnusable: The store cannot be written.
+        """
+        if self._stored is None:
+            from anabranch.flink_job.model_repository.store import store_models  # noqa: PLC0415 - imports ONNX Runtime
+
+            self._stored = store_models(self.catalog, self._config)
+            self.catalog = self._stored.catalog
+        return self._stored
+
+    def await_serving(self, *, failures: int | None = None) -> None:
+        """Wait until every task has loaded its models; tell failures and left-out models.
+
+        Args:
+            failures: After that many, cancels the job.
+
+        Raises:
+            JobFailed: The job ended.
+        """
         while self.running.status() not in ENDED:
             if self.running.status() == "RUNNING" and self._tasks_run():
                 self._end_transactions()
+                # Process mode loads models at the first request.
+                if execution_mode(self._config) == "thread":
+                    await_reports(self._rest, self.running.job_id, _REPORTS_S, self._sleep)
+                self._tell_left_out()
                 return
+            self._tell_failures(failures)
             self._sleep(_POLL_S)
         self.running.wait(self._sleep)
 
     def await_slots(self) -> None:
         """Wait until the cluster answers and has slots for the job."""
-        rest, wanted = FlinkRest(self._flink_url or ""), slots_needed(self._catalog, self._config.job.parallelism)
+        rest, wanted = FlinkRest(self._flink_url or ""), slots_needed(self.catalog, self._config.job.parallelism)
         while True:
             with suppress(StackError):
                 if rest.get("/overview")["slots-available"] >= wanted:
@@ -97,22 +137,59 @@ class JobKeeper:
         while self._flink_url is not None and self._config.job.state_url:
             if self._await_end_or_loss(FlinkRest(self._flink_url)):
                 break
-            self._tell(f"The cluster at {self._flink_url} has lost the job: submitting it again.")
+            self.tell(f"The cluster at {self._flink_url} has lost the job: submitting it again.")
             self.await_slots()
             self.start()
             self.await_serving()
-            self._tell(f"Job {self.running.job_id} serves.")
+            self.tell(f"Job {self.running.job_id} serves.")
         self.running.wait(self._sleep)
+
+    @property
+    def _rest(self) -> FlinkRest:
+        return FlinkRest(self.running.flink_url)
+
+    def _tell_models(self, before: str, now: str) -> None:
+        short, earlier = (url.rpartition("/")[2][:12] for url in (now, before))
+        if before and before != now:
+            self.tell(f"Models: manifest {short}; the last run of this name had {earlier}.")
+        else:
+            self.tell(f"Models: manifest {short}.")
+
+    def _tell_failures(self, most: int | None) -> None:
+        causes: list[str] = []
+        with suppress(StackError):  # The JobManager starts.
+            causes = [cause_of(trace) for trace in self._rest.failures(self.running.job_id)]
+        for cause in causes[::-1]:
+            self._tell_once(f"The job failed before it served, and Flink starts it again: {cause}")
+        if most is not None and len(causes) >= most:
+            self.running.cancel(self._sleep)
+            raise JobFailed(f"the job failed {len(causes)} times before it served: {causes[0]}")
+
+    def _tell_restart(self) -> None:
+        with suppress(StackError):
+            for trace in self._rest.failures(self.running.job_id, 1):
+                self._tell_once(f"The job failed, and Flink starts it again: {cause_of(trace)}")
+
+    def _tell_left_out(self) -> None:
+        submitted = self.catalog.left_out
+        self.left_out = [each for each in left_out_models(self._rest, self.running.job_id) if each not in submitted]
+        for each in self.left_out:
+            self._tell_once(f"Left out: {each.message}. Its requests get model_unavailable.")
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
 
     def _await_end_or_loss(self, rest: FlinkRest) -> bool:
         """Return whether the job ended; False if the cluster does not know it."""
         was_up = True
-        while True:
+        for look in count(1):
             try:
                 states = {job.job_id: job.state for job in rest.jobs()}
             except StackError:
                 if was_up:
-                    self._tell(f"The JobManager at {self._flink_url} does not answer: waiting for it.")
+                    self.tell(f"The JobManager at {self._flink_url} does not answer: waiting for it.")
                 was_up = False
             else:
                 was_up = True
@@ -121,7 +198,13 @@ class JobKeeper:
                     return False
                 if state in ENDED:
                     return True
+                if state != "RUNNING":
+                    self._tell_restart()
+                elif look % _LOOKS == 0:
+                    with suppress(StackError):
+                        self._tell_left_out()
             self._sleep(_WATCH_S)
+        raise AssertionError
 
     def _end_transactions(self) -> None:
         """End what an earlier run with exactly-once delivery left open; a job with this delivery does so itself."""
@@ -135,22 +218,8 @@ class JobKeeper:
         end_transactions(kafka.bootstrap_servers, transaction_prefix(self._config), python_client_options(kafka))
 
     def _tasks_run(self) -> bool:
-        vertices = FlinkRest(self.running.flink_url).get(f"/jobs/{self.running.job_id}")["vertices"]
+        vertices = self._rest.get(f"/jobs/{self.running.job_id}")["vertices"]
         return all(vertex["status"] == "RUNNING" for vertex in vertices)
-
-
-def refuse_second_job(flink_url: str, name: str) -> None:
-    """Refuse a job whose name runs already: two jobs would use one state and one set of transactions.
-
-    Raises:
-        StackError: The cluster runs such a job.
-    """
-    for found in FlinkRest(flink_url).jobs():
-        if found.name == name and found.state not in ENDED:
-            raise StackError(
-                f"the cluster at {flink_url} runs a job named {name!r} already ({found.job_id}): replace it with "
-                f"`anabranch upgrade`, stop it with `anabranch stop`, or choose another [job] name"
-            )
 
 
 def _started_from(state: SavedState) -> str:

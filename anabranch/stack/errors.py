@@ -54,6 +54,12 @@ class NotRunning(StackError):
     code = "not_running"
 
 
+class JobConflict(StackError):
+    """Another running job would be disturbed."""
+
+    code = "job_conflict"
+
+
 class TopicNotMade(StackError):
     """The broker refused to create a topic."""
 

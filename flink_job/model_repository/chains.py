@@ -146,11 +146,15 @@ def _read_model(
 ) -> tuple[str, str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     if name.endswith(".onnx"):
         path = _beside(folder, name, f"{where}: model")
-        return str(path.resolve()), sha256_of(path), *read_signature(path, session.custom_ops)
+        return str(path.absolute()), sha256_of(path), *read_signature(path, session.custom_ops)
     try:
         if not name:
             raise UnknownModel("a step needs a model: give its name or file")
-        model = models.find(*(name.split("@", 1) if "@" in name else (name, "")))
+        name, _, version = name.partition("@")
+        left_out = models.find_left_out(name, version)
+        if left_out is not None:
+            raise ConfigError(f"{where}: {left_out.message}")
+        model = models.find(name, version)
     except (UnknownModel, UnknownVersion) as error:
         raise ConfigError(f"{where}: {error.message}") from None
     return model.path, model.sha256, model.inputs, model.outputs
@@ -173,7 +177,7 @@ def _read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
     if name not in found:
         functions = ", ".join(sorted(found)) or "none"
         raise ConfigError(f"{where}: unknown function {name!r} of {path}; available: {functions}")
-    return FunctionSpec(str(path.resolve()), sha256, name)
+    return FunctionSpec(str(path.absolute()), sha256, name)
 
 
 def _beside(folder: Path, file: str, where: str) -> Path:

@@ -107,6 +107,9 @@ def _find(member: str, models: Catalog) -> ModelSpec:
     try:
         if not name:
             raise UnknownModel("a member needs a name: remove the empty one")
+        left_out = models.find_left_out(name, version)
+        if left_out is not None:
+            raise _EnsembleError(f"members: {left_out.message}")
         return models.find(name, version)
     except (UnknownModel, UnknownVersion) as error:
         raise _EnsembleError(f"members: {error.message}") from None

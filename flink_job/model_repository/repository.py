@@ -4,7 +4,7 @@
     ├── magika/
     │   ├── model.toml          stages, replicas, [batching], [session], [validation]
     │   ├── 1/model.onnx
-    │   └── 2/model.onnx        the newest: numbers sort by value
+    │   └── 2/model.onnx        the newest; other folders than numbers are ignored
     ├── panel/
     │   └── model.toml          [ensemble]: see `ensembles`
     └── ocr/
@@ -16,6 +16,8 @@ Reading runs a new model to prove that its requests may share batches: see `batc
 """
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,21 @@ import msgspec
 
 from anabranch.flink_job.config import ModelDefaults
 from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
+from anabranch.flink_job.model_repository import chains, ensembles
 from anabranch.flink_job.model_repository.batching_proof import prove_batching
 from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
 from anabranch.flink_job.model_repository.padding import PaddingTable, read_padding
 from anabranch.flink_job.model_repository.stages import UnpreparedModel, read_stages
 from anabranch.flink_job.toml_sections import read_section
+from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import read_signature, sha256_of
-from anabranch.schemas.model import Batching, Catalog, ModelSpec, SessionOptions, TensorSpec
+from anabranch.schemas.errors import AnabranchError, ModelUnavailable
+from anabranch.schemas.model import Batching, Catalog, LeftOut, ModelSpec, SessionOptions, TensorSpec
+
+_MODEL = "model.onnx"
+#: Triton's rule, too.
+_VERSION = re.compile("0|[1-9][0-9]{0,17}")
 
 
 class _Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,50 +71,127 @@ class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     padding: PaddingTable | None = None
 
 
-def read_repository(folder: Path, defaults: ModelDefaults) -> Catalog:
-    """Read every model of a repository.
+class _Reading:
+    """One reading of a repository: collects models, and the reasons against others."""
 
-    Raises:
-        ConfigError: The folder or a `model.toml` is unusable.
-        StagesNotPrepared: Models must be cut: see `stage_preparation`.
-        ModelLoadFailed: A model cannot be read.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
-    models: dict[str, dict[str, ModelSpec]] = {}
-    unprepared: list[UnpreparedModel] = []
-    ensembles = {}
-    chains = {}
-    # Folders with a leading dot belong to tools.
-    for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
-        versions = sorted(model_folder.glob("*/model.onnx"), key=lambda path: version_order(path.parent.name))
-        toml = model_folder / "model.toml"
+    def __init__(self, defaults: ModelDefaults, given_up: Mapping[str, AnabranchError], *, strict: bool) -> None:
+        self._defaults = defaults
+        self._given_up = given_up
+        self._strict = strict
+        self.models: dict[str, dict[str, ModelSpec]] = {}
+        self.left_out: list[LeftOut] = []
+        self.ignored: list[str] = []
+        self.unprepared: list[UnpreparedModel] = []
+        self.chains: dict[Path, tuple[ChainTable, SessionOptions]] = {}
+        self.ensembles: dict[Path, EnsembleTable] = {}
+
+    @property
+    def catalog(self) -> Catalog:
+        """Models so far."""
+        return Catalog(self.models, tuple(self.left_out), tuple(self.ignored))
+
+    @contextmanager
+    def leaving_out(self, name: str, version: str = "") -> Iterator[None]:
+        """Note a model that cannot be served, and its reason."""
+        try:
+            yield
+        except (ConfigError, ModelLoadFailed, ModelUnavailable) as error:
+            if self._strict:
+                raise
+            self.left_out.append(LeftOut(name, version, error.message))
+
+    def add(self, name: str, versions: Mapping[str, ModelSpec]) -> None:
+        """Add the versions of a model that can be served."""
+        if versions:
+            self.models[name] = dict(versions)
+
+    def read_folder(self, folder: Path) -> None:
+        """Read the versions of a model, or note its chain or ensemble."""
+        versions = self._versions(folder)
+        toml = folder / "model.toml"
         file = _read_model_file(toml)
         if file.ensemble is not None:
             if versions or file != _ModelFile(ensemble=file.ensemble):
                 raise ConfigError(f"{toml}: [ensemble] allows no other table beside it, and no version of a model")
-            ensembles[toml] = file.ensemble
+            self.ensembles[toml] = file.ensemble
         elif file.chain is not None:
             if versions or file != _ModelFile(chain=file.chain, session=file.session):
                 raise ConfigError(f"{toml}: [chain] allows only [session] beside it, and no version of a model")
-            chains[toml] = (file.chain, with_libraries(_fill_in(toml, file, defaults)[1], toml.parent))
+            session = with_libraries(_fill_in(toml, file, self._defaults)[1], folder)
+            self.chains[toml] = (file.chain, session)
         elif versions:
-            batching, session = _fill_in(toml, file, defaults)
-            models[model_folder.name] = {}
+            batching, session = _fill_in(toml, file, self._defaults)
+            read: dict[str, ModelSpec] = {}
             for path in versions:
-                model = _read_model(path, file, batching, session)
-                if isinstance(model, UnpreparedModel):
-                    unprepared.append(model)
-                else:
-                    models[model_folder.name][model.version] = model
-    if unprepared:
-        raise StagesNotPrepared(folder, unprepared)
-    if not models and not chains:
-        raise ConfigError(f"no model in {folder}: put one at {folder}/NAME/VERSION/model.onnx")
-    read_chains = [read_chain(toml, table, session, Catalog(models)) for toml, (table, session) in chains.items()]
-    models |= {chain.name: {chain.version: chain} for chain in read_chains}
-    read_ensembles = [read_ensemble(toml, table, Catalog(models)) for toml, table in ensembles.items()]
-    return Catalog(models | {ensemble.name: {ensemble.version: ensemble} for ensemble in read_ensembles})
+                with self.leaving_out(folder.name, path.parent.name):
+                    model = _read_model(path, file, batching, session)
+                    if not isinstance(model, UnpreparedModel):
+                        read[model.version] = model
+                    elif model.label in self._given_up:
+                        raise self._given_up[model.label]
+                    else:
+                        self.unprepared.append(model)
+            self.add(folder.name, read)
+        else:
+            self.ignored.append(f"{folder.name} (no {folder.name}/NUMBER/model.onnx)")
+
+    def _versions(self, folder: Path) -> list[Path]:
+        versions = version_files(folder)
+        others = sorted(path.parent.name for path in folder.glob(f"[!.]*/{_MODEL}") if path not in versions)
+        self.ignored += [f"{folder.name}/{name} (not a number)" for name in others]
+        numbers = {path.name for path in folder.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)}
+        empty = sorted(numbers - {path.parent.name for path in versions})
+        self.ignored += [f"{folder.name}/{name} (no {_MODEL})" for name in empty]
+        return versions
+
+
+def version_files(folder: Path) -> list[Path]:
+    """Return the ONNX files of a model's versions, the newest last."""
+    found = (path for path in folder.glob(f"*/{_MODEL}") if _VERSION.fullmatch(path.parent.name))
+    return sorted(found, key=lambda path: int(path.parent.name))
+
+
+def read_repository(
+    folder: Path, defaults: ModelDefaults, given_up: Mapping[str, AnabranchError] | None = None, *, strict: bool = False
+) -> Catalog:
+    """Read every model of a repository, and leave out those that cannot be served.
+
+    Args:
+        given_up: Errors of models that cannot be cut, by `NAME/VERSION`.
+        strict: Refuses a repository with such models.
+
+    Raises:
+        ConfigError: The folder is unusable, or no model can be served.
+        StagesNotPrepared: Models must be cut: see `stage_preparation`.
+        ModelLoadFailed: A model cannot be read, with `strict`.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no model repository at {folder}: make the folder, or name another with --model-repository")
+    reading = _Reading(defaults, given_up or {}, strict=strict)
+    # Folders with a leading dot belong to tools.
+    for model_folder in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        with reading.leaving_out(model_folder.name):
+            reading.read_folder(model_folder)
+    if reading.unprepared:
+        raise StagesNotPrepared(folder, reading.unprepared)
+    whole = reading.catalog
+    for toml, (chain, session) in reading.chains.items():
+        with reading.leaving_out(toml.parent.name, chains.VERSION):
+            model = read_chain(toml, chain, session, whole)
+            reading.add(model.name, {model.version: model})
+    whole = reading.catalog
+    for toml, ensemble in reading.ensembles.items():
+        with reading.leaving_out(toml.parent.name, ensembles.VERSION):
+            model = read_ensemble(toml, ensemble, whole)
+            reading.add(model.name, {model.version: model})
+    if not reading.models:
+        reasons = "; ".join(f"{each.label}: {each.reason}" for each in reading.left_out)
+        raise ConfigError(
+            f"no model in {folder} can be served: {reasons}"
+            if reasons
+            else f"no model in {folder}: put one at {folder}/NAME/NUMBER/{_MODEL}"
+        )
+    return reading.catalog
 
 
 def _read_model(
@@ -119,7 +205,7 @@ def _read_model(
     model = ModelSpec(
         name=path.parent.parent.name,
         version=path.parent.name,
-        path=str(path.resolve()),
+        path=str(path.absolute()),
         sha256=sha256_of(path),
         inputs=inputs,
         outputs=outputs,
@@ -196,11 +282,6 @@ def _fill_in(path: Path, file: _ModelFile, defaults: ModelDefaults) -> tuple[Bat
 def with_libraries(session: SessionOptions, folder: Path) -> SessionOptions:
     """Return options with absolute paths of libraries in a folder."""
     libraries = tuple(
-        str((folder / each).resolve()) if (folder / each).is_file() else each for each in session.custom_ops
+        str((folder / each).absolute()) if (folder / each).is_file() else each for each in session.custom_ops
     )
     return msgspec.structs.replace(session, custom_ops=libraries)
-
-
-def version_order(version: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that orders numbers by value: 2 < 10, 1.9 < 1.10."""
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]

@@ -9,6 +9,7 @@ from anabranch.flink_job.config import ModelDefaults
 from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_repository.stages import UnpreparedModel
+from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.model import Catalog
 
 #: Takes a model, the finished fraction and the next step.
@@ -18,20 +19,26 @@ PreparationProgress = Callable[[str, float, str], None]
 _PROFILED, _PLANNED = 0.6, 0.85
 
 
-def prepare_stages(folder: Path, defaults: ModelDefaults, progress: PreparationProgress | None = None) -> Catalog:
-    """Read a repository; cut models without stages.
+def prepare_stages(
+    folder: Path, defaults: ModelDefaults, progress: PreparationProgress | None = None, *, strict: bool = False
+) -> Catalog:
+    """Read a repository; cut models without stages, and leave out those that cannot be cut.
 
     Raises:
-        ConfigError: The repository is unusable, or a model cannot be cut.
-        ModelLoadFailed: A model cannot be read.
+        ConfigError: The repository is unusable; a model cannot be cut, with `strict`.
+        ModelLoadFailed: A model cannot be read, with `strict`.
     """
     try:
-        return read_repository(folder, defaults)
+        return read_repository(folder, defaults, strict=strict)
     except StagesNotPrepared as error:
         missing = error.models
+    given_up: dict[str, AnabranchError] = {}
     for model in missing:
-        _cut(model, progress or (lambda *_: None))
-    return read_repository(folder, defaults)
+        try:
+            _cut(model, progress or (lambda *_: None))
+        except ConfigError as error:
+            given_up[model.label] = error
+    return read_repository(folder, defaults, given_up, strict=strict)
 
 
 def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:

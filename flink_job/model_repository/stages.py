@@ -112,7 +112,7 @@ def _read_stage(folder: Path, entry: StageEntry, rows: int, custom_ops: tuple[st
     if (set(inputs), set(outputs)) != (set(entry.inputs), set(entry.outputs)):
         raise ConfigError(f"{path} has other inputs or outputs than its manifest says: cut the model again")
     return StageSpec(
-        path=str(path.resolve()),
+        path=str(path.absolute()),
         sha256=sha256,
         inputs=tuple(inputs[name] for name in entry.inputs),
         outputs=tuple(outputs[name] for name in entry.outputs),

@@ -4,6 +4,7 @@
                             stopped/savepoint-*/_metadata       of a stopped job
                             savepoints/savepoint-*/_metadata    of the user
                             fresh                               hides older states
+                            models                              URL of the models' manifest
 """
 
 from __future__ import annotations

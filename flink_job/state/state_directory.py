@@ -17,6 +17,7 @@ from anabranch.operators.runtime.flink_compat import java_gateway
 
 _METADATA = "_metadata"
 _FRESH = "fresh"
+_MODELS = "models"
 _MODES = ("thread", "process")
 _KINDS: dict[str, Literal["stopped", "savepoint"]] = {STOPPED: "stopped", SAVEPOINTS: "savepoint"}
 _CHECKPOINT = re.compile(r"chk-(\d+)")
@@ -35,7 +36,7 @@ class StateDirectory:
         self._mode = execution_mode(config)
         self._jvm = java_gateway().jvm
         self._paths = self._jvm.org.apache.flink.core.fs
-        _use_plugins(tuple(sorted(config.job.flink.items())))
+        use_plugins(tuple(sorted(config.job.flink.items())))
 
     def starting_point(self) -> SavedState | None:
         """Return the newest usable state, or None; raise StateUnusable."""
@@ -124,6 +125,13 @@ class StateDirectory:
             if mode != self._mode and self._has_mark(mode):
                 self._delete(f"{self.url}/{mode}", recursive=False)
 
+    def note_models(self, manifest: str) -> str:
+        """Remember the manifest of the models; return the one before, or an empty string."""
+        before = self._read(_MODELS) if self._has_mark(_MODELS) else ""
+        if before != manifest:
+            self._guarded(lambda: self._write_mark(_MODELS, manifest.encode()))
+        return before
+
     def clean(self, start: SavedState) -> list[str]:
         """Remove the surplus states of ended jobs; return their paths."""
         removed = [state.path for state in surplus(self.states(), start)]
@@ -150,11 +158,19 @@ class StateDirectory:
     def _has_mark(self, name: str) -> bool:
         return self._status(f"{self.url}/{name}") is not None
 
-    def _write_mark(self, name: str) -> None:
+    def _read(self, name: str) -> str:
+        path = self._paths.Path(f"{self.url}/{name}")
+        stream = path.getFileSystem().open(path)
+        try:
+            return bytes(stream.readAllBytes()).decode()
+        finally:
+            stream.close()
+
+    def _write_mark(self, name: str, content: bytes = b"\x01") -> None:
         path = self._paths.Path(f"{self.url}/{name}")
         overwrite = self._paths.FileSystem.WriteMode.OVERWRITE
         stream = path.getFileSystem().create(path, overwrite)
-        stream.write(1)
+        stream.write(content)
         stream.close()
 
     def _fresh_since_ms(self) -> int:
@@ -199,7 +215,7 @@ class StateDirectory:
 
 
 @cache
-def _use_plugins(options: tuple[tuple[str, str], ...]) -> None:
+def use_plugins(options: tuple[tuple[str, str], ...]) -> None:
     """Load Flink's file systems, such as S3, once: py4j would confuse the classes of two loaders."""
     flink = java_gateway().jvm.org.apache.flink
     configuration = flink.configuration.Configuration()
@@ -223,6 +239,11 @@ def starting_point(config: Config, *, fresh: bool = False, path: str = "") -> Sa
         directory.clean(state)
     directory.note_mode()
     return state
+
+
+def note_models(config: Config, manifest: str) -> str:
+    """See `StateDirectory.note_models`."""
+    return StateDirectory(config).note_models(manifest)
 
 
 def _is_missing(error: Py4JJavaError) -> bool:

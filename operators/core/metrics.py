@@ -11,14 +11,20 @@ Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentile
     exchange / claims, claimed_bytes                         records through shared memory
     exchange / large_messages                                large records sent as messages
     exchange / lost                                          unreadable records
+    models / opened                                          operators that have loaded their models
+    left_out / TOKEN                                         a model that did not load: see `left_out_token`
     clock / ahead_requests, ahead_ms                         sent by a clock ahead of the task's, in sum
     clock / behind_requests, behind_ms                       read after their deadline
 """
 
-from collections.abc import Sequence
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.latency_breakdown import PHASES, SUFFIX, LatencyBreakdown
+from anabranch.schemas.model import LeftOut
 from anabranch.schemas.signatures import Signature
 
 Path = tuple[str, ...]
@@ -31,6 +37,7 @@ TOTAL = "total"
 #: Bounds the sum in a counter of 63 bits: a sender's clock may be wrong.
 _MOST_US = 1 << 40
 _MOST_SKEW_MS = 1 << 40
+_MOST_REASON = 500
 
 
 class _Histogram:
@@ -64,6 +71,7 @@ class Meter:
         self._defects: dict[str, int] = {}
         self._exchange: dict[str, int] = {}
         self._clock: dict[str, int] = {}
+        self._opened: dict[Path, int] = {}
         self._admit_us = 0
 
     def note_admission(self, requests: int, spent_ms: float) -> None:
@@ -147,10 +155,16 @@ class Meter:
         """Count a request that was read after its deadline."""
         self._note_clock("behind", age_ms)
 
+    def note_opened(self, left_out: Iterable[LeftOut]) -> None:
+        """Count an operator that has loaded its models, and name the others."""
+        paths: list[Path] = [("models", "opened"), *(("left_out", left_out_token(each)) for each in left_out)]
+        self._opened = dict.fromkeys(paths, 1)
+
     @property
     def has_more(self) -> bool:
         """True if anything was counted since the last drain."""
-        return bool(self._models or self._errors or self._defects or self._exchange or self._clock)
+        counts = (self._models, self._errors, self._defects, self._exchange, self._clock, self._opened)
+        return any(counts)
 
     def drain(self) -> dict[Path, int]:
         """Remove and return all counts; buckets are cumulative."""
@@ -158,6 +172,7 @@ class Meter:
         drained |= {("phase", phase, "defects"): count for phase, count in self._defects.items()}
         drained |= {("exchange", name): count for name, count in self._exchange.items()}
         drained |= {("clock", name): count for name, count in self._clock.items()}
+        drained |= self._opened
         for (name, version), counts in self._models.items():
             group = ("model", f"{name}-{version}")
             drained[(*group, "requests")] = counts.requests
@@ -172,6 +187,7 @@ class Meter:
                     below += count
                     drained[(*group, phase, "le", "inf" if limit_us is None else str(limit_us), "requests")] = below
         self._models, self._errors, self._defects, self._exchange, self._clock = {}, {}, {}, {}, {}
+        self._opened = {}
         return {path: count for path, count in drained.items() if count}
 
     def _note_exchange(self, name: str, count: int) -> None:
@@ -188,6 +204,18 @@ class Meter:
         if counts is None:
             counts = self._models[key] = _Model()
         return counts
+
+
+def left_out_token(left_out: LeftOut) -> str:
+    """Write a reason as the name of a metric: Flink's interfaces show no other text of a task."""
+    fields = [left_out.name, left_out.version, left_out.reason[:_MOST_REASON]]
+    return urlsafe_b64encode(msgspec.json.encode(fields)).decode().rstrip("=")
+
+
+def read_left_out(token: str) -> LeftOut:
+    """Read a reason from the name of a metric; raise ValueError."""
+    fields = msgspec.json.decode(urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=tuple[str, str, str])
+    return LeftOut(*fields)
 
 
 def bucket_of(us: int) -> int:

@@ -1,6 +1,7 @@
 """Metrics, defect log, sessions and transport of one operator of a task."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
 from pyflink.datastream import RuntimeContext
 
@@ -14,8 +15,10 @@ from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.runtime.task_lock import TaskLock
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.operators.transport.endpoints import Receiver, Sender, stage_receiver
-from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.model import LeftOut, ModelSpec
 from anabranch.schemas.records import UnitRecord
+
+_LOGGER = logging.getLogger("anabranch.models")
 
 
 class OperatorRuntime:
@@ -43,6 +46,13 @@ class OperatorRuntime:
     def sessions(self, backend: Backend) -> SessionPool:
         """Return the task's sessions."""
         return SessionPool(backend, self.task.index, self._hold.share)
+
+    def note_opened(self, left_out: Sequence[LeftOut]) -> None:
+        """Report at once that models are loaded, and the others."""
+        self._meter.note_opened(left_out)
+        for each in left_out:
+            _LOGGER.error("%s", each.message)
+        self.metrics.flush(at_once=True)
 
     def sender(self, to: str, readers: int) -> Sender:
         """Open a sender to named receivers."""

@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 
-from anabranch.operators.backends.base import Backend, Session
+from anabranch.operators.backends.base import Backend, ModelLoadFailed, Session
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.sessions.calibration import calibrate
 from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
+from anabranch.operators.sessions.model_cache import is_stored, local_path
 from anabranch.operators.sessions.step_functions import load_function
-from anabranch.schemas.model import Catalog, FunctionSpec, ModelSpec
+from anabranch.schemas.model import Catalog, FunctionSpec, LeftOut, ModelSpec
 from anabranch.schemas.tensors import Array
 
 _LOGGER = logging.getLogger("anabranch.models")
@@ -77,14 +80,15 @@ class SessionPool:
         self._held: dict[tuple[str, str], MeasuredSession] = {}
         self._journal = backend.journal() if isinstance(backend, GuardedBackend) else None
 
-    def load_all(self, catalog: Catalog) -> None:
-        """Load all whole models.
-
-        Raises:
-            ModelLoadFailed: A model cannot be loaded.
-        """
+    def load_all(self, catalog: Catalog) -> Catalog:
+        """Load all whole models; return the catalog without those that cannot be loaded."""
+        failed = []
         for model in catalog.whole():
-            self.session_of(model)
+            try:
+                self.session_of(model)
+            except ModelLoadFailed as error:
+                failed.append(LeftOut(model.name, model.version, error.message))
+        return catalog.without(failed) if failed else catalog
 
     def session_of(self, model: ModelSpec) -> MeasuredSession:
         """Return a model's session, loaded on first use."""
@@ -114,7 +118,10 @@ class SessionPool:
         return guarded
 
     def _load(self, model: ModelSpec) -> MeasuredSession:
-        loaded = self._backend.load(model)
+        libraries = tuple(str(local_path(each)) if is_stored(each) else each for each in model.session.custom_ops)
+        session = msgspec.structs.replace(model.session, custom_ops=libraries)
+        here = replace(model, path=str(local_path(model.path)), session=session)
+        loaded = self._backend.load(here)
         verdict = model.verdict
         is_apart = verdict.level != "strangers" and model.batching.enabled is not False
         level = logging.WARNING if is_apart and not model.fixed_rows else logging.INFO

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import sha256_of
+from anabranch.operators.sessions.model_cache import local_path
 from anabranch.schemas.model import FunctionSpec
 
 #: One thread for all loads, so that each file runs once.
@@ -22,6 +24,7 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     Raises:
         ModelLoadFailed: The file has changed, cannot run, or lacks the function.
     """
+    function = replace(function, path=str(local_path(function.path)))
     module = _loader.submit(_load, function).result()
     found = getattr(module, function.name, None)
     if not callable(found):
@@ -52,7 +55,7 @@ def _load(function: FunctionSpec) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise ModelLoadFailed(f"cannot load {function.path}: {type(error).__name__}: {error}") from error
     return module

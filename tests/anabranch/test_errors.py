@@ -35,7 +35,7 @@ CODES = {
 
 ROOT = Path(__file__).parents[2]
 #: Exceptions between two modules; the caller turns each into an error of the tree or a restart.
-INTERNAL = {"SegmentGone", "SessionError"}
+INTERNAL = {"NoTrial", "SegmentGone", "SessionError", "SuspectInBatch"}
 
 
 def tree(root: type[AnabranchError]) -> list[type[AnabranchError]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anabranch.jobs.activity import activity, wanted
+from anabranch.jobs.activity import ClockSkew, activity, wanted, wanted_clocks
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.schemas.latency_breakdown import PHASES
@@ -57,3 +57,15 @@ def test_wanted_metrics_suffice_for_activity() -> None:
 def test_batched_by_length_names_fit_the_limit(limit: int, lengths: list[int]) -> None:
     assert [len(some) for some in batched_by_length(["aaa", "bbb", "ccc"], limit)] == lengths
     assert list(batched_by_length([], limit)) == []
+
+
+def test_activity_shows_skew_of_clocks_on_both_sides() -> None:
+    names = ("ahead_requests", "ahead_ms", "behind_requests", "behind_ms")
+    before, after = (
+        {f"serve.anabranch.clock.{name}": times * (500.0 if "ms" in name else 1.0) for name in names}
+        for times in (2, 6)
+    )
+    assert activity(before, after, 2.0).clocks == [ClockSkew("ahead", 4, 500), ClockSkew("behind", 4, 500)]
+    assert activity(after, after, 2.0).clocks == []
+    assert "a sender's clock is ahead" in ClockSkew("ahead", 4, 500).line
+    assert wanted_clocks([*after, "serve.anabranch.models.opened"]) == [*after]

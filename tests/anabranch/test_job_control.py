@@ -5,10 +5,11 @@ from typing import Any, cast
 import pytest
 
 from anabranch.flink_job.config import Config
+from anabranch.flink_job.errors import JobFailed
 from anabranch.flink_job.state.saved_state import STATE_PARAMETER
 from anabranch.jobs import keeper as job_keeper
-from anabranch.jobs.control import JobControl
-from anabranch.jobs.keeper import JobKeeper, refuse_second_job
+from anabranch.jobs.control import JobControl, cause_of
+from anabranch.jobs.keeper import JobKeeper
 from anabranch.schemas.model import Catalog
 from anabranch.stack.errors import NotRunning, StackError
 from anabranch.stack.flink.rest import FlinkJob, FlinkRest
@@ -113,13 +114,6 @@ def test_summaries_have_last_checkpoint_and_failures() -> None:
     assert (found.state_url, found.restored_from) == ("file:///c/fraud", None)
 
 
-def test_second_job_of_a_running_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FlinkRest, "jobs", lambda _: [job(), job("b", "ocr", "CANCELED")])
-    refuse_second_job(URL, "ocr")
-    with pytest.raises(StackError, match=r"named 'fraud' already .*anabranch upgrade"):
-        refuse_second_job(URL, "fraud")
-
-
 class FakeJob:
     """A job that its cluster forgets once."""
 
@@ -161,3 +155,51 @@ def test_keeper_submits_a_lost_job_again(monkeypatch: pytest.MonkeyPatch, outage
     assert looks == []
     assert told[-2:] == [f"The cluster at {URL} has lost the job: submitting it again.", "Job a serves."]
     assert len(told) == (3 if outage else 2)
+
+
+@pytest.mark.parametrize(
+    ("trace", "cause"),
+    [
+        (
+            "java.lang.Exception: a\n\tat X.y\nCaused by: java.io.IOException: disk full\n\tat Z\n\t... 3 more",
+            "disk full",
+        ),
+        (
+            "org.apache.X: a\nCaused by: pemja.core.PythonException: <class 'E'>: cannot load m\n\tat a.py(1)",
+            "cannot load m",
+        ),
+        (
+            "a.RuntimeException: b\nCaused by: java.lang.RuntimeException: Error received from SDK harness: "
+            "Traceback (most recent call last):\n  File 'a.py', line 3\n    x\nValueError: bad\n\n\tat org.Q",
+            "ValueError: bad",
+        ),
+        ("", "Flink gives no cause"),
+    ],
+)
+def test_cause_of_a_trace_is_the_innermost_message(trace: str, cause: str) -> None:
+    assert cause_of(trace) == cause
+
+
+class FailingJob(FakeJob):
+    """A job that fails before it serves."""
+
+    flink_url = URL
+    is_cancelled = False
+
+    def status(self) -> str:
+        return "RESTARTING"
+
+    def cancel(self, sleep: object) -> None:
+        self.is_cancelled = True
+
+
+def test_keeper_start_that_fails_thrice_ends_with_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [[], ["E: no module"], ["E: no module"] * 3]
+    monkeypatch.setattr(FlinkRest, "failures", lambda *_: looks.pop(0))
+    told: list[str] = []
+    keeper = JobKeeper(Config(), URL, Catalog({}), told.append, lambda _: None)
+    keeper.running = cast("Any", FailingJob())
+    with pytest.raises(JobFailed, match="failed 3 times before it served: E: no module"):
+        keeper.await_serving(failures=3)
+    assert told == ["The job failed before it served, and Flink starts it again: E: no module"]
+    assert cast("Any", keeper.running).is_cancelled

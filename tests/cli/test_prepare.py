@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 from anabranch import cli
 from anabranch.demo.features import model_path
+from anabranch.flink_job.model_repository.store import StoredModels
 from anabranch.partition.profiling import profile, stage_timing
-from anabranch.schemas.model import Catalog
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
     from anabranch import topics  # noqa: PLC0415 - Kafka and Flink take a second
     from anabranch.flink_job import job  # noqa: PLC0415
 
-    served: list[Catalog | None] = []
+    served: list[StoredModels] = []
 
-    def start(*_: object, catalog: Catalog | None = None, **__: object) -> Mock:
+    def start(*_: object, catalog: StoredModels, **__: object) -> Mock:
         served.append(catalog)
         return Mock(**{"status.return_value": "RUNNING", "flink_url": "http://flink:1"})
 
@@ -75,6 +75,5 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
     arguments = ["run", "--mini-cluster", "--model-repository", str(repository), "--data-dir", str(tmp_path / "stack")]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
-    [catalog] = served
-    assert catalog is not None
-    assert len(catalog.find("m", "").stages) == 2
+    [stored] = served
+    assert len(stored.catalog.find("m", "").stages) == 2

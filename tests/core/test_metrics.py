@@ -1,14 +1,18 @@
 """Meter: counts are drained once, and buckets are cumulative."""
 
+import string
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.operators.core.metrics import LIMITS_US, TOTAL, Meter, bucket_of, percentile_us
+from anabranch.operators.core.metrics import LIMITS_US, TOTAL, Meter, bucket_of, percentile_us, read_left_out
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS
 from anabranch.schemas.latency_breakdown import PHASES, LatencyBreakdown
+from anabranch.schemas.model import LeftOut
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Signature
 
@@ -177,3 +181,23 @@ def test_percentile_is_within_its_bucket(times_us: list[int], share: float) -> N
 @pytest.mark.parametrize(("buckets", "us"), [([0] * 21, 0.0), ([0] * 20 + [5], 2.0**25), ([4] + [4] * 20, 32.0)])
 def test_percentile_at_the_ends_is_a_limit(buckets: list[int], us: float) -> None:
     assert percentile_us(buckets, 0.5) == us
+
+
+def test_meter_opened_operator_names_models_left_out() -> None:
+    left_out = [LeftOut("ocr", "2", "näive: cannot load “x”.y, z"), LeftOut("long", "", "r" * 5000)]
+    meter = Meter()
+    meter.note_opened(left_out)
+    drained = meter.drain()
+    assert drained.pop(("models", "opened")) == 1
+    tokens = [path[1] for path in drained]
+    assert [read_left_out(token) for token in tokens] == [left_out[0], LeftOut("long", "", "r" * 500)]
+    # Flink replaces other characters in the name of a group, and limits a query to 4 KiB.
+    assert all(set(token) <= set(string.ascii_letters + string.digits + "-_") for token in tokens)
+    assert max(map(len, tokens)) < 1000
+    assert not meter.has_more
+
+
+@pytest.mark.parametrize("token", ["", "!", "AAAA", "e30"])
+def test_read_left_out_of_other_text_is_refused(token: str) -> None:
+    with pytest.raises((ValueError, msgspec.MsgspecError)):
+        read_left_out(token)

@@ -11,7 +11,7 @@ from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution import stage as staging
-from anabranch.operators.core.execution.stage import Stage, stage_name
+from anabranch.operators.core.execution.stage import Stage, UnavailableStage, stage_name
 from anabranch.operators.core.merging.request_window import Window, answer_of
 from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.metrics import Meter
@@ -301,3 +301,14 @@ def test_stage_small_requests_share_a_unit_and_large_are_split() -> None:
 
 def test_stage_name_counts_from_one() -> None:
     assert [stage_name(CUT, index) for index in range(3)] == [f"cut/1 stage {number}/3" for number in (1, 2, 3)]
+
+
+def test_stage_unavailable_fails_every_unit_with_the_reason() -> None:
+    broken = UnavailableStage(CUT, 0, "no memory")
+    parts = broken.on_unit(enter([admitted([1, 2]), admitted([3], offset=1)], CUT).value, NOW_MS)
+    failures = [decode_record(part.value) for part in parts if isinstance(part, WindowPart)]
+    assert len(failures) == 2
+    for found in failures:
+        assert isinstance(found, FailureRecord)
+        assert found.failure.code == "model_unavailable"
+        assert "no memory" in found.failure.message

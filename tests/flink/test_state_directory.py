@@ -138,7 +138,7 @@ def test_unknown_file_system_is_refused_in_one_line(config: Config) -> None:
 
 def test_file_systems_are_loaded_once(config: Config) -> None:
     StateDirectory(config)
-    loaded = state_directory._use_plugins.cache_info().misses
+    loaded = state_directory.use_plugins.cache_info().misses
     StateDirectory(config)
     StateDirectory(config.replace(job={"name": "other"}))
-    assert state_directory._use_plugins.cache_info().misses == loaded
+    assert state_directory.use_plugins.cache_info().misses == loaded

@@ -33,7 +33,7 @@ def repository(tmp_path: Path) -> Path:
 
 def read(repository: Path, table: str, beside: str = "") -> ModelSpec:
     (repository / "chain" / "model.toml").write_text(f"{beside}\n[chain]\n{table}")
-    return read_repository(repository, ModelDefaults()).find("chain", "")
+    return read_repository(repository, ModelDefaults(), strict=True).find("chain", "")
 
 
 def test_chain_has_declared_tensors_and_a_stage_per_step(repository: Path) -> None:
@@ -65,7 +65,7 @@ def test_repository_with_only_a_chain_is_read(repository: Path, tmp_path: Path) 
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "chain").symlink_to(repository / "chain")
-    assert read_repository(alone, ModelDefaults()).find("", "").name == "chain"
+    assert read_repository(alone, ModelDefaults(), strict=True).find("", "").name == "chain"
 
 
 @pytest.mark.parametrize(

@@ -79,4 +79,4 @@ def test_custom_ops_library_beside_a_model_is_found(tmp_path: Path) -> None:
 def test_custom_ops_that_cannot_be_loaded_are_refused(tmp_path: Path, library: str) -> None:
     write_models(tmp_path, library)
     with pytest.raises(ModelLoadFailed, match="cannot load the custom operators"):
-        read_repository(tmp_path, ModelDefaults())
+        read_repository(tmp_path, ModelDefaults(), strict=True)

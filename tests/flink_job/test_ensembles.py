@@ -50,7 +50,7 @@ def repository(tmp_path: Path, members: Path) -> Path:
 def read(repository: Path, table: str, beside: str = "") -> ModelSpec:
     (repository / "panel").mkdir(exist_ok=True)
     (repository / "panel" / "model.toml").write_text(f"{beside}\n[ensemble]\n{table}\n")
-    return read_repository(repository, ModelDefaults()).find("panel", "")
+    return read_repository(repository, ModelDefaults(), strict=True).find("panel", "")
 
 
 def refused(repository: Path, table: str, beside: str = "") -> str:

@@ -12,7 +12,8 @@ from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import OnnxBackend, sha256_of
-from anabranch.schemas.model import Batching, Catalog, ModelSpec, TensorSpec
+from anabranch.schemas.errors import ModelUnavailable, UnknownModel, UnknownVersion
+from anabranch.schemas.model import Batching, Catalog, LeftOut, ModelSpec, TensorSpec
 from tests.flink.models import write_repository
 
 Axes = list[str | int] | None
@@ -43,7 +44,7 @@ def save(graph: onnx.GraphProto, folder: Path) -> Path:
 
 
 def read(folder: Path, name: str = "m") -> ModelSpec:
-    return read_repository(folder, ModelDefaults()).find(name, "")
+    return read_repository(folder, ModelDefaults(), strict=True).find(name, "")
 
 
 def toml(folder: Path, text: str) -> None:
@@ -122,13 +123,22 @@ def test_read_model_without_inputs_is_not_batched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("versions", "newest"),
-    [(["1", "2", "10"], "10"), (["1.9", "1.10"], "1.10"), (["v2", "v10"], "v10"), (["a", "1"], "1"), (["²", "1"], "1")],
+    [(["1", "2", "10"], "10"), (["2", "10", "9"], "10"), (["0"], "0")],
 )
 def test_read_sorts_numeric_versions_as_numbers(tmp_path: Path, versions: list[str], newest: str) -> None:
     for version in versions:
         identity(tmp_path / "m" / version, ["n", 2])
     assert read(tmp_path).version == newest
     assert set(read_repository(tmp_path, ModelDefaults()).models["m"]) == set(versions)
+
+
+@pytest.mark.parametrize("folder", ["v2", "1.9", "²", "01", "2 old", "latest"])
+def test_read_folder_without_a_number_is_ignored(tmp_path: Path, folder: str) -> None:
+    identity(tmp_path / "m" / "1", ["n", 2])
+    identity(tmp_path / "m" / folder, ["n", 2])
+    catalog = read_repository(tmp_path, ModelDefaults(), strict=True)
+    assert set(catalog.models["m"]) == {"1"}
+    assert catalog.ignored == (f"m/{folder} (not a number)",)
 
 
 def test_read_names_files_by_absolute_path_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +174,9 @@ def test_read_ignores_folders_without_models(tmp_path: Path) -> None:
     identity(tmp_path / ".ipynb_checkpoints" / "1", ["n", 2])
     (tmp_path / "empty" / "1").mkdir(parents=True)
     (tmp_path / "README.md").write_text("models")
-    assert list(read_repository(tmp_path, ModelDefaults()).models) == ["m"]
+    catalog = read_repository(tmp_path, ModelDefaults())
+    assert list(catalog.models) == ["m"]
+    assert catalog.ignored == ("empty/1 (no model.onnx)", "empty (no empty/NUMBER/model.onnx)")
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
@@ -211,7 +223,7 @@ def test_model_toml_unreadable_file_is_named(tmp_path: Path) -> None:
 
 
 def test_read_empty_repository_names_the_layout(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="NAME/VERSION/model"):
+    with pytest.raises(ConfigError, match="NAME/NUMBER/model"):
         read(tmp_path)
     for missing in (tmp_path / "none", tmp_path / "file"):
         (tmp_path / "file").touch()
@@ -239,3 +251,92 @@ def test_read_unsupported_datatype_is_named(tmp_path: Path) -> None:
     identity(tmp_path / "m" / "1", ["n", 2], datatype=TensorProto.BFLOAT16)
     with pytest.raises(ModelLoadFailed, match=r"'x' is tensor\(bfloat16\)"):
         read(tmp_path)
+
+
+# ---- models that cannot be served ----------------------------------------------------------------------------------
+
+
+def lonely(folder: Path, nodes: list[onnx.NodeProto], opset: int = 13, weights: str = "") -> None:
+    """Writes a model `x` to `y` that ONNX Runtime refuses; `weights` names missing external data."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    if weights:
+        tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=weights)
+        graph.initializer.append(tensor)
+    folder.mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]), str(folder / "model.onnx"))
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Makes `bad` unservable."""
+    version = folder / "bad" / "1"
+    if how == "operator":
+        lonely(version, [helper.make_node("NoSuchOperator", ["x"], ["y"])])
+    elif how == "opset":
+        lonely(version, [helper.make_node("Identity", ["x"], ["y"])], opset=999)
+    elif how == "external data":
+        lonely(version, [helper.make_node("Add", ["x", "w"], ["y"])], weights="gone.data")
+    else:
+        identity(version, ["n", 2])
+    if how == "half a file":
+        (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes()[:-20])
+    if how == "model.toml":
+        (folder / "bad" / "model.toml").write_text("[batchin")
+    if how == "stages":
+        (folder / "bad" / "model.toml").write_text('stages = "gone.json"')
+
+
+SPOILED = ["operator", "opset", "external data", "half a file", "model.toml", "stages"]
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_read_unservable_model_is_left_out_with_reason(tmp_path: Path, how: str) -> None:
+    identity(tmp_path / "good" / "1", ["n", 2])
+    spoil(tmp_path, how)
+    (tmp_path / "panel").mkdir()
+    (tmp_path / "panel" / "model.toml").write_text('[ensemble]\nmembers = ["good", "bad"]\n')
+    catalog = read_repository(tmp_path, ModelDefaults())
+    assert list(catalog.models) == ["good"]
+    assert [each.name for each in catalog.left_out] == ["bad", "panel"]
+    assert str(tmp_path / "bad") in catalog.left_out[0].reason
+    assert catalog.left_out[0].reason in catalog.left_out[1].reason
+    for name in ("bad", "panel"):
+        for version in ("", "1"):
+            with pytest.raises(ModelUnavailable, match=str(tmp_path)):
+                catalog.find(name, version)
+    with pytest.raises(UnknownModel):
+        catalog.find("", "")  # Two models: the empty name is not the good one's.
+    with pytest.raises((ConfigError, ModelLoadFailed)):
+        read_repository(tmp_path, ModelDefaults(), strict=True)
+
+
+def test_read_older_version_serves_for_a_spoiled_newest(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        identity(tmp_path / "m" / version, ["n", 2])
+    (tmp_path / "m" / "2" / "model.onnx").write_bytes(b"half a copy")
+    catalog = read_repository(tmp_path, ModelDefaults())
+    assert catalog.find("m", "").version == "1"
+    with pytest.raises(ModelUnavailable, match="m/2 is not served: cannot load the model"):
+        catalog.find("m", "2")
+    with pytest.raises(UnknownVersion):
+        catalog.find("m", "3")
+
+
+def test_read_repository_without_a_servable_model_is_refused(tmp_path: Path) -> None:
+    spoil(tmp_path, "half a file")
+    with pytest.raises(ConfigError, match=r"no model in .* can be served: bad/1: cannot load the model"):
+        read_repository(tmp_path, ModelDefaults())
+
+
+def test_catalog_without_a_member_leaves_its_ensemble_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        identity(tmp_path / name / "1", ["n", 2])
+    (tmp_path / "panel").mkdir()
+    (tmp_path / "panel" / "model.toml").write_text('[ensemble]\nmembers = ["a", "b"]\n')
+    catalog = read_repository(tmp_path, ModelDefaults()).without([LeftOut("b", "1", "no memory")])
+    assert list(catalog.models) == ["a", "c"]
+    assert {each.name for each in catalog.left_out} == {"b", "panel"}
+    with pytest.raises(ModelUnavailable, match="its member b/1 is not served"):
+        catalog.find("panel", "")

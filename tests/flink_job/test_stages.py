@@ -28,11 +28,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> ModelSpec:
-    return read_repository(folder, ModelDefaults()).find("steps", "")
+    return read_repository(folder, ModelDefaults(), strict=True).find("steps", "")
 
 
 def prepare(folder: Path) -> ModelSpec:
-    return prepare_stages(folder, ModelDefaults()).find("steps", "")
+    return prepare_stages(folder, ModelDefaults(), strict=True).find("steps", "")
 
 
 def files_of(folder: Path) -> dict[Path, tuple[int, bytes]]:

@@ -18,7 +18,7 @@ from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel,
 from anabranch.operators.runtime.process_runtime import Hold, ProcessRuntime
 from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
 from anabranch.operators.sessions.session_pool import SessionPool
-from anabranch.schemas.model import BatchingVerdict, Catalog, FunctionSpec, ModelSpec, SessionOptions
+from anabranch.schemas.model import BatchingVerdict, Catalog, FunctionSpec, LeftOut, ModelSpec, SessionOptions
 
 MODEL = ModelSpec("m", "1", "/models/m/1/model.onnx", "hash", (), ())
 
@@ -187,3 +187,17 @@ def test_pool_function_of_a_step_notes_its_runs(process: Process, tmp_path: Path
     assert run({"x": np.array(3)}, [{"y": np.array("a")}])["y"] == [6, "a"]
     [note] = (tmp_path / "crashes").glob("run-*")
     assert b"m/1: double" in note.read_bytes()
+
+
+def test_pool_model_that_does_not_load_is_left_out(process: Process) -> None:
+    class Refuses(CountingBackend):
+        def load(self, model: ModelSpec) -> FakeSession:
+            if model.name == "bad":
+                raise ModelLoadFailed("no memory")
+            return super().load(model)
+
+    given = Catalog({"m": {"1": MODEL}, "bad": {"1": replace(MODEL, name="bad", sha256="bad")}})
+    served = process.pool(Refuses()).load_all(given)
+    assert list(served.models) == ["m"]
+    assert served.left_out == (LeftOut("bad", "1", "no memory"),)
+    assert process.pool(CountingBackend()).load_all(given) is given

@@ -58,10 +58,16 @@ class FlinkRest:
         jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[FlinkJob])
         return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
 
+    def failures(self, job_id: str, most: int = 16) -> list[str]:
+        """Return the stack traces of a job's last failures, the newest first."""
+        entries = (
+            self.get(f"/jobs/{job_id}/exceptions?maxExceptions={most}").get("exceptionHistory", {}).get("entries", ())
+        )
+        return [str(entry["stacktrace"]) for entry in entries]
+
     def last_failure(self, job_id: str) -> str:
         """Return the stack trace of a job's last failure, or an empty string."""
-        entries = self.get(f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
-        return str(entries[0]["stacktrace"]) if entries else ""
+        return next(iter(self.failures(job_id, 1)), "")
 
     def job_parameters(self, job_id: str) -> dict[str, str]:
         """Return the global parameters of a job."""

@@ -6,7 +6,7 @@
 A unit holds every tensor that a later stage or the answer needs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -21,9 +21,9 @@ from anabranch.operators.core.merging.shards import row_offsets
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Unit, WindowPart
 from anabranch.operators.core.requests import Request, undecodable
-from anabranch.schemas.errors import InternalError
+from anabranch.schemas.errors import InternalError, ModelUnavailable
 from anabranch.schemas.limits import CACHED_SIGNATURES
-from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.model import LeftOut, ModelSpec
 from anabranch.schemas.records import (
     NO_DEADLINE_MS,
     PartialRecord,
@@ -42,7 +42,7 @@ from anabranch.schemas.signatures import (
     decode_signature,
     encode_signature,
 )
-from anabranch.schemas.tensors import Buffer, Tensor
+from anabranch.schemas.tensors import Array, Buffer, Tensor
 
 
 def stage_name(model: ModelSpec, index: int) -> str:
@@ -249,6 +249,23 @@ class Stage:
 
     def _shape(self, rows: int, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (rows, *shape) if self._model.batchable else shape
+
+
+class UnavailableStage(Stage):
+    """A stage or step whose model or functions did not load: fails every unit."""
+
+    def __init__(self, model: ModelSpec, index: int, reason: str) -> None:
+        super().__init__(model, index, _NoSession(), lambda: 0.0, 0)
+        self._reason = reason
+
+    def _run(self, unit: UnitRecord, now_ms: float) -> list[Unit | WindowPart]:
+        left_out = LeftOut(self._model.name, self._model.version, self._reason)
+        return [*self._fail(unit.segments, Failure(ModelUnavailable.code, left_out.message, self._name))]
+
+
+class _NoSession:
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        raise NotImplementedError
 
 
 def _segment_of(part: Request | ShardRecord) -> Segment:

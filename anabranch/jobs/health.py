@@ -1,0 +1,69 @@
+"""Troubles of a job, in words: unserved models, failed checkpoints, and the cause of its restarts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from anabranch.jobs.activity import ClockSkew, clock_skews, path_of, wanted_clocks
+from anabranch.jobs.checkpoints import CheckpointHealth, checkpoint_health
+from anabranch.jobs.control import ENDED, cause_of
+from anabranch.jobs.left_out import left_out_models
+from anabranch.schemas.model import LeftOut
+from anabranch.stack.errors import StackError
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
+
+
+class JobHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one job.
+
+    Attributes:
+        left_out: Models that it does not serve.
+        failure: Cause of its last failure, while it is not running.
+    """
+
+    job_id: str
+    name: str
+    left_out: list[LeftOut] = []
+    failure: str = ""
+    checkpoints: CheckpointHealth = CheckpointHealth()
+    clocks: list[ClockSkew] = []
+
+    def troubles(self, now_ms: float) -> list[str]:
+        """Return one line for each trouble."""
+        lines = [f"{each.message}; its requests get model_unavailable" for each in self.left_out]
+        if self.failure:
+            lines.insert(0, f"does not run: {self.failure}")
+        if self.checkpoints.failures or self.checkpoints.is_slow(now_ms):
+            lines.append(f"last checkpoint: {self.checkpoints.summary(now_ms)}")
+        return [*lines, *(f"since its start, {skew.line}" for skew in self.clocks)]
+
+
+def healths(rest: FlinkRest, jobs: list[FlinkJob]) -> list[JobHealth]:
+    """Return the troubles of the jobs that have not ended; a job may end meanwhile."""
+    found = []
+    for job in jobs:
+        if job.state not in ENDED:
+            try:
+                found.append(_health(rest, job))
+            except StackError:
+                continue
+    return found
+
+
+def _clocks(rest: FlinkRest, job: FlinkJob) -> list[ClockSkew]:
+    counts: dict[tuple[str, ...], float] = {}
+    for name, count in rest.sums(job.job_id, wanted_clocks).items():
+        counts[path_of(name)] = counts.get(path_of(name), 0.0) + count
+    return clock_skews(counts)
+
+
+def _health(rest: FlinkRest, job: FlinkJob) -> JobHealth:
+    traces = [] if job.state == "RUNNING" else rest.failures(job.job_id, 1)
+    return JobHealth(
+        job_id=job.job_id,
+        name=job.name,
+        left_out=left_out_models(rest, job.job_id),
+        failure=cause_of(traces[0]) if traces else "",
+        clocks=_clocks(rest, job),
+        checkpoints=checkpoint_health(rest.get(f"/jobs/{job.job_id}/checkpoints")),
+    )
