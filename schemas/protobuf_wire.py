@@ -186,7 +186,7 @@ def read_request(message_bytes: bytes) -> InferRequest:
         model_name=message.model_name,
         model_version=message.model_version,
         id=request_id,
-        parameters=_read_parameters(message.parameters),
+        parameters=read_parameters(message.parameters),
         inputs=tuple(inputs),
         outputs=tuple(output.name for output in message.outputs),
     )
@@ -261,7 +261,7 @@ def read_response(message_bytes: bytes) -> InferResponse | ErrorResponse:
         message.ParseFromString(message_bytes)
     except DecodeError:
         raise UnreadableRequest("the message is not a ModelInferResponse: read the response topic") from None
-    parameters = _read_parameters(message.parameters)
+    parameters = read_parameters(message.parameters)
     if "error_code" in parameters and not message.outputs:
         return ErrorResponse(
             id=message.id,
@@ -319,7 +319,8 @@ def _raw_from_contents(name: str, datatype: str, shape: tuple[int, ...], content
         raise out_of_range(name, datatype) from None
 
 
-def _read_parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Parameter]:
+def read_parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Parameter]:
+    """Decode parameters."""
     read: dict[str, Parameter] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")

@@ -1,4 +1,4 @@
-"""`gateway`: answers HTTP requests with the job's answers."""
+"""`gateway`: answers HTTP and gRPC requests with the job's answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 def gateway(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option("--http-port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    http_port: Annotated[
+        int, typer.Option("--http-port", min=0, max=65535, help="Port of HTTP; 0 takes a free one.")
+    ] = 8080,
+    grpc_port: Annotated[
+        int, typer.Option("--grpc-port", min=0, max=65535, help="Port of gRPC; 0 takes a free one.")
+    ] = 8085,
     bootstrap_servers: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: the local stack's.")
     ] = None,
@@ -58,7 +63,7 @@ def gateway(
     as_json: Annotated[bool, typer.Option("--json", help="Print url and pid as JSON when it serves.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Serve the job's models over HTTP: the Open Inference Protocol.
+    """Serve the job's models over HTTP and gRPC: the Open Inference Protocol.
 
     Runs until Ctrl-C. Run as many as you like, beside each other or on other
     machines: each reads only its own answers from Kafka.
@@ -84,6 +89,7 @@ def gateway(
     options = GatewayOptions(
         host=host,
         http_port=http_port,
+        grpc_port=grpc_port,
         max_in_flight=max_in_flight,
         max_connections=max_connections,
         max_body_bytes=config.kafka.max_message_bytes,
@@ -123,7 +129,11 @@ def _serve(config: Config, options: GatewayOptions, *, as_json: bool) -> None:
 
 def _print(door: Gateway, console: Console, *, as_json: bool) -> None:
     if as_json:
-        print_json({"http_url": door.http_url, "pid": os.getpid()})
+        print_json({"http_url": door.http_url, "grpc_url": door.grpc_url, "pid": os.getpid()})
         return
     names = ", ".join(door.service.served.models) or "no model yet"
-    console.print(f"Serves {names} at {door.http_url}/v2; Ctrl-C stops it.", soft_wrap=True, highlight=False)
+    console.print(
+        f"Serves {names} at {door.http_url}/v2 and gRPC {door.grpc_url}; Ctrl-C stops it.",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -7,14 +7,17 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import uvicorn
 
 from anabranch.errors import PortInUse, UnusableArgument
 from anabranch.gateway.access import Keys
 from anabranch.gateway.bridge import Bridge
+from anabranch.gateway.grpc_door import GrpcDoor
 from anabranch.gateway.http import HttpDoor
 from anabranch.gateway.model_service import ModelService
 from anabranch.messaging.connection import Connection
@@ -31,6 +34,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         http_port: 0 takes a free port.
+        grpc_port: None for no gRPC.
         max_in_flight: Requests without answer; more are refused.
         max_connections: Connections and requests of the HTTP door; more get 503.
         max_body_bytes: Largest request.
@@ -41,6 +45,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     http_port: int = 8080
+    grpc_port: int | None = None
     max_in_flight: int = 1024
     max_connections: int = 1024
     max_body_bytes: int = 16 * 1024 * 1024
@@ -55,14 +60,15 @@ class Gateway:
     """One gateway.
 
     Attributes:
-        http_url: Known after `start`.
+        http_url, grpc_url: Known after `start`; the latter is `host:port`, or empty.
     """
 
     def __init__(self, options: GatewayOptions, connection: Connection, served: ServedModels) -> None:
         self._options = options
         self._bridge = Bridge(connection, max_in_flight=options.max_in_flight)
         self.service = ModelService(self._bridge, served, timeout_s=options.timeout_s)
-        self.http_url = ""
+        self.http_url = self.grpc_url = ""
+        self._grpc: GrpcDoor | None = None
 
     async def start(self) -> None:
         """Open the doors.
@@ -97,11 +103,27 @@ class Gateway:
         scheme = "https" if options.certificate else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
         self.http_url = f"{scheme}://{host}:{port}"
+        if options.grpc_port is not None:
+            await self._open_grpc(host, options.grpc_port)
+
+    async def _open_grpc(self, host: str, port: int) -> None:
+        options = self._options
+        door = GrpcDoor(
+            self.service, options.keys, max_body_bytes=options.max_body_bytes, max_calls=options.max_connections
+        )
+        try:
+            taken = await door.start(f"{host}:{port}", _credentials(options))
+        except OSError:
+            await self.close()
+            raise PortInUse(port, "--grpc-port") from None
+        self._grpc, self.grpc_url = door, f"{host}:{taken}"
 
     async def close(self) -> None:
         """Close the doors, and end pending requests."""
         self._server.should_exit = True
         await self._bridge.close()
+        if self._grpc is not None:
+            await self._grpc.close(_GRACE_S)
         with suppress(asyncio.CancelledError):
             await self._serving
 
@@ -131,6 +153,14 @@ def _tls(options: GatewayOptions) -> dict[str, Any]:
         "ssl_ca_certs": options.client_ca,
         "ssl_cert_reqs": ssl.CERT_REQUIRED if options.client_ca else ssl.CERT_NONE,
     }
+
+
+def _credentials(options: GatewayOptions) -> grpc.ServerCredentials | None:
+    if not options.certificate or not options.private_key:
+        return None
+    pair = (Path(options.private_key).read_bytes(), Path(options.certificate).read_bytes())
+    authorities = Path(options.client_ca).read_bytes() if options.client_ca else None
+    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
 
 
 async def serve(gateway: Gateway, ready: Callable[[], None], until: Callable[[], Awaitable[object]]) -> None:

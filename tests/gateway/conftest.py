@@ -70,7 +70,7 @@ def start() -> Iterator[Callable[..., Served]]:
         release, ready = threading.Event(), threading.Event()
         job, served = _job(release), ServedModels()
         served.update("job", encode_summaries(MODELS).encode())
-        gateway = Gateway(GatewayOptions(http_port=0, **options), job.connection(), served)
+        gateway = Gateway(GatewayOptions(http_port=0, grpc_port=0, **options), job.connection(), served)
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(gateway, ready.set, stopped.wait),))
         thread.start()
