@@ -66,6 +66,9 @@ class Tensor(msgspec.Struct, frozen=True):
     def from_array(cls, name: str, array: npt.ArrayLike) -> "Tensor":
         """Make a tensor, often a view, so do not write to the array; or raise `WrongDatatype`."""
         values = np.asarray(array)
+        if values.dtype.kind in "SU" and not isinstance(array, np.ndarray):
+            # NumPy's texts and bytes lose their trailing NULs.
+            values = np.array(array, dtype=object)
         datatype = datatype_of(values.dtype)
         return cls(name, datatype, values.shape, raw_from_array(values))
 

@@ -1,6 +1,7 @@
 """Tensors round-trip without needless copies, and wrong sizes are refused."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,3 +134,12 @@ def test_check_shape_accepted_shape_fits_numpy(shape: list[int], datatype: str) 
         return
     if np.prod(shape, dtype=object) == 0:
         assert Tensor("x", datatype, checked, b"").to_array().shape == tuple(shape)
+
+
+@pytest.mark.parametrize("values", [[b"ab\0\0", b"c"], ["ab\0", ""], [[b"\0"], [b"c\0"]], b"\0\0", ((b"a\0",),)])
+def test_tensor_of_list_keeps_trailing_nuls(values: Any) -> None:
+    tensor = Tensor.from_array("x", values)
+    sent = np.array(values, dtype=object)
+    assert tensor.shape == sent.shape
+    expected = [each.encode() if isinstance(each, str) else each for each in sent.ravel().tolist()]
+    assert tensor.to_array().ravel().tolist() == expected
