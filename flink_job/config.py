@@ -151,7 +151,8 @@ class JobConfig(_Section, frozen=True):
     def crash_dir(self) -> str:
         """Folder of notes on runs: beside checkpoints in files, else a relative one."""
         url = urlsplit(self.checkpoint_dir)
-        return str(Path(unquote(url.path), ".crashes", self.name)) if url.scheme == "file" else self.name
+        is_file = url.path and url.scheme in {"", "file"}
+        return str(Path(unquote(url.path), ".crashes", self.name)) if is_file else self.name
 
 
 class ExchangeConfig(_Section, frozen=True):

@@ -229,3 +229,16 @@ def test_kafka_limits_of_topics_bound_answers_and_letters() -> None:
     assert (kafka.response_limit_bytes, kafka.original_limit_bytes) == (100_000, 3_000)
     assert KafkaConfig(max_response_bytes=2**40).response_limit_bytes == KafkaConfig().max_message_bytes
     assert KafkaConfig(max_letter_bytes=1).original_limit_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "crashes"),
+    [
+        ("file:///data/a%20b/", "/data/a b/.crashes/mine"),
+        ("/data", "/data/.crashes/mine"),
+        ("s3://bucket/data", "mine"),
+        ("", "mine"),
+    ],
+)
+def test_crash_dir_is_beside_checkpoints_in_files(checkpoints: str, crashes: str) -> None:
+    assert Config().replace(job={"name": "mine", "checkpoint_dir": checkpoints}).job.crash_dir == crashes
