@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anabranch.async_client import AsyncClient
     from anabranch.client import Client
     from anabranch.errors import (
         AnabranchError,
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnabranchError",
+    "AsyncClient",
     "BrokerUnreachable",
     "Client",
     "ClientClosed",
@@ -190,6 +192,7 @@ __all__ = [
     "__version__",
 ]
 _MODULES = {
+    "AsyncClient": "anabranch.async_client",
     "Client": "anabranch.client",
     "KafkaSecurity": "anabranch.flink_job.kafka.security",
     "Result": "anabranch.result",

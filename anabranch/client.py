@@ -6,14 +6,17 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from anabranch.casting import FrameLike, rows_of
+from anabranch.casting import cast as cast_inputs
 from anabranch.flink_job.kafka.security import KafkaSecurity, python_options
 from anabranch.messaging.answer_future import AnswerFuture
 from anabranch.messaging.connection import Connection, IsolationLevel, KafkaConnection, known_options
@@ -21,7 +24,7 @@ from anabranch.messaging.errors import ClientForked
 from anabranch.messaging.response_receiver import PendingRequest, ResponseReceiver, no_answer
 from anabranch.result import Result
 from anabranch.schemas import codec
-from anabranch.schemas.errors import InvalidParameter, RequestTooLarge
+from anabranch.schemas.errors import InvalidParameter, RequestTooLarge, UnknownModel, UnknownVersion
 from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
 
     from anabranch.flink_job.config import Config
+    from anabranch.flink_job.model_summary import ModelSummary
 
 Inputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 Parameters = Mapping[str, Parameter | np.generic]
@@ -83,6 +87,7 @@ class Client:
         self._id_prefix = uuid.uuid4().hex[:16]
         self._id_count = itertools.count()
         self._process_id = os.getpid()
+        self._summaries: dict[tuple[str, str], ModelSummary] = {}
         self._connection = connection or KafkaConnection(
             bootstrap_servers,
             requests_topic=requests_topic,
@@ -123,6 +128,7 @@ class Client:
         parameters: Parameters | None = None,
         key: str | None = None,
         timeout_s: float | None = None,
+        casts: bool = False,
     ) -> Result:
         """Send a request and wait for its answer.
 
@@ -138,6 +144,7 @@ class Client:
             parameters: Further request parameters.
             key: Requests with the same key stay in order; without one, they are spread over all partitions.
             timeout_s: Longest wait for the answer. Default: the client's `timeout_s`.
+            casts: Casts arrays, lists and numbers to the model's types, and refuses values that would be lost.
 
         Raises:
             RequestError: The request is at fault; the class of the error says how.
@@ -155,6 +162,7 @@ class Client:
             parameters=parameters,
             key=key,
             timeout_s=timeout_s,
+            casts=casts,
         ).result()
 
     def submit(
@@ -170,6 +178,7 @@ class Client:
         parameters: Parameters | None = None,
         key: str | None = None,
         timeout_s: float | None = None,
+        casts: bool = False,
     ) -> Future[Result]:
         """Send a request and return at once; the future ends with the answer, or with an error of `infer`.
 
@@ -190,6 +199,8 @@ class Client:
             timeout_s = self._timeout_s if deadline_ms is None else max(self._timeout_s, deadline_ms / 1000 + 1)
         request_id = f"{self._id_prefix}-{next(self._id_count):x}"
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        if casts:
+            named = cast_inputs(named, self._summary(model, version).inputs)
         message = _encode(
             InferRequest(
                 model_name=model,
@@ -208,6 +219,84 @@ class Client:
         future = AnswerFuture(self._receiver.thread, sent_s + timeout_s, no_answer(model, timeout_s))
         pending = PendingRequest(future, sent_s, timeout_s, model)
         return self._send(message, request_id.encode(), key, pending)
+
+    def map(
+        self,
+        model: str,
+        requests: Iterable[Inputs] | FrameLike,
+        *,
+        concurrency: int = 64,
+        rows: int = 256,
+        ordered: bool = True,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> Iterator[Result]:
+        """Send many requests, and yield their results.
+
+        Args:
+            requests: Inputs of each request, read as they are needed; or a pandas DataFrame, whose columns are the
+                model's inputs.
+            concurrency: Requests without an answer.
+            rows: Rows of a DataFrame in one request.
+            ordered: Yields results in the order of requests; otherwise as they come.
+            progress: Called with the number of results so far.
+            options: As for `infer`.
+
+        Raises:
+            AnabranchError: The first request that failed; later ones may have been served.
+        """
+        waiting: deque[Future[Result]] = deque()
+        done = 0
+        items = iter(self._requests_of(model, requests, rows, str(options.get("version", ""))))
+        is_over = False
+        while True:
+            while not is_over and len(waiting) < concurrency:
+                try:
+                    waiting.append(self.submit(model, next(items), **options))
+                except StopIteration:
+                    is_over = True
+            if not waiting:
+                return
+            future = waiting[0]
+            if not ordered:
+                future = next(as_completed(waiting))
+            waiting.remove(future)
+            yield future.result()
+            done += 1
+            if progress is not None:
+                progress(done)
+
+    def _requests_of(self, model: str, requests: Any, rows: int, version: str) -> Iterable[Inputs]:
+        if not hasattr(requests, "iloc"):
+            return cast("Iterable[Inputs]", requests)
+        specs = self._summary(model, version).inputs
+        return (rows_of(requests, specs, first, first + rows) for first in range(0, len(requests), rows))
+
+    def models(self) -> dict[str, list[str]]:
+        """Return the versions of each served model, the newest last."""
+        return {name: list(versions) for name, versions in self._connection.served_models().models.items()}
+
+    def is_ready(self, model: str = "", version: str = "") -> bool:
+        """Tell whether a job has published the model, or any."""
+        served = self._connection.served_models()
+        try:
+            return bool(served.find(model, version) if model else served.models)
+        except (UnknownModel, UnknownVersion):
+            return False
+
+    def metadata(self, model: str, version: str = "") -> ModelSummary:
+        """Describe a model: inputs and outputs with datatypes and shapes.
+
+        Raises:
+            UnknownModel, UnknownVersion: No job has published it.
+        """
+        return self._summary(model, version)
+
+    def _summary(self, model: str, version: str) -> ModelSummary:
+        found = self._summaries.get((model, version))
+        if found is None:
+            found = self._summaries[model, version] = self._connection.served_models().find(model, version)
+        return found
 
     def close(self) -> None:
         """Close the connections; requests without an answer end with `ClientClosed`. May be called again."""

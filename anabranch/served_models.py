@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from anabranch.flink_job.config import Config
-from anabranch.flink_job.kafka.properties import python_client_options
 from anabranch.flink_job.model_summary import ModelSummary, decode_summaries, encode_summaries, summarize
 from anabranch.messaging.kafka_options import options_of
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog
+
+if TYPE_CHECKING:
+    from anabranch.flink_job.config import Config
 
 _POLL_MS = 500
 _SEND_MS = 10_000
@@ -28,6 +29,8 @@ def publish(config: Config, catalog: Catalog) -> None:
     """Write the models of a job for gateways, if the topic exists and may be written to."""
     from kafka import KafkaProducer  # noqa: PLC0415 - a third of a second
     from kafka.errors import KafkaError  # noqa: PLC0415 - the same
+
+    from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
 
     kafka = config.kafka
     options = options_of(KafkaProducer.DEFAULT_CONFIG, python_client_options(kafka))
@@ -91,7 +94,7 @@ class ServedModels:
 
 
 class ServedModelsReader:
-    """Follows the topic in a thread.
+    """Reads the topic, then follows it in a thread after `start`.
 
     Args:
         options: Of kafka-python, as for any client of the broker.
@@ -102,6 +105,7 @@ class ServedModelsReader:
 
         self._models = models
         self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
         self._consumer = KafkaConsumer(
             **{
                 "bootstrap_servers": bootstrap_servers,
@@ -119,13 +123,17 @@ class ServedModelsReader:
             ends = self._consumer.end_offsets(partitions)
             while any(self._consumer.position(each) < end for each, end in ends.items()):
                 self._poll()
+
+    def start(self) -> None:
+        """Follow the topic."""
         self._thread = threading.Thread(target=self._follow, name="anabranch-served-models", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """End the thread."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._consumer.close()
 
     def _poll(self) -> None:
@@ -139,3 +147,10 @@ class ServedModelsReader:
                 self._poll()
             else:
                 self._stopped.wait(_POLL_MS / 1000)
+
+
+def read_served_models(bootstrap_servers: str, topic: str, options: Mapping[str, Any]) -> ServedModels:
+    """Read the topic once."""
+    models = ServedModels()
+    ServedModelsReader(bootstrap_servers, topic, options, models).close()
+    return models

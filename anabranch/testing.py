@@ -29,6 +29,7 @@ from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, InferenceFailed, InternalError, UnknownModel, UnknownOutput
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.served_models import ServedModels
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
@@ -98,6 +99,8 @@ class FakeJob:
         self.answer: AnswerFunction = answer or (echo if models is None else _Models(models))
         self.received: list[ReceivedRequest] = []
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        #: Models that clients are told of; see `ServedModels.update`.
+        self.served = ServedModels()
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="anabranch-fake-job", daemon=True)]
         self._threads[0].start()
@@ -243,6 +246,9 @@ class _MemoryConnection:
             yield self._answers.get(timeout=timeout_ms / 1000)
         except queue.Empty:
             return
+
+    def served_models(self) -> ServedModels:
+        return self._job.served
 
     def close_sender(self) -> None:
         pass

@@ -113,6 +113,7 @@ def _serve(config: Config, options: GatewayOptions, *, as_json: bool) -> None:
         connection = connection_for_job(config, timeout_s=options.timeout_s)
         options_of_kafka = python_client_options(kafka)
         reader = ServedModelsReader(kafka.bootstrap_servers, kafka.models_topic, options_of_kafka, served)
+        reader.start()
     door = Gateway(options, connection, served)
 
     async def run() -> None:

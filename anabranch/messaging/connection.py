@@ -20,6 +20,7 @@ from anabranch.messaging.kafka_codecs import check_codecs, codec_missing
 from anabranch.messaging.kafka_options import connection_causes, options_of
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
+from anabranch.served_models import ServedModels, read_served_models
 
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 
@@ -36,6 +37,9 @@ class Connection(Protocol):
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
         """Return keys and values of new answers. Always called by the same thread."""
+
+    def served_models(self) -> ServedModels:
+        """Return the models that jobs have published."""
 
     def close_sender(self) -> None:
         """End the sending half."""
@@ -67,7 +71,10 @@ class KafkaConnection:
         timeout_s: float = 30.0,
         reply_topic: str | None = None,
         own_partition: bool = False,
+        models_topic: str = "inference-models",
     ) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._models_topic = models_topic
         self._requests_topic = requests_topic
         self._answers_topic = answers_topic = reply_topic or responses_topic
         self._headers: list[tuple[str, bytes]] = []
@@ -96,6 +103,7 @@ class KafkaConnection:
             "max_block_ms": int(min(_CONNECT_S, timeout_s) * 1000),
         }
         for_consumer, for_producer = _divide(properties)
+        self._consumer_options = common | for_consumer
         if not for_consumer.keys() & {"proxy_url", "socks5_proxy"}:
             _probe(bootstrap_servers)
         try:
@@ -146,6 +154,10 @@ class KafkaConnection:
         for records in polled.values():
             for record in records:
                 yield record.key, record.value
+
+    def served_models(self) -> ServedModels:
+        """Read the topic of models."""
+        return read_served_models(self._bootstrap_servers, self._models_topic, self._consumer_options)
 
     def close_sender(self) -> None:
         """Close the producer; a request that it has not sent within a second is dropped."""

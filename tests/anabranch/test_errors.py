@@ -106,7 +106,7 @@ def test_reference_page_has_every_code_and_docstring() -> None:
 def test_package_exports_every_error() -> None:
     names = {cls.__name__ for cls in product_errors()}
     assert set(errors.__all__) == names
-    assert set(anabranch.__all__) == names | {"Client", "KafkaSecurity", "Result", "__version__"}
+    assert set(anabranch.__all__) == names | {"AsyncClient", "Client", "KafkaSecurity", "Result", "__version__"}
     assert all(getattr(anabranch, name) is getattr(errors, name) for name in names)
     assert set(dir(anabranch)) >= set(anabranch.__all__)
 
