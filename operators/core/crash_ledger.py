@@ -10,9 +10,11 @@ Rows are known by model and content, so an answer does not depend on the task or
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
-from typing import NamedTuple, Self
+from itertools import accumulate
+from typing import NamedTuple, Self, TypeAlias
 
 import msgspec
+import numpy as np
 
 from anabranch.schemas.limits import MAX_REMEMBERED_CRASHES
 from anabranch.schemas.tensors import BYTES, Array, bytes_offsets, raw_from_array
@@ -21,6 +23,8 @@ REMEMBERED_MS = 7 * 24 * 3_600_000.0
 _START_BYTES = 16
 _DIGEST_BYTES = 16
 _TEXT_KINDS = "OUS"
+#: Axis and value, or None.
+Fills: TypeAlias = Sequence[tuple[int, float] | None]
 
 
 class Verdict(IntEnum):
@@ -93,14 +97,16 @@ class CrashLedger(msgspec.Struct):
                 if now_ms - count.last_ms > REMEMBERED_MS:
                     self.note_survival(model, digest)
 
-    def judge(self, model: str, arrays: Sequence[Array], units: int, max_crashes: int) -> list[tuple[Verdict, str]]:
+    def judge(
+        self, model: str, arrays: Sequence[Array], units: int, max_crashes: int, fills: Fills = ()
+    ) -> list[tuple[Verdict, str]]:
         """Return verdict and digest of each unit; see `fingerprints`."""
         counts = self.counts.get(model)
         verdicts = [(Verdict.FREE, "")] * units
         if not counts:
             return verdicts
         starts = {count.start for count in counts.values()}
-        pieces = [_pieces(array, units) for array in arrays]
+        pieces = _all_pieces(arrays, units, fills)
         for unit in range(units):
             if _start(pieces, unit) in starts:
                 digest = _digest(pieces, unit)
@@ -111,13 +117,14 @@ class CrashLedger(msgspec.Struct):
         return verdicts
 
 
-def fingerprints(arrays: Sequence[Array], units: int) -> list[Fingerprint]:
+def fingerprints(arrays: Sequence[Array], units: int, fills: Fills = ()) -> list[Fingerprint]:
     """Return the fingerprint of each unit.
 
     Args:
         arrays: Inputs in a fixed order; `units` divides their axis 0 unless it is 1.
+        fills: Of each array, the axis that a batch fills up to its longest row, and the value. It does not count.
     """
-    pieces = [_pieces(array, units) for array in arrays]
+    pieces = _all_pieces(arrays, units, fills)
     return [Fingerprint(_digest(pieces, unit), _start(pieces, unit)) for unit in range(units)]
 
 
@@ -125,6 +132,26 @@ class _Pieces(NamedTuple):
     described: bytes
     data: memoryview
     ends: Sequence[int]
+
+
+def _all_pieces(arrays: Sequence[Array], units: int, fills: Fills) -> list[_Pieces]:
+    fills = fills if len(fills) == len(arrays) else (None,) * len(arrays)
+    return [
+        _pieces(array, units) if fill is None else _unfilled_pieces(array, units, *fill)
+        for array, fill in zip(arrays, fills, strict=True)
+    ]
+
+
+def _unfilled_pieces(array: Array, units: int, axis: int, value: float) -> _Pieces:
+    others = tuple(other for other in range(array.ndim) if other != axis)
+    step = len(array) // units
+    rows = []
+    for first in range(0, units * step, step):
+        row = array[first : first + step]
+        kept = np.flatnonzero((row != value).any(axis=others))
+        rows.append(row[(slice(None),) * axis + (slice(kept[-1] + 1 if kept.size else 0),)].tobytes())
+    shape = [size for other, size in enumerate(array.shape) if other not in {0, axis}]
+    return _Pieces(f"{array.dtype.str}{shape}".encode(), memoryview(b"".join(rows)), [0, *accumulate(map(len, rows))])
 
 
 def _pieces(array: Array, units: int) -> _Pieces:

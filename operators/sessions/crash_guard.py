@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anabranch.operators.backends.base import Backend, Session
-from anabranch.operators.core.crash_ledger import Verdict
+from anabranch.operators.core.crash_ledger import Fills, Verdict
 from anabranch.operators.sessions.run_journal import Note, RunJournal, head_bytes, journal_of
 from anabranch.schemas.errors import RequestCrashesModel
 from anabranch.schemas.model import ModelSpec
@@ -49,13 +49,17 @@ class CrashGuard:
     Args:
         subject: Model or function, with its version and content.
         fixed_types: True if all calls have arrays of the same datatypes.
+        fills: See `fingerprints`.
     """
 
-    def __init__(self, journal: RunJournal, subject: str, max_crashes: int, *, fixed_types: bool = False) -> None:
+    def __init__(
+        self, journal: RunJournal, subject: str, max_crashes: int, *, fixed_types: bool = False, fills: Fills = ()
+    ) -> None:
         self._journal = journal
         self._subject = subject
         self._max_crashes = max_crashes
         self._fixed_types = fixed_types
+        self._fills = fills
         self._cached: tuple[int, list[tuple[int, ...]], bytes, int] = (0, [], b"", 0)
 
     def call(self, arrays: Sequence[Array], units: int, function: Callable[..., T], *arguments: Any) -> T:
@@ -86,7 +90,7 @@ class CrashGuard:
             shapes = [array.shape for array in arrays]
             cached_units, cached_shapes, head, size_bytes = self._cached
             if cached_shapes != shapes or cached_units != units or not self._fixed_types:
-                head, following, size_bytes = head_bytes(self._subject, arrays, units, self._max_crashes)
+                head, following, size_bytes = head_bytes(self._subject, arrays, units, self._max_crashes, self._fills)
                 if not following:
                     return self._journal.begin(head, following, size_bytes)
                 self._cached = units, shapes, head, size_bytes
@@ -99,7 +103,7 @@ class CrashGuard:
     def _call_suspects(self, arrays: Sequence[Array], units: int, function: Callable[..., T], *arguments: Any) -> T:
         journal, limit = self._journal, self._max_crashes
         try:
-            verdict, digest = max(journal.ledger.judge(self._subject, arrays, units, limit))
+            verdict, digest = max(journal.ledger.judge(self._subject, arrays, units, limit, self._fills))
         except Exception:  # noqa: BLE001 - a function may take objects that cannot be noted
             verdict, digest = Verdict.FREE, ""
         if verdict is Verdict.FREE:

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import msgspec
 
-from anabranch.operators.core.crash_ledger import CrashLedger, Fingerprint, fingerprints
+from anabranch.operators.core.crash_ledger import CrashLedger, Fills, Fingerprint, fingerprints
 from anabranch.schemas.limits import MIB
 from anabranch.schemas.tensors import Array, array_from_raw, datatype_of, raw_size_bytes
 
@@ -44,6 +44,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     max_crashes: int
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     digests: tuple[Fingerprint, ...] = ()
+    fills: tuple[tuple[int, float] | None, ...] = ()
 
 
 class Note:
@@ -195,14 +196,16 @@ class RunJournal:
         made.replace(self._folder / "ledger.json")
 
 
-def head_bytes(model: str, arrays: Sequence[Array], units: int, max_crashes: int) -> tuple[bytes, Sequence[Array], int]:
+def head_bytes(
+    model: str, arrays: Sequence[Array], units: int, max_crashes: int, fills: Fills = ()
+) -> tuple[bytes, Sequence[Array], int]:
     """Return the head of a note, the arrays that follow it, and the size of both."""
     size_bytes = sum(array.nbytes for array in arrays)
     if size_bytes <= _MOST_COPIED_BYTES and all(array.dtype.kind not in "OUS" for array in arrays):
         inputs = tuple((datatype_of(array.dtype), array.shape) for array in arrays)
-        head, following = Head(model, units, max_crashes, inputs), arrays
+        head, following = Head(model, units, max_crashes, inputs, fills=tuple(fills)), arrays
     else:
-        head, following = Head(model, units, max_crashes, digests=tuple(fingerprints(arrays, units))), ()
+        head, following = Head(model, units, max_crashes, digests=tuple(fingerprints(arrays, units, fills))), ()
         size_bytes = 0
     encoded = msgspec.msgpack.encode(head)
     return _NOTE.pack(_IDLE, len(encoded)) + encoded, following, _NOTE.size + len(encoded) + size_bytes
@@ -221,7 +224,7 @@ def _count(note: bytes, ledger: CrashLedger) -> None:
             end = at + (raw_size_bytes(datatype, shape) or 0)
             arrays.append(array_from_raw(datatype, shape, note[at:end]))
             at = end
-        rows = fingerprints(arrays, head.units)
+        rows = fingerprints(arrays, head.units, head.fills)
     ledger.note_crash(head.model, rows, time() * 1000)
     worst = max(
         ledger.counts[head.model][row.digest].crashes for row in rows if row.digest in ledger.counts[head.model]

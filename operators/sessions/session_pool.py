@@ -138,4 +138,6 @@ class SessionPool:
         limit = model.session.max_crashes
         if self._journal is None or not limit:
             return None
-        return CrashGuard(self._journal, subject, limit, fixed_types=fixed_types)
+        filled = {name: (axis, value) for name, axis, value in model.padding.inputs} if model.padding else {}
+        fills = [filled.get(spec.name) for spec in model.inputs] if fixed_types and filled else ()
+        return CrashGuard(self._journal, subject, limit, fixed_types=fixed_types, fills=fills)

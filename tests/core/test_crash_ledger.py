@@ -87,6 +87,22 @@ def test_fingerprint_of_a_row_is_that_of_the_row_alone() -> None:
         assert fingerprints([array], 4) == [fingerprints([array[row : row + 1]], 1)[0] for row in range(4)]
 
 
+def test_fingerprint_of_a_filled_row_is_that_of_the_row() -> None:
+    """A batch fills its rows up to the longest, which differs from batch to batch."""
+    fills = [(1, 0.0), None, (2, 7.0)]
+    short = [np.array([[5, 0, 6]]), np.array([[1.0]]), np.arange(4).reshape(1, 2, 2)]
+    filled = [np.array([[5, 0, 6, 0, 0]]), short[1], np.pad(short[2], ((0, 0), (0, 0), (0, 3)), constant_values=7)]
+    other = [np.array([[5, 0, 6, 1, 0]]), short[1], filled[2]]
+    batch = [np.concatenate(arrays) for arrays in zip(filled, other, strict=True)]
+    [row] = fingerprints(short, 1, fills)
+    assert fingerprints(batch, 2, fills)[0] == fingerprints(filled, 1, fills)[0] == row
+    assert fingerprints(batch, 2, fills)[1] != row
+    assert fingerprints(filled, 1) != [row]
+    ledger = CrashLedger()
+    ledger.note_crash(MODEL, fingerprints(batch, 2, fills)[:1], 0.0)
+    assert [verdict for verdict, _ in ledger.judge(MODEL, short, 1, LIMIT, fills)] == [Verdict.ALONE]
+
+
 def test_fingerprint_without_elements_is_valid() -> None:
     assert fingerprints([np.zeros((), np.float32)], 1)
     assert fingerprints([], 1)

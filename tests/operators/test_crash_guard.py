@@ -178,6 +178,16 @@ def test_inputs_of_any_size_and_layout_are_noted(folder: Path, array: Array) -> 
     assert count.crashes == 1
 
 
+def test_filled_row_that_crashed_is_known_at_any_length(folder: Path) -> None:
+    ids = np.array([[5, 6, 0, 0]])
+    guard = CrashGuard(opened(folder), SUBJECT, LIMIT, fixed_types=True, fills=[(1, 0.0)])
+    noted = guard.call([ids], 1, lambda: _note_of(folder))
+    ledger = _counted(noted)
+    assert [digest for _, digest in ledger.judge(SUBJECT, [ids[:, :2]], 1, LIMIT, [(1, 0.0)])] == [
+        *ledger.counts[SUBJECT]
+    ]
+
+
 def test_larger_inputs_than_copied_are_noted_by_digest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = CrashGuard(opened(folder), SUBJECT, LIMIT)
     copied = guard.call([POISON], 1, lambda: _note_of(folder))
