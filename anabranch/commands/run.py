@@ -154,7 +154,9 @@ def _stop_other(control: JobControl, other: FlinkJob, config: Config, path: str,
     savepoint = control.stop(other)
     keeper.tell(f"Stopped {other.name} with the savepoint {savepoint}")
     keeper.await_slots()
-    return path or ("" if other.name == config.job.name else savepoint)
+    # Flink writes `file:/` for `file:///`; the newest state of the own folder is found anyway.
+    own = config.job.state_url.replace("file:///", "file:/")
+    return path or ("" if savepoint.replace("file:///", "file:/").startswith(f"{own}/") else savepoint)
 
 
 def tell_left_out(catalog: Catalog, tell: Callable[[str], None]) -> None:

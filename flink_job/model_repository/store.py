@@ -54,9 +54,10 @@ class StoredModels(msgspec.Struct, frozen=True):
 
 def store_of(config: Config) -> str:
     """Return the URL of a job's store; empty for a folder that ends with this process."""
-    if config.models.store:
-        return config.models.store.rstrip("/")
-    return f"{config.job.checkpoint_dir.rstrip('/')}/{_FOLDER}" if config.job.checkpoint_dir else ""
+    beside = f"{config.job.checkpoint_dir.rstrip('/')}/{_FOLDER}" if config.job.checkpoint_dir else ""
+    url = config.models.store.rstrip("/") or beside
+    # TaskManagers run in another folder.
+    return url if ":" in url or not url else str(Path(url).absolute())
 
 
 def store_models(catalog: Catalog, config: Config) -> StoredModels:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,7 @@ def test_store_of_config_is_beside_the_checkpoints(tmp_path: Path) -> None:
     config = Config().replace(job={"checkpoint_dir": "s3://bucket/chk/"})
     assert store_of(config) == "s3://bucket/chk/.models"
     assert store_of(config.replace(models={"store": "s3://models/"})) == "s3://models"
+    assert store_of(config.replace(models={"store": "models here"})) == f"{Path.cwd()}/models here"
     assert store_of(Config()) == ""
     _write(tmp_path / "plain" / "1", ["Add x x y"], X, Y)
     private = store_models(read(tmp_path), Config()).catalog
@@ -212,6 +214,7 @@ def test_cache_tasks_of_a_machine_share_one_copy(
 
     def count(pairs: list[tuple[str, Path]]) -> None:
         fetched.extend(url for url, _ in pairs)
+        time.sleep(0.1)  # The other tasks come meanwhile.
         fetch(pairs)
 
     monkeypatch.setattr(model_cache, "_fetch", count)
