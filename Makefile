@@ -75,7 +75,7 @@ docs: setup ## Build the documentation site in site/
 bench: setup ## Measure this project and its peers on this machine; hours, or much less with ARGS=--quick
 	@$(BIN)/python -m bench $(ARGS)
 
-chaos: setup ## Kill, stop and cut off a stack under load, and judge every answer; an hour, in slices of ten minutes
+chaos: setup ## Kill, stop and cut off a stack under load, and judge every answer; two hours, in slices of fifteen minutes
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## Stop the local stack and remove all generated files of this folder

@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
         description="Kill, stop and starve a real stack under load, and count lost, wrong, doubled and disordered "
-        "answers. Each slice takes up to ten minutes and leaves a result, so that a run can go on later.",
+        "answers. Each slice takes up to fifteen minutes and leaves a result, so that a run can go on later.",
     )
     parser.add_argument("--slice", action="append", choices=suite, metavar="NAME", help=f"one of {', '.join(suite)}")
     parser.add_argument("--again", action="store_true", help="also run slices that have a result")

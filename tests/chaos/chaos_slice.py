@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from anabranch.errors import AnabranchError
 from tests.chaos.checker import Checker, Verdict
 from tests.chaos.faults import FAULTS, Fault, FaultMissed
 from tests.chaos.load import Load, Plant
@@ -23,8 +24,8 @@ from tests.chaos.stand import Stand
 HERE = Path(__file__).parent
 
 _CALM_S = (3.0, 6.0)
-_RECOVERY_TIMEOUT_S = 180.0
-_DRAIN_TIMEOUT_S = 180.0
+#: Times before the end of a slice: the last begin of a fault, the last recovery, and the last answer.
+_LAST_FAULT_S, _LAST_RECOVERY_S, _LAST_ANSWER_S = 300.0, 120.0, 60.0
 _POLL_S = 0.1
 
 
@@ -33,7 +34,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         hold_s: Bounds of the time for which a fault lasts.
-        max_s: Time after which no further fault begins.
+        limit_s: Time of the whole slice; near its end no further fault begins, and nothing is waited for.
     """
 
     mode: Literal["thread", "process"]
@@ -41,10 +42,10 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     faults: list[str]
     seed: int
     balance: Literal["offload", "off"] = "offload"
-    task_managers: int = 3
-    rate_per_s: float = 80.0
+    task_managers: int = 2
+    rate_per_s: float = 60.0
     hold_s: tuple[float, float] = (5.0, 30.0)
-    max_s: float = 480.0
+    limit_s: float = 840.0
 
 
 class FaultResult(msgspec.Struct, kw_only=True):
@@ -122,20 +123,21 @@ class _Course:
     stand: Stand
     load: Load
     tell: Callable[[str], None]
+    end_s: float
 
     def run(self) -> tuple[list[FaultResult], str]:
         """Does one fault after another; returns them, and a note if the service did not recover."""
         random, start_s, done = Random(self.plan.seed), time.monotonic(), list[FaultResult]()
         for kind in random.sample(self.plan.faults, len(self.plan.faults)):
             fault = FAULTS[kind](self.stand, self.load, Random(random.random()), random.uniform(*self.plan.hold_s))
-            if time.monotonic() - start_s > self.plan.max_s:
+            if time.monotonic() > self.end_s - _LAST_FAULT_S:
                 return done, ""
             self._sleep(random.uniform(*_CALM_S))
             result = self._do(fault, start_s)
             done.append(result)
             self.tell(_told(result))
             if not result.recovered:
-                return done, f"no recovery from {kind!r} in {_RECOVERY_TIMEOUT_S:.0f} s"
+                return done, f"no recovery from {kind!r} in time"
         return done, ""
 
     def _do(self, fault: Fault, start_s: float) -> FaultResult:
@@ -145,7 +147,7 @@ class _Course:
             result.evidence = fault.begin()
             if not fault.is_outage:
                 self._sleep(fault.hold_s)
-        except (FaultMissed, RuntimeError) as error:
+        except (FaultMissed, AnabranchError, subprocess.SubprocessError) as error:
             result.missed = str(error)
         finally:
             try:
@@ -158,8 +160,8 @@ class _Course:
         return result
 
     def _await_recovery(self, result: FaultResult, from_s: float) -> None:
-        ledger, end_s = self.load.ledger, time.monotonic() + _RECOVERY_TIMEOUT_S
-        while not result.recovered and time.monotonic() < end_s:
+        ledger = self.load.ledger
+        while not result.recovered and time.monotonic() < self.end_s - _LAST_RECOVERY_S:
             self._sleep(_POLL_S)
             again_s, caught_up_s = ledger.first_answer_after(from_s), ledger.caught_up_after(from_s)
             result.answers_again_s = None if again_s is None else round(max(0.0, again_s - from_s), 2)
@@ -188,9 +190,10 @@ def run_slice(
         with Load(
             stand.bootstrap_servers, stand.direct_servers, seed=plan.seed, rate_per_s=plan.rate_per_s, plant=plant
         ) as load:
-            faults, note = _Course(plan, stand, load, tell).run()
-            load.finish_sending(_DRAIN_TIMEOUT_S)
-            load.await_answers(_DRAIN_TIMEOUT_S)
+            end_s = start_s + plan.limit_s
+            faults, note = _Course(plan, stand, load, tell, end_s).run()
+            load.finish_sending(end_s - _LAST_ANSWER_S)
+            load.await_answers(end_s - _LAST_ANSWER_S)
             requests = load.read_requests()
         runs = stand.runs
     tell(f"{name}: checking {len(requests)} requests")

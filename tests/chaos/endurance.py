@@ -35,7 +35,7 @@ RESULT = Path(__file__).parent / "results" / "endurance.json"
 Leak = Literal["none", "windows"]
 
 FRAME = 64
-ROWS = 12
+ROWS = 8
 REMEMBER_MS = 20_000
 EVERY_WITH_DEADLINE = 100
 #: Growth from which a run is not flat, over the whole run and as a part of the first slice.
@@ -100,7 +100,7 @@ class SplitStream(Simulation):
     """A simulated task and its windows under an endless stream of split requests."""
 
     def __init__(self, leak: Leak = "none") -> None:
-        served = catalog(Batching(shard_rows=4, max_rows=8), without=("cut", "pairs", "whole"))
+        served = catalog(Batching(shard_rows=4, max_rows=8), without=("cut", "rows", "whole"))
         super().__init__([], served, seed=0, faults=Faults(0, 0, 0))
         self.offloads = self.refuses = False
         self.policy = SchedulingPolicy(balance="off", remember_ms=REMEMBER_MS)
@@ -115,7 +115,7 @@ class SplitStream(Simulation):
         requests = [
             Sent(
                 str(number),
-                "rows",
+                "pairs",
                 tuple(float(number % 1000 + row) for row in range(ROWS)),
                 timestamp_ms=int(self.now_ms),
                 partial=True,
@@ -128,8 +128,11 @@ class SplitStream(Simulation):
             for number, request in zip(numbers, requests, strict=True)
         ]
         self._take(self._tasks[0].process(write_requests(frame)))
-        self._note()
+        # Windows are open when half of the records have come.
+        half = len(self.state.flying) // 2
         while self.state.flying:
+            if len(self.state.flying) == half:
+                self._note()
             # Time passes, so that deadlines come before the last parts.
             self.now_ms += 0.5
             self._fly()

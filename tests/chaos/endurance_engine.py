@@ -61,7 +61,7 @@ def run(mode: str, requests: int, slices: int, folder: Path) -> EngineResult:
         config = config.replace(kafka={"bootstrap_servers": broker.bootstrap_servers})
         running = job.start(config, cluster.url)
         [task_manager] = cluster.task_managers.values()
-        with _Counter(broker.bootstrap_servers) as counter:
+        with SplitRequests(broker.bootstrap_servers) as counter:
             for number in range(1, slices + 1):
                 start_s, largest = time.monotonic(), 0
                 until = requests * number // slices
@@ -84,8 +84,8 @@ def run(mode: str, requests: int, slices: int, folder: Path) -> EngineResult:
     return EngineResult(mode=mode, slices=measured)
 
 
-class _Counter:
-    """Sends requests, and counts answers."""
+class SplitRequests:
+    """Sends requests of 40 rows, and counts answers."""
 
     def __init__(self, servers: str) -> None:
         self.answers, self._sent = 0, 0

@@ -16,7 +16,7 @@ from tests.chaos.proxy import TcpProxy, Weather
 from tests.chaos.stand import DISK_BYTES, Stand
 from tests.chaos.workload import POISON_KINDS
 
-_RESTART_TIMEOUT_S = 60.0
+_RESTART_TIMEOUT_S = 240.0
 
 
 class FaultMissed(Exception):

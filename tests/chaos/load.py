@@ -142,16 +142,15 @@ class Load:
 
     # ---- the end
 
-    def finish_sending(self, timeout_s: float) -> None:
+    def finish_sending(self, end_s: float) -> None:
         """Stops sending, and waits until the broker has all requests."""
         self._sending_ended.set()
-        self._threads[0].join(timeout_s)
-        self._producer.flush(timeout_s)
+        self._threads[0].join(max(1.0, end_s - time.monotonic()))
+        self._producer.flush(max(1.0, end_s - time.monotonic()))
 
-    def await_answers(self, timeout_s: float) -> None:
-        """Waits until every request is answered and a while nothing more comes, at most for a time."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
+    def await_answers(self, end_s: float) -> None:
+        """Waits until every request is answered and a while nothing more comes, at most until a time."""
+        while time.monotonic() < end_s:
             self.check()
             is_quiet = time.monotonic() - self.ledger.last_change_s > _QUIET_S
             if is_quiet and not self.ledger.pending():

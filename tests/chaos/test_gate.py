@@ -9,7 +9,7 @@ from tests.flink.conftest import MODES
 
 
 @pytest.mark.system
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("mode", MODES)
 def test_short_chaos_run_breaks_no_guarantee(tmp_path: Path, mode: str) -> None:
     plan = read_suite()[f"gate-{mode}"]
