@@ -1,5 +1,6 @@
 """BatchQueue: contents, order and time of batches."""
 
+import gc
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -811,3 +812,38 @@ def test_queue_never_hands_over_work_for_other_readers() -> None:
     queue.add(waiting("b", priority=1), 0.0)
     assert [request.id for request in queue.take_last(lambda _: True)] == ["b"]
     assert queue.take_last(lambda _: True) == []
+
+
+@pytest.mark.parametrize("way", ["sent", "expired", "expired after its first record", "shed"])
+def test_queue_split_request_that_departed_is_freed(way: str) -> None:
+    """A request is in no garbage collector's graph: a cycle with its records would stay for ever."""
+    queue = away(Readers(), SchedulingPolicy(overload="refuse", max_backlog_ms=10.0 if way == "shed" else 1e9))
+    before = live_splits()
+    for number in range(20):
+        request = waiting(f"{number}", rows=4, deadline_ms=50)
+        queue.add(request, 0.0, of_its_own(request))
+    if way == "sent":
+        assert len(left(queue)) == 40
+    elif way == "shed":
+        assert len(queue.shed()) == 19
+    else:
+        if way != "expired":
+            queue.take(0.0).batch[0].split.advance(0.0)  # type: ignore[union-attr]
+        assert len(queue.take(50.0).expired) == (20 if way == "expired" else 19)
+    queue.settle()
+    del request
+    assert live_splits() - before == (1 if way == "shed" else 0)
+
+
+def of_its_own(request: Request) -> SplitRequest:
+    """Records that refer to their request, as a router makes them."""
+
+    def record() -> Any:
+        return request.id
+
+    return SplitRequest("exchange", 4, 2, None, lambda _: record(), lambda _: iter([(None, record), (None, record)]))
+
+
+def live_splits() -> int:
+    gc.collect()
+    return sum(isinstance(each, SplitRequest) for each in gc.get_objects())

@@ -441,8 +441,10 @@ class BatchQueue:
             cost_ms += request.cost_ms
             if request.stored:
                 self._departed.append(request.number)
-                if request.split is not None and request.split.is_marked:
+            if request.split is not None:
+                if request.stored and request.split.is_marked:
                     self._departed.append(begun_key(request.number))
+                request.split.release()
         if group.target:
             self._away_ms[group.target] -= cost_ms
         else:

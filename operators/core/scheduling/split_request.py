@@ -1,7 +1,7 @@
 """A queued request that leaves as records for other tasks, one at a time."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 from anabranch.operators.core.outputs import Output
 
@@ -16,6 +16,10 @@ class Gate(Protocol):
 
 #: Gate and encoder of each record.
 Parts: TypeAlias = Iterator[tuple[Gate | None, Callable[[], Output]]]
+
+
+def _released(_: float) -> NoReturn:
+    raise AssertionError("the request has left the queue")
 
 
 class SplitRequest:
@@ -74,6 +78,11 @@ class SplitRequest:
     def is_done(self) -> bool:
         """True if all records left."""
         return self._records is not None and self._next is None
+
+    def release(self) -> None:
+        """Drop the records, which refer to the request: it is in no garbage collector's graph."""
+        self._opening = self._parts = _released
+        self._records = self._next = None
 
     def advance(self, now_ms: float) -> list[Output]:
         """Return the next record, after the OPENING if that has not left."""
