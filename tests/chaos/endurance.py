@@ -102,7 +102,7 @@ class SplitStream(Simulation):
     def __init__(self, leak: Leak = "none") -> None:
         served = catalog(Batching(shard_rows=4, max_rows=8), without=("cut", "rows", "whole"))
         super().__init__([], served, seed=0, faults=Faults(0, 0, 0))
-        self.offloads = self.refuses = False
+        self.offloads = self.refuses = self.crowds = False
         self.policy = SchedulingPolicy(balance="off", remember_ms=REMEMBER_MS)
         self.answers = 0
         self.most: dict[str, int] = {}
@@ -128,18 +128,19 @@ class SplitStream(Simulation):
             for number, request in zip(numbers, requests, strict=True)
         ]
         self._take(self._tasks[0].process(write_requests(frame)))
-        # Windows are open when half of the records have come.
-        half = len(self.state.flying) // 2
-        while self.state.flying:
-            if len(self.state.flying) == half:
-                self._note()
-            # Time passes, so that deadlines come before the last parts.
-            self.now_ms += 0.5
-            self._fly()
-            self._fire()
+        self._note()
+        while self.state.flying or self.state.queue_timers:
+            if self.state.flying:
+                # Time passes, so that deadlines come before the last parts.
+                self.now_ms += 0.5
+                self._fly()
+                if len(self.state.flying) == FRAME:
+                    self._note()
+            else:
+                self.now_ms = max(self.now_ms, min(self.state.queue_timers)[0])
+                self._fire()
+        assert not any(self.state.waiting.values()), "requests wait without a timer"
         self.now_ms += FRAME
-        while any(at_ms <= self.now_ms for at_ms, _ in self.state.queue_timers):
-            self._fire()
         self._fire_windows()
 
     def _fire_windows(self) -> None:

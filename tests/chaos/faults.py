@@ -137,6 +137,10 @@ class KillEverything(Fault):
         return f"{len(before)} processes, and `anabranch run`"
 
 
+#: Beam's worker that runs Python functions.
+_WORKER = "pyflink.fn_execution.beam"
+
+
 class KillWorker(Fault):
     """The Python worker of a TaskManager in process mode."""
 
@@ -145,7 +149,7 @@ class KillWorker(Fault):
 
     def begin(self) -> str:
         families = [self.stand.family(record)[1:] for record in self.stand.task_managers()]
-        workers = [process for family in families for process in family if "python" in process.name()]
+        workers = [process for family in families for process in family if _WORKER in " ".join(process.cmdline())]
         if not workers:
             raise FaultMissed("no Python worker runs: use process mode")
         worker = self.random.choice(sorted(workers, key=lambda process: process.pid))

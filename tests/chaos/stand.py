@@ -43,6 +43,8 @@ CHECKPOINT_INTERVAL_MS = 1000
 _COMMAND_TIMEOUT_S = 400.0
 _READY_TIMEOUT_S = 400.0
 _POLL_S = 0.5
+#: Variable of a process and its descendants.
+MARKER = "ANABRANCH_PROCESS"
 _STARTS = 4
 
 
@@ -224,9 +226,9 @@ repository = "{self._repository(self.generation)}"
         ]
 
     def family(self, record: ProcessRecord) -> list[psutil.Process]:
-        """A process and its descendants."""
+        """A process and its descendants, which inherit its marker; some leave its process tree."""
         process = record.find()
-        return [process, *process.children(recursive=True)] if process else []
+        return [process, *(each for each in psutil.process_iter() if _is_descendant(each, record))] if process else []
 
     def run_family(self) -> list[psutil.Process]:
         """The attached `anabranch run` with its descendants."""
@@ -333,6 +335,13 @@ repository = "{self._repository(self.generation)}"
 
     def _repository(self, generation: int) -> Path:
         return self.folder / f"models-{generation}"
+
+
+def _is_descendant(process: psutil.Process, record: ProcessRecord) -> bool:
+    try:
+        return process.pid != record.pid and process.environ().get(MARKER) == record.marker
+    except (psutil.Error, OSError):
+        return False
 
 
 def _free_ports() -> Iterator[int]:
