@@ -34,6 +34,8 @@ _PAGE_BYTES = 64 * 1024
 _MOST_COPIED_BYTES = 64 * MIB
 _ALONE_TIMEOUT_S = 60.0
 _ALONE_PAUSE_S = 0.002
+#: The operators of a process open together; a job waits longer before it restarts.
+_REFRESH_S = 0.5
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +105,7 @@ class RunJournal:
         self._folder = folder
         self._free: list[Note] = []
         self._own: set[str] = set()
+        self._refreshed_s = 0.0
         self.ledger = CrashLedger()
 
     def begin(self, head: bytes, arrays: Sequence[Array], size_bytes: int) -> Note:
@@ -125,8 +128,14 @@ class RunJournal:
         note.memory[0] = _IDLE
         self._free.append(note)
 
+    def refresh_if_old(self) -> None:
+        """Refresh unless that was a moment ago."""
+        if monotonic() - self._refreshed_s > _REFRESH_S:
+            self.refresh()
+
     def refresh(self) -> None:
         """Count the crashes since the last call, of any process."""
+        self._refreshed_s = monotonic()
         with self._locked():
             ledger = self._read()
             before = ledger.encode()
@@ -138,8 +147,8 @@ class RunJournal:
             self.ledger = ledger
 
     def forget(self, model: str, digest: str) -> None:
-        """Note that rows have survived alone."""
-        with self._locked():
+        """Note that rows have survived alone; on a full disk they run alone again."""
+        with suppress(OSError), self._locked():
             ledger = self._read()
             if ledger.note_survival(model, digest):
                 self._write(ledger)
@@ -148,7 +157,11 @@ class RunJournal:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Run while no other process runs suspects."""
-        descriptor = os.open(self._folder / "alone", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self._folder / "alone", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            yield
+            return
         try:
             end_s = monotonic() + _ALONE_TIMEOUT_S
             while monotonic() < end_s:
@@ -253,5 +266,8 @@ def journal_of(folder: Path) -> RunJournal | None:
                 _journals[folder] = None
         journal = _journals[folder]
         if journal is not None:
-            journal.refresh()
+            try:
+                journal.refresh_if_old()
+            except OSError as error:
+                _LOGGER.warning("the notes of runs cannot be read: %s", error)
         return journal

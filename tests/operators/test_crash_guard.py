@@ -222,10 +222,16 @@ def test_full_disk_leaves_runs_unguarded(folder: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    crash(folder, POISON)
     guard = CrashGuard(opened(folder), SUBJECT, LIMIT)
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert guard.call([GOOD], 1, len, "") == 0
     assert not list(folder.glob("*run-*"))
+    monkeypatch.setattr(os, "open", full)
+    assert guard.call([POISON], 1, len, "") == 0
+    monkeypatch.setattr(run_journal, "_REFRESH_S", 0)
+    run_journal._journals[folder] = guard._journal
+    assert journal_of(folder) is guard._journal
 
 
 def test_objects_that_cannot_be_noted_run_unguarded(folder: Path) -> None:
@@ -233,6 +239,18 @@ def test_objects_that_cannot_be_noted_run_unguarded(folder: Path) -> None:
     for rows in (np.array([object()]), np.array(["2026-11-29"], "datetime64[D]")):
         assert CrashGuard(opened(folder), SUBJECT, LIMIT).call([rows], 1, len, "") == 0
         assert CrashGuard(opened(folder), "m/2 def", LIMIT).call([rows], 1, len, "") == 0
+
+
+def test_operators_that_open_together_read_the_notes_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = journal_of(folder)
+    assert journal is not None
+    crash(folder, POISON)
+    monkeypatch.setattr(run_journal, "_REFRESH_S", 1000)
+    journal_of(folder)
+    assert crashes_of(journal) == []
+    monkeypatch.setattr(run_journal, "_REFRESH_S", 0)
+    journal_of(folder)
+    assert crashes_of(journal) == [1]
 
 
 def test_unusable_folder_gives_no_journal(tmp_path: Path) -> None:
