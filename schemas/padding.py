@@ -21,7 +21,7 @@ class Padding:
 
     inputs: tuple[tuple[str, int, float], ...]
     outputs: tuple[tuple[str, int], ...]
-    max_waste: float = 0.25
+    max_waste: float = 0.1
 
     def longest_neighbour(self, length: int) -> int:
         """Return the longest length of the same group."""

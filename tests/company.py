@@ -192,6 +192,12 @@ KINDS: dict[str, Kind] = {
     "tokens": Kind(
         f"(int64[N,S] i) => (float[N,S,2] y) <{_TABLE}> {{ y = Gather (table, i) }}", "strangers", integers(50, 6)
     ),
+    "only for high ids": Kind(
+        f"(int64[N] i) => (float[N,2] y) <{_TABLE}, int64 most = {{20}}> {{ e = Gather (table, i) "
+        "m = ReduceMax <keepdims = 0> (i) c = Greater (m, most) d = Tanh (e) y = Where (c, d, e) }",
+        "within request",
+        integers(50),
+    ),
     "masked text": Kind(
         f"(int64[N,S] i, int64[N,S] attention_mask) => (float[N,2] y) <{_TABLE}, "
         "int64[1] a = {1}, int64[1] b = {2}> "

@@ -48,6 +48,8 @@ class Sent:
         poisoned = [row for row, value in enumerate(self.values) if value == POISON]
         if self.model == "whole":
             return {0} if poisoned else set()
+        if self.model == "sums":
+            return set(range(self.rows)) if poisoned else set()
         if self.model == "pairs":
             return {row for at in poisoned for row in (at // 2 * 2, at // 2 * 2 + 1)}
         return set(poisoned)

@@ -453,7 +453,9 @@ def some_requests(random: Random, count: int) -> list[Sent]:
     return [
         Sent(
             request_id=f"{number}",
-            model=random.choice(("rows", "rows", "pairs", "pairs", "whole", "cut", "cut", *ENSEMBLES)),
+            model=random.choice(
+                ("rows", "rows", "pairs", "pairs", "whole", "cut", "cut", "sums", "long", "long", *ENSEMBLES)
+            ),
             values=tuple(
                 random.choice((-1.0, -1.0, -2.0, -3.0)) if random.random() < 0.03 else float(1000 * number + row)
                 for row in range(2 * random.choice((1, 1, 1, 2, 3, 5, 9)))
@@ -480,7 +482,7 @@ def some_batching(random: Random) -> Batching:
 def simulate(seed: int, count: int = 20, faults: Faults | None = None) -> Simulation:
     """Runs one seed to its end and checks it; a failure names the seed."""
     random = Random(seed)
-    models = ("rows", "pairs", "whole", "cut", "less", "more")
+    models = ("rows", "pairs", "whole", "cut", "sums", "long", "less", "more")
     served = catalog(by_model={model: some_batching(random) for model in models}, ensembles=True)
     job = Simulation(some_requests(random, count), served, seed, faults or Faults())
     try:

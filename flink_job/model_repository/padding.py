@@ -33,7 +33,7 @@ class PaddingTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     values: dict[str, float] = {}
     mask: str = ""
     outputs: dict[str, int] = {}
-    max_waste: Annotated[float, msgspec.Meta(ge=0, le=0.9)] = 0.25
+    max_waste: Annotated[float, msgspec.Meta(ge=0, le=0.9)] = 0.1
 
 
 def read_padding(path: Path, table: PaddingTable, model: ModelSpec) -> Padding:

@@ -4,8 +4,10 @@
     pairs   x FP32 [2, 2]               ->  y FP32 [2, 2] = 2x + 1                                   two rows at a time
     whole   x FP32 [any]                ->  y FP32 [any] = running sum                               no batch axis
     cut     `rows`, in stages (below)                                                                any rows at once
+    sums    x FP32 [n, 2]               ->  y FP32 [n, 2] = running sum of rows                      rows of one request
+    long    x FP32 [n, any]             ->  y FP32 [n] = sum of a row, h FP32 [n, any] = 2x + 1      padded
 
-`rows` and `pairs` fail on a row that starts with `POISON`, `whole` on any `POISON`.
+`rows`, `pairs`, `long` and `sums` fail on a row that starts with `POISON`, `whole` on any `POISON`.
 
 `ensembles=True` adds two models with the inputs and outputs of `rows`, and three ensembles of all of them:
 
@@ -24,7 +26,8 @@ import numpy as np
 from anabranch.operators.backends.fake import FakeSession
 from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
-from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.model import Batching, BatchingVerdict, Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
+from anabranch.schemas.padding import Padding
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Array, Tensor
 
@@ -32,6 +35,7 @@ POISON = -1.0
 NOW_MS = 1_000_000.0
 SOURCE = Source(0, 0, int(NOW_MS))
 MAX_MESSAGE_BYTES = 1_000_000
+PADDING = Padding((("x", 1, 0.0),), (("h", 1),), 0.9)
 #: Value on which each member fails.
 POISON_OF = {"rows": POISON, "less": -2.0, "more": -3.0}
 MEMBERS = (("rows", "10"), ("less", "1"), ("more", "1"))
@@ -80,6 +84,8 @@ def catalog(
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             batchable=name != "whole",
+            padding=PADDING if name == "long" else None,
+            verdict=BatchingVerdict(level="within request" if name == "sums" else "strangers"),
             fixed_rows=2 if name == "pairs" else None,
             batching=(by_model or {}).get(name, batching),
             require_finite=require_finite,
@@ -91,6 +97,9 @@ def catalog(
         "pairs": {"1": model("pairs", "1", [TensorSpec("x", "FP32", pair)], [TensorSpec("y", "FP32", pair)])},
         "whole": {"1": model("whole", "1", [TensorSpec("x", "FP32", vector)], [TensorSpec("y", "FP32", vector)])},
     }
+    ragged = TensorSpec("x", "FP32", (None, None))
+    outputs = [TensorSpec("y", "FP32", (None,)), TensorSpec("h", "FP32", (None, None))]
+    models |= {"sums": {"1": model("sums", "1", (x,), (y,))}, "long": {"1": model("long", "1", (ragged,), outputs)}}
     if ensembles:
         # Each member has its own order of inputs.
         models |= {name: {"1": model(name, "1", (t, x), (label, y))} for name in ("less", "more")}
@@ -135,6 +144,21 @@ def run_rows(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return outputs
 
 
+def run_sums(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Computes `sums`."""
+    if (inputs["x"][:, 0] == POISON).any():
+        raise ValueError("poison")
+    return {"y": np.cumsum(inputs["x"], axis=0, dtype=np.float32)}
+
+
+def run_long(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Computes `long`."""
+    x = inputs["x"]
+    if (x[:, 0] == POISON).any():
+        raise ValueError("poison")
+    return {"y": x.sum(axis=1), "h": 2 * x + 1}
+
+
 def run_whole(inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Computes `whole`."""
     if (inputs["x"] == POISON).any():
@@ -159,7 +183,7 @@ _STAGES = {"cut/1": _run_first, "cut/2": _run_second, "cut/3": _run_third}
 
 def session_of(model: ModelSpec) -> FakeSession:
     """A session of a model above, or of a stage."""
-    by_name = {"whole": run_whole, "less": run_less, "more": run_more}
+    by_name = {"whole": run_whole, "sums": run_sums, "long": run_long, "less": run_less, "more": run_more}
     return FakeSession(_STAGES.get(model.path) or by_name.get(model.name, run_rows))
 
 
@@ -168,8 +192,11 @@ def tensors_of(model: str, values: Sequence[float]) -> tuple[Tensor, ...]:
     x = np.array(values, np.float32)
     if model == "whole":
         return (Tensor.from_array("x", x),)
+    if model == "long":
+        length = 1 + int(max(map(abs, values), default=0) // 100) % 7  # of a request: its values are close
+        return (Tensor.from_array("x", np.repeat(x[:, None], length, axis=1)),)
     rows = Tensor.from_array("x", np.stack([x, x / 2], axis=1))
-    if model == "pairs":
+    if model in {"pairs", "sums"}:
         return (rows,)
     return rows, Tensor.from_array("t", np.array([f"row {value}" for value in values], dtype=object))
 
@@ -177,7 +204,7 @@ def tensors_of(model: str, values: Sequence[float]) -> tuple[Tensor, ...]:
 def expected(model: str, values: Sequence[float]) -> dict[str, list[object]]:
     """Outputs of a request with these values."""
     inputs = {tensor.name: tensor.to_array() for tensor in tensors_of(model, values)}
-    outputs = run_whole(inputs) if model == "whole" else run_rows(inputs)
+    outputs = {"whole": run_whole, "sums": run_sums, "long": run_long}.get(model, run_rows)(inputs)
     return {name: array.tolist() for name, array in outputs.items()}
 
 

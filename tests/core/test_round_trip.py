@@ -36,6 +36,7 @@ from tests.oracle import Sent
 from tests.planted import mutated
 from tests.simulator import Faults, Simulation, check, simulate
 
+MODELS = ("rows", "pairs", "whole", "cut", "sums", "long", "less", "more")
 NO_FAULTS = Faults(0, 0, 0)
 #: Includes seeds that found defects.
 SEEDS = range(400)
@@ -46,7 +47,7 @@ def sent(draw: st.DrawFn) -> list[Sent]:
     """Any requests, with a distinct value in every row."""
     requests = []
     for number in range(draw(st.integers(1, 6))):
-        model = draw(st.sampled_from(["rows", "pairs", "whole", "cut", *ENSEMBLES]))
+        model = draw(st.sampled_from(["rows", "pairs", "whole", "cut", "sums", "long", *ENSEMBLES]))
         rows = draw(st.integers(1, 20)) * (2 if model == "pairs" else 1)
         bad = draw(st.sets(st.integers(0, rows - 1), max_size=2))
         requests.append(
@@ -77,7 +78,9 @@ batchings = st.builds(
 @settings(max_examples=300)
 @given(
     requests=sent(),
-    by_model=st.fixed_dictionaries(dict.fromkeys(("rows", "pairs", "whole", "cut", "less", "more"), batchings)),
+    by_model=st.fixed_dictionaries(
+        dict.fromkeys(("rows", "pairs", "whole", "cut", "sums", "long", "less", "more"), batchings)
+    ),
     faults=st.builds(Faults, *[st.sampled_from([0.0, 0.05, 0.2])] * 2, st.sampled_from([0.0, 0.05])),
     seed=st.integers(0, 2**32),
 )
