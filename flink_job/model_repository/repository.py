@@ -229,9 +229,13 @@ def _with_ranks(
     """Tell tensors of any rank from scalars, which ONNX Runtime does not."""
     if all(spec.shape for spec in inputs + outputs):
         return inputs, outputs
+    from anabranch.partition.errors import UnreadableModel  # noqa: PLC0415 - ONNX is slow
     from anabranch.partition.graph.model_file import read_model  # noqa: PLC0415 - ONNX is slow
 
-    graph = read_model(path).graph
+    try:
+        graph = read_model(path).graph
+    except UnreadableModel as error:
+        raise ModelLoadFailed(str(error)) from None
     unknown = {each.name for each in (*graph.input, *graph.output) if not each.type.tensor_type.HasField("shape")}
     first, second = ([replace(spec, any_rank=spec.name in unknown) for spec in side] for side in (inputs, outputs))
     return tuple(first), tuple(second)
