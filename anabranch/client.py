@@ -21,6 +21,7 @@ from anabranch.flink_job.kafka.security import KafkaSecurity, python_options
 from anabranch.messaging.answer_future import AnswerFuture
 from anabranch.messaging.connection import Connection, IsolationLevel, KafkaConnection, known_options
 from anabranch.messaging.errors import ClientForked
+from anabranch.messaging.http_connection import HttpConnection
 from anabranch.messaging.response_receiver import PendingRequest, ResponseReceiver, no_answer
 from anabranch.result import Result
 from anabranch.schemas import codec
@@ -46,9 +47,11 @@ class Client:
     A client holds two connections and a thread: close it, or use it as a context manager.
 
     Args:
-        bootstrap_servers: `host:port` of one broker or several, separated by commas.
+        bootstrap_servers: `host:port` of one broker or several, separated by commas, also as `kafka://host:port`; or
+            the address of a gateway, `http://host:port`, which makes arguments for Kafka void.
+        api_key: Key of the gateway.
         requests_topic: The job's `kafka.requests_topic`.
-        responses_topic: The job's `kafka.responses_topic`.
+        responses_topic: The job's `kafka.responses_topic`; the client reads one partition of it.
         reply_topic: Topic of this client's answers instead, one that the job's `kafka.reply_topics` allows.
         max_message_bytes: The job's `kafka.max_message_bytes`; larger requests are refused here.
         timeout_s: Longest wait for an answer.
@@ -61,6 +64,7 @@ class Client:
 
     Raises:
         BrokerUnreachable: No broker answers at `bootstrap_servers`.
+        GatewayUnreachable, GatewayRefused: No gateway answers there, or it refuses the key.
         TopicMissing: One of the two topics does not exist.
         CodecMissing: Answers are compressed with a codec that is not installed here.
         ConfigError: A secret or a file of `security` cannot be read.
@@ -79,6 +83,7 @@ class Client:
         isolation_level: IsolationLevel = "read_committed",
         security: KafkaSecurity | None = None,
         properties: Mapping[str, Any] | None = None,
+        api_key: str | None = None,
         connection: Connection | None = None,
     ) -> None:
         self._max_message_bytes = max_message_bytes
@@ -88,11 +93,14 @@ class Client:
         self._id_count = itertools.count()
         self._process_id = os.getpid()
         self._summaries: dict[tuple[str, str], ModelSummary] = {}
+        if connection is None and bootstrap_servers.startswith(("http://", "https://")):
+            connection = HttpConnection(bootstrap_servers, api_key=api_key, timeout_s=timeout_s)
         self._connection = connection or KafkaConnection(
-            bootstrap_servers,
+            bootstrap_servers.removeprefix("kafka://"),
             requests_topic=requests_topic,
             responses_topic=responses_topic,
             reply_topic=reply_topic,
+            own_partition=True,
             max_message_bytes=max_message_bytes,
             isolation_level=isolation_level,
             properties={**(properties or {}), **(python_options(security) if security else {})},
@@ -335,6 +343,7 @@ def connection_for_job(config: Config, *, timeout_s: float = 30.0) -> KafkaConne
         isolation_level="read_committed",
         properties=known_options(python_client_options(kafka_config)),
         timeout_s=timeout_s,
+        own_partition=True,
     )
 
 

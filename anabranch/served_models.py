@@ -64,6 +64,10 @@ class ServedModels:
         """Versions by name, the newest last."""
         return self._models
 
+    def encode(self) -> bytes:
+        """Encode all models as a record of the topic."""
+        return encode_summaries(each for versions in self._models.values() for each in versions.values()).encode()
+
     def update(self, job: str, value: bytes | None) -> None:
         """Take a record of the topic; an unreadable one of another release is skipped."""
         try:
@@ -77,11 +81,13 @@ class ServedModels:
         self._models = models
 
     def find(self, name: str, version: str = "") -> ModelSummary:
-        """Find a model; empty and `latest` mean the newest version.
+        """Find a model; an empty name means the only one, and an empty version or `latest` the newest.
 
         Raises:
             UnknownModel, UnknownVersion: No job serves it.
         """
+        if not name and len(self._models) == 1:
+            [name] = self._models
         versions = self._models.get(name)
         if not versions:
             available = ", ".join(sorted(self._models)) or "none"

@@ -1,14 +1,8 @@
-"""gRPC door: the Open Inference Protocol as `inference.GRPCInferenceService`, health and reflection.
-
-Tensors of `ModelInfer` are not decoded: the gateway appends its id, deadline and version to the message, and the
-caller's id to the answer, as the last of repeated fields counts.
-"""
+"""gRPC door: the Open Inference Protocol as `inference.GRPCInferenceService`, health and reflection."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias
@@ -16,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -24,7 +18,7 @@ from anabranch import __version__
 from anabranch.gateway import inference_service_pb2 as pb2
 from anabranch.gateway.access import Keys
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
-from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
+from anabranch.messaging.errors import TransportError
 from anabranch.schemas import open_inference_pb2, protobuf_wire
 from anabranch.schemas.errors import (
     AnabranchError,
@@ -36,9 +30,8 @@ from anabranch.schemas.errors import (
     UnknownModel,
     UnknownVersion,
     UnreadableRequest,
-    error_with_code,
 )
-from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from anabranch.schemas.open_inference_pb2 import ModelInferResponse
 
 SERVICE = "inference.GRPCInferenceService"
 #: Trailing metadata with the stable code of an error.
@@ -49,14 +42,11 @@ _STATUSES: tuple[tuple[type[AnabranchError], grpc.StatusCode], ...] = (
     (UnknownVersion, grpc.StatusCode.NOT_FOUND),
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (NoAnswer, grpc.StatusCode.DEADLINE_EXCEEDED),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (InternalError, grpc.StatusCode.INTERNAL),
     (TransportError, grpc.StatusCode.UNAVAILABLE),
     (ServingError, grpc.StatusCode.FAILED_PRECONDITION),
 )
-#: The job keeps what it learnt of a message's head, so that few deadlines differ.
-_DEADLINE_STEP_S = 0.01
 _STREAM_AHEAD = 16
 _HEALTH_S = 1.0
 
@@ -161,7 +151,10 @@ class GrpcDoor:
         return pb2.ServerMetadataResponse(name=NAME, version=__version__, extensions=EXTENSIONS)
 
     def _model_ready(self, request: Any) -> Message:
-        self._service.served.find(request.name, request.version)
+        try:
+            self._service.served.find(request.name, request.version)
+        except (UnknownModel, UnknownVersion):
+            return pb2.ModelReadyResponse(ready=False)
         return pb2.ModelReadyResponse(ready=self._service.bridge.is_alive)
 
     def _metadata(self, request: Any) -> Message:
@@ -179,30 +172,7 @@ class GrpcDoor:
     # ---- inference
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
-        return await self._ask(message, context.time_remaining())
-
-    async def _ask(self, message: bytes, left_s: float | None) -> bytes:
-        envelope = protobuf_wire.open_envelope(message)
-        head = _head(envelope.head)
-        model = self._service.served.find(head.model_name, head.model_version)
-        started_ns, error = time.perf_counter_ns(), None
-        try:
-            parameters = protobuf_wire.read_parameters(head.parameters)
-            limit_s = self._service.deadline_s(parameters, left_s)
-            limit_s = math.ceil(limit_s / _DEADLINE_STEP_S) * _DEADLINE_STEP_S
-            more = ModelInferRequest(model_version=model.version)
-            more.parameters["timeout"].int64_param = round(limit_s * 1e6)
-            answer = await self._service.ask(message + more.SerializeToString(deterministic=True), limit_s)
-            _raise_error_in(answer)
-            return answer + protobuf_wire.write_id(message[slice(*envelope.id_at)])
-        except AnabranchError as caught:
-            error = caught
-            raise
-        except asyncio.CancelledError:
-            error = ClientClosed("the caller hung up")
-            raise
-        finally:
-            self._service.note(model, started_ns, error)
+        return await self._service.ask_encoded(message, context.time_remaining())
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
         """Answer in the order of requests, of which some run at once."""
@@ -228,7 +198,7 @@ class GrpcDoor:
 
     async def _wrapped(self, message: bytes, context: Context) -> Message:
         try:
-            answer = ModelInferResponse.FromString(await self._ask(message, context.time_remaining()))
+            answer = ModelInferResponse.FromString(await self._service.ask_encoded(message, context.time_remaining()))
         except AnabranchError as error:
             request_id = ""
             with suppress(UnreadableRequest):
@@ -240,20 +210,6 @@ class GrpcDoor:
 
 def _to_bytes(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-def _head(encoded: bytes) -> ModelInferRequest:
-    try:
-        return ModelInferRequest.FromString(encoded)
-    except DecodeError:
-        raise UnreadableRequest("a field has invalid protobuf: send a whole ModelInferRequest") from None
-
-
-def _raise_error_in(answer: bytes) -> None:
-    response = ModelInferResponse.FromString(answer)
-    if not response.outputs and "error_code" in response.parameters:
-        parameters = response.parameters
-        raise error_with_code(parameters["error_code"].string_param, parameters["error_message"].string_param)
 
 
 async def _abort(context: Context, error: AnabranchError) -> NoReturn:

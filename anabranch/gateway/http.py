@@ -20,7 +20,8 @@ from anabranch.gateway import http_wire
 from anabranch.gateway.access import Keys, read_timeout_s
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
 from anabranch.gateway.open_api import open_api, page
-from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
+from anabranch.messaging.errors import ClientClosed, TransportError
+from anabranch.schemas import protobuf_wire
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -36,6 +37,7 @@ from anabranch.schemas.errors import (
     UnknownModel,
     UnknownVersion,
 )
+from anabranch.schemas.messages import ErrorResponse
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -47,7 +49,6 @@ _STATUSES: tuple[tuple[type[AnabranchError], int], ...] = (
     (ResponseTooLarge, 413),
     (RequestError, 400),
     (DeadlineExceeded, 504),
-    (NoAnswer, 504),
     (Overloaded, 503),
     (IncompleteAnswer, 503),
     (ExchangeFailed, 503),
@@ -57,6 +58,7 @@ _STATUSES: tuple[tuple[type[AnabranchError], int], ...] = (
     (ServingError, 422),
 )
 _RETRY_AFTER_S = "1"
+PROTOBUF = "application/x-protobuf"
 #: Nobody reads it; nginx has the number.
 _HUNG_UP = 499
 _log = logging.getLogger(__name__)
@@ -94,6 +96,8 @@ class HttpDoor:
             self._get("/v2/models/stats", self._statistics),
             self._get("/v2/docs", self._docs),
             self._get("/v2/docs/dataplane.json", self._open_api),
+            self._get("/v2/models.json", self._summaries),
+            self._post("/v2/infer", self._infer_encoded),
             self._post("/v2/repository/index", self._index),
             self._post("/v2/repository/models/{model}/load", self._fixed),
             self._post("/v2/repository/models/{model}/unload", self._fixed),
@@ -149,6 +153,9 @@ class HttpDoor:
     async def _models(self, _: Request) -> Response:
         return _json({"models": list(self._service.served.models)})
 
+    async def _summaries(self, _: Request) -> Response:
+        return Response(self._service.served.encode(), media_type="application/json")
+
     async def _index(self, request: Request) -> Response:
         await self._body(request)
         return _json(self._service.index())
@@ -187,8 +194,9 @@ class HttpDoor:
         started_ns = time.perf_counter_ns()
         error: AnabranchError | None = None
         asked: http_wire.HttpRequest | None = None
+        held: list[int] = []
         try:
-            body = await self._body(request)
+            body = await self._body(request, held)
             length = request.headers.get(http_wire.LENGTH_HEADER)
             asked = http_wire.read_request(body, length, model.name, model.version)
             asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
@@ -208,7 +216,20 @@ class HttpDoor:
             error = ClientClosed("the caller hung up")
             raise
         finally:
+            self._service.release(sum(held))
             self._service.note(model, started_ns, error)
+
+    async def _infer_encoded(self, request: Request) -> Response:
+        """Answer protobuf with protobuf, also errors: the door of `Client("http://…")`."""
+        message, error = await self._body(request), None
+        stated = request.headers.get("grpc-timeout")
+        try:
+            asking = self._service.ask_encoded(message, read_timeout_s(stated) if stated else None)
+            answer = await self._unless_gone(request, asking)
+        except AnabranchError as caught:
+            error = caught
+            answer = protobuf_wire.write_error(ErrorResponse("", caught.code, caught.message))
+        return Response(answer, 200 if error is None else status_of(error), media_type=PROTOBUF)
 
     def _answered(self, request: Request, response: Any, asked: http_wire.HttpRequest) -> Response:
         body, json_size = http_wire.write_answer(response, asked)
@@ -233,7 +254,8 @@ class HttpDoor:
             answer.cancel()
             gone.cancel()
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, held: list[int] | None = None) -> bytes:
+        """Read the body; `held` gets the sizes of its parts, which the service counts."""
         limit = self._max_body_bytes
         stated = request.headers.get("content-length", "0")
         if stated.isdigit() and int(stated) > limit:
@@ -243,6 +265,9 @@ class HttpDoor:
             size += len(part)
             if size > limit:
                 raise _too_large(limit)
+            if held is not None:
+                self._service.hold(len(part))
+                held.append(len(part))
             parts.append(part)
         encoding = request.headers.get("content-encoding", "").strip().lower()
         return http_wire.inflate(b"".join(parts), encoding, limit)

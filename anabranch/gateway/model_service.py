@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from anabranch.flink_job.model_summary import ModelSummary
 from anabranch.gateway.bridge import Bridge
-from anabranch.schemas.errors import AnabranchError, InvalidParameter
+from anabranch.messaging.errors import ClientClosed, NoAnswer
+from anabranch.schemas import protobuf_wire
+from anabranch.schemas.errors import (
+    AnabranchError,
+    DeadlineExceeded,
+    InvalidParameter,
+    Overloaded,
+    UnreadableRequest,
+    error_with_code,
+)
+from anabranch.schemas.limits import MIB
 from anabranch.schemas.messages import Parameter
 from anabranch.schemas.model import TensorSpec
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from anabranch.served_models import ServedModels
 
 NAME = "anabranch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 PLATFORM = "onnxruntime_onnx"
+MAX_HELD_BYTES = 512 * MIB
 #: For the job's own answer, which says that the deadline has passed.
 _GRACE_S = 1.0
+#: The job keeps what it learnt of a message's head, so that few deadlines differ.
+_DEADLINE_STEP_S = 0.01
 _TRITON_TYPES = {"BYTES": "TYPE_STRING"}
 
 
@@ -37,14 +55,37 @@ class _Counts:
 
 
 class ModelService:
-    """One gateway; `timeout_s` is the deadline of a request without one."""
+    """One gateway.
 
-    def __init__(self, bridge: Bridge, served: ServedModels, *, timeout_s: float) -> None:
+    Args:
+        timeout_s: Deadline of a request without one.
+        max_held_bytes: Bytes of all requests that the gateway holds; more are refused.
+    """
+
+    def __init__(
+        self, bridge: Bridge, served: ServedModels, *, timeout_s: float, max_held_bytes: int = MAX_HELD_BYTES
+    ) -> None:
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
         self.bridge = bridge
         self.served = served
         self._timeout_s = timeout_s
         self._counts: dict[tuple[str, str], tuple[_Counts, _Counts]] = defaultdict(lambda: (_Counts(), _Counts()))
         self._last_ms: dict[tuple[str, str], int] = {}
+
+    def hold(self, size_bytes: int) -> None:
+        """Count bytes of a request; `release` them at its end.
+
+        Raises:
+            Overloaded: The gateway holds too many.
+        """
+        if self._held_bytes + size_bytes > self._max_held_bytes:
+            raise Overloaded(f"the gateway holds {self._held_bytes} bytes of requests: send the request again later")
+        self._held_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Forget bytes of a request."""
+        self._held_bytes -= size_bytes
 
     @property
     def is_ready(self) -> bool:
@@ -63,7 +104,42 @@ class ModelService:
 
     async def ask(self, message: bytes, deadline_s: float) -> bytes:
         """Return the encoded answer to an encoded request, whose `timeout` is the deadline."""
-        return await self.bridge.ask(message, deadline_s + _GRACE_S)
+        try:
+            return await self.bridge.ask(message, deadline_s + _GRACE_S)
+        except NoAnswer as error:
+            raise DeadlineExceeded(error.message) from None
+
+    async def ask_encoded(self, message: bytes, left_s: float | None) -> bytes:
+        """Return the answer to an encoded `ModelInferRequest`; decodes no tensor.
+
+        Appends deadline, model and id of the gateway to the message, and the caller's id to the answer: the last of
+        repeated fields counts.
+
+        Raises:
+            AnabranchError: The request failed.
+        """
+        envelope = protobuf_wire.open_envelope(message)
+        head = _head(envelope.head)
+        model = self.served.find(head.model_name, head.model_version)
+        started_ns, error = time.perf_counter_ns(), None
+        self.hold(len(message))
+        try:
+            limit_s = self.deadline_s(protobuf_wire.read_parameters(head.parameters), left_s)
+            limit_s = math.ceil(limit_s / _DEADLINE_STEP_S) * _DEADLINE_STEP_S
+            more = ModelInferRequest(model_name=model.name, model_version=model.version)
+            more.parameters["timeout"].int64_param = round(limit_s * 1e6)
+            answer = await self.ask(message + more.SerializeToString(deterministic=True), limit_s)
+            _raise_error_in(answer)
+            return answer + protobuf_wire.write_id(message[slice(*envelope.id_at)])
+        except AnabranchError as caught:
+            error = caught
+            raise
+        except asyncio.CancelledError:
+            error = ClientClosed("the caller hung up")
+            raise
+        finally:
+            self.release(len(message))
+            self.note(model, started_ns, error)
 
     def note(self, model: ModelSummary, started_ns: int, error: AnabranchError | None) -> None:
         """Count a request."""
@@ -126,6 +202,20 @@ class ModelService:
             "inference_count": success.count,
             "inference_stats": {"success": success.shown(), "fail": fail.shown()},
         }
+
+
+def _head(encoded: bytes) -> ModelInferRequest:
+    try:
+        return ModelInferRequest.FromString(encoded)
+    except DecodeError:
+        raise UnreadableRequest("a field has invalid protobuf: send a whole ModelInferRequest") from None
+
+
+def _raise_error_in(answer: bytes) -> None:
+    response = ModelInferResponse.FromString(answer)
+    if not response.outputs and "error_code" in response.parameters:
+        parameters = response.parameters
+        raise error_with_code(parameters["error_code"].string_param, parameters["error_message"].string_param)
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

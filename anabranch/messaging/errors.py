@@ -61,3 +61,15 @@ class CodecMissing(TransportError):
     """Answers are compressed with a codec whose package is not installed."""
 
     code = "codec_missing"
+
+
+class GatewayUnreachable(TransportError, ConnectionError):
+    """No gateway answers at the address."""
+
+    code = "gateway_unreachable"
+
+
+class GatewayRefused(TransportError):
+    """The gateway did not take the request, for example without a key."""
+
+    code = "gateway_refused"

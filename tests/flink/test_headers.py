@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from anabranch import Client
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
+from anabranch.messaging.connection import KafkaConnection
 from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
@@ -183,6 +185,25 @@ def test_json_request_without_id_gets_its_place_as_id(asker: Asker) -> None:
     asker.ask(message("", encoding=Encoding.JSON), mark)
     answer = asker.wait_for(lambda each: each.topic() == asker.kafka.responses_topic and each.headers() == [mark])
     assert read(answer).id.encode() == answer.key() != b""
+
+
+def test_client_with_its_own_partition_reads_its_answers(asker: Asker) -> None:
+    kafka = asker.kafka
+    connection = KafkaConnection(
+        kafka.bootstrap_servers,
+        requests_topic=kafka.requests_topic,
+        responses_topic=kafka.responses_topic,
+        max_message_bytes=kafka.max_message_bytes,
+        isolation_level="read_committed",
+        properties={},
+        own_partition=True,
+    )
+    with Client(connection=connection, timeout_s=60) as client:
+        for rows in (1, 300, 1):
+            result = client.infer("double", np.ones((rows, 4), np.float32))
+            assert result["y"].shape == (rows, 4)
+            record = asker.answer(result.id)
+            assert (record.partition(), record.headers()) == (connection.partition, None)
 
 
 def test_headers_of_megabytes_do_not_harm_the_job(asker: Asker) -> None:

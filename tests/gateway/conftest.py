@@ -50,14 +50,17 @@ class Served:
 
 
 def _job(release: threading.Event) -> FakeJob:
+    def same(inputs: Any) -> Any:
+        return {"y": next(iter(inputs.values()))}
+
     def slow(inputs: Any) -> Any:
         release.wait(20)
-        return {"y": inputs["x"]}
+        return same(inputs)
 
     def bad(inputs: Any) -> Any:
         raise ValueError("poison")
 
-    models = dict.fromkeys(("same", "half", "text"), lambda inputs: {"y": inputs["x"]})
+    models = dict.fromkeys(("same", "half", "text"), same)
     return FakeJob({**models, "slow": slow, "bad": bad})
 
 

@@ -70,6 +70,7 @@ def test_grpc_descriptions_are_as_the_protocol_says(caller: Caller) -> None:
     server = caller("ServerMetadata", pb2.ServerMetadataRequest(), pb2.ServerMetadataResponse)
     assert server.name == "anabranch"
     assert caller("ModelReady", pb2.ModelReadyRequest(name="same", version="1"), pb2.ModelReadyResponse).ready
+    assert not caller("ModelReady", pb2.ModelReadyRequest(name="nothing"), pb2.ModelReadyResponse).ready
     model = caller("ModelMetadata", pb2.ModelMetadataRequest(name="same"), pb2.ModelMetadataResponse)
     assert (list(model.versions), model.inputs[0].datatype, list(model.inputs[0].shape)) == (
         ["1", "2"],
@@ -127,7 +128,7 @@ def test_grpc_error_has_its_status_and_code(served: Served, caller: Caller) -> N
         "rows": (status.FAILED_PRECONDITION, "inference_failed"),
         "timeout": (status.INVALID_ARGUMENT, "invalid_parameter"),
         "bytes": (status.INVALID_ARGUMENT, "unreadable"),
-        "late": (status.DEADLINE_EXCEEDED, "no_answer"),
+        "late": (status.DEADLINE_EXCEEDED, "deadline_exceeded"),
         "size": (status.RESOURCE_EXHAUSTED, ""),
     }
 

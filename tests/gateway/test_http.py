@@ -1,7 +1,9 @@
 """The HTTP door: the protocol, its errors, and limits; over a socket, with a fake job."""
 
+import contextlib
 import gzip
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -243,6 +245,16 @@ def test_http_more_than_max_in_flight_gets_503(start: Callable[..., Served]) -> 
         thread.join()
 
 
+def test_http_more_bytes_than_may_be_held_get_503(served: Served) -> None:
+    served.gateway.service._max_held_bytes = 1000
+    body = json.dumps({"inputs": [X]}).encode()
+    for _ in range(20):
+        assert call(served, "/v2/models/same/infer", body)[0] == 200
+    status, answer = asked(served, "/v2/models/same/infer", body + b" " * 1000)
+    assert (status, answer["code"]) == (503, "overloaded")
+    assert served.gateway.service._held_bytes == 0
+
+
 @pytest.mark.parametrize(
     ("parameters", "headers"), [({"timeout": 1000}, {}), ({}, {"grpc-timeout": "1m"})], ids=["parameter", "header"]
 )
@@ -251,7 +263,7 @@ def test_http_deadline_without_answer_gets_504(
 ) -> None:
     body = {"inputs": [X], "parameters": parameters}
     status, answer = asked(served, "/v2/models/slow/infer", body, headers)
-    assert (status, answer["code"]) == (504, "no_answer")
+    assert (status, answer["code"]) == (504, "deadline_exceeded")
     while not served.job.requests:
         time.sleep(0.01)
     assert served.job.requests[0].parameters["timeout"] == 1000
@@ -286,3 +298,76 @@ def test_http_counts_are_shown_by_model(served: Served) -> None:
     stats = asked(served, "/v2/models/same/versions/2/stats")[1]["model_stats"][0]
     assert stats["inference_stats"]["success"]["count"] == 1
     assert stats["last_inference"] > 0
+
+
+# ---- raw connections -----------------------------------------------------------------------------------------------
+
+INFER = b"POST /v2/models/same/infer HTTP/1.1\r\nHost: a\r\n"
+RAW = {
+    "not HTTP": b"\x16\x03\x01\x02\x00" + bytes(600),
+    "no version": b"GET /v2\r\n\r\n",
+    "long line": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
+    "long header": b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    "many headers": b"GET /v2 HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 30_000 + b"\r\n",
+    "line feed in a header": b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+    "length negative": INFER + b"Content-Length: -5\r\n\r\n",
+    "length of text": INFER + b"Content-Length: five\r\n\r\n",
+    "two lengths": INFER + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "length and chunks": INFER + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "bad chunk": INFER + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    "unknown coding": INFER + b"Transfer-Encoding: magic\r\n\r\nhello",
+    "length beyond the limit": INFER + b"Content-Length: 99999999999\r\n\r\n",
+}
+
+
+def exchange(served: Served, sent: bytes) -> bytes:
+    host, _, port = served.address.partition(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65_536):
+                received += part
+    return received
+
+
+@pytest.mark.parametrize("kind", RAW)
+def test_http_broken_message_is_refused(served: Served, kind: str) -> None:
+    received = exchange(served, RAW[kind])
+    assert received == b"" or received.startswith(b"HTTP/1.1 4"), received[:200]
+    assert asked(served, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
+
+
+def test_http_cut_body_harms_nobody(served: Served) -> None:
+    for _ in range(5):
+        exchange(served, INFER + b"Content-Length: 1000\r\n\r\n{")
+    assert asked(served, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
+
+
+def test_http_caller_that_hangs_up_keeps_its_place_only(served: Served) -> None:
+    body = json.dumps({"inputs": [X]}).encode()
+    host, _, port = served.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            INFER.replace(b"same", b"slow") + b"Content-Length: %d\r\n\r\n" % len(body) + body,
+        )
+        while served.gateway.service.bridge.in_flight < 1:
+            time.sleep(0.01)
+    served.release.set()
+    while served.gateway.service.bridge.in_flight:
+        time.sleep(0.01)
+    stats = asked(served, "/v2/models/slow/stats")[1]["model_stats"][0]["inference_stats"]
+    assert (stats["success"]["count"], stats["fail"]["count"]) in {(0, 1), (1, 0)}
+
+
+def test_http_more_connections_than_allowed_get_503(start: Callable[..., Served]) -> None:
+    served = start(max_connections=4)
+    host, _, port = served.address.partition(":")
+    with contextlib.ExitStack() as opened:
+        for _ in range(6):
+            opened.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        time.sleep(0.2)
+        assert call(served, "/v2/health/live")[0] == 503
+    assert asked(served, "/v2/health/live")[0] == 200

@@ -1,0 +1,101 @@
+"""The command `gateway` in front of a job: HTTP and gRPC, and models that the job has published."""
+
+import json
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import grpc
+import numpy as np
+import pytest
+
+from anabranch.flink_job import job
+from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from anabranch.served_models import publish
+from anabranch.stack.kafka.broker import KafkaBroker
+from anabranch.stack.kafka.topics import Topic
+from tests.flink.service import Topics
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class Door:
+    """A gateway as a process."""
+
+    def __init__(self, config: Path) -> None:
+        command = [sys.executable, "-m", "anabranch", "gateway", "--config", str(config), "--json"]
+        self.process = subprocess.Popen(
+            [*command, "--http-port", "0", "--grpc-port", "0"], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.urls: dict[str, Any] = json.loads(self.process.stdout.readline())
+
+    def post(self, path: str, body: Any) -> tuple[int, Any]:
+        request = Request(self.urls["http_url"] + path, json.dumps(body).encode())
+        try:
+            with urlopen(request, timeout=60) as response:
+                return response.status, json.loads(response.read())
+        except HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def get(self, path: str) -> Any:
+        with urlopen(self.urls["http_url"] + path, timeout=60) as response:
+            return json.loads(response.read())
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def door(service: Topics, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    models_topic = f"models-{uuid.uuid4().hex[:8]}"
+    broker.create_topics(Topic(models_topic, 1, {"cleanup.policy": "compact"}))
+    config = service.config.replace(kafka={"models_topic": models_topic})
+    publish(config, job.read_models(config))
+    kafka = config.kafka
+    names = ("bootstrap_servers", "requests_topic", "responses_topic", "errors_topic", "models_topic")
+    path = tmp_path_factory.mktemp("gateway") / "job.toml"
+    path.write_text("[kafka]\n" + "".join(f'{name} = "{getattr(kafka, name)}"\n' for name in names))
+    door = Door(path)
+    yield door
+    assert door.stop() == 0
+
+
+def test_gateway_http_request_is_answered_by_the_job(door: Door) -> None:
+    x = {"name": "x", "shape": [2, 4], "datatype": "FP32", "data": list(range(8))}
+    for path in ("/v2/models/double/infer", "/v2/models/double/versions/latest/infer"):
+        status, answer = door.post(path, {"id": "mine", "inputs": [x]})
+        assert (status, answer["id"], answer["model_version"]) == (200, "mine", "2")
+        assert len(answer["outputs"][0]["data"]) == 8
+
+
+def test_gateway_describes_the_models_of_the_job(door: Door) -> None:
+    metadata = door.get("/v2/models/double")
+    assert metadata["versions"] == ["1", "2"]
+    assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    assert door.get("/v2/health/ready") == {"ready": True}
+
+
+def test_gateway_error_of_the_job_has_its_status(door: Door) -> None:
+    x = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
+    assert door.post("/v2/models/double/infer", {"inputs": [x]})[1]["code"] == "wrong_shape"
+    i = {"name": "i", "shape": [1], "datatype": "INT64", "data": [99]}
+    status, answer = door.post("/v2/models/lookup/infer", {"inputs": [i]})
+    assert (status, answer["code"]) == (422, "inference_failed")
+
+
+def test_gateway_grpc_request_is_answered_by_the_job(door: Door) -> None:
+    request = ModelInferRequest(model_name="double", id="mine")
+    request.inputs.add(name="x", datatype="FP32", shape=(100, 4))
+    request.raw_input_contents.append(np.ones((100, 4), np.float32).tobytes())
+    with grpc.insecure_channel(door.urls["grpc_url"]) as channel:
+        call = channel.unary_unary(METHOD, ModelInferRequest.SerializeToString, ModelInferResponse.FromString)
+        answer = call(request, timeout=60)
+    assert (answer.id, list(answer.outputs[0].shape)) == ("mine", [100, 4])
