@@ -21,6 +21,7 @@ def topics_of(config: Config) -> list[Topic]:
         kafka.requests_topic: kafka.record_limit_bytes,
         kafka.responses_topic: kafka.record_limit_bytes,
         kafka.errors_topic: kafka.letter_limit_bytes,
+        **dict.fromkeys([name for flow in config.flow for name in (flow.source, flow.to)], kafka.record_limit_bytes),
     }
     partitions = dict.fromkeys(limits_bytes, config.topic_partitions)
     if not kafka.partitions:
@@ -72,7 +73,8 @@ def fit_to_topics(config: Config) -> Config:
         ConfigError: A secret cannot be read, or a limit is too small for errors.
     """
     kafka = config.kafka
-    topics = (kafka.responses_topic, kafka.errors_topic)
+    written = (kafka.responses_topic, *[flow.to for flow in config.flow])
+    topics = (*written, kafka.errors_topic)
     limits = size_limits(kafka.bootstrap_servers, topics, python_client_options(kafka))
     for name, limit_bytes in limits.items():
         if limit_bytes < _LEAST_LIMIT_BYTES:
@@ -80,7 +82,7 @@ def fit_to_topics(config: Config) -> Config:
                 f"topic {name} takes records of {limit_bytes} bytes, too few for an error: "
                 f"set its max.message.bytes to {_LEAST_LIMIT_BYTES} at least"
             )
-    answers_bytes = limits.get(kafka.responses_topic, kafka.record_limit_bytes) - KAFKA_FRAMING_BYTES
+    answers_bytes = min(limits.get(name, kafka.record_limit_bytes) for name in written) - KAFKA_FRAMING_BYTES
     letters_bytes = limits.get(kafka.errors_topic, kafka.letter_limit_bytes)
     return config.replace(
         kafka={

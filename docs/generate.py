@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ import typer
 
 from anabranch.cli import app
 from anabranch.flink_job.config import Config
+from anabranch.flink_job.flows.flow_tables import FieldTable, FlowTable, OutputTable
 from anabranch.flink_job.model_repository import repository
 from anabranch.operators.core import metrics
 from anabranch.schemas import errors
@@ -43,6 +45,10 @@ REMEDIES = {
     "non_finite_input": "Remove NaN and infinity, or set `require_finite = false` for the model.",
     "invalid_parameter": "Correct the parameter; see the wire reference.",
     "reply_refused": "Name a topic of `kafka.reply_topics`, and the partition as a number in text.",
+    "missing_field": "Send the field that the message names, or give it a `default` in the flow.",
+    "invalid_field": "Correct the field that the message names, or the flow's `inputs`.",
+    "mapping_failed": "Correct the function of the flow, or the event; the text has the exception.",
+    "unknown_flow": "Add a `[[flow]]` that reads the topic; the event was read while there was one.",
     "run_too_long": "Send smaller inputs, or raise `max_run_ms` under `[session]` in the model's `model.toml`.",
     "out_of_memory": "Send smaller inputs, or raise `job.max_run_memory_mb`.",
     "request_crashes_model": "Correct the rows, or the model: its native code crashed or ran out of memory on them.",
@@ -86,7 +92,7 @@ def _words(kind: Any) -> str:
     if isinstance(kind, inspected.StructType):
         return "table"
     names: dict[Any, str] = {inspected.IntType: "integer", inspected.FloatType: "number", inspected.StrType: "text"}
-    names |= {inspected.BoolType: "true or false"}
+    names |= {inspected.BoolType: "true or false", inspected.AnyType: "any value"}
     return names[type(kind)] + _bounds(kind)
 
 
@@ -104,7 +110,7 @@ def _number(value: float) -> str:
 def _default(value: Any) -> str:
     if value is msgspec.NODEFAULT:
         return "required"
-    if value is None:
+    if value is None or value is msgspec.UNSET:
         return "not set"
     return f"`{msgspec.json.encode(value).decode()}`"
 
@@ -117,8 +123,12 @@ def fields(struct: type, name: str) -> Iterator[str]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             inner.append((field.type, f"{name}.{field.name}" if name else field.name))
             continue
+        if isinstance(field.type, GenericAlias) and field.type.__args__[0] is FlowTable:
+            continue
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        rows.append(f"| `{field.name}` | {_kind(field.type)} | {_default(default)} | {words.get(field.name, '')} |")
+        rows.append(
+            f"| `{field.encode_name}` | {_kind(field.type)} | {_default(default)} | {words.get(field.name, '')} |"
+        )
     if name:
         summary = (inspect.getdoc(struct) or "").splitlines()[0]
         yield f"\n## `[{name}]`\n\n{summary}\n"
@@ -135,7 +145,12 @@ def configuration() -> str:
         "# Configuration\n\nOne TOML file, passed with `anabranch run --config FILE`. Unknown keys and values outside "
         "their bounds are refused. Every key has a default; an empty table or list adds nothing.\n"
     )
-    return "\n".join([head, *fields(Config, "")])
+    flows = "\n## `[[flow]]`\n\nOne table for each flow: see [Events in, events out](../how-to/events.md).\n"
+    tables = [*fields(FlowTable, "")]
+    for struct, where in ((FieldTable, "flow.inputs"), (OutputTable, "flow.outputs")):
+        tables += [f"\nA table in `{where}`, instead of the text `{msgspec.structs.fields(struct)[0].encode_name}`:\n"]
+        tables += fields(struct, "")
+    return "\n".join([head, *fields(Config, ""), flows, *tables])
 
 
 VERDICTS = """

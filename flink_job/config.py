@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.flows.flow_tables import FlowTable, beside, check_topics
 from anabranch.flink_job.kafka.security import OWN_PROPERTIES, KafkaSecurity, check_security
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
@@ -198,6 +199,7 @@ class Config(_Section, frozen=True):
     exchange: ExchangeConfig = ExchangeConfig()
     models: ModelsConfig = ModelsConfig()
     defaults: ModelDefaults = ModelDefaults()
+    flow: tuple[FlowTable, ...] = ()
 
     @property
     def topic_partitions(self) -> int:
@@ -222,7 +224,10 @@ def load(path: Path | None, **defaults: dict[str, Any]) -> Config:
     for section, values in defaults.items():
         stated = written.get(section, {})
         written[section] = values | stated if isinstance(stated, dict) else stated
-    return _check_together(read_section(written, Config, place), place)
+    config = read_section(written, Config, place)
+    if path is not None and config.flow:
+        config = msgspec.structs.replace(config, flow=beside(config.flow, path.parent))
+    return _check_together(config, place)
 
 
 def check(config: Config) -> Config:
@@ -252,6 +257,7 @@ def _check_together(config: Config, place: str) -> Config:
     if not all(topics) or len(set(topics)) < len(topics):
         names = ", ".join(map(repr, topics))
         raise ConfigError(f"{place}: the topics of [kafka] are {names}, expected three different names: rename one")
+    check_topics(config.flow, topics, place)
     check_security(kafka.security, place)
     if kafka.security != KafkaSecurity():
         doubled = sorted(filter(OWN_PROPERTIES.fullmatch, kafka.properties))

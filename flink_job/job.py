@@ -111,17 +111,12 @@ def start(
     installation.activate()
     use_worker_processes()
     use_own_operators()
-    options = flink_options(config, state)
     slots = slots_needed(catalog, config.job.parallelism)
-    crash_dir = config.job.crash_dir
+    crash_dir, folder = config.job.crash_dir, None
     if flink_url is None:
         folder = _temporary_folder()
-        env = _mini_cluster(options, slots, folder)
         crash_dir = crash_dir if config.job.checkpoint_dir else str(folder / "crashes")
-    else:
-        env = _remote(options, flink_url)
-    env.set_parallelism(config.job.parallelism)
-    env.set_max_parallelism(config.job.max_parallelism)
+    env = environment(config, flink_options(config, state), slots, flink_url, folder)
     # Flink's web page shows it.
     whole = ", ".join(f"{model.name}/{model.version}" for model in catalog.whole())
     summaries = encode_summaries(summarize(catalog))
@@ -137,6 +132,23 @@ def start(
     build(env, config, catalog, GuardedBackend(backend or OnnxBackend(config.job.max_run_memory_mb), crash_dir))
     client = env.execute_async(config.job.name)
     return RunningJob(client, flink_url or mini_cluster_url(client))
+
+
+def environment(
+    config: Config, options: dict[str, str], slots: int, flink_url: str | None = None, folder: Path | None = None
+) -> StreamExecutionEnvironment:
+    """Return the environment of a cluster, or of a MiniCluster with that many slots.
+
+    Args:
+        folder: The MiniCluster's temporary files.
+    """
+    if flink_url is None:
+        env = _mini_cluster(options, slots, folder or _temporary_folder())
+    else:
+        env = _remote(options, flink_url)
+    env.set_parallelism(config.job.parallelism)
+    env.set_max_parallelism(config.job.max_parallelism)
+    return env
 
 
 def flink_options(config: Config, state: SavedState | None = None) -> dict[str, str]:

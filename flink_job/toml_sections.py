@@ -30,8 +30,9 @@ def read_section(written: object, section: type[T], place: str, prefix: str = ""
 def _explain(message: str, written: object, section: type, prefix: str) -> str:
     """Put msgspec's message into the shape `KEY is VALUE, expected RANGE`."""
     what, _, path = message.partition(" - at `$.")
-    names = path.rstrip("`").split(".") if path else []
-    key = prefix + ".".join(names)
+    # `flow[0].to` has an index as a name of its own.
+    names = re.findall(r"[^.\[\]]+", path.rstrip("`"))
+    key = prefix + path.rstrip("`")
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", what):
         table = key.rstrip(".")
         return f"unknown key '{match[1]}'{f' in [{table}]' if table else ''}; {_available(_type_at(section, names))}"
@@ -49,13 +50,19 @@ def _explain(message: str, written: object, section: type, prefix: str) -> str:
 
 def _value_at(written: Any, names: list[str]) -> object:
     for name in names:
-        written = written[name] if isinstance(written, Mapping) and name in written else None
+        if isinstance(written, list):
+            written = written[int(name)]
+        else:
+            written = written[name] if isinstance(written, Mapping) and name in written else None
     return written
 
 
 def _type_at(section: type, names: list[str]) -> inspect.Type | None:
     found: inspect.Type | None = inspect.type_info(section)
     for name in names:
+        if isinstance(found, inspect.VarTupleType | inspect.ListType):
+            found = found.item_type
+            continue
         fields = {each.encode_name: each.type for each in found.fields} if isinstance(found, inspect.StructType) else {}
         found = fields.get(name)
         if isinstance(found, inspect.UnionType):

@@ -14,6 +14,7 @@ requests --> [ frame ] --> [ serve (keyed): admit > route > infer ] --> [ unpack
 serve, infer and aggregate -- dead letters --> errors
 """
 
+from typing import NamedTuple
 from uuid import uuid4
 
 from pyflink.common import Types
@@ -21,6 +22,7 @@ from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, shares_memory
+from anabranch.flink_job.flows.resolution import resolve
 from anabranch.flink_job.kafka.connectors import read_requests, write
 from anabranch.flink_job.slots import DEFAULT_GROUP, group_of
 from anabranch.flink_job.state import operator_ids as ids
@@ -28,6 +30,7 @@ from anabranch.flink_job.stream_keying import VALUE_TYPE, exchange_by_key, keep_
 from anabranch.operators.aggregate import AggregateFunction
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.execution.stage import stage_name
+from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.infer import InferFunction
@@ -39,14 +42,43 @@ from anabranch.operators.stage import FAILURES_TAG, StageFunction
 from anabranch.schemas.model import Catalog, ModelSpec
 
 
+class ServedStreams(NamedTuple):
+    """Streams of frames of answers, of answers, and of dead letters."""
+
+    frames: dict[str, DataStream]
+    merged: DataStream
+    letters: DataStream
+
+
 def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, backend: Backend) -> None:
     """Add the job to an environment."""
+    kafka = config.kafka
+    specs = resolve(config.flow, catalog, "the configuration")
+    flows = Flows((spec, catalog.find(spec.model_name, spec.model_version)) for spec in specs)
+    requests = read_requests(env, config, keys_by_group(config.job.max_parallelism))
+    served = serve(requests, config, catalog, backend, flows)
+    # A sink after a union would not be fused with its inputs.
+    for name, stream in served.frames.items():
+        write(java.unpack_answers(stream, KAFKA_ROW, ids.unpack_id(name)), config, kafka.responses_topic, name)
+    write(served.merged, config, kafka.responses_topic, ids.AGGREGATE_RESPONSES)
+    write(served.letters, config, kafka.errors_topic, ids.ERRORS, replies=False)
+
+
+def serve(
+    requests: DataStream, config: Config, catalog: Catalog, backend: Backend, flows: Flows, *, prefix: str = ""
+) -> ServedStreams:
+    """Serve a stream of `Row(task key, frame)`.
+
+    Args:
+        prefix: Start of the operators' names and identities.
+    """
     kafka = config.kafka
     response_writer = ResponseWriter(
         kafka.requests_topic,
         kafka.response_limit_bytes,
         now_ms,
         max_original_bytes=kafka.original_limit_bytes,
+        flows=flows,
     )
     groups = keys_by_group(config.job.max_parallelism)
     exchange = TransportOptions(
@@ -55,8 +87,7 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
         claim_from_bytes=config.exchange.claim_from_bytes,
         arena_bytes=config.exchange.arena_bytes,
     )
-
-    requests = read_requests(env, config, groups)
+    tasks = config.job.parallelism
     answers = (
         keep_by_key(requests, Types.INT())
         .process(
@@ -69,41 +100,41 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
                 keys_by_group=groups,
                 exchange=exchange,
                 reply_topics=(kafka.responses_topic, *kafka.reply_topics),
+                flows=flows,
             ),
             output_type=VALUE_TYPE,
         )
-        .name("serve")
-        .uid(ids.SERVE)
+        .name(f"{prefix}serve")
+        .uid(prefix + ids.SERVE)
+        .set_parallelism(tasks)
     )
     exchanged = (
         side_output(answers, WORK_TAG)
         .rebalance()
         .process(InferFunction(catalog, backend, response_writer, exchange), output_type=VALUE_TYPE)
-        .name("infer")
-        .uid(ids.INFER)
+        .name(f"{prefix}infer")
+        .uid(prefix + ids.INFER)
+        .set_parallelism(tasks)
     )
     parts = [side_output(answers, PARTS_TAG), side_output(exchanged, PARTS_TAG)]
     for model in catalog.in_stages():
         units = side_output(answers, units_tag((model.name, model.version)))
-        parts += _through_stages(units, model, backend, response_writer, exchange, windows=config.job.parallelism)
+        parts += _through_stages(units, model, backend, response_writer, exchange, windows=tasks, prefix=prefix)
     merged = (
         exchange_by_key(parts[0].union(*parts[1:]), Types.STRING())
         .process(
             AggregateFunction(response_writer, config.scheduling, exchange),
             output_type=KAFKA_ROW,
         )
-        .name("aggregate")
-        .uid(ids.AGGREGATE)
+        .name(f"{prefix}aggregate")
+        .uid(prefix + ids.AGGREGATE)
+        .set_parallelism(tasks)
         # Flink's choice differs for inputs of several groups.
         .slot_sharing_group(DEFAULT_GROUP)
     )
-
-    # A sink after a union would not be fused with its inputs.
-    for stream, name in ((answers, ids.SERVE_RESPONSES), (exchanged, ids.INFER_RESPONSES)):
-        write(java.unpack_answers(stream, KAFKA_ROW, ids.unpack_id(name)), config, kafka.responses_topic, name)
-    write(merged, config, kafka.responses_topic, ids.AGGREGATE_RESPONSES)
     letters = [side_output(each, LETTERS_TAG) for each in (answers, exchanged, merged)]
-    write(letters[0].union(*letters[1:]), config, kafka.errors_topic, ids.ERRORS, replies=False)
+    frames = {ids.SERVE_RESPONSES: answers, ids.INFER_RESPONSES: exchanged}
+    return ServedStreams(frames, merged, letters[0].union(*letters[1:]))
 
 
 def _through_stages(
@@ -114,6 +145,7 @@ def _through_stages(
     exchange: TransportOptions,
     *,
     windows: int,
+    prefix: str,
 ) -> list[DataStream]:
     """Add the stages of a model; return their outputs and failures."""
     parts = []
@@ -125,8 +157,8 @@ def _through_stages(
                 StageFunction(model, index, backend, response_writer, exchange, windows),
                 output_type=PARTS if index == last else BYTES,
             )
-            .name(stage_name(model, index))
-            .uid(ids.stage_id(model, index))
+            .name(prefix + stage_name(model, index))
+            .uid(prefix + ids.stage_id(model, index))
             .set_parallelism(stage.replicas)
             .slot_sharing_group(group_of(model, index))
         )

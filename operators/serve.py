@@ -4,15 +4,16 @@ Keyed map state holds queued requests by number, from which a restart fills the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
 from pyflink.datastream.state import MapStateDescriptor
 
 from anabranch.operators.backends.base import Backend
-from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.flows.event_admission import EventAdmission
+from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.key_groups import task_key
 from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
@@ -25,6 +26,7 @@ from anabranch.operators.runtime.flink_compat import integer_key
 from anabranch.operators.runtime.operator_runtime import OperatorRuntime, RuntimeOperator
 from anabranch.operators.runtime.side_outputs import emit
 from anabranch.operators.runtime.task_context import now_ms
+from anabranch.operators.sessions.step_functions import load_function
 from anabranch.operators.transport.endpoints import AGGREGATE, INFER
 from anabranch.operators.transport.frame_memory import open_frame
 from anabranch.schemas.carried import ReplyTopics
@@ -43,6 +45,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
     keys_by_group: tuple[int, ...]
     exchange: TransportOptions
     reply_topics: tuple[str, ...] = ()
+    flows: Flows = field(default_factory=Flows)
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open state and load all models."""
@@ -61,12 +64,13 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         self._loop = TaskLoop(
             task_key(task.index, task.parallelism, self.keys_by_group),
             RequestPipeline(
-                Admission(
+                EventAdmission(
                     catalog,
                     self.max_message_bytes,
                     policy.default_priority,
                     writer.defects,
                     ReplyTopics(self.reply_topics),
+                    self.flows.with_functions(load_function),
                 ),
                 Router(catalog, sessions.costs_of, shards.pack, parts.pack, units),
                 InferenceTask(catalog, sessions.session_of, writer, task.index),

@@ -4,18 +4,27 @@ Little-endian, as in `CarriedFields.java` and `RecordWriter.java`:
 
     partition: i32 (-1 for any, -2 if unreadable), topic size: u16, key size: i32 (-1 for none), topic, key,
     (name size: u16, value size: i32 (-1 for null), name, value) each
+
+Partition -3 marks an event: its topic, or `TIMESTAMP/TO` in an answer.
 """
 
 import struct
 from collections.abc import Iterable
+from zlib import crc32
 
 import msgspec
 
 from anabranch.schemas.errors import ReplyRefused
 from anabranch.schemas.limits import MAX_REPLY_TOPICS
+from anabranch.schemas.records import Source
 
 ANY_PARTITION = -1
 _UNREADABLE = -2
+EVENT = -3
+_EVENT_MARK = struct.pack("<i", EVENT)
+#: Of partitions; flows use those above.
+PARTITION_BITS = 17
+_MAX_FLOW = (1 << (31 - PARTITION_BITS)) - 1
 _HEAD = struct.Struct("<iHi")
 _HEADER = struct.Struct("<Hi")
 
@@ -60,6 +69,42 @@ def without_address(encoded: bytes) -> bytes:
     """Return the fields without topic and partition."""
     _, topic_size, key_size = _HEAD.unpack_from(encoded)
     return _HEAD.pack(ANY_PARTITION, 0, key_size) + encoded[_HEAD.size + topic_size :]
+
+
+def is_event(carried: bytes) -> bool:
+    """Return True for an event."""
+    return carried.startswith(_EVENT_MARK)
+
+
+def topic_bytes(carried: bytes) -> bytes:
+    """Return the topic."""
+    _, topic_size, _ = _HEAD.unpack_from(carried)
+    return carried[_HEAD.size : _HEAD.size + topic_size]
+
+
+def event_topic(carried: bytes) -> str:
+    """Return the topic."""
+    return topic_bytes(carried).decode()
+
+
+def address_event(carried: bytes, to: bytes, timestamp_ms: int, key: bytes | None) -> bytes:
+    """Address an outgoing event, with a new key if given."""
+    _, topic_size, key_size = _HEAD.unpack_from(carried)
+    rest = _HEAD.size + topic_size
+    if key is not None:
+        rest, key_size = rest + max(0, key_size), len(key)
+    address = b"%d/%b" % (timestamp_ms, to)
+    return b"".join([_HEAD.pack(EVENT, len(address), key_size), address, key or b"", carried[rest:]])
+
+
+def flow_number(topic: str) -> int:
+    """Return the flow's number in partitions, which state holds."""
+    return crc32(topic.encode()) % _MAX_FLOW + 1
+
+
+def event_source(source: Source) -> Source:
+    """Return the source within its topic."""
+    return Source(source.partition & ((1 << PARTITION_BITS) - 1), source.offset, source.timestamp_ms)
 
 
 class ReplyTopics:

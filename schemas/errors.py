@@ -112,6 +112,30 @@ class ReplyRefused(RequestError):
     code = "reply_refused"
 
 
+class MissingField(RequestError):
+    """An event lacks a field."""
+
+    code = "missing_field"
+
+
+class InvalidField(RequestError):
+    """An event has an invalid field."""
+
+    code = "invalid_field"
+
+
+class MappingFailed(RequestError):
+    """A flow's function failed."""
+
+    code = "mapping_failed"
+
+
+class UnknownFlow(RequestError):
+    """A topic has no flow."""
+
+    code = "unknown_flow"
+
+
 class ServingError(AnabranchError):
     """Serving a valid request failed."""
 

@@ -210,6 +210,8 @@ def print_job(keeper: JobKeeper, config: Config, cluster_url: str | None, output
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Job {job_id} serves{place}")
     console.print(f"{kafka.requests_topic} -> {kafka.responses_topic} on {kafka.bootstrap_servers}")
+    for flow in config.flow:
+        console.print(f"{flow.source} -> {flow.model} -> {flow.to}", markup=False)
 
 
 def _stop(running: RunningJob, state_url: str, console: Console, interrupts: Interrupts) -> None:

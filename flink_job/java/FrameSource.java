@@ -66,6 +66,7 @@ public final class FrameSource
      * @param stayInProcess Python runs in this process.
      * @param headers Headers to carry; `*` for all.
      * @param carriesKeys Carries the keys of records, too.
+     * @param requestsTopic Records of other topics are events.
      */
     public FrameSource(
             KafkaSource<ConsumerRecord<?, ?>> kafka,
@@ -74,13 +75,14 @@ public final class FrameSource
             int[] keysByGroup,
             boolean stayInProcess,
             String[] headers,
-            boolean carriesKeys) {
+            boolean carriesKeys,
+            String requestsTopic) {
         this.kafka = kafka;
         this.maxRecords = maxRecords;
         this.maxBytes = maxBytes;
         this.keysByGroup = keysByGroup;
         this.stayInProcess = stayInProcess;
-        this.carriedFields = new CarriedFields(headers, carriesKeys);
+        this.carriedFields = new CarriedFields(headers, carriesKeys, requestsTopic);
     }
 
     @Override
@@ -279,7 +281,7 @@ public final class FrameSource
             for (ConsumerRecord<?, ?> record : records) {
                 boolean hasTimestamp = record.timestampType() != TimestampType.NO_TIMESTAMP_TYPE;
                 segment.putIntLittleEndian(at, record.value() == null ? -1 : sizeOf(record));
-                segment.putIntLittleEndian(at + 4, record.partition());
+                segment.putIntLittleEndian(at + 4, carriedFields.partitionOf(record));
                 segment.putLongLittleEndian(at + 8, record.offset());
                 segment.putLongLittleEndian(at + 16, hasTimestamp ? record.timestamp() : -1);
                 at += HEADER_BYTES;

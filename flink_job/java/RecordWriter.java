@@ -93,6 +93,20 @@ public final class RecordWriter implements KafkaRecordSerializationSchema<Row>, 
         byte[] name = new byte[Short.toUnsignedInt(fields.getShort())];
         int keySize = fields.getInt();
         fields.get(name);
+        if (partition == CarriedFields.EVENT && replies) {
+            byte[] eventKey = keySize < 0 ? null : new byte[keySize];
+            if (eventKey != null) {
+                fields.get(eventKey);
+            }
+            // TIMESTAMP/TOPIC; a topic has no slash.
+            String address = new String(name, StandardCharsets.UTF_8);
+            int slash = address.indexOf('/');
+            long eventTime = Long.parseLong(address.substring(0, slash));
+            return withHeaders(
+                    new ProducerRecord<>(
+                            address.substring(slash + 1), null, eventTime < 0 ? stamped : (Long) eventTime, eventKey, value),
+                    fields);
+        }
         fields.position(fields.position() + Math.max(0, keySize));
         String to = topic;
         Integer at = null;
@@ -104,7 +118,11 @@ public final class RecordWriter implements KafkaRecordSerializationSchema<Row>, 
                 at = partition < 0 ? null : partition;
             }
         }
-        ProducerRecord<byte[], byte[]> record = new ProducerRecord<>(to, at, stamped, key, value);
+        return withHeaders(new ProducerRecord<>(to, at, stamped, key, value), fields);
+    }
+
+    private static ProducerRecord<byte[], byte[]> withHeaders(
+            ProducerRecord<byte[], byte[]> record, ByteBuffer fields) {
         Headers headers = record.headers();
         while (fields.hasRemaining()) {
             byte[] header = new byte[Short.toUnsignedInt(fields.getShort())];

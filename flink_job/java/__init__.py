@@ -22,6 +22,7 @@ def read_frames(
     stay_in_process: bool,
     headers: Sequence[str] = (),
     carries_keys: bool = False,
+    requests_topic: str,
 ) -> DataStream:
     """Return requests as `Row(task key, frame)`; see `anabranch.schemas.frames`.
 
@@ -31,11 +32,9 @@ def read_frames(
         stay_in_process: Python reads large frames in Java's memory.
         headers: Carried headers; `*` for all.
         carries_keys: Carries keys, too.
+        requests_topic: Records of other topics are events of flows.
     """
     gateway = java_gateway()
-    keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
-    for group, key in enumerate(keys_by_group):
-        keys[group] = key
     kafka_builder.setDeserializer(gateway.jvm.anabranch.FrameSource.Whole())
     kafka_source = kafka_builder.build()
     # `build` overwrites the property.
@@ -44,12 +43,21 @@ def read_frames(
         kafka_source,
         REQUEST_FRAME_RECORDS,
         REQUEST_FRAME_BYTES,
-        keys,
+        _java_keys(keys_by_group),
         stay_in_process,
         _java_strings(headers),
         carries_keys,
+        requests_topic,
     )
     return source_stream(env, source, name).uid(name)
+
+
+def _java_keys(keys_by_group: Sequence[int]) -> Any:
+    gateway = java_gateway()
+    keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))
+    for group, key in enumerate(keys_by_group):
+        keys[group] = key
+    return keys
 
 
 def unpack_answers(frames: DataStream, row_type: TypeInformation, uid: str) -> DataStream:

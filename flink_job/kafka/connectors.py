@@ -48,7 +48,9 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     }
     # PyFlink's drops partition, offset and timestamp.
     builder = gateway.jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()
-    topics = gateway.jvm.java.util.Collections.singletonList(kafka.requests_topic)
+    topics = gateway.jvm.java.util.ArrayList()
+    for topic in (kafka.requests_topic, *[flow.source for flow in config.flow]):
+        topics.add(topic)
     for name, value in properties.items():
         builder.setProperty(name, value)
     builder.setBootstrapServers(kafka.bootstrap_servers).setGroupId(kafka.group_id).setTopics(topics)
@@ -56,7 +58,15 @@ def read_requests(env: StreamExecutionEnvironment, config: Config, keys_by_group
     if config.job.bounded:
         builder.setBounded(java_initializer(KafkaOffsetsInitializer.latest()))
     stay = frames_stay_in_process(config)
-    return java.read_frames(env, builder, keys_by_group, REQUESTS, stay_in_process=stay, headers=kafka.headers)
+    return java.read_frames(
+        env,
+        builder,
+        keys_by_group,
+        REQUESTS,
+        stay_in_process=stay,
+        headers=kafka.headers,
+        requests_topic=kafka.requests_topic,
+    )
 
 
 def write(stream: DataStream, config: Config, topic: str, name: str, *, replies: bool = True) -> None:

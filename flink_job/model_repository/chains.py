@@ -136,8 +136,8 @@ def _read_step(folder: Path, step: StepTable, models: Catalog, session: SessionO
         outputs=outputs,
         replicas=step.replicas,
         name=step.model.removesuffix(".onnx"),
-        before=_read_function(folder, step.before, f"{where}: before"),
-        after=_read_function(folder, step.after, f"{where}: after"),
+        before=read_function(folder, step.before, f"{where}: before"),
+        after=read_function(folder, step.after, f"{where}: after"),
     )
 
 
@@ -160,7 +160,8 @@ def _read_model(
     return model.path, model.sha256, model.inputs, model.outputs
 
 
-def _read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
+def read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:
+    """Find `FILE.py:FUNCTION` in a folder, without running it; raise ConfigError. None for an empty name."""
     if not named:
         return None
     file, _, name = named.rpartition(":")

@@ -1,11 +1,11 @@
 """Checks requests against the catalog, as far as that needs no session.
 
-The common head of a sender's requests is cached as an `_AdmittedHead`. A message that differs from an earlier one only
+The common head of a sender's requests is cached as an `AdmittedHead`. A message that differs from an earlier one only
 in id and tensors matches a `_Template` and is not decoded.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -56,7 +56,7 @@ PHASE = "admit"
 
 
 @dataclass(frozen=True, slots=True)
-class _AdmittedHead:
+class AdmittedHead:
     """A checked head of requests.
 
     Attributes:
@@ -86,7 +86,7 @@ class _Template(msgspec.Struct, frozen=True, gc=False):
         size_bytes: Size of all fixed runs.
     """
 
-    head: _AdmittedHead
+    head: AdmittedHead
     fixed: tuple[tuple[int, bytes], ...]
     id_at: tuple[int, int]
     spans: tuple[tuple[int, int], ...]
@@ -109,7 +109,7 @@ class Admission:
         self._default_priority = default_priority
         self._defects = defects
         self._reply_topics = reply_topics or ReplyTopics(())
-        self._heads: OrderedDict[bytes, _AdmittedHead] = OrderedDict()
+        self._heads: OrderedDict[bytes, AdmittedHead] = OrderedDict()
         #: By size of the message, the latest first.
         self._templates: dict[int, list[_Template]] = {}
         self._template_bytes = 0
@@ -139,7 +139,7 @@ class Admission:
                     request_id = protobuf_wire.decode_id(bytes(message[start:end]))
                     view = memoryview(message)
                     tensors = tuple([view[start:end] for start, end in template.spans])
-                    return _request(template.head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
+                    return request_of(template.head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
             message = bytes(message)
             return self._admit(message, source, now_ms)
         except ReplyRefused as error:
@@ -151,6 +151,10 @@ class Admission:
         except Exception as error:  # noqa: BLE001 - a defect must not kill the job
             self._defects.note(PHASE, error, f"partition {source.partition}, offset {source.offset}")
             return _refuse(bytes(message), source, InternalError(f"{type(error).__name__}: {error}"))
+
+    def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Iterable[Request | Refused]:
+        """Admit or refuse each record, in order; never raises."""
+        return [self.admit(message, source, now_ms) for message, source in records]
 
     def _admit(self, message: bytes, source: Source, now_ms: float) -> Request:
         if len(message) > self._max_message_bytes:
@@ -184,16 +188,16 @@ class Admission:
         _check_tensors(head, tensors)
         _check_size_of(request_id, head, message)
         self._keep_template(message, envelope, head)
-        return _request(head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
+        return request_of(head, request_id, Encoding.PROTOBUF, message, source, tensors, now_ms)
 
     def _admit_read(self, request: InferRequest, message: bytes, source: Source, now_ms: float) -> Request:
         head = self._check(request)
         tensors = tuple([request.inputs[position].data for position in head.order])
         _check_tensors(head, tensors)
         _check_size_of(request.id, head, message)
-        return _request(head, request.id, request.encoding, message, source, tensors, now_ms)
+        return request_of(head, request.id, request.encoding, message, source, tensors, now_ms)
 
-    def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: _AdmittedHead) -> None:
+    def _keep_template(self, message: bytes, envelope: protobuf_wire.Envelope, head: AdmittedHead) -> None:
         if None in head.sizes:
             return  # The size of a BYTES tensor does not determine its elements.
         # Everything but the last id and the tensors, such as earlier ids.
@@ -216,14 +220,14 @@ class Admission:
         self._templates[len(message)] = [template, *of_this_size[: CACHED_HEADS_OF_A_SIZE - 1]]
         self._template_bytes += size_bytes - sum([old.size_bytes for old in of_this_size[CACHED_HEADS_OF_A_SIZE - 1 :]])
 
-    def _remember(self, key: bytes, head: _AdmittedHead) -> None:
+    def _remember(self, key: bytes, head: AdmittedHead) -> None:
         if len(key) > MAX_CACHED_HEAD_BYTES:
             return
         self._heads[key] = head
         if len(self._heads) > CACHED_HEADS:
             self._heads.popitem(last=False)
 
-    def _check(self, request: InferRequest) -> _AdmittedHead:
+    def _check(self, request: InferRequest) -> AdmittedHead:
         model = self._catalog.find(request.model_name, request.model_version)
         order = _match_inputs(model, request.inputs)
         inputs = [request.inputs[position] for position in order]
@@ -241,7 +245,7 @@ class Admission:
         )
         if model.padding and rows <= model.batching.shard_rows:
             signature = with_neighbours(model.padding, signature)
-        return _AdmittedHead(
+        return AdmittedHead(
             model=model,
             signature=encode_signature(signature),
             order=order,
@@ -255,8 +259,8 @@ class Admission:
         )
 
 
-def _request(
-    head: _AdmittedHead,
+def request_of(
+    head: AdmittedHead,
     request_id: str,
     encoding: Encoding,
     message: Buffer,
@@ -264,6 +268,7 @@ def _request(
     tensors: tuple[Buffer, ...],
     now_ms: float,
 ) -> Request:
+    """Make a request with a checked head, or raise NonFiniteInput or DeadlineExceeded."""
     if head.model.require_finite:
         for spec, shape, data in zip(head.model.inputs, head.shapes, tensors, strict=True):
             _check_finite(spec, shape, data)
@@ -319,12 +324,12 @@ def _refuse(message: bytes, source: Source, error: AnabranchError) -> Refused:
     return Refused(source, request_id, encoding, message, Failure(error.code, error.message, PHASE))
 
 
-def _check_tensors(head: _AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
+def _check_tensors(head: AdmittedHead, tensors: tuple[Buffer, ...]) -> None:
     for spec, shape, size_bytes, data in zip(head.model.inputs, head.shapes, head.sizes, tensors, strict=True):
         _check_size(spec, shape, size_bytes, data)
 
 
-def _check_size_of(request_id: str, head: _AdmittedHead, message: bytes) -> None:
+def _check_size_of(request_id: str, head: AdmittedHead, message: bytes) -> None:
     if len(request_id) > MAX_ID_BYTES // 4 and len(request_id.encode()) > MAX_ID_BYTES:
         raise MalformedRequest(
             f"the id has {len(request_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed: send a shorter id"

@@ -28,6 +28,7 @@ class Request(msgspec.Struct, gc=False):
         original: Value of the Kafka record.
         tensors: Raw bytes of each input of the model.
         split: Its records for other tasks, set by the queue.
+        holds_order: No later request of its flow may be answered before; it stays in its task.
     """
 
     signature: bytes
@@ -49,6 +50,7 @@ class Request(msgspec.Struct, gc=False):
     tensors: tuple[Buffer, ...] = ()
     breakdown: LatencyBreakdown | None = None
     split: SplitRequest | None = None
+    holds_order: bool = False
 
 
 def undecodable(error: Exception, phase: str) -> Failure:

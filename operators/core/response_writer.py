@@ -3,18 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.flows.flow import Flow
+from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, format_ranges
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.schemas import codec, protobuf_wire
+from anabranch.schemas.carried import address_event, event_source, event_topic, is_event, topic_bytes
 from anabranch.schemas.dead_letters import encode_dead_letter
-from anabranch.schemas.errors import AnabranchError, ResponseTooLarge
+from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnknownFlow
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
 from anabranch.schemas.records import OpeningRecord, Source
 from anabranch.schemas.signatures import Failure, Signature, decode_signature
-from anabranch.schemas.tensors import Buffer, Tensor
+from anabranch.schemas.tensors import Array, Buffer, Tensor
 
 
 class ResponseWriter:
@@ -23,6 +26,7 @@ class ResponseWriter:
     Args:
         max_response_bytes: Size of the largest answer.
         max_original_bytes: Size of the largest request that a dead letter repeats; by default as answers.
+        flows: Write the events that leave a flow.
     """
 
     def __init__(
@@ -32,10 +36,12 @@ class ResponseWriter:
         now_ms: Callable[[], float],
         *,
         max_original_bytes: int | None = None,
+        flows: Flows | None = None,
     ) -> None:
         self._requests_topic = requests_topic
         self._max_response_bytes = max_response_bytes
         self._max_original_bytes = max_response_bytes if max_original_bytes is None else max_original_bytes
+        self._flows = flows or Flows()
         self.now_ms = now_ms
         self.meter = Meter()
         self.defects = Defects(self.meter)
@@ -63,6 +69,9 @@ class ResponseWriter:
             missing_members: Members without any output.
             failure: Reason for missing rows.
         """
+        if is_event(request.source.carried):
+            arrays = {tensor.name: tensor.to_array() for tensor in outputs}
+            return self._answer_events([(request, 0)], arrays, phase)
         signature = decode_signature(request.signature)
         parameters: dict[str, Parameter] = {}
         if request.explain:
@@ -77,10 +86,7 @@ class ResponseWriter:
         try:
             value = codec.encode_response(response, request.encoding)
             if len(value) > self._max_response_bytes:
-                raise ResponseTooLarge(
-                    f"the answer has {len(value)} bytes, at most {self._max_response_bytes} are allowed: "
-                    "raise kafka.max_message_bytes and the topic's max.message.bytes, or ask for fewer rows or outputs"
-                )
+                raise _too_large(len(value), self._max_response_bytes)
         except AnabranchError as error:
             return self.fail(request, Failure(error.code, error.message, phase))
         answers: list[Answer | DeadLetterRecord] = [Answer(request.id.encode(), value, request.source.carried)]
@@ -99,9 +105,15 @@ class ResponseWriter:
         """
         frames: dict[int, protobuf_wire.ResponseFrame] = {}
         answers: list[Answer | DeadLetterRecord] = []
+        events: dict[bytes, list[tuple[Request, int]]] = {}
+        has_flows = bool(self._flows)
         start = 0
         for request in requests:
             stop = start + request.rows
+            if has_flows and is_event(request.source.carried):
+                events.setdefault(topic_bytes(request.source.carried), []).append((request, start))
+                start = stop
+                continue
             if request.encoding is Encoding.PROTOBUF and not request.explain:
                 frame = frames.get(request.rows)
                 if frame is None:
@@ -117,11 +129,71 @@ class ResponseWriter:
             rows = outputs.rows_between(start, stop)
             answers += self.answer(request, rows.outputs, phase=phase, task=task, breakdown=request.breakdown)
             start = stop
+        if events:
+            arrays = outputs.arrays()
+            for of_a_flow in events.values():
+                answers += self._answer_events(of_a_flow, arrays, phase)
         return answers
+
+    def _answer_events(
+        self, events: Sequence[tuple[Request | OpeningRecord, int]], arrays: Mapping[str, Array], phase: str
+    ) -> list[Answer | DeadLetterRecord]:
+        """Write the outgoing events of one flow.
+
+        Args:
+            events: Each with its row in the arrays.
+            arrays: Outputs by name, without batch axis if the model has none.
+        """
+        flow = self._flow_of(events[0][0])
+        answers: list[Answer | DeadLetterRecord] = []
+        try:
+            if flow is None:
+                raise UnknownFlow("the topic of the event has no flow any more: add it again")
+            fragments = flow.format(arrays if flow.model.batchable else {k: v[None] for k, v in arrays.items()})
+        except AnabranchError as error:
+            if len(events) == 1:
+                return self.fail(events[0][0], Failure(error.code, error.message, phase))
+            for request, row in events:
+                answers += self._answer_events(
+                    [(request, 0)], {name: array[row : row + 1] for name, array in arrays.items()}, phase
+                )
+            return answers
+        for request, row in events:
+            try:
+                value = flow.write(bytes(request.original), fragments[row])
+                if len(value) > self._max_response_bytes:
+                    raise _too_large(len(value), self._max_response_bytes)
+                answers.append(self._outgoing(flow, request, value))
+            except AnabranchError as error:
+                answers += self.fail(request, Failure(error.code, error.message, phase))
+        return answers
+
+    def _flow_of(self, request: Request | OpeningRecord | Refused) -> Flow | None:
+        return self._flows.of(event_topic(request.source.carried))
+
+    def _outgoing(self, flow: Flow, request: Request | OpeningRecord | Refused, value: bytes) -> Answer:
+        source = request.source
+        key = flow.key_of(bytes(request.original))
+        return Answer(b"", value, address_event(source.carried, flow.to, source.timestamp_ms, key))
+
+    def _fail_event(
+        self, request: Request | OpeningRecord | Refused, failure: Failure
+    ) -> list[Answer | DeadLetterRecord]:
+        self.meter.note_error(failure.code)
+        flow = self._flow_of(request)
+        passed = None if flow is None else flow.write_failed(bytes(request.original), failure.code)
+        if flow is not None and passed is not None and len(passed) <= self._max_response_bytes:
+            try:
+                return [self._outgoing(flow, request, passed)]
+            except AnabranchError:
+                pass  # It has no key.
+        return [self._write(request.id, request.source, failure, request.original)]
 
     def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
         """Write the dead letter of a refused request, and an error if its sender can find it."""
         failure = refused.failure
+        if is_event(refused.source.carried):
+            return self._fail_event(refused, failure)
         dead_letter = self._write(refused.id, refused.source, failure, refused.original)
         if not refused.id:
             self.meter.note_error(failure.code)
@@ -131,6 +203,8 @@ class ResponseWriter:
     def fail(self, request: Request | OpeningRecord, failure: Failure) -> list[Answer | DeadLetterRecord]:
         """Write the error and the dead letter of a request."""
         named = _named(request, failure)
+        if is_event(request.source.carried):
+            return self._fail_event(request, named)
         return [self._error(request, named), self._dead_letter(request, named)]
 
     def _error(self, request: Request | OpeningRecord | Refused, failure: Failure) -> Answer:
@@ -143,11 +217,21 @@ class ResponseWriter:
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
         fitting = original if 0 < len(original) <= self._max_original_bytes else None
+        topic, place = self._requests_topic, source
+        if is_event(source.carried):
+            topic, place = event_topic(source.carried), event_source(source)
         return DeadLetterRecord(
             request_id.encode(),
-            encode_dead_letter(self._requests_topic, source, request_id, failure, fitting),
+            encode_dead_letter(topic, place, request_id, failure, fitting),
             source.carried,
         )
+
+
+def _too_large(found_bytes: int, allowed_bytes: int) -> ResponseTooLarge:
+    return ResponseTooLarge(
+        f"the answer has {found_bytes} bytes, at most {allowed_bytes} are allowed: "
+        "raise kafka.max_message_bytes and the topic's max.message.bytes, or ask for fewer rows or outputs"
+    )
 
 
 def _named(request: Request | OpeningRecord, failure: Failure) -> Failure:

@@ -7,7 +7,7 @@ import msgspec
 
 from anabranch.operators.core.merging.shards import row_offsets
 from anabranch.schemas.errors import InferenceFailed
-from anabranch.schemas.tensors import Array, Buffer, Tensor
+from anabranch.schemas.tensors import Array, Buffer, Tensor, array_from_raw
 
 
 class RowBlock(msgspec.Struct, frozen=True):
@@ -33,6 +33,13 @@ class BatchOutputs:
     def described(self, rows: int) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
         """Return name, datatype and shape of every output."""
         return tuple([(name, datatype, (rows, *shape)) for name, datatype, shape, _, _ in self._tensors])
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the outputs of all rows by name."""
+        rows = self.stop - self.start
+        return {
+            name: array_from_raw(datatype, (rows, *shape), data) for name, datatype, shape, data, _ in self._tensors
+        }
 
     def raw_between(self, first: int, last: int) -> list[Buffer]:
         """Return the raw outputs of the rows [first, last) of the batch."""

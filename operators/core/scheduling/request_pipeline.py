@@ -50,13 +50,12 @@ class RequestPipeline:
     def admit(self, frame: Buffer, queue: BatchQueue, now_ms: float) -> list[Output]:
         """Queue the requests of a frame; return refusals."""
         outputs: list[Output] = []
-        admit, split = self._admission.admit, self._router.split
+        split = self._router.split
         requests = read_requests(frame)
-        for message, source in requests:
-            request = admit(message, source, now_ms)
+        for request in self._admission.admit_all(requests, now_ms):
             if isinstance(request, Refused):
                 if request.failure.code == DeadlineExceeded.code:
-                    self._response_writer.meter.note_behind(now_ms - source.timestamp_ms)
+                    self._response_writer.meter.note_behind(now_ms - request.source.timestamp_ms)
                 outputs += self._response_writer.refuse(request)
                 continue
             if request.breakdown is not None:
@@ -128,7 +127,11 @@ class RequestPipeline:
             all_is_due: True to ignore delays.
         """
         if balancer is not None and balancer.is_due(backlog_ms := queue.backlog_ms, now_ms):
-            given = queue.take_last(lambda batch: balancer.is_worth(batch, backlog_ms, now_ms))
+            given = queue.take_last(
+                lambda batch: (
+                    balancer.is_worth(batch, backlog_ms, now_ms) and not any(request.holds_order for request in batch)
+                )
+            )
             balancer.note_given(given, now_ms)
             if given:
                 return [Offload(pack(part).encode()) for part in self._router.packable(given)]

@@ -1,0 +1,1 @@
+"""Runs the job without Kafka and Flink."""

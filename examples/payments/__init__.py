@@ -1,0 +1,1 @@
+"""Payments in JSON, scored by a flow."""

@@ -1,0 +1,114 @@
+"""The `[[flow]]` tables of the configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from anabranch.flink_job.errors import ConfigError
+from anabranch.operators.core.flows.flow_spec import OnError
+from anabranch.schemas.carried import flow_number
+from anabranch.schemas.limits import MAX_PRIORITY, MAX_WAIT_MS
+
+
+class FlowTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A topic of events, and one for the same events with predictions.
+
+    Attributes:
+        source: Topic of events.
+        to: Topic of events with predictions.
+        model: Model of the repository, `NAME` or `NAME@VERSION`.
+        format: Encoding of the events.
+        inputs: Fields of each input of the model, or `FILE.py:FUNCTION` beside this file.
+        outputs: Output of the model for each path in the event.
+        key: Field for the record's new key; empty keeps its own.
+        deadline_ms: From the record's timestamp; 0 for none.
+        priority: 1 is the most urgent; 0 is the job's default.
+        on_error: `letter` sends a failed event to the errors topic; `pass` sends it on, with the error's code;
+            `default` also with the defaults of `outputs`.
+        error_field: Path of the error's code.
+        order: `key` keeps the events of a partition in order.
+    """
+
+    source: Annotated[str, Meta(min_length=1)] = msgspec.field(name="from")
+    to: Annotated[str, Meta(min_length=1)]
+    model: str
+    format: Literal["json"] = "json"
+    inputs: dict[str, Any] | str
+    outputs: dict[str, Any]
+    key: str = ""
+    deadline_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
+    priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] = 0
+    on_error: OnError = "letter"
+    error_field: str = "inference_error"
+    order: Literal["any", "key"] = "any"
+
+
+class FieldTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A field of an event.
+
+    Attributes:
+        path: Keys with dots between them; indices of lists in brackets.
+        type: `timestamp` reads RFC 3339 as time since 1970; `base64` reads bytes.
+        unit: Of a timestamp.
+        enum: Texts, numbered from 0.
+        default: Of a missing or null field; without one, the event fails.
+    """
+
+    path: str
+    type: Literal["plain", "timestamp", "base64"] = "plain"
+    unit: Literal["ms", "s", "min", "h", "d"] = "s"
+    enum: tuple[str, ...] = ()
+    default: Any = msgspec.UNSET
+
+
+class OutputTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An output of the model.
+
+    Attributes:
+        source: Name of the output, and indices into its row: `probabilities[1]`.
+        default: Value for `on_error = "default"`.
+    """
+
+    source: str = msgspec.field(name="from")
+    default: Any = msgspec.UNSET
+
+
+def check_topics(flows: Sequence[FlowTable], own_topics: Sequence[str], place: str) -> None:
+    """Refuse flows with a common topic, or in a circle; raise ConfigError."""
+    onwards: dict[str, str] = {}
+    by_number: dict[int, str] = {}
+    for number, flow in enumerate(flows):
+        where = f"{place}: flow[{number}]"
+        for key, topic in (("from", flow.source), ("to", flow.to)):
+            if topic in own_topics:
+                raise ConfigError(
+                    f"{where}.{key} is {topic!r}, which [kafka] names for requests and answers: rename it"
+                )
+        if flow.source in onwards:
+            raise ConfigError(f"{where}.from is {flow.source!r}, which another flow reads: use each topic once")
+        onwards[flow.source] = flow.to
+        other = by_number.setdefault(flow_number(flow.source), flow.source)
+        if other != flow.source:
+            raise ConfigError(
+                f"{where}.from is {flow.source!r}, which clashes with {other!r} inside the job: rename one"
+            )
+    for topic in onwards:
+        seen, at = {topic}, onwards.get(topic)
+        while at is not None and at not in seen:
+            seen.add(at)
+            at = onwards.get(at)
+        if at == topic:
+            raise ConfigError(f"{place}: the flows lead from {topic!r} back to it: write to another topic")
+
+
+def beside(flows: tuple[FlowTable, ...], folder: Path) -> tuple[FlowTable, ...]:
+    """Return flows with absolute paths of function files."""
+    return tuple(
+        msgspec.structs.replace(flow, inputs=str(folder.resolve() / flow.inputs))
+        if isinstance(flow.inputs, str)
+        else flow
+        for flow in flows
+    )

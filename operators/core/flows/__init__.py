@@ -1,0 +1,1 @@
+"""Business events in, the same events with predictions out."""

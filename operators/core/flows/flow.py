@@ -1,0 +1,173 @@
+"""A flow, compiled: events to tensors, and outputs into events."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import orjson
+
+from anabranch.operators.core.flows.event_reader import MISSING, EventReader, decode_json, describe
+from anabranch.operators.core.flows.event_writer import EventWriter
+from anabranch.operators.core.flows.field_path import format_path
+from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped
+from anabranch.operators.core.flows.output_mapping import OutputMapping
+from anabranch.schemas.errors import AnabranchError, InvalidField, MappingFailed, MissingField, UnreadableRequest
+from anabranch.schemas.model import ModelSpec, TensorSpec
+from anabranch.schemas.tensors import Array, datatype_of, raw_from_array
+
+#: From events to arrays with an event in each element of axis 0.
+EventFunction: TypeAlias = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+
+_event_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+class Flow:
+    """One flow with its model.
+
+    Args:
+        function: The loaded function of the spec, if it has one.
+    """
+
+    def __init__(self, spec: FlowSpec, model: ModelSpec, function: EventFunction | None = None) -> None:
+        self.spec = spec
+        self.model = model
+        self.to = spec.to.encode()
+        self._function = function
+        self._inputs = [InputMapping(each) for each in spec.inputs]
+        self._reader = EventReader([path for each in self._inputs for path in each.paths])
+        self._spans = []
+        start = 0
+        for each in self._inputs:
+            self._spans.append((each.map, start, start + len(each.paths)))
+            start += len(each.paths)
+        self._key = EventReader([spec.key]) if spec.key is not None else None
+        self._outputs = OutputMapping(spec.outputs)
+        self._writer = EventWriter([field.path for field in spec.outputs])
+        self._error_writer = EventWriter([spec.error_path])
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the model that events need."""
+        return self._outputs.tensors
+
+    @property
+    def is_batchwise(self) -> bool:
+        """True if a function maps many events at once."""
+        return self._function is not None
+
+    def read(self, event: bytes) -> list[Mapped]:
+        """Return each input of the model as raw bytes and shape without batch axis.
+
+        Raises:
+            AnabranchError: The event cannot be mapped.
+        """
+        if self._function is not None:
+            [mapped] = self.read_all([event])
+            if isinstance(mapped, AnabranchError):
+                raise mapped
+            return mapped
+        values = self._reader.read(event)
+        spans = self._spans
+        if len(spans) == 1:
+            return [spans[0][0](values)]
+        return [convert(values[start:stop]) for convert, start, stop in spans]
+
+    def read_all(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
+        """Map many events, calling the function once; an event that fails does not affect the others."""
+        found: list[list[Mapped] | AnabranchError] = []
+        if self._function is None:
+            for event in events:
+                try:
+                    found.append(self.read(event))
+                except AnabranchError as error:
+                    found.append(error)
+            return found
+        decoded: list[dict[str, Any] | AnabranchError] = []
+        for event in events:
+            try:
+                decoded.append(decode_json(event, _event_decoder))
+            except AnabranchError as error:
+                decoded.append(error)
+        good = [event for event in decoded if not isinstance(event, AnabranchError)]
+        mapped = iter(self._call(good) if good else ())
+        return [event if isinstance(event, AnabranchError) else next(mapped) for event in decoded]
+
+    def _call(self, events: list[dict[str, Any]]) -> list[list[Mapped] | AnabranchError]:
+        assert self._function is not None and self.spec.function is not None  # noqa: S101, PT018 - by `read_all`
+        name = self.spec.function.name
+        try:
+            arrays = self._function(events)
+            columns = [_column(spec, arrays, len(events), self.model, name) for spec in self.model.inputs]
+        except Exception as error:  # noqa: BLE001 - a function may raise anything
+            if len(events) > 1:
+                half = len(events) // 2
+                return self._call(events[:half]) + self._call(events[half:])
+            if isinstance(error, AnabranchError):
+                return [error]
+            return [MappingFailed(f"{name} raised {type(error).__name__}: {error}")]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def write(self, event: bytes, fragments: Any) -> bytes:
+        """Return the outgoing event, or raise InvalidField."""
+        return self._writer.put(event, fragments)
+
+    def format(self, outputs: Mapping[str, Array]) -> list[Any]:
+        """Format the outputs of some rows for `write`; see `OutputMapping.format`."""
+        return self._outputs.format(outputs)
+
+    def write_failed(self, event: bytes, code: str) -> bytes | None:
+        """Return the outgoing event of a failed one; None if it has none.
+
+        With `on_error = "letter"`, and without an object to put the code into, there is none.
+        """
+        if self.spec.on_error == "letter" or code == UnreadableRequest.code:
+            return None
+        try:
+            decode_json(event, _event_decoder)
+            if self.spec.on_error == "default":
+                event = self._writer.put(event, self._outputs.defaults())
+            return self._error_writer.put(event, [orjson.dumps(code)])
+        except AnabranchError:
+            return None
+
+    def key_of(self, event: bytes) -> bytes | None:
+        """Return the key that the flow takes from the event; None to keep the record's own.
+
+        Raises:
+            MissingField: The field is missing.
+            InvalidField: The field is neither a text nor an integer.
+        """
+        if self._key is None or self.spec.key is None:
+            return None
+        [value] = self._key.read(event)
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value).encode()
+        name = format_path(self.spec.key)
+        if value is None or value is MISSING:
+            raise MissingField(f"field {name!r} is {describe(value)}, which the flow takes as key: send it")
+        raise InvalidField(f"field {name!r} is {describe(value)}, expected a text or integer for the key: correct it")
+
+
+def _column(spec: TensorSpec, arrays: Any, events: int, model: ModelSpec, name: str) -> list[Mapped]:
+    """Check an array that a function made, and divide it by events."""
+    if not isinstance(arrays, Mapping) or spec.name not in arrays:
+        found = ", ".join(map(str, arrays)) if isinstance(arrays, Mapping) else type(arrays).__name__
+        raise MappingFailed(f"{name} returned {found or 'nothing'}, expected a mapping with {spec.name!r}: return it")
+    array = np.asarray(arrays[spec.name])
+    row = spec.shape[1:] if model.batchable else spec.shape
+    fits = array.ndim == len(row) + 1 and all(
+        axis is None or axis == size for size, axis in zip(array.shape[1:], row, strict=True)
+    )
+    if not fits or array.shape[0] != events:
+        expected = ", ".join("any" if axis is None else str(axis) for axis in (events, *row))
+        raise MappingFailed(
+            f"{name} returned {spec.name!r} of shape {list(array.shape)}, expected [{expected}]: "
+            "return a row for each event"
+        )
+    if datatype_of(array.dtype) != spec.datatype:
+        raise MappingFailed(f"{name} returned {spec.name!r} as {array.dtype}, expected {spec.datatype}: convert it")
+    return [(bytes(raw_from_array(array[at : at + 1])), array.shape[1:]) for at in range(events)]
