@@ -85,7 +85,8 @@ def models(
     job = find_job(FlinkRest(flink_url)) if flink_url else None
     # The job's models are listed without the default folder, too.
     is_optional = job is not None and model_repository is None and config_path is None
-    catalog = Catalog({}) if is_optional and not folder.is_dir() else _read(folder, config)
+    with Console(stderr=True).status("Reading the models; a new one is tried first"):
+        catalog = Catalog({}) if is_optional and not folder.is_dir() else _read(folder, config)
     listed = compare(summarize(catalog), job)
     if output is OutputFormat.JSON:
         named = {"job_id": job.job_id, "name": job.name} if job else None

@@ -340,3 +340,29 @@ def test_catalog_without_a_member_leaves_its_ensemble_out(tmp_path: Path) -> Non
     assert {each.name for each in catalog.left_out} == {"b", "panel"}
     with pytest.raises(ModelUnavailable, match="its member b/1 is not served"):
         catalog.find("panel", "")
+
+
+def test_read_model_with_a_map_is_left_out_with_advice(tmp_path: Path) -> None:
+    identity(tmp_path / "m" / "1", ["n", 2])
+    pair = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    maps = onnx.ValueInfoProto(name="y", type=helper.make_sequence_type_proto(pair))
+    node = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(helper.make_graph([node], "g", [rows], [maps]), opset_imports=opsets, ir_version=8)
+    (tmp_path / "labels" / "1").mkdir(parents=True)
+    onnx.save(model, tmp_path / "labels" / "1" / "model.onnx")
+    catalog = read_repository(tmp_path, ModelDefaults())
+    assert list(catalog.models) == ["m"]
+    assert "convert the model with the option zipmap=False" in catalog.left_out[0].reason
+
+
+def test_read_tells_any_rank_from_a_scalar(tmp_path: Path) -> None:
+    node = helper.make_node("Mul", ["x", "k"], ["y"])
+    x, k, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in "xky")
+    for value in (x, y):
+        value.type.tensor_type.ClearField("shape")
+    save(helper.make_graph([node], "g", [x, k], [y]), tmp_path / "m" / "1")
+    model = read(tmp_path)
+    assert [spec.any_rank for spec in (*model.inputs, *model.outputs)] == [True, False, True]
+    assert model.verdict.reason == "input 'x' has no known shape"
