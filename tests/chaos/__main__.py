@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--slice", action="append", choices=suite, metavar="NAME", help=f"one of {', '.join(suite)}")
     parser.add_argument("--again", action="store_true", help="also run slices that have a result")
     parser.add_argument("--seed", type=int, help="another seed than that of the suite")
+    parser.add_argument("--limit-s", type=float, help="time for each slice, instead of its own")
     parser.add_argument("--plant", choices=get_args(Plant), default="none", help="a defect that must be found")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of the results")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the stack's files, one folder for each slice")
@@ -37,7 +38,10 @@ def main() -> int:
         if path.exists() and not arguments.again and not arguments.slice:
             print(f"{name}: has a result of {_read(path).date}; --again runs it again")
             continue
-        plan = suite[name] if arguments.seed is None else msgspec.structs.replace(suite[name], seed=arguments.seed)
+        changes = {"seed": arguments.seed, "limit_s": arguments.limit_s}
+        plan = msgspec.structs.replace(
+            suite[name], **{key: value for key, value in changes.items() if value is not None}
+        )
         result = run_slice(name, plan, arguments.keep and arguments.keep / name, arguments.plant, _tell)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
         _tell(summary_of(result))

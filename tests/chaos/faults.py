@@ -138,7 +138,7 @@ class KillEverything(Fault):
 
 
 #: Beam's worker that runs Python functions.
-_WORKER = "pyflink.fn_execution.beam"
+_WORKER = "pyflink.fn_execution.beam.beam_boot"
 
 
 class KillWorker(Fault):
@@ -148,14 +148,20 @@ class KillWorker(Fault):
     is_outage = True
 
     def begin(self) -> str:
-        families = [self.stand.family(record)[1:] for record in self.stand.task_managers()]
-        workers = [process for family in families for process in family if _WORKER in " ".join(process.cmdline())]
-        if not workers:
-            raise FaultMissed("no Python worker runs: use process mode")
-        worker = self.random.choice(sorted(workers, key=lambda process: process.pid))
+        _await(lambda: bool(self._workers()), "no Python worker runs in process mode")
+        worker = self.random.choice(sorted(self._workers(), key=lambda process: process.pid))
         worker.kill()
         worker.wait(10)
         return f"process {worker.pid}"
+
+    def _workers(self) -> list[psutil.Process]:
+        families = [self.stand.family(record)[1:] for record in self.stand.task_managers()]
+        found = []
+        for process in (each for family in families for each in family):
+            with suppress(psutil.Error):
+                if _WORKER in process.cmdline():
+                    found.append(process)
+        return found
 
 
 class Stop(Fault):
