@@ -96,6 +96,15 @@ def local_path(path: str) -> Path:
     ) from None
 
 
+@contextmanager
+def naming_files(path: Path) -> Iterator[None]:
+    """Let errors name files without the cache's folder, which tells users nothing."""
+    try:
+        yield
+    except ModelLoadFailed as error:
+        raise ModelLoadFailed(error.message.replace(f"{path.parent}/", "")) from None
+
+
 def cache_folder() -> Path:
     """Return the folder of copies."""
     chosen = os.environ.get(CACHE_VARIABLE)

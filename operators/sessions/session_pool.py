@@ -13,7 +13,7 @@ from anabranch.operators.backends.base import Backend, ModelLoadFailed, Session
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.sessions.calibration import calibrate
 from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
-from anabranch.operators.sessions.model_cache import is_stored, local_path
+from anabranch.operators.sessions.model_cache import is_stored, local_path, naming_files
 from anabranch.operators.sessions.step_functions import load_function
 from anabranch.schemas.model import Catalog, FunctionSpec, LeftOut, ModelSpec
 from anabranch.schemas.tensors import Array
@@ -120,8 +120,9 @@ class SessionPool:
     def _load(self, model: ModelSpec) -> MeasuredSession:
         libraries = tuple(str(local_path(each)) if is_stored(each) else each for each in model.session.custom_ops)
         session = msgspec.structs.replace(model.session, custom_ops=libraries)
-        here = replace(model, path=str(local_path(model.path)), session=session)
-        loaded = self._backend.load(here)
+        path = local_path(model.path)
+        with naming_files(path):
+            loaded = self._backend.load(replace(model, path=str(path), session=session))
         verdict = model.verdict
         is_apart = verdict.level != "strangers" and model.batching.enabled is not False
         level = logging.WARNING if is_apart and not model.fixed_rows else logging.INFO

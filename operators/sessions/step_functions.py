@@ -11,7 +11,7 @@ from typing import Any
 
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import sha256_of
-from anabranch.operators.sessions.model_cache import local_path
+from anabranch.operators.sessions.model_cache import local_path, naming_files
 from anabranch.schemas.model import FunctionSpec
 
 #: One thread for all loads, so that each file runs once.
@@ -24,11 +24,13 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     Raises:
         ModelLoadFailed: The file has changed, cannot run, or lacks the function.
     """
-    function = replace(function, path=str(local_path(function.path)))
-    module = _loader.submit(_load, function).result()
-    found = getattr(module, function.name, None)
-    if not callable(found):
-        raise ModelLoadFailed(f"{function.path} has no function {function.name!r}: add it or correct `model.toml`")
+    path = local_path(function.path)
+    function = replace(function, path=str(path))
+    with naming_files(path):
+        module = _loader.submit(_load, function).result()
+        found = getattr(module, function.name, None)
+        if not callable(found):
+            raise ModelLoadFailed(f"{function.path} has no function {function.name!r}: add it or correct `model.toml`")
     # Extension modules can deadlock in Flink's threads.
     executor = ThreadPoolExecutor(1, "steps")
 

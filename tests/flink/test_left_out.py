@@ -35,7 +35,10 @@ def repository(tmp_path: Path) -> Path:
     """`good`; `provider`, whose execution provider is missing; `panel` of both; `steps`, whose import fails."""
     for name in ("good", "provider"):
         _write(tmp_path / name / "1", ["Add x x y"], X, Y)
-    (tmp_path / "provider" / "model.toml").write_text("[session]\nproviders = ['NoSuchProvider']\n")
+        # A trial on the client would find the missing provider.
+        (tmp_path / name / "model.toml").write_text("[batching]\ntrust = true\n")
+    with (tmp_path / "provider" / "model.toml").open("a") as file:
+        file.write("[session]\nproviders = ['NoSuchProvider']\n")
     (tmp_path / "panel").mkdir()
     (tmp_path / "panel" / "model.toml").write_text('[ensemble]\nmembers = ["good", "provider"]\n')
     _write(tmp_path / "steps", ["Add x x y"], X, Y, file="twice.onnx")
@@ -71,6 +74,7 @@ def await_left_out(rest: FlinkRest) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_model_that_tasks_cannot_load_is_left_out(topics: Topics) -> None:
     told: list[str] = []
     keeper = JobKeeper(topics.config, None, job.read_models(topics.config), told.append)

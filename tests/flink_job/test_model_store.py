@@ -24,6 +24,7 @@ from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.sessions import model_cache
 from anabranch.operators.sessions.model_cache import local_path
+from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.operators.sessions.step_functions import load_function
 from anabranch.schemas.model import Catalog, SessionOptions
 from tests.flink.models import FLOAT, Tensors, _write, write_plan
@@ -200,6 +201,21 @@ def test_store_takes_libraries_of_custom_operators(repository: Path, tmp_path: P
     assert local_path(first).read_bytes() == b"code"
     assert local_path(first).name == "ops.so"
     assert second == "package:function"
+
+
+def test_errors_of_stored_files_name_no_cache_folder(repository: Path, tmp_path: Path) -> None:
+    (repository / "chain" / "steps.py").write_text(
+        "import no_such_package\n\ndef before(tensors):\n    return tensors\n"
+    )
+    catalog = stored(repository, tmp_path).catalog
+    before = catalog.find("chain", "").stages[0].before
+    assert before is not None
+    with pytest.raises(ModelLoadFailed, match=r"^cannot load steps\.py: ModuleNotFoundError"):
+        load_function(before)
+    plain = replace(catalog.find("plain", ""), session=SessionOptions(providers=("None",)))
+    pool = SessionPool(OnnxBackend(), 0, lambda _, make: make())
+    with pytest.raises(ModelLoadFailed, match=r"^cannot load the model model\.onnx: unknown execution provider"):
+        pool.session_of(plain)
 
 
 # ---- the copies of a machine ---------------------------------------------------------------------------------------
