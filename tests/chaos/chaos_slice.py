@@ -186,7 +186,7 @@ def run_slice(
         tell: Is told in one line what happens.
     """
     place = folder or Path(tempfile.mkdtemp(prefix=f"chaos-{name}-"))
-    start_s = time.monotonic()
+    start_s, commit = time.monotonic(), _commit()
     tell(f"{name}: seed {plan.seed}, {len(plan.faults)} faults, in {place}")
     with Stand(place, plan.mode, plan.delivery, plan.balance, plan.task_managers) as stand:
         tell(f"{name}: the job serves after {time.monotonic() - start_s:.0f} s")
@@ -211,7 +211,7 @@ def run_slice(
         name=name,
         plan=plan,
         date=time.strftime("%Y-%m-%d"),
-        commit=_commit(),
+        commit=commit,
         cores=os.cpu_count() or 1,
         load_average=round(os.getloadavg()[1], 1),
         duration_s=round(time.monotonic() - start_s, 1),

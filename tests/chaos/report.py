@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.report import plots
-from tests.chaos.chaos_slice import HERE, FaultResult, SliceResult
+from tests.chaos.chaos_slice import HERE, FaultResult, SliceResult, read_suite
 from tests.chaos.endurance import MAX_GROWTH, MAX_GROWTH_MB, EnduranceResult
 from tests.chaos.endurance_engine import EngineResult
 from tests.chaos.faults import FAULTS
@@ -53,7 +53,9 @@ def page(results: Sequence[SliceResult], endurance: Endurance) -> str:
         name: sum(getattr(run.verdict, name) for run in runs)
         for name in ("requests", "lost", "wrong", "doubled", "disordered")
     }
+    planned = [name for name in read_suite() if not name.startswith("gate-")]
     summary = (
+        f"{len({run.name for run in runs} & set(planned))} of {len(planned)} slices have a result, beside short runs. "
         f"{counts['requests']:,} requests under {len(faults)} faults of {len(by_kind(faults))} kinds: "
         f"lost {counts['lost']}, wrong {counts['wrong']}, doubled {counts['doubled']}, "
         f"disordered {counts['disordered']}."
