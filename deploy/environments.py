@@ -22,9 +22,9 @@ def environment(name: str, lock: Path) -> Path:
         EnvironmentFailed: uv is missing, or a package cannot be installed.
     """
     folder = ROOT / ".tools" / name
-    folder.parent.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # Several processes of a test run may want it at once.
-    with folder.with_suffix(".lock").open("w") as turn:
+    with folder.with_name(f"{folder.name}.lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         return _complete(name, lock, folder)
 

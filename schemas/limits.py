@@ -20,6 +20,10 @@ REQUEST_FRAME_BYTES = MIB
 #: A view keeps its frame alive.
 FRAME_VIEW_FROM_BYTES = 64 * KIB
 
+#: Of the copies of models on a machine, unless configured.
+MODEL_CACHE_BYTES = 32 * 1024 * MIB
+FILE_CHUNK_BYTES = MIB
+
 TENSOR_ALIGNMENT_BYTES = 16
 #: Limits of numpy.
 MAX_RANK = 64

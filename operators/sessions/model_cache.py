@@ -23,12 +23,11 @@ from urllib.parse import unquote
 import msgspec
 
 from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.schemas.limits import FILE_CHUNK_BYTES, MODEL_CACHE_BYTES
 
 #: Moves the cache, and bounds its size.
 CACHE_VARIABLE, LIMIT_VARIABLE = "ANABRANCH_MODEL_CACHE", "ANABRANCH_MODEL_CACHE_BYTES"
-_DEFAULT_LIMIT_BYTES = 32 * 2**30
 _MARK = ".json#"
-_CHUNK_BYTES = 1 << 20
 _TRIES = 3
 _PAUSE_S = 1.0
 #: A task may be about to open the files.
@@ -123,7 +122,7 @@ def hash_of(path: Path, target: Path | None = None) -> str:
     """Return the SHA-256 of a file, and copy what was read."""
     digest = hashlib.sha256()
     with path.open("rb") as source, (target or Path(os.devnull)).open("wb") as copy:
-        while chunk := source.read(_CHUNK_BYTES):
+        while chunk := source.read(FILE_CHUNK_BYTES):
             digest.update(chunk)
             if target is not None:
                 copy.write(chunk)
@@ -202,7 +201,7 @@ def _fetch_by_flink(urls_and_targets: list[str]) -> None:
 
 def _make_room(cache: Path, size_bytes: int) -> None:
     """Remove bundles, the longest unused first; a running session keeps its files."""
-    limit = int(os.environ.get(LIMIT_VARIABLE) or _DEFAULT_LIMIT_BYTES)
+    limit = int(os.environ.get(LIMIT_VARIABLE) or MODEL_CACHE_BYTES)
     bundles = sorted((path for path in cache.iterdir() if path.is_dir() and path.name[0] != "."), key=_used_at)
     sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in bundles}
     excess = sum(sizes.values()) + size_bytes - limit

@@ -219,7 +219,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_process_runtime.test_share_twice_counts_once,
     ),
     "offloaded requests stay in state": (
-        mutated(BatchQueue, "_note_departure", "if request.stored", "if False"),
+        mutated(BatchQueue, "_note_departure", "if request.stored:", "if False:"),
         test_request_pipeline.test_pipeline_offloaded_request_leaves_state,
     ),
 }

@@ -17,6 +17,9 @@ LAYOUT = {
     "HEADER_BYTES": "operators/transport/frame_memory.py",
     "_SEGMENT_BYTES": "operators/transport/frame_memory.py",
     "_ALIGNMENT_BYTES": "operators/transport/memfd_arena.py",
+    "_START_BYTES": "operators/core/crash_ledger.py",
+    "_DIGEST_BYTES": "operators/core/crash_ledger.py",
+    "_PAGE_BYTES": "operators/sessions/run_journal.py",
 }
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from anabranch.schemas.limits import TENSOR_ALIGNMENT_BYTES
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.records import (
+    CARRYING_VERSION,
     RECORD_CLASSES,
     VERSION,
     AnyRecord,
@@ -166,7 +167,7 @@ def test_record_of_another_kind_raises() -> None:
         BatchRecord.decode(ShardRecord(Segment(Source(0, 0, 0)), b"").encode())
 
 
-@pytest.mark.parametrize("version", [0, 1, VERSION + 1, 255])
+@pytest.mark.parametrize("version", [0, 1, CARRYING_VERSION + 1, 255])
 @given(record=records)
 def test_record_of_another_version_raises(version: int, record: AnyRecord) -> None:
     encoded = bytearray(record.encode())
