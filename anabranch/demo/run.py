@@ -37,6 +37,7 @@ _FIRST_ANSWER_AGAIN_S = 40.0
 _LARGE_TIMEOUT_S = 120.0
 _ERRORS_TIMEOUT_S = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_RAISE_AGAIN_S = 1.0
 
 Advance = Callable[[int], object]
 
@@ -262,12 +263,16 @@ def _interruptible() -> Iterator[None]:
         interrupted.set()
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
+        # Python drops an exception that a finalizer raises.
+        signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_S)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    before = {number: signal.signal(number, interrupt) for number in (*_SIGNALS, signal.SIGALRM)}
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before.pop(signal.SIGALRM))
         if not interrupted.is_set():
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -276,6 +281,7 @@ def _interruptible() -> Iterator[None]:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ignore signals."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield
