@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -18,6 +19,14 @@ from anabranch.stack.kafka.topics import Topic
 PARTITIONS = 4
 #: The largest record that a test sends.
 RECORD_LIMIT_BYTES = 20 * 1024 * 1024
+
+
+def durable(name: str, mode: str, folder: Path, repository: Path, **job: Any) -> Config:
+    """The configuration of a job of two tasks that keeps its checkpoints, one each second, in a folder."""
+    kept = {"parallelism": 2, "checkpoint_interval_ms": 1000, "checkpoint_dir": (folder / "checkpoints").as_uri()}
+    return Config().replace(
+        job={"name": f"{name}-{mode}", "execution_mode": mode, **kept, **job}, models={"repository": str(repository)}
+    )
 
 
 class Topics:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from anabranch.flink_job import job
-from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
 from anabranch.schemas.errors import RequestCrashesModel
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
@@ -18,7 +17,7 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.killing_backend import POISON, KillingBackend
 from tests.flink.models import FLOAT, _write, write_repository
-from tests.flink.service import Topics
+from tests.flink.service import Topics, durable
 
 CHAIN = """
 [chain]
@@ -77,16 +76,7 @@ def test_requests_that_end_their_process_are_refused(broker: KafkaBroker, tmp_pa
     (repository / "chained" / "model.onnx").rename(repository / "chained" / "twice.onnx")
     (repository / "chained" / "model.toml").write_text(CHAIN)
     (repository / "chained" / "steps.py").write_text(FUNCTIONS)
-    config = Config().replace(
-        job={
-            "name": f"crashing-{mode}",
-            "execution_mode": mode,
-            "parallelism": 2,
-            "checkpoint_interval_ms": 1000,
-            "checkpoint_dir": (tmp_path / "checkpoints").as_uri(),
-        },
-        models={"repository": str(repository)},
-    )
+    config = durable("crashing", mode, tmp_path, repository)
     topics = Topics(broker, config)
     with FlinkCluster(tmp_path / "cluster", task_managers=2, slots=2) as cluster:
         running = job.start(topics.config, cluster.url, KillingBackend())

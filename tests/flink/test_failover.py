@@ -8,13 +8,12 @@ import psutil
 import pytest
 
 from anabranch.flink_job import job
-from anabranch.flink_job.config import Config
 from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.service import Topics
+from tests.flink.service import Topics, durable
 
 REQUESTS = 400
 
@@ -40,16 +39,7 @@ def test_failovers_under_load_spare_healthy_processes(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, failovers: int
 ) -> None:
     """In process mode Python dies without its TaskManager, so a failover is quick, and the other one only cancels."""
-    config = Config().replace(
-        job={
-            "name": f"failover-{mode}",
-            "execution_mode": mode,
-            "parallelism": 2,
-            "checkpoint_interval_ms": 1000,
-            "checkpoint_dir": (tmp_path / "checkpoints").as_uri(),
-        },
-        models={"repository": str(model_repository)},
-    )
+    config = durable("failover", mode, tmp_path, model_repository)
     topics = Topics(broker, config)
     with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
         running = job.start(topics.config, cluster.url)

@@ -18,7 +18,7 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import FLOAT, Tensors, _write
-from tests.flink.service import Topics
+from tests.flink.service import Topics, durable
 
 X: Tensors = {"x": (FLOAT, ["n"])}
 Y: Tensors = {"y": (FLOAT, ["n"])}
@@ -45,16 +45,7 @@ def test_overwritten_and_lost_models_change_nothing(
     monkeypatch.setenv(model_cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     _write(tmp_path / "models" / "a" / "1", ["Add x x y"], X, Y)
     _write(tmp_path / "models" / "b" / "1", ["Mul x x y"], X, Y)
-    config = Config().replace(
-        job={
-            "name": f"store-{mode}",
-            "execution_mode": mode,
-            "parallelism": 2,
-            "checkpoint_interval_ms": 500,
-            "checkpoint_dir": (tmp_path / "checkpoints").as_uri(),
-        },
-        models={"repository": str(tmp_path / "models")},
-    )
+    config = durable("store", mode, tmp_path, tmp_path / "models", checkpoint_interval_ms=500)
     topics = Topics(broker, config)
     told: list[str] = []
     with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:

@@ -88,9 +88,9 @@ def http(address: str) -> None:
     client.close()
 
 
-async def http_aio(address: str) -> None:
-    client = over_http_aio.InferenceServerClient(address)
-    asked = [client.infer("same", inputs(over_http_aio, FLOATS, "FP32")) for _ in range(20)]
+async def at_once(over: Any, address: str) -> None:
+    client = over.InferenceServerClient(address)
+    asked = [client.infer("same", inputs(over, FLOATS, "FP32")) for _ in range(20)]
     for result in await asyncio.gather(*asked):
         check(result, FLOATS)
     await client.close()
@@ -117,17 +117,9 @@ def grpc(address: str) -> None:
     client.close()
 
 
-async def grpc_aio(address: str) -> None:
-    client = over_grpc_aio.InferenceServerClient(address)
-    asked = [client.infer("same", inputs(over_grpc_aio, FLOATS, "FP32")) for _ in range(20)]
-    for result in await asyncio.gather(*asked):
-        check(result, FLOATS)
-    await client.close()
-
-
 if __name__ == "__main__":
     http(sys.argv[1])
-    asyncio.run(http_aio(sys.argv[1]))
+    asyncio.run(at_once(over_http_aio, sys.argv[1]))
     grpc(sys.argv[2])
-    asyncio.run(grpc_aio(sys.argv[2]))
+    asyncio.run(at_once(over_grpc_aio, sys.argv[2]))
     print("all answers are right")
