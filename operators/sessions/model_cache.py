@@ -7,7 +7,6 @@
 A path `STORE/bundles/HASH.json#NAME` is a file of a bundle.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -23,6 +22,7 @@ from urllib.parse import unquote
 import msgspec
 
 from anabranch.operators.backends.base import ModelLoadFailed
+from anabranch.operators.sessions.file_lock import file_lock
 from anabranch.schemas.limits import FILE_CHUNK_BYTES, MODEL_CACHE_BYTES
 
 #: Moves the cache, and bounds its size.
@@ -135,7 +135,7 @@ def _bundle(store: str, bundle: str) -> Path:
     if cache.stat().st_uid != os.getuid():
         raise OSError(f"{cache} belongs to another user: set {CACHE_VARIABLE}")
     folder = cache / bundle
-    with _locked(cache / f"{bundle}.lock"):
+    with file_lock(cache / f"{bundle}.lock"):
         if not folder.is_dir():
             _copy_bundle(store, bundle, folder)
         os.utime(folder)
@@ -217,10 +217,3 @@ def _used_at(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

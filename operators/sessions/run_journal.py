@@ -22,6 +22,7 @@ from uuid import uuid4
 import msgspec
 
 from anabranch.operators.core.crash_ledger import CrashLedger, Fills, Fingerprint, fingerprints
+from anabranch.operators.sessions.file_lock import file_lock
 from anabranch.schemas.limits import MIB
 from anabranch.schemas.tensors import Array, array_from_raw, datatype_of, raw_size_bytes
 
@@ -103,6 +104,7 @@ class RunJournal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._lock = folder / "lock"
         self._free: list[Note] = []
         self._own: set[str] = set()
         self._refreshed_s = 0.0
@@ -136,7 +138,7 @@ class RunJournal:
     def refresh(self) -> None:
         """Count the crashes since the last call, of any process."""
         self._refreshed_s = monotonic()
-        with self._locked():
+        with file_lock(self._lock):
             ledger = self._read()
             before = ledger.encode()
             for path in self._folder.glob("run-*"):
@@ -148,7 +150,7 @@ class RunJournal:
 
     def forget(self, model: str, digest: str) -> None:
         """Note that rows have survived alone; on a full disk they run alone again."""
-        with suppress(OSError), self._locked():
+        with suppress(OSError), file_lock(self._lock):
             ledger = self._read()
             if ledger.note_survival(model, digest):
                 self._write(ledger)
@@ -170,15 +172,6 @@ class RunJournal:
                     break
                 except BlockingIOError:
                     sleep(_ALONE_PAUSE_S)
-            yield
-        finally:
-            os.close(descriptor)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
