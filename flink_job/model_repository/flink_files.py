@@ -8,7 +8,7 @@ from py4j.protocol import Py4JJavaError
 
 from anabranch.flink_job import installation
 from anabranch.flink_job.errors import ModelStoreUnusable
-from anabranch.flink_job.state.state_directory import use_plugins
+from anabranch.flink_job.state.state_directory import use_file_systems
 from anabranch.operators.runtime.flink_compat import java_gateway
 
 
@@ -19,11 +19,7 @@ class FlinkFiles:
         """Take Flink options of the file systems, besides those of `$FLINK_CONF_DIR`."""
         installation.activate()
         self._flink = java_gateway().jvm.org.apache.flink
-        settings = dict(options)
-        if os.environ.get("FLINK_CONF_DIR"):
-            configured = self._flink.configuration.GlobalConfiguration.loadConfiguration().toMap()
-            settings = {str(key): str(configured[key]) for key in configured} | settings
-        use_plugins(tuple(sorted(settings.items())))
+        use_file_systems(options)
 
     def size_bytes(self, url: str) -> int | None:
         """Return the size of a file, or None without one."""

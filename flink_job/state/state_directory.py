@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class StateDirectory:
         self._mode = execution_mode(config)
         self._jvm = java_gateway().jvm
         self._paths = self._jvm.org.apache.flink.core.fs
-        use_plugins(tuple(sorted(config.job.flink.items())))
+        use_file_systems(config.job.flink)
 
     def starting_point(self) -> SavedState | None:
         """Return the newest usable state, or None; raise StateUnusable."""
@@ -214,9 +215,18 @@ class StateDirectory:
         return StateUnusable(f"{self.url} cannot be used: {_reason(error)}; check job.checkpoint_dir")
 
 
+def use_file_systems(options: Mapping[str, str]) -> None:
+    """Load Flink's file systems, such as S3, with options besides those of `$FLINK_CONF_DIR`."""
+    configured: dict[str, str] = {}
+    if os.environ.get("FLINK_CONF_DIR"):
+        loaded = java_gateway().jvm.org.apache.flink.configuration.GlobalConfiguration.loadConfiguration().toMap()
+        configured = {str(key): str(loaded[key]) for key in loaded}
+    use_plugins(tuple(sorted((configured | dict(options)).items())))
+
+
 @cache
 def use_plugins(options: tuple[tuple[str, str], ...]) -> None:
-    """Load Flink's file systems, such as S3, once: py4j would confuse the classes of two loaders."""
+    """Load Flink's plugins once: py4j would confuse the classes of two loaders."""
     flink = java_gateway().jvm.org.apache.flink
     configuration = flink.configuration.Configuration()
     for key, value in options:
