@@ -83,6 +83,11 @@ def datatype_of(dtype: np.dtype[np.generic]) -> str:
         raise WrongDatatype(f"no datatype for dtype {dtype}; available: {_AVAILABLE}") from None
 
 
+def show_axes(shape: Sequence[int | None]) -> str:
+    """Return a shape for people; an open axis is `any`."""
+    return f"[{', '.join('any' if axis is None else str(axis) for axis in shape)}]"
+
+
 def unknown_datatype(datatype: str, where: str = "") -> WrongDatatype:
     """Error for an unknown datatype."""
     return WrongDatatype(f"{where}unknown datatype {datatype!r}; available: {_AVAILABLE}")

@@ -17,6 +17,7 @@ from rich.table import Table
 from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.importing.errors import VersionThere
 from anabranch.schemas.model import ModelSpec, TensorSpec
+from anabranch.schemas.tensors import show_axes
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -145,6 +146,5 @@ def _picture(taken: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> Table:
     table = Table("tensor", "datatype", "shape")
     for side, specs in (("in", taken), ("out", given)):
         for spec in specs:
-            shape = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
-            table.add_row(f"{side}  {spec.name}", spec.datatype, f"[{shape}]".replace("[", r"\["))
+            table.add_row(f"{side}  {spec.name}", spec.datatype, show_axes(spec.shape).replace("[", r"\["))
     return table

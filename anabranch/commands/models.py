@@ -24,6 +24,7 @@ from anabranch.flink_job.model_summary import (
     summarize,
 )
 from anabranch.schemas.model import Catalog, TensorSpec
+from anabranch.schemas.tensors import show_axes
 from anabranch.stack import local_stack as stack
 from anabranch.stack.flink.rest import FlinkRest
 
@@ -167,11 +168,9 @@ def _table(listed: Sequence[ListedModel]) -> Table:
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:
-    return "\n".join(f"{spec.name} {spec.datatype} [{'...' if spec.any_rank else _axes(spec)}]" for spec in specs)
-
-
-def _axes(spec: TensorSpec) -> str:
-    return ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
+    return "\n".join(
+        f"{spec.name} {spec.datatype} {'[...]' if spec.any_rank else show_axes(spec.shape)}" for spec in specs
+    )
 
 
 def _batching(batching: BatchingSummary) -> str:

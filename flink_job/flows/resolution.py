@@ -16,7 +16,7 @@ from anabranch.operators.core.flows.field_path import FieldPath, format_path, pa
 from anabranch.operators.core.flows.flow_spec import FieldKind, FieldSpec, FlowSpec, InputSpec, OutputField
 from anabranch.schemas.errors import ModelUnavailable, UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog, TensorSpec
-from anabranch.schemas.tensors import BYTES, FLOATS
+from anabranch.schemas.tensors import BYTES, FLOATS, show_axes
 
 _OUTPUT = re.compile(r"([^\[\]]+)((?:\[-?\d+\])*)")
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -116,9 +116,8 @@ class _Resolver:
         )
         is_free = row.count(None) == 1 and all(axis in (None, 1) for axis in row)
         if not fields or (elements != len(fields) and not is_free):
-            shape = ", ".join("any" if axis is None else str(axis) for axis in row)
             raise ConfigError(
-                f"{where} has {len(fields)} fields, but an event's part of the input has shape [{shape}]: "
+                f"{where} has {len(fields)} fields, but an event's part of the input has shape {show_axes(row)}: "
                 "name a field for each element, or one field with all of them, without brackets"
             )
         return InputSpec(spec.name, spec.datatype, row, fields)

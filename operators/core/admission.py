@@ -50,7 +50,15 @@ from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.records import NO_DEADLINE_MS, CarryingSource, Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
-from anabranch.schemas.tensors import FLOATS, Buffer, Tensor, array_from_raw, bytes_offsets, raw_size_bytes
+from anabranch.schemas.tensors import (
+    FLOATS,
+    Buffer,
+    Tensor,
+    array_from_raw,
+    bytes_offsets,
+    raw_size_bytes,
+    show_axes,
+)
 
 PHASE = "admit"
 
@@ -424,9 +432,9 @@ def _check_axes(model: ModelSpec, spec: TensorSpec, shape: tuple[int, ...]) -> N
 
 
 def _wrong_shape(spec: TensorSpec, shape: tuple[int, ...]) -> WrongShape:
-    expected = ", ".join("any" if axis is None else str(axis) for axis in spec.shape)
     return WrongShape(
-        f"input {spec.name!r} has shape {list(shape)}, expected [{expected}]: send the shape that the model takes"
+        f"input {spec.name!r} has shape {list(shape)}, expected {show_axes(spec.shape)}: "
+        "send the shape that the model takes"
     )
 
 

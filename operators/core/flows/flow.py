@@ -11,11 +11,11 @@ from anabranch.operators.core.flows.event_reader import MISSING, EventReader, de
 from anabranch.operators.core.flows.event_writer import EventWriter
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec
-from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped
+from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped, fits
 from anabranch.operators.core.flows.output_mapping import OutputMapping
 from anabranch.schemas.errors import AnabranchError, InvalidField, MappingFailed, MissingField, UnreadableRequest
 from anabranch.schemas.model import ModelSpec, TensorSpec
-from anabranch.schemas.tensors import Array, datatype_of, raw_from_array
+from anabranch.schemas.tensors import Array, datatype_of, raw_from_array, show_axes
 
 #: From events to arrays with an event in each element of axis 0.
 EventFunction: TypeAlias = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
@@ -159,13 +159,10 @@ def _column(spec: TensorSpec, arrays: Any, events: int, model: ModelSpec, name: 
         raise MappingFailed(f"{name} returned {found or 'nothing'}, expected a mapping with {spec.name!r}: return it")
     array = np.asarray(arrays[spec.name])
     row = spec.shape[1:] if model.batchable else spec.shape
-    fits = array.ndim == len(row) + 1 and all(
-        axis is None or axis == size for size, axis in zip(array.shape[1:], row, strict=True)
-    )
-    if not fits or array.shape[0] != events:
-        expected = ", ".join("any" if axis is None else str(axis) for axis in (events, *row))
+    if not fits(array.shape, (events, *row)):
+        expected = show_axes((events, *row))
         raise MappingFailed(
-            f"{name} returned {spec.name!r} of shape {list(array.shape)}, expected [{expected}]: "
+            f"{name} returned {spec.name!r} of shape {list(array.shape)}, expected {expected}: "
             "return a row for each event"
         )
     if datatype_of(array.dtype) != spec.datatype:

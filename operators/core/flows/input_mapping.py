@@ -14,7 +14,7 @@ from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.field_path import FieldPath, format_path
 from anabranch.operators.core.flows.flow_spec import UNITS_S, FieldSpec, InputSpec
 from anabranch.schemas.errors import InvalidField, MissingField
-from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, raw_from_elements
+from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, raw_from_elements, show_axes
 
 #: Raw bytes and shape without the batch axis.
 Mapped: TypeAlias = tuple[bytes, tuple[int, ...]]
@@ -84,7 +84,7 @@ class InputMapping:
             return self._map_bytes(field, value)
         elif isinstance(value, list):
             flat, nested = _flatten(value, field)
-            shape = nested if _fits(nested, spec.shape) else None
+            shape = nested if fits(nested, spec.shape) else None
             convert = self._convert
             elements = [_default_of(field, each) if each is None else convert(each, field) for each in flat]
         else:
@@ -92,7 +92,7 @@ class InputMapping:
             elements = [self._convert(value, field)]
         if shape is None:
             raise InvalidField(
-                f"field {format_path(field.path)!r} has shape {list(nested)}, expected {_axes(spec.shape)}: "
+                f"field {format_path(field.path)!r} has shape {list(nested)}, expected {show_axes(spec.shape)}: "
                 "nest the list as the model's input"
             )
         if spec.datatype == BYTES:
@@ -114,7 +114,7 @@ class InputMapping:
         if rest or shape is None:
             raise InvalidField(
                 f"field {format_path(field.path)!r} has {len(raw)} bytes, expected {spec.datatype} "
-                f"{_axes(spec.shape)}: send all elements, little-endian"
+                f"{show_axes(spec.shape)}: send all elements, little-endian"
             )
         return raw, shape
 
@@ -209,7 +209,8 @@ def _flatten(value: list[Any], field: FieldSpec) -> tuple[list[Any], tuple[int, 
     return level, tuple(shape)
 
 
-def _fits(found: Sequence[int], expected: Sequence[int | None]) -> bool:
+def fits(found: Sequence[int], expected: Sequence[int | None]) -> bool:
+    """Tell whether a shape is one of those expected."""
     return len(found) == len(expected) and all(
         axis is None or axis == size for size, axis in zip(found, expected, strict=True)
     )
@@ -224,7 +225,3 @@ def _fill(shape: Sequence[int | None], count: int) -> tuple[int, ...] | None:
     if not fixed or count % fixed or (free > 1 and count != fixed):
         return None
     return tuple(count // fixed if axis is None and free == 1 else axis or 1 for axis in shape)
-
-
-def _axes(shape: Sequence[int | None]) -> str:
-    return f"[{', '.join('any' if axis is None else str(axis) for axis in shape)}]"
