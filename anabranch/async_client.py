@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +68,9 @@ class AsyncClient:
         """Send many requests, and yield their results; see `Client.map`."""
         waiting: deque[asyncio.Future[Result]] = deque()
         done, items = 0, iter(requests)
-        is_over = False
         while True:
-            while not is_over and len(waiting) < concurrency:
-                try:
-                    waiting.append(self.submit(model, next(items), **options))
-                except StopIteration:
-                    is_over = True
+            more = islice(items, concurrency - len(waiting))
+            waiting.extend(self.submit(model, inputs, **options) for inputs in more)
             if not waiting:
                 return
             future = waiting[0]

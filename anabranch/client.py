@@ -208,7 +208,7 @@ class Client:
         request_id = f"{self._id_prefix}-{next(self._id_count):x}"
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
         if casts:
-            named = cast_inputs(named, self._summary(model, version).inputs)
+            named = cast_inputs(named, self.metadata(model, version).inputs)
         message = _encode(
             InferRequest(
                 model_name=model,
@@ -256,13 +256,9 @@ class Client:
         waiting: deque[Future[Result]] = deque()
         done = 0
         items = iter(self._requests_of(model, requests, rows, str(options.get("version", ""))))
-        is_over = False
         while True:
-            while not is_over and len(waiting) < concurrency:
-                try:
-                    waiting.append(self.submit(model, next(items), **options))
-                except StopIteration:
-                    is_over = True
+            more = itertools.islice(items, concurrency - len(waiting))
+            waiting.extend(self.submit(model, inputs, **options) for inputs in more)
             if not waiting:
                 return
             future = waiting[0]
@@ -277,7 +273,7 @@ class Client:
     def _requests_of(self, model: str, requests: Any, rows: int, version: str) -> Iterable[Inputs]:
         if not hasattr(requests, "iloc"):
             return cast("Iterable[Inputs]", requests)
-        specs = self._summary(model, version).inputs
+        specs = self.metadata(model, version).inputs
         return (rows_of(requests, specs, first, first + rows) for first in range(0, len(requests), rows))
 
     def models(self) -> dict[str, list[str]]:
@@ -298,9 +294,6 @@ class Client:
         Raises:
             UnknownModel, UnknownVersion: No job has published it.
         """
-        return self._summary(model, version)
-
-    def _summary(self, model: str, version: str) -> ModelSummary:
         found = self._summaries.get((model, version))
         if found is None:
             found = self._summaries[model, version] = self._connection.served_models().find(model, version)

@@ -64,9 +64,13 @@ class ServedModels:
         """Versions by name, the newest last."""
         return self._models
 
+    def all(self) -> list[ModelSummary]:
+        """List all versions of all models."""
+        return [each for versions in self._models.values() for each in versions.values()]
+
     def encode(self) -> bytes:
         """Encode all models as a record of the topic."""
-        return encode_summaries(each for versions in self._models.values() for each in versions.values()).encode()
+        return encode_summaries(self.all()).encode()
 
     def update(self, job: str, value: bytes | None) -> None:
         """Take a record of the topic; an unreadable one of another release is skipped."""

@@ -1,5 +1,7 @@
 """The topics of a job, with the size limits of its configuration."""
 
+from collections.abc import Container
+
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.kafka.properties import python_client_options
@@ -49,20 +51,23 @@ def make_topics(config: Config, catalog: Catalog | None = None) -> list[str]:
     options = python_client_options(kafka)
     if kafka.create_topics:
         made = create_topics(kafka.bootstrap_servers, topics_of(config), options)
-        if catalog is not None:
-            publish(config, catalog)
-        return made
-    found = partition_counts(kafka.bootstrap_servers, options)
+    else:
+        _require_topics(config, partition_counts(kafka.bootstrap_servers, options))
+        made = []
+    if catalog is not None:
+        publish(config, catalog)
+    return made
+
+
+def _require_topics(config: Config, found: Container[str]) -> None:
     # Only gateways need the topic of models.
-    needed = (topic.name for topic in topics_of(config) if topic.name != kafka.models_topic)
+    needed = (topic.name for topic in topics_of(config) if topic.name != config.kafka.models_topic)
     missing = [name for name in needed if name not in found]
     if missing:
         raise ConfigError(
-            f"{kafka.bootstrap_servers} has no topic {', '.join(missing)}: create it, or set kafka.create_topics = true"
+            f"{config.kafka.bootstrap_servers} has no topic {', '.join(missing)}: "
+            "create it, or set kafka.create_topics = true"
         )
-    if catalog is not None:
-        publish(config, catalog)
-    return []
 
 
 def fit_to_topics(config: Config) -> Config:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from anabranch.commands.infer import StackServers, TopicsConfig, client_config
 from anabranch.commands.output import print_json
 from anabranch.commands.stack import DataDir
 from anabranch.errors import UnusableArgument
-from anabranch.flink_job.config import Config, load
-from anabranch.stack import local_stack as stack
+from anabranch.flink_job.config import Config
 
 if TYPE_CHECKING:
     from anabranch.gateway.server import Gateway, GatewayOptions
@@ -29,13 +29,8 @@ def gateway(
     grpc_port: Annotated[
         int, typer.Option("--grpc-port", min=0, max=65535, help="Port of gRPC; 0 takes a free one.")
     ] = 8085,
-    bootstrap_servers: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: the local stack's.")
-    ] = None,
-    config_path: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="The job's configuration, for its topics and limits."),
-    ] = None,
+    bootstrap_servers: StackServers = None,
+    config_path: TopicsConfig = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0.001, help="Deadline of requests that state none.")
     ] = 30,
@@ -81,11 +76,7 @@ def gateway(
         )
     if bool(certificate) != bool(private_key) or (client_ca and not certificate):
         raise UnusableArgument("TLS needs --tls-certificate and --tls-key: give both")
-    config = load(config_path)
-    if not bootstrap_servers and not config_path:
-        bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
-    if bootstrap_servers:
-        config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
+    config = client_config(config_path, bootstrap_servers, data_dir)
     options = GatewayOptions(
         host=host,
         http_port=http_port,

@@ -18,7 +18,7 @@ from rich.table import Table
 from anabranch.commands.output import Output, OutputFormat
 from anabranch.commands.stack import DataDir
 from anabranch.errors import UnusableArgument
-from anabranch.flink_job.config import load
+from anabranch.flink_job.config import Config, load
 from anabranch.result import Result
 from anabranch.schemas import codec
 from anabranch.schemas.latency_breakdown import SUFFIX
@@ -26,6 +26,13 @@ from anabranch.schemas.messages import Encoding, InferRequest, InferResponse, Pa
 from anabranch.schemas.tensors import Array, Tensor, datatype_of
 from anabranch.stack import local_stack as stack
 
+StackServers = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: the local stack's.")
+]
+TopicsConfig = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The job's configuration, for its topics and limits."),
+]
 # NAME=FILE, but not a path that has an equals sign in one of its folders.
 _NAMED = re.compile(r"([^=/]+)=(.+)")
 _VALUES_SHOWN = 6
@@ -77,13 +84,8 @@ def infer(
         bool, typer.Option("--explain", help="Show the time of each phase, and the tasks that shared the rows.")
     ] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=0, help="Time to wait for the answer.")] = 30,
-    bootstrap_servers: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Kafka broker. Default: the local stack's.")
-    ] = None,
-    config_path: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="The job's configuration, for its topics and limits."),
-    ] = None,
+    bootstrap_servers: StackServers = None,
+    config_path: TopicsConfig = None,
     output_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", file_okay=False, help="Write each output to DIR/NAME.npy, too.")
     ] = None,
@@ -106,11 +108,7 @@ def infer(
     from anabranch.client import Client  # noqa: PLC0415 - imports Kafka, which takes half a second
 
     arguments = _RequestArguments(_read_files(inputs)) if inputs else _read_request(request or "")
-    config = load(config_path)
-    if not bootstrap_servers and not config_path:
-        bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
-    if bootstrap_servers:
-        config = config.replace(kafka={"bootstrap_servers": bootstrap_servers})
+    config = client_config(config_path, bootstrap_servers, data_dir)
     with Client.for_job(config, timeout_s=timeout_s) as client:
         result = client.infer(
             model,
@@ -127,6 +125,14 @@ def infer(
         typer.echo(codec.encode_response(_response(result), Encoding.JSON))
     else:
         _print(result, output_dir)
+
+
+def client_config(config_path: Path | None, bootstrap_servers: str | None, data_dir: Path | None) -> Config:
+    """Return the configuration of the job that a client asks: the one given, or the local stack's."""
+    config = load(config_path)
+    if not bootstrap_servers and not config_path:
+        bootstrap_servers = stack.status(stack.data_dir(data_dir)).bootstrap_servers
+    return config.replace(kafka={"bootstrap_servers": bootstrap_servers}) if bootstrap_servers else config
 
 
 def _read_files(inputs: list[str]) -> dict[str, Array]:

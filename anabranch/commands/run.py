@@ -22,6 +22,7 @@ from anabranch.jobs.conflicts import conflict_error, find_conflict, refuse_elsew
 from anabranch.jobs.control import JobControl
 from anabranch.jobs.interrupts import Interrupts
 from anabranch.jobs.keeper import JobKeeper
+from anabranch.jobs.left_out import left_out_line
 from anabranch.schemas.errors import ModelUnavailable
 from anabranch.schemas.model import Catalog
 from anabranch.stack import local_stack as stack
@@ -117,7 +118,7 @@ def run(
         if catalog.in_stages():
             config, cluster_url = configure(stage_slots(catalog))
         if cluster_url:
-            _check_slots(cluster_url, config.job.parallelism, stage_slots(catalog), all_slots=bool(conflict))
+            check_slots(cluster_url, config.job.parallelism, stage_slots(catalog), replaces=conflict is not None)
         config = with_topics(config, console, catalog)
     with Interrupts() as interrupts:
         keeper = JobKeeper(config, cluster_url, catalog, teller(console), interrupts.sleep)
@@ -162,7 +163,7 @@ def _stop_other(control: JobControl, other: FlinkJob, config: Config, path: str,
 def tell_left_out(catalog: Catalog, tell: Callable[[str], None]) -> None:
     """Name the models that cannot be served, and the folders that are not versions."""
     for each in catalog.left_out:
-        tell(f"Left out: {each.message}. Its requests get model_unavailable.")
+        tell(left_out_line(each))
     if catalog.ignored:
         tell(f"Ignored folders: {', '.join(catalog.ignored)}.")
 
@@ -288,13 +289,19 @@ def _configure(
     return config, flink_url
 
 
-def _check_slots(flink_url: str, parallelism: int, stage_slots: int, *, all_slots: bool = False) -> None:
-    """Refuse a job that has too few slots: Flink would wait for them silently."""
-    kind = "slots-total" if all_slots else "slots-available"
-    free, wanted = FlinkRest(flink_url).get("/overview")[kind], parallelism + stage_slots
-    if free < wanted:
+def check_slots(flink_url: str, parallelism: int, stage_slots: int, *, replaces: bool) -> None:
+    """Refuse a job that has too few slots: Flink would wait for them silently.
+
+    Args:
+        replaces: The job gets the slots of another one, too.
+    """
+    key, kind, way = (
+        ("slots-total", "slots", "") if replaces else ("slots-available", "free slots", "cancel another job, ")
+    )
+    found, wanted = FlinkRest(flink_url).get("/overview")[key], parallelism + stage_slots
+    if found < wanted:
         stages = f" ({parallelism} that serve, {stage_slots} for stages of models)" if stage_slots else ""
         raise StackError(
-            f"the cluster at {flink_url} has {free} free slots, and the job needs {wanted}{stages}: "
-            "cancel another job, add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
+            f"the cluster at {flink_url} has {found} {kind}, and the job needs {wanted}{stages}: "
+            f"{way}add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
         )

@@ -17,6 +17,7 @@ from anabranch.commands.run import (
     ModelRepository,
     Servers,
     Strict,
+    check_slots,
     configuration,
     print_job,
     refuse_left_out,
@@ -26,13 +27,11 @@ from anabranch.commands.run import (
 )
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.slots import slots_needed, stage_slots
+from anabranch.flink_job.slots import stage_slots
 from anabranch.flink_job.state.saved_state import check_state_is_kept
 from anabranch.jobs.control import JobControl
 from anabranch.jobs.interrupts import Interrupts
 from anabranch.jobs.keeper import JobKeeper
-from anabranch.schemas.model import Catalog
-from anabranch.stack.errors import StackError
 from anabranch.stack.flink.rest import FlinkRest
 
 
@@ -109,7 +108,7 @@ def _replace(
     tell_left_out(catalog, teller(console))
     if catalog.in_stages():
         config, _ = configure(stage_slots(catalog))
-    _check_all_slots(rest, config, catalog)
+    check_slots(rest.url, config.job.parallelism, stage_slots(catalog), replaces=True)
     config = with_topics(config, console, catalog)
     interrupts = Interrupts()
     keeper = JobKeeper(config, url, catalog, teller(console), interrupts.sleep)
@@ -128,13 +127,3 @@ def _replace(
         teller(console)(f"The new job did not start: `anabranch run` with the old configuration continues from {path}")
         raise
     print_job(keeper, config, url, output)
-
-
-def _check_all_slots(rest: FlinkRest, config: Config, catalog: Catalog) -> None:
-    """Refuse a job that is larger than its cluster, before the old one is stopped."""
-    total, wanted = rest.get("/overview")["slots-total"], slots_needed(catalog, config.job.parallelism)
-    if total < wanted:
-        raise StackError(
-            f"the cluster at {rest.url} has {total} slots, and the job needs {wanted}: "
-            "add TaskManagers (`anabranch up --task-managers N`), or lower job.parallelism"
-        )

@@ -21,6 +21,7 @@ from anabranch.gateway.access import Keys, read_timeout_s
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
 from anabranch.gateway.open_api import open_api, page
 from anabranch.messaging.errors import ClientClosed, TransportError
+from anabranch.messaging.http_connection import PROTOBUF
 from anabranch.schemas import protobuf_wire
 from anabranch.schemas.errors import (
     AnabranchError,
@@ -58,7 +59,6 @@ _STATUSES: tuple[tuple[type[AnabranchError], int], ...] = (
     (ServingError, 422),
 )
 _RETRY_AFTER_S = "1"
-PROTOBUF = "application/x-protobuf"
 #: Nobody reads it; nginx has the number.
 _HUNG_UP = 499
 _log = logging.getLogger(__name__)
@@ -200,8 +200,7 @@ class HttpDoor:
             length = request.headers.get(http_wire.LENGTH_HEADER)
             asked = http_wire.read_request(body, length, model.name, model.version)
             asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
-            stated = request.headers.get("grpc-timeout")
-            limit_s = self._service.deadline_s(asked.request.parameters, read_timeout_s(stated) if stated else None)
+            limit_s = self._service.deadline_s(asked.request.parameters, _stated_s(request))
             message = http_wire.write_request(asked.request, {"timeout": max(1, round(limit_s * 1e6))})
             if len(message) > self._max_body_bytes:
                 raise RequestTooLarge(
@@ -222,9 +221,8 @@ class HttpDoor:
     async def _infer_encoded(self, request: Request) -> Response:
         """Answer protobuf with protobuf, also errors: the door of `Client("http://…")`."""
         message, error = await self._body(request), None
-        stated = request.headers.get("grpc-timeout")
         try:
-            asking = self._service.ask_encoded(message, read_timeout_s(stated) if stated else None)
+            asking = self._service.ask_encoded(message, _stated_s(request))
             answer = await self._unless_gone(request, asking)
         except AnabranchError as caught:
             error = caught
@@ -279,6 +277,11 @@ def _too_large(limit: int) -> RequestTooLarge:
 
 def _model_of(request: Request) -> tuple[str, str]:
     return request.path_params.get("model", ""), request.path_params.get("version", "")
+
+
+def _stated_s(request: Request) -> float | None:
+    stated = request.headers.get("grpc-timeout")
+    return read_timeout_s(stated) if stated else None
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -28,7 +28,8 @@ from anabranch.schemas.tensors import Tensor, check_shape, raw_size_bytes
 
 #: Sizes in bytes of the JSON before binary tensors.
 LENGTH_HEADER = "inference-header-content-length"
-_WINDOW_BITS = {"gzip": 31, "deflate": 47}
+#: Of zlib, to try in turn: some senders of `deflate` leave zlib's head out.
+_WINDOW_BITS = {"gzip": (31,), "deflate": (47, -15)}
 _LEAST_COMPRESSED_BYTES = 1024
 _encoder = msgspec.json.Encoder()
 
@@ -52,31 +53,20 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
         return body
     if encoding not in _WINDOW_BITS:
         raise UnreadableRequest(f"unknown Content-Encoding {encoding!r}; available: gzip, deflate")
-    try:
-        stream = zlib.decompressobj(_WINDOW_BITS[encoding])
-        inflated = stream.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        if encoding == "deflate":
-            return _inflate_raw(body, max_bytes)
-        raise UnreadableRequest(f"the body is not {encoding}: {error}") from None
-    return _checked(inflated, max_bytes, is_whole=stream.eof)
-
-
-def _inflate_raw(body: bytes, max_bytes: int) -> bytes:
-    try:
-        stream = zlib.decompressobj(-15)
-        inflated = stream.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise UnreadableRequest(f"the body is not deflate: {error}") from None
-    return _checked(inflated, max_bytes, is_whole=stream.eof)
-
-
-def _checked(inflated: bytes, max_bytes: int, *, is_whole: bool) -> bytes:
-    if len(inflated) > max_bytes:
-        raise RequestTooLarge(f"the body has over {max_bytes} bytes when it is decompressed: send fewer rows")
-    if not is_whole:
-        raise UnreadableRequest("the compressed body is cut short: send all of it")
-    return inflated
+    problem: zlib.error | None = None
+    for bits in _WINDOW_BITS[encoding]:
+        stream = zlib.decompressobj(bits)
+        try:
+            inflated = stream.decompress(body, max_bytes + 1)
+        except zlib.error as error:
+            problem = error
+            continue
+        if len(inflated) > max_bytes:
+            raise RequestTooLarge(f"the body has over {max_bytes} bytes when it is decompressed: send fewer rows")
+        if not stream.eof:
+            raise UnreadableRequest("the compressed body is cut short: send all of it")
+        return inflated
+    raise UnreadableRequest(f"the body is not {encoding}: {problem}")
 
 
 def deflate(body: bytes, accepted: str) -> tuple[bytes, str]:

@@ -150,9 +150,7 @@ class ModelService:
     def index(self) -> list[dict[str, str]]:
         """Describe all models, as Triton's repository index."""
         return [
-            {"name": each.name, "version": each.version, "state": "READY", "reason": ""}
-            for versions in self.served.models.values()
-            for each in versions.values()
+            {"name": each.name, "version": each.version, "state": "READY", "reason": ""} for each in self.served.all()
         ]
 
     def metadata(self, name: str, version: str) -> dict[str, Any]:
@@ -185,7 +183,7 @@ class ModelService:
         if name:
             models = [self.served.find(name, version)] if version else list(self._versions(name).values())
         else:
-            models = [each for versions in self.served.models.values() for each in versions.values()]
+            models = self.served.all()
         return {"model_stats": [self._statistics(model) for model in models]}
 
     def _versions(self, name: str) -> Mapping[str, ModelSummary]:
@@ -219,17 +217,16 @@ def _raise_error_in(answer: bytes) -> None:
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "datatype": spec.datatype,
-        "shape": [-1 if axis is None else axis for axis in spec.shape],
-    }
+    return {"name": spec.name, "datatype": spec.datatype, "shape": _dims(spec)}
 
 
 def _configured(spec: TensorSpec, *, is_batched: bool) -> dict[str, Any]:
-    dims = [-1 if axis is None else axis for axis in spec.shape]
     return {
         "name": spec.name,
         "data_type": _TRITON_TYPES.get(spec.datatype, f"TYPE_{spec.datatype}"),
-        "dims": dims[1:] if is_batched else dims,
+        "dims": _dims(spec)[1 if is_batched else 0 :],
     }
+
+
+def _dims(spec: TensorSpec) -> list[int]:
+    return [-1 if axis is None else axis for axis in spec.shape]

@@ -80,9 +80,7 @@ def open_api(service: ModelService) -> dict[str, Any]:
 def page(service: ModelService) -> str:
     """Return a page without scripts that lists models and paths."""
     models = "".join(
-        f"<li><code>{escape(each.name)}/{escape(each.version)}</code></li>"
-        for versions in service.served.models.values()
-        for each in versions.values()
+        f"<li><code>{escape(each.name)}/{escape(each.version)}</code></li>" for each in service.served.all()
     )
     paths = "".join(
         f"<tr><td><code>{method.upper()} {escape(path.replace('{model}', _MODEL_PATHS[0], 1))}</code></td>"

@@ -13,7 +13,7 @@ from anabranch.flink_job.config import Config, execution_mode
 from anabranch.flink_job.errors import JobFailed
 from anabranch.flink_job.slots import slots_needed
 from anabranch.jobs.control import ENDED, cause_of
-from anabranch.jobs.left_out import await_reports, left_out_models
+from anabranch.jobs.left_out import await_reports, left_out_line, left_out_models
 from anabranch.schemas.model import Catalog, LeftOut
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink.rest import FlinkRest
@@ -174,7 +174,7 @@ class JobKeeper:
         submitted = self.catalog.left_out
         self.left_out = [each for each in left_out_models(self._rest, self.running.job_id) if each not in submitted]
         for each in self.left_out:
-            self._tell_once(f"Left out: {each.message}. Its requests get model_unavailable.")
+            self._tell_once(left_out_line(each))
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:

@@ -19,6 +19,11 @@ _LOADERS = ("serve", "infer", " stage ")
 _POLL_S = 0.5
 
 
+def left_out_line(model: LeftOut) -> str:
+    """Return a line for people."""
+    return f"Left out: {model.message}. Its requests get model_unavailable."
+
+
 def left_out_models(rest: FlinkRest, job_id: str) -> list[LeftOut]:
     """Return the models that a job does not serve, each once.
 

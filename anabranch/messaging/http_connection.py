@@ -14,7 +14,7 @@ from anabranch.messaging.errors import GatewayRefused, GatewayUnreachable
 from anabranch.schemas.errors import AnabranchError
 from anabranch.served_models import ServedModels
 
-_PROTOBUF = "application/x-protobuf"
+PROTOBUF = "application/x-protobuf"
 _THREADS = 64
 
 
@@ -77,21 +77,22 @@ class HttpConnection:
             raise GatewayUnreachable(f"no gateway answers at {self._url} ({error}): is it running?") from error
 
     def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
+        headers = {**self._headers, "Content-Type": PROTOBUF}
         kept = getattr(self._own, "connection", None)
         connection = kept or self._connect()
         try:
-            connection.request(method, path, body, {**self._headers, "Content-Type": _PROTOBUF})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
         except (ConnectionError, http.client.RemoteDisconnected):
             # The gateway closes connections that were idle.
             if kept is None:
                 raise
             connection = self._connect()
-            connection.request(method, path, body, {**self._headers, "Content-Type": _PROTOBUF})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
         content = response.read()
         self._own.connection = None if response.will_close else connection
-        if response.status != 200 and response.headers.get_content_type() != _PROTOBUF:
+        if response.status != 200 and response.headers.get_content_type() != PROTOBUF:
             raise GatewayRefused(f"the gateway at {self._url} answered {response.status}: {content[:200]!r}")
         return content
 

@@ -161,7 +161,7 @@ class _Trial:
         """Compare a batch; return False if it is larger than needed, and fails."""
         rows, started_s = len(batch), self._limits.now_s()
         try:
-            made = self._run({name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]})
+            made = self._run(_joined([self._rows[at] for at in batch]))
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             if rows > max(self._limits.most_rows, _SIZES[0]):
                 return False
@@ -192,7 +192,7 @@ class _Trial:
         for batch in batches:
             rows = [pad_inputs(padding, tried[at][0], longest) for at in batch]
             try:
-                made = self._run({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+                made = self._run(_joined(rows))
             except Exception as error:  # noqa: BLE001 - a model may raise anything
                 return f"padded rows fail: {_line(error)}"
             for place, at in enumerate(batch):
@@ -236,9 +236,6 @@ class _Trial:
             self._rows.append(row)
             self._alone.append(outputs)
             kept += 1
-
-    def _joined(self, batch: Sequence[int]) -> Row:
-        return {name: np.concatenate([self._rows[at][name] for at in batch]) for name in self._rows[0]}
 
     def tells(self) -> bool:
         """Tell if an output differs between rows."""
@@ -290,6 +287,10 @@ class _Trial:
             yield False, [usual[at % len(usual)] for at in range(rows, 0, -1)]
         for rows in (self._limits.most_rows, *_LARGE_SIZES):
             yield False, crowd(rows, usual if rows % 2 else everyone)
+
+
+def _joined(rows: Sequence[Row]) -> Row:
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _elements(row: Row) -> int:

@@ -43,8 +43,8 @@ def test_check_slots_too_few_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"slots-available": 4}
 
     monkeypatch.setattr(FlinkRest, "get", overview)
-    run._check_slots(URL, parallelism=2, stage_slots=2)
+    run.check_slots(URL, parallelism=2, stage_slots=2, replaces=False)
     with pytest.raises(StackError, match=r"has 4 free slots, and the job needs 5 \(2 that serve, 3 for stages"):
-        run._check_slots(URL, parallelism=2, stage_slots=3)
+        run.check_slots(URL, parallelism=2, stage_slots=3, replaces=False)
     with pytest.raises(StackError, match=r"the job needs 5: .*--task-managers N"):
-        run._check_slots(URL, parallelism=5, stage_slots=0)
+        run.check_slots(URL, parallelism=5, stage_slots=0, replaces=False)
