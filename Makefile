@@ -30,7 +30,7 @@ export UV_SYSTEM_CERTS := 1
 export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
 endif
 
-.PHONY: help setup java demo test unit system package frameworks zoo lint format docs bench chaos clean lock
+.PHONY: help setup java demo test unit system long package frameworks zoo lint format docs bench chaos clean lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +49,10 @@ unit: setup ## Run the quick tests, which start neither Kafka nor Flink
 	@$(BIN)/python -m pytest -m unit -n 2 --dist loadfile $(ARGS)
 
 system: setup ## Run the tests on a real Kafka broker and Flink cluster
-	@$(BIN)/python -m pytest -m "system or guides" -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m system $(ARGS)
+
+long: setup ## Run the tests that end processes and clusters again and again, and all guides; an hour
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 package: setup ## Build wheel and sdist, and try both in bare environments
 	@$(BIN)/python -m pytest -m packaging $(ARGS)

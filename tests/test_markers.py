@@ -44,7 +44,7 @@ def test_starts_engine_reads_commands(command: list[str], *, is_engine: bool) ->
 
 
 def test_every_test_has_one_division(request: pytest.FixtureRequest) -> None:
-    divisions = ("unit", "slow", "system", "bench", "frameworks", "packaging", "zoo")
+    divisions = ("unit", "slow", "system", "bench", "frameworks", "long", "packaging", "zoo")
     declared = {re.split(r"[:(]", line)[0] for line in request.config.getini("markers")}
     assert set(divisions) <= declared
     for item in request.session.items:

@@ -93,13 +93,12 @@ def test_demo_command_every_answer_is_right(tmp_path: Path, folder: Path) -> Non
         assert expected in output
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(
     ("after", "number"),
     [
-        ("Starting a Kafka broker", signal.SIGINT),
-        ("Submitting the job", signal.SIGTERM),
-        ("The job answers", signal.SIGINT),
+        pytest.param("Starting a Kafka broker", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("Submitting the job", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("The job answers", signal.SIGINT, marks=pytest.mark.system),
     ],
 )
 def test_demo_command_interrupted_leaves_nothing(
@@ -122,7 +121,7 @@ def test_demo_command_interrupted_leaves_nothing(
     assert_nothing_left(tmp_path)
 
 
-@pytest.mark.system
+@pytest.mark.long
 def test_demo_command_killed_leaves_no_process(tmp_path: Path, folder: Path) -> None:
     process = start(tmp_path, "--input", str(folder))
     for line in lines_of(process):

@@ -37,7 +37,7 @@ _ENDED_BY_CTRL_C = {
 _LOOKED_AT_S = 5.0
 _LONGEST_WAIT_S = 180.0
 
-pytestmark = [pytest.mark.guides, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 class Reader:
@@ -154,6 +154,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     local_stack.down(tmp_path / local_stack.DEFAULT_DATA_DIR) if reader.stack.running else None
 
 
+@pytest.mark.system
 def test_readme_quickstart_runs(reader: Reader) -> None:
     printed = reader.follow("README.md")
     assert "red, green, cyan, brown" in printed
@@ -161,6 +162,7 @@ def test_readme_quickstart_runs(reader: Reader) -> None:
     assert not reader.stack.running
 
 
+@pytest.mark.long
 def test_tutorial_and_guides_run_on_one_stack(reader: Reader) -> None:
     """The stack of the tutorial serves the guides, too, and its last block stops it."""
     steps = len([block for block in blocks(ROOT / "docs/tutorial.md") if block.mark == "run"])

@@ -12,6 +12,17 @@ from tests.flink.models import write_repository
 from tests.flink.service import Topics
 
 MODES = ("thread", "process")
+#: Both modes, one of them in the gate.
+FIRST_THREAD = ("thread", pytest.param("process", marks=pytest.mark.long))
+FIRST_PROCESS = ("process", pytest.param("thread", marks=pytest.mark.long))
+#: Modes and deliveries, one pair in the gate.
+RUNS = (
+    ("process", "exactly-once"),
+    *(
+        pytest.param(mode, delivery, marks=pytest.mark.long)
+        for mode, delivery in (("process", "at-least-once"), ("thread", "exactly-once"), ("thread", "at-least-once"))
+    ),
+)
 
 
 @pytest.fixture(scope="session")

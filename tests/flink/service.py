@@ -30,9 +30,15 @@ def durable(name: str, mode: str, folder: Path, repository: Path, **job: Any) ->
 
 
 class Topics:
-    """The three topics of one job, with producer and consumers."""
+    """The three topics of one job, with producer and consumers.
 
-    def __init__(self, broker: KafkaBroker, config: Config, run: str | None = None) -> None:
+    Args:
+        limits: Record limits in bytes of responses and errors topic; by default those of the job.
+    """
+
+    def __init__(
+        self, broker: KafkaBroker, config: Config, run: str | None = None, limits: tuple[int, int] | None = None
+    ) -> None:
         run = run or uuid.uuid4().hex[:8]
         self.config = config.replace(
             kafka={
@@ -44,14 +50,14 @@ class Topics:
             }
         )
         kafka = self.config.kafka
-        limits = {
-            # Larger than the job's limit, as the topic of another producer may be.
-            kafka.requests_topic: RECORD_LIMIT_BYTES,
-            kafka.responses_topic: kafka.record_limit_bytes,
-            kafka.errors_topic: kafka.letter_limit_bytes,
-        }
+        # Requests may be larger than the job's limit, as those to the topic of another producer.
+        sizes = RECORD_LIMIT_BYTES, *(limits or (kafka.record_limit_bytes, kafka.letter_limit_bytes))
+        names = kafka.requests_topic, kafka.responses_topic, kafka.errors_topic
         broker.create_topics(
-            *(Topic(name, PARTITIONS, {"max.message.bytes": str(limit)}) for name, limit in limits.items())
+            *(
+                Topic(name, PARTITIONS, {"max.message.bytes": str(size)})
+                for name, size in zip(names, sizes, strict=True)
+            )
         )
         self._producer = KafkaProducer(
             bootstrap_servers=kafka.bootstrap_servers, linger_ms=0, max_request_size=RECORD_LIMIT_BYTES
@@ -68,13 +74,13 @@ class Topics:
             self._producer.send(kafka.requests_topic, key=b"%d" % number, value=value, partition=partition)
         self._producer.flush()
 
-    def ask(self, *requests: InferRequest, timeout_s: float = 60) -> list[InferResponse | ErrorResponse]:
+    def ask(self, *requests: InferRequest, timeout_s: float = 110) -> list[InferResponse | ErrorResponse]:
         """Sends requests; returns the first answer to each, in order."""
         self.send(*(codec.encode_request(request) for request in requests))
         answers = self.await_answers((request.id for request in requests), timeout_s)
         return [answers[request.id] for request in requests]
 
-    def await_answers(self, ids: Iterable[str], timeout_s: float = 60) -> Mapping[str, InferResponse | ErrorResponse]:
+    def await_answers(self, ids: Iterable[str], timeout_s: float = 110) -> Mapping[str, InferResponse | ErrorResponse]:
         """Returns the first answer to each id."""
         wanted, end = set(ids), time.monotonic() + timeout_s
         while not wanted <= self.answers.keys():
@@ -82,7 +88,7 @@ class Topics:
             self.read_answers()
         return {name: self.answers[name][0] for name in wanted}
 
-    def await_letters(self, count: int, timeout_s: float = 30) -> list[DeadLetter]:
+    def await_letters(self, count: int, timeout_s: float = 90) -> list[DeadLetter]:
         """Returns all dead letters, once there are that many."""
         end = time.monotonic() + timeout_s
         while len(self.letters) < count:

@@ -15,6 +15,7 @@ from anabranch.schemas.messages import ErrorResponse, InferRequest, InferRespons
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
+from tests.flink.conftest import FIRST_PROCESS
 from tests.flink.killing_backend import POISON, KillingBackend
 from tests.flink.models import FLOAT, _write, write_repository
 from tests.flink.service import Topics, durable
@@ -68,7 +69,7 @@ def await_answers(topics: Topics, cluster: FlinkCluster, names: Iterable[str], t
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("mode", ["thread", "process"])
+@pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_requests_that_end_their_process_are_refused(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
     repository = tmp_path / "repository"
     write_repository(repository)

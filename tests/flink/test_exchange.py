@@ -16,7 +16,7 @@ from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.arenas import arenas, processes_of
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_PROCESS, MODES
 from tests.flink.service import Topics
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
@@ -88,7 +88,7 @@ def await_gone(names: Iterable[str], timeout_s: float = 60) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_shared_memory_survives_a_kill_and_leaves_nothing(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:

@@ -14,7 +14,7 @@ from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_THREAD
 from tests.flink.models import FLOAT, _write
 from tests.flink.service import Topics
 
@@ -30,7 +30,7 @@ def await_health(rest: FlinkRest, is_reached: Callable[[JobHealth], bool]) -> Jo
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_THREAD)
 def test_failed_checkpoints_are_shown_and_fail_the_job(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
     _write(tmp_path / "models" / "a" / "1", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
     config = Config().replace(

@@ -34,7 +34,10 @@ def worker_of(process_id: int) -> psutil.Process:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("mode", "failovers"), [("thread", 2), ("process", 5)])
+@pytest.mark.parametrize(
+    ("mode", "failovers"),
+    [("process", 2), *(pytest.param(*run, marks=pytest.mark.long) for run in [("thread", 2), ("process", 8)])],
+)
 def test_failovers_under_load_spare_healthy_processes(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str, failovers: int
 ) -> None:

@@ -28,7 +28,7 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from tests.core.malformed_events import MALFORMED
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_THREAD
 from tests.flink.service import PARTITIONS, Topics, await_checkpoint
 
 EVENTS = 3000
@@ -117,7 +117,7 @@ def read(topics: Topics, name: str, count: int, timeout_s: float = 200) -> list[
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("topics", MODES, indirect=True)
+@pytest.mark.parametrize("topics", FIRST_THREAD, indirect=True)
 def test_flows_through_a_kill_give_each_event_once(topics: Topics, model_repository: Path, tmp_path: Path) -> None:
     payments, clicks = topics.config.flow
     producer = Producer({"bootstrap.servers": topics.config.kafka.bootstrap_servers, "linger.ms": 5})

@@ -67,6 +67,7 @@ def ha_settings(zookeeper: ZooKeeper, folder: Path) -> Mapping[str, str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_leader_leaves_the_job_to_its_standby(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType, TransactionState
+from kafka.admin import TransactionState
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
@@ -121,18 +121,10 @@ def both(rows: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_job_what_a_topic_would_refuse_becomes_an_answer(
-    broker: KafkaBroker, model_repository: Path, admin: KafkaAdminClient, mode: str
+    broker: KafkaBroker, model_repository: Path, mode: str
 ) -> None:
     config = Config().replace(job={"execution_mode": mode}, models={"repository": str(model_repository)})
-    topics = Topics(broker, config)
-    kafka = topics.config.kafka
-    limits = {kafka.responses_topic: 131_072, kafka.errors_topic: 140_000}
-    admin.alter_configs(
-        [
-            ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": str(limit)})
-            for name, limit in limits.items()
-        ]
-    )
+    topics = Topics(broker, config, limits=(131_072, 140_000))
     running = job.start(fit_to_topics(topics.config))
     try:
         large, wrong, good = topics.ask(

@@ -22,7 +22,7 @@ from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.ports import free_port
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_PROCESS
 from tests.flink.service import Topics
 
 ANABRANCH = Path(sys.executable).with_name("anabranch")
@@ -37,7 +37,7 @@ def requests() -> list[InferRequest]:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_counts_reach_prometheus_rest_and_top(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str
 ) -> None:

@@ -16,7 +16,7 @@ from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_THREAD
 from tests.flink.models import FLOAT, Tensors, _write
 from tests.flink.service import Topics, durable
 
@@ -37,7 +37,7 @@ def ask(topics: Topics, run: str) -> dict[str, float]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_THREAD)
 def test_overwritten_and_lost_models_change_nothing(
     broker: KafkaBroker, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

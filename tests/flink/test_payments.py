@@ -10,12 +10,12 @@ from anabranch.stack.kafka.topics import Topic
 from anabranch.topics import topics_of
 from examples.payments import events
 from tests.docs.pages import ROOT
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_THREAD
 from tests.flink.service import PARTITIONS
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_THREAD)
 def test_example_streams_payments_through_a_job(
     broker: KafkaBroker, mode: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

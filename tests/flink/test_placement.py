@@ -17,7 +17,7 @@ from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.task_placement import Worker, workers
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_PROCESS
 from tests.flink.models import FLOAT, INT64, Tensors, _write, write_plan
 from tests.flink.service import Topics
 
@@ -46,7 +46,7 @@ def write_models(folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_stages_have_their_own_processes_and_weights(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
     write_models(tmp_path / "models")
     config = Config().replace(

@@ -25,7 +25,7 @@ from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.conftest import MODES
+from tests.flink.conftest import RUNS
 from tests.flink.models import write_repository
 from tests.flink.service import Topics, await_checkpoint
 from tests.flink.slow_backend import SlowBackend
@@ -91,8 +91,7 @@ def check_answers(topics: Topics, numbers: range, timeout_s: float = 180) -> Non
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+@pytest.mark.parametrize(("mode", "delivery"), RUNS)
 def test_job_killed_drained_or_cancelled_loses_nothing(
     broker: KafkaBroker, tmp_path: Path, mode: str, delivery: str
 ) -> None:
@@ -139,6 +138,7 @@ def await_free_slots(cluster: FlinkCluster, slots: int) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_attached_run_submits_a_lost_job_again(broker: KafkaBroker, tmp_path: Path) -> None:
     topics = Topics(broker, configured(tmp_path, "thread", "exactly-once", "attached"))

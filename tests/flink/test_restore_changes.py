@@ -22,7 +22,7 @@ from anabranch.schemas.messages import ErrorResponse, InferRequest, InferRespons
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_PROCESS
 from tests.flink.models import write_cut_model, write_repository
 from tests.flink.service import Topics, await_checkpoint
 from tests.flink.test_restart import PATIENT, configured, newest, start
@@ -87,7 +87,7 @@ def serve_only(folder: Path, *names: str, stages: int) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_changed_job_loses_doubles_and_falsifies_nothing(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
     topics = Topics(broker, configured(tmp_path, mode, "exactly-once", "changes"))
     models, load = tmp_path / "models", Load(topics)

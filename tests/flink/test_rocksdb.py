@@ -14,6 +14,7 @@ from tests.flink.test_restart import COUNT, check_answers, configured, newest, s
 ROCKSDB = {"state.backend.type": "rocksdb", "execution.checkpointing.incremental": "true"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES)
 def test_rocksdb_job_killed_with_its_cluster_loses_nothing(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:

@@ -35,7 +35,7 @@ def test_signal_as_soon_as_job_serves_drains_it(broker: KafkaBroker, model_repos
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("delay_s", [2.0, 5.0, 8.0])
+@pytest.mark.parametrize("delay_s", [5.0, *(pytest.param(delay_s, marks=pytest.mark.long) for delay_s in (2.0, 8.0))])
 def test_signal_amid_submission_ends_run_quietly(broker: KafkaBroker, model_repository: Path, delay_s: float) -> None:
     with run(broker, model_repository) as process:
         time.sleep(delay_s)

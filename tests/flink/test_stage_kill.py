@@ -19,7 +19,7 @@ from anabranch.schemas.tensors import Tensor
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.task_placement import workers
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.conftest import MODES
+from tests.flink.conftest import RUNS
 from tests.flink.models import write_cut_model
 from tests.flink.service import Topics, await_checkpoint
 
@@ -49,8 +49,7 @@ def holder_of(stage: str, cluster: FlinkCluster) -> int:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+@pytest.mark.parametrize(("mode", "delivery"), RUNS)
 def test_killed_stage_loses_and_changes_nothing(broker: KafkaBroker, tmp_path: Path, mode: str, delivery: str) -> None:
     write_cut_model(tmp_path / "models", "replicas = [1, 1, 1]\n[batching]\nshard_rows = 16\n")
     config = Config().replace(
