@@ -8,7 +8,7 @@ import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 import org.apache.flink.streaming.api.functions.python.DataStreamPythonFunctionInfo;
 import org.apache.flink.streaming.api.operators.python.process.AbstractExternalDataStreamPythonFunctionOperator;
 
-/** PyFlink's operator of the same name with {@link CancellationSafeBundles}. */
+/** PyFlink's operator of the same name with {@link CancellationSafeBundles}, whose checkpoints have all timers. */
 public final class ExternalPythonKeyedProcessOperator<OUT>
         extends org.apache.flink.streaming.api.operators.python.process.ExternalPythonKeyedProcessOperator<OUT> {
     private static final long serialVersionUID = 1L;
@@ -34,6 +34,13 @@ public final class ExternalPythonKeyedProcessOperator<OUT>
     public void open() throws Exception {
         super.open();
         CancellationSafeBundles.install(pythonFunctionRunner);
+    }
+
+    /** Registers the timers of the last bundle, too. PyFlink does so after the checkpoint, which has their state. */
+    @Override
+    public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
+        super.prepareSnapshotPreBarrier(checkpoint);
+        drainUnregisteredTimers();
     }
 
     @Override
