@@ -150,7 +150,23 @@ def decode_id(request_id: bytes) -> str:
 
 def write_id(request_id: bytes) -> bytes:
     """Encode an id; appended to a message, it replaces the earlier one."""
-    return b"".join((_ID_START, _write_varint(len(request_id)), request_id))
+    return write_field(3, request_id)
+
+
+def write_field(number: int, value: bytes) -> bytes:
+    """Encode a field of bytes; `number` is at most 15."""
+    return b"".join((bytes([number << 3 | 2]), _write_varint(len(value)), value))
+
+
+def has_field(message: bytes, number: int) -> bool:
+    """Tell whether a field of bytes is there, before a field of another type; skips the values."""
+    position = 0
+    while position < len(message) and message[position] & 7 == 2:
+        if message[position] >> 3 == number:
+            return True
+        length, position = _varint(message, position + 1)
+        position += length
+    return False
 
 
 def find_id(message: bytes) -> str:

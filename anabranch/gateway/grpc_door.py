@@ -18,6 +18,7 @@ from anabranch import __version__
 from anabranch.gateway import inference_service_pb2 as pb2
 from anabranch.gateway.access import Keys
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
+from anabranch.gateway.streams import in_order
 from anabranch.messaging.errors import TransportError
 from anabranch.schemas import open_inference_pb2, protobuf_wire
 from anabranch.schemas.errors import (
@@ -47,7 +48,7 @@ _STATUSES: tuple[tuple[type[AnabranchError], grpc.StatusCode], ...] = (
     (TransportError, grpc.StatusCode.UNAVAILABLE),
     (ServingError, grpc.StatusCode.FAILED_PRECONDITION),
 )
-_STREAM_AHEAD = 16
+_INFER_RESPONSE = pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 _HEALTH_S = 1.0
 
 Context: TypeAlias = grpc.aio.ServicerContext
@@ -121,7 +122,7 @@ class GrpcDoor:
             for name, (request, describe) in described.items()
         }
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._guarded(self._infer))
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, None, _to_bytes)
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return handlers
 
     def _guarded(self, handler: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
@@ -174,38 +175,22 @@ class GrpcDoor:
     async def _infer(self, message: bytes, context: Context) -> bytes:
         return await self._service.ask_encoded(message, context.time_remaining())
 
-    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-        """Answer in the order of requests, of which some run at once."""
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         await self._admit(context)
-        asked: asyncio.Queue[asyncio.Task[Message] | None] = asyncio.Queue(_STREAM_AHEAD)
+        async for answer in in_order(requests, lambda message: self._wrapped(message, context)):
+            yield answer
 
-        async def read() -> None:
-            try:
-                async for message in requests:
-                    await asked.put(asyncio.ensure_future(self._wrapped(message, context)))
-            finally:
-                await asked.put(None)
-
-        reading = asyncio.ensure_future(read())
+    async def _wrapped(self, message: bytes, context: Context) -> bytes:
         try:
-            while (task := await asked.get()) is not None:
-                yield await task
-        finally:
-            reading.cancel()
-            while not asked.empty():
-                if (left := asked.get_nowait()) is not None:
-                    left.cancel()
-
-    async def _wrapped(self, message: bytes, context: Context) -> Message:
-        try:
-            answer = ModelInferResponse.FromString(await self._service.ask_encoded(message, context.time_remaining()))
+            answer = await self._service.ask_encoded(message, context.time_remaining())
         except AnabranchError as error:
             request_id = ""
             with suppress(UnreadableRequest):
                 request_id = protobuf_wire.find_id(message)
             failed = ModelInferResponse(id=request_id)
-            return pb2.ModelStreamInferResponse(error_message=f"{error.code}: {error}", infer_response=failed)
-        return pb2.ModelStreamInferResponse(infer_response=answer)
+            wrapped = pb2.ModelStreamInferResponse(error_message=f"{error.code}: {error}", infer_response=failed)
+            return _to_bytes(wrapped)
+        return protobuf_wire.write_field(_INFER_RESPONSE, answer)
 
 
 def _to_bytes(message: Message) -> bytes:

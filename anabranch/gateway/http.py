@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from anabranch import __version__
+from anabranch.flink_job.model_summary import ModelSummary
 from anabranch.gateway import http_wire
 from anabranch.gateway.access import Keys, read_timeout_s
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
 from anabranch.gateway.open_api import open_api, page
+from anabranch.gateway.streams import in_order
 from anabranch.messaging.errors import ClientClosed, TransportError
 from anabranch.messaging.http_connection import PROTOBUF
 from anabranch.schemas import protobuf_wire
@@ -58,6 +60,7 @@ _STATUSES: tuple[tuple[type[AnabranchError], int], ...] = (
     # The rows are at fault, or the model: another attempt fails again.
     (ServingError, 422),
 )
+EVENTS = "text/event-stream"
 _RETRY_AFTER_S = "1"
 #: Nobody reads it; nginx has the number.
 _HUNG_UP = 499
@@ -109,6 +112,7 @@ class HttpDoor:
                 self._get(f"{path}/config", self._config),
                 self._get(f"{path}/stats", self._statistics),
                 self._post(f"{path}/infer", self._infer),
+                self._post(f"{path}/infer_stream", self._infer_stream),
             ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
@@ -200,13 +204,7 @@ class HttpDoor:
             length = request.headers.get(http_wire.LENGTH_HEADER)
             asked = http_wire.read_request(body, length, model.name, model.version)
             asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
-            limit_s = self._service.deadline_s(asked.request.parameters, _stated_s(request))
-            message = http_wire.write_request(asked.request, {"timeout": max(1, round(limit_s * 1e6))})
-            if len(message) > self._max_body_bytes:
-                raise RequestTooLarge(
-                    f"the request has {len(message)} bytes, at most {self._max_body_bytes} are allowed"
-                )
-            answer = await self._unless_gone(request, self._service.ask(message, limit_s))
+            answer = await self._unless_gone(request, self._ask(asked, _stated_s(request)))
             return self._answered(request, http_wire.read_answer(answer), asked)
         except AnabranchError as caught:
             error = caught
@@ -217,6 +215,56 @@ class HttpDoor:
         finally:
             self._service.release(sum(held))
             self._service.note(model, started_ns, error)
+
+    async def _infer_stream(self, request: Request) -> Response:
+        """Answer each line of the body, a JSON request, by a server-sent event, in the order of the lines."""
+        model, stated_s = self._service.served.find(*_model_of(request)), _stated_s(request)
+        held: list[int] = []
+        try:
+            lines = http_wire.split_requests(await self._body(request, held))
+        finally:
+            self._service.release(sum(held))
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._events(lines, model, stated_s), media_type=EVENTS, headers=headers)
+
+    async def _events(
+        self, lines: Sequence[bytes], model: ModelSummary, stated_s: float | None
+    ) -> AsyncIterator[bytes]:
+        async def each() -> AsyncIterator[bytes]:
+            for line in lines:
+                yield line
+
+        async for event in in_order(each(), lambda line: self._event(line, model, stated_s)):
+            yield b"data: %b\n\n" % event
+
+    async def _event(self, line: bytes, model: ModelSummary, stated_s: float | None) -> bytes:
+        started_ns = time.perf_counter_ns()
+        error: AnabranchError | None = None
+        asked: http_wire.HttpRequest | None = None
+        held = 0
+        try:
+            self._service.hold(len(line))
+            held = len(line)
+            asked = http_wire.read_request(line, None, model.name, model.version)
+            asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
+            answer = http_wire.read_answer(await self._ask(asked, stated_s))
+            return http_wire.write_answer(answer, http_wire.in_json(asked))[0]
+        except AnabranchError as caught:
+            error = caught
+        except Exception as defect:  # noqa: BLE001 - a defect must not end the stream
+            _log.exception("defect of the gateway in a stream")
+            error = InternalError(f"{type(defect).__name__}: {defect}")
+        finally:
+            self._service.release(held)
+            self._service.note(model, started_ns, error)
+        return http_wire.write_error(error, asked.request.id if asked else "")
+
+    async def _ask(self, asked: http_wire.HttpRequest, stated_s: float | None) -> bytes:
+        limit_s = self._service.deadline_s(asked.request.parameters, stated_s)
+        message = http_wire.write_request(asked.request, {"timeout": max(1, round(limit_s * 1e6))})
+        if len(message) > self._max_body_bytes:
+            raise RequestTooLarge(f"the request has {len(message)} bytes, at most {self._max_body_bytes} are allowed")
+        return await self._service.ask(message, limit_s)
 
     async def _infer_encoded(self, request: Request) -> Response:
         """Answer protobuf with protobuf, also errors: the door of `Client("http://…")`."""

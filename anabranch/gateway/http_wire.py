@@ -79,6 +79,20 @@ def deflate(body: bytes, accepted: str) -> tuple[bytes, str]:
     return stream.compress(body) + stream.flush(), encoding
 
 
+def split_requests(body: bytes) -> list[bytes]:
+    """Split a body into its JSON requests: one, or one on each line."""
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except msgspec.MsgspecError:
+        return [line for line in body.splitlines() if line.strip()] or [body]
+    return [body]
+
+
+def in_json(asked: HttpRequest) -> HttpRequest:
+    """Return the request with no output in binary."""
+    return msgspec.structs.replace(asked, binary=frozenset())
+
+
 def read_request(body: bytes, header_length: str | None, model: str, version: str) -> HttpRequest:
     """Decode the body of a request, or raise a `RequestError`.
 

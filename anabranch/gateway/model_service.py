@@ -210,8 +210,10 @@ def _head(encoded: bytes) -> ModelInferRequest:
 
 
 def _raise_error_in(answer: bytes) -> None:
+    if protobuf_wire.has_field(answer, ModelInferResponse.OUTPUTS_FIELD_NUMBER):
+        return
     response = ModelInferResponse.FromString(answer)
-    if not response.outputs and "error_code" in response.parameters:
+    if "error_code" in response.parameters:
         parameters = response.parameters
         raise error_with_code(parameters["error_code"].string_param, parameters["error_message"].string_param)
 

@@ -23,6 +23,7 @@ _PATHS = (
     ("get", "{model}/config", "Model configuration"),
     ("get", "{model}/stats", "Counts of a model"),
     ("post", "{model}/infer", "Inference"),
+    ("post", "{model}/infer_stream", "Inference by server-sent events"),
 )
 _MODEL_PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _TENSOR = {
@@ -69,7 +70,7 @@ def open_api(service: ModelService) -> dict[str, Any]:
             responses |= {status: {"description": meaning, "content": _OBJECT} for status, meaning in _ERRORS.items()}
             operation: dict[str, Any] = {"summary": summary, "parameters": parameters, "responses": responses}
             if method == "post":
-                schema = _INFER if full.endswith("/infer") else {"type": "object"}
+                schema = _INFER if "/infer" in full else {"type": "object"}
                 operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
             paths.setdefault(full, {})[method] = operation
     names = ", ".join(service.served.models) or "none yet"

@@ -371,3 +371,42 @@ def test_http_more_connections_than_allowed_get_503(start: Callable[..., Served]
         time.sleep(0.2)
         assert call(served, "/v2/health/live")[0] == 503
     assert asked(served, "/v2/health/live")[0] == 200
+
+
+def events(served: Served, body: bytes, model: str = "same") -> list[Any]:
+    status, answer, headers = call(served, f"/v2/models/{model}/infer_stream", body)
+    assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert answer.endswith(b"\n\n")
+    parts = answer.decode().removesuffix("\n\n").split("\n\n")
+    assert all(part.startswith("data: ") and "\n" not in part for part in parts)
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def test_http_stream_answers_lines_in_their_order(served: Served) -> None:
+    lines = [json.dumps({"id": f"{number}", "inputs": [X]}) for number in range(40)]
+    lines[3] = '{"id": "3", "inputs": [{"name": "x"'
+    lines[5] = json.dumps({"id": "5", "inputs": [X], "parameters": {"binary_data_output": True}})
+    answers = events(served, "\n".join(lines).encode())
+    assert [each.get("id") for each in answers] == [None if number == 3 else f"{number}" for number in range(40)]
+    assert answers[3]["code"] == "unreadable"
+    assert answers[5]["outputs"] == answers[6]["outputs"] == [{**X, "name": "y"}]
+    assert served.gateway.service.statistics("same", "2")["model_stats"][0]["inference_count"] == 39
+
+
+def test_http_stream_one_request_is_one_event(served: Served) -> None:
+    body = json.dumps({"id": "mine", "inputs": [X]}, indent=1).encode()
+    [answer] = events(served, body)
+    assert (answer["id"], answer["outputs"][0]["data"]) == ("mine", X["data"])
+    [failed] = events(served, body, model="bad")
+    assert (failed["code"], failed["id"]) == ("inference_failed", "mine")
+    assert events(served, b"")[0]["code"] == "unreadable"
+    assert asked(served, "/v2/models/none/infer_stream", {"inputs": [X]})[0] == 404
+
+
+def test_http_stream_first_event_comes_before_the_last_answer(served: Served) -> None:
+    body = json.dumps({"inputs": [X]}).encode()
+    request = urllib.request.Request(f"{served.url}/v2/models/slow/infer_stream", b"{}\n" + body)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert b"malformed_request" in response.readline()
+        served.release.set()
+        assert b"outputs" in response.read()

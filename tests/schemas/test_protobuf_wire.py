@@ -15,10 +15,12 @@ from anabranch.schemas.messages import ErrorResponse, InferRequest, InferRespons
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from anabranch.schemas.protobuf_wire import (
     decode_id,
+    has_field,
     open_envelope,
     read_request,
     read_response,
     write_error,
+    write_field,
     write_request,
     write_response,
 )
@@ -279,3 +281,15 @@ def test_protobuf_response_without_a_message_is_unreadable(message: bytes) -> No
     else:
         with pytest.raises(UnreadableRequest):
             read_response(message)
+
+
+@given(outputs=st.lists(tensors(), max_size=3), values=parameters, text=texts)
+def test_has_field_tells_outputs_from_their_names(outputs: list[Tensor], values: Any, text: str) -> None:
+    answer = write_response(InferResponse("m", "1", text, tuple(outputs), values))
+    assert has_field(answer, ModelInferResponse.OUTPUTS_FIELD_NUMBER) == bool(outputs)
+    assert not has_field(write_error(ErrorResponse(text, "code", "*" * 300)), ModelInferResponse.OUTPUTS_FIELD_NUMBER)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 70_000])
+def test_write_field_equals_that_of_the_library(size: int) -> None:
+    assert ModelInferRequest.FromString(write_field(1, b"x" * size)).model_name == "x" * size
