@@ -18,10 +18,13 @@ from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import Catalog
 
 if TYPE_CHECKING:
+    from kafka import TopicPartition
+
     from anabranch.flink_job.config import Config
 
 _POLL_MS = 500
 _SEND_MS = 10_000
+_LOOK_UP_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -111,8 +114,9 @@ class ServedModelsReader:
     """
 
     def __init__(self, bootstrap_servers: str, topic: str, options: Mapping[str, Any], models: ServedModels) -> None:
-        from kafka import KafkaConsumer, TopicPartition  # noqa: PLC0415 - a third of a second
+        from kafka import KafkaConsumer  # noqa: PLC0415 - a third of a second
 
+        self._topic = topic
         self._models = models
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -127,7 +131,7 @@ class ServedModelsReader:
             }
             | options_of(KafkaConsumer.DEFAULT_CONFIG, options)
         )
-        partitions = [TopicPartition(topic, each) for each in self._consumer.partitions_for_topic(topic) or ()]
+        partitions = self._partitions()
         self._consumer.assign(partitions)
         if partitions:
             ends = self._consumer.end_offsets(partitions)
@@ -146,6 +150,11 @@ class ServedModelsReader:
             self._thread.join()
         self._consumer.close()
 
+    def _partitions(self) -> list[TopicPartition]:
+        from kafka import TopicPartition  # noqa: PLC0415 - as above
+
+        return [TopicPartition(self._topic, each) for each in self._consumer.partitions_for_topic(self._topic) or ()]
+
     def _poll(self) -> None:
         for records in self._consumer.poll(timeout_ms=_POLL_MS).values():
             for record in records:
@@ -156,7 +165,9 @@ class ServedModelsReader:
             if self._consumer.assignment():
                 self._poll()
             else:
-                self._stopped.wait(_POLL_MS / 1000)
+                self._stopped.wait(_LOOK_UP_S)
+                # The first job makes the topic.
+                self._consumer.assign(self._partitions())
 
 
 def read_served_models(bootstrap_servers: str, topic: str, options: Mapping[str, Any]) -> ServedModels:

@@ -154,12 +154,12 @@ def write_id(request_id: bytes) -> bytes:
 
 
 def write_field(number: int, value: bytes) -> bytes:
-    """Encode a field of bytes; `number` is at most 15."""
+    """Encode a field below 16."""
     return b"".join((bytes([number << 3 | 2]), _write_varint(len(value)), value))
 
 
 def has_field(message: bytes, number: int) -> bool:
-    """Tell whether a field of bytes is there, before a field of another type; skips the values."""
+    """Find a field among fields of bytes."""
     position = 0
     while position < len(message) and message[position] & 7 == 2:
         if message[position] >> 3 == number:

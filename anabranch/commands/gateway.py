@@ -6,29 +6,30 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from anabranch.commands.infer import StackServers, TopicsConfig, client_config
 from anabranch.commands.output import print_json
-from anabranch.commands.stack import DataDir
+from anabranch.commands.stack import DataDir, GrpcPort, HttpPort
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import Config
+from anabranch.stack import local_stack as stack
+from anabranch.stack.gateways import GRPC_PORT, HTTP_PORT, GatewayPorts
+from anabranch.stack.ports import prefer
 
 if TYPE_CHECKING:
     from anabranch.gateway.server import Gateway, GatewayOptions
 
+_PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
+
 
 def gateway(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[
-        int, typer.Option("--http-port", min=0, max=65535, help="Port of HTTP; 0 takes a free one.")
-    ] = 8080,
-    grpc_port: Annotated[
-        int, typer.Option("--grpc-port", min=0, max=65535, help="Port of gRPC; 0 takes a free one.")
-    ] = 8085,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
     bootstrap_servers: StackServers = None,
     config_path: TopicsConfig = None,
     timeout_s: Annotated[
@@ -55,17 +56,21 @@ def gateway(
         Path | None,
         typer.Option("--tls-client-ca", metavar="FILE", help="Only clients with a certificate of it may connect."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print url and pid as JSON when it serves.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it to the local stack, which `status` shows and `down` stops.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print urls and pid as JSON when it serves.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Serve the job's models over HTTP and gRPC: the Open Inference Protocol.
 
-    Runs until Ctrl-C. Run as many as you like, beside each other or on other
-    machines: each reads only its own answers from Kafka.
+    `anabranch up` starts one. Run more beside it or on other machines: each reads
+    only its own answers from Kafka. It runs until Ctrl-C, or with --detach until
+    `anabranch down`.
 
-      anabranch gateway --http-port 8080
+      anabranch gateway --http-port 8090
 
-      curl 127.0.0.1:8080/v2/models
+      curl 127.0.0.1:8090/v2/models
     """
     from anabranch.gateway.access import Keys, is_loopback, read_keys  # noqa: PLC0415 - `--help` must be quick
     from anabranch.gateway.server import GatewayOptions  # noqa: PLC0415 - the same
@@ -77,10 +82,31 @@ def gateway(
     if bool(certificate) != bool(private_key) or (client_ca and not certificate):
         raise UnusableArgument("TLS needs --tls-certificate and --tls-key: give both")
     config = client_config(config_path, bootstrap_servers, data_dir)
+    files = {
+        "--config": config_path,
+        "--api-keys": api_keys,
+        "--tls-certificate": certificate,
+        "--tls-key": private_key,
+        "--tls-client-ca": client_ca,
+    }
+    keys = read_keys(api_keys) if api_keys else Keys()
+    if detach:
+        values: dict[str, object] = {
+            "--host": host,
+            "--bootstrap-servers": config.kafka.bootstrap_servers,
+            "--timeout-s": timeout_s,
+            "--max-in-flight": max_in_flight,
+            "--max-connections": max_connections,
+            **{option: path.resolve() for option, path in files.items() if path},
+        }
+        arguments = [str(word) for option in values.items() for word in option]
+        ports = GatewayPorts(http=http_port, grpc=grpc_port)
+        _detach(stack.data_dir(data_dir), ports, [*arguments, *(["--open-to-all"] if open_to_all else [])], as_json)
+        return
     options = GatewayOptions(
         host=host,
-        http_port=http_port,
-        grpc_port=grpc_port,
+        http_port=prefer(HTTP_PORT) if http_port is None else http_port,
+        grpc_port=prefer(GRPC_PORT) if grpc_port is None else grpc_port,
         max_in_flight=max_in_flight,
         max_connections=max_connections,
         max_body_bytes=config.kafka.max_message_bytes,
@@ -88,23 +114,33 @@ def gateway(
         certificate=str(certificate) if certificate else None,
         private_key=str(private_key) if private_key else None,
         client_ca=str(client_ca) if client_ca else None,
-        keys=read_keys(api_keys) if api_keys else Keys(),
+        keys=keys,
     )
     _serve(config, options, as_json=as_json)
+
+
+def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bool) -> None:
+    with Console(stderr=True).status("Starting the gateway"):
+        address = stack.add_gateway(folder, ports, arguments)
+    if as_json:
+        print_json(address)
+    else:
+        Console().print(f"{_served_at(address.http_url, address.grpc_url)}; `anabranch down` stops it.", **_PLAIN)
 
 
 def _serve(config: Config, options: GatewayOptions, *, as_json: bool) -> None:
     from anabranch.client import connection_for_job  # noqa: PLC0415 - imports Kafka
     from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - the same
     from anabranch.gateway.server import Gateway, serve  # noqa: PLC0415 - the same
+    from anabranch.messaging.awaited_connection import AwaitedConnection  # noqa: PLC0415 - the same
     from anabranch.served_models import ServedModels, ServedModelsReader  # noqa: PLC0415 - the same
 
     console, kafka, served = Console(stderr=True), config.kafka, ServedModels()
     with console.status("Connecting to Kafka"):
-        connection = connection_for_job(config, timeout_s=options.timeout_s)
         options_of_kafka = python_client_options(kafka)
         reader = ServedModelsReader(kafka.bootstrap_servers, kafka.models_topic, options_of_kafka, served)
         reader.start()
+        connection = AwaitedConnection(lambda: connection_for_job(config, timeout_s=options.timeout_s), served)
     door = Gateway(options, connection, served)
 
     async def run() -> None:
@@ -124,8 +160,8 @@ def _print(door: Gateway, console: Console, *, as_json: bool) -> None:
         print_json({"http_url": door.http_url, "grpc_url": door.grpc_url, "pid": os.getpid()})
         return
     names = ", ".join(door.service.served.models) or "no model yet"
-    console.print(
-        f"Serves {names} at {door.http_url}/v2 and gRPC {door.grpc_url}; Ctrl-C stops it.",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console.print(f"{_served_at(door.http_url, door.grpc_url)}: {names}; Ctrl-C stops it.", **_PLAIN)
+
+
+def _served_at(http_url: str, grpc_url: str) -> str:
+    return f"Serves HTTP at {http_url}/v2 and gRPC at {grpc_url}"

@@ -21,11 +21,30 @@ from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink.cluster import TASK_MANAGER_MEMORY_MB
 from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.gateways import GRPC_PORT, HTTP_PORT, GatewayPorts
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir", metavar="DIR", help="Folder of the stack. Default: $ANABRANCH_DATA_DIR, else .anabranch."
+    ),
+]
+HttpPort = Annotated[
+    int | None,
+    typer.Option(
+        "--http-port",
+        min=0,
+        max=65535,
+        help=f"Port of HTTP; 0 takes a free one. Default: {HTTP_PORT}, or a free one if it is taken.",
+    ),
+]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(
+        "--grpc-port",
+        min=0,
+        max=65535,
+        help=f"Port of gRPC; 0 takes a free one. Default: {GRPC_PORT}, or a free one if it is taken.",
     ),
 ]
 
@@ -45,11 +64,14 @@ def up(
     task_manager_memory_mb: Annotated[
         int, typer.Option("--task-manager-memory-mb", min=800, metavar="MB", help="Memory of each TaskManager's JVM.")
     ] = TASK_MANAGER_MEMORY_MB,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Leave HTTP and gRPC out.")] = False,
     data_dir: DataDir = None,
     output: Output = OutputFormat.TABLE,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start a Kafka broker and a Flink cluster on this machine.
+    """Start a Kafka broker, a Flink cluster and a gateway for HTTP and gRPC on this machine.
 
     They run in the background until `anabranch down`. A process that ends by
     itself is started again, up to 10 times in 2 minutes. A running stack stays
@@ -65,6 +87,7 @@ def up(
             kafka_port=kafka_port,
             flink_port=flink_port,
             task_manager_memory_mb=task_manager_memory_mb,
+            gateway=None if no_gateway else GatewayPorts(http=http_port, grpc=grpc_port),
             progress=spinner.update,
         )
     if as_json or output is OutputFormat.JSON:
@@ -110,8 +133,12 @@ def _print_table(found: stack.StackStatus, health: Sequence[JobHealth] = ()) -> 
     table.add_column(overflow="fold")
     table.add_row("Kafka", found.bootstrap_servers)
     table.add_row("Flink", found.flink_url)
+    for door in found.gateways:
+        table.add_row("HTTP", door.http_url)
+        table.add_row("gRPC", door.grpc_url)
     pids = [("broker", found.broker_pid), ("job manager", found.job_manager_pid)]
     pids += [("task manager", pid) for pid in found.task_manager_pids]
+    pids += [(door.name, door.pid) for door in found.gateways]
     pids += [("supervisor", found.supervisor_pid)]
     table.add_row("Processes", ", ".join(f"{name} {pid}" for name, pid in pids if pid))
     for name in found.gone:

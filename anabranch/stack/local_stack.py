@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
-from anabranch.stack import stack_record, supervisor
+from anabranch.stack import gateways, stack_record, supervisor
 from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink.cluster import JOB_MANAGER_MEMORY_MB, TASK_MANAGER_MEMORY_MB, FlinkCluster
 from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 from anabranch.stack.flink.task_placement import Worker, workers
+from anabranch.stack.gateways import GatewayAddress, GatewayPorts, GatewayProcess
 from anabranch.stack.kafka.broker import HEAP_MB, KafkaBroker
 from anabranch.stack.processes import ProcessRecord, stop_all
 from anabranch.stack.restart_policy import RestartLimits
@@ -37,9 +38,19 @@ DEFAULT_TASK_MANAGERS = 2
 _STOP_GRACE_S = 10.0
 #: Part of its memory that a new JVM has touched.
 _TOUCHED_PART = 0.6
+_GATEWAY_MB = 200
 _CORE = {"broker", "job-manager"}
 
 Progress = Callable[[str], None]
+
+
+class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway; its `pid` is None if it has ended."""
+
+    name: str
+    http_url: str
+    grpc_url: str
+    pid: int | None
 
 
 class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +63,7 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
         broker_pid, job_manager_pid, supervisor_pid: None if it has ended.
         gone: Names of processes that ended by themselves.
         restarts: Restarts by process.
+        gateways: Doors for HTTP and gRPC.
         jobs: Flink's jobs, the newest first.
         workers: Flink's TaskManagers and their tasks.
     """
@@ -66,6 +78,7 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_pid: int | None = None
     gone: list[str] = []
     restarts: dict[str, Restarts] = {}
+    gateways: list[GatewayStatus] = []
     jobs: list[FlinkJob] = []
     workers: list[Worker] = []
 
@@ -85,9 +98,10 @@ def up(
     restart_limits: RestartLimits | None = None,
     kafka_settings: Mapping[str, str] | None = None,
     flink_settings: Mapping[str, str] | None = None,
+    gateway: GatewayPorts | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[StackStatus, bool]:
-    """Start the stack, or the missing TaskManagers and supervisor of a running one.
+    """Start the stack, or the missing TaskManagers, gateway and supervisor of a running one.
 
     A stack without broker or JobManager is started anew. After a failed start
     no new process is left.
@@ -100,6 +114,7 @@ def up(
         restart_limits: Limits of the supervisor of a new stack.
         kafka_settings: Settings of a new broker that override all others.
         flink_settings: Options of a new cluster that override all others.
+        gateway: Ports of its gateway; None for no gateway.
         progress: Receives a description of each step.
 
     Returns:
@@ -114,18 +129,23 @@ def up(
         alive = [process for process in record.processes if process.find()] if record else []
         if record and record.ready and {process.name for process in alive} >= _CORE:
             names = {process.name for process in alive}
-            missing = task_managers - len(names - _CORE - {supervisor.NAME})
+            missing = task_managers - sum(name.startswith("task-manager-") for name in names)
             if missing > 0:
                 _check_memory(missing * task_manager_memory_mb)
                 progress("Adding Flink TaskManagers")
                 _add_task_managers(folder, record, alive, missing)
+            has_no_gateway = gateway is not None and gateways.NAME not in names
+            if gateway is not None and has_no_gateway:
+                progress("Adding a gateway")
+                _add_gateway(folder, record, gateways.NAME, gateway, _place(record))
             if supervisor.NAME not in names:
                 _start_supervisor(folder, record)
-            return _status_of(folder, record), missing > 0 or supervisor.NAME not in names
+            return _status_of(folder, record), missing > 0 or has_no_gateway or supervisor.NAME not in names
         if record:
             progress("Stopping the rest of the last stack")
             _stop(folder, record)
-        _check_memory(task_managers * task_manager_memory_mb + JOB_MANAGER_MEMORY_MB + HEAP_MB)
+        needed_mb = task_managers * task_manager_memory_mb + JOB_MANAGER_MEMORY_MB + HEAP_MB
+        _check_memory(needed_mb + (_GATEWAY_MB if gateway else 0))
         (folder / "checkpoints").mkdir(exist_ok=True)
         broker = KafkaBroker(folder / "kafka", kafka_port, log_dir=folder / "logs", tied=False, settings=kafka_settings)
         cluster = FlinkCluster(
@@ -137,12 +157,19 @@ def up(
             tied=False,
             settings={"execution.checkpointing.dir": (folder / "checkpoints").as_uri(), **(flink_settings or {})},
         )
-        return _status_of(folder, _start(folder, broker, cluster, restart_limits or RestartLimits(), progress)), True
+        limits = restart_limits or RestartLimits()
+        return _status_of(folder, _start(folder, broker, cluster, gateway, limits, progress)), True
 
 
 def _start(
-    folder: Path, broker: KafkaBroker, cluster: FlinkCluster, limits: RestartLimits, progress: Progress
+    folder: Path,
+    broker: KafkaBroker,
+    cluster: FlinkCluster,
+    ports: GatewayPorts | None,
+    limits: RestartLimits,
+    progress: Progress,
 ) -> StackRecord:
+    door: GatewayProcess | None = None
     try:
         progress("Starting the Kafka broker")
         broker.launch()
@@ -159,17 +186,76 @@ def _start(
         stack_record.write(folder, record)
         progress("Waiting for the Kafka broker")
         broker.await_ready()
+        if ports is not None:
+            # Its imports run beside Flink's start.
+            door = GatewayProcess(folder, gateways.NAME, ports, _place(record))
+            door.launch()
+            _remember(folder, record, door)
         progress("Waiting for Flink")
         cluster.await_ready()
+        if door is not None:
+            progress("Waiting for the gateway")
+            door.await_ready()
+            record.gateways[gateways.NAME] = door.address
         record.ready = True
         _start_supervisor(folder, record)
     except BaseException:
+        if door is not None:
+            door.kill()
         cluster.kill()
         broker.kill()
         stack_record.path_of(folder).unlink(missing_ok=True)
         raise
-    _detach(broker, cluster)
+    _detach(broker, cluster, *([door] if door else []))
     return record
+
+
+def add_gateway(folder: Path, ports: GatewayPorts, arguments: Sequence[str]) -> GatewayAddress:
+    """Start another gateway of a running stack, and return its address.
+
+    Args:
+        arguments: Options of `anabranch gateway`, without ports.
+
+    Raises:
+        NotRunning: No stack runs.
+        PortInUse: A port is taken.
+        StartFailed: It ended, or did not serve in time.
+    """
+    require(folder)
+    with stack_record.lock(folder):
+        record = stack_record.read(folder)
+        if record is None:
+            raise NotRunning(f"no stack runs in {folder}: start one with `anabranch up`")
+        name = gateways.next_name([process.name for process in record.processes])
+        return _add_gateway(folder, record, name, ports, arguments)
+
+
+def _add_gateway(
+    folder: Path, record: StackRecord, name: str, ports: GatewayPorts, arguments: Sequence[str]
+) -> GatewayAddress:
+    door = GatewayProcess(folder, name, ports, arguments)
+    door.start()
+    try:
+        record.gateways[name] = door.address
+        _remember(folder, record, door)
+    except BaseException:
+        door.kill()
+        raise
+    _detach(door)
+    return record.gateways[name]
+
+
+def _place(record: StackRecord) -> list[str]:
+    return ["--bootstrap-servers", record.bootstrap_servers]
+
+
+def _remember(folder: Path, record: StackRecord, group: ServiceGroup) -> None:
+    new = _records(group)
+    names = {process.name for process in new}
+    record.processes = [*(process for process in record.processes if process.name not in names), *new]
+    record.services |= group.services
+    record.restarts = {name: restarts for name, restarts in record.restarts.items() if name not in names}
+    stack_record.write(folder, record)
 
 
 def _add_task_managers(folder: Path, record: StackRecord, alive: list[ProcessRecord], missing: int) -> None:
@@ -184,6 +270,7 @@ def _add_task_managers(folder: Path, record: StackRecord, alive: list[ProcessRec
         names = {process.name for process in record.processes}
         record.services = {name: known[name] for name in known.keys() & names}
         record.restarts = {name: record.restarts[name] for name in record.restarts.keys() & names}
+        record.gateways = {name: record.gateways[name] for name in record.gateways.keys() & names}
         stack_record.write(folder, record)
     except BaseException:
         cluster.kill()
@@ -271,6 +358,10 @@ def _status_of(folder: Path, record: StackRecord) -> StackStatus:
         job_manager_pid=alive.get("job-manager"),
         supervisor_pid=alive.get(supervisor.NAME),
         restarts=record.restarts,
+        gateways=[
+            GatewayStatus(name=name, http_url=each.http_url, grpc_url=each.grpc_url, pid=alive.get(name))
+            for name, each in record.gateways.items()
+        ],
         task_manager_pids=[pid for name, pid in alive.items() if name.startswith("task-manager-")],
         gone=[process.name for process in record.processes if process.name not in alive],
         jobs=jobs,

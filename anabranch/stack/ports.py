@@ -50,6 +50,11 @@ def claim(port: int, option: str) -> int:
     return port
 
 
+def prefer(port: int) -> int:
+    """Return the port, or a free one if it is taken."""
+    return port if is_free(port) else free_port()
+
+
 def answers(port: int) -> bool:
     """Return true if a server accepts connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from anabranch.stack.errors import StackError
+from anabranch.stack.gateways import GatewayAddress
 from anabranch.stack.processes import ProcessRecord
 from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import Service
@@ -35,6 +36,7 @@ class StackRecord(msgspec.Struct, kw_only=True):
         services: Their descriptions.
         ready: True if all served once.
         restarts: Restarts by process.
+        gateways: Addresses of gateways by process.
     """
 
     bootstrap_servers: str
@@ -44,6 +46,7 @@ class StackRecord(msgspec.Struct, kw_only=True):
     ready: bool = False
     restarts: dict[str, Restarts] = {}
     restart_limits: RestartLimits = RestartLimits()
+    gateways: dict[str, GatewayAddress] = {}
 
 
 def path_of(folder: Path) -> Path:

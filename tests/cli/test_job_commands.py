@@ -83,7 +83,7 @@ def test_job_survives_kill_of_everything_rescale_and_upgrade(tmp_path: Path) -> 
     (tmp_path / "all" / "double").rename(models / "double")
     (models / "double" / "model.toml").unlink()
     up = ["up", "--task-managers", "2"]
-    first = command(*up, "--kafka-port", "0", "--flink-port", "0")
+    first = command(*up, *(word for door in ("kafka", "flink", "http", "grpc") for word in (f"--{door}-port", "0")))
     try:
         check(command, tmp_path, first, up)
     finally:
@@ -99,7 +99,7 @@ def check(command: Commands, folder: Path, first: dict[str, Any], up: list[str])
 
     started = command("run", *options, "--detach")
     assert started["restored_from"] is None
-    assert "runs a job named 'lifecycle' already" in command.fails("run", *options, "--detach")
+    assert "runs the job 'lifecycle'" in command.fails("run", *options, "--detach")
     state_url = f"{(command.folder / 'checkpoints').as_uri()}/lifecycle"
     send(topics, 0)
     kept = command("savepoint", "lifecycle")["savepoint"]

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import typer
@@ -24,6 +25,11 @@ def anabranch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [ANABRANCH, *arguments, "--data-dir", str(folder)], capture_output=True, text=True, check=False, timeout=90
     )
+
+
+def get(door: dict[str, Any], path: str) -> Any:
+    with urlopen(door["http_url"] + path, timeout=30) as response:
+        return json.load(response)
 
 
 def test_help_option_prints_commands_at_once() -> None:
@@ -109,25 +115,35 @@ def test_up_command_port_in_use_is_one_line(
 
 @pytest.mark.system
 def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
-    up = anabranch("up", "--kafka-port", "0", "--flink-port", "0", "--task-managers", "1", "--json", folder=tmp_path)
+    free = [word for door in ("kafka", "flink", "http", "grpc") for word in (f"--{door}-port", "0")]
+    up = anabranch("up", *free, "--task-managers", "1", "--json", folder=tmp_path)
     assert up.returncode == 0, up.stderr
     first: dict[str, Any] = json.loads(up.stdout)
     assert first["running"] is True
     assert len(first["task_manager_pids"]) == 1
     assert first["gone"] == []
     assert first["jobs"] == []
+    [door] = first["gateways"]
     pids = {first["broker_pid"], first["job_manager_pid"], first["supervisor_pid"], *first["task_manager_pids"]}
-    assert pids == set(processes_of(tmp_path))
+    assert pids | {door["pid"]} == set(processes_of(tmp_path))
+    assert get(door, "/v2/health/live") == {"live": True}
 
     status = anabranch("status", "--json", folder=tmp_path)
     assert status.returncode == 0
-    assert json.loads(status.stdout) == first
+    assert json.loads(status.stdout) == {**first, "health": []}
 
     logs = anabranch("logs", "-o", "json", folder=tmp_path)
     assert (logs.returncode, logs.stderr) == (0, "")
     entries = [json.loads(line) for line in logs.stdout.splitlines()]
     assert {entry["source"] for entry in entries} >= {"broker", "job-manager", "task-manager-1"}
     assert "Kafka Server started" in anabranch("logs", "broker", "-n", "1000", folder=tmp_path).stdout
+
+    detached = anabranch("gateway", "--detach", "--http-port", "0", "--grpc-port", "0", "--json", folder=tmp_path)
+    assert detached.returncode == 0, detached.stderr
+    other: dict[str, Any] = json.loads(detached.stdout)
+    assert get(other, "/v2/models") == {"models": []}
+    found = json.loads(anabranch("status", "--json", folder=tmp_path).stdout)
+    assert found["gateways"] == [door, {"name": "gateway-2", **other}]
 
     subprocess.run(["kill", "-9", str(first["task_manager_pids"][0])], check=True)
     time.sleep(0.2)
@@ -137,6 +153,8 @@ def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
     assert second["job_manager_pid"] == first["job_manager_pid"]
     assert len(second["task_manager_pids"]) == 1
     assert second["task_manager_pids"] != first["task_manager_pids"]
+
+    assert second["gateways"] == found["gateways"]
 
     third = anabranch("up", "--task-managers", "1", folder=tmp_path)
     assert third.returncode == 0

@@ -66,7 +66,7 @@ def test_compose_task_managers_have_a_slot_per_task(services: dict[str, dict[str
     assert services["taskmanager"]["scale"] == load(ROOT / "deploy" / "anabranch.toml").job.parallelism == 2
 
 
-@pytest.mark.parametrize("service", ["jobmanager", "taskmanager", "job"])
+@pytest.mark.parametrize("service", ["jobmanager", "taskmanager", "job", "gateway"])
 def test_compose_commands_have_their_options(services: dict[str, dict[str, Any]], service: str) -> None:
     command, *arguments = services[service]["command"]
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})

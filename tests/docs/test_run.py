@@ -74,7 +74,7 @@ class Reader:
         if command.startswith("make setup"):
             return ""
         if re.search(r"anabranch up\b", command) and "--kafka-port" not in command:
-            command += " --kafka-port 0 --flink-port 0"
+            command += " --kafka-port 0 --flink-port 0 --http-port 0 --grpc-port 0"
         done = subprocess.run(
             ["bash", "-c", self._addressed(command)],
             cwd=self.folder,
