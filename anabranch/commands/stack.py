@@ -16,11 +16,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
+from anabranch.jobs.control import ENDED
 from anabranch.jobs.health import JobHealth, healths
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
 from anabranch.stack.flink.cluster import TASK_MANAGER_MEMORY_MB
-from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 from anabranch.stack.gateways import GRPC_PORT, HTTP_PORT, GatewayPorts
 
 DataDir = Annotated[
@@ -146,11 +147,15 @@ def _print_table(found: stack.StackStatus, health: Sequence[JobHealth] = ()) -> 
     for name, restarts in found.restarts.items():
         if restarts.count:
             table.add_row("Restarted", f"{name}, {restarts.count} times: read `anabranch logs {name}`")
-    for job in found.jobs:
+    for job in shown_jobs(found.jobs):
         table.add_row("Job", f"{job.name}  {job.state}  {job.job_id}")
+    if others := len(found.jobs) - len(shown_jobs(found.jobs)):
+        table.add_row("Ended", f"{others} earlier: `anabranch jobs` lists them")
     for job_health in health:
         now_ms = time.time() * 1000
         table.add_row("Checkpoint", escape(f"{job_health.name}  {job_health.checkpoints.summary(now_ms)}"))
+        if restarted := job_health.restarted(now_ms):
+            table.add_row("Restarted", escape(f"{job_health.name}  {restarted}"))
         for line in job_health.troubles(now_ms):
             table.add_row("[red]Trouble[/]", escape(f"{job_health.name}: {line}"))
     table.add_row("Data", found.data_dir)
@@ -158,6 +163,11 @@ def _print_table(found: stack.StackStatus, health: Sequence[JobHealth] = ()) -> 
     console.print(table)
     if found.workers:
         console.print(picture(found))
+
+
+def shown_jobs(jobs: Sequence[FlinkJob]) -> Sequence[FlinkJob]:
+    """Return the jobs that have not ended, else the newest; `jobs` begins with the newest."""
+    return [job for job in jobs if job.state not in ENDED] or jobs[:1]
 
 
 def _remedy(found: stack.StackStatus, name: str) -> str:

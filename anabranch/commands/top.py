@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic, sleep
+from time import sleep
 from typing import Annotated
 
 import typer
@@ -13,7 +13,8 @@ from rich.text import Text
 
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
-from anabranch.jobs.activity import JobActivity, activity, wanted
+from anabranch.jobs.activity import JobActivity
+from anabranch.jobs.watch import JobWatch
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.stack import local_stack as stack
 from anabranch.stack.errors import NotRunning
@@ -21,6 +22,7 @@ from anabranch.stack.flink.rest import FlinkRest
 
 _COLOURS = ("grey62", "cyan", "yellow", "magenta", "green", "blue", "red")
 _BAR_WIDTH = 36
+_WHOLE_FROM = 10
 
 
 def top(
@@ -69,40 +71,32 @@ def _print_lines(watch: _Watch, *, once: bool) -> None:
 
 
 class _Watch:
-    """Reads a job's counters at an interval."""
+    """Looks at a job at an interval."""
 
     def __init__(self, flink: FlinkRest, interval_s: float) -> None:
-        self._flink = flink
+        self._watch = JobWatch(flink)
         self._interval_s = interval_s
-        self._before = self._look()
-        self._before_s = monotonic()
+        self._watch.look()
 
     def next(self) -> JobActivity:
         """Return the activity since the last call, after one interval."""
-        sleep(self._interval_s)
-        after, after_s = self._look(), monotonic()
-        seen = activity(self._before, after, after_s - self._before_s)
-        self._before, self._before_s = after, after_s
-        return seen
-
-    def _look(self) -> dict[str, float]:
-        running = [job for job in self._flink.jobs() if job.state == "RUNNING"]
-        if not running:
-            raise NotRunning(f"no job runs on {self._flink.url}: start one with `anabranch run`")
-        return self._flink.sums(running[0].job_id, wanted)
+        while True:
+            sleep(self._interval_s)
+            if (seen := self._watch.look()) is not None:
+                return seen
 
 
 def _picture(seen: JobActivity) -> RenderableType:
     if not seen.models and not seen.errors_per_s and not seen.clocks:
-        return Text("No requests in this interval.")
+        return Text(f"No request was answered in the last {seen.seconds:.0f} s.")
     table = Table("model", "requests/s", "rows/s", "rows a batch", "p50 ms", "p99 ms", "where the time goes")
     for column in table.columns[1:6]:
         column.justify = "right"
     for rate in seen.models:
         table.add_row(
             rate.model,
-            f"{rate.requests_per_s:,.0f}",
-            f"{rate.rows_per_s:,.0f}",
+            _rate(rate.requests_per_s),
+            _rate(rate.rows_per_s),
             f"{rate.batch_rows:.1f}",
             f"{rate.p50_ms:.1f}",
             f"{rate.p99_ms:.1f}",
@@ -112,6 +106,10 @@ def _picture(seen: JobActivity) -> RenderableType:
     errors = [Text(f"{code}: {rate:,.1f} a second", style="red") for code, rate in seen.errors_per_s.items()]
     clocks = [Text(skew.line, style="yellow") for skew in seen.clocks]
     return Group(table, legend, *errors, *clocks)
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= _WHOLE_FROM else f"{per_s:.2g}"
 
 
 def _bar(stage_ms: dict[str, float]) -> Text:

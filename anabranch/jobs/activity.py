@@ -56,11 +56,37 @@ class ClockSkew:
 
 @dataclass(frozen=True)
 class JobActivity:
-    """Rates and latency of all models, errors by code, and skew of clocks."""
+    """Rates and latency of all models, errors by code, and skew of clocks, in `seconds`."""
 
     models: list[ModelRate]
     errors_per_s: dict[str, float]
     clocks: list[ClockSkew] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class ActivityWindow:
+    """Readings of one job, of which Flink may repeat old ones.
+
+    Args:
+        refresh_s: Time for which Flink may show the same counters.
+    """
+
+    def __init__(self, refresh_s: float) -> None:
+        self._refresh_s = refresh_s
+        self._last: tuple[float, Mapping[str, float]] | None = None
+        self._seen: JobActivity | None = None
+
+    def add(self, now_s: float, counts: Mapping[str, float]) -> JobActivity | None:
+        """Take a reading, and return the activity between the last two that differ; None at the first."""
+        if self._last is None:
+            self._last = now_s, counts
+            return None
+        last_s, before = self._last
+        if counts == before and now_s - last_s < self._refresh_s:
+            return self._seen
+        self._seen = activity(before, counts, now_s - last_s)
+        self._last = now_s, counts
+        return self._seen
 
 
 def wanted(metric_ids: Iterable[str]) -> list[str]:
@@ -90,6 +116,7 @@ def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: f
         [rate for rate in rates if rate.requests_per_s],
         {path[1]: count / seconds for path, count in sorted(grown.items()) if path[0] == "error" and count},
         clock_skews(grown),
+        seconds,
     )
 
 

@@ -37,10 +37,10 @@ class CheckpointHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     def summary(self, now_ms: float) -> str:
         """Return one line for people."""
-        completed = "none yet" if self.completed_ms is None else f"{_age(now_ms - self.completed_ms)} ago"
+        completed = "none yet" if self.completed_ms is None else f"{age(now_ms - self.completed_ms)} ago"
         times = "once" if self.failures == 1 else f"{self.failures} times in a row"
         failed = f"; failed {times}: {self.cause}" if self.failures else ""
-        slow = f"; one is under way for {_age(now_ms - (self.under_way_ms or 0))}" if self.is_slow(now_ms) else ""
+        slow = f"; one is under way for {age(now_ms - (self.under_way_ms or 0))}" if self.is_slow(now_ms) else ""
         return f"{completed}{failed}{slow}"
 
     def is_slow(self, now_ms: float) -> bool:
@@ -72,6 +72,7 @@ def _in_words(message: str) -> str:
     return next((words for said, words in _PLAIN.items() if said in message), message.splitlines()[0])
 
 
-def _age(ms: float) -> str:
+def age(ms: float) -> str:
+    """Write a time in seconds or minutes."""
     seconds = max(0.0, ms / 1000)
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from anabranch.jobs.activity import ClockSkew, clock_skews, path_of, wanted_clocks
-from anabranch.jobs.checkpoints import CheckpointHealth, checkpoint_health
+from anabranch.jobs.checkpoints import CheckpointHealth, age, checkpoint_health
 from anabranch.jobs.control import ENDED, cause_of
 from anabranch.jobs.left_out import left_out_models
 from anabranch.schemas.model import LeftOut
@@ -19,6 +19,9 @@ class JobHealth(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         left_out: Models that it does not serve.
         failure: Cause of its last failure, while it is not running.
+        restarts: Failures since its submission; Flink remembers 16.
+        restart_cause: Cause of the last one.
+        restarted_ms: Its time, since the epoch.
     """
 
     job_id: str
@@ -27,6 +30,16 @@ class JobHealth(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     checkpoints: CheckpointHealth = CheckpointHealth()
     clocks: list[ClockSkew] = []
+    restarts: int = 0
+    restart_cause: str = ""
+    restarted_ms: int = 0
+
+    def restarted(self, now_ms: float) -> str:
+        """Return one line about its restarts; empty without."""
+        if not self.restarts:
+            return ""
+        times = "once" if self.restarts == 1 else f"{self.restarts} times"
+        return f"{times}, the last {age(now_ms - self.restarted_ms)} ago: {self.restart_cause}"
 
     def troubles(self, now_ms: float) -> list[str]:
         """Return one line for each trouble."""
@@ -58,12 +71,16 @@ def _clocks(rest: FlinkRest, job: FlinkJob) -> list[ClockSkew]:
 
 
 def _health(rest: FlinkRest, job: FlinkJob) -> JobHealth:
-    traces = [] if job.state == "RUNNING" else rest.failures(job.job_id, 1)
+    failures = rest.failure_history(job.job_id)
+    cause = cause_of(failures[0].trace) if failures else ""
     return JobHealth(
         job_id=job.job_id,
         name=job.name,
         left_out=left_out_models(rest, job.job_id),
-        failure=cause_of(traces[0]) if traces else "",
+        failure="" if job.state == "RUNNING" else cause,
+        restarts=len(failures),
+        restart_cause=cause,
+        restarted_ms=failures[0].time_ms if failures else 0,
         clocks=_clocks(rest, job),
         checkpoints=checkpoint_health(rest.get(f"/jobs/{job.job_id}/checkpoints")),
     )

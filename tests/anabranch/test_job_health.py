@@ -13,7 +13,7 @@ from anabranch.jobs.left_out import await_reports, left_out_models
 from anabranch.operators.core.metrics import left_out_token
 from anabranch.schemas.model import LeftOut
 from anabranch.stack.errors import StackError
-from anabranch.stack.flink.rest import FlinkJob, FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest, JobFailure
 
 NOW_MS = 1_000_000
 TOLERABLE = "execution.checkpointing.tolerable-failed-checkpoints"
@@ -95,8 +95,9 @@ class FakeCluster:
         counts = {f"{name}.anabranch.clock.ahead_{kind}": count for name in "ab" for kind, count in counts.items()}
         return {name: counts[name] for name in choose([*counts, "a.anabranch.models.opened"])}
 
-    def failures(self, *_: object) -> list[str]:
-        return ["E: x\nCaused by: Exceeded checkpoint tolerable failure threshold."]
+    def failure_history(self, *_: object) -> list[JobFailure]:
+        last = JobFailure("E: x\nCaused by: Exceeded checkpoint tolerable failure threshold.", NOW_MS - 5_000)
+        return [last, JobFailure("E: older", NOW_MS - 90_000)]
 
     def get(self, path: str) -> Any:
         if self.gone:
@@ -150,6 +151,10 @@ def test_healths_of_jobs_name_all_troubles() -> None:
         "last checkpoint: none yet; failed once: disk full",
         "since its start, 8 requests came 250 ms before their time: a sender's clock is ahead",
     ]
+    cause = "Exceeded checkpoint tolerable failure threshold."
+    assert found.restarted(NOW_MS) == f"2 times, the last 5 s ago: {cause}"
+    [running] = healths(rest([]), [FlinkJob("j", "ocr", "RUNNING", 1)])
+    assert (running.failure, running.restart_cause) == ("", cause)
     gone = rest([])
     cast("Any", gone).gone = True
     assert healths(gone, jobs) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -28,6 +28,13 @@ class FlinkJob(msgspec.Struct, frozen=True):
     name: str
     state: str
     start_time_ms: int = msgspec.field(name="start-time")
+
+
+class JobFailure(NamedTuple):
+    """A failure, after which Flink restarts the job."""
+
+    trace: str
+    time_ms: int
 
 
 class FlinkRest:
@@ -58,12 +65,16 @@ class FlinkRest:
         jobs = msgspec.convert(self.get("/jobs/overview")["jobs"], list[FlinkJob])
         return sorted(jobs, key=lambda job: job.start_time_ms, reverse=True)
 
-    def failures(self, job_id: str, most: int = 16) -> list[str]:
-        """Return the stack traces of a job's last failures, the newest first."""
+    def failure_history(self, job_id: str, most: int = 16) -> list[JobFailure]:
+        """Return a job's last failures, the newest first."""
         entries = (
             self.get(f"/jobs/{job_id}/exceptions?maxExceptions={most}").get("exceptionHistory", {}).get("entries", ())
         )
-        return [str(entry["stacktrace"]) for entry in entries]
+        return [JobFailure(str(entry["stacktrace"]), int(entry.get("timestamp", 0))) for entry in entries]
+
+    def failures(self, job_id: str, most: int = 16) -> list[str]:
+        """Return the stack traces of a job's last failures, the newest first."""
+        return [failure.trace for failure in self.failure_history(job_id, most)]
 
     def last_failure(self, job_id: str) -> str:
         """Return the stack trace of a job's last failure, or an empty string."""
