@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.flows.flow_tables import FlowTable, beside, check_topics
-from anabranch.flink_job.kafka.security import OWN_PROPERTIES, KafkaSecurity, check_security
+from anabranch.flink_job.flows.flow_tables import FlowTable, beside, check_schemas, check_topics
+from anabranch.flink_job.kafka.security import OWN_PROPERTIES, KafkaSecurity, SecretReference, check_security
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.limits import DEFAULT_MESSAGE_BYTES, KAFKA_FRAMING_BYTES, MAX_MESSAGE_BYTES
@@ -183,6 +183,24 @@ class ModelsConfig(_Section, frozen=True):
     store: str = ""
 
 
+class RegistryConfig(_Section, frozen=True):
+    """The schema registry of flows, with Confluent's REST interface.
+
+    Attributes:
+        url: Address, `http://HOST:PORT`.
+        username: User; empty for none.
+        password: Password, as `env:NAME` or `file:PATH`.
+        ca_file: PEM file of trusted certificates on every TaskManager; empty for the system's.
+        timeout_ms: Time until an event whose schema is not answered becomes a dead letter.
+    """
+
+    url: Annotated[str, Meta(pattern="^$|^https?://.+$")] = ""
+    username: str = ""
+    password: SecretReference = ""
+    ca_file: str = ""
+    timeout_ms: Annotated[int, Meta(ge=100)] = 60_000
+
+
 class ModelDefaults(_Section, frozen=True):
     """Settings of models without their own."""
 
@@ -199,6 +217,7 @@ class Config(_Section, frozen=True):
     exchange: ExchangeConfig = ExchangeConfig()
     models: ModelsConfig = ModelsConfig()
     defaults: ModelDefaults = ModelDefaults()
+    registry: RegistryConfig = RegistryConfig()
     flow: tuple[FlowTable, ...] = ()
 
     @property
@@ -258,6 +277,7 @@ def _check_together(config: Config, place: str) -> Config:
         names = ", ".join(map(repr, topics))
         raise ConfigError(f"{place}: the topics of [kafka] are {names}, expected three different names: rename one")
     check_topics(config.flow, topics, place)
+    check_schemas(config.flow, place, has_registry=bool(config.registry.url))
     check_security(kafka.security, place)
     if kafka.security != KafkaSecurity():
         doubled = sorted(filter(OWN_PROPERTIES.fullmatch, kafka.properties))

@@ -22,6 +22,7 @@ from pyflink.datastream import DataStream, StreamExecutionEnvironment
 
 from anabranch.flink_job import java
 from anabranch.flink_job.config import Config, shares_memory
+from anabranch.flink_job.flows.registry import registry_of
 from anabranch.flink_job.flows.resolution import resolve
 from anabranch.flink_job.kafka.connectors import read_requests, write
 from anabranch.flink_job.slots import DEFAULT_GROUP, group_of
@@ -54,7 +55,8 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
     """Add the job to an environment."""
     kafka = config.kafka
     specs = resolve(config.flow, catalog, "the configuration")
-    flows = Flows((spec, catalog.find(spec.model_name, spec.model_version)) for spec in specs)
+    served_flows = [(spec, catalog.find(spec.model_name, spec.model_version)) for spec in specs]
+    flows = Flows(served_flows, registry=registry_of(config))
     requests = read_requests(env, config, keys_by_group(config.job.max_parallelism))
     served = serve(requests, config, catalog, backend, flows)
     # A sink after a union would not be fused with its inputs.

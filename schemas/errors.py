@@ -136,6 +136,12 @@ class UnknownFlow(RequestError):
     code = "unknown_flow"
 
 
+class UnknownSchema(RequestError):
+    """The event's schema is unknown or unusable."""
+
+    code = "unknown_schema"
+
+
 class ServingError(AnabranchError):
     """Serving a valid request failed."""
 
@@ -200,6 +206,18 @@ class ExchangeFailed(ServingError):
     """A task could not read a record of another task."""
 
     code = "exchange_failed"
+
+
+class SchemaRefused(ServingError):
+    """The outgoing schema is refused."""
+
+    code = "schema_refused"
+
+
+class RegistryUnavailable(ServingError):
+    """The schema registry does not answer."""
+
+    code = "registry_unavailable"
 
 
 class InternalError(ServingError):

@@ -28,7 +28,10 @@ RULES: dict[str, tuple[set[str], set[str] | None]] = {
         {"apache_beam", "msgspec", "numpy", "py4j", "pyflink"},
     ),
     "operators.backends": ({"schemas", "operators.backends", "onnx_runtime"}, {"numpy"}),
-    "operators.core": ({"schemas", "operators.core", "operators.backends.base"}, {"msgspec", "numpy", "orjson"}),
+    "operators.core": (
+        {"schemas", "operators.core", "operators.backends.base"},
+        {"fastavro", "google", "msgspec", "numpy", "orjson"},
+    ),
     "flink_job": ({"schemas", "operators", "partition", "flink_job", "onnx_runtime"}, None),
     "": ({""}, None),
 }

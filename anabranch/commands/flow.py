@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, BinaryIO
@@ -48,7 +49,8 @@ def check(
     from anabranch.trial.flow_trial import FlowTrial  # noqa: PLC0415 - `--help` must be quick
 
     trial = FlowTrial(file, topic, model_repository)
-    event = _sample(sample)
+    with _sample(sample) as given:
+        event = trial.event(given)
     table = Table("input", "datatype", "shape", "first values", title_justify="left")
     for tensor, (raw, shape) in zip(trial.model.inputs, trial.compiled().read(event), strict=True):
         values = _first_values(tensor.datatype, raw, shape)
@@ -63,13 +65,18 @@ def check(
     console.print(route, markup=False, highlight=False)
     if outcome.key is not None:
         console.print(f"key: {outcome.key.decode(errors='replace')}", markup=False, highlight=False)
-    sys.stdout.buffer.write(outcome.value.rstrip() + b"\n")
+    if schema := trial.outgoing_schema():
+        console.print(f"outgoing schema: {schema}", markup=False, highlight=False, soft_wrap=True)
+    sys.stdout.buffer.write(trial.show(outcome.value))
 
 
 def try_flow(
     file: _Configuration,
     source: Annotated[
-        str, typer.Option("--input", metavar="FILE|-", help="Events, a JSON object in each line; - for standard input.")
+        str,
+        typer.Option(
+            "--input", metavar="FILE|-", help="Events: JSON in each line, or an Avro file; - for standard input."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Outgoing events. Default: standard output.")
@@ -95,10 +102,10 @@ def try_flow(
     good = bad = 0
     started_s = shown_s = monotonic()
     with _opened(source) as lines, _written(output) as events, _written(letters) as dead:
-        for outcome in trial.run(_events(lines)):
+        for outcome in trial.run(trial.events(lines)):
             if not outcome.failure:
                 good += 1
-                events.write(outcome.value.rstrip() + b"\n")
+                events.write(trial.show(outcome.value))
             elif letters is not None:
                 bad += 1
                 dead.write(outcome.value + b"\n")
@@ -114,11 +121,9 @@ def try_flow(
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _sample(sample: str) -> bytes:
-    if sample.lstrip().startswith(("{", "[")):
-        return sample.encode()
-    with _opened(sample) as file:
-        return file.read()
+def _sample(sample: str) -> AbstractContextManager[BinaryIO]:
+    is_text = sample.lstrip().startswith(("{", "["))
+    return BytesIO(sample.encode()) if is_text else _opened(sample)
 
 
 def _opened(source: str) -> AbstractContextManager[BinaryIO]:
@@ -139,12 +144,6 @@ def _written(path: Path | None) -> AbstractContextManager[BinaryIO]:
         return path.open("wb")
     except OSError as error:
         raise UnusableArgument(f"cannot write {path} ({error.strerror}): give another file") from None
-
-
-def _events(lines: BinaryIO) -> Iterator[bytes]:
-    for line in lines:
-        if event := line.rstrip(b"\r\n"):
-            yield event
 
 
 def _first_values(datatype: str, raw: bytes, shape: Sequence[int]) -> str:

@@ -1,17 +1,22 @@
 """Runs events through one flow of a configuration."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import Config, load
+from anabranch.flink_job.flows.registry import registry_of
 from anabranch.flink_job.flows.resolution import resolve
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.flows.flow import Flow
 from anabranch.operators.core.flows.flows import Flows
+from anabranch.operators.core.flows.registered_schemas import Kind, LocalRegistry, RegisteredSchema
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.sessions.step_functions import load_function
 from anabranch.schemas.carried import decode_carried
@@ -19,6 +24,10 @@ from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.model import Catalog
 from anabranch.schemas.records import Source
 from anabranch.trial.local_run import LocalRun, event_record
+
+if TYPE_CHECKING:
+    from anabranch.trial.avro_events import AvroEvents
+    from anabranch.trial.protobuf_events import ProtobufEvents
 
 _LINE = "line"
 
@@ -64,10 +73,53 @@ class FlowTrial:
             raise UnusableArgument(f"{path} has no flow of topic {topic!r}; available: {available}")
         self.spec = flows[topic]
         self.model = self._catalog.find(self.spec.model_name, self.spec.model_version)
+        self._registry = LocalRegistry()
+        self._events = self._converter()
+
+    def _converter(self) -> AvroEvents | ProtobufEvents | None:
+        """Return the converter of events that are not JSON."""
+        if self.spec.format == "avro":
+            from anabranch.trial.avro_events import AvroEvents  # noqa: PLC0415 - for few flows
+
+            return AvroEvents(self.spec, self.model, self._registry, lambda: self._latest("AVRO"))
+        if self.spec.format == "protobuf":
+            from anabranch.trial.protobuf_events import ProtobufEvents  # noqa: PLC0415 - for few flows
+
+            return ProtobufEvents(self.spec, self.model, self._registry, lambda: self._latest("PROTOBUF"))
+        return None
+
+    def _latest(self, kind: Kind) -> RegisteredSchema:
+        registry = registry_of(self._config)
+        if registry is None:
+            raise LookupError("registry.url")
+        return registry.latest(f"{self.spec.topic}-value", kind)
+
+    def event(self, file: BinaryIO) -> bytes:
+        """Return the event of a file, the first one if they are not JSON."""
+        return file.read() if self._events is None else next(self._events.read(file), b"")
+
+    def events(self, file: BinaryIO) -> Iterator[bytes]:
+        """Yield the events of a file; raise UnusableArgument for one that cannot be read."""
+        if self._events is not None:
+            yield from self._events.read(file)
+            return
+        for line in file:
+            if event := line.rstrip(b"\r\n"):
+                yield event
+
+    def show(self, event: bytes) -> bytes:
+        """Return an outgoing event as a line of JSON."""
+        return (event if self._events is None else self._events.show(event)).rstrip() + b"\n"
+
+    def outgoing_schema(self) -> str:
+        """Return the schema of the outgoing events so far; empty for JSON."""
+        return "" if self._events is None else self._events.outgoing_schema()
 
     def compiled(self) -> Flow:
         """Return the flow with its function."""
-        flow = Flows([(self.spec, self.model)]).with_functions(load_function).of(self.spec.topic)
+        flow = (
+            Flows([(self.spec, self.model)], registry=self._registry).with_functions(load_function).of(self.spec.topic)
+        )
         if flow is None:
             raise LookupError(self.spec.topic)
         return flow
@@ -76,7 +128,7 @@ class FlowTrial:
         """Run events; yield their outcomes in the same order."""
         done: dict[int, Outcome] = {}
         line = 1
-        served = LocalRun(self._config, self._catalog, [self.spec], OnnxBackend())
+        served = LocalRun(self._config, self._catalog, [self.spec], OnnxBackend(), self._registry)
         for output in served.serve(self._records(events)):
             outcome = _outcome_of(output, keyed=self.spec.key is not None)
             done[outcome.line] = outcome

@@ -20,6 +20,7 @@ from anabranch.operators.core.execution.step import Step
 from anabranch.operators.core.flows.event_admission import EventAdmission
 from anabranch.operators.core.flows.flow_spec import FlowSpec
 from anabranch.operators.core.flows.flows import Flows
+from anabranch.operators.core.flows.registered_schemas import SchemaRegistry
 from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output, Shard, Unit, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter
@@ -47,7 +48,14 @@ class LocalRun:
         ModelLoadFailed: A model or a function of a flow cannot be loaded.
     """
 
-    def __init__(self, config: Config, catalog: Catalog, flows: Iterable[FlowSpec], backend: Backend) -> None:
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        flows: Iterable[FlowSpec],
+        backend: Backend,
+        registry: SchemaRegistry | None = None,
+    ) -> None:
         self._catalog = catalog
         self._backend = backend
         self._sessions: dict[tuple[str, str], Session] = {}
@@ -56,7 +64,7 @@ class LocalRun:
             (msgspec.structs.replace(spec, deadline_ms=0), catalog.find(spec.model_name, spec.model_version))
             for spec in flows
         ]
-        self._flows = Flows(served).with_functions(load_function)
+        self._flows = Flows(served, registry=registry).with_functions(load_function)
         kafka = config.kafka
         self._writer = writer = ResponseWriter(
             kafka.requests_topic,

@@ -21,6 +21,10 @@ class FlowTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         to: Topic of events with predictions.
         model: Model of the repository, `NAME` or `NAME@VERSION`.
         format: Encoding of the events.
+        framing: `confluent` events name their schemas in `[registry]`, as Confluent's serializers write them.
+        schema: File beside this one: an Avro schema of all events, or by which framed events are read; for unframed
+            Protobuf a descriptor set.
+        message: Full name of the Protobuf message in it.
         inputs: Fields of each input of the model, or `FILE.py:FUNCTION` beside this file.
         outputs: Output of the model for each path in the event.
         key: Field for the record's new key; empty keeps its own.
@@ -35,7 +39,10 @@ class FlowTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: Annotated[str, Meta(min_length=1)] = msgspec.field(name="from")
     to: Annotated[str, Meta(min_length=1)]
     model: str
-    format: Literal["json"] = "json"
+    format: Literal["json", "avro", "protobuf"] = "json"
+    framing: Literal["confluent", "none"] = "confluent"
+    schema: str = ""
+    message: str = ""
     inputs: dict[str, Any] | str
     outputs: dict[str, Any]
     key: str = ""
@@ -76,6 +83,29 @@ class OutputTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     default: Any = msgspec.UNSET
 
 
+def check_schemas(flows: Sequence[FlowTable], place: str, *, has_registry: bool) -> None:
+    """Refuse flows without their schemas; raise ConfigError."""
+    for number, flow in enumerate(flows):
+        where = f"{place}: flow[{number}]"
+        is_protobuf = flow.format == "protobuf"
+        if flow.format == "json":
+            if flow.schema or flow.message or flow.framing != "confluent":
+                raise ConfigError(f"{where}.format is 'json', which has no schema: remove schema, message and framing")
+        elif flow.message and not is_protobuf:
+            raise ConfigError(f"{where}.message is for Protobuf: remove it")
+        elif flow.framing == "none":
+            if not flow.schema or (is_protobuf and not flow.message):
+                needed = "schema and message" if is_protobuf else "schema"
+                raise ConfigError(f"{where}.framing is 'none' without {needed}: name the file with the events' schema")
+        elif not has_registry:
+            raise ConfigError(
+                f"{where}.format is {flow.format!r} without a registry: write registry.url, or framing = 'none' and "
+                "schema"
+            )
+        elif is_protobuf and flow.schema:
+            raise ConfigError(f"{where}.schema is not used, because the events name their schemas: remove it")
+
+
 def check_topics(flows: Sequence[FlowTable], own_topics: Sequence[str], place: str) -> None:
     """Refuse flows with a common topic, or in a circle; raise ConfigError."""
     onwards: dict[str, str] = {}
@@ -105,10 +135,13 @@ def check_topics(flows: Sequence[FlowTable], own_topics: Sequence[str], place: s
 
 
 def beside(flows: tuple[FlowTable, ...], folder: Path) -> tuple[FlowTable, ...]:
-    """Return flows with absolute paths of function files."""
+    """Return flows with absolute paths of files."""
+    at = folder.resolve()
     return tuple(
-        msgspec.structs.replace(flow, inputs=str(folder.resolve() / flow.inputs))
-        if isinstance(flow.inputs, str)
-        else flow
+        msgspec.structs.replace(
+            flow,
+            inputs=str(at / flow.inputs) if isinstance(flow.inputs, str) else flow.inputs,
+            schema=str(at / flow.schema) if flow.schema else "",
+        )
         for flow in flows
     )

@@ -12,13 +12,18 @@ from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.flows.flow_tables import FieldTable, FlowTable, OutputTable
 from anabranch.flink_job.model_repository.chains import read_function
 from anabranch.flink_job.toml_sections import read_section
+from anabranch.operators.core.flows.event_format import format_of
 from anabranch.operators.core.flows.field_path import FieldPath, format_path, parse_path
 from anabranch.operators.core.flows.flow_spec import FieldKind, FieldSpec, FlowSpec, InputSpec, OutputField
-from anabranch.schemas.errors import ModelUnavailable, UnknownModel, UnknownVersion
+from anabranch.operators.core.flows.protobuf_format import ProtobufFormat
+from anabranch.operators.core.flows.protobuf_schema import schema_of_set
+from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.schemas.errors import ModelUnavailable, UnknownModel, UnknownSchema, UnknownVersion
 from anabranch.schemas.model import Catalog, TensorSpec
 from anabranch.schemas.tensors import BYTES, FLOATS, show_axes
 
 _OUTPUT = re.compile(r"([^\[\]]+)((?:\[-?\d+\])*)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
@@ -51,6 +56,7 @@ class _Resolver:
         for path in paths:
             if any(path[: len(other)] == other and path is not other for other in paths):
                 raise ConfigError(f"{where}.outputs: {format_path(path)!r} and another field overlap: rename one")
+        schema, protobuf = self._schemas()
         spec = FlowSpec(
             topic=flow.source,
             to=flow.to,
@@ -65,10 +71,53 @@ class _Resolver:
             on_error=flow.on_error,
             error_path=error_path,
             is_ordered=flow.order == "key",
+            format=flow.format,
+            schema=schema,
+            protobuf=protobuf,
+            message=flow.message,
+            is_framed=flow.format != "json" and flow.framing == "confluent",
         )
+        self._check_format(spec, paths)
         if spec.is_ordered:
             self._check_order()
         return spec
+
+    def _check_format(self, spec: FlowSpec, paths: Sequence[tuple[str, ...]]) -> None:
+        if spec.format == "json":
+            return
+        for path in paths:
+            for key in path:
+                if not _NAME.fullmatch(key):
+                    raise ConfigError(
+                        f"{self._where}.outputs: {key!r} is not a name in {spec.format}: use letters, digits and '_'"
+                    )
+        try:
+            form = format_of(spec, self._model)
+            if isinstance(form, ProtobufFormat):
+                form.check_defaults()
+        except (UnknownSchema, TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"{self._where}: {error}") from None
+
+    def _schemas(self) -> tuple[str, RegisteredSchema | None]:
+        """Return the schema of Avro or Protobuf events."""
+        flow = self._flow
+        if not flow.schema:
+            return "", None
+        try:
+            if flow.format == "protobuf":
+                return "", schema_of_set(self._schema(), flow.message)
+            return self._schema().decode(), None
+        except UnknownSchema as error:
+            raise ConfigError(f"{self._where}.schema: {error.message}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self._where}.schema: {flow.schema} is not text: name an Avro schema") from None
+
+    def _schema(self) -> bytes:
+        path = self._flow.schema
+        try:
+            return Path(path).read_bytes() if path else b""
+        except OSError as error:
+            raise ConfigError(f"{self._where}.schema: cannot read {path}: {error.strerror}; check the path") from None
 
     def _check_order(self) -> None:
         model = self._model

@@ -95,7 +95,7 @@ def java_properties(security: KafkaSecurity) -> dict[str, str]:
         properties["sasl.mechanism"] = security.mechanism
         properties["sasl.jaas.config"] = (
             f"{_LOGIN_MODULES[security.mechanism]} required username={_quoted(security.username)} "
-            f"password={_quoted(_read_secret(security.password, 'password'))};"
+            f"password={_quoted(read_secret(security.password, 'password'))};"
         )
     if security.encrypts:
         if not security.check_hostname:
@@ -110,7 +110,7 @@ def java_properties(security: KafkaSecurity) -> dict[str, str]:
                 "ssl.keystore.key": _read_java_key(security.key_file),
             }
         if security.key_password:
-            properties["ssl.key.password"] = _read_secret(security.key_password, "key_password")
+            properties["ssl.key.password"] = read_secret(security.key_password, "key_password")
     return properties
 
 
@@ -122,7 +122,7 @@ def python_options(security: KafkaSecurity) -> dict[str, str | bool]:
     if security.authenticates:
         options["sasl_mechanism"] = security.mechanism
         options["sasl_plain_username"] = security.username
-        options["sasl_plain_password"] = _read_secret(security.password, "password")
+        options["sasl_plain_password"] = read_secret(security.password, "password")
     if security.encrypts:
         options["ssl_check_hostname"] = security.check_hostname
         files = {
@@ -135,25 +135,26 @@ def python_options(security: KafkaSecurity) -> dict[str, str | bool]:
                 _read_file(path, key)
                 options[option] = path
         if security.key_password:
-            options["ssl_password"] = _read_secret(security.key_password, "key_password")
+            options["ssl_password"] = read_secret(security.key_password, "key_password")
     return options
 
 
-def _read_secret(reference: str, key: str) -> str:
+def read_secret(reference: str, key: str, table: str = "kafka.security") -> str:
+    """Return a secret, or raise ConfigError."""
     source, _, name = reference.partition(":")
     if source == "file":
-        return _read_file(name, key).rstrip("\r\n")
+        return _read_file(name, key, table).rstrip("\r\n")
     if name not in os.environ:
-        raise ConfigError(f"kafka.security.{key} is {reference!r}, but the variable {name} is not set: set it")
+        raise ConfigError(f"{table}.{key} is {reference!r}, but the variable {name} is not set: set it")
     return os.environ[name]
 
 
-def _read_file(path: str, key: str) -> str:
+def _read_file(path: str, key: str, table: str = "kafka.security") -> str:
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"cannot read {path!r} of kafka.security.{key}: {reason}; check the path") from None
+        raise ConfigError(f"cannot read {path!r} of {table}.{key}: {reason}; check the path") from None
 
 
 def _read_java_key(path: str) -> str:

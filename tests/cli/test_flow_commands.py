@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import fastavro
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
@@ -116,6 +118,92 @@ def test_try_with_several_flows_needs_a_name(config: Path) -> None:
     assert "no flow of topic 'sales'; available: payments, orders" in result.stderr
     result = run("try", config, "--input", "-", "--flow", "orders", text=EVENT)
     assert "1 to orders-scored" in result.stderr
+
+
+SCHEMA = {
+    "type": "record",
+    "name": "Payment",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "amount", "type": "double"},
+        {
+            "name": "user",
+            "type": ["null", {"type": "record", "name": "User", "fields": [{"name": "age", "type": "int"}]}],
+        },
+        {"name": "minute_of_day", "type": "int"},
+    ],
+}
+AVRO_EVENT = '{"id": "a", "amount": 9.5, "user": {"User": {"age": 41}}, "minute_of_day": 771}'
+
+
+@pytest.fixture(params=["confluent", "none"])
+def avro_config(config: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    (tmp_path / "payment.avsc").write_text(json.dumps(SCHEMA))
+    more = 'format = "avro"\nschema = "payment.avsc"\n'
+    more += (
+        'framing = "none"\n'
+        if request.param == "none"
+        else '[registry]\nurl = "http://127.0.0.1:1"\ntimeout_ms = 100\n'
+    )
+    config.write_text(config.read_text() + more)
+    return config
+
+
+def avro_file(path: Path, *amounts: float) -> Path:
+    user = {"age": 41}
+    with path.open("wb") as file:
+        events = [{"id": "a", "amount": amount, "user": user, "minute_of_day": 771} for amount in amounts]
+        fastavro.writer(file, SCHEMA, events)
+    return path
+
+
+def test_try_avro_file_prints_scored_events(avro_config: Path, tmp_path: Path) -> None:
+    events = avro_file(tmp_path / "events.avro", 9.5, 0.5)
+    result = run("try", avro_config, "--input", events)
+    assert result.exit_code == 0, result.output
+    assert "2 events in" in result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["amount"] for event in found] == [9.5, 0.5]
+    scores = [event["fraud"]["Payment_fraud"]["score"]["float"] for event in found]
+    assert scores[1] > scores[0] > 0
+    result = run("flow", "check", avro_config, "--sample", events)
+    assert result.exit_code == 0, result.output
+    assert "9.5, 41, 771" in result.stderr
+    assert '"name":"Payment_fraud"' in result.stderr.replace("\n", "")
+    assert json.loads(result.stdout) == found[0]
+
+
+def test_try_avro_lines_need_their_schema(avro_config: Path) -> None:
+    result = run("try", avro_config, "--input", "-", text=AVRO_EVENT + "\n")
+    if "[registry]" in avro_config.read_text():
+        assert "registry_unavailable: the registry http://127.0.0.1:1 has not answered" in result.stderr
+        return
+    assert json.loads(result.stdout)["id"] == "a"
+    result = run("try", avro_config, "--input", "-", text="{]\n")
+    assert "the events cannot be read" in result.stderr
+
+
+def test_try_protobuf_lines_prints_scored_events(config: Path, tmp_path: Path) -> None:
+    files = FileDescriptorSet()
+    payment = files.file.add(name="payment.proto", package="shop", syntax="proto3").message_type.add(name="Payment")
+    for number, (name, kind) in enumerate((("id", 9), ("amount", 1), ("user", 11), ("minute_of_day", 5)), 1):
+        payment.field.add(name=name, number=number, type=kind, label=1)
+    payment.field[2].type_name = ".shop.Payment.User"
+    payment.nested_type.add(name="User").field.add(name="age", number=1, type=5, label=1)
+    (tmp_path / "payment.desc").write_bytes(files.SerializeToString())
+    more = 'format = "protobuf"\nframing = "none"\nschema = "payment.desc"\nmessage = "shop.Payment"\n'
+    config.write_text(config.read_text() + more)
+    result = run("try", config, "--input", "-", text=EVENT + "\n\n" + EVENT.replace("9.50", "0.5"))
+    assert result.exit_code == 0, result.output
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["amount"] for event in found] == [9.5, 0.5]
+    assert found[0]["user"] == {"age": 41}
+    assert found[1]["fraud"]["score"] > found[0]["fraud"]["score"] > 0
+    result = run("flow", "check", config, "--sample", EVENT)
+    assert "9.5, 41, 771" in result.stderr
+    assert json.loads(result.stdout) == found[0]
+    result = run("try", config, "--input", "-", text='{"amount": "x"}')
+    assert "line 1 is not a shop.Payment" in result.stderr
 
 
 def test_page_commands_and_function_run(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,20 @@
 
 payments  --> [ double ]            --> scored      in order of keys
 clicks    --> [ ensemble `strict` ] --> rated       failed ones go on with a code
+orders    --> [ double ]            --> doubled     in Avro, by one schema and then by a newer one
 requests  --> [ double ]            --> responses
 """
 
+import io
 import json
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import numpy as np
 import onnxruntime
 import orjson
@@ -30,6 +34,7 @@ from anabranch.stack.kafka.topics import Topic
 from tests.core.malformed_events import MALFORMED
 from tests.flink.conftest import FIRST_THREAD
 from tests.flink.service import PARTITIONS, Topics, await_checkpoint
+from tests.schema_registry import RegistryServer
 
 EVENTS = 3000
 KEYS = 40
@@ -59,8 +64,39 @@ def click(number: int) -> bytes:
     return json.dumps({"n": number, "item": number % 10}).encode()
 
 
+SHOP = {"type": "record", "name": "Shop", "fields": [{"name": "id", "type": "long"}]}
+FIELDS = [{"name": "n", "type": "long"}, {"name": "shop", "type": ["null", SHOP]}]
+#: The newer one has another field before the others.
+ORDERS = [
+    json.dumps({"type": "record", "name": "Order", "fields": fields})
+    for fields in (FIELDS, [{"name": "note", "type": "string", "default": ""}, *FIELDS])
+]
+
+
+def order(number: int) -> bytes:
+    newer = number >= EVENTS // 2
+    event = {"note": f"n{number}", "n": number, "shop": {"id": number % 9}}
+    record = io.BytesIO()
+    fastavro.schemaless_writer(record, json.loads(ORDERS[newer]), event)
+    return b"\0\0\0\0%c" % (1 + newer) + record.getvalue()
+
+
 @pytest.fixture
-def topics(broker: KafkaBroker, model_repository: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+def registry() -> Iterator[RegistryServer]:
+    with RegistryServer() as server:
+        for text in ORDERS:
+            server.add(text)
+        yield server
+
+
+@pytest.fixture
+def topics(
+    broker: KafkaBroker,
+    model_repository: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    registry: RegistryServer,
+) -> Any:
     run = uuid.uuid4().hex[:8]
     flows = (
         FlowTable(
@@ -80,6 +116,15 @@ def topics(broker: KafkaBroker, model_repository: Path, tmp_path: Path, request:
             key="item",
             on_error="pass",
         ),
+        FlowTable(
+            source=f"orders-{run}",
+            to=f"doubled-{run}",
+            model="double",
+            format="avro",
+            inputs={"x": ["n", "shop.id", "n", "shop.id"]},
+            outputs={"double.id": "y[1]"},
+            key="n",
+        ),
     )
     config = Config(flow=flows).replace(
         job={
@@ -91,6 +136,7 @@ def topics(broker: KafkaBroker, model_repository: Path, tmp_path: Path, request:
             "checkpoint_dir": (tmp_path / "checkpoints").as_uri(),
         },
         models={"repository": str(model_repository)},
+        registry={"url": registry.url},
     )
     names = [name for flow in flows for name in (flow.source, flow.to)]
     broker.create_topics(*(Topic(name, PARTITIONS) for name in names))
@@ -118,8 +164,10 @@ def read(topics: Topics, name: str, count: int, timeout_s: float = 200) -> list[
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("topics", FIRST_THREAD, indirect=True)
-def test_flows_through_a_kill_give_each_event_once(topics: Topics, model_repository: Path, tmp_path: Path) -> None:
-    payments, clicks = topics.config.flow
+def test_flows_through_a_kill_give_each_event_once(
+    topics: Topics, model_repository: Path, tmp_path: Path, registry: RegistryServer
+) -> None:
+    payments, clicks, orders = topics.config.flow
     producer = Producer({"bootstrap.servers": topics.config.kafka.bootstrap_servers, "linger.ms": 5})
     bad = iter(MALFORMED.items())
     with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
@@ -133,6 +181,7 @@ def test_flows_through_a_kill_give_each_event_once(topics: Topics, model_reposit
             producer.produce(payments.source, payment(number), key, headers=HEADERS, timestamp=sent_ms)
             if number % 10 == 0:
                 producer.produce(clicks.source, click(number), None, timestamp=sent_ms)
+                producer.produce(orders.source, order(number), None, timestamp=sent_ms)
             if number % 70 == 0 and (fault := next(bad, None)):
                 producer.produce(payments.source, fault[1], fault[0], headers=[("fault", fault[0].encode())])
             if number == EVENTS // 2:
@@ -146,6 +195,7 @@ def test_flows_through_a_kill_give_each_event_once(topics: Topics, model_reposit
         assert next(bad, None) is None
         scored = read(topics, payments.to, EVENTS)
         rated = read(topics, clicks.to, EVENTS // 10)
+        doubled = read(topics, orders.to, EVENTS // 10)
         errors_topic = topics.config.kafka.errors_topic
         letters = [decode_dead_letter(message.value() or b"") for message in read(topics, errors_topic, 1)]
         restored = cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"]
@@ -154,6 +204,7 @@ def test_flows_through_a_kill_give_each_event_once(topics: Topics, model_reposit
         running.cancel()
     check_scored(scored, model_repository)
     check_rated(rated)
+    check_doubled(doubled, registry)
     check_letters(letters, payments.source)
 
 
@@ -186,6 +237,22 @@ def check_rated(rated: list[Message]) -> None:
         assert message.key() == b"%d" % item
         seen[number] += 1
     assert seen == Counter(range(0, EVENTS, 10))
+
+
+def check_doubled(doubled: list[Message], registry: RegistryServer) -> None:
+    found = []
+    for message in doubled:
+        value = message.value() or b""
+        event = fastavro.schemaless_reader(io.BytesIO(value[5:]), json.loads(registry.schemas[value[4] - 1]), None)
+        assert isinstance(event, dict)
+        number = event["n"]
+        assert event["double"] == {"id": 2.0 * (number % 9) + 2}
+        assert event.get("note") == (f"n{number}" if number >= EVENTS // 2 else None)
+        assert value[5:].startswith(order(number)[5:])
+        assert (message.key(), message.timestamp()[1]) == (b"%d" % number, BASE_MS + number)
+        found.append(number)
+    assert sorted(found) == list(range(0, EVENTS, 10))
+    assert len(registry.schemas) == 4
 
 
 def check_letters(letters: list[DeadLetter], topic: str) -> None:

@@ -152,7 +152,7 @@ def test_load_unusable_value_names_the_key_in_one_line(tmp_path: Path, text: str
         ),
         (
             "[kafkas]\n",
-            "unknown key 'kafkas'; available: defaults, exchange, flow, job, kafka, models, scheduling",
+            "unknown key 'kafkas'; available: defaults, exchange, flow, job, kafka, models, registry, scheduling",
         ),
         ("[scheduling]\nwork_slice_ms = nan\n", "scheduling.work_slice_ms is nan, expected 0 to 31536000000"),
         ("[defaults.batching]\nmax_rows = 0\n", "defaults.batching.max_rows is 0, expected at least 1"),

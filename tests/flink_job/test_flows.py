@@ -31,9 +31,9 @@ PICTURE = ModelSpec(
 SERVED = Catalog({**catalog(ensembles=True).models, "picture": {"1": PICTURE}})
 
 
-def written(tmp_path: Path, *flows: dict[str, Any]) -> Path:
+def written(tmp_path: Path, *flows: dict[str, Any], more: str = "") -> Path:
     path = tmp_path / "job.toml"
-    path.write_text(f"flow = {toml(list(flows))}\n")
+    path.write_text(f"flow = {toml(list(flows))}\n{more}\n")
     return path
 
 
@@ -46,8 +46,8 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def specs(tmp_path: Path, *flows: dict[str, Any]) -> tuple[FlowSpec, ...]:
-    return resolve(load(written(tmp_path, *flows)).flow, SERVED, "job.toml")
+def specs(tmp_path: Path, *flows: dict[str, Any], more: str = "") -> tuple[FlowSpec, ...]:
+    return resolve(load(written(tmp_path, *flows, more=more)).flow, SERVED, "job.toml")
 
 
 def test_flow_of_a_file_is_resolved(tmp_path: Path) -> None:
@@ -120,11 +120,37 @@ def outputs(text: Any) -> dict[str, Any]:
     return {"outputs": {"p": text}}
 
 
+AVRO = {**FLOW, "format": "avro", "framing": "none", "schema": "event.avsc"}
+
+
+def test_avro_flow_has_the_schema_of_its_file(tmp_path: Path) -> None:
+    text = '{"type": "record", "name": "R", "fields": []}'
+    (tmp_path / "event.avsc").write_text(text)
+    [flow] = specs(tmp_path, AVRO)
+    assert (flow.format, flow.schema, flow.is_framed) == ("avro", text, False)
+    with pytest.raises(ConfigError, match=r"outputs: 'a-b' is not a name in avro"):
+        specs(tmp_path, {**AVRO, "outputs": {"a-b": "y"}})
+    with pytest.raises(ConfigError, match=r"the default of 'p' is 'x', expected a list of float: correct it"):
+        specs(tmp_path, {**AVRO, "on_error": "default", "outputs": {"p": {"from": "y", "default": "x"}}})
+    (tmp_path / "event.avsc").write_text('"int"')
+    with pytest.raises(ConfigError, match="the flow's schema is not that of a record"):
+        specs(tmp_path, AVRO)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"form": "json"}, r"unknown key 'form' in \[flow\[0\]\]; available: deadline_ms, error_field, format, from"),
-        ({"format": "xml"}, r"unknown flow\[0\]\.format 'xml'; available: json"),
+        (
+            {"form": "json"},
+            r"unknown key 'form' in \[flow\[0\]\]; available: deadline_ms, error_field, format, framing, from",
+        ),
+        ({"format": "xml"}, r"unknown flow\[0\]\.format 'xml'; available: avro, json"),
+        ({"format": "avro"}, r"flow\[0\]\.format is 'avro' without a registry: write registry\.url"),
+        ({"format": "avro", "framing": "none"}, r"flow\[0\]\.framing is 'none' without schema"),
+        ({"format": "avro", "framing": "none", "schema": "no.avsc"}, r"flow\[0\]\.schema: cannot read .*no\.avsc"),
+        ({"schema": "a.avsc"}, r"flow\[0\]\.format is 'json', which has no schema: remove schema, message and framing"),
+        ({"format": "protobuf", "framing": "none", "schema": "a.desc"}, r"is 'none' without schema and message"),
+        ({"format": "avro", "message": "a.B"}, r"flow\[0\]\.message is for Protobuf: remove it"),
         ({"deadline_ms": -1}, r"flow\[0\]\.deadline_ms is -1, expected 0 to"),
         ({"deadline_ms": "1"}, r"flow\[0\]\.deadline_ms is '1', expected an integer"),
         ({"on_error": "drop"}, r"unknown flow\[0\]\.on_error 'drop'; available: default, letter, pass"),

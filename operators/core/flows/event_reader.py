@@ -121,6 +121,11 @@ def _getter(names: Sequence[str]) -> Callable[[Any], Sequence[Any]]:
     return get if len(names) > 1 else lambda event: (get(event),)
 
 
+def value_at(value: Any, path: FieldPath) -> Any:
+    """Return the value of a path in dictionaries and lists, MISSING without one; raise InvalidField."""
+    return _walk(value, path, (), path)
+
+
 def _walk(value: Any, path: FieldPath, names: Sequence[str], rest: FieldPath) -> Any:
     for name in names:
         value = getattr(value, name, MISSING)

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
-import orjson
 
-from anabranch.operators.core.flows.event_reader import MISSING, EventReader, decode_json, describe
-from anabranch.operators.core.flows.event_writer import EventWriter
+from anabranch.operators.core.flows.event_format import format_of
+from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec
 from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped, fits
-from anabranch.operators.core.flows.output_mapping import OutputMapping
+from anabranch.operators.core.flows.registered_schemas import SchemaRegistry
 from anabranch.schemas.errors import AnabranchError, InvalidField, MappingFailed, MissingField, UnreadableRequest
 from anabranch.schemas.model import ModelSpec, TensorSpec
 from anabranch.schemas.tensors import Array, datatype_of, raw_from_array, show_axes
@@ -20,37 +18,35 @@ from anabranch.schemas.tensors import Array, datatype_of, raw_from_array, show_a
 #: From events to arrays with an event in each element of axis 0.
 EventFunction: TypeAlias = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
-_event_decoder = msgspec.json.Decoder(dict[str, Any])
-
 
 class Flow:
     """One flow with its model.
 
     Args:
         function: The loaded function of the spec, if it has one.
+        registry: Schemas of events that have some.
     """
 
-    def __init__(self, spec: FlowSpec, model: ModelSpec, function: EventFunction | None = None) -> None:
+    def __init__(
+        self,
+        spec: FlowSpec,
+        model: ModelSpec,
+        function: EventFunction | None = None,
+        registry: SchemaRegistry | None = None,
+    ) -> None:
         self.spec = spec
         self.model = model
         self.to = spec.to.encode()
         self._function = function
-        self._inputs = [InputMapping(each) for each in spec.inputs]
-        self._reader = EventReader([path for each in self._inputs for path in each.paths])
+        self._format = format_of(spec, model, registry)
+        self._read = self._format.read
         self._spans = []
         start = 0
-        for each in self._inputs:
+        for each in map(InputMapping, spec.inputs):
             self._spans.append((each.map, start, start + len(each.paths)))
             start += len(each.paths)
-        self._key = EventReader([spec.key]) if spec.key is not None else None
-        self._outputs = OutputMapping(spec.outputs)
-        self._writer = EventWriter([field.path for field in spec.outputs])
-        self._error_writer = EventWriter([spec.error_path])
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The outputs of the model that events need."""
-        return self._outputs.tensors
+        #: The outputs of the model that events need.
+        self.outputs = tuple(dict.fromkeys(field.tensor for field in spec.outputs))
 
     @property
     def is_batchwise(self) -> bool:
@@ -68,7 +64,7 @@ class Flow:
             if isinstance(mapped, AnabranchError):
                 raise mapped
             return mapped
-        values = self._reader.read(event)
+        values = self._read(event)
         spans = self._spans
         if len(spans) == 1:
             return [spans[0][0](values)]
@@ -87,7 +83,7 @@ class Flow:
         decoded: list[dict[str, Any] | AnabranchError] = []
         for event in events:
             try:
-                decoded.append(decode_json(event, _event_decoder))
+                decoded.append(self._format.decode(event))
             except AnabranchError as error:
                 decoded.append(error)
         good = [event for event in decoded if not isinstance(event, AnabranchError)]
@@ -110,25 +106,22 @@ class Flow:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def write(self, event: bytes, fragments: Any) -> bytes:
-        """Return the outgoing event, or raise InvalidField."""
-        return self._writer.put(event, fragments)
+        """Return the outgoing event, or raise AnabranchError."""
+        return self._format.write(event, fragments)
 
     def format(self, outputs: Mapping[str, Array]) -> list[Any]:
-        """Format the outputs of some rows for `write`; see `OutputMapping.format`."""
-        return self._outputs.format(outputs)
+        """Format the outputs of some rows for `write`; see `EventFormat.format`."""
+        return self._format.format(outputs)
 
     def write_failed(self, event: bytes, code: str) -> bytes | None:
         """Return the outgoing event of a failed one; None if it has none.
 
-        With `on_error = "letter"`, and without an object to put the code into, there is none.
+        With `on_error = "letter"`, and without a place to put the code into, there is none.
         """
         if self.spec.on_error == "letter" or code == UnreadableRequest.code:
             return None
         try:
-            decode_json(event, _event_decoder)
-            if self.spec.on_error == "default":
-                event = self._writer.put(event, self._outputs.defaults())
-            return self._error_writer.put(event, [orjson.dumps(code)])
+            return self._format.write_failed(event, code)
         except AnabranchError:
             return None
 
@@ -139,9 +132,9 @@ class Flow:
             MissingField: The field is missing.
             InvalidField: The field is neither a text nor an integer.
         """
-        if self._key is None or self.spec.key is None:
+        if self.spec.key is None:
             return None
-        [value] = self._key.read(event)
+        value = self._format.read_key(event)
         if isinstance(value, str):
             return value.encode()
         if isinstance(value, int) and not isinstance(value, bool):

@@ -5,9 +5,11 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from anabranch.operators.core.flows.field_path import FieldPath
+from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
 from anabranch.schemas.model import FunctionSpec
 
 OnError: TypeAlias = Literal["letter", "pass", "default"]
+Format: TypeAlias = Literal["json", "avro", "protobuf"]
 FieldKind: TypeAlias = Literal["plain", "timestamp", "base64", "enum"]
 
 #: Seconds of each unit of timestamps.
@@ -71,6 +73,10 @@ class FlowSpec(msgspec.Struct, frozen=True, kw_only=True):
         deadline_ms: From the record's timestamp; 0 for none.
         priority: 0 for the job's default.
         error_path: Field for the code of an error, unless `on_error` is `letter`.
+        schema: Of all events if they name none, else the one by which they are read; may be empty then.
+        protobuf: As `schema`, of Protobuf.
+        message: Full name of the message in it.
+        is_framed: Events name their schemas, as Confluent's serializers write them.
     """
 
     topic: str
@@ -86,3 +92,13 @@ class FlowSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_error: OnError = "letter"
     error_path: tuple[str, ...] = ("inference_error",)
     is_ordered: bool = False
+    format: Format = "json"
+    schema: str = ""
+    protobuf: RegisteredSchema | None = None
+    message: str = ""
+    is_framed: bool = False
+
+    @property
+    def paths(self) -> list[FieldPath]:
+        """Paths of all inputs."""
+        return [field.path for each in self.inputs for field in each.fields]

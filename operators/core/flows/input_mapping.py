@@ -138,8 +138,8 @@ def _converter(datatype: str) -> Callable[[Any, FieldSpec], Any]:
 def _to_bytes(value: Any, field: FieldSpec) -> bytes:
     if field.kind == "base64":
         return _from_base64(value, field)
-    if isinstance(value, str):
-        return value.encode()
+    if isinstance(value, str | bytes):
+        return value.encode() if isinstance(value, str) else value
     raise _invalid(field, value, "a text")
 
 
@@ -173,16 +173,18 @@ def _number_of(value: Any, field: FieldSpec) -> Any:
             return field.values.index(value)
         raise _invalid(field, value, f"one of {', '.join(field.values)}")
     try:
-        moment = msgspec.convert(value, datetime) if isinstance(value, str) else None
+        moment = msgspec.convert(value, datetime) if isinstance(value, str) else value
     except msgspec.ValidationError:
         moment = None
-    if moment is None:
+    if not isinstance(moment, datetime):
         raise _invalid(field, value, "a timestamp such as 2026-11-29T12:00:00Z")
     since = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017 - core
     return since / UNITS_S[field.unit]
 
 
 def _from_base64(value: Any, field: FieldSpec) -> bytes:
+    if isinstance(value, bytes):
+        return value
     try:
         if isinstance(value, str):
             return binascii.a2b_base64(value.encode("ascii"), strict_mode=True)

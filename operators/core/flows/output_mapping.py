@@ -39,7 +39,8 @@ class OutputMapping:
         return tuple(orjson.dumps(field.default) for field in self._fields)
 
 
-def _format_column(array: Array, field: OutputField) -> list[bytes]:
+def column_of(array: Array, field: OutputField) -> Array:
+    """Return the part of an output that a field takes, with rows along axis 0; raise WrongShape."""
     for index in field.indices:
         if array.ndim < 2 or not -array.shape[1] <= index < array.shape[1]:
             raise WrongShape(
@@ -47,6 +48,11 @@ def _format_column(array: Array, field: OutputField) -> list[bytes]:
                 f"{format_path(field.path)!r} needs: correct the flow's outputs"
             )
         array = array[:, index]
+    return array
+
+
+def _format_column(array: Array, field: OutputField) -> list[bytes]:
+    array = column_of(array, field)
     if array.dtype == object:
         return (
             [_dump(value, field) for value in array.tolist()]

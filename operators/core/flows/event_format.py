@@ -1,0 +1,48 @@
+"""Encoding of the events of one flow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.json_format import JsonFormat
+from anabranch.operators.core.flows.registered_schemas import LocalRegistry, SchemaRegistry
+from anabranch.schemas.model import ModelSpec
+from anabranch.schemas.tensors import Array
+
+
+class EventFormat(Protocol):
+    """Reads the fields of events, and writes others into them.
+
+    All methods but `format` raise AnabranchError for an event at fault.
+    """
+
+    def read(self, event: bytes) -> Sequence[Any]:
+        """Return the value of each path of the inputs, MISSING without one."""
+
+    def read_key(self, event: bytes) -> Any:
+        """Return the value of the key's path."""
+
+    def decode(self, event: bytes) -> dict[str, Any]:
+        """Return the whole event."""
+
+    def format(self, outputs: Mapping[str, Array]) -> list[Any]:
+        """Return the fragments of each row, for `write`; raise AnabranchError for outputs that it cannot hold."""
+
+    def write(self, event: bytes, fragments: Any) -> bytes:
+        """Return the outgoing event."""
+
+    def write_failed(self, event: bytes, code: str) -> bytes:
+        """Return the outgoing event of a failed one."""
+
+
+def format_of(spec: FlowSpec, model: ModelSpec, registry: SchemaRegistry | None = None) -> EventFormat:
+    """Compile the format of a flow."""
+    if spec.format == "json":
+        return JsonFormat(spec)
+    if spec.format == "avro":
+        from anabranch.operators.core.flows.avro_format import AvroFormat  # noqa: PLC0415 - for few jobs
+
+        return AvroFormat(spec, model, registry or LocalRegistry())
+    from anabranch.operators.core.flows.protobuf_format import ProtobufFormat  # noqa: PLC0415 - for few jobs
+
+    return ProtobufFormat(spec, model, registry or LocalRegistry())

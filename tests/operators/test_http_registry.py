@@ -1,0 +1,94 @@
+"""HttpRegistry against a small server with Confluent's REST interface."""
+
+import base64
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.registry import http_registry
+from anabranch.operators.registry.http_registry import HttpRegistry, RegistryAccess
+from anabranch.schemas.errors import RegistryUnavailable, SchemaRefused, UnknownSchema
+from tests.schema_registry import RegistryServer
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    with RegistryServer() as server:
+        yield server
+
+
+def client(server: RegistryServer, **access: Any) -> HttpRegistry:
+    return HttpRegistry(RegistryAccess(url=server.url, **access), sleep=lambda _: None)
+
+
+def test_schema_is_asked_for_once(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/7"] = [(200, {"schema": '"int"'})]
+    registry = client(server, username="me", password="pass")
+    assert [registry.schema(7) for _ in range(3)] == [RegisteredSchema('"int"')] * 3
+    token = base64.b64encode(b"me:pass").decode()
+    assert server.asked == [("/schemas/ids/7", None, f"Basic {token}")]
+    copy = pickle.loads(pickle.dumps(registry))
+    assert copy.schema(7).text == '"int"'
+    assert len(server.asked) == 2
+
+
+def test_schema_with_references_has_their_texts(server: RegistryServer) -> None:
+    user, money = {"name": "U", "subject": "user", "version": 2}, {"name": "M", "subject": "a/b", "version": 1}
+    server.answers["/schemas/ids/1"] = [(200, {"schema": "top", "references": [user, money]})]
+    server.answers["/subjects/user/versions/2"] = [(200, {"schema": "U", "references": [money]})]
+    server.answers["/subjects/a%2Fb/versions/1"] = [(200, {"schema": "M"})]
+    assert client(server).schema(1) == RegisteredSchema("top", (user, money), (("M", "M"), ("U", "U")))
+
+
+def test_unknown_schema_is_remembered_for_a_while(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = client(server)
+    for _ in range(3):
+        with pytest.raises(UnknownSchema, match="answers to /schemas/ids/9: 404 Schema not found"):
+            registry.schema(9)
+    assert len(server.asked) == 1
+    server.answers["/schemas/ids/9"] = [(200, {"schema": "late"})]
+    monkeypatch.setattr(http_registry, "_FORGET_S", 0.0)
+    assert registry.schema(9).text == "late"
+
+
+def test_schema_of_another_kind_is_refused(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/9"] = [(200, {"schema": "x", "schemaType": "JSON"})]
+    with pytest.raises(UnknownSchema, match="schema 9 is JSON, expected AVRO"):
+        client(server).schema(9)
+
+
+def test_register_schema_gives_its_number_once(server: RegistryServer) -> None:
+    path = "/subjects/scored-value/versions"
+    server.answers[path] = [(200, {"id": 12})]
+    registry, schema = client(server), RegisteredSchema("s", ({"name": "U", "subject": "u", "version": 1},))
+    assert [registry.register("scored-value", schema) for _ in range(2)] == [12, 12]
+    assert server.asked == [(path, {"schema": "s", "schemaType": "AVRO", "references": list(schema.references)}, "")]
+
+
+def test_register_incompatible_schema_is_refused(server: RegistryServer) -> None:
+    server.answers["/subjects/s/versions"] = [(409, {"error_code": 409, "message": "Schema being registered is bad"})]
+    with pytest.raises(SchemaRefused, match="409 Schema being registered is bad"):
+        client(server).register("s", RegisteredSchema("x"))
+
+
+def test_failing_registry_is_asked_again(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/1"] = [(500, b"oops"), (429, b""), (200, b"[]"), (200, b"no"), (200, {"schema": "s"})]
+    assert client(server).schema(1).text == "s"
+    assert len(server.asked) == 5
+
+
+def test_registry_that_never_answers_is_unavailable(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/1"] = [(503, b"")]
+    registry = client(server, timeout_s=1.5)
+    with pytest.raises(RegistryUnavailable, match=r"has not answered within 1.5 s \("):
+        registry.schema(1)
+    server.answers["/schemas/ids/1"] = [(200, {"schema": "s"})]
+    assert registry.schema(1).text == "s"
+
+
+def test_latest_schema_of_a_subject_is_given(server: RegistryServer) -> None:
+    server.answers["/subjects/payments-value/versions/latest"] = [(200, {"schema": "s", "id": 3})]
+    assert client(server).latest("payments-value").text == "s"
