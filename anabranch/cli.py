@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from anabranch.commands import jobs, stack
 from anabranch.commands.demo import demo
+from anabranch.commands.errors import errors
 from anabranch.commands.flow import flow, try_flow
 from anabranch.commands.gateway import gateway
 from anabranch.commands.import_model import import_model
@@ -81,6 +82,7 @@ app.command()(upgrade)
 app.command()(models)
 app.command()(infer)
 app.command()(gateway)
+app.add_typer(errors, name="errors")
 app.add_typer(flow, name="flow")
 app.command("try")(try_flow)
 app.command()(plan)

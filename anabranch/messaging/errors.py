@@ -73,3 +73,15 @@ class GatewayRefused(TransportError):
     """The gateway did not take the request, for example without a key."""
 
     code = "gateway_refused"
+
+
+class LetterMissing(TransportError):
+    """The errors topic has no such dead letter."""
+
+    code = "letter_missing"
+
+
+class OriginalMissing(TransportError):
+    """The bytes of a failed request are gone."""
+
+    code = "original_missing"

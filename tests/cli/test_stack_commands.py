@@ -60,7 +60,7 @@ def test_completion_lists_commands() -> None:
 def printing_commands() -> list[str]:
     group: Any = typer.main.get_command(app)
     # These print progress, logs of Flink, or events.
-    return sorted(set(group.commands) - {"down", "flow", "gateway", "process", "try"})
+    return sorted(set(group.commands) - {"down", "errors", "flow", "gateway", "process", "try"})
 
 
 @pytest.mark.parametrize("command", printing_commands())
