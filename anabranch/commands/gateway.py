@@ -32,6 +32,10 @@ def gateway(
     grpc_port: GrpcPort = None,
     bootstrap_servers: StackServers = None,
     config_path: TopicsConfig = None,
+    flink_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="REST address of Flink, for the page at /. Default: the local stack's."),
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0.001, help="Deadline of requests that state none.")
     ] = 30,
@@ -82,6 +86,7 @@ def gateway(
     if bool(certificate) != bool(private_key) or (client_ca and not certificate):
         raise UnusableArgument("TLS needs --tls-certificate and --tls-key: give both")
     config = client_config(config_path, bootstrap_servers, data_dir)
+    flink_url = flink_url or stack.addresses(stack.data_dir(data_dir)).get(config.kafka.bootstrap_servers, "")
     files = {
         "--config": config_path,
         "--api-keys": api_keys,
@@ -94,6 +99,7 @@ def gateway(
         values: dict[str, object] = {
             "--host": host,
             "--bootstrap-servers": config.kafka.bootstrap_servers,
+            **({"--flink-url": flink_url} if flink_url else {}),
             "--timeout-s": timeout_s,
             "--max-in-flight": max_in_flight,
             "--max-connections": max_connections,
@@ -115,8 +121,9 @@ def gateway(
         private_key=str(private_key) if private_key else None,
         client_ca=str(client_ca) if client_ca else None,
         keys=keys,
+        any_host=open_to_all,
     )
-    _serve(config, options, as_json=as_json)
+    _serve(config, options, flink_url, as_json=as_json)
 
 
 def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bool) -> None:
@@ -128,9 +135,10 @@ def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bo
         Console().print(f"{_served_at(address.http_url, address.grpc_url)}; `anabranch down` stops it.", **_PLAIN)
 
 
-def _serve(config: Config, options: GatewayOptions, *, as_json: bool) -> None:
+def _serve(config: Config, options: GatewayOptions, flink_url: str, *, as_json: bool) -> None:
     from anabranch.client import connection_for_job  # noqa: PLC0415 - imports Kafka
     from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - the same
+    from anabranch.gateway.job_view import PageData  # noqa: PLC0415 - the same
     from anabranch.gateway.server import Gateway, serve  # noqa: PLC0415 - the same
     from anabranch.messaging.awaited_connection import AwaitedConnection  # noqa: PLC0415 - the same
     from anabranch.served_models import ServedModels, ServedModelsReader  # noqa: PLC0415 - the same
@@ -141,7 +149,7 @@ def _serve(config: Config, options: GatewayOptions, *, as_json: bool) -> None:
         reader = ServedModelsReader(kafka.bootstrap_servers, kafka.models_topic, options_of_kafka, served)
         reader.start()
         connection = AwaitedConnection(lambda: connection_for_job(config, timeout_s=options.timeout_s), served)
-    door = Gateway(options, connection, served)
+    door = Gateway(options, connection, served, PageData(config, flink_url))
 
     async def run() -> None:
         stopped = asyncio.Event()

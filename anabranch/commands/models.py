@@ -17,14 +17,13 @@ from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
 from anabranch.flink_job.model_summary import (
     JOB_PARAMETER,
-    BatchingSummary,
     ModelSummary,
     decode_summaries,
     is_same,
     summarize,
 )
-from anabranch.schemas.model import Catalog, TensorSpec
-from anabranch.schemas.tensors import show_axes
+from anabranch.jobs.descriptions import batching_lines, parts_line, tensor_line
+from anabranch.schemas.model import Catalog
 from anabranch.stack import local_stack as stack
 from anabranch.stack.flink.rest import FlinkRest
 
@@ -35,12 +34,6 @@ _WORDS: dict[State, str] = {
     "not_served": "not served",
     "changed": "[yellow]changed since the job started[/]",
     "only_in_job": "[yellow]served, not in this repository[/]",
-}
-
-_COMPANY = {
-    "strangers": "rows of any requests",
-    "within request": "rows of one request",
-    "whole": "whole requests, alone",
 }
 
 
@@ -161,36 +154,8 @@ def _table(listed: Sequence[ListedModel]) -> Table:
     table = Table(*names, *(["made of"] if with_parts else []))
     for model in listed:
         state = [_WORDS[model.state]] if model.state else []
-        parts = [escape(_parts(model))] if with_parts else []
-        sides = (escape(_tensors(side)) for side in (model.inputs, model.outputs))
-        table.add_row(escape(model.name), model.version, *state, *sides, _batching(model.batching), *parts)
+        parts = [escape(parts_line(model))] if with_parts else []
+        sides = (escape("\n".join(map(tensor_line, side))) for side in (model.inputs, model.outputs))
+        batching = escape("\n".join(batching_lines(model.batching)))
+        table.add_row(escape(model.name), model.version, *state, *sides, batching, *parts)
     return table
-
-
-def _tensors(specs: Sequence[TensorSpec]) -> str:
-    return "\n".join(
-        f"{spec.name} {spec.datatype} {'[...]' if spec.any_rank else show_axes(spec.shape)}" for spec in specs
-    )
-
-
-def _batching(batching: BatchingSummary) -> str:
-    verdict = batching.verdict
-    seen = f" (differ by {verdict.deviation:.1g})" if verdict.deviation is not None else ""
-    reason = "" if verdict.level == "strangers" and verdict.most_rows else f"\n{escape(verdict.reason)}"
-    company = f"{_COMPANY[verdict.level]}{seen}{reason}"
-    if not batching.is_batchable or (verdict.level == "within request" and not batching.fixed_rows):
-        return company
-    size = f"up to {batching.max_rows} rows" if batching.max_rows else "measured size"
-    size = f"{batching.fixed_rows} rows, fixed" if batching.fixed_rows else size
-    delay = f"\nwaits {batching.max_delay_ms:g} ms" if batching.max_delay_ms else ""
-    return f"{company}\n{size}\nshards of {batching.shard_rows} rows{delay}"
-
-
-def _parts(model: ModelSummary) -> str:
-    if model.members:
-        return f"{model.merge} of " + ", ".join(model.members)
-    names = [
-        f"{part.name or f'stage {number}'}{f' x {part.replicas}' if part.replicas > 1 else ''}"
-        for number, part in enumerate(model.parts, 1)
-    ]
-    return " -> ".join(names)

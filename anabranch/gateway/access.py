@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from base64 import b64decode
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,16 +30,24 @@ class Keys:
         """Tells whether a caller may ask.
 
         Args:
-            authorization: Value of the header, `Bearer KEY`.
+            authorization: Value of the header: `Bearer KEY`, or `Basic` with the key as password, as browsers send it.
             api_key: Value of `X-API-Key`.
         """
         if not self._keys:
             return True
         scheme, _, token = (authorization or "").partition(" ")
         given = [token.strip()] if scheme.lower() == "bearer" else []
+        given += [_password(token)] if scheme.lower() == "basic" else []
         given += [api_key] if api_key else []
         # Compares with all keys, so that time tells nothing.
         return sum(hmac.compare_digest(key, each.encode()) for each in given for key in self._keys) > 0
+
+
+def _password(token: str) -> str:
+    try:
+        return b64decode(token, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def read_keys(path: Path) -> Keys:

@@ -19,8 +19,10 @@ from anabranch import __version__
 from anabranch.flink_job.model_summary import ModelSummary
 from anabranch.gateway import http_wire
 from anabranch.gateway.access import Keys, read_timeout_s
+from anabranch.gateway.job_view import PageData
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
 from anabranch.gateway.open_api import open_api, page
+from anabranch.gateway.page_routes import Page
 from anabranch.gateway.streams import in_order
 from anabranch.messaging.errors import ClientClosed, TransportError
 from anabranch.messaging.http_connection import PROTOBUF
@@ -79,9 +81,20 @@ class HttpDoor:
 
     Args:
         max_body_bytes: Largest body, also decompressed.
+        data: Data of the page; None for no page.
+        any_host: See `Page`.
     """
 
-    def __init__(self, service: ModelService, keys: Keys, *, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        service: ModelService,
+        keys: Keys,
+        *,
+        max_body_bytes: int,
+        data: PageData | None = None,
+        any_host: bool = False,
+    ) -> None:
+        self._page = Page(service, data, self._body, any_host=any_host or bool(keys)) if data else None
         self._service = service
         self._keys = keys
         self._max_body_bytes = max_body_bytes
@@ -114,6 +127,11 @@ class HttpDoor:
                 self._post(f"{path}/infer", self._infer),
                 self._post(f"{path}/infer_stream", self._infer_stream),
             ]
+        if self._page is not None:
+            routes += [
+                Route(path, self._guarded(handler, scheme="Basic"), methods=[method])
+                for method, path, handler in self._page.routes()
+            ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
     def _get(self, path: str, handler: Handler) -> Route:
@@ -122,14 +140,14 @@ class HttpDoor:
     def _post(self, path: str, handler: Handler) -> Route:
         return Route(path, self._guarded(handler), methods=["POST"])
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, handler: Handler, scheme: str = "Bearer") -> Handler:
         async def guarded(request: Request) -> Response:
             headers = request.headers
             if request.url.path not in _OPEN_PATHS and not self._keys.admit(
                 headers.get("authorization"), headers.get("x-api-key")
             ):
                 error = {"error": "no valid key: send `Authorization: Bearer KEY`", "code": "unauthorized"}
-                return _json(error, 401, {"WWW-Authenticate": "Bearer"})
+                return _json(error, 401, {"WWW-Authenticate": f'{scheme} realm="anabranch"'})
             try:
                 return await handler(request)
             except AnabranchError as error:

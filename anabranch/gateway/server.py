@@ -19,6 +19,7 @@ from anabranch.gateway.access import Keys
 from anabranch.gateway.bridge import Bridge
 from anabranch.gateway.grpc_door import GrpcDoor
 from anabranch.gateway.http import HttpDoor
+from anabranch.gateway.job_view import PageData
 from anabranch.gateway.model_service import ModelService
 from anabranch.messaging.connection import Connection
 from anabranch.served_models import ServedModels
@@ -41,6 +42,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
         timeout_s: Deadline of requests without one.
         certificate, private_key: PEM files for TLS.
         client_ca: PEM file of authorities; clients must show a certificate of one.
+        any_host: Serves the page under any host name, also without keys.
     """
 
     host: str = "127.0.0.1"
@@ -54,17 +56,24 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     private_key: str | None = None
     client_ca: str | None = None
     keys: Keys = Keys()
+    any_host: bool = False
 
 
 class Gateway:
     """One gateway.
 
+    Args:
+        page: Data of its page; None for no page.
+
     Attributes:
         http_url, grpc_url: Known after `start`; the latter is `host:port`, or empty.
     """
 
-    def __init__(self, options: GatewayOptions, connection: Connection, served: ServedModels) -> None:
+    def __init__(
+        self, options: GatewayOptions, connection: Connection, served: ServedModels, page: PageData | None = None
+    ) -> None:
         self._options = options
+        self._page = page
         self._bridge = Bridge(connection, max_in_flight=options.max_in_flight)
         self.service = ModelService(self._bridge, served, timeout_s=options.timeout_s)
         self.http_url = self.grpc_url = ""
@@ -80,7 +89,13 @@ class Gateway:
         listener = _listen(options.host, options.http_port)
         port = listener.getsockname()[1]
         self._bridge.start()
-        door = HttpDoor(self.service, options.keys, max_body_bytes=options.max_body_bytes)
+        door = HttpDoor(
+            self.service,
+            options.keys,
+            max_body_bytes=options.max_body_bytes,
+            data=self._page,
+            any_host=options.any_host,
+        )
         config = uvicorn.Config(
             door.app(),
             # It bounds the head of a request.
@@ -126,6 +141,8 @@ class Gateway:
             await self._grpc.close(_GRACE_S)
         with suppress(asyncio.CancelledError):
             await self._serving
+        if self._page is not None:
+            await asyncio.to_thread(self._page.close)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -73,6 +73,9 @@ def _in_words(message: str) -> str:
 
 
 def age(ms: float) -> str:
-    """Write a time in seconds or minutes."""
+    """Write a time in seconds, minutes, hours or days."""
     seconds = max(0.0, ms / 1000)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    for size_s, unit in ((86_400, "days"), (3_600, "hours"), (60, "min")):
+        if seconds >= 2 * size_s:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds:.0f} s"

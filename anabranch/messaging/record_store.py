@@ -110,8 +110,10 @@ class KafkaRecords:
             limits = {"max_request_size": self._max_record_bytes}
             options = options_of(self._kafka.KafkaProducer.DEFAULT_CONFIG, self._options)
             self._producer = self._kafka.KafkaProducer(**self._common | limits | options)
+        # kafka-python writes no null.
+        given = [(name, header or b"") for name, header in headers]
         try:
-            self._producer.send(topic, value, key=key, headers=list(headers)).get(timeout=_SEND_S)
+            self._producer.send(topic, value, key=key, headers=given).get(timeout=_SEND_S)
         except self._kafka.errors.KafkaError as error:
             raise NotSent(f"the broker did not take the request: {error}") from error
 

@@ -246,7 +246,7 @@ def _add_gateway(
 
 
 def _place(record: StackRecord) -> list[str]:
-    return ["--bootstrap-servers", record.bootstrap_servers]
+    return ["--bootstrap-servers", record.bootstrap_servers, "--flink-url", record.flink_url]
 
 
 def _remember(folder: Path, record: StackRecord, group: ServiceGroup) -> None:
@@ -319,6 +319,12 @@ def status(folder: Path) -> StackStatus:
     """Return the state of the stack of the folder."""
     record = stack_record.read(folder)
     return _status_of(folder, record) if record else StackStatus(running=False, data_dir=str(folder))
+
+
+def addresses(folder: Path) -> dict[str, str]:
+    """Return Flink's address by the broker's, without asking either; empty without a stack."""
+    record = stack_record.read(folder)
+    return {record.bootstrap_servers: record.flink_url} if record else {}
 
 
 def require(folder: Path) -> StackStatus:

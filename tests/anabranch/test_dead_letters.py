@@ -56,14 +56,21 @@ class Job:
         self.letters = DeadLetters(self.store, ERRORS)
 
     def fail(
-        self, name: str, code: str = "overloaded", model: str = "m", *, partition: int = 0, big: bool = False
+        self,
+        name: str,
+        code: str = "overloaded",
+        model: str = "m",
+        message: str = "why",
+        *,
+        partition: int = 0,
+        big: bool = False,
     ) -> str:
         """Writes a request and its letter; returns the letter's id."""
         self.time_ms = getattr(self, "time_ms", 0) + 10
         offset = self.store.add(REQUESTS, 1, self.time_ms, b"key", name.encode(), HEADERS)
         source = Source(1, offset, self.time_ms)
         letter = encode_dead_letter(
-            REQUESTS, source, name, Failure(code, "why", "queue", model, "1"), None if big else name.encode()
+            REQUESTS, source, name, Failure(code, message, "queue", model, "1"), None if big else name.encode()
         )
         at = self.store.add(ERRORS, partition, self.time_ms + 5, name.encode(), letter, (("traceparent", b"t"),))
         return f"{partition}-{at}"

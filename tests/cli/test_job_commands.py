@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any, cast
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -107,6 +108,12 @@ def check(command: Commands, folder: Path, first: dict[str, Any], up: list[str])
 
     send(topics, 40)
     await_checkpoint(command)
+    [door] = first["gateways"]
+    # It was there before the topic of models.
+    await_text(door["http_url"] + "/v2/models", "double")
+    page = await_text(door["http_url"], "double/")
+    for shown in ("Job <strong>lifecycle</strong> is RUNNING", "<strong>serve</strong>"):
+        assert shown in page, page
     assert not {str(number) for number in range(80)} <= topics.answers.keys()
     stop_all(processes(command.folder), 0)
     ports = [f"--{name}-port={first[key].rsplit(':', 1)[1]}" for name, key in PORTS]
@@ -143,6 +150,17 @@ def check(command: Commands, folder: Path, first: dict[str, Any], up: list[str])
 
 
 PORTS = (("kafka", "bootstrap_servers"), ("flink", "flink_url"))
+
+
+def await_text(url: str, text: str) -> str:
+    end = time.monotonic() + 60
+    while True:
+        with urlopen(url, timeout=60) as response:
+            found: str = response.read().decode()
+        if text in found:
+            return found
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
 
 
 def await_checkpoint(command: Commands) -> None:

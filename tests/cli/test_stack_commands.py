@@ -142,6 +142,8 @@ def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
     assert detached.returncode == 0, detached.stderr
     other: dict[str, Any] = json.loads(detached.stdout)
     assert get(other, "/v2/models") == {"models": []}
+    with urlopen(other["http_url"], timeout=60) as response:
+        assert b"no job runs: start one with `anabranch run`" in response.read()
     found = json.loads(anabranch("status", "--json", folder=tmp_path).stdout)
     assert found["gateways"] == [door, {"name": "gateway-2", **other}]
 

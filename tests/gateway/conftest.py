@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from anabranch.flink_job.model_summary import BatchingSummary, ModelSummary, encode_summaries
+from anabranch.gateway.job_view import PageData
 from anabranch.gateway.server import Gateway, GatewayOptions, serve
 from anabranch.schemas.model import TensorSpec
 from anabranch.served_models import ServedModels
@@ -69,11 +70,11 @@ def start() -> Iterator[Callable[..., Served]]:
     """Starts gateways, and stops them."""
     stops: list[Callable[[], None]] = []
 
-    def start(**options: Any) -> Served:
+    def start(page: PageData | None = None, **options: Any) -> Served:
         release, ready = threading.Event(), threading.Event()
         job, served = _job(release), ServedModels()
         served.update("job", encode_summaries(MODELS).encode())
-        gateway = Gateway(GatewayOptions(http_port=0, grpc_port=0, **options), job.connection(), served)
+        gateway = Gateway(GatewayOptions(http_port=0, grpc_port=0, **options), job.connection(), served, page)
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(gateway, ready.set, stopped.wait),))
         thread.start()

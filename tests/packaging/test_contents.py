@@ -19,7 +19,7 @@ def test_wheel_holds_one_package(wheel: Path) -> None:
 
 
 def test_wheel_holds_every_source_file(wheel: Path) -> None:
-    suffixes = {".py", ".pyi", ".java", ".proto", ".typed"}
+    suffixes = {".py", ".pyi", ".java", ".proto", ".typed", ".css", ".js"}
     folders = {name: ROOT / "anabranch" / name for name in ("schemas", "operators", "partition", "flink_job")}
     expected = {f"anabranch/{path.relative_to(ROOT / 'anabranch')}" for path in (ROOT / "anabranch").rglob("*")}
     for name, folder in folders.items():

@@ -5,9 +5,12 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from anabranch.cli import app
 from anabranch.stack import local_stack, stack_record
 from anabranch.stack.errors import NotRunning, PortInUse, StartFailed
 from anabranch.stack.gateways import GatewayAddress, GatewayPorts, GatewayProcess, next_name
@@ -105,3 +108,33 @@ def test_gateway_next_name_is_the_first_free_one() -> None:
     assert next_name(["broker"]) == "gateway"
     assert next_name(["gateway", "gateway-2", "broker"]) == "gateway-3"
     assert next_name(["gateway-2"]) == "gateway"
+
+
+def test_gateway_detach_hands_its_options_to_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[tuple[Path, GatewayPorts, list[str]]] = []
+
+    def add_gateway(*given: Any) -> GatewayAddress:
+        handed.append(given)
+        return GatewayAddress(http_url="http://127.0.0.1:1", grpc_url="127.0.0.1:2", pid=3)
+
+    monkeypatch.setattr(local_stack, "add_gateway", add_gateway)
+    monkeypatch.chdir(tmp_path)
+    stack = stack_record.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url="http://127.0.0.1:8")
+    (tmp_path / "stack").mkdir()
+    stack_record.write(tmp_path / "stack", stack)
+    (tmp_path / "keys").write_text("0123456789abcdef")
+    command = ["gateway", "--detach", "--json", "--data-dir", "stack", "--http-port", "0", "--api-keys", "keys"]
+    result = CliRunner().invoke(app, command)
+    assert json.loads(result.stdout) == {"http_url": "http://127.0.0.1:1", "grpc_url": "127.0.0.1:2", "pid": 3}
+    [(folder, ports, arguments)] = handed
+    assert (folder, ports) == (tmp_path / "stack", GatewayPorts(http=0))
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert (
+        options.items()
+        >= {
+            "--bootstrap-servers": "127.0.0.1:9",
+            "--flink-url": "http://127.0.0.1:8",
+            "--api-keys": str(tmp_path / "keys"),
+        }.items()
+    )
+    assert "Serves HTTP at" in CliRunner().invoke(app, [*command[:2], "--data-dir", "stack"]).stdout
