@@ -52,6 +52,17 @@ def read_frames(
     return source_stream(env, source, name).uid(name)
 
 
+def frame_elements(
+    elements: DataStream, keys_by_group: Sequence[int], row_type: TypeInformation, flow: int, carried: bytes, name: str
+) -> DataStream:
+    """Return a stream of bytes as `Row(task key, frame)`; see `FrameElements.java`."""
+    gateway = java_gateway()
+    operator = gateway.jvm.anabranch.FrameElements(
+        REQUEST_FRAME_RECORDS, REQUEST_FRAME_BYTES, _java_keys(keys_by_group), flow, carried
+    )
+    return DataStream(java_stream(elements).transform(name, row_type.get_java_type_info(), operator).uid(name))
+
+
 def _java_keys(keys_by_group: Sequence[int]) -> Any:
     gateway = java_gateway()
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))

@@ -133,6 +133,11 @@ def java_stream(stream: DataStream) -> Any:
     return stream._j_data_stream
 
 
+def unkeyed(stream: DataStream) -> DataStream:
+    """Return the stream that a keyed one was made of; its elements need no exchange then."""
+    return stream._origin_stream if isinstance(stream, KeyedStream) else stream
+
+
 def java_initializer(offsets: Any) -> Any:
     """Return the Java object."""
     return offsets._j_initializer

@@ -1,0 +1,1 @@
+"""A PyFlink job of one's own with a model in it."""
