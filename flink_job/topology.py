@@ -113,7 +113,10 @@ def serve(
     exchanged = (
         side_output(answers, WORK_TAG)
         .rebalance()
-        .process(InferFunction(catalog, backend, response_writer, exchange), output_type=VALUE_TYPE)
+        .process(
+            InferFunction(catalog, backend, response_writer, exchange, config.scheduling.slow_batch_ms),
+            output_type=VALUE_TYPE,
+        )
         .name(f"{prefix}infer")
         .uid(prefix + ids.INFER)
         .set_parallelism(tasks)

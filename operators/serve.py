@@ -16,7 +16,7 @@ from anabranch.operators.core.flows.event_admission import EventAdmission
 from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.key_groups import task_key
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
@@ -76,13 +76,14 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
                 InferenceTask(catalog, sessions.session_of, writer, task.index),
                 writer,
                 policy,
+                runtime.slow_lane(),
             ),
             lambda: ((number, bytes(frame)) for number, frame in self._waiting.items()),
             runtime.lock(),
             runtime.metrics.flush,
             now_ms,
             policy,
-            LoadBalancer(policy, task.parallelism, learns=task.in_jvm) if offloads else None,
+            LaneBalancers(policy, task.parallelism, learns=task.in_jvm) if offloads else None,
         )
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from random import Random
 
 from anabranch.operators.core.admission import Admission
-from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.execution.inference_task import InferenceTask, RanApart
 from anabranch.operators.core.execution.stage import Stage
 from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.core.scheduling.key_groups import task_key
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
@@ -103,7 +103,7 @@ class Task:
             lambda: 0.0,
             lambda: job.now_ms,
             job.policy,
-            LoadBalancer(job.policy, tasks) if job.offloads else None,
+            LaneBalancers(job.policy, tasks) if job.offloads else None,
         )
         self._call_began_ms = 0.0
         self._last_timer_ms: int | None = None
@@ -182,7 +182,31 @@ class Task:
             self.inference,
             self._job.response_writer,
             self._job.policy,
+            SlowBatches(self._job) if self._job.runs_apart else None,
         )
+
+
+class SlowBatches:
+    """Slow batches beside a task, which end at random, and are lost in a crash."""
+
+    def __init__(self, job: "Simulation") -> None:
+        self._job = job
+        self._under_way: list[RanApart] = []
+
+    @property
+    def has_room(self) -> bool:
+        return not self._under_way and self._job.has_room
+
+    def start(self, run: Callable[[], RanApart]) -> None:
+        assert not self._under_way, "two slow batches at once"
+        self._job.ran_apart += 1
+        self._under_way.append(run())
+
+    def take(self) -> RanApart | None:
+        return self._under_way.pop() if self._under_way and self._job.ends() else None
+
+    def wait(self, timeout_ms: float) -> None:
+        self._job.now_ms += timeout_ms
 
 
 class SlowSession:
@@ -212,16 +236,18 @@ class Simulation:
         self.refuses = self._random.random() < 0.3
         self.offloads = self._random.random() < 0.7
         self.crowds = self._random.random() < 0.5
+        self.runs_apart = self._random.random() < 0.5
         self.policy = SchedulingPolicy(
             work_slice_ms=self._random.choice((0.0, 0.2, 1.0, 10.0)),
             overload="refuse" if self.refuses else "wait",
             max_backlog_ms=NO_LIMIT_MS,
             max_waiting_bytes=FEW_WAITING_BYTES if self.refuses else MAX_WAITING_BYTES,
             offload_backlog_ms=BACKLOG_MS,
+            slow_batch_ms=self._random.choice((0.0, 0.0, 5.0)),
             window_timeout_ms=WINDOW_TIMEOUT_MS,
             remember_ms=REMEMBER_MS,
         )
-        self.offloaded = 0  # batches that were run
+        self.offloaded = self.ran_apart = 0  # batches that were run
         self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
         self.now_ms = 0.0
         self.state = State()
@@ -249,6 +275,10 @@ class Simulation:
     def has_room(self) -> bool:
         """Tells whether the readers in other tasks take another record."""
         return not self.crowds or self._random.random() < 0.5
+
+    def ends(self) -> bool:
+        """Tells whether a slow batch has ended."""
+        return self._random.random() < 0.5
 
     def exchange_wait_ms(self) -> float:
         """Time for which the exchange blocks a task after an offloaded batch."""

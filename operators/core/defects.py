@@ -1,6 +1,6 @@
 """Caught defects, kept until a Flink shell logs them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from anabranch.operators.core.metrics import Meter
 from anabranch.schemas.limits import MAX_PENDING_DEFECTS
@@ -17,6 +17,13 @@ class Defect(NamedTuple):
     phase: str
     error: BaseException
     detail: str
+
+
+class DefectSink(Protocol):
+    """Takes defects."""
+
+    def note(self, phase: str, error: BaseException, detail: str = "") -> None:
+        """Note a defect."""
 
 
 class Defects:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from pyflink.datastream import RuntimeContext
 
@@ -11,12 +12,15 @@ from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.process_runtime import PROCESS
+from anabranch.operators.runtime.slow_batch_thread import SlowBatchThread
 from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.runtime.task_lock import TaskLock
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.operators.transport.endpoints import Receiver, Sender, stage_receiver
 from anabranch.schemas.model import LeftOut, ModelSpec
 from anabranch.schemas.records import UnitRecord
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger("anabranch.models")
 
@@ -40,8 +44,15 @@ class OperatorRuntime:
 
     def lock(self) -> TaskLock:
         """Return the task's lock."""
+        return self._of_task(TaskLock)
+
+    def slow_lane(self) -> SlowBatchThread:
+        """Return the task's slow batches."""
+        return self._of_task(SlowBatchThread)
+
+    def _of_task(self, make: type[T]) -> T:
         task = self.task
-        return self._hold.share((TaskLock, self._options.job, task.execution, task.attempt, task.index), TaskLock)
+        return self._hold.share((make, self._options.job, task.execution, task.attempt, task.index), make)
 
     def sessions(self, backend: Backend) -> SessionPool:
         """Return the task's sessions."""

@@ -80,3 +80,19 @@ def test_costs_at_least_is_the_minimum_of_the_last_runs(runs_ms: list[float]) ->
     for run_ms in runs_ms:
         costs.observe(1, run_ms)
     assert costs.at_least_ms(1) == min(runs_ms[-256:])
+
+
+def test_costs_without_measurements_expect_the_last_runs() -> None:
+    costs = BatchCostModel()
+    assert costs.expect_ms(4) == 0.0
+    costs.observe(4, 2000.0)
+    assert costs.expect_ms(1) == 2000.0
+    for _ in range(40):
+        costs.observe(1, 10.0)
+    assert costs.expect_ms(4) == pytest.approx(10.0, rel=0.01)
+    # Neither backlog nor deadlines count on it.
+    assert (costs.predict_ms(4), costs.at_least_ms(4)) == (0.0, 0.0)
+
+
+def test_costs_with_measurements_expect_the_prediction() -> None:
+    assert BatchCostModel(MEASURED).expect_ms(1) == BatchCostModel(MEASURED).predict_ms(1)

@@ -14,7 +14,14 @@ from msgspec.structs import replace
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import batch_queue as batching
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, Departure, Handling, begun_key
+from anabranch.operators.core.scheduling.batch_queue import (
+    LONG_AGO_MS,
+    BatchQueue,
+    Departure,
+    Handling,
+    QueueChanges,
+    begun_key,
+)
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.split_request import SplitRequest
 from anabranch.schemas.model import Batching
@@ -847,3 +854,124 @@ def of_its_own(request: Request) -> SplitRequest:
 def live_splits() -> int:
     gc.collect()
     return sum(isinstance(each, SplitRequest) for each in gc.get_objects())
+
+
+# ---- slow batches beside the task ----------------------------------------------------------------------------------
+
+
+def slow_and_quick(lane: Readers, policy: SchedulingPolicy | None = None) -> BatchQueue:
+    """A queue whose rows of signature `s` take 30 ms each, a lone one 40, others 1 ms; a batch has two rows at most."""
+    known = {b"s": costs((1, 40.0), (2, 60.0))}
+    quick = costs((1, 1.0), (2, 2.0))
+
+    def handling_of(signature: bytes) -> Handling:
+        return Handling(Batching(max_rows=2), known.get(signature, quick))
+
+    return BatchQueue(handling_of, policy or SchedulingPolicy(), lane)
+
+
+def added(queue: BatchQueue, *requests: Request, now_ms: float = 0.0) -> BatchQueue:
+    for request in requests:
+        queue.add(request, now_ms)
+    return queue
+
+
+def test_queue_slow_batch_holds_up_no_quick_one() -> None:
+    lane = Readers()
+    queue = added(slow_and_quick(lane), *[waiting(name, of=b"s", priority=1) for name in "abcd"], waiting("e"))
+    departure = queue.take(0.0)
+    assert (names(departure.batch), departure.is_slow) == (["a", "b"], True)
+    departure = queue.take(0.0)
+    assert (names(departure.batch), departure.is_slow) == (["e"], False)
+    assert queue.take(1.0).batch == []
+    assert names(queue.end_slow()) == ["a", "b"]
+    assert names(queue.take(1.0).batch) == ["c", "d"]
+
+
+def test_queue_batch_of_a_slow_model_that_is_quick_runs_at_once() -> None:
+    lane = Readers()
+    lane.has_room = False
+    departure = added(slow_and_quick(lane), waiting("a", of=b"s")).take(0.0)
+    assert (names(departure.batch), departure.is_slow) == (["a"], False)
+
+
+def test_queue_lane_without_room_is_looked_at_again() -> None:
+    lane = Readers()
+    queue = added(slow_and_quick(lane), *[waiting(name, of=b"s") for name in "ab"])
+    lane.has_room = False
+    assert (queue.take(5.0).batch, queue.next_deadline(), queue.awaits_lane) == ([], 15.0, True)
+    lane.has_room = True
+    assert queue.take(15.0).is_slow
+
+
+def test_queue_slow_batch_is_looked_for_at_its_end() -> None:
+    queue = added(slow_and_quick(Readers()), *[waiting(name, of=b"s") for name in "abcd"])
+    queue.take(100.0)
+    assert queue.next_deadline() == 160.0
+    queue.take(160.0)
+    assert queue.next_deadline() == 161.0
+    queue.take(740.0)
+    assert queue.next_deadline() == 750.0
+
+
+def test_queue_slow_batch_stays_in_state_until_it_ends() -> None:
+    queue = added(slow_and_quick(Readers()), *[waiting(name, of=b"s") for name in "ab"])
+    queue.take(0.0)
+    assert names(queue.settle().arrived) == ["a", "b"]
+    assert queue.settle() == QueueChanges([], [])
+    assert (queue.size_bytes, queue.backlog_ms) == (2, 0.0)
+    queue.end_slow()
+    assert queue.settle().departed == [0, 1]
+    assert (queue.size_bytes, queue.next_deadline()) == (0, None)
+
+
+def test_queue_slow_batch_that_ends_before_it_is_stored_never_is() -> None:
+    queue = added(slow_and_quick(Readers()), *[waiting(name, of=b"s") for name in "ab"])
+    queue.take(0.0)
+    queue.end_slow()
+    assert queue.settle() == QueueChanges([], [])
+
+
+def test_queue_at_end_of_input_has_no_slow_batches() -> None:
+    lane = Readers()
+    queue = added(slow_and_quick(lane), *[waiting(name, of=b"s") for name in "abcd"])
+    lane.has_room = False
+    assert queue.take(0.0).batch == []
+    departure = queue.take(0.0, all_is_due=True)
+    assert (names(departure.batch), departure.is_slow) == (["a", "b"], False)
+
+
+def test_queue_slow_backlog_sheds_no_quick_requests() -> None:
+    queue = slow_and_quick(Readers(), SchedulingPolicy(max_backlog_ms=100.0))
+    added(queue, *[waiting(f"s{n}", of=b"s") for n in range(5)], *[waiting(f"q{n}", priority=9) for n in range(5)])
+    assert queue.slow_backlog_ms() == 150.0
+    assert names(queue.shed()) == ["s4", "s3"]
+    added(queue, *[waiting(f"q{n}") for n in range(200)])
+    assert all(name.startswith("q") for name in names(queue.shed()))
+
+
+def test_queue_take_last_of_a_kind_gives_only_it() -> None:
+    queue = added(slow_and_quick(Readers()), *[waiting(name, of=b"s") for name in "abcd"], waiting("q", priority=9))
+    queue.take(0.0)
+    queue.take(0.0)
+    assert queue.take(0.0).batch == [], "the slow ones are blocked"
+    queue.add(waiting("r", priority=9), 0.0)
+    assert names(queue.take_last(lambda _: True, is_slow=True)) == ["c", "d"]
+    assert queue.take_last(lambda _: True, is_slow=True) == []
+    assert names(queue.take_last(lambda _: True, is_slow=False)) == ["r"]
+
+
+def test_queue_requests_in_order_never_run_beside_the_task() -> None:
+    lane = Readers()
+    lane.has_room = False
+    queue = added(slow_and_quick(lane), *[waiting(name, of=b"s") for name in "ab"])
+    assert queue.take(0.0).batch == []
+    ordered = waiting("c", of=b"s")
+    ordered.holds_order = True
+    queue.add(ordered, 0.0)
+    assert queue.take(0.0) == Departure(queue_of(queue, "ab"), [], is_slow=False)
+
+
+def queue_of(queue: BatchQueue, ids: str) -> list[Request]:
+    """Requests that were added, by id."""
+    return [request for request in queue._arrived if request.id in ids]

@@ -6,9 +6,10 @@ import pytest
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.defects import Defects
-from anabranch.operators.core.execution.batch_transfer import pack, unpack
+from anabranch.operators.core.execution.batch_transfer import expect_ms, pack, unpack
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.records import BatchRecord, Source
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
@@ -55,3 +56,12 @@ def test_batch_transfer_without_timestamp_starts_at_the_read() -> None:
     [after] = travelled(unstamped)
     assert after.breakdown is not None
     assert after.breakdown.sent_ms == NOW_MS
+
+
+def test_batch_transfer_expects_the_time_of_all_rows() -> None:
+    encoded = pack([admitted("a", [1.0]), admitted("b", [2.0, 3.0])]).encode()
+    costs = {"rows": BatchCostModel([Measurement(1, 10.0), Measurement(3, 30.0)])}
+    assert expect_ms(encoded, lambda signature: costs[signature.model_name]) == 30.0
+    # Its run reports a damaged batch, and an unknown model.
+    assert expect_ms(encoded[:20], lambda signature: costs[signature.model_name]) == 0.0
+    assert expect_ms(encoded, lambda signature: costs[""]) == 0.0

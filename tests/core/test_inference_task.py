@@ -321,3 +321,32 @@ def test_task_defect_on_a_shard_fails_its_rows(defect: str, monkeypatch: pytest.
     record = FailureRecord.decode(part.value)
     assert (record.segment.first_row, record.segment.rows, part.key) == (4, 4, f"2-7-{int(NOW_MS)}")
     assert record.failure.code == ("unknown_model" if defect == "no model" else "internal_error")
+
+
+# ---- batches that ran beside the task ------------------------------------------------------------------------------
+
+
+def test_inference_batch_that_ran_apart_is_answered() -> None:
+    session = FakeSession(run_rows)
+    task = serving(session=lambda _: session)
+    requests = [admitted("a", [1.0]), admitted("b", [POISON])]
+    ran = task.run_apart(requests, NOW_MS)
+    assert task._defects.drain() == []
+    apart = list(session.batches)
+    found = answers(task.on_ran(requests, ran))
+    assert session.batches == apart
+    assert isinstance(found["a"], InferResponse)
+    assert isinstance(found["b"], ErrorResponse)
+    # The task's thread counts the failed row.
+    assert [defect.phase for defect in task._defects.drain()] == ["session"]
+
+
+def test_inference_batch_that_fails_apart_runs_again() -> None:
+    def fails(_: ModelSpec) -> Session:
+        raise ModelLoadFailed("gone")
+
+    task = serving(session=fails)
+    ran = task.run_apart([admitted("a", [1.0])], NOW_MS)
+    assert ran.result is None
+    task._session_of = session_of
+    assert isinstance(answers(task.on_ran([admitted("a", [1.0])], ran))["a"], InferResponse)

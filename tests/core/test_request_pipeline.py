@@ -16,7 +16,7 @@ from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.core.scheduling.batch_queue import begun_key
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
@@ -43,7 +43,7 @@ class StateChanges(NamedTuple):
 class QueuedPipeline:
     """A pipeline with one queue."""
 
-    def __init__(self, pipeline: RequestPipeline, balancer: LoadBalancer | None) -> None:
+    def __init__(self, pipeline: RequestPipeline, balancer: LaneBalancers | None) -> None:
         self.pipeline, self.balancer, self.queue = pipeline, balancer, pipeline.new_queue()
         self.next_deadline = self.queue.next_deadline
 
@@ -75,7 +75,7 @@ def pipeline_of(
     served: Catalog = SERVED,
     policy: SchedulingPolicy = SchedulingPolicy(max_waiting_bytes=10**6),  # noqa: B008 - it is frozen
     clock: Callable[[], float] = now_ms,
-    offloading: LoadBalancer | None = None,
+    offloading: LaneBalancers | None = None,
 ) -> QueuedPipeline:
     response_writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, clock)
     pipeline = RequestPipeline(
@@ -411,7 +411,7 @@ def test_pipeline_at_end_of_input_ignores_delays() -> None:
 
 def behind(served: Catalog = SERVED) -> QueuedPipeline:
     """A task with five queued batches of four rows."""
-    of = pipeline_of(served, offloading=LoadBalancer(SchedulingPolicy(offload_backlog_ms=8.0), 2))
+    of = pipeline_of(served, offloading=LaneBalancers(SchedulingPolicy(offload_backlog_ms=8.0), 2))
     of.on_frame(frame(*[named(f"{n}", rows=4, parameters={"priority": n % 9 + 1}) for n in range(5)]), NOW_MS)
     return of
 

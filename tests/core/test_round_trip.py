@@ -102,6 +102,7 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
         seen["restored"] += job.restored
         seen["restored begun"] += job.restored_begun
         seen["offloaded"] += job.offloaded
+        seen["ran apart"] += job.ran_apart
         seen["answers that only a crash repeats"] += len(job.seen) - len(job.visible)
         seen["lost"] += sum(bool(fate.lost) for fate in job.fates.values())
         for _, output in job.visible:
@@ -115,6 +116,7 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
     assert seen["restored"] > len(SEEDS)
     assert seen["restored begun"] > 50
     assert seen["offloaded"] > 50
+    assert seen["ran apart"] > 50
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
     for missing in ([], ["missing_members"], ["missing_rows"]):
@@ -246,6 +248,16 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
         BatchQueue, "settle_split", "request.split.is_done", "True"
     ),
     "begun request is shed": mutated(batch_queue._SplitGroup, "from_last", " and not _has_begun(entry[1])", ""),
+    "slow batch is not put into state": mutated(BatchQueue, "settle", "if self.running", "if False"),
+    "slow batch stays in state": mutated(BatchQueue, "end_slow", "self._note_left(batch)", "..."),
+    "slow batch is never looked for": mutated(BatchQueue, "next_deadline", "and not self.running", ""),
+    "two slow batches start": mutated(BatchQueue, "_has_room", "not self.running and lane.has_room", "True"),
+    "slow batch is answered at its start, too": mutated(
+        RequestPipeline,
+        "run_next",
+        "        else:\n            outputs += self._run",
+        "        outputs += self._run",
+    ),
     "restored outputs are dropped": mutated(
         TaskLoop, "on_timer", "yield from self._emit(self._pipeline.restore", "(self._pipeline.restore"
     ),

@@ -60,6 +60,9 @@ class Script:
         self.now_ms += 4
         return self.batches.pop(0)
 
+    def await_slow(self, queue: Any) -> bool:
+        return False
+
     def settle(self) -> QueueChanges:
         return QueueChanges([], [])
 

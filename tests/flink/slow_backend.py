@@ -14,16 +14,25 @@ BATCH_S = 0.02
 
 @dataclass(frozen=True)
 class SlowBackend:
-    """ONNX models that sleep before each batch, so that all tasks are equally fast on any machine."""
+    """ONNX models that sleep before each batch, so that all tasks are equally fast on any machine.
+
+    Attributes:
+        only: The one slow model, or all.
+    """
+
+    only: str = ""
+    batch_s: float = BATCH_S
 
     def load(self, model: ModelSpec) -> Session:
-        return SlowSession(OnnxBackend().load(model))
+        session = OnnxBackend().load(model)
+        return SlowSession(session, self.batch_s) if self.only in ("", model.name) else session
 
 
 class SlowSession:
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, batch_s: float) -> None:
         self._session = session
+        self._batch_s = batch_s
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        time.sleep(BATCH_S)
+        time.sleep(self._batch_s)
         return self._session.run(outputs, inputs)

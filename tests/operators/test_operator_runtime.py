@@ -82,7 +82,7 @@ def operators(backend: Backend) -> list[Any]:
     policy = SchedulingPolicy()
     return [
         ServeFunction(CATALOG, backend, writer(), 1000, policy, tuple(range(4)), OPTIONS),
-        InferFunction(CATALOG, backend, writer(), OPTIONS),
+        InferFunction(CATALOG, backend, writer(), OPTIONS, 50.0),
         StageFunction(STAGED, 1, backend, writer(), OPTIONS, 2),
         AggregateFunction(writer(), policy, OPTIONS),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from anabranch.operators.backends.base import Session
-from anabranch.operators.core.defects import Defects
+from anabranch.operators.core.defects import DefectSink
 from anabranch.operators.core.execution.padded_batch import PaddedInputs, cut_back, gather
 from anabranch.operators.core.merging.row_ranges import BatchOutputs, RowBlock
 from anabranch.schemas.errors import InferenceFailed, RunTooLong, ServingError
@@ -114,7 +114,7 @@ def run_batch(
     model: ModelSpec,
     session: Session,
     now_ms: Callable[[], float],
-    defects: Defects,
+    defects: DefectSink,
     joined: Sequence[Buffer] = (),
 ) -> BatchResult:
     """Run parts of one signature as one batch; failing rows do not raise.
@@ -176,7 +176,7 @@ class _RowRun:
         rows: int,
         step: int | None,
         session: Session,
-        defects: Defects,
+        defects: DefectSink,
     ) -> None:
         self._defects = defects
         self._outputs = outputs
@@ -251,7 +251,7 @@ def _alike(one: Sequence[Array], other: Sequence[Array]) -> bool:
     return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
-def _run_whole(part: BatchPart, signature: Signature, session: Session, defects: Defects) -> PartOutcome:
+def _run_whole(part: BatchPart, signature: Signature, session: Session, defects: DefectSink) -> PartOutcome:
     inputs = {
         spec.name: _aligned(array_from_raw(spec.datatype, spec.shape, data))
         for spec, data in zip(signature.inputs, part.tensors, strict=True)

@@ -1,12 +1,13 @@
 """Packs requests into a BATCH for another task, and unpacks them there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from anabranch.operators.core.merging.shards import row_offsets
 from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.records import BatchEntry, BatchRecord
-from anabranch.schemas.signatures import TensorSignature, decode_signature
+from anabranch.schemas.signatures import Signature, TensorSignature, decode_signature
 from anabranch.schemas.tensors import Buffer
 
 
@@ -45,6 +46,15 @@ def unpack(batch: BatchRecord) -> list[Request]:
         )
         for at, entry in enumerate(entries)
     ]
+
+
+def expect_ms(encoded: Buffer, costs_of: Callable[[Signature], BatchCostModel]) -> float:
+    """Predict the time of a BATCH; 0 if that is impossible."""
+    try:
+        batch = BatchRecord.decode(encoded)
+        return costs_of(decode_signature(batch.signature)).expect_ms(sum([entry.rows for entry in batch.entries]))
+    except Exception:  # noqa: BLE001 - its run reports it
+        return 0.0
 
 
 def _entry(request: Request) -> BatchEntry:

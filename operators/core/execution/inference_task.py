@@ -8,10 +8,13 @@ An exception fails only the requests concerned.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from anabranch.operators.backends.base import Session
+from anabranch.operators.core.defects import Defect, DefectSink
 from anabranch.operators.core.execution.batch_run import BatchPart, BatchResult, PartOutcome, PartRows, run_batch
 from anabranch.operators.core.execution.batch_transfer import unpack
 from anabranch.operators.core.execution.window_parts import failure_of, failure_parts, name_rows
@@ -49,6 +52,23 @@ _BATCH = bytes([RecordKind.BATCH])
 _FAILURE = bytes([RecordKind.FAILURE])
 
 
+@dataclass(slots=True)
+class RanApart:
+    """A batch that another thread ran.
+
+    Attributes:
+        result: None if it failed as a whole.
+    """
+
+    taken_ms: float
+    result: BatchResult | None = None
+    defects: list[Defect] = field(default_factory=list)
+
+    def note(self, phase: str, error: BaseException, detail: str = "") -> None:
+        """Keep a defect for the task's thread."""
+        self.defects.append(Defect(phase, error, detail))
+
+
 class InferenceTask:
     """One inference task; `pack` encodes outputs of a shard."""
 
@@ -68,17 +88,22 @@ class InferenceTask:
         self._pack = pack
 
     def on_batch(
-        self, requests: Sequence[Request], taken_ms: float, joined: Sequence[Buffer] = ()
+        self,
+        requests: Sequence[Request],
+        taken_ms: float,
+        joined: Sequence[Buffer] = (),
+        ran: BatchResult | None = None,
     ) -> list[Answer | DeadLetterRecord]:
         """Run requests of one signature and answer them; never raises.
 
         Args:
             taken_ms: Unix time.
             joined: Tensors with the rows of all requests, if they exist.
+            ran: Their result, if they ran.
         """
         try:
             signature = decode_signature(requests[0].signature)
-            batch = self._run(requests, signature, joined)
+            batch = self._run(requests, signature, joined) if ran is None else ran
             if batch.elements:
                 self._response_writer.meter.note_padding(signature, batch.elements, batch.filled)
             for request in requests:
@@ -110,6 +135,19 @@ class InferenceTask:
                 return self._response_writer.fail(requests[0], failure)
             return [output for request in requests for output in self.on_batch([request], taken_ms)]
         return outputs
+
+    def run_apart(self, requests: Sequence[Request], taken_ms: float) -> RanApart:
+        """Run requests of one signature in any thread, for `on_ran`; never raises."""
+        ran = RanApart(taken_ms)
+        with suppress(Exception):  # `on_ran` runs them again, and reports it.
+            ran.result = self._run(requests, decode_signature(requests[0].signature), defects=ran)
+        return ran
+
+    def on_ran(self, requests: Sequence[Request], ran: RanApart) -> list[Answer | DeadLetterRecord]:
+        """Answer requests that ran apart; never raises."""
+        for defect in ran.defects:
+            self._defects.note(*defect)
+        return self.on_batch(requests, ran.taken_ms, ran=ran.result)
 
     def on_exchange(self, encoded: Buffer, now_ms: float) -> Sequence[Answer | DeadLetterRecord | WindowPart]:
         """Run a SHARD or BATCH of another task; never raises."""
@@ -188,10 +226,18 @@ class InferenceTask:
             parts += failure_parts([failed], failure)
         return parts
 
-    def _run(self, parts: Sequence[BatchPart], signature: Signature, joined: Sequence[Buffer] = ()) -> BatchResult:
+    def _run(
+        self,
+        parts: Sequence[BatchPart],
+        signature: Signature,
+        joined: Sequence[Buffer] = (),
+        defects: DefectSink | None = None,
+    ) -> BatchResult:
         model = self._catalog.find(signature.model_name, signature.model_version)
         session = self._session_of(model)
-        return run_batch(parts, signature, model, session, self._response_writer.now_ms, self._defects, joined)
+        return run_batch(
+            parts, signature, model, session, self._response_writer.now_ms, defects or self._defects, joined
+        )
 
     def _answer(self, request: Request, outcome: PartOutcome) -> list[Answer | DeadLetterRecord]:
         if not outcome.bad:

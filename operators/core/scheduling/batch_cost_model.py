@@ -15,6 +15,8 @@ DEFAULT_ROWS, MOST_ROWS = 64, 1024
 MOST_MS = 1.0
 #: Runs that `at_least_ms` considers.
 _RUNS = 256
+#: Weight of the earlier runs of a model without measurements.
+_AVERAGED = 4
 
 
 class Measurement(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +37,8 @@ class BatchCostModel:
         self._ratios: list[float] = []
         self._least_ratio = 0.0
         self._runs = 0
+        #: Average time of the last runs of a model without measurements.
+        self._run_average_ms = 0.0
         self._best: dict[int | None, int] = {}
 
     def best_rows(self, max_rows: int | None) -> int:
@@ -66,6 +70,10 @@ class BatchCostModel:
         """Predict the time of a batch; 0 without measurements."""
         return self._measured_ms(rows) * self._ratio
 
+    def expect_ms(self, rows: int) -> float:
+        """Predict the time of a batch; without measurements, as that of the last runs."""
+        return self.predict_ms(rows) if self._rows else self._run_average_ms
+
     def at_least_ms(self, rows: int) -> float:
         """Return the least time of a batch in the last runs."""
         return self._measured_ms(rows) * self._least_ratio
@@ -74,6 +82,7 @@ class BatchCostModel:
         """Learn from a batch that ran."""
         expected_ms = self._measured_ms(rows)
         if expected_ms <= 0:
+            self._run_average_ms += (run_ms - self._run_average_ms) / (_AVERAGED if self._run_average_ms else 1)
             return
         ratio = run_ms / expected_ms
         self._ratio += (ratio - self._ratio) / 16

@@ -32,6 +32,8 @@ _NEVER = float("inf")
 _SLACK = 8
 #: Wait for readers without room.
 _LOOK_AGAIN_MS = 2.0
+#: Wait for a slow batch beside the task: at least, as a share of its time until now, and without a known end.
+_SLOW_LOOK_MS, _SLOW_LOOK_SHARE, _LANE_LOOK_MS = 1.0, 1 / 64, 10.0
 _SPLIT = b"split "
 
 #: Time and number of a request; the least leaves first.
@@ -40,10 +42,15 @@ Urgency = tuple[float, int]
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """The next batch to run, which may be empty, and expired requests."""
+    """The next batch to run, which may be empty, and expired requests.
+
+    Attributes:
+        is_slow: True if the batch runs beside the task; it stays in state until `end_slow`.
+    """
 
     batch: list[Request]
     expired: list[Request]
+    is_slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +98,18 @@ class _Group:
         "costs",
         "due",
         "gate",
+        "is_gated",
         "max_requests",
         "max_rows",
+        "may_be_slow",
         "row_ms",
         "rows",
         "size_bytes",
+        "slow_ms",
         "target",
     )
 
-    def __init__(self, handling: Handling) -> None:
+    def __init__(self, handling: Handling, slow_ms: float = _NEVER) -> None:
         self.batching = batching = handling.batching
         self.costs = costs = handling.costs
         self.target = handling.target
@@ -107,6 +117,10 @@ class _Group:
         self.max_rows = costs.best_rows(batching.max_rows)
         self.max_requests = batching.max_rows or DEFAULT_ROWS
         self.row_ms = costs.predict_ms(self.max_rows) / self.max_rows
+        self.slow_ms = slow_ms
+        self.may_be_slow = not handling.target and costs.expect_ms(self.max_rows) > slow_ms
+        #: True if the next batch may have to wait.
+        self.is_gated = self.may_be_slow or bool(handling.target)
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
@@ -188,6 +202,14 @@ class _Group:
         """Tell whether the next batch may leave."""
         return self.gate is None or self.gate.has_room
 
+    def next_rows(self) -> int:
+        """Return the most rows of the next batch."""
+        return max(min(self.rows, self.max_rows), self._entries[0][1].rows)
+
+    def is_slow(self) -> bool:
+        """Tell whether the next batch runs beside the task."""
+        return self.may_be_slow and self.costs.expect_ms(self.next_rows()) > self.slow_ms
+
     def last_batch(self) -> list[Request]:
         """Return the least urgent batch, which stays queued."""
         batch: list[Request] = []
@@ -229,11 +251,23 @@ def _has_begun(request: Request) -> bool:
 
 
 class BatchQueue:
-    """Queued requests of one key; `handling_of` returns the handling of a signature."""
+    """Queued requests of one key.
 
-    def __init__(self, handling_of: Callable[[bytes], Handling], policy: SchedulingPolicy) -> None:
+    Args:
+        handling_of: Returns the handling of a signature.
+        lane: Has room if a slow batch may start beside the task; without it, all batches are quick.
+    """
+
+    def __init__(
+        self, handling_of: Callable[[bytes], Handling], policy: SchedulingPolicy, lane: Gate | None = None
+    ) -> None:
         self._handling_of = handling_of
         self._policy = policy
+        self._lane = lane
+        self._slow_ms = _NEVER if lane is None else policy.slow_batch_ms
+        #: The slow batch under way, its start and earliest end.
+        self.running: list[Request] = []
+        self._began_ms = self._may_end_ms = 0.0
         self._groups: dict[bytes, _Group] = {}
         #: Due signatures by urgency; stale entries differ from `_Group.due`.
         self._due: list[tuple[Urgency, bytes]] = []
@@ -271,8 +305,11 @@ class BatchQueue:
         group = self._groups.get(key)
         if group is None:
             handling = self._handling_of(request.signature)
-            group = _Group(handling) if split is None else _SplitGroup(handling, split.target)
+            group = _Group(handling, self._slow_ms) if split is None else _SplitGroup(handling, split.target)
             self._groups[key] = group
+        if group.may_be_slow and request.holds_order:
+            # A later one might expire, and be answered, meanwhile.
+            group.may_be_slow = False
         if request.number < 0:
             request.number = self._next_number
         if request.number >= self._next_number:
@@ -314,18 +351,30 @@ class BatchQueue:
         if self._delayed:
             self._end_delays(_NEVER if all_is_due else now_ms)
         if self._blocked:
-            self._unblock()
-        if not self._find_due():
+            self._unblock(all_is_due=all_is_due)
+        if not self._find_due(all_is_due=all_is_due):
             return Departure([], expired)
         signature = heappop(self._due)[1]
         group = self._groups[signature]
         group.due = None
+        is_slow = group.may_be_slow and not all_is_due and group.is_slow()
+        if is_slow:
+            self._began_ms, self._may_end_ms = now_ms, now_ms + group.costs.at_least_ms(group.next_rows())
         batch = group.take()
-        if batch[0].split is None:
+        if is_slow:
+            self.running = batch
+            self._note_work(batch, group)
+        elif batch[0].split is None:
             self._note_departure(batch, group)
         self._update(signature, group)
         self._drop_stale()
-        return Departure(batch, expired)
+        return Departure(batch, expired, is_slow)
+
+    def end_slow(self) -> list[Request]:
+        """Return the slow batch that has ended, which leaves state."""
+        batch, self.running = self.running, []
+        self._note_left(batch)
+        return batch
 
     def drop_split(self, request: Request) -> None:
         """Remove a split request."""
@@ -340,9 +389,25 @@ class BatchQueue:
         elif not request.split.is_marked:
             self._begun[request.number] = request
 
-    def take_last(self, is_wanted: Callable[[Sequence[Request]], bool]) -> list[Request]:
-        """Remove and return the least urgent batch that is due and wanted."""
-        due = [group for group in self._groups.values() if group.due is not None and not group.target]
+    def slow_backlog_ms(self) -> float:
+        """Return the share of `backlog_ms` that runs beside the task."""
+        return sum(group.row_ms * group.rows for group in self._groups.values() if group.is_slow())
+
+    def take_last(
+        self, is_wanted: Callable[[Sequence[Request]], bool], *, is_slow: bool | None = None
+    ) -> list[Request]:
+        """Remove and return the least urgent batch that is due and wanted.
+
+        Args:
+            is_slow: Looks only at groups whose next batch is slow, or is not.
+        """
+        due = [
+            group
+            for signature, group in self._groups.items()
+            if (group.due is not None or signature in self._blocked)
+            and not group.target
+            and (is_slow is None or group.is_slow() == is_slow)
+        ]
         for group in sorted(due, key=lambda each: each.least_urgent, reverse=True):
             batch = group.last_batch()
             if is_wanted(batch):
@@ -355,21 +420,35 @@ class BatchQueue:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next `take`: 0 for now; None for an empty queue."""
-        if not self._groups:
+        if not self._groups and not self.running:
             return None
         if self._find_due():
             return 0.0
         while self._deadlines and self._deadlines[0][2].gone:
             heappop(self._deadlines)
         due_ms = min([self._groups[signature].leaves_at_ms() for signature in self._delayed], default=_NEVER)
-        if self._blocked:
-            due_ms = min(due_ms, self._looked_at_ms + _LOOK_AGAIN_MS)
+        if self._blocked or self.running:
+            due_ms = min(due_ms, self._looks_again_at_ms())
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
+
+    def _looks_again_at_ms(self) -> float:
+        looked_at_ms, due_ms = self._looked_at_ms, _NEVER
+        if any(self._groups[signature].target for signature in self._blocked):
+            due_ms = looked_at_ms + _LOOK_AGAIN_MS
+        if not self.running:
+            return min(due_ms, looked_at_ms + _LANE_LOOK_MS)
+        pause_ms = max(_SLOW_LOOK_MS, (looked_at_ms - self._began_ms) * _SLOW_LOOK_SHARE)
+        return min(due_ms, max(self._may_end_ms, looked_at_ms + pause_ms))
 
     @property
     def is_blocked(self) -> bool:
-        """True if due requests wait for readers in other tasks."""
+        """True if due requests wait for readers in other tasks, or for a slow batch."""
         return bool(self._blocked)
+
+    @property
+    def awaits_lane(self) -> bool:
+        """True if a slow batch is under way, or waits for one."""
+        return bool(self.running) or any(not self._groups[signature].target for signature in self._blocked)
 
     def shed(self) -> list[Request]:
         """Remove and return the least urgent requests of a queue over a limit."""
@@ -377,11 +456,17 @@ class BatchQueue:
         shed: list[Request] = []
         if self.size_bytes > policy.max_waiting_bytes:
             shed += self._shed(self._groups.values(), 0.0, self.size_bytes - SHED_TO_SHARE * policy.max_waiting_bytes)
-        for target, backlog_ms in (("", self.backlog_ms), *self._away_ms.items()):
-            if backlog_ms > policy.max_backlog_ms:
-                groups = [group for group in self._groups.values() if group.target == target]
-                shed += self._shed(groups, backlog_ms - SHED_TO_SHARE * policy.max_backlog_ms, 0.0)
+        if self.backlog_ms > policy.max_backlog_ms:
+            for is_slow in (False, True):
+                groups = [each for each in self._groups.values() if not each.target and each.is_slow() == is_slow]
+                shed += self._shed_above(groups, sum(group.row_ms * group.rows for group in groups))
+        for target, backlog_ms in self._away_ms.items():
+            shed += self._shed_above([each for each in self._groups.values() if each.target == target], backlog_ms)
         return shed
+
+    def _shed_above(self, groups: Iterable[_Group], backlog_ms: float) -> list[Request]:
+        most_ms = self._policy.max_backlog_ms
+        return self._shed(groups, backlog_ms - SHED_TO_SHARE * most_ms, 0.0) if backlog_ms > most_ms else []
 
     def _shed(self, groups: Iterable[_Group], backlog_ms: float, size_bytes: float) -> list[Request]:
         shed: list[Request] = []
@@ -398,7 +483,10 @@ class BatchQueue:
 
     def settle(self) -> QueueChanges:
         """Return the changes since the last settlement."""
-        changes = QueueChanges([request for request in self._arrived if not request.gone], self._departed)
+        arrived = [request for request in self._arrived if not request.gone]
+        if self.running:
+            arrived += [request for request in self.running if not request.stored]
+        changes = QueueChanges(arrived, self._departed)
         for request in changes.arrived:
             request.stored = True
         if self._begun:
@@ -434,21 +522,28 @@ class BatchQueue:
             self._update(key, group)
 
     def _note_departure(self, requests: list[Request], group: _Group) -> None:
-        self._waiting -= len(requests)
+        self._note_work(requests, group)
+        self._note_left(requests)
+
+    def _note_work(self, requests: list[Request], group: _Group) -> None:
         cost_ms = 0.0
         for request in requests:
-            self.size_bytes -= request.size_bytes
             cost_ms += request.cost_ms
+        if group.target:
+            self._away_ms[group.target] -= cost_ms
+        else:
+            self.backlog_ms -= cost_ms
+
+    def _note_left(self, requests: list[Request]) -> None:
+        self._waiting -= len(requests)
+        for request in requests:
+            self.size_bytes -= request.size_bytes
             if request.stored:
                 self._departed.append(request.number)
             if request.split is not None:
                 if request.stored and request.split.is_marked:
                     self._departed.append(begun_key(request.number))
                 request.split.release()
-        if group.target:
-            self._away_ms[group.target] -= cost_ms
-        else:
-            self.backlog_ms -= cost_ms
         if not self._waiting:
             self.backlog_ms = 0.0  # The rest is rounding.
             self._away_ms.clear()
@@ -473,19 +568,25 @@ class BatchQueue:
             assert group.due is not None  # noqa: S101 - empty groups are removed
             heappush(self._due, (group.due, signature))
 
-    def _unblock(self) -> None:
-        for signature in [each for each in self._blocked if self._groups[each].has_room()]:
+    def _unblock(self, *, all_is_due: bool) -> None:
+        for signature in [each for each in self._blocked if self._has_room(self._groups[each], all_is_due=all_is_due)]:
             self._blocked.discard(signature)
             self._update(signature, self._groups[signature])
 
-    def _find_due(self) -> bool:
+    def _has_room(self, group: _Group, *, all_is_due: bool) -> bool:
+        if group.target:
+            return group.has_room()
+        lane = self._lane
+        return lane is None or all_is_due or not group.is_slow() or (not self.running and lane.has_room)
+
+    def _find_due(self, *, all_is_due: bool = False) -> bool:
         """Drop stale and blocked entries; return True if a group is due."""
         due = self._due
         while due:
             signature = due[0][1]
             group = self._groups.get(signature)
             if group is not None and group.due == due[0][0]:
-                if not group.target or group.has_room():
+                if not group.is_gated or self._has_room(group, all_is_due=all_is_due):
                     return True
                 self._blocked.add(signature)
                 group.due = None

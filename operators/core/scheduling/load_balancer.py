@@ -21,8 +21,8 @@ _SOON_MS = 5.0
 #: Wait beyond the run that counts as a full exchange.
 _FULL_MS = 20.0
 _GROWTH, _SHRINKING, _LEAST_WINDOW = 1.25, 0.7, 0.25
-#: Largest window per other task.
-_MOST_PER_TASK = 8.0
+#: Largest window per other task: of quick batches, and of slow ones, of which a task runs every second for another.
+_MOST_PER_TASK, _MOST_SLOW_PER_TASK = 8.0, 1.0
 #: Pauses after a full exchange, and without a worthy batch.
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS, _NOTHING_MS = 50.0, 2_000.0, 10.0
 
@@ -33,11 +33,14 @@ class LoadBalancer:
     Args:
         policy: Its `offload_backlog_ms` defines a late task.
         learns: False without calls of `note_wait`.
+        most_per_task: Largest window per other task.
     """
 
-    def __init__(self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True) -> None:
+    def __init__(
+        self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True, most_per_task: float = _MOST_PER_TASK
+    ) -> None:
         self._backlog_ms = policy.offload_backlog_ms
-        self._most = (tasks - 1) * _MOST_PER_TASK
+        self._most = (tasks - 1) * most_per_task
         self._learns = learns
         self._window = float(tasks - 1) if learns else self._most
         #: Batches that may leave before one runs here.
@@ -84,6 +87,29 @@ class LoadBalancer:
         else:
             self._paused_until_ms = now_ms + self._pause_ms
             self._pause_ms = min(self._pause_ms * 2, _MOST_PAUSE_MS)
+
+
+class LaneBalancers:
+    """The offloading of one task: a `LoadBalancer` for its quick batches, and one for its slow ones."""
+
+    def __init__(self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True) -> None:
+        self._quick = LoadBalancer(policy, tasks, learns=learns)
+        self._slow = LoadBalancer(policy, tasks, learns=learns, most_per_task=_MOST_SLOW_PER_TASK)
+        self._given_from = self._quick
+        self.least_backlog_ms = policy.offload_backlog_ms
+
+    def of(self, *, is_slow: bool) -> LoadBalancer:
+        """Return the offloading of one kind of batches."""
+        return self._slow if is_slow else self._quick
+
+    def note_given(self, batch: Sequence[Request], now_ms: float, *, is_slow: bool) -> None:
+        """See `LoadBalancer.note_given`."""
+        self._given_from = self.of(is_slow=is_slow)
+        self._given_from.note_given(batch, now_ms)
+
+    def note_wait(self, waited_ms: float, now_ms: float) -> None:
+        """Adapt to a wait after the last offload."""
+        self._given_from.note_wait(waited_ms, now_ms)
 
 
 def _run_ms(batch: Sequence[Request]) -> float:

@@ -21,6 +21,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         overload: `wait` leaves requests in Kafka; `refuse` answers the least urgent with `overloaded`.
         max_waiting_bytes: Queued bytes from which a task stops reading, or refuses.
         max_backlog_ms: Queued work from which a task refuses.
+        slow_batch_ms: Batches that take longer run beside the task, one at a time, while it serves quick ones.
         balance: `offload` hands batches to less busy tasks.
         offload_backlog_ms: Queued work from which a task offloads.
         priority_step_ms: Queue delay per step of lower priority.
@@ -34,6 +35,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     overload: Literal["wait", "refuse"] = "wait"
     max_waiting_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     max_backlog_ms: _WaitMs = 2_000.0
+    slow_batch_ms: _WaitMs = 50.0
     balance: Literal["offload", "off"] = "offload"
     offload_backlog_ms: _WaitMs = 100.0
     priority_step_ms: _WaitMs = 5_000.0

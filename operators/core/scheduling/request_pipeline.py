@@ -3,17 +3,19 @@
 `task_loop` selects the step and passes the queue. State holds Kafka records: restored requests are admitted again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Protocol
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.batch_transfer import pack
-from anabranch.operators.core.execution.inference_task import InferenceTask
+from anabranch.operators.core.execution.inference_task import InferenceTask, RanApart
 from anabranch.operators.core.execution.window_parts import failure_of, failure_parts
 from anabranch.operators.core.outputs import Offload, Output
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, begun_key
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.split_request import SplitRequest
@@ -24,6 +26,25 @@ from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
 PHASE = "shard"
+#: Longest wait for a slow batch without a look at the queue.
+_WAIT_MS = 10.0
+
+
+class SlowLane(Protocol):
+    """Runs slow batches beside a task's thread, one at a time."""
+
+    @property
+    def has_room(self) -> bool:
+        """True if a batch may start."""
+
+    def start(self, run: Callable[[], RanApart]) -> None:
+        """Start a batch."""
+
+    def take(self) -> RanApart | None:
+        """Return a batch that has ended."""
+
+    def wait(self, timeout_ms: float) -> None:
+        """Wait for the end of a batch."""
 
 
 class RequestPipeline:
@@ -36,16 +57,25 @@ class RequestPipeline:
         inference: InferenceTask,
         response_writer: ResponseWriter,
         policy: SchedulingPolicy,
+        lane: SlowLane | None = None,
     ) -> None:
         self._admission = admission
         self._router = router
         self._inference = inference
         self._response_writer = response_writer
         self._policy = policy
+        self._lane = lane
 
     def new_queue(self) -> BatchQueue:
         """Create an empty queue."""
-        return BatchQueue(self._router.handling_of, self._policy)
+        return BatchQueue(self._router.handling_of, self._policy, self._lane)
+
+    def await_slow(self, queue: BatchQueue) -> bool:
+        """Wait a moment for a slow batch; return False if the queue awaits none."""
+        if self._lane is None or not queue.awaits_lane:
+            return False
+        self._lane.wait(_WAIT_MS)
+        return True
 
     def admit(self, frame: Buffer, queue: BatchQueue, now_ms: float) -> list[Output]:
         """Queue the requests of a frame; return refusals."""
@@ -116,25 +146,24 @@ class RequestPipeline:
         return failure_parts([Segment(refused.source, refused.id, rows=read_begun(mark))], refused.failure)
 
     def run_next(
-        self, queue: BatchQueue, now_ms: float, balancer: LoadBalancer | None = None, *, all_is_due: bool = False
+        self, queue: BatchQueue, now_ms: float, balancers: LaneBalancers | None = None, *, all_is_due: bool = False
     ) -> list[Output] | None:
         """Run the most urgent due batch and answer expired requests; None without either.
 
-        The result may instead be an `Offload`: the least urgent batch of a late task.
+        A slow batch starts beside the task, and is answered by a later call. The result may also be an `Offload`: the
+        least urgent batch of a late task.
 
         Args:
-            balancer: Selects batches for other tasks.
-            all_is_due: True to ignore delays.
+            balancers: Select batches for other tasks.
+            all_is_due: True to ignore delays, and to run slow batches here.
         """
-        if balancer is not None and balancer.is_due(backlog_ms := queue.backlog_ms, now_ms):
-            given = queue.take_last(
-                lambda batch: (
-                    balancer.is_worth(batch, backlog_ms, now_ms) and not any(request.holds_order for request in batch)
-                )
-            )
-            balancer.note_given(given, now_ms)
-            if given:
-                return [Offload(pack(part).encode()) for part in self._router.packable(given)]
+        lane = self._lane
+        if queue.running and lane is not None and (ran := lane.take()) is not None:
+            return [*self._inference.on_ran(queue.end_slow(), ran)]
+        if balancers is not None and queue.backlog_ms > balancers.least_backlog_ms:
+            offloaded = self._offload(queue, balancers, now_ms)
+            if offloaded:
+                return offloaded
         departure = queue.take(now_ms, all_is_due=all_is_due)
         batch = departure.batch
         outputs: list[Output] = []
@@ -143,12 +172,26 @@ class RequestPipeline:
         if batch:
             if batch[0].split is not None:
                 return outputs + self._advance(queue, batch[0], batch[0].split, now_ms)
-            if balancer is not None:
-                balancer.note_run()
-            outputs += self._run(batch, now_ms)
+            if balancers is not None:
+                balancers.of(is_slow=departure.is_slow).note_run()
+            if departure.is_slow and lane is not None:
+                lane.start(partial(self._inference.run_apart, batch, now_ms))
+            else:
+                outputs += self._run(batch, now_ms)
         elif not departure.expired:
             return None
         return outputs
+
+    def _offload(self, queue: BatchQueue, balancers: LaneBalancers, now_ms: float) -> list[Output]:
+        slow_ms = queue.slow_backlog_ms()
+        for is_slow, backlog_ms in ((True, slow_ms), (False, queue.backlog_ms - slow_ms)):
+            balancer = balancers.of(is_slow=is_slow)
+            if balancer.is_due(backlog_ms, now_ms):
+                given = queue.take_last(partial(_is_worth, balancer, backlog_ms, now_ms), is_slow=is_slow)
+                balancers.note_given(given, now_ms, is_slow=is_slow)
+                if given:
+                    return [Offload(pack(part).encode()) for part in self._router.packable(given)]
+        return []
 
     def _advance(self, queue: BatchQueue, request: Request, split: SplitRequest, now_ms: float) -> list[Output]:
         try:
@@ -173,6 +216,10 @@ class RequestPipeline:
         self._response_writer.defects.note("queue", error, f"request {requests[0].id!r}")
         failure = _failure(InternalError, f"{type(error).__name__}: {error}")
         return [output for request in requests for output in self._response_writer.fail(request, failure)]
+
+
+def _is_worth(balancer: LoadBalancer, backlog_ms: float, now_ms: float, batch: Sequence[Request]) -> bool:
+    return balancer.is_worth(batch, backlog_ms, now_ms) and not any(request.holds_order for request in batch)
 
 
 def _late(request: Request, now_ms: float) -> Failure:

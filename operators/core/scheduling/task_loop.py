@@ -6,7 +6,8 @@
 
 The caller carries out each action before it takes the next one, so the loop measures how long the exchange blocks. A
 busy task runs batches for `work_slice_ms`, then sets a timer, so that requests and checkpoints get their turn. So
-do queues that a rescale left with the task.
+do queues that a rescale left with the task. A slow batch runs beside the loop; until its answers are emitted, its
+requests are in state.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from anabranch.operators.core.outputs import Answer, Offload, Output
 from anabranch.operators.core.scheduling.batch_queue import BatchQueue, QueueChanges, begun_key
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.schemas.frames import write_begun, write_waiting
@@ -72,7 +73,7 @@ class TaskLoop:
         key: Own key of the task; see `key_groups`.
         held: Reads number and frame of all requests of the current key.
         flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
-        balancer: Selects batches for other tasks.
+        balancers: Select batches for other tasks.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class TaskLoop:
         flush_metrics: Callable[[], float],
         clock: Callable[[], float],
         policy: SchedulingPolicy,
-        balancer: LoadBalancer | None = None,
+        balancers: LaneBalancers | None = None,
     ) -> None:
         self._key = key
         self._pipeline = pipeline
@@ -93,7 +94,7 @@ class TaskLoop:
         self._flush_metrics = flush_metrics
         self._clock = clock
         self._work_slice_ms = policy.work_slice_ms
-        self._balancer = balancer
+        self._balancers = balancers
         self._own: BatchQueue | None = None
         self._foreign: dict[int, _ForeignQueue] = {}
         self._wakes_at_ms: int | None = None
@@ -149,8 +150,12 @@ class TaskLoop:
             yield from self._emit(self._pipeline.restore(self._held(), queue, self._clock()))
             if is_own:
                 self._own = queue
-        while (outputs := self._pipeline.run_next(queue, self._clock(), all_is_due=True)) is not None:
-            yield outputs
+        while True:
+            outputs = self._pipeline.run_next(queue, self._clock(), all_is_due=True)
+            if outputs is not None:
+                yield outputs
+            elif not self._pipeline.await_slow(queue):
+                break
         departed = queue.settle().departed
         if departed:
             yield Settlement([], departed)
@@ -176,14 +181,16 @@ class TaskLoop:
             yield Settlement(_stored(changes), changes.departed, foreign.wakes_at_ms)
 
     def _work(self, queue: BatchQueue) -> Iterator[Action]:
-        clock, run_next, balancer, own = self._clock, self._pipeline.run_next, self._balancer, self._own
+        clock, run_next, balancers, own = self._clock, self._pipeline.run_next, self._balancers, self._own
         stop_ms = clock() + self._work_slice_ms
         while True:
             with self._exclusion.own_batch():
                 # Read under the lock, for which the task may wait.
                 began_ms = clock()
-                outputs = run_next(queue, began_ms, balancer)
+                outputs = run_next(queue, began_ms, balancers)
             if outputs is None:
+                if self._await_slow(queue):
+                    continue
                 break
             yield from self._emit(outputs)
             now_ms = clock()
@@ -192,6 +199,13 @@ class TaskLoop:
                 break
         if queue.next_deadline() != 0 and (queue is own or own is None or own.next_deadline() != 0):
             self._exclusion.rest()
+
+    def _await_slow(self, queue: BatchQueue) -> bool:
+        """Wait a moment if a full task waits for a slow batch."""
+        if queue is not self._own or not queue.is_full:
+            return False
+        with self._exclusion.idle():
+            return self._pipeline.await_slow(queue)
 
     def _emit(self, outputs: list[Output]) -> Iterator[Action]:
         if not outputs:
@@ -203,9 +217,9 @@ class TaskLoop:
         began_ms = self._clock()
         with self._exclusion.idle():
             yield outputs
-        if self._balancer is not None and isinstance(outputs[0], Offload):
+        if self._balancers is not None and isinstance(outputs[0], Offload):
             now_ms = self._clock()
-            self._balancer.note_wait(now_ms - began_ms, now_ms)
+            self._balancers.note_wait(now_ms - began_ms, now_ms)
 
     def _settle_own(self, own: BatchQueue, *, at_once: bool = False, end_at_ms: int | None = None) -> Iterator[Action]:
         changes = own.settle()
