@@ -58,6 +58,8 @@ NO_LIMIT_MS = 1e9
 #: With these, every task with two batches is late, and every batch is worth its transfer.
 COSTS = (Measurement(1, 3.0), Measurement(8, 20.0))
 BACKLOG_MS = 0.0
+#: More than any run needs after its last request.
+MOST_STEPS = 5_000
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,10 @@ class Simulation:
         while self.state.offset < len(self.sent) or self._random.random() < 0.9:
             self._step()
         self._faults = Faults(0, 0, 0)
+        steps = 0
         while self._has_work() or self.state.queue_timers or self.state.window_timers:
+            steps += 1
+            assert steps < MOST_STEPS, "the job comes to no rest"
             self._step()
             if not self._has_work():  # idle until the next timer
                 timers = [*[at_ms for at_ms, _ in self.state.queue_timers], *self.state.window_timers.values()]
