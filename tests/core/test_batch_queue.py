@@ -911,7 +911,7 @@ def test_queue_slow_batch_is_looked_for_at_its_end() -> None:
     queue.take(160.0)
     assert queue.next_deadline() == 161.0
     queue.take(740.0)
-    assert queue.next_deadline() == 750.0
+    assert queue.next_deadline() == 745.0
 
 
 def test_queue_slow_batch_stays_in_state_until_it_ends() -> None:

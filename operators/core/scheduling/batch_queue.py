@@ -33,7 +33,7 @@ _SLACK = 8
 #: Wait for readers without room.
 _LOOK_AGAIN_MS = 2.0
 #: Wait for a slow batch beside the task: at least, as a share of its time until now, and without a known end.
-_SLOW_LOOK_MS, _SLOW_LOOK_SHARE, _LANE_LOOK_MS = 1.0, 1 / 64, 10.0
+_SLOW_LOOK_MS, _SLOW_LOOK_SHARE, _LANE_LOOK_MS = 1.0, 1 / 128, 10.0
 _SPLIT = b"split "
 
 #: Time and number of a request; the least leaves first.
