@@ -169,7 +169,12 @@ def test_defect_in_a_mapping_refuses_its_events_only(monkeypatch: pytest.MonkeyP
 
 
 class Eager:
-    """A balancer that would give every batch to another task."""
+    """Balancers that would give every batch to another task."""
+
+    least_backlog_ms = -1.0
+
+    def of(self, *, is_slow: bool) -> Any:
+        return self
 
     def is_due(self, backlog_ms: float, now_ms: float) -> bool:
         return True
@@ -177,7 +182,7 @@ class Eager:
     def is_worth(self, batch: Any, backlog_ms: float, now_ms: float) -> bool:
         return True
 
-    def note_given(self, batch: Any, now_ms: float) -> None:
+    def note_given(self, batch: Any, now_ms: float, *, is_slow: bool) -> None:
         pass
 
     def note_run(self) -> None:
@@ -195,7 +200,7 @@ def test_event_of_an_ordered_flow_is_not_offloaded(is_ordered: bool) -> None:
     queue = pipeline.new_queue()
     frame = write_requests([(EVENT, source(offset=number)) for number in range(6)])
     assert pipeline.admit(frame, queue, NOW_MS) == []
-    balancer: Any = Eager()
-    outputs = pipeline.run_next(queue, NOW_MS, balancer)
+    balancers: Any = Eager()
+    outputs = pipeline.run_next(queue, NOW_MS, balancers)
     assert outputs is not None
     assert [type(output) for output in outputs] == ([Answer] * 6 if is_ordered else [Offload])

@@ -98,7 +98,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "timer of a restored queue is forgotten": mutated(
         TaskLoop, "on_timer", "yield from self._settle_own(own, at_once=is_quiet)", "pass"
     ),
-    "blocked requests are looked at too late": mutated(BatchQueue, "next_deadline", "+ _LOOK_AGAIN_MS", "+ 1e9"),
+    "blocked requests are looked at too late": mutated(BatchQueue, "_looks_again_at_ms", "_LOOK_AGAIN_MS if", "1e9 if"),
 }
 
 

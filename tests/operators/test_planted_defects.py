@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging import aggregator
 from anabranch.operators.core.merging.aggregator import Aggregator
 from anabranch.operators.core.merging.request_window import Window
@@ -18,26 +19,32 @@ from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import TaskLoop
+from anabranch.operators.infer import InferFunction
 from anabranch.operators.runtime import flink_metrics, operator_runtime, side_outputs
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.operator_runtime import RuntimeOperator
 from anabranch.operators.runtime.process_runtime import ProcessRuntime
+from anabranch.operators.runtime.slow_batch_thread import SlowBatchThread
 from anabranch.operators.serve import ServeFunction
 from tests.core import (
     test_aggregator,
     test_batch_queue,
+    test_inference_task,
     test_load_balancer,
     test_policy,
     test_request_pipeline,
     test_request_window,
+    test_slow_batches,
     test_task_loop,
 )
 from tests.operators import (
     test_flink_metrics,
+    test_infer,
     test_operator_runtime,
     test_process_runtime,
     test_serve,
     test_side_outputs,
+    test_slow_batch_thread,
 )
 from tests.planted import both, mutated
 
@@ -135,7 +142,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         lambda: test_serve.test_serve_timer_of_each_domain_reaches_the_loop(7),
     ),
     "offload window is never learned": (
-        mutated(TaskLoop, "_emit", "self._balancer.note_wait(now_ms - began_ms, now_ms)", "pass"),
+        mutated(TaskLoop, "_emit", "self._balancers.note_wait(now_ms - began_ms, now_ms)", "pass"),
         lambda: test_task_loop.test_loop_is_idle_while_the_exchange_blocks([Offload(b"")]),
     ),
     "offloaded batches do not run while the task is blocked": (
@@ -187,7 +194,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_request_pipeline.test_pipeline_large_request_leaves_record_by_record,
     ),
     "requests whose readers were full stay blocked": (
-        mutated(BatchQueue, "take", "self._unblock()", "pass"),
+        mutated(BatchQueue, "take", "self._unblock(all_is_due=all_is_due)", "pass"),
         test_batch_queue.test_queue_full_readers_hold_up_no_other_signature,
     ),
     "work for other tasks counts as own": (
@@ -197,6 +204,38 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
     "everything is offloaded": (
         mutated(LoadBalancer, "is_due", "backlog_ms > self._backlog_ms and ", ""),
         test_load_balancer.test_balancer_below_the_backlog_keeps_everything,
+    ),
+    "slow batch of another task stops the quick ones": (
+        mutated(InferFunction, "_turn_of", "if is_slow", "if not is_slow"),
+        lambda: test_infer.test_infer_batch_takes_the_turn_of_its_kind(4, "lane"),
+    ),
+    "slow batches run beside each other": (
+        mutated(SlowBatchThread, "_is_free", "not self._is_taken", "True"),
+        test_slow_batch_thread.test_lane_batches_of_both_kinds_run_one_at_a_time,
+    ),
+    "slow backlog refuses quick requests": (
+        mutated(BatchQueue, "shed", "each.is_slow() == is_slow", "True"),
+        test_batch_queue.test_queue_slow_backlog_sheds_no_quick_requests,
+    ),
+    "ordered requests run beside the task": (
+        mutated(BatchQueue, "add", "group.may_be_slow and request.holds_order", "False"),
+        test_batch_queue.test_queue_requests_in_order_never_run_beside_the_task,
+    ),
+    "end of the input waits for no slow batch": (
+        mutated(TaskLoop, "_drain", "not self._pipeline.await_slow(queue)", "True"),
+        test_slow_batches.test_slow_batch_under_way_at_the_end_is_awaited,
+    ),
+    "full task does not wait for slow batches": (
+        mutated(TaskLoop, "_await_slow", "not queue.is_full", "True"),
+        test_slow_batches.test_slow_batches_of_a_full_task_are_awaited,
+    ),
+    "slow batch that ran apart runs again": (
+        mutated(InferenceTask, "on_ran", "ran=ran.result", ""),
+        test_inference_task.test_inference_batch_that_ran_apart_is_answered,
+    ),
+    "defects of slow batches are lost": (
+        mutated(InferenceTask, "on_ran", "self._defects.note(*defect)", "pass"),
+        test_inference_task.test_inference_batch_that_ran_apart_is_answered,
     ),
     "operators are never closed": (
         mutated(RuntimeOperator, "close", "self._runtime.close()", "pass"),
@@ -219,7 +258,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_process_runtime.test_share_twice_counts_once,
     ),
     "offloaded requests stay in state": (
-        mutated(BatchQueue, "_note_departure", "if request.stored:", "if False:"),
+        mutated(BatchQueue, "_note_left", "if request.stored:", "if False:"),
         test_request_pipeline.test_pipeline_offloaded_request_leaves_state,
     ),
 }

@@ -432,13 +432,14 @@ class BatchQueue:
         return min(due_ms, self._deadlines[0][0]) if self._deadlines else due_ms
 
     def _looks_again_at_ms(self) -> float:
-        looked_at_ms, due_ms = self._looked_at_ms, _NEVER
-        if any(self._groups[signature].target for signature in self._blocked):
-            due_ms = looked_at_ms + _LOOK_AGAIN_MS
+        looked_at_ms = self._looked_at_ms
+        is_away = any(self._groups[signature].target for signature in self._blocked)
+        due_ms = looked_at_ms + (_LOOK_AGAIN_MS if is_away else _LANE_LOOK_MS)
         if not self.running:
-            return min(due_ms, looked_at_ms + _LANE_LOOK_MS)
+            return due_ms
         pause_ms = max(_SLOW_LOOK_MS, (looked_at_ms - self._began_ms) * _SLOW_LOOK_SHARE)
-        return min(due_ms, max(self._may_end_ms, looked_at_ms + pause_ms))
+        ends_at_ms = max(self._may_end_ms, looked_at_ms + pause_ms)
+        return min(due_ms, ends_at_ms) if is_away else ends_at_ms
 
     @property
     def is_blocked(self) -> bool:
