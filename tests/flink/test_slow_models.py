@@ -18,8 +18,8 @@ from tests.flink.service import PARTITIONS, Topics
 from tests.flink.slow_backend import SlowBackend
 
 SLOW_S = 0.8
-#: In one thread, a quick request waits for the end of a slow run: 14 of them for longer than the slow ones take.
-SLOW, QUICK = 20, 14
+#: In one thread, a quick request waits for the end of a slow run: 10 of them for longer than the slow ones take.
+SLOW, QUICK = 14, 10
 
 
 def request(model: str, number: int, **parameters: Parameter) -> InferRequest:
