@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from anabranch.stack.errors import StackError
-from anabranch.stack.ports import claim, prefer
+from anabranch.stack.errors import StackError, StartFailed
+from anabranch.stack.ports import claim, is_free, prefer
 from anabranch.stack.service import Service, ServiceGroup
 
 NAME = "gateway"
@@ -55,6 +55,7 @@ class GatewayProcess(ServiceGroup):
         self._name = name
         self._ports = ports
         self._arguments = arguments
+        self._usual_ports: list[int] = []
 
     @property
     def address(self) -> GatewayAddress:
@@ -64,17 +65,26 @@ class GatewayProcess(ServiceGroup):
             raise StackError(f"{self._name} does not serve yet: call await_ready()")
         return found
 
+    def await_ready(self) -> None:
+        """Wait until it serves; start it again if another stack took its usual ports meanwhile."""
+        try:
+            super().await_ready()
+        except StartFailed:
+            if all(map(is_free, self._usual_ports)):
+                raise
+            self.kill()
+            self.launch()
+            super().await_ready()
+
     def _describe(self) -> Iterator[Service]:
         ports = [("--http-port", self._ports.http, HTTP_PORT), ("--grpc-port", self._ports.grpc, GRPC_PORT)]
-        chosen = [
-            text
-            for option, wanted, usual in ports
-            for text in (option, str(prefer(usual) if wanted is None else claim(wanted, option)))
-        ]
+        chosen = [prefer(usual) if wanted is None else claim(wanted, option) for option, wanted, usual in ports]
+        self._usual_ports = [port for port, (_, wanted, _) in zip(chosen, ports, strict=True) if wanted is None]
+        options = [text for port, (option, _, _) in zip(chosen, ports, strict=True) for text in (option, str(port))]
         out_path = str(self._folder / "logs" / f"{self._name}.out")
         yield Service(
             name=self._name,
-            command=[sys.executable, "-m", "anabranch", "gateway", "--json", *chosen, *self._arguments],
+            command=[sys.executable, "-m", "anabranch", "gateway", "--json", *options, *self._arguments],
             directory=str(self._folder),
             log_path=out_path,
             out_path=out_path,

@@ -197,6 +197,7 @@ def _start(
             progress("Waiting for the gateway")
             door.await_ready()
             record.gateways[gateways.NAME] = door.address
+            _remember(folder, record, door)
         record.ready = True
         _start_supervisor(folder, record)
     except BaseException:

@@ -19,11 +19,12 @@ from anabranch.stack.processes import ProcessRecord
 
 #: Takes the place of `python -m anabranch`.
 PRINTS = """#!{python}
-import json, os, sys, time
+import json, os, socket, sys, time
 options = dict(zip(sys.argv[5::2], sys.argv[6::2]))
 print("a warning", flush=True)
 if "--fails" in sys.argv:
     sys.exit("ConfigError: it has no broker")
+server = socket.create_server(("127.0.0.1", int(options["--http-port"])))
 urls = {{"http_url": "http://127.0.0.1:" + options["--http-port"], "grpc_url": "127.0.0.1:" + options["--grpc-port"]}}
 print(json.dumps({{**urls, "pid": os.getpid()}}), flush=True)
 print("another warning", flush=True)
@@ -75,6 +76,26 @@ def test_gateway_process_taken_port_is_refused(tmp_path: Path) -> None:
         with pytest.raises(PortInUse, match="--http-port"):
             GatewayProcess(tmp_path, "gateway", GatewayPorts(http=port), []).launch()
         assert prefer(port) != port
+
+
+@pytest.mark.usefixtures("program")
+def test_gateway_process_usual_port_lost_takes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    usual, others = free_port(), list[socket.socket]()
+
+    def prefer_while_another_starts(port: int) -> int:
+        chosen = prefer(port)
+        if chosen == usual:
+            others.append(socket.create_server(("127.0.0.1", usual)))
+        return chosen
+
+    monkeypatch.setattr("anabranch.stack.gateways.HTTP_PORT", usual)
+    monkeypatch.setattr("anabranch.stack.gateways.prefer", prefer_while_another_starts)
+    with GatewayProcess(tmp_path, "gateway", GatewayPorts(grpc=0), []) as door:
+        assert door.address.http_url != f"http://127.0.0.1:{usual}"
+        assert door.address.pid == door.processes[0].pid
+    [other] = others
+    other.close()
 
 
 @pytest.mark.usefixtures("program")
