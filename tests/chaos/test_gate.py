@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.chaos_slice import read_suite, run_slice, summary_of
-from tests.flink.conftest import FIRST_PROCESS
 
 
-@pytest.mark.system
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("mode", FIRST_PROCESS)
+@pytest.mark.parametrize(
+    "mode", [pytest.param("process", marks=pytest.mark.system), pytest.param("thread", marks=pytest.mark.long)]
+)
 def test_short_chaos_run_breaks_no_guarantee(tmp_path: Path, mode: str) -> None:
     plan = read_suite()[f"gate-{mode}"]
     result = run_slice(f"gate-{mode}", plan, tmp_path / "stack")
