@@ -110,6 +110,7 @@ def config_of(
             "requests_topic": f"secure-requests-{run}",
             "responses_topic": f"secure-responses-{run}",
             "errors_topic": f"secure-errors-{run}",
+            "models_topic": f"secure-models-{run}",
             "group_id": f"secure-{run}",
             "security": KafkaSecurity(
                 protocol="SASL_SSL",
