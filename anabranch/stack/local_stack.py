@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +26,7 @@ from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 from anabranch.stack.flink.task_placement import Worker, workers
 from anabranch.stack.gateways import GatewayAddress, GatewayPorts, GatewayProcess
 from anabranch.stack.kafka.broker import HEAP_MB, KafkaBroker
+from anabranch.stack.ports import answers
 from anabranch.stack.processes import ProcessRecord, stop_all
 from anabranch.stack.restart_policy import RestartLimits
 from anabranch.stack.service import ServiceGroup
@@ -40,6 +42,8 @@ _STOP_GRACE_S = 10.0
 _TOUCHED_PART = 0.6
 _GATEWAY_MB = 200
 _CORE = {"broker", "job-manager"}
+_RESTART_TIMEOUT_S = 60.0
+_POLL_S = 0.2
 
 Progress = Callable[[str], None]
 
@@ -124,6 +128,7 @@ def up(
         StackError, InstallationError: The stack did not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _await_restart(folder, progress)
     with stack_record.lock(folder):
         record = stack_record.read(folder)
         alive = [process for process in record.processes if process.find()] if record else []
@@ -159,6 +164,20 @@ def up(
         )
         limits = restart_limits or RestartLimits()
         return _status_of(folder, _start(folder, broker, cluster, gateway, limits, progress)), True
+
+
+def _await_restart(folder: Path, progress: Progress) -> None:
+    """Wait for broker and JobManager that the supervisor has just started again."""
+    give_up_at = monotonic() + _RESTART_TIMEOUT_S
+    while (record := stack_record.read(folder)) and record.ready and _restarts(record) and monotonic() < give_up_at:
+        progress("Waiting for processes that start again")
+        sleep(_POLL_S)
+
+
+def _restarts(record: StackRecord) -> bool:
+    alive = {process.name for process in record.processes if process.find()}
+    port = int(record.bootstrap_servers.rpartition(":")[2])
+    return alive >= _CORE and not (answers(port) and FlinkRest(record.flink_url).is_up())
 
 
 def _start(

@@ -52,6 +52,26 @@ def test_status_job_that_ends_meanwhile_is_running(tmp_path: Path, monkeypatch: 
     assert not stack.status(tmp_path).running
 
 
+def test_up_during_a_restart_waits_for_broker_and_flink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProcessRecord, "find", lambda _: psutil.Process())
+    looks = {"broker": iter([False, True, True]), "Flink": iter([False, True])}
+    monkeypatch.setattr(stack, "answers", lambda _: next(looks["broker"]))
+    monkeypatch.setattr(FlinkRest, "is_up", lambda _: next(looks["Flink"]))
+    monkeypatch.setattr(FlinkRest, "jobs", lambda _: [])
+    names = ("broker", "job-manager", "task-manager-1", "supervisor")
+    records = [ProcessRecord(name=name, pid=1, started_at=1.0, marker="none") for name in names]
+    url = "http://127.0.0.1:9"
+    stack_record.write(
+        tmp_path,
+        stack_record.StackRecord(bootstrap_servers="127.0.0.1:9", flink_url=url, processes=records, ready=True),
+    )
+    steps: list[str] = []
+    found, is_changed = stack.up(tmp_path, task_managers=1, progress=steps.append)
+    assert (found.running, is_changed) == (True, False)
+    assert steps == ["Waiting for processes that start again"] * 2
+    assert [next(left, None) for left in looks.values()] == [None, None]
+
+
 def test_status_broken_record_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text("{")
     with pytest.raises(StackError, match=r"stack.json cannot be read .*remove it"):
