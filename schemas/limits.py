@@ -57,5 +57,9 @@ MAX_CACHED_HEAD_BYTES = 4096
 #: Of a task.
 MAX_CACHED_TEMPLATE_BYTES = 4 * MIB
 MAX_REMEMBERED_CRASHES = 1024
+#: Per registry.
+MAX_REMEMBERED_REFUSALS = 1024
+#: Of nested messages, in Confluent's framing.
+MAX_MESSAGE_INDEXES = 16
 #: Per task, until logged.
 MAX_PENDING_DEFECTS = 16

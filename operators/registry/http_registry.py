@@ -15,11 +15,11 @@ import msgspec
 
 from anabranch.operators.core.flows.registered_schemas import Kind, RegisteredSchema
 from anabranch.schemas.errors import AnabranchError, RegistryUnavailable, SchemaRefused, UnknownSchema
+from anabranch.schemas.limits import MAX_REMEMBERED_REFUSALS
 
 #: A schema that was unknown or refused is asked for again.
 _FORGET_S = 10.0
 _CALL_S = 10.0
-_MAX_REFUSALS = 1000
 _CONTENT = "application/vnd.schemaregistry.v1+json"
 _TRANSIENT = (408, 429)
 #: A file of Protobuf comes as its descriptor.
@@ -101,7 +101,7 @@ class HttpRegistry:
                 reason = f"{error.code} {_message_of(error)}"
                 if error.code < 500 and error.code not in _TRANSIENT:
                     found = refusal(f"the registry {self._access.url} answers to {path}: {reason}")
-                    if len(self._refused) >= _MAX_REFUSALS:
+                    if len(self._refused) >= MAX_REMEMBERED_REFUSALS:
                         self._refused.clear()
                     self._refused[key] = (time.monotonic(), found)
                     raise found from None

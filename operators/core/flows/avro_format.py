@@ -39,7 +39,7 @@ _TYPES = {
 }
 _FLOAT_BYTES = {"float": "<f4", "double": "<f8"}
 _PACKERS = {"float": struct.Struct("<f").pack, "double": struct.Struct("<d").pack, "boolean": struct.Struct("?").pack}
-_MAX_LONG = 2**63
+_LONG_END = 2**63
 
 
 class AvroFormat:
@@ -231,7 +231,7 @@ def _encode(value: Any, kind: str, field: OutputField) -> bytes:
                 f"{format_path(field.path)!r} out of the flow's outputs"
             ) from None
         return _bytes(value)
-    if value >= _MAX_LONG:
+    if value >= _LONG_END:
         raise WrongDatatype(
             f"output {field.tensor!r} is {value}, which Avro's long cannot hold: leave {format_path(field.path)!r} out "
             "of the flow's outputs"

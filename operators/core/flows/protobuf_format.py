@@ -20,11 +20,11 @@ from anabranch.operators.core.flows.output_mapping import column_of
 from anabranch.operators.core.flows.protobuf_schema import NewType, ProtobufSchema, indexes_of
 from anabranch.operators.core.flows.registered_schemas import RegisteredSchema, SchemaRegistry
 from anabranch.schemas.errors import InvalidField, UnreadableRequest, WrongDatatype
+from anabranch.schemas.limits import MAX_MESSAGE_INDEXES
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Array
 
 _FRAME = struct.Struct(">bI")
-_MAX_INDEXES = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - core
 _TIMESTAMP = "google.protobuf.Timestamp"
 _WRAPPERS = "google.protobuf."
@@ -174,7 +174,7 @@ def read_indexes(event: bytes, at: int) -> tuple[tuple[int, ...], int]:
     count, at = _read_varint(event, at)
     if not count:
         return (0,), at
-    if not 0 < count <= _MAX_INDEXES:
+    if not 0 < count <= MAX_MESSAGE_INDEXES:
         raise UnreadableRequest(f"the event has {count} message indexes: send it with a serializer of the registry")
     indexes = []
     for _ in range(count):
