@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -42,8 +41,9 @@ def pad(array: Array, axis: int, length: int, value: float) -> Array:
 
 def cut(array: Array, axis: int, length: int) -> Array:
     """Cut an axis."""
-    whole: Any = slice(None)
-    return array[(*[whole] * axis, slice(length))]
+    index = (*[slice(None)] * axis, slice(length))
+    found: Array = array[index]
+    return found
 
 
 def pad_inputs(padding: Padding, inputs: Mapping[str, Array], length: int) -> dict[str, Array]:
