@@ -169,15 +169,21 @@ def up(
 def _await_restart(folder: Path, progress: Progress) -> None:
     """Wait for broker and JobManager that the supervisor has just started again."""
     give_up_at = monotonic() + _RESTART_TIMEOUT_S
-    while (record := stack_record.read(folder)) and record.ready and _restarts(record) and monotonic() < give_up_at:
+    while (record := stack_record.read(folder)) and record.ready and _is_silent(record) and monotonic() < give_up_at:
         progress("Waiting for processes that start again")
         sleep(_POLL_S)
 
 
-def _restarts(record: StackRecord) -> bool:
+def _is_silent(record: StackRecord) -> bool:
+    """Tell whether broker and JobManager run, but one of them does not answer."""
     alive = {process.name for process in record.processes if process.find()}
-    port = int(record.bootstrap_servers.rpartition(":")[2])
-    return alive >= _CORE and not (answers(port) and FlinkRest(record.flink_url).is_up())
+    if not alive >= _CORE:
+        return False
+    try:
+        FlinkRest(record.flink_url).jobs()
+    except StackError:
+        return True
+    return not answers(int(record.bootstrap_servers.rpartition(":")[2]))
 
 
 def _start(

@@ -7,7 +7,7 @@ from anabranch.stack import local_stack as stack
 from anabranch.stack import stack_record
 from anabranch.stack.errors import NotEnoughMemory, NotRunning, StackError
 from anabranch.stack.flink.cluster import FlinkCluster
-from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.flink.rest import FlinkJob, FlinkRest
 from anabranch.stack.processes import ProcessRecord
 from tests.arenas import processes_of
 
@@ -54,10 +54,16 @@ def test_status_job_that_ends_meanwhile_is_running(tmp_path: Path, monkeypatch: 
 
 def test_up_during_a_restart_waits_for_broker_and_flink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProcessRecord, "find", lambda _: psutil.Process())
-    looks = {"broker": iter([False, True, True]), "Flink": iter([False, True])}
-    monkeypatch.setattr(stack, "answers", lambda _: next(looks["broker"]))
-    monkeypatch.setattr(FlinkRest, "is_up", lambda _: next(looks["Flink"]))
-    monkeypatch.setattr(FlinkRest, "jobs", lambda _: [])
+    silent = iter([StackError("503")])
+    answering = iter([False, True])
+
+    def jobs(_: FlinkRest) -> list[FlinkJob]:
+        for error in silent:
+            raise error
+        return []
+
+    monkeypatch.setattr(stack, "answers", lambda _: next(answering))
+    monkeypatch.setattr(FlinkRest, "jobs", jobs)
     names = ("broker", "job-manager", "task-manager-1", "supervisor")
     records = [ProcessRecord(name=name, pid=1, started_at=1.0, marker="none") for name in names]
     url = "http://127.0.0.1:9"
@@ -69,7 +75,7 @@ def test_up_during_a_restart_waits_for_broker_and_flink(tmp_path: Path, monkeypa
     found, is_changed = stack.up(tmp_path, task_managers=1, progress=steps.append)
     assert (found.running, is_changed) == (True, False)
     assert steps == ["Waiting for processes that start again"] * 2
-    assert [next(left, None) for left in looks.values()] == [None, None]
+    assert next(answering, None) is None
 
 
 def test_status_broken_record_names_the_remedy(tmp_path: Path) -> None:

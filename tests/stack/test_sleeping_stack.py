@@ -58,6 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     names = ["job-manager", "task-manager-1"]
     monkeypatch.setattr(local_stack, "FlinkCluster", lambda *_, **__: Sleepers(tmp_path, names))
     monkeypatch.setattr(FlinkRest, "jobs", lambda _: [])
+    monkeypatch.setattr(local_stack, "answers", lambda _: True)
     monkeypatch.setattr(local_stack, "workers", lambda *_: [])
     local_stack.up(tmp_path, task_managers=1, restart_limits=LIMITS)
     yield tmp_path
