@@ -294,9 +294,9 @@ def _add_task_managers(folder: Path, record: StackRecord, alive: list[ProcessRec
         record.processes = [*alive, *_records(cluster)]
         known = record.services | cluster.services
         names = {process.name for process in record.processes}
-        record.services = {name: known[name] for name in known.keys() & names}
-        record.restarts = {name: record.restarts[name] for name in record.restarts.keys() & names}
-        record.gateways = {name: record.gateways[name] for name in record.gateways.keys() & names}
+        record.services = {name: each for name, each in known.items() if name in names}
+        record.restarts = {name: each for name, each in record.restarts.items() if name in names}
+        record.gateways = {name: each for name, each in record.gateways.items() if name in names}
         stack_record.write(folder, record)
     except BaseException:
         cluster.kill()
