@@ -96,3 +96,10 @@ def test_picture_of_workers_shows_tasks_and_load() -> None:
 )
 def test_operator_of_chain_prefers_known_operators(chain: str, operator: str) -> None:
     assert operator_of(chain) == operator
+
+
+def test_task_manager_ids_before_the_slot_report_lack_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = {"id": "task-manager-11", "slotsNumber": 0, "freeSlots": 0}
+    others = ANSWERS["/taskmanagers"]["taskmanagers"]
+    monkeypatch.setattr(FlinkRest, "get", lambda *_: {"taskmanagers": [new, *others]})
+    assert FlinkRest("http://127.0.0.1:8081").task_manager_ids() == [each["id"] for each in others]

@@ -57,8 +57,8 @@ class FlinkRest:
         return True
 
     def task_manager_ids(self) -> list[str]:
-        """Return the registered TaskManagers."""
-        return [manager["id"] for manager in self.get("/taskmanagers")["taskmanagers"]]
+        """Return the TaskManagers that have reported their slots."""
+        return [manager["id"] for manager in self.get("/taskmanagers")["taskmanagers"] if manager["slotsNumber"]]
 
     def jobs(self) -> list[FlinkJob]:
         """Return running and ended jobs, the newest first."""
