@@ -83,7 +83,8 @@ def write(stream: DataStream, config: Config, topic: str, name: str, *, replies:
         topic,
         {**client_properties, "bootstrap.servers": kafka.bootstrap_servers},
         replies=replies,
-        reply_topics=kafka.reply_topics,
+        # Flink ends a killed task's transactions in these topics only.
+        reply_topics=(*kafka.reply_topics, *(flow.to for flow in config.flow)),
     )
     builder = (
         KafkaSink.builder()

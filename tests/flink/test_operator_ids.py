@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from anabranch.flink_job import installation, job
+from anabranch.flink_job import installation, java, job
 from anabranch.flink_job.config import Config
+from anabranch.flink_job.flows.flow_tables import FlowTable
 from anabranch.flink_job.topology import build
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.runtime import flink_compat
@@ -70,3 +72,30 @@ def test_flink_refuses_operator_without_an_id(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("pyflink.datastream.DataStream.uid", lambda stream, _: stream)
     with pytest.raises(Exception, match="Auto generated UIDs have been disabled"):
         operators(configured(tmp_path, "thread"))
+
+
+def test_writers_of_flows_name_their_topics_to_flink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flink ends a killed task's transactions in these alone; committed readers would wait for others' time-outs."""
+    write_repository(tmp_path)
+    writers: list[Any] = []
+    record_writer = java.record_writer
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        writers.append(record_writer(*arguments, **options))
+        return writers[-1]
+
+    monkeypatch.setattr(java, "record_writer", recorded)
+    flow = FlowTable(source="payments", to="scored+", model="double", inputs={"x": "n"}, outputs={"y": "y"})
+    config = configured(tmp_path, "thread", "exactly-once").replace(kafka={"reply_topics": ("replies-*",)})
+    operators(msgspec.structs.replace(config, flow=(flow,)))
+    named = [writer.getKafkaDatasetFacet().get().getTopicIdentifier() for writer in writers]
+    assert len(named) == 4
+    patterns = [each.getTopicPattern() for each in named if each.getTopicPattern() is not None]
+    assert len(patterns) == 3
+    for pattern in patterns:
+        assert [pattern.matcher(name).matches() for name in ("scored+", "replies-7", config.kafka.responses_topic)] == [
+            True,
+            True,
+            True,
+        ]
+        assert not pattern.matcher("scoredd").matches()
