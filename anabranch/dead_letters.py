@@ -47,6 +47,11 @@ class ListedLetter(msgspec.Struct, frozen=True, kw_only=True):
     original_bytes: int | None
     is_curable: bool
 
+    @property
+    def model(self) -> str:
+        """`NAME/VERSION`; empty if unknown."""
+        return f"{self.model_name}/{self.model_version}" if self.model_name else ""
+
 
 class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Choice of dead letters; empty takes all.

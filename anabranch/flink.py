@@ -39,7 +39,7 @@ from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.errors import AnabranchError, InferenceFailed, MappingFailed, UnknownModel, UnknownVersion
 from anabranch.schemas.frames import read_answers
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
-from anabranch.schemas.tensors import NUMPY_DTYPES, Array, datatype_of, raw_from_array
+from anabranch.schemas.tensors import NUMPY_DTYPES, Array, datatype_of, fits, raw_from_array, show_axes
 
 Inputs: TypeAlias = Callable[[Any], Mapping[str, Any]]
 Outputs: TypeAlias = Callable[[Any, dict[str, Any]], Any]
@@ -131,10 +131,9 @@ def _row_of(spec: TensorSpec, value: Any, model: ModelSpec) -> Mapped:
     """Return the row of an element for one input, or raise MappingFailed."""
     array = value if isinstance(value, np.ndarray) else np.asarray(value, NUMPY_DTYPES.get(spec.datatype, object))
     row = spec.shape[1:] if model.batchable else spec.shape
-    if array.ndim != len(row) or any(axis not in (None, size) for axis, size in zip(row, array.shape, strict=True)):
-        expected = ", ".join("any" if axis is None else str(axis) for axis in row)
+    if not fits(array.shape, row):
         raise MappingFailed(
-            f"inputs returned {spec.name!r} of shape {list(array.shape)}, expected [{expected}]: return one row"
+            f"inputs returned {spec.name!r} of shape {list(array.shape)}, expected {show_axes(row)}: return one row"
         )
     if datatype_of(array.dtype) != spec.datatype:
         raise MappingFailed(f"inputs returned {spec.name!r} as {array.dtype}, expected {spec.datatype}: convert it")

@@ -83,6 +83,13 @@ def datatype_of(dtype: np.dtype[np.generic]) -> str:
         raise WrongDatatype(f"no datatype for dtype {dtype}; available: {_AVAILABLE}") from None
 
 
+def fits(found: Sequence[int], expected: Sequence[int | None]) -> bool:
+    """Compare shapes."""
+    return len(found) == len(expected) and all(
+        axis is None or axis == size for size, axis in zip(found, expected, strict=True)
+    )
+
+
 def show_axes(shape: Sequence[int | None]) -> str:
     """Return a shape for people; an open axis is `any`."""
     return f"[{', '.join('any' if axis is None else str(axis) for axis in shape)}]"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anabranch.commands.infer import StackServers, TopicsConfig, client_config
-from anabranch.commands.output import Output, OutputFormat, print_json
+from anabranch.commands.output import PLAIN, Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
 from anabranch.errors import AnabranchError, UnusableArgument
 
@@ -131,7 +131,7 @@ def replay(
             found = [topic.find(each) for each in dict.fromkeys(letters)]
         else:
             found = topic.last(limit, LetterFilter(codes=codes or (), models=models or ()))
-        console.print(_plan(found), markup=False, highlight=False, soft_wrap=True)
+        console.print(_plan(found), **PLAIN)
         if found and not yes:
             typer.confirm("Send again?", abort=True, err=True)
         outcomes = [(letter, _send(topic, letter)) for letter in reversed(found)]
@@ -140,7 +140,7 @@ def replay(
     else:
         for letter, problem in outcomes:
             said = f"not sent: {problem}" if problem else "sent again"
-            Console().print(f"{letter.id} {letter.request_id} {said}", markup=False, highlight=False, soft_wrap=True)
+            Console().print(f"{letter.id} {letter.request_id} {said}", **PLAIN)
     if any(problem for _, problem in outcomes):
         raise typer.Exit(1)
 
@@ -173,8 +173,7 @@ def _table(found: Sequence[ListedLetter]) -> Table:
     table = Table("id", "time", "code", "model", "request", "cause")
     for each in found:
         message = each.message[:_MESSAGE_CHARACTERS]
-        model = f"{each.model_name}/{each.model_version}" if each.model_name else ""
-        table.add_row(each.id, _time(each.time_ms), each.code, Text(model), Text(each.request_id), Text(message))
+        table.add_row(each.id, _time(each.time_ms), each.code, Text(each.model), Text(each.request_id), Text(message))
     return table
 
 
@@ -188,7 +187,7 @@ def _rows(letter: ListedLetter) -> dict[str, str]:
         "code": letter.code,
         "cause": letter.message,
         "failed in": letter.stage,
-        "model": f"{letter.model_name}/{letter.model_version}" if letter.model_name else "unknown",
+        "model": letter.model or "unknown",
         "record": f"{source.topic} {source.partition}-{source.offset}, {_time(source.timestamp_ms)}",
         "request size": size,
         "replay": "may succeed once its cause is mended" if letter.is_curable else "fails again, unless it is changed",

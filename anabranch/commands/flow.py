@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anabranch.commands.output import PLAIN
 from anabranch.errors import UnusableArgument
 from anabranch.schemas.tensors import array_from_raw
 
@@ -66,7 +67,7 @@ def check(
     if outcome.key is not None:
         console.print(f"key: {outcome.key.decode(errors='replace')}", markup=False, highlight=False)
     if schema := trial.outgoing_schema():
-        console.print(f"outgoing schema: {schema}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"outgoing schema: {schema}", **PLAIN)
     sys.stdout.buffer.write(trial.show(outcome.value))
 
 
@@ -112,13 +113,13 @@ def try_flow(
             else:
                 bad += 1
                 text = f"event {outcome.line}: {outcome.failure}"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
+                console.print(text, **PLAIN)
             if monotonic() - shown_s > _PROGRESS_EVERY_S:
                 shown_s = monotonic()
                 console.print(f"{good + bad} events", style="dim", highlight=False)
         events.flush()
     text = f"{good + bad} events in {monotonic() - started_s:.1f} s: {good} to {trial.spec.to}, {bad} dead letters"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, **PLAIN)
 
 
 def _sample(sample: str) -> AbstractContextManager[BinaryIO]:

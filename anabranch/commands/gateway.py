@@ -6,13 +6,13 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from anabranch.commands.infer import StackServers, TopicsConfig, client_config
-from anabranch.commands.output import print_json
+from anabranch.commands.output import PLAIN, print_json
 from anabranch.commands.stack import DataDir, GrpcPort, HttpPort
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import Config
@@ -22,8 +22,6 @@ from anabranch.stack.ports import prefer
 
 if TYPE_CHECKING:
     from anabranch.gateway.server import Gateway, GatewayOptions
-
-_PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
 def gateway(
@@ -132,7 +130,7 @@ def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bo
     if as_json:
         print_json(address)
     else:
-        Console().print(f"{_served_at(address.http_url, address.grpc_url)}; `anabranch down` stops it.", **_PLAIN)
+        Console().print(f"{_served_at(address.http_url, address.grpc_url)}; `anabranch down` stops it.", **PLAIN)
 
 
 def _serve(config: Config, options: GatewayOptions, flink_url: str, *, as_json: bool) -> None:
@@ -168,7 +166,7 @@ def _print(door: Gateway, console: Console, *, as_json: bool) -> None:
         print_json({"http_url": door.http_url, "grpc_url": door.grpc_url, "pid": os.getpid()})
         return
     names = ", ".join(door.service.served.models) or "no model yet"
-    console.print(f"{_served_at(door.http_url, door.grpc_url)}: {names}; Ctrl-C stops it.", **_PLAIN)
+    console.print(f"{_served_at(door.http_url, door.grpc_url)}: {names}; Ctrl-C stops it.", **PLAIN)
 
 
 def _served_at(http_url: str, grpc_url: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anabranch.commands.output import Output, OutputFormat
+from anabranch.commands.output import PLAIN, Output, OutputFormat
 from anabranch.commands.stack import DataDir
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import Config, load
@@ -215,9 +215,9 @@ def _print(result: Result, output_dir: Path | None) -> None:
     for name, value in result.parameters.items():
         if name.removesuffix(SUFFIX) in result.breakdown_ms:
             continue
-        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name}: {value}", **PLAIN)
     if output_dir:
-        console.print(f"Written to {output_dir}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Written to {output_dir}", **PLAIN)
 
 
 def _print_breakdown(console: Console, breakdown_ms: Mapping[str, float]) -> None:

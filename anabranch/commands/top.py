@@ -13,7 +13,7 @@ from rich.text import Text
 
 from anabranch.commands.output import JsonFlag, Output, OutputFormat, print_json
 from anabranch.commands.stack import DataDir
-from anabranch.jobs.activity import JobActivity
+from anabranch.jobs.activity import JobActivity, rate_text
 from anabranch.jobs.watch import JobWatch
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.stack import local_stack as stack
@@ -22,7 +22,6 @@ from anabranch.stack.flink.rest import FlinkRest
 
 _COLOURS = ("grey62", "cyan", "yellow", "magenta", "green", "blue", "red")
 _BAR_WIDTH = 36
-_WHOLE_FROM = 10
 
 
 def top(
@@ -95,8 +94,8 @@ def _picture(seen: JobActivity) -> RenderableType:
     for rate in seen.models:
         table.add_row(
             rate.model,
-            _rate(rate.requests_per_s),
-            _rate(rate.rows_per_s),
+            rate_text(rate.requests_per_s),
+            rate_text(rate.rows_per_s),
             f"{rate.batch_rows:.1f}",
             f"{rate.p50_ms:.1f}",
             f"{rate.p99_ms:.1f}",
@@ -106,10 +105,6 @@ def _picture(seen: JobActivity) -> RenderableType:
     errors = [Text(f"{code}: {rate:,.1f} a second", style="red") for code, rate in seen.errors_per_s.items()]
     clocks = [Text(skew.line, style="yellow") for skew in seen.clocks]
     return Group(table, legend, *errors, *clocks)
-
-
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= _WHOLE_FROM else f"{per_s:.2g}"
 
 
 def _bar(stage_ms: dict[str, float]) -> Text:

@@ -17,7 +17,7 @@ from anabranch import __version__
 from anabranch.dead_letters import LetterFilter, ListedLetter
 from anabranch.flink_job.model_summary import ModelSummary
 from anabranch.gateway.job_view import JobView
-from anabranch.jobs.activity import JobActivity, ModelRate
+from anabranch.jobs.activity import JobActivity, ModelRate, rate_text
 from anabranch.jobs.descriptions import batching_lines, parts_line, tensor_line
 from anabranch.jobs.health import JobHealth
 from anabranch.jobs.operators import OperatorLoad
@@ -195,7 +195,7 @@ def _activity(seen: JobActivity | None) -> str:
     if seen is None:
         return ""
     errors = "".join(
-        f'<li class="bad">{escape(code)}: {_rate(rate)} a second</li>' for code, rate in seen.errors_per_s.items()
+        f'<li class="bad">{escape(code)}: {rate_text(rate)} a second</li>' for code, rate in seen.errors_per_s.items()
     )
     told = f"<h3>Errors</h3><ul>{errors}</ul>" if errors else ""
     if not seen.models:
@@ -212,8 +212,8 @@ def _activity(seen: JobActivity | None) -> str:
 
 def _rate_row(rate: ModelRate) -> str:
     cells = (
-        _rate(rate.requests_per_s),
-        _rate(rate.rows_per_s),
+        rate_text(rate.requests_per_s),
+        rate_text(rate.rows_per_s),
         f"{rate.batch_rows:.1f}",
         f"{rate.p50_ms:.1f}",
         f"{rate.p99_ms:.1f}",
@@ -365,10 +365,9 @@ def _letters(shown: ShownLetters) -> str:
 
 def _letter_row(letter: ListedLetter) -> str:
     place = f"letters/{escape(letter.id)}"
-    model = f"{letter.model_name}/{letter.model_version}" if letter.model_name else ""
     what = escape(letter.request_id or letter.id)
     return (
-        f"<tr><td>{_time(letter.time_ms)}</td><td>{escape(letter.code)}</td><td>{escape(model)}</td>"
+        f"<tr><td>{_time(letter.time_ms)}</td><td>{escape(letter.code)}</td><td>{escape(letter.model)}</td>"
         f"<td><code>{escape(letter.request_id)}</code></td><td>{escape(letter.message)}</td>"
         f'<td><a href="{place}/request" download aria-label="Download request {what}">Download</a> '
         f'<a href="{place}/replay" aria-label="Send request {what} again">Send again</a></td></tr>'
@@ -379,7 +378,7 @@ def _letter_facts(letter: ListedLetter) -> dict[str, str]:
     source = letter.source
     return {
         "Request": letter.request_id or "without id",
-        "Model": f"{letter.model_name}/{letter.model_version}" if letter.model_name else "unknown",
+        "Model": letter.model or "unknown",
         "Error": f"{letter.code}: {letter.message}",
         "Record": f"{source.topic} {source.partition}-{source.offset}",
     }
@@ -393,10 +392,6 @@ def _facts(facts: Mapping[str, str]) -> str:
 def _scroll(label: str) -> str:
     """Open a box that scrolls sideways, also by keyboard."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
-
-
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
 def _time(time_ms: int) -> str:

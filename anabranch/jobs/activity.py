@@ -7,6 +7,7 @@ from anabranch.operators.core.metrics import LIMITS_US, TOTAL, percentile_us
 from anabranch.schemas.latency_breakdown import PHASES
 
 _SCOPE = "anabranch"
+_WHOLE_FROM = 10
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class JobActivity:
     errors_per_s: dict[str, float]
     clocks: list[ClockSkew] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def rate_text(per_s: float) -> str:
+    """Write a rate for people."""
+    return f"{per_s:,.0f}" if per_s >= _WHOLE_FROM else f"{per_s:.2g}"
 
 
 class ActivityWindow:

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 import kafka
 import kafka.errors
 
-from anabranch.messaging.errors import BrokerUnreachable, NotSent, TopicMissing, UnknownProperty
+from anabranch.messaging.errors import NotSent, TopicMissing, UnknownProperty
 from anabranch.messaging.kafka_codecs import check_codecs, codec_missing
-from anabranch.messaging.kafka_options import connection_causes, options_of
+from anabranch.messaging.kafka_options import connection_causes, options_of, unreachable
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.served_models import ServedModels, read_served_models
@@ -124,7 +124,7 @@ class KafkaConnection:
                 self._producer.partitions_for(requests_topic)
                 opened.pop_all()
         except kafka.errors.KafkaError as error:
-            raise _unreachable(bootstrap_servers, "; ".join(causes) or error) from error
+            raise unreachable(bootstrap_servers, "; ".join(causes) or error) from error
         if reply_topic:
             self._headers.append(("reply-topic", reply_topic.encode()))
 
@@ -198,11 +198,7 @@ def _probe(bootstrap_servers: str) -> None:
             refusal = error
         else:
             return
-    raise _unreachable(bootstrap_servers, refusal) from refusal
-
-
-def _unreachable(bootstrap_servers: str, error: Exception | str | None) -> BrokerUnreachable:
-    return BrokerUnreachable(f"no Kafka broker at {bootstrap_servers}: is the stack up (anabranch up)? ({error})")
+    raise unreachable(bootstrap_servers, refusal) from refusal
 
 
 def _check_topics(

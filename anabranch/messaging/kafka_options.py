@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from anabranch.flink_job.errors import ConfigError
+from anabranch.messaging.errors import BrokerUnreachable
 
 #: kafka-python logs these causes, and then raises a time-out without them.
 _CAUSE = re.compile(r"\w*AuthenticationFailedError: (?!\w*Error)([^)]*)|certificate[^)]*|\[SSL[^)]*")
@@ -65,3 +66,8 @@ class _CauseHandler(logging.Handler):
         match = _CAUSE.search(record.getMessage())
         if match and match[0] not in self._causes:
             self._causes.append(match[0])
+
+
+def unreachable(bootstrap_servers: str, error: Exception | str | None) -> BrokerUnreachable:
+    """Return the error of a client that no broker answers."""
+    return BrokerUnreachable(f"no Kafka broker at {bootstrap_servers}: is the stack up (anabranch up)? ({error})")

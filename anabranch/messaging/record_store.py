@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from anabranch.messaging.errors import BrokerUnreachable, NotSent
-from anabranch.messaging.kafka_options import connection_causes, options_of
+from anabranch.messaging.errors import NotSent
+from anabranch.messaging.kafka_options import connection_causes, options_of, unreachable
 
 _CONNECT_MS = 5_000
 _READ_S = 20.0
@@ -74,10 +74,7 @@ class KafkaRecords:
                     **self._common | settings | options_of(kafka.KafkaConsumer.DEFAULT_CONFIG, options)
                 )
         except kafka.errors.KafkaError as error:
-            raise BrokerUnreachable(
-                f"no Kafka broker at {bootstrap_servers}: is the stack up (anabranch up)? "
-                f"({'; '.join(causes) or error})"
-            ) from error
+            raise unreachable(bootstrap_servers, "; ".join(causes) or error) from error
 
     def ranges(self, topic: str) -> dict[int, tuple[int, int]]:
         """Look the offsets up."""

@@ -131,7 +131,7 @@ def up(
     _await_restart(folder, progress)
     with stack_record.lock(folder):
         record = stack_record.read(folder)
-        alive = [process for process in record.processes if process.find()] if record else []
+        alive = _alive(record) if record else []
         if record and record.ready and {process.name for process in alive} >= _CORE:
             names = {process.name for process in alive}
             missing = task_managers - sum(name.startswith("task-manager-") for name in names)
@@ -174,10 +174,13 @@ def _await_restart(folder: Path, progress: Progress) -> None:
         sleep(_POLL_S)
 
 
+def _alive(record: StackRecord) -> list[ProcessRecord]:
+    return [process for process in record.processes if process.find()]
+
+
 def _is_silent(record: StackRecord) -> bool:
     """Tell whether broker and JobManager run, but one of them does not answer."""
-    alive = {process.name for process in record.processes if process.find()}
-    if not alive >= _CORE:
+    if not {process.name for process in _alive(record)} >= _CORE:
         return False
     try:
         FlinkRest(record.flink_url).jobs()
@@ -366,7 +369,7 @@ def require(folder: Path) -> StackStatus:
 
 
 def _status_of(folder: Path, record: StackRecord) -> StackStatus:
-    alive = {process.name: process.pid for process in record.processes if process.find()}
+    alive = {process.name: process.pid for process in _alive(record)}
     running = alive.keys() >= _CORE
     jobs: list[FlinkJob] = []
     placed: list[Worker] = []

@@ -3,7 +3,8 @@
 import io
 import json
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 import fastavro
 from fastavro.schema import SchemaParseException
@@ -11,10 +12,10 @@ from fastavro.schema import SchemaParseException
 from anabranch.errors import UnusableArgument
 from anabranch.operators.core.flows.avro_format import AvroFormat
 from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.framing import HEAD_BYTES, write_schema_id
 from anabranch.operators.core.flows.registered_schemas import LocalRegistry, RegisteredSchema
 from anabranch.schemas.model import ModelSpec
 
-_FRAME_BYTES = 5
 _FILE_MARK = b"Obj\1"
 
 
@@ -30,7 +31,7 @@ class AvroEvents:
         self, spec: FlowSpec, model: ModelSpec, registry: LocalRegistry, latest: Callable[[], RegisteredSchema]
     ) -> None:
         self._spec = spec
-        self._model = model
+        self._format = AvroFormat(spec, model, registry)
         self._registry = registry
         self._latest = latest
 
@@ -50,9 +51,8 @@ class AvroEvents:
 
     def show(self, event: bytes) -> bytes:
         """Return an outgoing event as a line of JSON."""
-        text = self.outgoing_schema()
-        schema = fastavro.parse_schema(json.loads(text))
-        start = _FRAME_BYTES if self._spec.is_framed else 0
+        schema = _parsed(self.outgoing_schema())
+        start = HEAD_BYTES if self._spec.is_framed else 0
         record = fastavro.schemaless_reader(io.BytesIO(event[start:]), schema, None)
         line = io.StringIO()
         fastavro.json_writer(line, schema, [record])
@@ -62,7 +62,7 @@ class AvroEvents:
         """Return the schema of outgoing events."""
         if self._spec.is_framed:
             return self._registry.schemas[-1].text
-        return AvroFormat(self._spec, self._model, self._registry).outgoing_schema(b"")
+        return self._format.outgoing_schema(b"")
 
     def _of_file(self, file: BinaryIO) -> Iterator[bytes]:
         whole = fastavro.reader(file)
@@ -81,9 +81,14 @@ class AvroEvents:
         head = b""
         if self._spec.is_framed:
             number = self._registry.register("events", RegisteredSchema(text))
-            head = b"\0" + number.to_bytes(4, "big")
-        schema = fastavro.parse_schema(json.loads(text))
+            head = write_schema_id(number)
+        schema = _parsed(text)
         for record in records:
             encoded = io.BytesIO()
             fastavro.schemaless_writer(encoded, schema, record)
             yield head + encoded.getvalue()
+
+
+@lru_cache(maxsize=2)
+def _parsed(text: str) -> Any:
+    return fastavro.parse_schema(json.loads(text))

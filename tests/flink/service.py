@@ -51,13 +51,10 @@ class Topics:
         )
         kafka = self.config.kafka
         # Requests may be larger than the job's limit, as those to the topic of another producer.
-        sizes = RECORD_LIMIT_BYTES, *(limits or (kafka.record_limit_bytes, kafka.letter_limit_bytes))
-        names = kafka.requests_topic, kafka.responses_topic, kafka.errors_topic
+        responses, errors = limits or (kafka.record_limit_bytes, kafka.letter_limit_bytes)
+        sizes = {kafka.requests_topic: RECORD_LIMIT_BYTES, kafka.responses_topic: responses, kafka.errors_topic: errors}
         broker.create_topics(
-            *(
-                Topic(name, PARTITIONS, {"max.message.bytes": str(size)})
-                for name, size in zip(names, sizes, strict=True)
-            )
+            *(Topic(name, PARTITIONS, {"max.message.bytes": str(size)}) for name, size in sizes.items())
         )
         self._producer = KafkaProducer(
             bootstrap_servers=kafka.bootstrap_servers, linger_ms=0, max_request_size=RECORD_LIMIT_BYTES

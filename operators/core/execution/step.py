@@ -18,7 +18,7 @@ from anabranch.schemas.errors import AnabranchError, InferenceFailed
 from anabranch.schemas.model import ModelSpec, TensorSpec
 from anabranch.schemas.records import PartialRecord, UnitRecord, encode_record
 from anabranch.schemas.signatures import Failure, decode_signature
-from anabranch.schemas.tensors import Array, Tensor, array_from_raw
+from anabranch.schemas.tensors import Array, Tensor, array_from_raw, fits, show_axes
 
 Named: TypeAlias = Mapping[str, Array]
 Before: TypeAlias = Callable[[Named], Named | Sequence[Named]]
@@ -129,12 +129,8 @@ def _check_outputs(tensors: Mapping[str, Tensor], wanted: Sequence[str], declare
         tensor, spec = tensors.get(name), specs[name]
         if tensor is None:
             raise _StepFailed(f"output {name!r} of the chain is missing, found {', '.join(tensors)}: return it")
-        fits = len(tensor.shape) == len(spec.shape) and all(
-            wanted_size in (None, size) for size, wanted_size in zip(tensor.shape, spec.shape, strict=True)
-        )
-        if tensor.datatype != spec.datatype or not fits:
-            axes = ", ".join("any" if size is None else str(size) for size in spec.shape)
+        if tensor.datatype != spec.datatype or not fits(tensor.shape, spec.shape):
             raise _StepFailed(
                 f"output {name!r} of the chain is {tensor.datatype} {list(tensor.shape)}, "
-                f"expected {spec.datatype} [{axes}]: return that"
+                f"expected {spec.datatype} {show_axes(spec.shape)}: return that"
             )

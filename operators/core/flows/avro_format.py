@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anabranch.operators.core.flows import framing
 from anabranch.operators.core.flows.avro_schema import (
     EventSchema,
     Schema,
@@ -21,13 +22,13 @@ from anabranch.operators.core.flows.event_reader import MISSING, describe, value
 from anabranch.operators.core.flows.event_tree import Tree, tree_of
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, OutputField
-from anabranch.operators.core.flows.output_mapping import column_of
+from anabranch.operators.core.flows.framing import write_varint
+from anabranch.operators.core.flows.output_mapping import column_of, text_of
 from anabranch.operators.core.flows.registered_schemas import RegisteredSchema, SchemaRegistry
 from anabranch.schemas.errors import InvalidField, UnreadableRequest, WrongDatatype
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Array
 
-_FRAME = struct.Struct(">bI")
 _NULL, _VALUE = b"\0", b"\2"
 _TYPES = {
     "BOOL": "boolean",
@@ -121,7 +122,7 @@ class AvroFormat:
             text = written.extended(self._tree)
             if self._is_framed:
                 schema = RegisteredSchema(text, written.registered.references, written.registered.dependencies)
-                written.head = _FRAME.pack(0, self._registry.register(f"{self._spec.to}-value", schema))
+                written.head = framing.write_schema_id(self._registry.register(f"{self._spec.to}-value", schema))
             written.splice = Splice(written.schema, written.schema.record, self._tree)
         parts = [written.head]
         written.splice.put(event, at, fragments, parts, is_last=True)
@@ -131,13 +132,7 @@ class AvroFormat:
         """Return the schema by which an event was written, and where its record begins."""
         number = at = 0
         if self._is_framed:
-            at = _FRAME.size
-            if len(event) < at or event[0]:
-                raise UnreadableRequest(
-                    f"the event begins with {event[:1].hex() or 'nothing'}, expected 00 and the number of a schema: "
-                    'send it with a serializer of the registry, or set framing = "none" in the flow'
-                )
-            number = _FRAME.unpack_from(event)[1]
+            number, at = framing.read_schema_id(event), framing.HEAD_BYTES
         written = self._written.get(number)
         if written is None:
             schema = self._registry.schema(number) if self._is_framed else RegisteredSchema(self._spec.schema)
@@ -162,7 +157,6 @@ class _WrittenRecord:
         self._whole = schema.fields(is_plain=False)
         self._plain = schema.fields()
         read_by = reader or schema
-        self._is_read_by_another = reader is not None
         self._reader_whole = None if reader is None else reader.fields(is_plain=False)
         self._reader = None if reader is None else reader.fields()
         found = [converter_of(read_by.type_at(field.path), field.kind) for field in fields]
@@ -181,7 +175,7 @@ class _WrittenRecord:
         """
         writer, reader = (self._whole, self._reader_whole) if whole else (self._plain, self._reader)
         record, end = self.schema.read(event, at, writer, reader)
-        if self._is_read_by_another:
+        if reader is not None:
             # What a reader leaves out may be cut: the library skips more bytes than there are.
             _, end = self.schema.read(event, at, self._plain)
         if end != len(event):
@@ -216,41 +210,25 @@ def _encode_row(row: Array, kind: str, field: OutputField) -> bytes:
         items = [row.astype(_FLOAT_BYTES[kind]).tobytes()]
     else:
         items = [_encode(each, kind, field) for each in row.tolist()]
-    return b"".join((_long(len(row)), *items, b"\0"))
+    return b"".join((write_varint(len(row)), *items, b"\0"))
 
 
 def _encode(value: Any, kind: str, field: OutputField) -> bytes:
     if pack := _PACKERS.get(kind):
         return pack(value)
     if kind == "string":
-        try:
-            value.decode()
-        except UnicodeDecodeError:
-            raise WrongDatatype(
-                f"output {field.tensor!r} has a text that is not UTF-8, which Avro cannot hold: leave "
-                f"{format_path(field.path)!r} out of the flow's outputs"
-            ) from None
+        text_of(value, field, "Avro")
         return _bytes(value)
     if value >= _LONG_END:
         raise WrongDatatype(
             f"output {field.tensor!r} is {value}, which Avro's long cannot hold: leave {format_path(field.path)!r} out "
             "of the flow's outputs"
         )
-    return _long(value)
+    return write_varint(value)
 
 
 def _bytes(value: bytes) -> bytes:
-    return _long(len(value)) + value
-
-
-def _long(value: int) -> bytes:
-    number = value << 1 if value >= 0 else ~(value << 1)
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return write_varint(len(value)) + value
 
 
 def _default(field: OutputField, kind: str, depth: int) -> bytes:

@@ -14,7 +14,7 @@ from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.field_path import FieldPath, format_path
 from anabranch.operators.core.flows.flow_spec import UNITS_S, FieldSpec, InputSpec
 from anabranch.schemas.errors import InvalidField, MissingField
-from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, raw_from_elements, show_axes
+from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, fits, raw_from_elements, show_axes
 
 #: Raw bytes and shape without the batch axis.
 Mapped: TypeAlias = tuple[bytes, tuple[int, ...]]
@@ -209,13 +209,6 @@ def _flatten(value: list[Any], field: FieldSpec) -> tuple[list[Any], tuple[int, 
         shape.append(size)
         level = [element for part in level for element in part]
     return level, tuple(shape)
-
-
-def fits(found: Sequence[int], expected: Sequence[int | None]) -> bool:
-    """Tell whether a shape is one of those expected."""
-    return len(found) == len(expected) and all(
-        axis is None or axis == size for size, axis in zip(found, expected, strict=True)
-    )
 
 
 def _fill(shape: Sequence[int | None], count: int) -> tuple[int, ...] | None:

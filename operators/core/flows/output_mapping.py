@@ -51,6 +51,17 @@ def column_of(array: Array, field: OutputField) -> Array:
     return array
 
 
+def text_of(value: bytes, field: OutputField, holder: str) -> str:
+    """Decode a text for a format that holds UTF-8 alone, or raise WrongDatatype."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise WrongDatatype(
+            f"output {field.tensor!r} has a text that is not UTF-8, which {holder} cannot hold: leave "
+            f"{format_path(field.path)!r} out of the flow's outputs"
+        ) from None
+
+
 def _format_column(array: Array, field: OutputField) -> list[bytes]:
     array = column_of(array, field)
     if array.dtype == object:

@@ -4,7 +4,6 @@ framed    0, schema: u32, count and indexes of the message as varints (0 for the
 unframed  message                 all have one schema
 """
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -12,19 +11,19 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
+from anabranch.operators.core.flows import framing
 from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.event_tree import NewField, Tree, tree_of
 from anabranch.operators.core.flows.field_path import FieldPath, format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec, OutputField
-from anabranch.operators.core.flows.output_mapping import column_of
+from anabranch.operators.core.flows.output_mapping import column_of, text_of
 from anabranch.operators.core.flows.protobuf_schema import NewType, ProtobufSchema, indexes_of
 from anabranch.operators.core.flows.registered_schemas import RegisteredSchema, SchemaRegistry
-from anabranch.schemas.errors import InvalidField, UnreadableRequest, WrongDatatype
+from anabranch.schemas.errors import InvalidField, UnreadableRequest
 from anabranch.schemas.limits import MAX_MESSAGE_INDEXES
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Array
 
-_FRAME = struct.Struct(">bI")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - core
 _TIMESTAMP = "google.protobuf.Timestamp"
 _WRAPPERS = "google.protobuf."
@@ -109,12 +108,12 @@ class ProtobufFormat:
         if written.outgoing is None:
             schema, message = written.schema.extended(self._tree)
             if self._spec.is_framed:
-                written.head = _FRAME.pack(0, self._registry.register(f"{self._spec.to}-value", schema))
+                written.head = framing.write_schema_id(self._registry.register(f"{self._spec.to}-value", schema))
             written.outgoing = message
         added = written.outgoing()
         _fill(added, self._tree, values)
         # Behind the message, its bytes are merged into it.
-        start = _FRAME.size if self._spec.is_framed else 0
+        start = framing.HEAD_BYTES if self._spec.is_framed else 0
         return b"".join((written.head, event[start:], added.SerializeToString(deterministic=True)))
 
     def _parse(self, event: bytes) -> Message:
@@ -132,13 +131,8 @@ class ProtobufFormat:
         number = at = 0
         indexes: tuple[int, ...] = ()
         if self._spec.is_framed:
-            if len(event) < _FRAME.size or event[0]:
-                raise UnreadableRequest(
-                    f"the event begins with {event[:1].hex() or 'nothing'}, expected 00 and the number of a schema: "
-                    'send it with a serializer of the registry, or set framing = "none" in the flow'
-                )
-            number = _FRAME.unpack_from(event)[1]
-            indexes, at = read_indexes(event, _FRAME.size)
+            number = framing.read_schema_id(event)
+            indexes, at = read_indexes(event, framing.HEAD_BYTES)
         written = self._written.get((number, indexes))
         if written is None:
             if self._spec.is_framed:
@@ -187,14 +181,8 @@ def read_indexes(event: bytes, at: int) -> tuple[tuple[int, ...], int]:
 
 def write_frame(number: int, indexes: Sequence[int]) -> bytes:
     """Return what is before a message of a registered schema."""
-    frame = bytearray(_FRAME.pack(0, number))
-    for each in (0,) if tuple(indexes) == (0,) else (len(indexes), *indexes):
-        rest = 2 * each
-        while rest > 0x7F:
-            frame.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        frame.append(rest)
-    return bytes(frame)
+    places = (0,) if tuple(indexes) == (0,) else (len(indexes), *indexes)
+    return b"".join((framing.write_schema_id(number), *map(framing.write_varint, places)))
 
 
 def _read_varint(event: bytes, at: int) -> tuple[int, int]:
@@ -309,13 +297,7 @@ def _text(value: Any, field: OutputField) -> Any:
         return [_text(each, field) for each in value]
     if not isinstance(value, bytes):
         return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise WrongDatatype(
-            f"output {field.tensor!r} has a text that is not UTF-8, which Protobuf cannot hold: leave "
-            f"{format_path(field.path)!r} out of the flow's outputs"
-        ) from None
+    return text_of(value, field, "Protobuf")
 
 
 def _fill(message: Message, tree: Tree, values: Sequence[Any]) -> None:

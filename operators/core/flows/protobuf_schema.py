@@ -76,16 +76,9 @@ class ProtobufSchema:
         file = FileDescriptorProto()
         file.CopyFrom(self.file)
         message = _proto_at(file, self.indexes)
-        package = f".{file.package}" if file.package else ""
-        names = (
-            [message.name]
-            if len(self.indexes) == 1
-            else self.descriptor.full_name.removeprefix(f"{file.package}.").split(".")
-        )
-        self._extend(file, message, ".".join([package, *names]) if package else "." + ".".join(names), tree, ())
-        text = base64.standard_b64encode(file.SerializeToString(deterministic=True)).decode()
+        self._extend(file, message, f".{self.descriptor.full_name}", tree, ())
         kept = self.registered
-        schema = RegisteredSchema(text, kept.references, kept.dependencies, "PROTOBUF")
+        schema = RegisteredSchema(_text(file), kept.references, kept.dependencies, "PROTOBUF")
         return schema, _class_of(file, self._others, self.indexes)
 
     def _extend(
@@ -149,10 +142,9 @@ class ProtobufSchema:
 def indexes_of(registered: RegisteredSchema, message: str) -> tuple[int, ...]:
     """Return the indexes of a message by its full name; raise UnknownSchema."""
     file = _file(registered.text)
-    names = message.removeprefix(f"{file.package}.").split(".") if file.package else message.split(".")
     inside: Any = file.message_type
     indexes = []
-    for name in names:
+    for name in _names(file, message):
         at = next((at for at, each in enumerate(inside) if each.name == name), None)
         if at is None:
             raise UnknownSchema(f"the flow's schema has no message {message!r}: correct it")
@@ -172,11 +164,16 @@ def schema_of_set(encoded: bytes, message: str) -> RegisteredSchema:
     except DecodeError as error:
         raise UnknownSchema(f"the flow's schema is not a descriptor set ({error}): write it with protoc") from None
     for name, file in files.items():
-        top = message.removeprefix(f"{file.package}.").partition(".")[0] if file.package else message.partition(".")[0]
+        top = _names(file, message)[0]
         if any(each.name == top for each in file.message_type):
             others = tuple((other, _text(each)) for other, each in files.items() if other != name)
             return RegisteredSchema(_text(file), (), others, "PROTOBUF")
     raise UnknownSchema(f"the flow's schema has no message {message!r}: name it with its package")
+
+
+def _names(file: FileDescriptorProto, message: str) -> list[str]:
+    """Return the names of a message, and of those that it is nested in."""
+    return (message.removeprefix(f"{file.package}.") if file.package else message).split(".")
 
 
 def _text(file: FileDescriptorProto) -> str:
