@@ -18,13 +18,13 @@ from anabranch.commands.demo import demo
 from anabranch.commands.errors import errors
 from anabranch.commands.flow import flow, try_flow
 from anabranch.commands.gateway import gateway
-from anabranch.commands.import_model import import_model
 from anabranch.commands.infer import infer
 from anabranch.commands.logs import logs
-from anabranch.commands.models import models
-from anabranch.commands.plan import plan
-from anabranch.commands.prepare import prepare
 from anabranch.commands.process import process
+from anabranch.commands.repository.import_model import import_model
+from anabranch.commands.repository.models import models
+from anabranch.commands.repository.plan import plan
+from anabranch.commands.repository.prepare import prepare
 from anabranch.commands.run import run
 from anabranch.commands.top import top
 from anabranch.commands.upgrade import rescale, upgrade

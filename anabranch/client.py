@@ -24,10 +24,10 @@ from anabranch.messaging.errors import ClientForked
 from anabranch.messaging.http_connection import HttpConnection
 from anabranch.messaging.response_receiver import PendingRequest, ResponseReceiver, no_answer
 from anabranch.result import Result
-from anabranch.schemas import codec
 from anabranch.schemas.errors import InvalidParameter, RequestTooLarge, UnknownModel, UnknownVersion
 from anabranch.schemas.messages import InferRequest, Parameter
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anabranch.messaging.errors import LetterMissing, OriginalMissing
-from anabranch.schemas.dead_letters import DeadLetter, DeadLetterSource, decode_dead_letter
 from anabranch.schemas.errors import RequestError, UnknownModel, UnknownVersion, error_with_code
+from anabranch.schemas.wire.dead_letters import DeadLetter, DeadLetterSource, decode_dead_letter
 
 if TYPE_CHECKING:
     from anabranch.flink_job.config import Config

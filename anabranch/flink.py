@@ -34,12 +34,12 @@ from anabranch.operators.runtime.flink_compat import (
     use_own_operators,
     use_worker_processes,
 )
-from anabranch.schemas.carried import EVENT, Carried, flow_number
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.errors import AnabranchError, InferenceFailed, MappingFailed, UnknownModel, UnknownVersion
 from anabranch.schemas.frames import read_answers
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.tensors import NUMPY_DTYPES, Array, datatype_of, fits, raw_from_array, show_axes
+from anabranch.schemas.wire.carried import EVENT, Carried, flow_number
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 
 Inputs: TypeAlias = Callable[[Any], Mapping[str, Any]]
 Outputs: TypeAlias = Callable[[Any, dict[str, Any]], Any]

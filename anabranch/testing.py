@@ -25,10 +25,10 @@ import numpy.typing as npt
 
 from anabranch.client import Client
 from anabranch.messaging.errors import TopicMissing
-from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, InferenceFailed, InternalError, UnknownModel, UnknownOutput
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.schemas.wire import codec
 from anabranch.served_models import ServedModels
 
 if TYPE_CHECKING:

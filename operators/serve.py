@@ -29,8 +29,8 @@ from anabranch.operators.runtime.task_context import now_ms
 from anabranch.operators.sessions.step_functions import load_function
 from anabranch.operators.transport.endpoints import AGGREGATE, INFER
 from anabranch.operators.transport.frame_memory import open_frame
-from anabranch.schemas.carried import ReplyTopics
 from anabranch.schemas.model import Catalog
+from anabranch.schemas.wire.carried import ReplyTopics
 
 
 @dataclass(eq=False)

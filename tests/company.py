@@ -27,12 +27,12 @@ from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.schemas import codec
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import ErrorResponse, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.schemas.wire import codec
 
 Feed: TypeAlias = Callable[[np.random.Generator, int], dict[str, Array]]
 NOW_MS = 1_000_000.0

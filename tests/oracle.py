@@ -7,8 +7,8 @@ rows are found.
 from dataclasses import dataclass, field
 from itertools import chain
 
-from anabranch.schemas.codec import encode_request
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
+from anabranch.schemas.wire.codec import encode_request
 from tests.core.models import ENSEMBLES, MEMBERS, POISON, POISON_OF, expected, expected_of_members, tensors_of
 
 

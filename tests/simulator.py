@@ -28,9 +28,6 @@ from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
-from anabranch.schemas import codec
-from anabranch.schemas.carried import Carried
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Batching, Catalog, ModelSpec
@@ -46,6 +43,9 @@ from anabranch.schemas.records import (
 )
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.carried import Carried
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.core.models import ENSEMBLES, MAX_MESSAGE_BYTES, catalog, session_of
 from tests.oracle import Fate, Sent, check_answer
 

@@ -93,8 +93,8 @@ def test_imports_of_a_package_point_one_way(package: str) -> None:
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("anabranch.schemas.codec", "anabranch.operators.core"),
-        ("anabranch.schemas.codec", "pyflink.common"),
+        ("anabranch.schemas.wire.codec", "anabranch.operators.core"),
+        ("anabranch.schemas.wire.codec", "pyflink.common"),
         ("anabranch.operators.core.merging.request_window", "operators.shard"),
         ("anabranch.operators.core.merging.request_window", "pyflink.common"),
         ("anabranch.operators.core.merging.request_window", "anabranch.operators.backends.onnx"),

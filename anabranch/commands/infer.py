@@ -20,10 +20,10 @@ from anabranch.commands.stack import DataDir
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import Config, load
 from anabranch.result import Result
-from anabranch.schemas import codec
 from anabranch.schemas.latency_breakdown import SUFFIX
 from anabranch.schemas.messages import Encoding, InferRequest, InferResponse, Parameter
 from anabranch.schemas.tensors import Array, Tensor, datatype_of
+from anabranch.schemas.wire import codec
 from anabranch.stack import local_stack as stack
 
 StackServers = Annotated[

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from anabranch.commands.output import Output, OutputFormat, print_json
-from anabranch.commands.prepare import prepare_models
+from anabranch.commands.repository.prepare import prepare_models
 from anabranch.commands.stack import DataDir
 from anabranch.flink_job.config import Config, load
 from anabranch.flink_job.job_identity import identity_of

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from anabranch.commands.jobs import FlinkUrl
 from anabranch.commands.output import Output, OutputFormat
-from anabranch.commands.prepare import prepare_models
+from anabranch.commands.repository.prepare import prepare_models
 from anabranch.commands.run import (
     MOST_FAILURES,
     ConfigPath,

@@ -9,11 +9,11 @@ import msgspec
 
 from anabranch.demo.bad_requests import BadRequest
 from anabranch.flink_job.config import KafkaConfig
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.schemas.messages import ErrorResponse
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import DeadLetter, decode_dead_letter
 
 #: Largest growth of a value by base64 and the framing of its record.
 _GROWTH = 2

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from anabranch.messaging.connection import Connection
 from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
 from anabranch.schemas.errors import AnabranchError, Overloaded
-from anabranch.schemas.protobuf_wire import write_id
+from anabranch.schemas.wire.protobuf_wire import write_id
 
 _TICK_S = 0.1
 _POLL_MS = 100

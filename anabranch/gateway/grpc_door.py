@@ -20,7 +20,7 @@ from anabranch.gateway.access import Keys
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
 from anabranch.gateway.streams import in_order
 from anabranch.messaging.errors import TransportError
-from anabranch.schemas import open_inference_pb2, protobuf_wire
+from anabranch.schemas import open_inference_pb2
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -33,6 +33,7 @@ from anabranch.schemas.errors import (
     UnreadableRequest,
 )
 from anabranch.schemas.open_inference_pb2 import ModelInferResponse
+from anabranch.schemas.wire import protobuf_wire
 
 SERVICE = "inference.GRPCInferenceService"
 #: Trailing metadata with the stable code of an error.

@@ -26,7 +26,6 @@ from anabranch.gateway.page_routes import Page
 from anabranch.gateway.streams import in_order
 from anabranch.messaging.errors import ClientClosed, TransportError
 from anabranch.messaging.http_connection import PROTOBUF
-from anabranch.schemas import protobuf_wire
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -43,6 +42,7 @@ from anabranch.schemas.errors import (
     UnknownVersion,
 )
 from anabranch.schemas.messages import ErrorResponse
+from anabranch.schemas.wire import protobuf_wire
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 

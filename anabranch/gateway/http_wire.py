@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from anabranch.schemas import json_wire, protobuf_wire
 from anabranch.schemas.errors import (
     AnabranchError,
     InvalidParameter,
@@ -21,10 +20,11 @@ from anabranch.schemas.errors import (
     WrongSize,
     error_with_code,
 )
-from anabranch.schemas.json_wire import BINARY_SIZE
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import TensorSpec
 from anabranch.schemas.tensors import Tensor, check_shape, raw_size_bytes
+from anabranch.schemas.wire import json_wire, protobuf_wire
+from anabranch.schemas.wire.json_wire import BINARY_SIZE
 
 #: Sizes in bytes of the JSON before binary tensors.
 LENGTH_HEADER = "inference-header-content-length"

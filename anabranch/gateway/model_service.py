@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 from anabranch.flink_job.model_summary import ModelSummary
 from anabranch.gateway.bridge import Bridge
 from anabranch.messaging.errors import ClientClosed, NoAnswer
-from anabranch.schemas import protobuf_wire
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -28,6 +27,7 @@ from anabranch.schemas.limits import MIB
 from anabranch.schemas.messages import Parameter
 from anabranch.schemas.model import TensorSpec
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from anabranch.schemas.wire import protobuf_wire
 from anabranch.served_models import ServedModels
 
 NAME = "anabranch"

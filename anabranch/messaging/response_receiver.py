@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from anabranch.messaging.connection import Connection
 from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
 from anabranch.result import Result
-from anabranch.schemas import codec
 from anabranch.schemas.errors import AnabranchError, error_with_code
 from anabranch.schemas.messages import ErrorResponse
+from anabranch.schemas.wire import codec
 
 _Outcome = Result | Exception
 

@@ -19,10 +19,10 @@ from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.flows.registered_schemas import Kind, LocalRegistry, RegisteredSchema
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.sessions.step_functions import load_function
-from anabranch.schemas.carried import decode_carried
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.model import Catalog
 from anabranch.schemas.records import Source
+from anabranch.schemas.wire.carried import decode_carried
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from anabranch.trial.local_run import LocalRun, event_record
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Action, TaskLoop
 from anabranch.operators.sessions.step_functions import load_function
-from anabranch.schemas.carried import EVENT, PARTITION_BITS, Carried, flow_number
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.limits import REQUEST_FRAME_RECORDS
 from anabranch.schemas.model import Catalog, ModelSpec
 from anabranch.schemas.records import CarryingSource, Source
 from anabranch.schemas.tensors import Buffer
+from anabranch.schemas.wire.carried import EVENT, PARTITION_BITS, Carried, flow_number
 
 
 def _now_ms() -> float:

@@ -15,9 +15,9 @@ import onnxruntime
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.demo.features import FeatureReader, ModelFile
 from anabranch.onnx_runtime.session import open_session
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.schemas.wire import codec
 from bench.workloads.models import FFNN, FFNN_WIDTHS, HEAVY, RESNET
 
 ID_BYTES = 12

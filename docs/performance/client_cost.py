@@ -16,9 +16,9 @@ import numpy as np
 from kafka import KafkaProducer
 
 from anabranch import Client
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from anabranch.testing import FakeJob

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.core.flows.flow_spec import OnError
-from anabranch.schemas.carried import flow_number
 from anabranch.schemas.limits import MAX_PRIORITY, MAX_WAIT_MS
+from anabranch.schemas.wire.carried import flow_number
 
 
 class FlowTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

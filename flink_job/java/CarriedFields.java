@@ -18,7 +18,7 @@ import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Header;
 /**
  * Encodes the reply address, key and headers of a record, which travel with its request.
  *
- * `schemas/carried.py` describes the layout.
+ * `schemas/wire/carried.py` describes the layout.
  */
 final class CarriedFields implements Serializable {
     private static final long serialVersionUID = 1L;
@@ -31,7 +31,7 @@ final class CarriedFields implements Serializable {
     private static final int UNREADABLE = -2;
     /** The event of a flow. */
     static final int EVENT = -3;
-    /** Bits of a partition's number, as in `schemas/carried.py`. */
+    /** Bits of a partition's number, as in `schemas/wire/carried.py`. */
     static final int PARTITION_BITS = 17;
 
     private final Set<String> names;
@@ -126,7 +126,7 @@ final class CarriedFields implements Serializable {
         return flows.computeIfAbsent(record.topic(), CarriedFields::numberOfFlow) << PARTITION_BITS | record.partition();
     }
 
-    /** As `flow_number` in `schemas/carried.py`. */
+    /** As `flow_number` in `schemas/wire/carried.py`. */
     private static int numberOfFlow(String topic) {
         CRC32 checksum = new CRC32();
         checksum.update(topic.getBytes(StandardCharsets.UTF_8));

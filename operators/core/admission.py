@@ -15,8 +15,6 @@ import numpy as np
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.padded_batch import with_neighbours
 from anabranch.operators.core.requests import Refused, Request
-from anabranch.schemas import codec, protobuf_wire
-from anabranch.schemas.carried import ReplyTopics, without_address
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -59,6 +57,8 @@ from anabranch.schemas.tensors import (
     raw_size_bytes,
     show_axes,
 )
+from anabranch.schemas.wire import codec, protobuf_wire
+from anabranch.schemas.wire.carried import ReplyTopics, without_address
 
 PHASE = "admit"
 

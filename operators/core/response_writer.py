@@ -9,15 +9,15 @@ from anabranch.operators.core.merging.row_ranges import BatchOutputs, format_ran
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
-from anabranch.schemas import codec, protobuf_wire
-from anabranch.schemas.carried import address_event, event_source, event_topic, is_event, topic_bytes
-from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnknownFlow
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
 from anabranch.schemas.records import OpeningRecord, Source
 from anabranch.schemas.signatures import Failure, Signature, decode_signature
 from anabranch.schemas.tensors import Array, Buffer, Tensor
+from anabranch.schemas.wire import codec, protobuf_wire
+from anabranch.schemas.wire.carried import address_event, event_source, event_topic, is_event, topic_bytes
+from anabranch.schemas.wire.dead_letters import encode_dead_letter
 
 
 class ResponseWriter:

@@ -8,9 +8,9 @@ from anabranch.flink_job.model_summary import encode_summaries
 from anabranch.messaging.awaited_connection import AwaitedConnection
 from anabranch.messaging.connection import Connection
 from anabranch.messaging.errors import BrokerUnreachable, NotSent, TopicMissing
-from anabranch.schemas import protobuf_wire
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.wire import protobuf_wire
 from anabranch.served_models import ServedModels
 from anabranch.testing import FakeJob
 from tests.gateway.conftest import MODELS

@@ -13,9 +13,9 @@ from anabranch.cli import app
 from anabranch.dead_letters import DeadLetters, LetterFilter, is_curable
 from anabranch.messaging.errors import LetterMissing, NotSent, OriginalMissing
 from anabranch.messaging.record_store import Headers, StoredRecord
-from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure
+from anabranch.schemas.wire.dead_letters import encode_dead_letter
 
 ERRORS, REQUESTS = "errors", "requests"
 HEADERS: Headers = (("reply-partition", b"7"),)

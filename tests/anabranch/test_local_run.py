@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from anabranch.flink_job.config import Config
 from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, InputSpec, OutputField
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
-from anabranch.schemas.carried import decode_carried
-from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.model import Catalog, ModelSpec
 from anabranch.schemas.records import Source
+from anabranch.schemas.wire.carried import decode_carried
+from anabranch.schemas.wire.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.trial.local_run import LocalRun, event_record
 from tests.core.malformed_events import MALFORMED
 from tests.core.models import catalog, request, session_of

@@ -9,9 +9,9 @@ from anabranch.dead_letters import LetterFilter, open_letters
 from anabranch.flink_job.config import Config
 from anabranch.messaging.errors import BrokerUnreachable, LetterMissing
 from anabranch.messaging.record_store import KafkaRecords
-from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure
+from anabranch.schemas.wire.dead_letters import encode_dead_letter
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 

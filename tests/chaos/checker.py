@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.chaos.models import NEWEST_SMALL, Reference
 from tests.chaos.workload import ORDERED_KEY, UNREADABLE
 

@@ -18,9 +18,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import encode_dead_letter
 from tests.chaos.checker import Checker, Generation, TopicRecord, Verdict
 from tests.chaos.models import Reference
 from tests.chaos.workload import POISON_KINDS, UNREADABLE, Outgoing, good_request, poison

@@ -8,10 +8,10 @@ from random import Random
 
 import numpy as np
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from tests.chaos.models import SMALL_INPUTS
 
 #: Header of a record with the error code that it must be answered with.

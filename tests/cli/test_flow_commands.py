@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
 from anabranch.cli import app
-from anabranch.schemas.dead_letters import decode_dead_letter
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.docs.pages import ROOT, blocks
 
 FLOW = """

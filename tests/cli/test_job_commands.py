@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from anabranch.cli import app
 from anabranch.flink_job.config import load
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack import local_stack as stack
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic, create_topics

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from anabranch.cli import app
-from anabranch.commands import models
+from anabranch.commands.repository import models
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.model_summary import JOB_PARAMETER, decode_summaries, encode_summaries, summarize

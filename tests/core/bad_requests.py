@@ -3,10 +3,10 @@
 import struct
 from typing import Any
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest
 from anabranch.schemas.tensors import Tensor, raw_from_elements
+from anabranch.schemas.wire import codec
 from tests.core.models import MAX_MESSAGE_BYTES, request, tensors_of
 
 X, T = tensors_of("rows", [1.0, 2.0])

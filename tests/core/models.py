@@ -24,12 +24,12 @@ from dataclasses import replace
 import numpy as np
 
 from anabranch.operators.backends.fake import FakeSession
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, InferRequest, Parameter
 from anabranch.schemas.model import Batching, BatchingVerdict, Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
 from anabranch.schemas.padding import Padding
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.schemas.wire import codec
 
 POISON = -1.0
 NOW_MS = 1_000_000.0

@@ -14,15 +14,15 @@ from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Refused, Request
-from anabranch.schemas import codec
-from anabranch.schemas.carried import Carried, decode_carried
 from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_CACHED_TEMPLATE_BYTES, MAX_ID_BYTES, MAX_REQUEST_ROWS
 from anabranch.schemas.messages import Encoding, InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, SessionOptions, TensorSpec
-from anabranch.schemas.protobuf_wire import _write_varint
 from anabranch.schemas.records import NO_DEADLINE_MS, CarryingSource, Source
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.carried import Carried, decode_carried
+from anabranch.schemas.wire.protobuf_wire import _write_varint
 from tests.core.bad_requests import BAD, T, X, encoded, json
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, request, tensors_of
 

@@ -16,12 +16,12 @@ from anabranch.operators.core.defects import Defects
 from anabranch.operators.core.execution.batch_run import PartOutcome, run_batch
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
-from anabranch.schemas import codec
 from anabranch.schemas.errors import RunTooLong
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.schemas.wire import codec
 from tests.core.models import (
     MAX_MESSAGE_BYTES,
     NOW_MS,

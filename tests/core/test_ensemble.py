@@ -17,13 +17,13 @@ from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.schemas import codec
 from anabranch.schemas.errors import InferenceFailed
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Ensemble
 from anabranch.schemas.records import OpeningRecord, ShardRecord, Source, decode_record
 from anabranch.schemas.signatures import decode_opening_signature, decode_signature
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from tests.core.models import (
     ENSEMBLES,
     MAX_MESSAGE_BYTES,

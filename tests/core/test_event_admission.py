@@ -19,12 +19,12 @@ from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.schemas.carried import EVENT as EVENT_MARK
-from anabranch.schemas.carried import PARTITION_BITS, Carried, flow_number
 from anabranch.schemas.frames import read_waiting, write_requests, write_waiting
 from anabranch.schemas.model import FunctionSpec
 from anabranch.schemas.records import CarryingSource
 from anabranch.schemas.signatures import decode_signature
+from anabranch.schemas.wire.carried import EVENT as EVENT_MARK
+from anabranch.schemas.wire.carried import PARTITION_BITS, Carried, flow_number
 from tests.core.malformed_events import MALFORMED
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, now_ms, request, session_of
 from tests.core.test_flow import EVENT, MODEL, SPEC

@@ -20,13 +20,13 @@ from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.transport.claim_check import lost
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.model import Catalog, ModelSpec
 from anabranch.schemas.records import FailureRecord, PartialRecord, RecordKind, ShardRecord, Source, kind_of
 from anabranch.schemas.signatures import decode_output_signature
 from anabranch.schemas.tensors import Array
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.core.models import (
     MAX_MESSAGE_BYTES,
     NOW_MS,

@@ -20,13 +20,13 @@ from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.frames import WAITING_VERSION, write_begun, write_requests
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import ErrorResponse, InferResponse
 from anabranch.schemas.model import Batching, Catalog
 from anabranch.schemas.records import FailureRecord, Source
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
 
 SERVED = catalog()

@@ -16,8 +16,6 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import decode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.model import Ensemble
 from anabranch.schemas.records import (
@@ -37,6 +35,8 @@ from anabranch.schemas.signatures import (
     TensorSignature,
     encode_signature,
 )
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.core.models import now_ms
 
 WRITER = ResponseWriter("requests", 1_000_000, now_ms)

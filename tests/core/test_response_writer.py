@@ -13,13 +13,13 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure, decode_signature
 from anabranch.schemas.tensors import Tensor, raw_from_elements
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import DeadLetter, decode_dead_letter
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, now_ms, request
 
 WRITER = ResponseWriter("requests", 10_000, now_ms)

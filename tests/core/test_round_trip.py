@@ -28,9 +28,9 @@ from anabranch.operators.core.scheduling import request_pipeline as chain_module
 from anabranch.operators.core.scheduling.batch_queue import BatchQueue, QueueChanges
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.task_loop import TaskLoop
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse
 from anabranch.schemas.model import Batching
+from anabranch.schemas.wire import codec
 from tests.core.models import ENSEMBLES, POISON, POISON_OF, catalog
 from tests.oracle import Sent
 from tests.planted import mutated

@@ -20,7 +20,6 @@ from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.transport.claim_check import lost
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferResponse
 from anabranch.schemas.model import Catalog, Ensemble, ModelSpec, StageSpec, TensorSpec
 from anabranch.schemas.records import (
@@ -36,6 +35,7 @@ from anabranch.schemas.records import (
 )
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Array
+from anabranch.schemas.wire import codec
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, POISON, catalog, expected, now_ms, request, session_of
 from tests.core.routed_queue import RoutedQueue
 

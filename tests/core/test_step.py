@@ -18,11 +18,11 @@ from anabranch.operators.core.outputs import Answer, Output, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, StageSpec, TensorSpec
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Array, Tensor
+from anabranch.schemas.wire import codec
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, now_ms
 from tests.core.routed_queue import RoutedQueue
 

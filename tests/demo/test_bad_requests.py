@@ -14,10 +14,10 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer
 from anabranch.operators.core.requests import Refused
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import Encoding, ErrorResponse
 from anabranch.schemas.records import Source
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import DeadLetter, decode_dead_letter
 from tests.core.models import now_ms
 
 NOW_MS = 1_700_000_000_000

@@ -9,9 +9,9 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from anabranch.flink_job.config import Config
-from anabranch.schemas import codec
-from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from tests.flink.service import Topics
 
 ROW = Tensor.from_array("x", np.ones((1, 4), np.float32))

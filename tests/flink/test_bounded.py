@@ -8,10 +8,10 @@ import pytest
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.model import Batching
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from anabranch.flink_job import job
-from anabranch.schemas import codec
 from anabranch.schemas.errors import RequestCrashesModel
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import FIRST_PROCESS

@@ -10,9 +10,9 @@ import pytest
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.arenas import arenas, processes_of

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from anabranch.flink_job import job
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.service import Topics, durable

@@ -25,9 +25,9 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.flows.flow_tables import FlowTable
-from anabranch.schemas.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire.dead_letters import DeadLetter, decode_dead_letter
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic

@@ -13,9 +13,9 @@ from anabranch import Client
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.messaging.connection import KafkaConnection
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from tests.flink.service import PARTITIONS, Topics

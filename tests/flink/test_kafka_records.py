@@ -14,9 +14,9 @@ from kafka.admin import TransactionState
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.kafka.connectors import transaction_prefix
-from anabranch.schemas import codec
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from anabranch.stack.kafka.transactions import end_transactions

@@ -20,9 +20,9 @@ from anabranch.flink_job.state.saved_state import SavedState
 from anabranch.flink_job.state.state_directory import StateDirectory, starting_point
 from anabranch.jobs.control import JobControl
 from anabranch.jobs.keeper import JobKeeper
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import RUNS

@@ -17,9 +17,9 @@ import pytest
 
 from anabranch.flink_job.state.saved_state import SavedState
 from anabranch.jobs.control import JobControl
-from anabranch.schemas import codec
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import FIRST_PROCESS

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import DATATYPES, NUMPY_DTYPES
+from anabranch.schemas.wire import codec
 
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False, False],

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import BYTES, DATATYPES, Tensor
+from anabranch.schemas.wire import codec
 
 # The client refuses to write FP16 as JSON, and JSON cannot hold bytes that are not text.
 NOT_IN_JSON = {"fp16", "not_text"}

@@ -13,9 +13,6 @@ from msgspec.structs import replace
 
 from anabranch.operators.core.merging.request_window import Window
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.schemas import codec
-from anabranch.schemas.carried import Carried
-from anabranch.schemas.dead_letters import encode_dead_letter
 from anabranch.schemas.frames import write_answers, write_begun, write_requests, write_waiting
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import Ensemble
@@ -43,6 +40,9 @@ from anabranch.schemas.signatures import (
     encode_signature,
 )
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.carried import Carried
+from anabranch.schemas.wire.dead_letters import encode_dead_letter
 
 FOLDER = Path(__file__).parent / "golden"
 #: State of layout 1, which is only read.

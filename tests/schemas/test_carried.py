@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.schemas.carried import Carried, ReplyTopics, decode_carried, without_address
 from anabranch.schemas.errors import ReplyRefused
 from anabranch.schemas.limits import MAX_REPLY_TOPICS
+from anabranch.schemas.wire.carried import Carried, ReplyTopics, decode_carried, without_address
 
 texts = st.text(max_size=10)
 fields = st.builds(

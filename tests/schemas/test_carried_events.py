@@ -2,7 +2,8 @@
 
 import pytest
 
-from anabranch.schemas.carried import (
+from anabranch.schemas.records import CarryingSource, Source
+from anabranch.schemas.wire.carried import (
     EVENT,
     PARTITION_BITS,
     Carried,
@@ -13,7 +14,6 @@ from anabranch.schemas.carried import (
     flow_number,
     is_event,
 )
-from anabranch.schemas.records import CarryingSource, Source
 
 HEADERS = (("a", b"1"), ("a", None), ("é", b""))
 

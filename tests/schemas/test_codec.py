@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.schemas import codec, messages
+from anabranch.schemas import messages
 from anabranch.schemas.errors import AnabranchError, RequestTooLarge, UnreadableRequest
 from anabranch.schemas.limits import MAX_BYTES_ELEMENTS, MAX_TYPED_ELEMENTS
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest
 from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
 from tests.strategies import requests
 
 READ = ("read_request", "read_response", "find_id")

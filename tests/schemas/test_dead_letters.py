@@ -6,9 +6,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.schemas.dead_letters import DeadLetter, DeadLetterSource, decode_dead_letter, encode_dead_letter
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure
+from anabranch.schemas.wire.dead_letters import DeadLetter, DeadLetterSource, decode_dead_letter, encode_dead_letter
 from tests.strategies import texts
 
 

@@ -8,9 +8,6 @@ import pytest
 
 from anabranch.operators.core.merging.request_window import SNAPSHOT_VERSION, Window
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
-from anabranch.schemas import codec
-from anabranch.schemas.carried import decode_carried
-from anabranch.schemas.dead_letters import DeadLetterSource, decode_dead_letter
 from anabranch.schemas.frames import WAITING_VERSION, read_answers, read_begun, read_requests, read_waiting
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.records import (
@@ -25,6 +22,9 @@ from anabranch.schemas.records import (
 )
 from anabranch.schemas.records_v1 import read_kept_record
 from anabranch.schemas.signatures import decode_output_signature, decode_signature
+from anabranch.schemas.wire import codec
+from anabranch.schemas.wire.carried import decode_carried
+from anabranch.schemas.wire.dead_letters import DeadLetterSource, decode_dead_letter
 from tests.schemas import golden_samples as golden
 
 ROOT = Path(__file__).parents[2]

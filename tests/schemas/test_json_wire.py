@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.schemas import json_wire
 from anabranch.schemas.errors import AnabranchError, MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor, raw_from_elements
+from anabranch.schemas.wire import json_wire
 from tests.strategies import parameters, requests, tensors, texts
 
 

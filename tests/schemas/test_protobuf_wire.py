@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from anabranch.schemas.errors import AnabranchError, MalformedRequest, UnreadableRequest, WrongDatatype, WrongSize
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from anabranch.schemas.protobuf_wire import (
+from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, bytes_elements
+from anabranch.schemas.wire.protobuf_wire import (
     decode_id,
     has_field,
     open_envelope,
@@ -24,7 +25,6 @@ from anabranch.schemas.protobuf_wire import (
     write_request,
     write_response,
 )
-from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, bytes_elements
 from tests.strategies import parameters, requests, tensors, texts
 
 TYPED = {

@@ -19,8 +19,8 @@ from anabranch.partition.profiling.profile import costs_of, profile
 from anabranch.partition.profiling.stage_timing import stage_times_ms
 from anabranch.partition.stages.manifest import write_placement
 from anabranch.partition.stages.writer import write_stages
-from anabranch.schemas import codec
 from anabranch.schemas.tensors import Array
+from anabranch.schemas.wire import codec
 from bench.systems.onnx_session import open_session
 from bench.workloads.workload import Workload
 

@@ -9,9 +9,9 @@ creation time stands for the id: 10^12 and the request's number.
 import msgspec
 import numpy as np
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.tensors import Array
+from anabranch.schemas.wire import codec
 from bench.workloads.workload import PLACEHOLDER, Workload
 
 _FIRST_ID = 10**12

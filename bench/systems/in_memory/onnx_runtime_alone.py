@@ -5,8 +5,8 @@ from time import perf_counter
 
 import numpy as np
 
-from anabranch.schemas import codec
 from anabranch.schemas.tensors import Array
+from anabranch.schemas.wire import codec
 from bench.systems.onnx_session import open_session
 from bench.workloads.workload import Workload
 

@@ -9,7 +9,6 @@ from anabranch.operators.core.flows.flow import Flow
 from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.flows.input_mapping import Mapped
 from anabranch.operators.core.requests import Refused, Request
-from anabranch.schemas.carried import ReplyTopics, event_source, event_topic, is_event
 from anabranch.schemas.errors import AnabranchError, InternalError, RequestTooLarge, UnknownFlow, UnreadableRequest
 from anabranch.schemas.limits import CACHED_HEADS
 from anabranch.schemas.messages import Encoding
@@ -17,6 +16,7 @@ from anabranch.schemas.model import Catalog
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import Buffer
+from anabranch.schemas.wire.carried import ReplyTopics, event_source, event_topic, is_event
 
 _Shapes = tuple[tuple[int, ...], ...]
 

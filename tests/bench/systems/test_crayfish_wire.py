@@ -4,9 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
 from anabranch.schemas.open_inference_pb2 import ModelInferResponse
+from anabranch.schemas.wire import codec
 from bench.systems.flink import crayfish_wire
 from bench.workloads.models import FFNN_WIDTHS, make_repository
 from bench.workloads.workload import ffnn_rows

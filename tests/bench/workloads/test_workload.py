@@ -4,8 +4,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from anabranch.schemas import codec
 from anabranch.schemas.messages import InferRequest
+from anabranch.schemas.wire import codec
 from bench.workloads.models import FFNN, make_repository
 from bench.workloads.workload import Workload, ffnn_rows
 

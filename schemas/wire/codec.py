@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from anabranch.schemas import json_wire, protobuf_wire
 from anabranch.schemas.errors import AnabranchError, UnreadableRequest
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse
+from anabranch.schemas.wire import json_wire, protobuf_wire
 
 
 class Codec(Protocol):
@@ -40,9 +40,11 @@ def check_encodings(encodings: dict[Encoding, Codec]) -> None:
     """Raise NotImplementedError if the table is incomplete."""
     missing = [encoding.name for encoding in Encoding if encoding not in encodings]
     if missing:
-        raise NotImplementedError(f"no codec for {', '.join(missing)}: add it to schemas.codec.ENCODINGS")
+        raise NotImplementedError(f"no codec for {', '.join(missing)}: add it to schemas.wire.codec.ENCODINGS")
     if not list(encodings.values())[-1].sniff(b""):
-        raise NotImplementedError("the last codec must take any message: put protobuf last in schemas.codec.ENCODINGS")
+        raise NotImplementedError(
+            "the last codec must take any message: put protobuf last in schemas.wire.codec.ENCODINGS"
+        )
 
 
 check_encodings(ENCODINGS)

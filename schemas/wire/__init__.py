@@ -1,0 +1,1 @@
+"""Encodings of requests, answers and dead letters in Kafka."""
