@@ -10,10 +10,10 @@ import fastavro
 from fastavro.schema import SchemaParseException
 
 from anabranch.errors import UnusableArgument
-from anabranch.operators.core.flows.avro_format import AvroFormat
 from anabranch.operators.core.flows.flow_spec import FlowSpec
-from anabranch.operators.core.flows.framing import HEAD_BYTES, write_schema_id
-from anabranch.operators.core.flows.registered_schemas import LocalRegistry, RegisteredSchema
+from anabranch.operators.core.flows.formats.avro_format import AvroFormat
+from anabranch.operators.core.flows.formats.framing import HEAD_BYTES, write_schema_id
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, RegisteredSchema
 from anabranch.schemas.model import ModelSpec
 
 _FILE_MARK = b"Obj\1"

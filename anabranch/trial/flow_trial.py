@@ -16,7 +16,7 @@ from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.flows.flow import Flow
 from anabranch.operators.core.flows.flows import Flows
-from anabranch.operators.core.flows.registered_schemas import Kind, LocalRegistry, RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import Kind, LocalRegistry, RegisteredSchema
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.sessions.step_functions import load_function
 from anabranch.schemas.model import Catalog

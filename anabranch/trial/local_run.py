@@ -20,7 +20,7 @@ from anabranch.operators.core.execution.step import Step
 from anabranch.operators.core.flows.event_admission import EventAdmission
 from anabranch.operators.core.flows.flow_spec import FlowSpec
 from anabranch.operators.core.flows.flows import Flows
-from anabranch.operators.core.flows.registered_schemas import SchemaRegistry
+from anabranch.operators.core.flows.formats.registered_schemas import SchemaRegistry
 from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Output, Shard, Unit, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter

@@ -8,9 +8,9 @@ from google.protobuf.message import Message
 
 from anabranch.errors import UnusableArgument
 from anabranch.operators.core.flows.flow_spec import FlowSpec
-from anabranch.operators.core.flows.protobuf_format import ProtobufFormat, write_frame
-from anabranch.operators.core.flows.protobuf_schema import ProtobufSchema, indexes_of
-from anabranch.operators.core.flows.registered_schemas import LocalRegistry, RegisteredSchema
+from anabranch.operators.core.flows.formats.protobuf_format import ProtobufFormat, write_frame
+from anabranch.operators.core.flows.formats.protobuf_schema import ProtobufSchema, indexes_of
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, RegisteredSchema
 from anabranch.schemas.model import ModelSpec
 
 

@@ -12,12 +12,12 @@ from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.flows.flow_tables import FieldTable, FlowTable, OutputTable
 from anabranch.flink_job.model_repository.chains import read_function
 from anabranch.flink_job.toml_sections import read_section
-from anabranch.operators.core.flows.event_format import format_of
 from anabranch.operators.core.flows.field_path import FieldPath, format_path, parse_path
 from anabranch.operators.core.flows.flow_spec import FieldKind, FieldSpec, FlowSpec, InputSpec, OutputField
-from anabranch.operators.core.flows.protobuf_format import ProtobufFormat
-from anabranch.operators.core.flows.protobuf_schema import schema_of_set
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.event_format import format_of
+from anabranch.operators.core.flows.formats.protobuf_format import ProtobufFormat
+from anabranch.operators.core.flows.formats.protobuf_schema import schema_of_set
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.schemas.errors import ModelUnavailable, UnknownModel, UnknownSchema, UnknownVersion
 from anabranch.schemas.model import Catalog, TensorSpec
 from anabranch.schemas.tensors import BYTES, FLOATS, show_axes

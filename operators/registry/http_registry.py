@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from anabranch.operators.core.flows.registered_schemas import Kind, RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import Kind, RegisteredSchema
 from anabranch.schemas.errors import AnabranchError, RegistryUnavailable, SchemaRefused, UnknownSchema
 from anabranch.schemas.limits import MAX_REMEMBERED_REFUSALS
 

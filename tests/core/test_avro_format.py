@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from anabranch.operators.core.flows.avro_format import AvroFormat
 from anabranch.operators.core.flows.event_reader import MISSING
 from anabranch.operators.core.flows.field_path import parse_path
 from anabranch.operators.core.flows.flow import Flow
 from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, InputSpec, OutputField
-from anabranch.operators.core.flows.registered_schemas import LocalRegistry
+from anabranch.operators.core.flows.formats.avro_format import AvroFormat
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry
 from anabranch.schemas.errors import InvalidField, MissingField, SchemaRefused, UnknownSchema, UnreadableRequest
 from anabranch.schemas.model import ModelSpec, TensorSpec
 

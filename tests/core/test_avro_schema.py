@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from anabranch.operators.core.flows.avro_schema import EventSchema, converter_of, extended
 from anabranch.operators.core.flows.event_tree import NewField
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.avro_schema import EventSchema, converter_of, extended
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.schemas.errors import UnknownSchema
 
 

@@ -2,9 +2,9 @@
 
 from msgspec.structs import replace
 
-from anabranch.operators.core.flows.avro_format import AvroFormat
-from anabranch.operators.core.flows.event_format import format_of
-from anabranch.operators.core.flows.json_format import JsonFormat
+from anabranch.operators.core.flows.formats.avro_format import AvroFormat
+from anabranch.operators.core.flows.formats.event_format import format_of
+from anabranch.operators.core.flows.formats.json_format import JsonFormat
 from tests.core.test_avro_format import model, spec
 
 

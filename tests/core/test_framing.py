@@ -1,6 +1,6 @@
 import pytest
 
-from anabranch.operators.core.flows.framing import HEAD_BYTES, read_schema_id, write_schema_id, write_varint
+from anabranch.operators.core.flows.formats.framing import HEAD_BYTES, read_schema_id, write_schema_id, write_varint
 from anabranch.schemas.errors import UnreadableRequest
 
 

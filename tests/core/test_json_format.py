@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from anabranch.operators.core.flows.json_format import JsonFormat
+from anabranch.operators.core.flows.formats.json_format import JsonFormat
 from tests.core.test_avro_format import spec
 
 SPEC = replace(spec("amount", key=("user", "id")), format="json", on_error="default")

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from anabranch.operators.core.flows.event_reader import MISSING
 from anabranch.operators.core.flows.flow import Flow
 from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, InputSpec, OutputField
-from anabranch.operators.core.flows.protobuf_format import ProtobufFormat, read_indexes, write_frame
-from anabranch.operators.core.flows.protobuf_schema import ProtobufSchema
-from anabranch.operators.core.flows.registered_schemas import LocalRegistry, RegisteredSchema
+from anabranch.operators.core.flows.formats.protobuf_format import ProtobufFormat, read_indexes, write_frame
+from anabranch.operators.core.flows.formats.protobuf_schema import ProtobufSchema
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, RegisteredSchema
 from anabranch.schemas.errors import InvalidField, MissingField, SchemaRefused, UnknownSchema, UnreadableRequest
 from anabranch.schemas.model import ModelSpec
 from tests.core import test_avro_format as avro

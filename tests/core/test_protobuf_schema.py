@@ -6,8 +6,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
 from anabranch.operators.core.flows.event_tree import tree_of
-from anabranch.operators.core.flows.protobuf_schema import NewType, ProtobufSchema
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.protobuf_schema import NewType, ProtobufSchema
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.schemas.errors import SchemaRefused, UnknownSchema
 
 FLOAT = NewType(FieldDescriptorProto.TYPE_FLOAT, is_repeated=False)

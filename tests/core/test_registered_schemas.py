@@ -2,7 +2,7 @@
 
 import pytest
 
-from anabranch.operators.core.flows.registered_schemas import LocalRegistry, RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, RegisteredSchema
 from anabranch.schemas.errors import UnknownSchema
 
 

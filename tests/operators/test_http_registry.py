@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.operators.registry import http_registry
 from anabranch.operators.registry.http_registry import HttpRegistry, RegistryAccess
 from anabranch.schemas.errors import RegistryUnavailable, SchemaRefused, UnknownSchema

@@ -5,12 +5,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from anabranch.operators.core.flows.event_format import format_of
 from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.formats.event_format import format_of
+from anabranch.operators.core.flows.formats.registered_schemas import SchemaRegistry
 from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped
-from anabranch.operators.core.flows.registered_schemas import SchemaRegistry
 from anabranch.schemas.errors import AnabranchError, InvalidField, MappingFailed, MissingField, UnreadableRequest
 from anabranch.schemas.model import ModelSpec, TensorSpec
 from anabranch.schemas.tensors import Array, datatype_of, fits, raw_from_array, show_axes

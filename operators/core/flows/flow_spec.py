@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from anabranch.operators.core.flows.field_path import FieldPath
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.schemas.model import FunctionSpec
 
 OnError: TypeAlias = Literal["letter", "pass", "default"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from anabranch.operators.core.flows.flow import EventFunction, Flow
 from anabranch.operators.core.flows.flow_spec import FlowSpec
-from anabranch.operators.core.flows.registered_schemas import SchemaRegistry
+from anabranch.operators.core.flows.formats.registered_schemas import SchemaRegistry
 from anabranch.schemas.model import FunctionSpec, ModelSpec
 
 

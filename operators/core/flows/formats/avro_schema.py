@@ -18,7 +18,7 @@ from fastavro.schema import SchemaParseException
 from anabranch.operators.core.flows.event_tree import NewField, Tree
 from anabranch.operators.core.flows.field_path import FieldPath, format_path
 from anabranch.operators.core.flows.flow_spec import FieldKind
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.schemas.errors import SchemaRefused, UnknownSchema, UnreadableRequest
 
 #: A schema as JSON.

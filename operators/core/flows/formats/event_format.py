@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from anabranch.operators.core.flows.flow_spec import FlowSpec
-from anabranch.operators.core.flows.json_format import JsonFormat
-from anabranch.operators.core.flows.registered_schemas import LocalRegistry, SchemaRegistry
+from anabranch.operators.core.flows.formats.json_format import JsonFormat
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, SchemaRegistry
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Array
 
@@ -40,9 +40,9 @@ def format_of(spec: FlowSpec, model: ModelSpec, registry: SchemaRegistry | None 
     if spec.format == "json":
         return JsonFormat(spec)
     if spec.format == "avro":
-        from anabranch.operators.core.flows.avro_format import AvroFormat  # noqa: PLC0415 - for few jobs
+        from anabranch.operators.core.flows.formats.avro_format import AvroFormat  # noqa: PLC0415 - for few jobs
 
         return AvroFormat(spec, model, registry or LocalRegistry())
-    from anabranch.operators.core.flows.protobuf_format import ProtobufFormat  # noqa: PLC0415 - for few jobs
+    from anabranch.operators.core.flows.formats.protobuf_format import ProtobufFormat  # noqa: PLC0415 - for few jobs
 
     return ProtobufFormat(spec, model, registry or LocalRegistry())

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from anabranch.operators.core.flows import framing
-from anabranch.operators.core.flows.avro_schema import (
+from anabranch.operators.core.flows.event_reader import MISSING, describe, value_at
+from anabranch.operators.core.flows.event_tree import Tree, tree_of
+from anabranch.operators.core.flows.field_path import format_path
+from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, OutputField
+from anabranch.operators.core.flows.formats import framing
+from anabranch.operators.core.flows.formats.avro_schema import (
     EventSchema,
     Schema,
     Splice,
     converter_of,
     extended,
 )
-from anabranch.operators.core.flows.event_reader import MISSING, describe, value_at
-from anabranch.operators.core.flows.event_tree import Tree, tree_of
-from anabranch.operators.core.flows.field_path import format_path
-from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, OutputField
-from anabranch.operators.core.flows.framing import write_varint
+from anabranch.operators.core.flows.formats.framing import write_varint
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema, SchemaRegistry
 from anabranch.operators.core.flows.output_mapping import column_of, text_of
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema, SchemaRegistry
 from anabranch.schemas.errors import InvalidField, UnreadableRequest, WrongDatatype
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Array

@@ -11,14 +11,14 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
-from anabranch.operators.core.flows import framing
 from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.event_tree import NewField, Tree, tree_of
 from anabranch.operators.core.flows.field_path import FieldPath, format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec, OutputField
+from anabranch.operators.core.flows.formats import framing
+from anabranch.operators.core.flows.formats.protobuf_schema import NewType, ProtobufSchema, indexes_of
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema, SchemaRegistry
 from anabranch.operators.core.flows.output_mapping import column_of, text_of
-from anabranch.operators.core.flows.protobuf_schema import NewType, ProtobufSchema, indexes_of
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema, SchemaRegistry
 from anabranch.schemas.errors import InvalidField, UnreadableRequest
 from anabranch.schemas.limits import MAX_MESSAGE_INDEXES
 from anabranch.schemas.model import ModelSpec

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 
 from anabranch.operators.core.flows.event_tree import NewField, Tree
 from anabranch.operators.core.flows.field_path import format_path
-from anabranch.operators.core.flows.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
 from anabranch.schemas.errors import SchemaRefused, UnknownSchema
 
 _WELL_KNOWN = {

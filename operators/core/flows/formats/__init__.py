@@ -1,0 +1,1 @@
+"""Formats of events: JSON, Avro and Protobuf, with or without a registry."""
