@@ -5,7 +5,7 @@ stream --> [ enter ] --> [ frame ] --> serve, infer, stages, aggregate --> [ lea
 """
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,12 +20,13 @@ from anabranch.flink_job.job import environment as anabranch_environment
 from anabranch.flink_job.job import flink_options
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.flink_job.state.operator_ids import SERVE_RESPONSES
+from anabranch.flink_job.state.saved_state import STATE_PARAMETER
 from anabranch.flink_job.stream_keying import VALUE_TYPE, keys_by_group
 from anabranch.flink_job.topology import serve
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.flows.flow import Flow
-from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.flow_spec import FlowSpec, OutputField
 from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.flows.input_mapping import Mapped
 from anabranch.operators.runtime.flink_compat import (
@@ -70,18 +71,8 @@ class _ElementFlow(Flow):
 
     def __init__(self, spec: FlowSpec, model: ModelSpec, inputs: Inputs, outputs: Outputs) -> None:
         super().__init__(spec, model)
-        self.outputs = tuple(output.name for output in model.outputs)
         self._make_inputs = inputs
         self._make_element = outputs
-
-    def read_all(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
-        mapped: list[list[Mapped] | AnabranchError] = []
-        for event in events:
-            try:
-                mapped.append(self.read(event))
-            except AnabranchError as error:
-                mapped.append(error)
-        return mapped
 
     def read(self, event: bytes) -> list[Mapped]:
         element = pickle.loads(event)  # noqa: S301 - by `_Enter`
@@ -111,20 +102,17 @@ class _ElementFlows(Flows):
     def __init__(self, spec: FlowSpec, model: ModelSpec, inputs: Inputs, outputs: Outputs) -> None:
         super().__init__([(spec, model)])
         self._functions = inputs, outputs
-        self._flow: _ElementFlow | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_functions": self._functions, "_flow": None}
+        return {**super().__getstate__(), "_functions": self._functions}
 
     def with_functions(self, load: Any) -> Flows:  # noqa: ARG002 - the user's functions come with the job
         return self
 
     def of(self, topic: str) -> Flow | None:
-        if topic not in self._specs:
-            return None
-        if self._flow is None:
-            self._flow = _ElementFlow(*self._specs[topic], *self._functions)
-        return self._flow
+        if topic in self._specs and topic not in self._compiled:
+            self._compiled[topic] = _ElementFlow(*self._specs[topic], *self._functions)
+        return self._compiled.get(topic)
 
 
 def _row_of(spec: TensorSpec, value: Any, model: ModelSpec) -> Mapped:
@@ -176,7 +164,9 @@ def environment(config: Config | None = None, flink_url: str | None = None) -> S
     use_own_operators()
     # The operators of a user may have no identities.
     options = {**flink_options(config), "pipeline.auto-generate-uids": "true"}
-    return anabranch_environment(config, options, config.job.parallelism, flink_url)
+    env = anabranch_environment(config, options, config.job.parallelism, flink_url)
+    env.get_config().set_global_job_parameters({STATE_PARAMETER: config.job.state_url})
+    return env
 
 
 def infer(
@@ -223,7 +213,7 @@ def infer(
         to="scored",
         model_name=served.name,
         model_version=served.version,
-        outputs=(),
+        outputs=tuple(OutputField((output.name,), output.name) for output in served.outputs),
         deadline_ms=deadline_ms,
         priority=priority,
     )

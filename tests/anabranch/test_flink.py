@@ -8,12 +8,18 @@ import pytest
 
 from anabranch.flink import _ElementFlow, _ElementFlows, _only
 from anabranch.flink_job.errors import ConfigError
-from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.flow_spec import FlowSpec, OutputField
 from anabranch.schemas.errors import InferenceFailed, MappingFailed
 from tests.core.models import catalog
 
-SPEC = FlowSpec(topic="elements", to="scored", model_name="rows", model_version="10", outputs=())
 MODEL = catalog().find("rows", "10")
+SPEC = FlowSpec(
+    topic="elements",
+    to="scored",
+    model_name="rows",
+    model_version="10",
+    outputs=tuple(OutputField((output.name,), output.name) for output in MODEL.outputs),
+)
 
 
 def rows_of(element: Any) -> dict[str, Any]:

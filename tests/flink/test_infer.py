@@ -1,21 +1,30 @@
-"""`infer` in a PyFlink job: each element once, in both modes, keyed or not, and on a cluster."""
+"""`infer` in a PyFlink job: each element once, in both modes, keyed or not, and through a savepoint on a cluster."""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pyflink.common import Encoder, Types, WatermarkStrategy
+from pyflink.datastream.connectors.file_system import FileSink, OutputFileConfig, RollingPolicy
+from pyflink.datastream.connectors.number_seq import NumberSequenceSource
 
 from anabranch.flink import environment, infer
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
+from anabranch.jobs.control import JobControl
+from anabranch.schemas.model import Batching, SessionOptions
 from anabranch.stack.flink.cluster import FlinkCluster
 from tests.docs.pages import ROOT, blocks
-from tests.flink.conftest import MODES
+from tests.flink.conftest import FIRST_THREAD, MODES
+from tests.flink.slow_backend import SlowBackend
 
 ELEMENTS = 3000
+#: Elements that a source gives at once to each task, and the time of a batch of four.
+QUICK, SLOW_S = 1000, 0.4
 
 
 def config(mode: str, **job: Any) -> Config:
@@ -88,6 +97,66 @@ def test_infer_with_an_ensemble_merges_its_members(model_repository: Path, mode:
     good = sorted(element for kind, element in found if kind == "good")
     assert good == [(number, 10.0 * (number % 10)) for number in range(200) if number % 10 < 8]
     assert sorted(element for kind, element in found if kind == "failed") == [n for n in range(200) if n % 10 >= 8]
+
+
+def then_slowly(number: int, folder: Path) -> int:
+    """Passes the first elements of each task on at once, and the others at a source's pace until there is a gate."""
+    if number % QUICK == 0:
+        (folder / f"passed-{number}").touch()
+    elif number % (2 * QUICK) > QUICK and not (folder / "gate").exists():
+        time.sleep(0.02)
+    return number
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", FIRST_THREAD)
+def test_infer_from_its_savepoint_gives_each_element_once(
+    model_repository: Path, tmp_path: Path, mode: str, cluster: FlinkCluster
+) -> None:
+    out, gate = tmp_path / "out", tmp_path / "gate"
+
+    def start(**flink: str) -> Any:
+        job = {"delivery": "exactly-once", "checkpoint_dir": (tmp_path / "checkpoints").as_uri(), "flink": flink}
+        # Measurements of other tests do not hold for slow sessions.
+        defaults = {"batching": Batching(max_rows=4), "session": SessionOptions(warm_up_rows=2)}
+        settings = config(mode, **job).replace(defaults=defaults)
+        env = environment(settings, cluster.url)
+        numbers = env.from_source(NumberSequenceSource(1, 4 * QUICK), WatermarkStrategy.no_watermarks(), "numbers")
+        scored = infer(
+            numbers.uid("numbers").map(lambda number: then_slowly(number, tmp_path), output_type=Types.LONG()),
+            model="tens",
+            repository=model_repository,
+            inputs=lambda number: {"i": number},
+            outputs=lambda number, outputs: f"{number} {outputs['y']:.0f}",
+            output_type=Types.STRING(),
+            uid="tens",
+            parallelism=2,
+            config=settings,
+            backend=SlowBackend(batch_s=SLOW_S, until=str(gate)),
+        )
+        sink = FileSink.for_row_format(str(out), Encoder.simple_string_encoder())
+        sink = sink.with_rolling_policy(RollingPolicy.on_checkpoint_rolling_policy())
+        named = OutputFileConfig.builder().with_part_suffix(".txt").build()
+        scored.sink_to(sink.with_output_file_config(named).build()).uid("files")
+        return env.execute_async(f"tens-{mode}")
+
+    def lines() -> list[str]:
+        parts = [path for path in out.rglob("*.txt") if not path.name.startswith(".")]
+        return [line for path in parts for line in path.read_text().splitlines()]
+
+    start()
+    end = time.monotonic() + 120
+    while not lines() or not all((tmp_path / f"passed-{number}").exists() for number in (QUICK, 3 * QUICK)):
+        assert time.monotonic() < end, "nothing was written"
+        time.sleep(0.1)
+    control = JobControl(cluster.rest)
+    savepoint = control.stop(control.find(f"tens-{mode}"))
+    answered = len(lines())
+    assert 0 < answered < 2 * QUICK, "no element was waiting"
+    gate.touch()
+    start(**{"execution.state-recovery.path": savepoint}).get_job_execution_result().result()
+    numbers = sorted(tuple(map(int, line.split())) for line in lines())
+    assert numbers == [(number, 10 * number) for number in range(1, 4 * QUICK + 1)]
 
 
 @pytest.mark.long
