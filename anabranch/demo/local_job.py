@@ -1,4 +1,4 @@
-"""The broker, the Flink cluster and the job of one demo, in a folder of their own."""
+"""The broker, the Flink cluster, the job and the gateway of one demo, in a folder of their own."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,12 @@ from shutil import copyfile
 
 from anabranch.demo.features import MODEL_NAME, MODEL_VERSION, model_path
 from anabranch.flink_job.config import Config
+from anabranch.served_models import publish
+from anabranch.stack import gateways
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.rest import FlinkRest
+from anabranch.stack.gateways import GatewayPorts, GatewayProcess
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import record_counts
 from anabranch.topics import topics_of
@@ -40,6 +43,7 @@ class LocalJob:
     def __init__(self, folder: Path, tasks: int) -> None:
         self._folder = folder
         self._tasks = tasks
+        self._gateway: GatewayProcess | None = None
         config = Config()
         self._broker = KafkaBroker(
             folder / "kafka", max_message_bytes=config.kafka.max_message_bytes, log_dir=folder / "logs"
@@ -84,8 +88,13 @@ class LocalJob:
         self._broker.create_topics(*topics_of(self._config))
         self._cluster.await_ready()
 
+    @property
+    def http_url(self) -> str:
+        """Address of the gateway, which serves after `await_gateway`."""
+        return self._started_gateway().address.http_url
+
     def submit(self) -> None:
-        """Submit the job, and return before it runs.
+        """Submit the job and launch its gateway, and return before they serve.
 
         Raises:
             ConfigError, ModelLoadFailed: A model cannot be used.
@@ -93,8 +102,31 @@ class LocalJob:
         from anabranch.flink_job import installation, job  # noqa: PLC0415 - takes a second, while the broker starts
 
         installation.activate(log_dir=self._folder / "logs")
+        catalog = job.read_models(self.config)
         with _quick_to_start():
-            job.start(self.config, self.flink_url)
+            job.start(self.config, self.flink_url, catalog=catalog)
+        publish(self.config, catalog)
+        self._gateway = GatewayProcess(
+            self._folder,
+            gateways.NAME,
+            GatewayPorts(http=0, grpc=0),
+            ["--bootstrap-servers", self._broker.bootstrap_servers, "--flink-url", self.flink_url],
+            tied=True,
+        )
+        self._gateway.launch()
+
+    def await_gateway(self) -> None:
+        """Wait for the gateway.
+
+        Raises:
+            StartFailed: It did not start.
+        """
+        self._started_gateway().await_ready()
+
+    def _started_gateway(self) -> GatewayProcess:
+        if self._gateway is None:
+            raise StackError("the demo's gateway was not started: call submit()")
+        return self._gateway
 
     def explain(self) -> str:
         """Describe the state of topics, TaskManagers and tasks, for a job that does not answer."""
@@ -113,7 +145,9 @@ class LocalJob:
         return "\n".join(filter(None, lines))
 
     def kill(self) -> None:
-        """Kill cluster and broker."""
+        """Kill gateway, cluster and broker."""
+        if self._gateway is not None:
+            self._gateway.kill()
         self._cluster.kill()
         self._broker.kill()
 

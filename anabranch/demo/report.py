@@ -17,7 +17,7 @@ class Figures(msgspec.Struct, kw_only=True):
     """Figures of one demo, as `--figures` writes them.
 
     Attributes:
-        requests: Valid requests: one for each file, the paced ones, and the large one.
+        requests: Valid requests: one for each file, the paced ones, those over HTTP, and the large one.
         answered: Requests that were answered with outputs.
         mismatches: Rows that differ from a direct ONNX Runtime run by more than 1e-5.
         errors_answered: Bad requests with the expected error.
@@ -45,6 +45,8 @@ class Figures(msgspec.Struct, kw_only=True):
     p99_ms: float
     paced_requests: int
     paced_rps: float
+    http_requests: int
+    http_rps: float
     in_flight: int
     saturated_p50_ms: float
     large_rows: int
@@ -132,6 +134,7 @@ def _figures_table(figures: Figures) -> Table:
             f"in {figures.large_latency_ms / 1000:.1f} s"
         ),
         "throughput": f"{figures.throughput_rps:.0f} requests/s with {figures.in_flight} in flight",
+        "over HTTP": f"{figures.http_rps:.0f} requests/s ({figures.http_requests:,} requests to the gateway)",
         "latency": (
             f"p50 {figures.p50_ms:.1f}, p95 {figures.p95_ms:.1f}, p99 {figures.p99_ms:.1f} ms "
             f"at a steady {figures.paced_rps:.0f} requests/s ({figures.paced_requests:,} requests)"

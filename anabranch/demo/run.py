@@ -29,6 +29,7 @@ from anabranch.schemas.tensors import Array
 
 _IN_FLIGHT = 64
 _LARGE_ROWS = 1_024
+_HTTP_REQUESTS = 500
 #: Pace as a share of the measured throughput; low enough that no queue builds up.
 _PACE = 0.4
 _PACED_S = 6.0
@@ -59,6 +60,7 @@ class _Asked:
     paced: workload.DemoResponses
     paced_rows: Array
     paced_rps: float
+    through: workload.DemoResponses
     large_tokens: Array
     large: workload.LargeAnswer | None
     outcomes: list[ErrorOutcome]
@@ -119,7 +121,8 @@ class Demo:
                 _FIRST_ANSWER_AGAIN_S,
                 lambda: self._say(f"No answer yet; sending another request. {escape(job.explain())}"),
             )
-        self._say(f"The job answers: one inference task in each of {self._tasks} processes")
+        job.await_gateway()
+        self._say(f"The job answers: one inference task in each of {self._tasks} processes; HTTP at {job.http_url}")
         return files
 
     def _read(self, found: FoundFile) -> _Sorted:
@@ -159,12 +162,20 @@ class Demo:
                 paced = workload.pace(client, tokens[paced_rows], paced_rps, lambda: advance(1))
             with self._timed("large"), self._console.status(f"One request of {_LARGE_ROWS:,} rows"):
                 large = _ask_large(client, large_tokens, problems)
+        first = tokens[:_HTTP_REQUESTS]
+        with (
+            Client(job.http_url, timeout_s=60) as client,
+            self._timed("http"),
+            self._progress("Over HTTP", len(first)) as advance,
+        ):
+            through = workload.stream(client, first, _IN_FLIGHT, lambda: advance(1))
         with self._timed("errors"), self._console.status("Bad requests of every kind"):
             kafka = job.config.kafka
             outcomes = send_and_check(kafka, bad_requests("demo", kafka.max_message_bytes), _ERRORS_TIMEOUT_S)
         problems += [f"file {files.model[i].path}: {error}" for i, error in streamed.failures.items()]
         problems += [f"at a steady pace: {error}" for error in paced.failures.values()]
-        return _Asked(streamed, paced, paced_rows, paced_rps, large_tokens, large, outcomes, problems)
+        problems += [f"over HTTP: {error}" for error in through.failures.values()]
+        return _Asked(streamed, paced, paced_rows, paced_rps, through, large_tokens, large, outcomes, problems)
 
     def _compare(self, files: _Sorted, asked: _Asked) -> Figures:
         rows = 2 * len(files.model) + len(asked.large_tokens)
@@ -172,6 +183,7 @@ class Demo:
             right = reference.compute(files.model, asked.large_tokens, advance)
         wrong_streamed = reference.differing_rows(asked.streamed.scores, right.scores)
         wrong_paced = reference.differing_rows(asked.paced.scores, right.scores[asked.paced_rows])
+        wrong_through = reference.differing_rows(asked.through.scores, right.scores[: len(asked.through.scores)])
         large_scores = asked.large.scores if asked.large else np.full_like(right.large_scores, np.nan)
         wrong_large = reference.differing_rows(large_scores, right.large_scores)
         asked.problems += [f"file {files.model[row].path}: other scores than a direct run" for row in wrong_streamed]
@@ -179,9 +191,10 @@ class Demo:
         types, compared, agreed = _types(files, asked.streamed.scores, right.labels)
         p50_ms, p95_ms, p99_ms = asked.paced.latency_ms(50, 95, 99)
         return Figures(
-            requests=len(asked.streamed.scores) + len(asked.paced.scores) + 1,
-            answered=asked.streamed.answered + asked.paced.answered + (asked.large is not None),
-            mismatches=len(wrong_streamed) + len(wrong_paced) + len(wrong_large),
+            requests=sum(len(each.scores) for each in (asked.streamed, asked.paced, asked.through)) + 1,
+            answered=sum(each.answered for each in (asked.streamed, asked.paced, asked.through))
+            + (asked.large is not None),
+            mismatches=sum(map(len, (wrong_streamed, wrong_paced, wrong_through, wrong_large))),
             errors_sent=len(asked.outcomes),
             errors_answered=sum(not outcome.problem for outcome in asked.outcomes),
             shards=asked.large.shards if asked.large else 0,
@@ -192,6 +205,8 @@ class Demo:
             p99_ms=p99_ms,
             paced_requests=len(asked.paced.scores),
             paced_rps=asked.paced_rps,
+            http_requests=len(asked.through.scores),
+            http_rps=asked.through.per_second,
             in_flight=_IN_FLIGHT,
             saturated_p50_ms=asked.streamed.latency_ms(50)[0],
             large_rows=len(asked.large_tokens),

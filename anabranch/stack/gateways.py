@@ -47,10 +47,13 @@ class GatewayProcess(ServiceGroup):
         folder: Folder of the stack.
         name: `gateway`, `gateway-2`, and so on.
         arguments: Options of `anabranch gateway`, without ports.
+        tied: See `ServiceGroup`.
     """
 
-    def __init__(self, folder: Path, name: str, ports: GatewayPorts, arguments: Sequence[str]) -> None:
-        super().__init__(tied=False, ready_timeout_s=_READY_TIMEOUT_S, stop_grace_s=_STOP_GRACE_S)
+    def __init__(
+        self, folder: Path, name: str, ports: GatewayPorts, arguments: Sequence[str], *, tied: bool = False
+    ) -> None:
+        super().__init__(tied=tied, ready_timeout_s=_READY_TIMEOUT_S, stop_grace_s=_STOP_GRACE_S)
         self._folder = folder
         self._name = name
         self._ports = ports

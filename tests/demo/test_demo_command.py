@@ -80,6 +80,7 @@ def test_demo_command_every_answer_is_right(tmp_path: Path, folder: Path) -> Non
     assert_nothing_left(tmp_path)
     figures = json.loads(figures_path.read_text())
     assert figures["requests"] == figures["answered"] > FILES + 1
+    assert figures["http_requests"] == FILES
     assert figures["mismatches"] == 0
     assert figures["errors_sent"] == figures["errors_answered"] >= 10
     assert figures["shards"] == figures["large_rows"] / 16 == 64

@@ -23,6 +23,8 @@ RIGHT: dict[str, Any] = {
     "p99_ms": 20.0,
     "paced_requests": 20,
     "paced_rps": 100.0,
+    "http_requests": 30,
+    "http_rps": 150.0,
     "in_flight": 64,
     "saturated_p50_ms": 240.0,
     "large_rows": 1_024,
