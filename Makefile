@@ -30,7 +30,7 @@ export UV_SYSTEM_CERTS := 1
 export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
 endif
 
-.PHONY: help setup java demo test unit system long package frameworks zoo lint format docs bench chaos clean lock
+.PHONY: help setup java demo test unit system recovery long package frameworks zoo lint format docs bench chaos clean lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ setup: .venv/.packages $(JARS)/.complete java ## Install everything into this fo
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
 	@$(BIN)/anabranch demo $(ARGS)
 
-test: lint ## Lint, check types, run all tests of the gate
+test: lint ## Lint, check types, run unit and system tests; a quarter of an hour
 	@$(BIN)/python -m pytest -m "unit or slow" -n 2 --dist loadfile
 	@$(MAKE) system
 
@@ -50,6 +50,9 @@ unit: setup ## Run the quick tests, which start neither Kafka nor Flink
 
 system: setup ## Run the tests on a real Kafka broker and Flink cluster
 	@$(BIN)/python -m pytest -m system $(ARGS)
+
+recovery: setup ## Run the tests that end processes and restore state under load; a quarter of an hour
+	@$(BIN)/python -m pytest -m "recovery and not long" $(ARGS)
 
 long: setup ## Run the tests that end processes and clusters again and again, and all guides; an hour
 	@$(BIN)/python -m pytest -m long $(ARGS)

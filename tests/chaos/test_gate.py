@@ -9,7 +9,7 @@ from tests.chaos.chaos_slice import read_suite, run_slice, summary_of
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    "mode", [pytest.param("process", marks=pytest.mark.system), pytest.param("thread", marks=pytest.mark.long)]
+    "mode", [pytest.param("process", marks=pytest.mark.recovery), pytest.param("thread", marks=pytest.mark.long)]
 )
 def test_short_chaos_run_breaks_no_guarantee(tmp_path: Path, mode: str) -> None:
     plan = read_suite()[f"gate-{mode}"]

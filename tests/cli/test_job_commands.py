@@ -75,7 +75,7 @@ def processes(folder: Path) -> list[ProcessRecord]:
     return [ProcessRecord(**{name: each[name] for name in names}) for each in json.loads(text)["processes"]]
 
 
-@pytest.mark.system
+@pytest.mark.recovery
 @pytest.mark.timeout(400)
 def test_job_survives_kill_of_everything_rescale_and_upgrade(tmp_path: Path) -> None:
     command, models = Commands(tmp_path / "stack"), tmp_path / "models"

@@ -113,7 +113,7 @@ def test_up_command_port_in_use_is_one_line(
     ]
 
 
-@pytest.mark.system
+@pytest.mark.recovery
 def test_up_command_killed_process_is_replaced(tmp_path: Path) -> None:
     free = [word for door in ("kafka", "flink", "http", "grpc") for word in (f"--{door}-port", "0")]
     up = anabranch("up", *free, "--task-managers", "1", "--json", folder=tmp_path)

@@ -99,7 +99,7 @@ def test_demo_command_every_answer_is_right(tmp_path: Path, folder: Path) -> Non
     [
         pytest.param("Starting a Kafka broker", signal.SIGINT, marks=pytest.mark.long),
         pytest.param("Submitting the job", signal.SIGTERM, marks=pytest.mark.long),
-        pytest.param("The job answers", signal.SIGINT, marks=pytest.mark.system),
+        pytest.param("The job answers", signal.SIGINT, marks=pytest.mark.recovery),
     ],
 )
 def test_demo_command_interrupted_leaves_nothing(

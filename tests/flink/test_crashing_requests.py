@@ -68,6 +68,7 @@ def await_answers(topics: Topics, cluster: FlinkCluster, names: Iterable[str], t
     return ended
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_requests_that_end_their_process_are_refused(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:

@@ -87,6 +87,7 @@ def await_gone(names: Iterable[str], timeout_s: float = 60) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_shared_memory_survives_a_kill_and_leaves_nothing(

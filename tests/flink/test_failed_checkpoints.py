@@ -29,6 +29,7 @@ def await_health(rest: FlinkRest, is_reached: Callable[[JobHealth], bool]) -> Jo
         time.sleep(0.2)
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", FIRST_THREAD)
 def test_failed_checkpoints_are_shown_and_fail_the_job(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:

@@ -34,6 +34,7 @@ def worker_of(process_id: int) -> psutil.Process:
     return next(each for each in below if not each.children() and "pyflink" in " ".join(each.cmdline()))
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("mode", "failovers"),

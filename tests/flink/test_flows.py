@@ -163,6 +163,7 @@ def read(topics: Topics, name: str, count: int, timeout_s: float = 200) -> list[
     return sorted(found, key=lambda message: (message.partition(), message.offset()))
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("topics", FIRST_THREAD, indirect=True)
 def test_flows_through_a_kill_give_each_event_once(

@@ -31,6 +31,7 @@ def golden_topics(broker: KafkaBroker, folder: Path, mode: str, parallelism: int
     return Topics(broker, config, f"golden-{mode}")
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("mode", MODES)
 def test_savepoint_of_an_earlier_commit_is_restored(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:

@@ -36,6 +36,7 @@ def ask(topics: Topics, run: str) -> dict[str, float]:
     }
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", FIRST_THREAD)
 def test_overwritten_and_lost_models_change_nothing(

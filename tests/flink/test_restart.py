@@ -90,6 +90,7 @@ def check_answers(topics: Topics, numbers: range, timeout_s: float = 180) -> Non
         assert np.array_equal(answer.outputs[0].to_array(), 2 * rows_of(number) + 2), number
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("mode", "delivery"), RUNS)
 def test_job_killed_drained_or_cancelled_loses_nothing(

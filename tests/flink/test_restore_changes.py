@@ -86,6 +86,7 @@ def serve_only(folder: Path, *names: str, stages: int) -> None:
     write_cut_model(folder, "[batching]\nshard_rows = 16\n", stages=stages)
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", FIRST_PROCESS)
 def test_changed_job_loses_doubles_and_falsifies_nothing(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:

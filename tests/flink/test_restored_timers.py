@@ -22,6 +22,7 @@ LONG_BUNDLES = {"python.fn-execution.bundle.time": "3600000", "python.fn-executi
 NEVER_MS = 3_600_000
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", MODES)
 def test_restored_requests_need_no_new_one(

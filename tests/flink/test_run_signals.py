@@ -18,6 +18,7 @@ def run(broker: KafkaBroker, repository: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_as_soon_as_job_serves_drains_it(broker: KafkaBroker, model_repository: Path, number: int) -> None:
@@ -34,6 +35,7 @@ def test_signal_as_soon_as_job_serves_drains_it(broker: KafkaBroker, model_repos
     assert "ERROR" not in shown
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("delay_s", [5.0, *(pytest.param(delay_s, marks=pytest.mark.long) for delay_s in (2.0, 8.0))])
 def test_signal_amid_submission_ends_run_quietly(broker: KafkaBroker, model_repository: Path, delay_s: float) -> None:

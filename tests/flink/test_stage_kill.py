@@ -48,6 +48,7 @@ def holder_of(stage: str, cluster: FlinkCluster) -> int:
     return int(name.rsplit("-", 1)[1])
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("mode", "delivery"), RUNS)
 def test_killed_stage_loses_and_changes_nothing(broker: KafkaBroker, tmp_path: Path, mode: str, delivery: str) -> None:

@@ -92,7 +92,7 @@ def test_up_too_little_memory_starts_nothing(tmp_path: Path, monkeypatch: pytest
     assert processes_of(tmp_path) == []
 
 
-@pytest.mark.system
+@pytest.mark.recovery
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), StackError("not ready")])
 def test_up_interrupted_start_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException

@@ -34,7 +34,7 @@ def kill(pid: int | None) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.system
+@pytest.mark.recovery
 @pytest.mark.timeout(300)
 def test_stack_killed_processes_start_again_up_to_a_limit(tmp_path: Path) -> None:
     limits = RestartLimits(max_restarts=2, window_s=600, first_pause_s=0.2)
