@@ -41,6 +41,7 @@ class Bridge:
         self._pending: dict[bytes, tuple[asyncio.Future[bytes], float]] = {}
         self._outbox: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self._failure: TransportError | None = None
+        self._failed = asyncio.Event()
         self.counts: Counter[str] = Counter()
 
     @property
@@ -81,6 +82,11 @@ class Bridge:
         self._outbox.put((message + write_id(key), key))
         return await future
 
+    async def failure(self) -> TransportError | None:
+        """Wait until a thread ends by itself, and return its reason."""
+        await self._failed.wait()
+        return self._failure
+
     async def close(self) -> None:
         """End threads and pending requests."""
         self._sweeper.cancel()
@@ -90,14 +96,18 @@ class Bridge:
             await asyncio.to_thread(thread.join)
 
     def _send(self) -> None:
-        while (item := self._outbox.get()) is not None:
-            message, key = item
+        try:
+            while (item := self._outbox.get()) is not None:
+                message, key = item
 
-            def fail(error: AnabranchError, key: bytes = key) -> None:
-                self._loop.call_soon_threadsafe(self._settle, [(key, error)])
+                def fail(error: AnabranchError, key: bytes = key) -> None:
+                    self._loop.call_soon_threadsafe(self._settle, [(key, error)])
 
-            self._connection.send(message, key, fail)
-        self._connection.close_sender()
+                self._connection.send(message, key, fail)
+        except Exception as error:  # noqa: BLE001 - without this thread no request would ever leave
+            self._loop.call_soon_threadsafe(self._fail, error, "requests cannot be sent")
+        finally:
+            self._connection.close_sender()
 
     def _receive(self) -> None:
         try:
@@ -106,8 +116,7 @@ class Bridge:
                 if answers:
                     self._loop.call_soon_threadsafe(self._settle, answers)
         except Exception as error:  # noqa: BLE001 - without this thread no request would ever end
-            reason = error if isinstance(error, TransportError) else TransportError(f"answers cannot be read: {error}")
-            self._loop.call_soon_threadsafe(self._fail_all, reason)
+            self._loop.call_soon_threadsafe(self._fail, error, "answers cannot be read")
         finally:
             self._connection.close_receiver()
 
@@ -120,6 +129,10 @@ class Bridge:
                 pending[0].set_result(outcome)
             else:
                 pending[0].set_exception(outcome)
+
+    def _fail(self, error: Exception, what: str) -> None:
+        self._fail_all(error if isinstance(error, TransportError) else TransportError(f"{what}: {error}"))
+        self._failed.set()
 
     def _fail_all(self, reason: TransportError) -> None:
         self._failure = self._failure or reason

@@ -22,6 +22,7 @@ from anabranch.gateway.http import HttpDoor
 from anabranch.gateway.job_view import PageData
 from anabranch.gateway.model_service import ModelService
 from anabranch.messaging.connection import Connection
+from anabranch.messaging.errors import TransportError
 from anabranch.served_models import ServedModels
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -133,6 +134,10 @@ class Gateway:
             raise PortInUse(port, "--grpc-port") from None
         self._grpc, self.grpc_url = door, f"{host}:{taken}"
 
+    async def failure(self) -> TransportError | None:
+        """Wait until Kafka can be read or written no longer, and return the reason."""
+        return await self._bridge.failure()
+
     async def close(self) -> None:
         """Close the doors, and end pending requests."""
         self._server.should_exit = True
@@ -181,10 +186,19 @@ def _credentials(options: GatewayOptions) -> grpc.ServerCredentials | None:
 
 
 async def serve(gateway: Gateway, ready: Callable[[], None], until: Callable[[], Awaitable[object]]) -> None:
-    """Serve until an awaitable ends."""
+    """Serve until an awaitable ends.
+
+    Raises:
+        TransportError: Kafka can be read or written no longer.
+    """
     await gateway.start()
     ready()
+    end, failure = asyncio.ensure_future(until()), asyncio.ensure_future(gateway.failure())
     try:
-        await until()
+        await asyncio.wait((end, failure), return_when=asyncio.FIRST_COMPLETED)
+        if failure.done() and (reason := failure.result()) is not None:
+            raise reason
     finally:
+        end.cancel()
+        failure.cancel()
         await gateway.close()
