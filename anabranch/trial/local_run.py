@@ -85,6 +85,16 @@ class LocalRun:
         self._kept: dict[str, list[bytes]] = {}
         self._loop = TaskLoop(0, self._pipeline, lambda: (), self, lambda: 0.0, _now_ms, policy)
 
+    def load(self, model: ModelSpec) -> None:
+        """Load a model, its members and its stages, which are loaded on first use otherwise; raise ModelLoadFailed."""
+        members = () if model.ensemble is None else model.ensemble.members
+        for member in members:
+            self.load(self._catalog.find(*member))
+        if model.stages:
+            self._stages_of(model)
+        elif not members:
+            self._session_of(model)
+
     def serve(self, records: Iterable[tuple[Buffer | None, Source]]) -> Iterator[Answer | DeadLetterRecord]:
         """Serve records, and yield what the job writes."""
         rest = iter(records)

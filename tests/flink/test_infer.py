@@ -162,7 +162,7 @@ def test_infer_from_its_savepoint_gives_each_element_once(
 @pytest.mark.long
 @pytest.mark.timeout(200)
 def test_page_of_an_own_job_names_colours() -> None:
-    [block] = [block for block in blocks(ROOT / "docs/how-to/own-job.md") if block.language == "python"]
+    block, _ = [block for block in blocks(ROOT / "docs/how-to/own-job.md") if block.language == "python"]
     command = [sys.executable, "-c", block.text]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=True)
     named = dict(eval(line.partition("> ")[2] or line) for line in ran.stdout.splitlines() if line.endswith(")"))

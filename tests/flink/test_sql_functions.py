@@ -1,0 +1,54 @@
+"""Models as functions of Flink's SQL, in both modes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyflink.table import DataTypes, StreamTableEnvironment
+
+from anabranch.flink import environment
+from anabranch.flink_job.config import Config
+from anabranch.flink_sql import register
+from tests.docs.pages import ROOT, blocks
+from tests.flink.conftest import FIRST_PROCESS
+
+ROWS = 300
+QUERY = """
+    SELECT n, `double`(n, n, n, n), lookup(n), pair(n, n, n, 2, 2, 2).`sum`[3], strict(n), scalar(pairs),
+           text(name, 'ä'), tens(CASE WHEN MOD(n, 3) = 0 THEN NULL ELSE n END)
+    FROM numbers WHERE tens(n) >= 0
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", FIRST_PROCESS)
+def test_function_of_each_model_answers_each_row(model_repository: Path, mode: str) -> None:
+    flink = {"restart-strategy.type": "none"}
+    job = {"execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 500, "flink": flink}
+    env = environment(Config().replace(job=job))
+    tables = StreamTableEnvironment.create(env)
+    assert "strict" in register(tables, model_repository)
+    rows = [(n, str(n), [[float(n), 1.0]]) for n in range(ROWS)]
+    pairs = DataTypes.FIELD("pairs", DataTypes.ARRAY(DataTypes.ARRAY(DataTypes.DOUBLE())))
+    types = [DataTypes.FIELD("n", DataTypes.BIGINT()), DataTypes.FIELD("name", DataTypes.STRING()), pairs]
+    tables.create_temporary_view("numbers", tables.from_elements(rows, DataTypes.ROW(types)))
+    with tables.sql_query(QUERY).execute().collect() as results:
+        found = sorted((list(row) for row in results), key=lambda row: int(row[0]))
+    assert found == [answers_to(n) for n in range(ROWS)]
+
+
+def answers_to(n: int) -> list[Any]:
+    looked_up = 10.0 * n if n < 8 else None
+    return [n, [2.0 * n + 2] * 4, looked_up, n + 2.0, looked_up, n + 1.0, [str(n), "ä"], 10.0 * n if n % 3 else None]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(200)
+def test_page_of_an_own_job_names_colours_in_sql() -> None:
+    _, block = [block for block in blocks(ROOT / "docs/how-to/own-job.md") if block.language == "python"]
+    command = [sys.executable, "-c", block.text]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=True)
+    named = [line.split("|")[2:4] for line in ran.stdout.splitlines() if line.startswith("| +I")]
+    assert sorted((int(number), name.strip()) for number, name in named) == [(1, "red"), (2, "blue")]
