@@ -101,6 +101,18 @@ def test_function_row_at_fault_is_null_and_logged(catalog: Catalog, caplog: pyte
     assert line.startswith("lookup: 20 rows became NULL; the last: inference_failed: ")
 
 
+def test_function_rows_at_fault_are_logged_now_and_then(
+    catalog: Catalog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = ModelFunction(Config(), catalog, catalog.find("lookup", ""), OnnxBackend())
+    function.open(None)
+    for at_s in (100.0, 101.0, 102.0, 120.0):
+        monkeypatch.setattr("anabranch.flink_sql.monotonic", lambda at_s=at_s: at_s)
+        function.eval(pd.Series([1, 9]))
+    lines = [record.getMessage() for record in caplog.records if record.name == "anabranch.functions"]
+    assert [line.partition(" became")[0] for line in lines] == ["lookup: 1 rows", "lookup: 3 rows"]
+
+
 @pytest.mark.parametrize("faulty", ["one", 0.5, 2.0**60, float(2**53)])
 def test_function_argument_at_fault_is_null(catalog: Catalog, faulty: Any) -> None:
     assert call(catalog, "tens", [1, faulty, None]).tolist() == [10.0, None, None]

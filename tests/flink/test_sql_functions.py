@@ -1,4 +1,4 @@
-"""Models as functions of Flink's SQL, in both modes."""
+"""Models as functions of Flink's SQL, on a cluster, in both modes."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from pyflink.table import DataTypes, StreamTableEnvironment
 from anabranch.flink import environment
 from anabranch.flink_job.config import Config
 from anabranch.flink_sql import register
+from anabranch.stack.flink.cluster import FlinkCluster
 from tests.docs.pages import ROOT, blocks
 from tests.flink.conftest import FIRST_PROCESS
 
@@ -24,11 +25,10 @@ QUERY = """
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", FIRST_PROCESS)
-def test_function_of_each_model_answers_each_row(model_repository: Path, mode: str) -> None:
+def test_function_of_each_model_answers_each_row(model_repository: Path, mode: str, cluster: FlinkCluster) -> None:
     flink = {"restart-strategy.type": "none"}
     job = {"execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 500, "flink": flink}
-    env = environment(Config().replace(job=job))
-    tables = StreamTableEnvironment.create(env)
+    tables = StreamTableEnvironment.create(environment(Config().replace(job=job), cluster.url))
     assert "strict" in register(tables, model_repository)
     rows = [(n, str(n), [[float(n), 1.0]]) for n in range(ROWS)]
     pairs = DataTypes.FIELD("pairs", DataTypes.ARRAY(DataTypes.ARRAY(DataTypes.DOUBLE())))
