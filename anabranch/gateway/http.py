@@ -26,6 +26,7 @@ from anabranch.gateway.page_routes import Page
 from anabranch.gateway.streams import in_order
 from anabranch.messaging.errors import ClientClosed, TransportError
 from anabranch.messaging.http_connection import PROTOBUF
+from anabranch.monitoring.metrics import CONTENT_TYPE, GatewayReading, exposition
 from anabranch.schemas.errors import (
     AnabranchError,
     DeadlineExceeded,
@@ -94,6 +95,7 @@ class HttpDoor:
         data: PageData | None = None,
         any_host: bool = False,
     ) -> None:
+        self._data = data
         self._page = Page(service, data, self._body, any_host=any_host or bool(keys)) if data else None
         self._service = service
         self._keys = keys
@@ -112,6 +114,7 @@ class HttpDoor:
             self._get("/v2/models/stats", self._statistics),
             self._get("/v2/docs", self._docs),
             self._get("/v2/docs/dataplane.json", self._open_api),
+            self._get("/metrics", self._metrics),
             self._get("/v2/models.json", self._summaries),
             self._post("/v2/infer", self._infer_encoded),
             self._post("/v2/repository/index", self._index),
@@ -161,6 +164,13 @@ class HttpDoor:
         return guarded
 
     # ---- descriptions
+
+    async def _metrics(self, _: Request) -> Response:
+        cluster = await self._data.metrics() if self._data else None
+        reading = GatewayReading(
+            statistics=self._service.statistics()["model_stats"], in_flight=self._service.bridge.in_flight
+        )
+        return Response(exposition(reading, cluster), media_type=CONTENT_TYPE)
 
     async def _server(self, _: Request) -> Response:
         return _json({"name": NAME, "version": __version__, "extensions": list(EXTENSIONS)})

@@ -18,6 +18,7 @@ from anabranch.jobs.control import ENDED
 from anabranch.jobs.health import JobHealth, healths
 from anabranch.jobs.operators import OperatorLoad, operator_loads
 from anabranch.jobs.watch import JobWatch
+from anabranch.monitoring.metrics import ClusterReading, read_cluster
 from anabranch.schemas.errors import AnabranchError
 from anabranch.stack.errors import StackError
 from anabranch.stack.flink.rest import FlinkJob, FlinkRest
@@ -92,7 +93,8 @@ class PageData:
 
     def __init__(self, config: Config, flink_url: str) -> None:
         self._config = config
-        self._observer = JobObserver(FlinkRest(flink_url) if flink_url else None)
+        self._flink = FlinkRest(flink_url) if flink_url else None
+        self._observer = JobObserver(self._flink)
         self._thread = ThreadPoolExecutor(1, "anabranch-page")
         self._letters_thread = ThreadPoolExecutor(1, "anabranch-letters")
         self._opened = ExitStack()
@@ -101,6 +103,12 @@ class PageData:
     async def job(self) -> JobView:
         """Return the state of the job."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._observer.view)
+
+    async def metrics(self) -> ClusterReading | None:
+        """Read the metrics of the cluster; None if it is unknown."""
+        if self._flink is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read_cluster, self._flink)
 
     async def with_letters(self, work: Callable[[DeadLetters], _T]) -> _T:
         """Run a piece of work with the dead letters; raise its error."""

@@ -17,6 +17,7 @@ _PATHS = (
     ("get", "/v2/health/ready", "Readiness"),
     ("get", "/v2/models", "Names of the models"),
     ("get", "/v2/models/stats", "Counts of this gateway"),
+    ("get", "/metrics", "Metrics for Prometheus"),
     ("post", "/v2/repository/index", "Models and versions"),
     ("get", "{model}", "Model metadata"),
     ("get", "{model}/ready", "Readiness of a model"),

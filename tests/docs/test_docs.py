@@ -274,3 +274,8 @@ def test_sentences_seldom_start_with_wh_words() -> None:
 )
 def test_sentence_that_starts_with_a_wh_word_is_caught(planted: str) -> None:
     assert len(_wh_starts(f"Tasks take the most urgent batch, which is the first.\n\n{planted}\n")) == 1
+
+
+def test_generated_monitoring_files_are_fresh() -> None:
+    for name, text in _load("generate").monitoring().items():
+        assert (ROOT / "deploy/monitoring" / name).read_text() == text, "run: python docs/generate.py"

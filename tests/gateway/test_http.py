@@ -17,6 +17,7 @@ import pytest
 
 from anabranch.gateway.access import Keys
 from tests.gateway.conftest import Served
+from tests.monitoring.test_metrics import samples
 
 X = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, -2.0]}
 
@@ -410,3 +411,14 @@ def test_http_stream_first_event_comes_before_the_last_answer(served: Served) ->
         assert b"malformed_request" in response.readline()
         served.release.set()
         assert b"outputs" in response.read()
+
+
+def test_http_metrics_without_flink_are_those_of_the_gateway(served: Served) -> None:
+    assert call(served, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
+    status, text, headers = call(served, "/metrics")
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=")
+    found = samples(text)
+    assert found[("anabranch_gateway_requests_total", ("same", "success", "2"))] == 1
+    assert found[("anabranch_gateway_in_flight", ())] == 0
+    assert {name for name, _ in found if not name.startswith("anabranch_gateway_")} == set()

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, and the dashboard and the alerts that read them."""
