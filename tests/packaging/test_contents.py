@@ -29,7 +29,7 @@ def test_wheel_holds_every_source_file(wheel: Path) -> None:
     assert {name for name in expected if Path(name).suffix in suffixes} == {
         name for name in held if Path(name).suffix in suffixes
     }
-    assert held["anabranch/schemas/wire/codec.py"] == (ROOT / "schemas" / "codec.py").read_bytes()
+    assert held["anabranch/schemas/wire/codec.py"] == (ROOT / "schemas" / "wire" / "codec.py").read_bytes()
     assert held["anabranch/py.typed"] == b""
 
 
