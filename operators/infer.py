@@ -1,14 +1,14 @@
 """Flink operator that runs shards of large requests, and offloaded batches of other tasks."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import time
 
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from anabranch.operators.backends.base import Backend
-from anabranch.operators.core.execution.batch_transfer import expect_ms
+from anabranch.operators.core.execution.batch_transfer import decode_batch, predict_ms
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
@@ -16,8 +16,7 @@ from anabranch.operators.runtime.operator_runtime import OperatorRuntime, Runtim
 from anabranch.operators.runtime.side_outputs import emit
 from anabranch.operators.transport.endpoints import AGGREGATE, INFER
 from anabranch.schemas.model import Catalog
-from anabranch.schemas.records import RecordKind
-from anabranch.schemas.tensors import Buffer
+from anabranch.schemas.records import BatchRecord, RecordKind
 
 
 @dataclass(eq=False)
@@ -46,12 +45,16 @@ class InferFunction(RuntimeOperator, ProcessFunction):
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:
         """Run one batch or shard."""
         record = self._receiver.redeem(value)
-        with self._turn_of(record) if record[0] == RecordKind.BATCH else nullcontext():
+        if record[0] == RecordKind.BATCH:
+            batch = decode_batch(record)
+            with self._turn_of(batch):
+                outputs = self._inference.on_exchange(record, time() * 1000, batch)
+        else:
             outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
         # Counts after it wait for the next record.
         self._runtime.metrics.flush(at_once=self._runtime.defect_log.report())
 
-    def _turn_of(self, batch: Buffer) -> AbstractContextManager[None]:
-        is_slow = expect_ms(batch, self._costs_of) > self.slow_batch_ms
+    def _turn_of(self, batch: BatchRecord | None) -> AbstractContextManager[None]:
+        is_slow = predict_ms(batch, self._costs_of) > self.slow_batch_ms
         return self._lane.offloaded_batch() if is_slow else self._lock.offloaded_batch()

@@ -1,6 +1,7 @@
 """Descriptions inside records; new fields go to the end."""
 
 from functools import lru_cache
+from math import prod
 
 import msgspec
 
@@ -32,6 +33,14 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
     model_version: str
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[str, ...]
+
+    @property
+    def row_elements(self) -> int:
+        """Elements per row."""
+        elements = 0
+        for spec in self.inputs:
+            elements += prod(spec.shape)
+        return elements
 
 
 #: Signature of a request in a damaged record.

@@ -62,10 +62,12 @@ class Fate:
     Attributes:
         lost: Rows of lost records (perhaps of one with a copy), numbered as in records.
         may_be_refused: True if full tasks refuse.
+        gives_up_ms: Time before its deadline from which a request may be given up.
     """
 
     lost: set[int] = field(default_factory=set)
     may_be_refused: bool = False
+    gives_up_ms: float = 0.0
 
 
 def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, answered_at_ms: float) -> None:
@@ -81,7 +83,7 @@ def check_answer(sent: Sent, answer: InferResponse | ErrorResponse, fate: Fate, 
     if sent.model in ENSEMBLES:
         _check_ensemble(sent, answer, fate, answered_at_ms)
         return
-    is_late = sent.timeout_ms is not None and answered_at_ms >= sent.timestamp_ms + sent.timeout_ms
+    is_late = sent.timeout_ms is not None and answered_at_ms >= sent.timestamp_ms + sent.timeout_ms - fate.gives_up_ms
     everything = set(range(sent.rows))
     if isinstance(answer, ErrorResponse):
         _check_code(sent, answer.code, fate, is_late=is_late)

@@ -54,7 +54,8 @@ KEYS_BY_GROUP = tuple(range(128))
 WINDOW_TIMEOUT_MS, REMEMBER_MS = 100_000, 1_000_000
 #: Room for a few requests, so that tasks are full at times.
 MAX_WAITING_BYTES, FEW_WAITING_BYTES = 3_000, 500
-NO_LIMIT_MS = 1e9
+NO_LIMIT_MS, BACKLOG_LIMIT_MS = 1e9, 2.0
+LONGEST_RUN_MS = 1.0
 #: With these, every task with two batches is late, and every batch is worth its transfer.
 COSTS = (Measurement(1, 3.0), Measurement(8, 20.0))
 BACKLOG_MS = 0.0
@@ -178,7 +179,7 @@ class Task:
             self._admission,
             Router(
                 self._job.catalog,
-                lambda _: BatchCostModel(COSTS if self._job.offloads else ()),
+                self._job.costs_of,
                 gate_of=lambda _: self._job,
             ),
             self.inference,
@@ -216,10 +217,16 @@ class SlowSession:
 
     def __init__(self, job: "Simulation", model: ModelSpec) -> None:
         self._job = job
+        self._model = model
         self._session = session_of(model)
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        began_ms, arrays = self._job.now_ms, list(inputs.values())
         self._job.run_takes()
+        rows = len(arrays[0]) if self._model.batchable else 1
+        elements = sum(array.size for array in arrays)
+        if not self._job.offloads:
+            self._job.costs_of(self._model).observe(rows, self._job.now_ms - began_ms, elements // (rows or 1))
         return self._session.run(outputs, inputs)
 
 
@@ -242,15 +249,16 @@ class Simulation:
         self.policy = SchedulingPolicy(
             work_slice_ms=self._random.choice((0.0, 0.2, 1.0, 10.0)),
             overload="refuse" if self.refuses else "wait",
-            max_backlog_ms=NO_LIMIT_MS,
+            max_backlog_ms=self._random.choice((NO_LIMIT_MS, BACKLOG_LIMIT_MS)),
             max_waiting_bytes=FEW_WAITING_BYTES if self.refuses else MAX_WAITING_BYTES,
             offload_backlog_ms=BACKLOG_MS,
             slow_batch_ms=self._random.choice((0.0, 0.0, 5.0)),
             window_timeout_ms=WINDOW_TIMEOUT_MS,
             remember_ms=REMEMBER_MS,
         )
+        gives_up_ms = 0.0 if self.offloads else LONGEST_RUN_MS  # costs are learned from runs
         self.offloaded = self.ran_apart = 0  # batches that were run
-        self.fates = {request.request_id: Fate(may_be_refused=self.refuses) for request in sent}
+        self.fates = {each.request_id: Fate(may_be_refused=self.refuses, gives_up_ms=gives_up_ms) for each in sent}
         self.now_ms = 0.0
         self.state = State()
         self.visible: list[tuple[float, Answer | DeadLetterRecord]] = []  # by a read_committed reader
@@ -299,7 +307,7 @@ class Simulation:
 
     def run_takes(self) -> None:
         """Advances the clock by the time of one batch."""
-        self.now_ms += self._random.choice((0.0, 0.0, 0.3, 1.0))
+        self.now_ms += self._random.choice((0.0, 0.0, 0.3, LONGEST_RUN_MS))
 
     # ---- the scheduler
 
@@ -379,7 +387,12 @@ class Simulation:
         self.now_ms += self._random.choice((0.0, 1.0, 30.0))
         self._start(self._random.randint(1, 4) if self._faults.rescale else len(self._tasks))
 
+    def costs_of(self, model: ModelSpec) -> BatchCostModel:
+        """Costs that a crash forgets; measured if batches are offloaded."""
+        return self._costs.setdefault(model.name, BatchCostModel(COSTS if self.offloads else (), model.fixed_rows))
+
     def _start(self, tasks: int) -> None:
+        self._costs: dict[str, BatchCostModel] = {}  # by model
         self._tasks = [Task(self, task, tasks) for task in range(tasks)]
         self._aggregator = Aggregator(self.response_writer, self.policy, lambda: 0.0, lambda: self.now_ms)
 

@@ -56,8 +56,11 @@ class MeasuredSession:
     def _run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         start_s = perf_counter()
         results = self._session.run(outputs, inputs)
+        run_ms = (perf_counter() - start_s) * 1000
         rows = next(iter(inputs.values())).shape[0] if self._batchable else 1
-        self.costs.observe(rows, (perf_counter() - start_s) * 1000)
+        costs = self.costs
+        elements = sum([array.size for array in inputs.values()]) if costs.learns_sizes else 1
+        costs.observe(rows, run_ms, elements // (rows or 1))
         return results
 
 
@@ -129,7 +132,7 @@ class SessionPool:
         _LOGGER.log(level, "%s/%s: %s: %s", model.name, model.version, verdict.level, verdict.reason)
         return MeasuredSession(
             loaded,
-            BatchCostModel(calibrate(loaded, model)),
+            BatchCostModel(calibrate(loaded, model), model.fixed_rows),
             batchable=model.batchable,
             guard=self._guard_of(model, f"{model.name}/{model.version} {model.sha256[:12]}", fixed_types=True),
             unit_rows=0 if model.is_chain or model.is_indivisible or not model.batchable else model.fixed_rows or 1,

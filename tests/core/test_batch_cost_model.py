@@ -4,15 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.core.scheduling.batch_cost_model import (
+    BatchCostModel,
+    EnsembleCosts,
+    Measurement,
+    StageWaits,
+)
 
 MEASURED = [Measurement(1, 2.0), Measurement(2, 3.0), Measurement(4, 6.0), Measurement(8, 24.0)]
 
 
-def test_costs_without_measurements_predict_nothing() -> None:
+def test_costs_without_measurements_and_runs_are_zero() -> None:
     unknown = BatchCostModel()
-    unknown.observe(4, 100.0)
     assert (unknown.predict_ms(4), unknown.at_least_ms(4), unknown.best_rows(64)) == (0.0, 0.0, 64)
+    assert unknown.price(64) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("rows", "run_ms"), [(1, 2.0), (2, 3.0), (3, 4.5), (4, 6.0), (6, 15.0), (8, 24.0), (16, 48.0)])
@@ -82,17 +87,89 @@ def test_costs_at_least_is_the_minimum_of_the_last_runs(runs_ms: list[float]) ->
     assert costs.at_least_ms(1) == min(runs_ms[-256:])
 
 
-def test_costs_without_measurements_expect_the_last_runs() -> None:
-    costs = BatchCostModel()
-    assert costs.expect_ms(4) == 0.0
-    costs.observe(4, 2000.0)
-    assert costs.expect_ms(1) == 2000.0
+def learned(*runs: tuple[int, int, float], run_rows: int | None = None) -> BatchCostModel:
+    """A model without measurements, after runs of rows, elements of a row, and time; few are repeated."""
+    costs = BatchCostModel(run_rows=run_rows)
+    for rows, row_elements, run_ms in runs if len(runs) > 2 else runs * 3:
+        costs.observe(rows, run_ms, row_elements)
+    return costs
+
+
+def test_costs_without_measurements_follow_the_last_runs() -> None:
+    costs = learned((1, 4, 2000.0))
+    assert costs.predict_ms(1, 4) == pytest.approx(2000.0)
     for _ in range(40):
-        costs.observe(1, 10.0)
-    assert costs.expect_ms(4) == pytest.approx(10.0, rel=0.01)
-    # Neither backlog nor deadlines count on it.
-    assert (costs.predict_ms(4), costs.at_least_ms(4)) == (0.0, 0.0)
+        costs.observe(1, 10.0, 4)
+    assert costs.predict_ms(1, 4) == pytest.approx(10.0, rel=0.15)
 
 
-def test_costs_with_measurements_expect_the_prediction() -> None:
-    assert BatchCostModel(MEASURED).expect_ms(1) == BatchCostModel(MEASURED).predict_ms(1)
+def test_costs_of_unequal_runs_grow_with_elements() -> None:
+    costs = learned(*[(1, 64, 5.0), (8, 64, 40.0)] * 4)
+    assert costs.price(8, 64) == pytest.approx((0.0, 5.0), rel=0.02, abs=0.1)
+    assert costs.predict_ms(1, 512) == pytest.approx(40.0, rel=0.02)
+
+
+def test_costs_of_a_model_with_own_batch_size_count_runs() -> None:
+    costs = learned((4, 64, 10.0), run_rows=4)
+    assert (costs.predict_ms(1, 64), costs.predict_ms(5, 64)) == (10.0, 20.0)
+    assert costs.price(64, 64) == (0.0, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("row_ms", "call_ms", "best"), [(0.5, 1.0, 64), (20.0, 1.0, 5), (20.0, 25.0, 25), (500.0, 0.0, 1)]
+)
+def test_costs_best_rows_of_learned_costs_bound_the_batch(row_ms: float, call_ms: float, best: int) -> None:
+    costs = learned(*[(rows, 8, call_ms + rows * row_ms) for rows in (1, 4, 16)] * 4)
+    assert costs.best_rows(None, 8) == pytest.approx(best, abs=1)
+    assert costs.best_rows(2, 8) == min(2, best)
+
+
+def test_costs_at_least_of_learned_costs_needs_runs() -> None:
+    costs = learned(*[(1, 100, 8.0)] * 18)
+    assert costs.at_least_ms(1, 100) == 0.0
+    for run_ms in (8.0, 8.5, 7.0):
+        costs.observe(1, run_ms, 100)
+    assert costs.at_least_ms(1, 100) == pytest.approx(7.0)
+    # Larger ones may take no longer, smaller ones are unknown.
+    assert costs.at_least_ms(1, 1000) == pytest.approx(7.0)
+    assert costs.at_least_ms(1, 10) <= 0.1
+
+
+def test_costs_revision_counts_changes_that_matter() -> None:
+    costs = BatchCostModel(MEASURED)
+    for _ in range(100):
+        costs.observe(1, 2.1)
+    assert costs.revision == 0
+    for _ in range(100):
+        costs.observe(1, 4.0)
+    assert 3 <= costs.revision <= 8
+    unknown = learned((1, 4, 5.0))
+    assert unknown.revision == 3
+    for _ in range(100):
+        unknown.observe(1, 5.2, 4)
+    assert unknown.revision == 3
+
+
+def test_costs_of_an_ensemble_are_the_mean_of_its_members() -> None:
+    members = [learned((1, 4, 5.0)), BatchCostModel([Measurement(1, 3.0), Measurement(4, 4.0)])]
+    ensemble = EnsembleCosts(members)
+    assert ensemble.price(4, 4) == (2.5, 0.5)
+    assert (ensemble.predict_ms(1, 4), ensemble.at_least_ms(1, 4)) == (4.0, 0.0)
+    before = ensemble.revision
+    for _ in range(8):
+        members[0].observe(1, 50.0, 4)
+    assert ensemble.revision > before
+
+
+@pytest.mark.parametrize("row_ms", [0.0, 3.0])
+def test_costs_of_stages_are_the_waits_for_them(row_ms: float) -> None:
+    stages = StageWaits(row_ms)
+    assert stages.price(64, 8) == (0.0, row_ms)
+    for _ in range(100):
+        for rows in (1, 4):
+            stages.note_wait(rows, 6.0 * rows, 8)
+    assert stages.predict_ms(10, 8) == pytest.approx(60.0, rel=0.05)
+    for _ in range(100):
+        stages.note_wait(4, 0.0, 8)
+    assert stages.predict_ms(4, 8) <= 1.0
+    assert (stages.at_least_ms(64, 8), stages.best_rows(None, 8)) == (0.0, 64)

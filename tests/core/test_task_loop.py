@@ -37,6 +37,7 @@ class Script:
         self.is_full = False
         self.log: list[str] = []
         self.waits: list[float] = []
+        self.blocked: list[float] = []
         self.made = 0
         itself: Any = self
         policy = SchedulingPolicy(work_slice_ms=slice_ms)
@@ -71,6 +72,9 @@ class Script:
 
     def note_wait(self, waited_ms: float, now_ms: float) -> None:
         self.waits.append(waited_ms)
+
+    def note_blocked(self, waited_ms: float) -> None:
+        self.blocked.append(waited_ms)
 
     @contextmanager
     def own_batch(self) -> Iterator[None]:

@@ -218,7 +218,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_batch_queue.test_queue_slow_backlog_sheds_no_quick_requests,
     ),
     "ordered requests run beside the task": (
-        mutated(BatchQueue, "add", "group.may_be_slow and request.holds_order", "False"),
+        mutated(BatchQueue, "add", "request.holds_order and not group.in_order", "False"),
         test_batch_queue.test_queue_requests_in_order_never_run_beside_the_task,
     ),
     "end of the input waits for no slow batch": (

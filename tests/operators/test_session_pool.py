@@ -144,10 +144,19 @@ def test_pool_session_learns_the_cost_of_batches(process: Process, batchable: bo
     model = replace(MODEL, batchable=batchable)
     session = process.pool(CountingBackend(), 0).session_of(model)
     session.costs = BatchCostModel([Measurement(1, 1e-9), Measurement(3, 3e-9)])
-    seen: list[int] = []
-    session.costs.observe = lambda rows, run_ms: seen.append(rows)  # type: ignore[method-assign]
+    seen: list[tuple[int, int]] = []
+
+    def observe(rows: int, run_ms: float, row_elements: int = 1) -> None:
+        seen.append((rows, row_elements))
+
+    session.costs.observe = observe  # type: ignore[method-assign]
     session.run((), {"x": np.zeros((3, 2))})
-    assert seen == [rows]
+    session.costs = BatchCostModel()
+    session.costs.observe = observe  # type: ignore[method-assign]
+    session.run((), {"x": np.zeros((3, 2)), "t": np.array(["a", "b", "c"], dtype=object)})
+    # Only a model without measurements counts elements.
+    assert [each[0] for each in seen] == [rows] * 2
+    assert seen[1][1] == 9 // rows
 
 
 @pytest.mark.parametrize(("level", "units"), [("strangers", 3), ("within request", 1)])

@@ -48,12 +48,23 @@ def unpack(batch: BatchRecord) -> list[Request]:
     ]
 
 
-def expect_ms(encoded: Buffer, costs_of: Callable[[Signature], BatchCostModel]) -> float:
-    """Predict the time of a BATCH; 0 if that is impossible."""
+def decode_batch(encoded: Buffer) -> BatchRecord | None:
+    """Decode a BATCH; None if it is damaged, as its run reports."""
     try:
-        batch = BatchRecord.decode(encoded)
-        return costs_of(decode_signature(batch.signature)).expect_ms(sum([entry.rows for entry in batch.entries]))
-    except Exception:  # noqa: BLE001 - its run reports it
+        return BatchRecord.decode(encoded)
+    except Exception:  # noqa: BLE001 - damaged bytes raise anything
+        return None
+
+
+def predict_ms(batch: BatchRecord | None, costs_of: Callable[[Signature], BatchCostModel]) -> float:
+    """Predict the time of a BATCH; 0 if that is impossible."""
+    if batch is None:
+        return 0.0
+    try:
+        signature = decode_signature(batch.signature)
+        rows = sum([entry.rows for entry in batch.entries])
+        return costs_of(signature).predict_ms(rows, signature.row_elements)
+    except Exception:  # noqa: BLE001 - its run reports an unknown model
         return 0.0
 
 

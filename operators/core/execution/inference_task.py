@@ -149,18 +149,26 @@ class InferenceTask:
             self._defects.note(*defect)
         return self.on_batch(requests, ran.taken_ms, ran=ran.result)
 
-    def on_exchange(self, encoded: Buffer, now_ms: float) -> Sequence[Answer | DeadLetterRecord | WindowPart]:
-        """Run a SHARD or BATCH of another task; never raises."""
-        is_batch = encoded[:1] == _BATCH
-        return self.on_transferred(encoded, now_ms) if is_batch else self.on_shard(encoded, now_ms)
+    def on_exchange(
+        self, encoded: Buffer, now_ms: float, decoded: BatchRecord | None = None
+    ) -> Sequence[Answer | DeadLetterRecord | WindowPart]:
+        """Run a SHARD or BATCH of another task; never raises.
 
-    def on_transferred(self, encoded: Buffer, now_ms: float) -> list[Answer | DeadLetterRecord]:
+        Args:
+            decoded: The BATCH, if that is known.
+        """
+        is_batch = encoded[:1] == _BATCH
+        return self.on_transferred(encoded, now_ms, decoded) if is_batch else self.on_shard(encoded, now_ms)
+
+    def on_transferred(
+        self, encoded: Buffer, now_ms: float, decoded: BatchRecord | None = None
+    ) -> list[Answer | DeadLetterRecord]:
         """Run the requests of a BATCH, and fail late ones; never raises.
 
         An undecodable BATCH fails its readable requests.
         """
         try:
-            batch = BatchRecord.decode(encoded)
+            batch = BatchRecord.decode(encoded) if decoded is None else decoded
             requests = unpack(batch)
         except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
             self._defects.note("batch", error, f"undecodable BATCH of {len(encoded)} bytes")

@@ -1,9 +1,13 @@
-"""Predicts the time of batches: measurements at load, corrected by later runs."""
+"""Predicts the time of batches: measurements at load, corrected by later runs, or the runs alone."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
+
+from anabranch.operators.core.scheduling.learned_cost import LearnedCost
+from anabranch.schemas.limits import CACHED_SIGNATURES
 
 #: Relative cost of a preferred smaller batch.
 _TOLERANCE = 1.05
@@ -15,8 +19,12 @@ DEFAULT_ROWS, MOST_ROWS = 64, 1024
 MOST_MS = 1.0
 #: Runs that `at_least_ms` considers.
 _RUNS = 256
-#: Weight of the earlier runs of a model without measurements.
-_AVERAGED = 4
+#: Runs that a model without measurements needs for `at_least_ms`.
+_ENOUGH_RUNS = 16
+#: Longest batch of a model without measurements, unless most of it is the call.
+_LONG_MS, _LEAST_CALLS = 100.0, 20.0
+#: Change of the ratio that counts as another price: relative to it, and at least.
+_MOVE, _LEAST_MOVE = 0.1, 0.01
 
 
 class Measurement(msgspec.Struct, frozen=True, array_like=True):
@@ -26,31 +34,92 @@ class Measurement(msgspec.Struct, frozen=True, array_like=True):
     run_ms: float
 
 
-class BatchCostModel:
-    """Cost of the batches of one model on one machine; `measured` is sorted by rows."""
+class Quote(NamedTuple):
+    """Prices of the batches of one signature.
 
-    def __init__(self, measured: Sequence[Measurement] = ()) -> None:
+    Attributes:
+        revision: Of the cost model.
+        call_ms: Time of a batch that its rows share; `row_ms` that of each row.
+        batch_ms: Of a full batch.
+    """
+
+    revision: int
+    max_rows: int
+    call_ms: float
+    row_ms: float
+    batch_ms: float
+
+
+class BatchCostModel:
+    """Cost of the batches of one model on one machine.
+
+    Args:
+        measured: Sorted by rows; without it, costs are learned from runs.
+        run_rows: Rows of each run of a model with a batch size of its own.
+    """
+
+    def __init__(self, measured: Sequence[Measurement] = (), run_rows: int | None = None) -> None:
         self._rows = [each.rows for each in measured]
         self._run_ms = [each.run_ms for each in measured]
-        #: Observed / measured time: average, last values, their minimum.
+        self._run_rows = run_rows
+        self._learned = None if measured else LearnedCost()
+        #: Observed / expected time: average, last values, their minimum.
         self._ratio = 1.0
         self._ratios: list[float] = []
         self._least_ratio = 0.0
         self._runs = 0
-        #: Average time of the last runs of a model without measurements.
-        self._run_average_ms = 0.0
+        self._priced_ratio = 1.0
+        self._revision = 0
         self._best: dict[int | None, int] = {}
+        self._quotes: dict[tuple[int | None, int], Quote] = {}
 
-    def best_rows(self, max_rows: int | None) -> int:
+    @property
+    def revision(self) -> int:
+        """Number of changes of the predictions that matter."""
+        return self._revision
+
+    @property
+    def learns_sizes(self) -> bool:
+        """True if `observe` needs the elements of a row."""
+        return self._learned is not None
+
+    def quote(self, max_rows: int | None, row_elements: int) -> Quote:
+        """Return the prices of batches, until the revision changes."""
+        key = max_rows, row_elements
+        quote = self._quotes.get(key)
+        if quote is None or quote.revision != self.revision:
+            if len(self._quotes) >= CACHED_SIGNATURES:
+                self._quotes = {}
+            revision, best = self.revision, self.best_rows(max_rows, row_elements)
+            call_ms, row_ms = self.price(best, row_elements)
+            quote = Quote(revision, best, call_ms, row_ms, self.predict_ms(best, row_elements))
+            self._quotes[key] = quote
+        return quote
+
+    def best_rows(self, max_rows: int | None, row_elements: int = 1) -> int:
         """Find the batch size of least cost per row, up to a limit.
 
         Args:
             max_rows: None for `DEFAULT_ROWS`, or more if quick.
         """
+        if self._learned is not None:
+            limit = max_rows or DEFAULT_ROWS
+            call_ms, row_ms = self.price(limit, row_elements)
+            return min(limit, max(1, int(max(_LONG_MS, _LEAST_CALLS * call_ms) / row_ms))) if row_ms else limit
         best = self._best.get(max_rows)
         if best is None:
             best = self._best[max_rows] = self._find_best(max_rows)
         return best
+
+    def price(self, max_rows: int, row_elements: int = 1) -> tuple[float, float]:
+        """Return the time of a batch that does not depend on its rows, and that of each row."""
+        learned = self._learned
+        if learned is None:
+            return 0.0, self.predict_ms(max_rows) / max_rows
+        run_rows = self._run_rows
+        if run_rows:
+            return 0.0, learned.predict_ms(run_rows, row_elements) / run_rows
+        return learned.price(max_rows, row_elements)
 
     def _find_best(self, max_rows: int | None) -> int:
         limit = max_rows or DEFAULT_ROWS
@@ -66,26 +135,44 @@ class BatchCostModel:
         best = next(rows for rows, per_row in known if per_row <= least * _TOLERANCE)
         return max(limit, best) if best == self._rows[-1] else best
 
-    def predict_ms(self, rows: int) -> float:
-        """Predict the time of a batch; 0 without measurements."""
-        return self._measured_ms(rows) * self._ratio
+    def predict_ms(self, rows: int, row_elements: int = 1) -> float:
+        """Predict the time of a batch; 0 without measurements and runs."""
+        learned = self._learned
+        if learned is None:
+            return self._measured_ms(rows) * self._ratio
+        run_rows = self._run_rows
+        if run_rows:
+            return -(-rows // run_rows) * learned.predict_ms(run_rows, row_elements)
+        return learned.predict_ms(rows, row_elements)
 
-    def expect_ms(self, rows: int) -> float:
-        """Predict the time of a batch; without measurements, as that of the last runs."""
-        return self.predict_ms(rows) if self._rows else self._run_average_ms
-
-    def at_least_ms(self, rows: int) -> float:
+    def at_least_ms(self, rows: int, row_elements: int = 1) -> float:
         """Return the least time of a batch in the last runs."""
-        return self._measured_ms(rows) * self._least_ratio
+        learned = self._learned
+        if learned is None:
+            return self._measured_ms(rows) * self._least_ratio
+        if self._runs < _ENOUGH_RUNS:
+            return 0.0
+        # Nothing is known of smaller runs.
+        share = learned.known_share(rows, row_elements)
+        return self.predict_ms(rows, row_elements) * min(1.0, self._least_ratio) * share
 
-    def observe(self, rows: int, run_ms: float) -> None:
+    def observe(self, rows: int, run_ms: float, row_elements: int = 1) -> None:
         """Learn from a batch that ran."""
-        expected_ms = self._measured_ms(rows)
-        if expected_ms <= 0:
-            self._run_average_ms += (run_ms - self._run_average_ms) / (_AVERAGED if self._run_average_ms else 1)
-            return
-        ratio = run_ms / expected_ms
-        self._ratio += (ratio - self._ratio) / 16
+        learned = self._learned
+        if learned is None:
+            expected_ms = self._measured_ms(rows)
+            if expected_ms <= 0:
+                return
+            ratio = run_ms / expected_ms
+            self._ratio += (ratio - self._ratio) / 16
+            if abs(self._ratio - self._priced_ratio) > _MOVE * self._priced_ratio + _LEAST_MOVE:
+                self._priced_ratio = self._ratio
+                self._revision += 1
+        else:
+            ratio = learned.observe(rows, row_elements, run_ms)
+            self._revision = learned.revision
+            if not ratio:
+                return
         if len(self._ratios) < _RUNS:
             self._ratios.append(ratio)
             self._least_ratio = min(self._least_ratio, ratio) if self._runs else ratio
@@ -96,9 +183,10 @@ class BatchCostModel:
             self._least_ratio = min(self._least_ratio, ratio) if is_known else min(self._ratios)
         self._runs += 1
 
+    def note_wait(self, rows: int, waited_ms: float, row_elements: int) -> None:
+        """Learn from a wait for the readers of a batch, if that is its cost."""
+
     def _measured_ms(self, rows: int) -> float:
-        if not self._rows:
-            return 0.0
         at = bisect_left(self._rows, rows)
         if at == len(self._rows):
             return self._run_ms[-1] * rows / self._rows[-1]
@@ -107,3 +195,53 @@ class BatchCostModel:
         low, high = self._rows[at - 1], self._rows[at]
         share = (rows - low) / (high - low)
         return self._run_ms[at - 1] + share * (self._run_ms[at] - self._run_ms[at - 1])
+
+
+class EnsembleCosts(BatchCostModel):
+    """Mean cost of the members of an ensemble."""
+
+    def __init__(self, members: Sequence[BatchCostModel]) -> None:
+        super().__init__()
+        self._members = members
+
+    @property
+    def revision(self) -> int:
+        """See `BatchCostModel`."""
+        return sum([member.revision for member in self._members])
+
+    def price(self, max_rows: int, row_elements: int = 1) -> tuple[float, float]:
+        """See `BatchCostModel`."""
+        prices = [member.price(max_rows, row_elements) for member in self._members]
+        call_ms, row_ms = [sum(each) / len(prices) for each in zip(*prices, strict=True)]
+        return call_ms, row_ms
+
+    def predict_ms(self, rows: int, row_elements: int = 1) -> float:
+        """See `BatchCostModel`."""
+        return sum([member.predict_ms(rows, row_elements) for member in self._members]) / len(self._members)
+
+    def at_least_ms(self, rows: int, row_elements: int = 1) -> float:
+        """Return 0: an answer may lack members."""
+        return 0.0
+
+
+class StageWaits(BatchCostModel):
+    """Time for which the first stage of a model makes its senders wait: profiled, or learned from waits.
+
+    Args:
+        row_ms: Of the slowest stage; 0 if unknown.
+    """
+
+    def __init__(self, row_ms: float) -> None:
+        super().__init__([Measurement(1, row_ms)] if row_ms > 0 else ())
+
+    def best_rows(self, max_rows: int | None, row_elements: int = 1) -> int:
+        """Return the limit: a wait depends on other senders, too."""
+        return max_rows or DEFAULT_ROWS
+
+    def at_least_ms(self, rows: int, row_elements: int = 1) -> float:
+        """Return 0: the wait may end."""
+        return 0.0
+
+    def note_wait(self, rows: int, waited_ms: float, row_elements: int) -> None:
+        """See `BatchCostModel`."""
+        self.observe(rows, waited_ms, row_elements)

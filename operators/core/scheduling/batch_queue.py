@@ -60,12 +60,14 @@ class Handling:
     Attributes:
         target: Name of the readers elsewhere; empty for the task itself.
         gate: Room of these readers; None for any.
+        row_elements: Elements of a row of all inputs.
     """
 
     batching: Batching
     costs: BatchCostModel
     target: str = ""
     gate: Gate | None = None
+    row_elements: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,43 +91,105 @@ def begun_key(number: int) -> int:
 
 
 class _Group:
-    """Queued requests of one signature; `due` is the urgency of its entry in the heap."""
+    """Queued requests of one signature.
+
+    Attributes:
+        due: Urgency of its entry in the heap.
+        call_ms: Time of a batch that its rows share.
+        linear_rows: Requests of at most these rows cost `row_ms` each row.
+        work_ms: Predicted time of the requests.
+        in_order: True if none may run beside the task.
+    """
 
     __slots__ = (
         "_entries",
         "_gone",
+        "_row_elements",
         "batching",
+        "call_ms",
         "costs",
         "due",
         "gate",
+        "in_order",
         "is_gated",
+        "linear_rows",
         "max_requests",
         "max_rows",
         "may_be_slow",
+        "revision",
         "row_ms",
         "rows",
         "size_bytes",
         "slow_ms",
         "target",
+        "work_ms",
     )
 
     def __init__(self, handling: Handling, slow_ms: float = _NEVER) -> None:
         self.batching = batching = handling.batching
-        self.costs = costs = handling.costs
+        self.costs = handling.costs
+        self._row_elements = handling.row_elements
         self.target = handling.target
         self.gate = handling.gate
-        self.max_rows = costs.best_rows(batching.max_rows)
         self.max_requests = batching.max_rows or DEFAULT_ROWS
-        self.row_ms = costs.predict_ms(self.max_rows) / self.max_rows
         self.slow_ms = slow_ms
-        self.may_be_slow = not handling.target and costs.expect_ms(self.max_rows) > slow_ms
-        #: True if the next batch may have to wait.
-        self.is_gated = self.may_be_slow or bool(handling.target)
+        self.in_order = False
         self.due: Urgency | None = None
         self.rows = 0
         self.size_bytes = 0
+        self.work_ms = 0.0
         self._entries: list[tuple[Urgency, Request]] = []  # Neither first nor last is gone.
         self._gone = 0
+        self.follow_costs()
+
+    def follow_costs(self) -> None:
+        """Predict the work of all requests anew."""
+        quote = self.costs.quote(self.batching.max_rows, self._row_elements)
+        self.revision, self.max_rows, self.call_ms, self.row_ms, batch_ms = quote
+        self.linear_rows = self._linear_rows()
+        self.may_be_slow = not self.target and not self.in_order and batch_ms > self.slow_ms
+        #: True if the next batch may have to wait.
+        self.is_gated = self.may_be_slow or bool(self.target)
+        if not self._entries:
+            return
+        rows, self.work_ms = 0, 0.0
+        for _, request in self._entries:
+            if not request.gone:
+                request.cost_ms = self.cost_of(request, rows)
+                rows += request.rows
+                self.work_ms += request.cost_ms
+
+    def _linear_rows(self) -> float:
+        return 0 if self.call_ms else self.max_rows
+
+    def predict_ms(self, rows: int) -> float:
+        """Predict the time of a batch."""
+        return self.costs.predict_ms(rows, self._row_elements)
+
+    def at_least_ms(self, rows: int) -> float:
+        """Return the least time of a batch in the last runs."""
+        return self.costs.at_least_ms(rows, self._row_elements)
+
+    def note_wait(self, rows: int, waited_ms: float) -> None:
+        """Learn from a wait for the readers."""
+        self.costs.note_wait(rows, waited_ms, self._row_elements)
+
+    def cost_of(self, request: Request, rows_before: int) -> float:
+        """Predict the time that a request adds to the queue.
+
+        Args:
+            rows_before: Rows of the requests before it.
+        """
+        rows, max_rows = request.rows, self.max_rows
+        if rows > max_rows:
+            return self.predict_ms(rows)
+        # The first request of each batch pays for the call.
+        is_first = (rows_before + rows - 1) // max_rows > (rows_before - 1) // max_rows
+        return self.row_ms * rows + self.call_ms * is_first
+
+    @property
+    def waiting(self) -> int:
+        return len(self._entries) - self._gone
 
     @property
     def most_urgent(self) -> Urgency | None:
@@ -150,8 +214,7 @@ class _Group:
     def leaves_at_ms(self) -> float:
         """Return the time at which a batch is due; 0 if it is full."""
         max_delay_ms = self.batching.max_delay_ms
-        waiting = len(self._entries) - self._gone
-        is_full = self.rows >= self.max_rows or waiting >= self.max_requests or self.size_bytes >= MAX_BATCH_BYTES
+        is_full = self.rows >= self.max_rows or self.waiting >= self.max_requests or self.size_bytes >= MAX_BATCH_BYTES
         if is_full or max_delay_ms <= 0:
             return 0.0
         oldest_ms = min(request.arrived_ms for _, request in self._entries if not request.gone)
@@ -208,7 +271,7 @@ class _Group:
 
     def is_slow(self) -> bool:
         """Tell whether the next batch runs beside the task."""
-        return self.may_be_slow and self.costs.expect_ms(self.next_rows()) > self.slow_ms
+        return self.may_be_slow and self.predict_ms(self.next_rows()) > self.slow_ms
 
     def last_batch(self) -> list[Request]:
         """Return the least urgent batch, which stays queued."""
@@ -233,6 +296,16 @@ class _SplitGroup(_Group):
     def __init__(self, handling: Handling, target: str) -> None:
         at_once = msgspec.structs.replace(handling.batching, max_delay_ms=0.0)
         super().__init__(replace(handling, batching=at_once, target=target))
+
+    def _linear_rows(self) -> float:
+        return 0 if self.call_ms else _NEVER
+
+    def cost_of(self, request: Request, rows_before: int) -> float:
+        """See `_Group`; each record is a batch."""
+        split = request.split
+        if split is None:
+            return super().cost_of(request, rows_before)
+        return self.row_ms * split.rows + self.call_ms * -(-split.rows // (split.run_rows or 1))
 
     def take(self) -> list[Request]:
         return [self._entries[0][1]]
@@ -287,6 +360,12 @@ class BatchQueue:
         self.backlog_ms = 0.0
         #: Predicted work for other tasks, by target.
         self._away_ms: dict[str, float] = {}
+        #: Costs that the last batch may have changed.
+        self._costs: BatchCostModel | None = None
+        self._revision = 0
+        self._is_stale = False
+        #: Group and rows of the last batch for other readers.
+        self._sent: tuple[_Group, int] | None = None
 
     @property
     def is_full(self) -> bool:
@@ -307,15 +386,17 @@ class BatchQueue:
             handling = self._handling_of(request.signature)
             group = _Group(handling, self._slow_ms) if split is None else _SplitGroup(handling, split.target)
             self._groups[key] = group
-        if group.may_be_slow and request.holds_order:
+        if request.holds_order and not group.in_order:
             # A later one might expire, and be answered, meanwhile.
-            group.may_be_slow = False
+            group.in_order, group.may_be_slow = True, False
         if request.number < 0:
             request.number = self._next_number
         if request.number >= self._next_number:
             self._next_number = request.number + 1
         request.arrived_ms = now_ms
-        request.cost_ms = cost_ms = group.row_ms * rows
+        cost_ms = group.row_ms * rows if rows <= group.linear_rows else group.cost_of(request, group.rows)
+        request.cost_ms = cost_ms
+        group.work_ms += cost_ms
         is_first = group.add(request, self._policy.urgency(now_ms, request.deadline_ms, request.priority))
         self._waiting += 1
         self.size_bytes += request.size_bytes
@@ -327,7 +408,7 @@ class BatchQueue:
             self._arrived.append(request)
         if request.deadline_ms != NO_DEADLINE_MS:
             run_rows = rows if split is None else split.run_rows
-            latest_ms = request.deadline_ms - group.costs.at_least_ms(run_rows)
+            latest_ms = request.deadline_ms - group.at_least_ms(run_rows)
             heappush(self._deadlines, (latest_ms, request.number, request))
         if is_first:
             self._update(key, group)
@@ -359,13 +440,18 @@ class BatchQueue:
         group.due = None
         is_slow = group.may_be_slow and not all_is_due and group.is_slow()
         if is_slow:
-            self._began_ms, self._may_end_ms = now_ms, now_ms + group.costs.at_least_ms(group.next_rows())
+            self._began_ms, self._may_end_ms = now_ms, now_ms + group.at_least_ms(group.next_rows())
+        self._costs, self._revision = group.costs, group.revision
         batch = group.take()
         if is_slow:
             self.running = batch
             self._note_work(batch, group)
         elif batch[0].split is None:
             self._note_departure(batch, group)
+        if group.target:
+            split = batch[0].split
+            rows = sum([request.rows for request in batch]) if split is None else split.run_rows
+            self._sent = group, rows
         self._update(signature, group)
         self._drop_stale()
         return Departure(batch, expired, is_slow)
@@ -374,7 +460,36 @@ class BatchQueue:
         """Return the slow batch that has ended, which leaves state."""
         batch, self.running = self.running, []
         self._note_left(batch)
+        self._is_stale = True
         return batch
+
+    def follow_costs(self) -> bool:
+        """Apply the costs that the last batch taught; return True if predictions changed."""
+        costs = self._costs
+        if not self._is_stale and (costs is None or costs.revision == self._revision):
+            return False
+        return self._follow_all()
+
+    def _follow_all(self) -> bool:
+        moved = [group for group in self._groups.values() if group.revision != group.costs.revision]
+        for group in moved:
+            before_ms = group.work_ms
+            group.follow_costs()
+            self._count_work(group, group.work_ms - before_ms)
+        self._costs, self._is_stale = None, False
+        return bool(moved)
+
+    def note_blocked(self, waited_ms: float) -> None:
+        """Learn from the time for which readers of the last batch made the task wait."""
+        if self._sent is not None:
+            group, rows = self._sent
+            group.note_wait(rows, waited_ms)
+
+    def _count_work(self, group: _Group, cost_ms: float) -> None:
+        if group.target:
+            self._away_ms[group.target] = self._away_ms.get(group.target, 0.0) + cost_ms
+        else:
+            self.backlog_ms += cost_ms
 
     def drop_split(self, request: Request) -> None:
         """Remove a split request."""
@@ -391,7 +506,7 @@ class BatchQueue:
 
     def slow_backlog_ms(self) -> float:
         """Return the share of `backlog_ms` that runs beside the task."""
-        return sum(group.row_ms * group.rows for group in self._groups.values() if group.is_slow())
+        return sum(group.work_ms for group in self._groups.values() if group.is_slow())
 
     def take_last(
         self, is_wanted: Callable[[Sequence[Request]], bool], *, is_slow: bool | None = None
@@ -455,24 +570,31 @@ class BatchQueue:
         """Remove and return the least urgent requests of a queue over a limit."""
         policy = self._policy
         shed: list[Request] = []
+        self._follow_all()
         if self.size_bytes > policy.max_waiting_bytes:
             shed += self._shed(self._groups.values(), 0.0, self.size_bytes - SHED_TO_SHARE * policy.max_waiting_bytes)
         if self.backlog_ms > policy.max_backlog_ms:
             for is_slow in (False, True):
                 groups = [each for each in self._groups.values() if not each.target and each.is_slow() == is_slow]
-                shed += self._shed_above(groups, sum(group.row_ms * group.rows for group in groups))
-        for target, backlog_ms in self._away_ms.items():
+                shed += self._shed_above(groups, sum(group.work_ms for group in groups))
+        for target, backlog_ms in list(self._away_ms.items()):
             shed += self._shed_above([each for each in self._groups.values() if each.target == target], backlog_ms)
         return shed
 
-    def _shed_above(self, groups: Iterable[_Group], backlog_ms: float) -> list[Request]:
+    def _shed_above(self, groups: Sequence[_Group], backlog_ms: float) -> list[Request]:
         most_ms = self._policy.max_backlog_ms
-        return self._shed(groups, backlog_ms - SHED_TO_SHARE * most_ms, 0.0) if backlog_ms > most_ms else []
+        if backlog_ms <= most_ms:
+            return []
+        # One may take longer than the limit.
+        most = sum([group.waiting for group in groups]) - 1
+        return self._shed(groups, backlog_ms - SHED_TO_SHARE * most_ms, 0.0, most)
 
-    def _shed(self, groups: Iterable[_Group], backlog_ms: float, size_bytes: float) -> list[Request]:
+    def _shed(
+        self, groups: Iterable[_Group], backlog_ms: float, size_bytes: float, most: float = _NEVER
+    ) -> list[Request]:
         shed: list[Request] = []
         for _, request in merge(*[group.from_last() for group in groups], key=itemgetter(0), reverse=True):
-            if backlog_ms <= 0 and size_bytes <= 0:
+            if (backlog_ms <= 0 and size_bytes <= 0) or len(shed) >= most:
                 break
             backlog_ms -= request.cost_ms
             size_bytes -= request.size_bytes
@@ -530,10 +652,8 @@ class BatchQueue:
         cost_ms = 0.0
         for request in requests:
             cost_ms += request.cost_ms
-        if group.target:
-            self._away_ms[group.target] -= cost_ms
-        else:
-            self.backlog_ms -= cost_ms
+        group.work_ms -= cost_ms
+        self._count_work(group, -cost_ms)
 
     def _note_left(self, requests: list[Request]) -> None:
         self._waiting -= len(requests)

@@ -97,9 +97,14 @@ class RequestPipeline:
         if requests:
             self._response_writer.meter.note_admission(len(requests), self._response_writer.now_ms() - now_ms)
         if self._policy.refuses:
-            for request in queue.shed():
-                failure = _failure(Overloaded, "more urgent requests fill the task: send the request again later")
-                outputs += self._response_writer.fail(request, failure)
+            outputs += self._shed(queue)
+        return outputs
+
+    def _shed(self, queue: BatchQueue) -> list[Output]:
+        outputs: list[Output] = []
+        for request in queue.shed():
+            failure = _failure(Overloaded, "more urgent requests fill the task: send the request again later")
+            outputs += self._response_writer.fail(request, failure)
         return outputs
 
     def restore(self, held: Iterable[tuple[int, bytes]], queue: BatchQueue, now_ms: float) -> list[Output]:
@@ -160,6 +165,8 @@ class RequestPipeline:
         lane = self._lane
         if queue.running and lane is not None and (ran := lane.take()) is not None:
             return [*self._inference.on_ran(queue.end_slow(), ran)]
+        if queue.follow_costs() and self._policy.refuses and not all_is_due and (refused := self._shed(queue)):
+            return refused
         if balancers is not None and queue.backlog_ms > balancers.least_backlog_ms:
             offloaded = self._offload(queue, balancers, now_ms)
             if offloaded:

@@ -17,7 +17,12 @@ from anabranch.operators.core.merging.request_window import window_key
 from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.outputs import Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
-from anabranch.operators.core.scheduling.batch_cost_model import DEFAULT_ROWS, BatchCostModel
+from anabranch.operators.core.scheduling.batch_cost_model import (
+    DEFAULT_ROWS,
+    BatchCostModel,
+    EnsembleCosts,
+    StageWaits,
+)
 from anabranch.operators.core.scheduling.batch_queue import Handling
 from anabranch.operators.core.scheduling.split_request import Gate, Parts, SplitRequest
 from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_SHARDS
@@ -67,6 +72,7 @@ class Router:
         self._pack_unit = pack_unit
         self._gate_of = gate_of
         self._routes: dict[bytes, _Route] = {}
+        self._away_costs: dict[tuple[str, str], BatchCostModel] = {}
 
     def handling_of(self, signature: bytes) -> Handling:
         """Return how the queue handles requests of a signature."""
@@ -83,7 +89,7 @@ class Router:
         return SplitRequest(
             route.handling.target,
             request.rows * len(ensemble.members),
-            0,
+            min(request.rows, model.batching.shard_rows),
             self._gate_of(self._catalog.find(*ensemble.members[0])),
             lambda now_ms: self._open(request, open_window(request, ensemble, now_ms)),
             lambda now_ms: self._spread(request, ensemble, now_ms),
@@ -146,15 +152,29 @@ class Router:
             is_batched = model.batchable and not model.is_indivisible
             is_away = bool(model.stages) or model.ensemble is not None
             handling = Handling(
-                _batching(model) if is_batched and model.ensemble is None else _ALONE,
-                BatchCostModel() if is_away else self._costs_of(model),
+                _batching(model) if is_batched else _ALONE,
+                self._cost_model_of(model),
                 f"{model.name}/{model.version}" if is_away else "",
                 self._gate_of(model) if model.stages else None,
+                decoded.row_elements,
             )
             unsplit_rows = model.batching.shard_rows if is_batched else _ALL
             route = _Route(model, handling, 0 if model.ensemble is not None else unsplit_rows)
             self._routes[signature] = route
         return route
+
+    def _cost_model_of(self, model: ModelSpec) -> BatchCostModel:
+        ensemble, name = model.ensemble, (model.name, model.version)
+        if ensemble is None and not model.stages:
+            return self._costs_of(model)
+        costs = self._away_costs.get(name)
+        if costs is None:
+            if ensemble is None:
+                costs = StageWaits(max(stage.row_ms for stage in model.stages))
+            else:
+                costs = EnsembleCosts([self._cost_model_of(self._catalog.find(*each)) for each in ensemble.members])
+            self._away_costs[name] = costs
+        return costs
 
 
 def _batching(model: ModelSpec) -> Batching:

@@ -192,7 +192,7 @@ class TaskLoop:
                 if self._await_slow(queue):
                     continue
                 break
-            yield from self._emit(outputs)
+            yield from self._emit(outputs, queue)
             now_ms = clock()
             # Another batch would exceed the slice. A full task must not read.
             if 2 * now_ms - began_ms >= stop_ms and not (queue is own and queue.is_full):
@@ -207,7 +207,7 @@ class TaskLoop:
         with self._exclusion.idle():
             return self._pipeline.await_slow(queue)
 
-    def _emit(self, outputs: list[Output]) -> Iterator[Action]:
+    def _emit(self, outputs: list[Output], queue: BatchQueue | None = None) -> Iterator[Action]:
         if not outputs:
             return
         if type(outputs[0]) is Answer:
@@ -217,8 +217,11 @@ class TaskLoop:
         began_ms = self._clock()
         with self._exclusion.idle():
             yield outputs
-        if self._balancers is not None and isinstance(outputs[0], Offload):
-            now_ms = self._clock()
+        now_ms = self._clock()
+        if not isinstance(outputs[0], Offload):
+            if queue is not None:
+                queue.note_blocked(now_ms - began_ms)
+        elif self._balancers is not None:
             self._balancers.note_wait(now_ms - began_ms, now_ms)
 
     def _settle_own(self, own: BatchQueue, *, at_once: bool = False, end_at_ms: int | None = None) -> Iterator[Action]:
