@@ -16,6 +16,7 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Output, Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.errors import InferenceFailed
 from anabranch.schemas.messages import ErrorResponse, InferResponse
@@ -73,7 +74,7 @@ def admitted(model: str, values: Sequence[float], **parameters: Any) -> Request:
 
 
 def spread(model: str, values: Sequence[float], **parameters: Any) -> list[Output]:
-    routed = RoutedQueue(SERVED, lambda model: pytest.fail(f"{model.name} is not run here"))
+    routed = RoutedQueue(SERVED, lambda _: BatchCostModel())
     return list(routed.take_in(admitted(model, values, **parameters), NOW_MS))
 
 

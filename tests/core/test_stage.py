@@ -18,6 +18,7 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.transport.claim_check import lost
 from anabranch.schemas.messages import InferResponse
@@ -230,7 +231,7 @@ def test_stage_member_of_an_ensemble_may_be_cut() -> None:
     served = catalog(ensembles=True)
     served.models["both"] = {"1": replace(CUT, name="both", stages=(), ensemble=Ensemble(BOTH, "mean", (1, 1), 2))}
     asked = admitted([float(n) for n in range(9)], model="both", served=served)
-    _, *work = RoutedQueue(served, no_costs).take_in(asked, NOW_MS)
+    _, *work = RoutedQueue(served, lambda _: BatchCostModel()).take_in(asked, NOW_MS)
     assert [type(each) for each in work] == [Shard] * 3 + [Unit] * 3
     parts = [part for unit in work if isinstance(unit, Unit) for part in through(unit)]
     assert [(s.member, s.first_row, s.rows) for s in [part.segment for part in parts]] == [
