@@ -8,7 +8,7 @@ from time import time
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from anabranch.operators.backends.base import Backend
-from anabranch.operators.core.execution.batch_transfer import decode_batch, predict_ms
+from anabranch.operators.core.execution.batch_transfer import decode_batch, expect_ms
 from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.transport.claim_check import TransportOptions
@@ -56,5 +56,5 @@ class InferFunction(RuntimeOperator, ProcessFunction):
         self._runtime.metrics.flush(at_once=self._runtime.defect_log.report())
 
     def _turn_of(self, batch: BatchRecord | None) -> AbstractContextManager[None]:
-        is_slow = predict_ms(batch, self._costs_of) > self.slow_batch_ms
+        is_slow = expect_ms(batch, self._costs_of) > self.slow_batch_ms
         return self._lane.offloaded_batch() if is_slow else self._lock.offloaded_batch()

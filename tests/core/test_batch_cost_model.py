@@ -124,6 +124,20 @@ def test_costs_best_rows_of_learned_costs_bound_the_batch(row_ms: float, call_ms
     assert costs.best_rows(2, 8) == min(2, best)
 
 
+def test_costs_expect_the_last_runs_if_they_are_slower() -> None:
+    costs = BatchCostModel()
+    costs.observe(1, 60.0, 8)
+    # The first run counts a third for a refusal, but may be slow.
+    assert (costs.predict_ms(1, 8), costs.expect_ms(1, 8)) == pytest.approx((20.0, 60.0))
+    for _ in range(10):
+        costs.observe(1, 20.0, 8)
+    assert costs.expect_ms(1, 8) == pytest.approx(20.0, rel=0.01)
+    for run_ms in (90.0, 80.0):
+        costs.observe(1, run_ms, 8)
+    assert costs.predict_ms(1, 8) == pytest.approx(20.0)
+    assert costs.expect_ms(1, 8) > 35.0
+
+
 def test_costs_at_least_of_learned_costs_needs_runs() -> None:
     costs = learned(*[(1, 100, 8.0)] * 18)
     assert costs.at_least_ms(1, 100) == 0.0

@@ -6,7 +6,7 @@ import pytest
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.defects import Defects
-from anabranch.operators.core.execution.batch_transfer import decode_batch, pack, predict_ms, unpack
+from anabranch.operators.core.execution.batch_transfer import decode_batch, expect_ms, pack, unpack
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
@@ -61,12 +61,12 @@ def test_batch_transfer_without_timestamp_starts_at_the_read() -> None:
 def test_batch_transfer_expects_the_time_of_all_rows() -> None:
     encoded = pack([admitted("a", [1.0]), admitted("b", [2.0, 3.0])]).encode()
     costs = {"rows": BatchCostModel([Measurement(1, 10.0), Measurement(3, 30.0)])}
-    assert predict_ms(decode_batch(encoded), lambda signature: costs[signature.model_name]) == 30.0
+    assert expect_ms(decode_batch(encoded), lambda signature: costs[signature.model_name]) == 30.0
     # Its run reports a damaged batch, and an unknown model.
     assert decode_batch(encoded[:20]) is None
-    assert predict_ms(None, lambda signature: costs[signature.model_name]) == 0.0
-    assert predict_ms(decode_batch(encoded), lambda signature: costs[""]) == 0.0
+    assert expect_ms(None, lambda signature: costs[signature.model_name]) == 0.0
+    assert expect_ms(decode_batch(encoded), lambda signature: costs[""]) == 0.0
     costs["rows"] = BatchCostModel()
     for rows in (1, 4, 1):
         costs["rows"].observe(rows, 2.0 * rows, row_elements=3)
-    assert predict_ms(decode_batch(encoded), lambda signature: costs[signature.model_name]) == pytest.approx(6.0)
+    assert expect_ms(decode_batch(encoded), lambda signature: costs[signature.model_name]) == pytest.approx(6.0)

@@ -56,14 +56,14 @@ def decode_batch(encoded: Buffer) -> BatchRecord | None:
         return None
 
 
-def predict_ms(batch: BatchRecord | None, costs_of: Callable[[Signature], BatchCostModel]) -> float:
+def expect_ms(batch: BatchRecord | None, costs_of: Callable[[Signature], BatchCostModel]) -> float:
     """Predict the time of a BATCH; 0 if that is impossible."""
     if batch is None:
         return 0.0
     try:
         signature = decode_signature(batch.signature)
         rows = sum([entry.rows for entry in batch.entries])
-        return costs_of(signature).predict_ms(rows, signature.row_elements)
+        return costs_of(signature).expect_ms(rows, signature.row_elements)
     except Exception:  # noqa: BLE001 - its run reports an unknown model
         return 0.0
 

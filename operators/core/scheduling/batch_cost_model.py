@@ -23,6 +23,8 @@ _RUNS = 256
 _ENOUGH_RUNS = 16
 #: Longest batch of a model without measurements, unless most of it is the call.
 _LONG_MS, _LEAST_CALLS = 100.0, 20.0
+#: Weight of earlier runs, and greatest change, of expected times.
+_AVERAGED, _MOST_CHANGE = 4, 8.0
 #: Change of the ratio that counts as another price: relative to it, and at least.
 _MOVE, _LEAST_MOVE = 0.1, 0.01
 
@@ -40,14 +42,14 @@ class Quote(NamedTuple):
     Attributes:
         revision: Of the cost model.
         call_ms: Time of a batch that its rows share; `row_ms` that of each row.
-        batch_ms: Of a full batch.
+        most_ms: Longest expected time of a full batch.
     """
 
     revision: int
     max_rows: int
     call_ms: float
     row_ms: float
-    batch_ms: float
+    most_ms: float
 
 
 class BatchCostModel:
@@ -92,7 +94,8 @@ class BatchCostModel:
                 self._quotes = {}
             revision, best = self.revision, self.best_rows(max_rows, row_elements)
             call_ms, row_ms = self.price(best, row_elements)
-            quote = Quote(revision, best, call_ms, row_ms, self.predict_ms(best, row_elements))
+            most_ms = self.expect_ms(best, row_elements) * (_MOST_CHANGE if self.learns_sizes else 1.0)
+            quote = Quote(revision, best, call_ms, row_ms, most_ms)
             self._quotes[key] = quote
         return quote
 
@@ -145,6 +148,11 @@ class BatchCostModel:
             return -(-rows // run_rows) * learned.predict_ms(run_rows, row_elements)
         return learned.predict_ms(rows, row_elements)
 
+    def expect_ms(self, rows: int, row_elements: int = 1) -> float:
+        """Predict the time of a batch, no shorter than the last runs."""
+        learned, predicted_ms = self._learned, self.predict_ms(rows, row_elements)
+        return predicted_ms if learned is None else predicted_ms * max(1.0, self._ratio) / learned.first_share
+
     def at_least_ms(self, rows: int, row_elements: int = 1) -> float:
         """Return the least time of a batch in the last runs."""
         learned = self._learned
@@ -173,6 +181,7 @@ class BatchCostModel:
             self._revision = learned.revision
             if not ratio:
                 return
+            self._ratio += (ratio - self._ratio) / _AVERAGED
         if len(self._ratios) < _RUNS:
             self._ratios.append(ratio)
             self._least_ratio = min(self._least_ratio, ratio) if self._runs else ratio
@@ -225,7 +234,7 @@ class EnsembleCosts(BatchCostModel):
 
 
 class StageWaits(BatchCostModel):
-    """Time for which the first stage of a model makes its senders wait: profiled, or learned from waits.
+    """Time for which a model's first stage makes senders wait: profiled, or learned from waits.
 
     Args:
         row_ms: Of the slowest stage; 0 if unknown.
@@ -239,7 +248,7 @@ class StageWaits(BatchCostModel):
         return max_rows or DEFAULT_ROWS
 
     def at_least_ms(self, rows: int, row_elements: int = 1) -> float:
-        """Return 0: the wait may end."""
+        """Return 0."""
         return 0.0
 
     def note_wait(self, rows: int, waited_ms: float, row_elements: int) -> None:

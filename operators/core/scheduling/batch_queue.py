@@ -145,9 +145,9 @@ class _Group:
     def follow_costs(self) -> None:
         """Predict the work of all requests anew."""
         quote = self.costs.quote(self.batching.max_rows, self._row_elements)
-        self.revision, self.max_rows, self.call_ms, self.row_ms, batch_ms = quote
+        self.revision, self.max_rows, self.call_ms, self.row_ms, most_ms = quote
         self.linear_rows = self._linear_rows()
-        self.may_be_slow = not self.target and not self.in_order and batch_ms > self.slow_ms
+        self.may_be_slow = not self.target and not self.in_order and most_ms > self.slow_ms
         #: True if the next batch may have to wait.
         self.is_gated = self.may_be_slow or bool(self.target)
         if not self._entries:
@@ -271,7 +271,7 @@ class _Group:
 
     def is_slow(self) -> bool:
         """Tell whether the next batch runs beside the task."""
-        return self.may_be_slow and self.predict_ms(self.next_rows()) > self.slow_ms
+        return self.may_be_slow and self.costs.expect_ms(self.next_rows(), self._row_elements) > self.slow_ms
 
     def last_batch(self) -> list[Request]:
         """Return the least urgent batch, which stays queued."""

@@ -29,7 +29,7 @@ Terms = tuple[float, float, float]
 
 
 class _Size:
-    """Average elements, and lower quartile of the times of the last runs, of about one size."""
+    """Average elements, and lower quartile of the last times, of about one size."""
 
     __slots__ = ("_element_ms", "elements", "is_calm", "last", "ms", "runs", "squares")
 
@@ -77,8 +77,13 @@ class LearnedCost:
         expected_ms = call_ms + rows * row_elements * (element_ms + square_ms * row_elements)
         return expected_ms * self.known_share(rows, row_elements)
 
+    @property
+    def first_share(self) -> float:
+        """Share by which the first runs count less."""
+        return min(1.0, self._runs / _FULL_AFTER) or 1.0
+
     def known_share(self, rows: int, row_elements: int) -> float:
-        """Return the size of a run relative to the smallest so far, at most 1; less for the first runs."""
+        """Return the size of a run relative to the smallest so far, at most `first_share`."""
         return min(1.0, rows * row_elements / self._least_elements) * min(1.0, self._runs / _FULL_AFTER)
 
     def price(self, max_rows: int, row_elements: int) -> tuple[float, float]:
@@ -88,7 +93,7 @@ class LearnedCost:
         return call_ms * share, row_elements * (element_ms + square_ms * row_elements) * share
 
     def observe(self, rows: int, row_elements: int, run_ms: float) -> float:
-        """Learn from a run; return its time relative to the prediction, 0 for the first runs of a kind."""
+        """Learn from a run; return its time relative to the prediction, 0 without one."""
         key = rows.bit_length(), row_elements.bit_length()
         size = self._sizes.get(key)
         elements = rows * row_elements or 1
