@@ -72,7 +72,7 @@ def create_topics(
                 )
     except KafkaError as error:
         raise TopicNotMade(
-            f"cannot create {', '.join(wanted)} on {bootstrap_servers}: {error}; check names and broker"
+            f"cannot create {', '.join(wanted)} on {bootstrap_servers}: {error}; check names, broker and kafka.security"
         ) from error
     return missing
 
