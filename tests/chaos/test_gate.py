@@ -1,4 +1,4 @@
-"""A short chaos run in each mode, which `make test` runs; `make chaos` runs the long ones."""
+"""A short chaos run in each mode, of which `make recovery` runs one; `make chaos` runs the long ones."""
 
 from pathlib import Path
 
