@@ -14,7 +14,7 @@ from anabranch.schemas.tensors import Tensor
 from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.flink.service import Topics, durable
+from tests.flink.service import Topics, await_checkpoint, durable
 
 REQUESTS = 400
 
@@ -50,6 +50,8 @@ def test_failovers_under_load_spare_healthy_processes(
         running = job.start(topics.config, cluster.url)
         send(topics, range(1))
         topics.await_answers(["0"], timeout_s=120)
+        # Without one, Flink restores nothing.
+        await_checkpoint(cluster, running.job_id)
         sent = 1
         for failover in range(failovers):
             following = range(sent, sent + REQUESTS)
