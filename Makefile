@@ -41,7 +41,7 @@ setup: .venv/.packages $(JARS)/.complete java ## Install everything into this fo
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
 	@$(BIN)/anabranch demo $(ARGS)
 
-test: lint ## Lint, check types, run unit and system tests; a quarter of an hour
+test: lint ## Lint, check types, run unit and system tests; 25 minutes on 2 cores
 	@$(BIN)/python -m pytest -m "unit or slow" -n 2 --dist loadfile
 	@$(MAKE) system
 
@@ -51,7 +51,7 @@ unit: setup ## Run the quick tests, which start neither Kafka nor Flink
 system: setup ## Run the tests on a real Kafka broker and Flink cluster
 	@$(BIN)/python -m pytest -m system $(ARGS)
 
-recovery: setup ## Run the tests that end processes and restore state under load; a quarter of an hour
+recovery: setup ## Run the tests that end processes and restore state under load; 20 minutes
 	@$(BIN)/python -m pytest -m "recovery and not long" $(ARGS)
 
 long: setup ## Run the tests that end processes and clusters again and again, and all guides; an hour
