@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from anabranch.operators.core.metrics import LIMITS_US, TOTAL, percentile_us
+from anabranch.operators.core.metrics import LIMITS_US, TOTAL, Path, percentile_us
 from anabranch.schemas.latency_breakdown import PHASES
 
 _SCOPE = "anabranch"
@@ -109,15 +109,8 @@ def activity(before: Mapping[str, float], after: Mapping[str, float], seconds: f
         after: A later reading; smaller if the job has restarted.
         seconds: Time between them.
     """
-    grown: dict[tuple[str, ...], float] = {}
-    for name, count in after.items():
-        path = path_of(name)
-        grown[path] = grown.get(path, 0.0) + max(0.0, count - before.get(name, 0.0))
-    models = sorted({path[1] for path in grown if path[0] == "model"})
-    rates = [
-        _rate(model, {path[2:]: count for path, count in grown.items() if path[:2] == ("model", model)}, seconds)
-        for model in models
-    ]
+    grown = by_path({name: max(0.0, count - before.get(name, 0.0)) for name, count in after.items()})
+    rates = [_rate(model, counts, seconds) for model, counts in by_model(grown).items()]
     return JobActivity(
         [rate for rate in rates if rate.requests_per_s],
         {path[1]: count / seconds for path, count in sorted(grown.items()) if path[0] == "error" and count},
@@ -146,13 +139,36 @@ def path_of(metric_id: str) -> tuple[str, ...]:
     return tuple(metric_id.split(f".{_SCOPE}.", 1)[1].split("."))
 
 
-def _rate(model: str, grown: Mapping[tuple[str, ...], float], seconds: float) -> ModelRate:
-    requests, rows, batches = (grown.get((name,), 0.0) for name in ("requests", "rows", "batches"))
+def by_path(metrics: Mapping[str, float]) -> dict[Path, float]:
+    """Add the counts of all operators by path."""
+    counts: dict[Path, float] = {}
+    for name, count in metrics.items():
+        path = path_of(name)
+        counts[path] = counts.get(path, 0.0) + count
+    return counts
+
+
+def by_model(counts: Mapping[Path, float]) -> dict[str, dict[Path, float]]:
+    """Return the counts of each model by the rest of their paths, in the order of names."""
+    models = sorted({path[1] for path in counts if path[0] == "model"})
+    return {
+        model: {path[2:]: count for path, count in counts.items() if path[:2] == ("model", model)} for model in models
+    }
+
+
+def buckets_of(counts: Mapping[Path, float]) -> list[float]:
+    """Return a model's requests of at most each of `LIMITS_US`."""
     buckets, upto = [], 0.0
     for limit_us in LIMITS_US:
         # An empty bucket has no counter.
-        upto = max(upto, grown.get((TOTAL, "le", "inf" if limit_us is None else str(limit_us), "requests"), 0.0))
+        upto = max(upto, counts.get((TOTAL, "le", "inf" if limit_us is None else str(limit_us), "requests"), 0.0))
         buckets.append(upto)
+    return buckets
+
+
+def _rate(model: str, grown: Mapping[tuple[str, ...], float], seconds: float) -> ModelRate:
+    requests, rows, batches = (grown.get((name,), 0.0) for name in ("requests", "rows", "batches"))
+    buckets = buckets_of(grown)
     return ModelRate(
         model=model,
         requests_per_s=requests / seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from anabranch.jobs.activity import ClockSkew, clock_skews, path_of, wanted_clocks
+from anabranch.jobs.activity import ClockSkew, by_path, clock_skews, wanted_clocks
 from anabranch.jobs.checkpoints import CheckpointHealth, age, checkpoint_health
 from anabranch.jobs.control import ENDED, cause_of
 from anabranch.jobs.left_out import left_out_models
@@ -64,10 +64,7 @@ def healths(rest: FlinkRest, jobs: list[FlinkJob]) -> list[JobHealth]:
 
 
 def _clocks(rest: FlinkRest, job: FlinkJob) -> list[ClockSkew]:
-    counts: dict[tuple[str, ...], float] = {}
-    for name, count in rest.sums(job.job_id, wanted_clocks).items():
-        counts[path_of(name)] = counts.get(path_of(name), 0.0) + count
-    return clock_skews(counts)
+    return clock_skews(by_path(rest.sums(job.job_id, wanted_clocks)))
 
 
 def _health(rest: FlinkRest, job: FlinkJob) -> JobHealth:

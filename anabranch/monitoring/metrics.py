@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from anabranch.jobs.activity import path_of, wanted
+from anabranch.jobs.activity import buckets_of, by_model, by_path, wanted
 from anabranch.jobs.control import ENDED
 from anabranch.jobs.left_out import left_out_models
 from anabranch.jobs.operators import operator_loads
@@ -102,9 +102,6 @@ def read_cluster(flink: FlinkRest) -> ClusterReading:
 
 
 def _read_job(flink: FlinkRest, job: FlinkJob) -> JobReading:
-    counts: dict[tuple[str, ...], float] = {}
-    for name, count in flink.sums(job.job_id, wanted).items():
-        counts[path_of(name)] = counts.get(path_of(name), 0.0) + count
     statistics = flink.get(f"/jobs/{job.job_id}/checkpoints")
     completed = (statistics.get("latest") or {}).get("completed") or {}
     ended_ms = completed.get("latest_ack_timestamp")
@@ -112,7 +109,7 @@ def _read_job(flink: FlinkRest, job: FlinkJob) -> JobReading:
     return JobReading(
         name=job.name,
         is_running=job.state == "RUNNING",
-        counts=counts,
+        counts=by_path(flink.sums(job.job_id, wanted)),
         restarts=int(float(restarts.get("numRestarts", 0))),
         waiting=sum(load.waiting or 0 for load in operator_loads(flink, job.job_id)),
         checkpoints={state: statistics["counts"][state] for state in ("completed", "failed")},
@@ -237,8 +234,7 @@ def _of_models(jobs: list[JobReading]) -> Iterator[Metric]:
         "anabranch_request_duration_seconds", "From a record's timestamp to its written answer.", labels=_MODEL
     )
     for job in jobs:
-        for model in sorted({path[1] for path in job.counts if path[0] == "model"}):
-            counts = {path[2:]: count for path, count in job.counts.items() if path[:2] == ("model", model)}
+        for model, counts in by_model(job.counts).items():
             name, _, version = model.rpartition("-")
             values = [job.name, name, version]
             for count, counter in counters.items():
@@ -251,12 +247,8 @@ def _of_models(jobs: list[JobReading]) -> Iterator[Metric]:
 
 
 def _buckets(counts: Mapping[tuple[str, ...], float]) -> list[tuple[str, float]]:
-    buckets, upto = [], 0.0
-    for limit_us in LIMITS_US:
-        # An empty bucket has no counter.
-        upto = max(upto, counts.get((TOTAL, "le", "inf" if limit_us is None else str(limit_us), "requests"), 0.0))
-        buckets.append(("+Inf" if limit_us is None else str(limit_us / 1e6), upto))
-    return buckets
+    limits = ("+Inf" if limit_us is None else str(limit_us / 1e6) for limit_us in LIMITS_US)
+    return list(zip(limits, buckets_of(counts), strict=True))
 
 
 def _of_paths(jobs: list[JobReading]) -> Iterator[Metric]:
