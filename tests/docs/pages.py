@@ -1,6 +1,8 @@
 """The pages of the documentation, and the blocks of code in them."""
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,15 @@ def blocks(page: Path) -> list[Block]:
     """The blocks of a page, in order."""
     name = str(page.relative_to(ROOT))
     return [Block(name, *found) for found in _BLOCK.findall(page.read_text())]
+
+
+def lines_of_own_job(number: int) -> list[str]:
+    """Runs a Python block of the page on jobs of one's own; returns the lines that it prints."""
+    python = [block for block in blocks(ROOT / "docs/how-to/own-job.md") if block.language == "python"]
+    assert len(python) == 2
+    command = [sys.executable, "-c", python[number].text]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=True)
+    return ran.stdout.splitlines()
 
 
 def all_blocks(language: str) -> list[Block]:

@@ -29,6 +29,13 @@ def durable(name: str, mode: str, folder: Path, repository: Path, **job: Any) ->
     )
 
 
+def write_kafka_table(config: Config, path: Path) -> Path:
+    """Writes the address and the topics of a job as the configuration of its clients."""
+    names = ("bootstrap_servers", "requests_topic", "responses_topic", "errors_topic", "models_topic")
+    path.write_text("[kafka]\n" + "".join(f'{name} = "{getattr(config.kafka, name)}"\n' for name in names))
+    return path
+
+
 class Topics:
     """The three topics of one job, with producer and consumers.
 

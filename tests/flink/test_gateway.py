@@ -20,7 +20,7 @@ from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferRe
 from anabranch.served_models import publish
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
-from tests.flink.service import Topics
+from tests.flink.service import Topics, write_kafka_table
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -59,11 +59,7 @@ def door(service: Topics, broker: KafkaBroker, tmp_path_factory: pytest.TempPath
     broker.create_topics(Topic(models_topic, 1, {"cleanup.policy": "compact"}))
     config = service.config.replace(kafka={"models_topic": models_topic})
     publish(config, job.read_models(config))
-    kafka = config.kafka
-    names = ("bootstrap_servers", "requests_topic", "responses_topic", "errors_topic", "models_topic")
-    path = tmp_path_factory.mktemp("gateway") / "job.toml"
-    path.write_text("[kafka]\n" + "".join(f'{name} = "{getattr(kafka, name)}"\n' for name in names))
-    door = Door(path)
+    door = Door(write_kafka_table(config, tmp_path_factory.mktemp("gateway") / "job.toml"))
     yield door
     assert door.stop() == 0
 

@@ -18,7 +18,7 @@ from anabranch.flink_job.errors import ConfigError
 from anabranch.jobs.control import JobControl
 from anabranch.schemas.model import Batching, SessionOptions
 from anabranch.stack.flink.cluster import FlinkCluster
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import ROOT, lines_of_own_job
 from tests.flink.conftest import FIRST_THREAD, MODES
 from tests.flink.slow_backend import SlowBackend
 
@@ -162,10 +162,7 @@ def test_infer_from_its_savepoint_gives_each_element_once(
 @pytest.mark.long
 @pytest.mark.timeout(200)
 def test_page_of_an_own_job_names_colours() -> None:
-    block, _ = [block for block in blocks(ROOT / "docs/how-to/own-job.md") if block.language == "python"]
-    command = [sys.executable, "-c", block.text]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=True)
-    named = dict(eval(line.partition("> ")[2] or line) for line in ran.stdout.splitlines() if line.endswith(")"))
+    named = dict(eval(line.partition("> ")[2] or line) for line in lines_of_own_job(0) if line.endswith(")"))
     assert sorted(named) == list(range(1000))
     assert named[0] == "blue"
 

@@ -25,7 +25,7 @@ from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from anabranch.stack.ports import free_port
 from tests.flink.conftest import FIRST_THREAD
-from tests.flink.service import Topics
+from tests.flink.service import Topics, write_kafka_table
 from tests.monitoring.debian import prometheus_folder
 from tests.monitoring.test_metrics import samples
 
@@ -77,10 +77,7 @@ def watched(
     )
     broker.create_topics(Topic(models_topic, 1, {"cleanup.policy": "compact"}))
     topics = Topics(broker, config)
-    kafka = topics.config.kafka
-    names = ("bootstrap_servers", "requests_topic", "responses_topic", "errors_topic", "models_topic")
-    path = folder / "job.toml"
-    path.write_text("[kafka]\n" + "".join(f'{each} = "{getattr(kafka, each)}"\n' for each in names))
+    path = write_kafka_table(topics.config, folder / "job.toml")
     with FlinkCluster(folder / "cluster", task_managers=1) as cluster:
         running = job.start(topics.config, cluster.url)
         publish(topics.config, job.read_models(topics.config))

@@ -1,7 +1,5 @@
 """Models as functions of Flink's SQL, on a cluster, in both modes."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from anabranch.flink import environment
 from anabranch.flink_job.config import Config
 from anabranch.flink_sql import register
 from anabranch.stack.flink.cluster import FlinkCluster
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import lines_of_own_job
 from tests.flink.conftest import FIRST_PROCESS
 
 ROWS = 300
@@ -47,8 +45,5 @@ def answers_to(n: int) -> list[Any]:
 @pytest.mark.long
 @pytest.mark.timeout(200)
 def test_page_of_an_own_job_names_colours_in_sql() -> None:
-    _, block = [block for block in blocks(ROOT / "docs/how-to/own-job.md") if block.language == "python"]
-    command = [sys.executable, "-c", block.text]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=True)
-    named = [line.split("|")[2:4] for line in ran.stdout.splitlines() if line.startswith("| +I")]
+    named = [line.split("|")[2:4] for line in lines_of_own_job(1) if line.startswith("| +I")]
     assert sorted((int(number), name.strip()) for number, name in named) == [(1, "red"), (2, "blue")]
