@@ -32,7 +32,10 @@ _current_unit_test: str | None = None
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test `unit`, `slow` or `system`, before `-m` selects."""
+    """Marks each test `unit`, `slow` or `system`, before `-m` selects; files with system tests come first.
+
+    These wait often and take long: with two processes, the other tests fill the gaps and the end.
+    """
     for item in items:
         markers = {mark.name for mark in item.iter_markers()}
         if markers & SELECTED_APART:
@@ -43,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("system")
         elif "slow" not in markers:
             item.add_marker("unit")
+    with_engine = {item.path for item in items if item.get_closest_marker("system")}
+    items.sort(key=lambda item: item.path not in with_engine)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -142,6 +142,7 @@ def is_demo(module: str) -> bool:
     return is_within(module, {"anabranch.demo"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("demo", [False, True], ids=["job and command line", "demo"])
 def test_import_of_any_module_starts_nothing(demo: bool) -> None:
     names = [name for name in modules(*PACKAGES) if not name.endswith("__main__") and (demo or not is_demo(name))]

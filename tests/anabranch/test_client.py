@@ -260,6 +260,7 @@ def test_client_without_broker_is_unreachable(address: str) -> None:
     assert time.monotonic() - start_s < 2
 
 
+@pytest.mark.slow
 def test_client_other_server_at_address_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anabranch.messaging.connection._CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(BrokerUnreachable):

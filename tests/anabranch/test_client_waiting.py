@@ -93,6 +93,7 @@ def future(*, expires_in_s: float) -> AnswerFuture:
     return AnswerFuture(threading.Thread(), time.monotonic() + expires_in_s, NoAnswer("late"))
 
 
+@pytest.mark.slow
 def test_future_without_a_receiver_ends_at_the_time_out() -> None:
     with pytest.raises(NoAnswer, match="late"):
         future(expires_in_s=0.0).result()

@@ -55,6 +55,7 @@ def test_stream_failed_request_is_counted(client: Client) -> None:
     assert 0 < p50_ms <= p99_ms < 20_000
 
 
+@pytest.mark.slow
 def test_wait_until_served_silent_job_is_asked_again(client: Client, job: FakeJob) -> None:
     asked: list[str] = []
 
@@ -72,6 +73,7 @@ def test_wait_until_served_silent_job_is_asked_again(client: Client, job: FakeJo
             workload.wait_until_served(client, numbered(1), 1, 0.4, lambda: None)
 
 
+@pytest.mark.slow
 def test_pace_requests_are_sent_at_even_intervals(client: Client) -> None:
     tokens = numbered(30)
     with client:

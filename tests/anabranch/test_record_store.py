@@ -63,6 +63,7 @@ def test_letters_of_an_aborted_transaction_are_not_listed(config: Config) -> Non
         assert [each.request_id for each in letters.last(10)] == ["kept"]
 
 
+@pytest.mark.slow
 def test_record_store_without_a_broker_says_so() -> None:
     with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1"):
         KafkaRecords("127.0.0.1:1", {}, max_record_bytes=1)

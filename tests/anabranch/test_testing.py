@@ -94,6 +94,7 @@ def test_fake_job_listen_without_topic_is_refused(topics: Topics) -> None:
         job.listen(topics.bootstrap_servers, requests_topic="nowhere", responses_topic=topics.responses_topic)
 
 
+@pytest.mark.slow
 def test_client_modules_load_no_server_package() -> None:
     script = "import sys, anabranch.testing, anabranch.client, anabranch.errors; anabranch.ModelLoadFailed; "
     script += "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"

@@ -100,10 +100,10 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def check(python: Path, script: Path, version: str = "3.11") -> subprocess.CompletedProcess[str]:
+def check(python: Path, script: Path, version: str = "3.11", cache: str = "cache") -> subprocess.CompletedProcess[str]:
     """Runs mypy --strict as a user of the installed package does."""
     folder = python.parents[2]
-    options = ["--config-file=", "--strict", "--python-version", version, "--cache-dir", str(folder / "cache")]
+    options = ["--config-file=", "--strict", "--python-version", version, "--cache-dir", str(folder / cache)]
     command = [sys.executable, "-m", "mypy", "--python-executable", str(python), *options, str(script)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -130,6 +130,7 @@ def test_installed_package_typed_script_passes(python: Path, typed_script: Path)
     assert check(python, typed_script, "3.10").stdout == "Success: no issues found in 1 source file\n"
 
 
+@pytest.mark.slow
 def test_installed_package_typed_script_runs(python: Path, typed_script: Path) -> None:
     printed = run([str(python), str(typed_script)], python.parents[2]).stdout.split()
     assert printed[1:] == ["no_answer", "DoublingBackend", "DoublingSession"]
@@ -143,10 +144,11 @@ def test_installed_package_mistyped_script_is_caught(python: Path) -> None:
     assert errors_of(checked.stdout) == marked(MISTYPED), checked.stdout + checked.stderr
 
 
+@pytest.mark.slow
 def test_installed_package_without_marker_is_untyped(python: Path, typed_script: Path) -> None:
     marker = next(python.parents[1].glob("lib/python*/site-packages/anabranch/py.typed"))
     marker.unlink()
     try:
-        assert "py.typed marker" in check(python, typed_script).stdout
+        assert "py.typed marker" in check(python, typed_script, cache="own cache").stdout
     finally:
         marker.touch()

@@ -117,6 +117,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_program_scenario_of_one_file_writes_results(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "--only", "toy", "--repeats", "2") == 0
     assert files(results) == ["README.md", "raw/toy.json", "summary.json", "toy.svg"]

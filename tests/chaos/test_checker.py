@@ -134,6 +134,7 @@ def _answer_unasked(topics: Topics) -> None:
     topics.requests.pop(50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "violation"),
     [

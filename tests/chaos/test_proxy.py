@@ -67,6 +67,7 @@ def test_proxy_cut_connections_are_reset_and_refused(proxy: TcpProxy, client: so
     assert proxy.hit >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weather", ["silent", "no-up", "no-down"])
 def test_proxy_withheld_data_comes_when_weather_clears(proxy: TcpProxy, client: socket.socket, weather: str) -> None:
     proxy.set(weather)  # type: ignore[arg-type]

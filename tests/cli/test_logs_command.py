@@ -165,6 +165,7 @@ def test_log_follower_errors_only_keeps_tracebacks(folder: Path) -> None:
     assert [entry.text for entry in follower.read()] == ERROR.format(second=5).splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_logs_follow_prints_until_signalled(folder: Path, number: int) -> None:
     command = [str(ANABRANCH), "logs", "-f", "broker", "--data-dir", str(folder)]

@@ -31,6 +31,7 @@ def run(*arguments: object) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(cli.app, ["plan", *map(str, arguments)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "stages"), [(LIGHT, 2), (LIGHT, 3), (model_path(), 2), (model_path(), 3)])
 def test_plan_command_stages_are_written_and_proven(model: Path, stages: int, tmp_path: Path) -> None:
     result = run(model, "--stages", stages, "--out", tmp_path / "out", "--svg", tmp_path / "plan.svg")
@@ -46,6 +47,7 @@ def test_plan_command_stages_are_written_and_proven(model: Path, stages: int, tm
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_plan_command_json_names_stages_and_manifest(tmp_path: Path) -> None:
     result = run(LIGHT, "--stages", 2, "--out", tmp_path / "out", "-o", "json")
     assert result.exit_code == 0, result.output
@@ -57,6 +59,7 @@ def test_plan_command_json_names_stages_and_manifest(tmp_path: Path) -> None:
     assert written["compared_batches"] >= 1
 
 
+@pytest.mark.slow
 def test_plan_command_unequal_machines_share_a_model(tmp_path: Path) -> None:
     for version in ("9", "10"):
         (tmp_path / "models" / "m" / version).mkdir(parents=True)
@@ -106,6 +109,7 @@ def test_plan_command_too_large_model_is_cut(tmp_path: Path) -> None:
     assert all(stage.parameter_bytes <= 600_000 for stage in stages)
 
 
+@pytest.mark.slow
 def test_plan_command_inputs_give_the_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", bytes=np.zeros((3, 2048), np.int32))
     result = run(model_path(), "--stages", 2, "--inputs", tmp_path / "batch.npz", "--fresh", "--out", tmp_path / "out")
@@ -114,6 +118,7 @@ def test_plan_command_inputs_give_the_rows(tmp_path: Path) -> None:
     assert "a batch of 3 every" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -28,6 +28,7 @@ def run(*arguments: object) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(cli.app, ["prepare", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_prepare_missing_stages_are_cut_once(repository: Path) -> None:
     stages = repository / "m" / "1" / "stages-2"
     for _ in range(2):
@@ -38,6 +39,7 @@ def test_prepare_missing_stages_are_cut_once(repository: Path) -> None:
     assert sorted(path.name for path in stages.iterdir()) == ["plan.json", "stage-0.onnx", "stage-1.onnx"]
 
 
+@pytest.mark.slow
 def test_prepare_configured_repository_is_used(repository: Path, tmp_path: Path) -> None:
     config = tmp_path / "job.toml"
     config.write_text(f'[models]\nrepository = "{repository}"\n')
@@ -45,6 +47,7 @@ def test_prepare_configured_repository_is_used(repository: Path, tmp_path: Path)
     assert (repository / "m" / "1" / "stages-2" / "plan.json").exists()
 
 
+@pytest.mark.slow
 def test_prepare_failure_is_one_line(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +59,7 @@ def test_prepare_failure_is_one_line(
     assert "cannot be cut into 999 stages" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from anabranch import topics  # noqa: PLC0415 - Kafka and Flink take a second
     from anabranch.flink_job import job  # noqa: PLC0415

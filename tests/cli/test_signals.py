@@ -44,6 +44,7 @@ def interrupt(program: str, number: signal.Signals, *arguments: str) -> tuple[in
     return process.returncode, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", ["up", "down", "status", "top", "logs"])
 def test_signal_during_command_ends_it_quietly(tmp_path: Path, command: str, number: signal.Signals) -> None:

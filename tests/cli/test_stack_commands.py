@@ -32,6 +32,7 @@ def get(door: dict[str, Any], path: str) -> Any:
         return json.load(response)
 
 
+@pytest.mark.slow
 def test_help_option_prints_commands_at_once() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = subprocess.run([ANABRANCH, "--help"], capture_output=True, text=True, check=True).stdout
@@ -47,6 +48,7 @@ def test_version_option_prints_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"anabranch {anabranch_package.__version__}\n")
 
 
+@pytest.mark.slow
 def test_completion_lists_commands() -> None:
     environment = os.environ | {
         "_ANABRANCH_COMPLETE": "complete_bash",
@@ -72,6 +74,7 @@ def test_command_has_output_option(command: str) -> None:
     assert ("--json" in options) == (command in {"up", "status", "top"})
 
 
+@pytest.mark.slow
 def test_cli_import_loads_no_engine() -> None:
     code = "import sys, anabranch.cli; print(sorted({'pyflink', 'kafka', 'onnxruntime'} & sys.modules.keys()))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

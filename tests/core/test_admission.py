@@ -273,6 +273,7 @@ def test_admission_too_large_request_names_size_and_limit() -> None:
 # ---- cached heads ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.lists(
@@ -309,6 +310,7 @@ def test_admission_cached_heads_are_bounded() -> None:
     assert sum(map(len, same._heads)) < 1024 * 4096
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.sampled_from(["rows", "pairs", "whole"]),
@@ -336,6 +338,7 @@ def test_admission_templates_of_one_size_coexist() -> None:
     assert len(same._templates[len(alike[0])]) == 3
 
 
+@pytest.mark.slow
 def test_admission_templates_are_bounded() -> None:
     same = admission()
     for size in range(3000):
@@ -365,6 +368,7 @@ def test_admission_repeated_ids_are_not_kept() -> None:
     assert 0 < _kept_bytes(same) < 200
 
 
+@pytest.mark.slow
 def test_admission_all_templates_together_are_bounded() -> None:
     same, most = admission(), 0
     for size in range(2000):
@@ -375,6 +379,7 @@ def test_admission_all_templates_together_are_bounded() -> None:
     assert MAX_CACHED_TEMPLATE_BYTES * 0.9 < most <= MAX_CACHED_TEMPLATE_BYTES
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.binary(max_size=200), st.integers(-(2**62), 2**62))
 def test_admission_any_bytes_never_raise(message: bytes, timestamp_ms: int) -> None:

@@ -452,6 +452,7 @@ def test_queue_gone_requests_with_late_deadlines_are_freed() -> None:
     assert of._deadlines == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starving", [b"y", b"slow"])
 def test_queue_group_of_expiring_requests_leaves_no_entries(starving: bytes) -> None:
     busy = filled(waiting("starving", priority=9, of=starving), delays_ms=PATIENT)
@@ -690,7 +691,7 @@ def bytes_of(requests: list[Request]) -> int:
 
 
 QueueMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-TestQueueModel = QueueMachine.TestCase
+TestQueueModel = pytest.mark.slow(QueueMachine.TestCase)
 
 
 # ---- readers in other tasks ----------------------------------------------------------------------------------------
@@ -821,6 +822,7 @@ def test_queue_never_hands_over_work_for_other_readers() -> None:
     assert queue.take_last(lambda _: True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["sent", "expired", "expired after its first record", "shed"])
 def test_queue_split_request_that_departed_is_freed(way: str) -> None:
     """A request is in no garbage collector's graph: a cycle with its records would stay for ever."""

@@ -80,6 +80,7 @@ def test_reader_malformed_event_is_refused(name: str) -> None:
         reader("amount", "user.age").read(MALFORMED[name])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["amount", "user", "items", "map", "x"]), VALUES))
 def test_reader_any_event_is_read_or_refused(event: dict[str, Any]) -> None:
     message = json.dumps(event).encode()

@@ -54,6 +54,7 @@ def expected(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "fraud": {**fraud, "score": 0.1, "label": "a"}, "z": [1, 2]}
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text() | st.sampled_from(["fraud", "z"]), VALUES), st.booleans(), st.sampled_from([None, 2]))
 def test_writer_any_event_gains_only_the_fields(event: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
     if not isinstance(event.get("fraud"), dict | None):

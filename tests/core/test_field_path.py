@@ -30,6 +30,7 @@ def test_path_with_a_fault_is_refused(text: str) -> None:
         parse_path(text)
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1), st.lists(st.text(min_size=1) | st.integers()))
 def test_path_of_any_keys_survives_formatting(first: str, rest: list[str | int]) -> None:
     assert parse_path(format_path((first, *rest))) == (first, *rest)

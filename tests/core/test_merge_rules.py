@@ -56,6 +56,7 @@ def rounded(value: float, like: Array) -> Any:
         return np.float64(value).astype(like.dtype if like.dtype.kind == "f" else np.float64).item()
 
 
+@pytest.mark.slow
 @given(same_arrays(sorted(DATATYPES - {BYTES})), st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=5, max_size=5))
 def test_merge_mean_equals_plain_arithmetic_rounded_once(arrays: list[Array], weights: list[float]) -> None:
     weights = weights[: len(arrays)]
@@ -106,6 +107,7 @@ def test_cannot_merge_names_the_refused_datatypes() -> None:
     assert MERGE_RULES["max"].result_datatype("INT8") == "INT8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MERGE_RULES))
 @given(data=st.data())
 def test_merge_rule_gives_its_declared_datatype_and_shape(name: str, data: st.DataObject) -> None:

@@ -85,6 +85,7 @@ def test_meter_drain_resets_all_counts() -> None:
     assert not meter.has_more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent_ms", "arrived_ms", "spent_us"),
     [

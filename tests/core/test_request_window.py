@@ -539,5 +539,5 @@ class WindowMachine(RuleBasedStateMachine):
         return "deadline_exceeded" if self.deadline_ms else "incomplete_answer"
 
 
-TestWindowModel = WindowMachine.TestCase
+TestWindowModel = pytest.mark.slow(WindowMachine.TestCase)
 TestWindowModel.settings = settings(max_examples=250, stateful_step_count=25, deadline=None)

@@ -78,6 +78,7 @@ def check_all_states(seeds: range, *, drops_new_timers: bool = False) -> Counter
     return queued
 
 
+@pytest.mark.slow
 def test_job_restored_from_any_state_needs_no_new_request() -> None:
     queued = check_all_states(SEEDS)
     assert min(queued[kind] for kind in ("own", "foreign", "begun")) > 10, queued

@@ -264,16 +264,9 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
 }
 
 
-#: Only a few of the seeds show them.
-SLOWLY_CAUGHT = frozenset(
-    {"superseded timers run", "rows that failed in a stage go on", "what expires is not answered"}
-)
-
-
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "defect", [pytest.param(name, marks=pytest.mark.slow) if name in SLOWLY_CAUGHT else name for name in PLANTED]
-)
+@pytest.mark.parametrize("defect", PLANTED)
 def test_job_planted_defect_is_caught(defect: str) -> None:
     with PLANTED[defect], pytest.raises((AssertionError, StopIteration)) as caught:
         simulate_all(range(200))

@@ -429,7 +429,7 @@ def urgency(record: Request) -> tuple[float, int]:
 
 
 RouterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
-TestRouterModel = RouterMachine.TestCase
+TestRouterModel = pytest.mark.slow(RouterMachine.TestCase)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ def quick_p99_ms(task: SimulatedTask, seconds: int = 30) -> float:
     return float(np.percentile([task.answered[name] - at_ms for name, at_ms in came.items()], 99))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_slow_model_beside_a_quick_one_keeps_its_p99(tasks: int) -> None:
     task = SimulatedTask(tasks=tasks)
@@ -189,6 +190,7 @@ def test_slow_model_beside_a_quick_one_keeps_its_p99(tasks: int) -> None:
     assert task.blocked_ms <= 50.0
 
 
+@pytest.mark.slow
 def test_slow_model_without_measurements_is_learned() -> None:
     task = SimulatedTask(measured=False)
     # Only its first batch runs in the task's thread.
@@ -210,6 +212,7 @@ def test_slow_batches_alone_follow_each_other() -> None:
     assert len(task.state) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "defect"),
     [

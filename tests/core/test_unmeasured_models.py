@@ -308,6 +308,7 @@ def test_unmeasured_model_answers_hopeless_deadlines_at_once() -> None:
 # ---- planted defects ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "defect"),
     [

@@ -148,6 +148,7 @@ def test_demo_command_folder_without_files_is_refused(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_demo_command_missing_folder_is_refused() -> None:
     result = subprocess.run([str(ANABRANCH), "demo", "--input", "nowhere"], capture_output=True, text=True, check=False)
     assert result.returncode == 2

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from anabranch.demo.files import find_files, standard_library
 
 
@@ -42,6 +44,7 @@ def test_find_files_limit_leaves_files_out(tmp_path: Path) -> None:
     assert found.left_out == 1
 
 
+@pytest.mark.slow
 def test_find_files_standard_library_has_no_packages() -> None:
     found = find_files(None, 0)
     assert len(found.files) > 1_000

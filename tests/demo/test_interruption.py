@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 #: Gets SIGTERM while Python finalizes an object, where an exception is dropped.
 PROGRAM = """
 import signal, time
@@ -19,6 +21,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_demo_signal_in_finalizer_still_ends_it() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=50)
     assert done.stdout == "ended 0.0\n", done.stderr

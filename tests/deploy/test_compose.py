@@ -32,6 +32,7 @@ def instructions(name: str) -> list[str]:
         return [part["value"] for part in DockerfileParser(fileobj=file).structure if part["instruction"] == name]
 
 
+@pytest.mark.slow
 def test_compose_file_follows_the_specification() -> None:
     done = subprocess.run(
         [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE],

@@ -111,6 +111,7 @@ def test_architecture_names_all_modules_with_one_line_each() -> None:
     assert [module for module, words in listed.items() if not 10 <= len(words) <= 120] == []
 
 
+@pytest.mark.slow
 def test_architecture_stale_tables_are_mended() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     line = "| `router.py` | Decides for each request: queue, split, or send to stages |\n"
@@ -121,6 +122,7 @@ def test_architecture_stale_tables_are_mended() -> None:
     assert mended.keys() == checkers.modules_in_tables(text).keys()
 
 
+@pytest.mark.slow
 def test_architecture_folder_without_table_is_refused() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text().replace("#### `operators/core/scheduling`", "#### Scheduling")
     with pytest.raises(LookupError, match="no table for operators/core/scheduling"):

@@ -69,6 +69,7 @@ class TestJars:
         with pytest.raises(JarsMissing, match="run `make setup`"):
             installation.kafka_class_path()
 
+    @pytest.mark.slow
     def test_compile_java_that_fails_leaves_no_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANABRANCH_JARS", str(installation.jars_dir()))
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
@@ -82,6 +83,7 @@ class TestJars:
         assert any(name.startswith("kafka_2.13-") for name in names)
         assert all(Path(jar).is_file() for jar in installation.kafka_class_path().split(os.pathsep))
 
+    @pytest.mark.slow
     def test_flink_lib_dir_replaces_broken_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         jars = installation.jars_dir()
         monkeypatch.setenv("ANABRANCH_JARS", str(jars))

@@ -221,6 +221,7 @@ def test_errors_of_stored_files_name_no_cache_folder(repository: Path, tmp_path:
 # ---- the copies of a machine ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cache_tasks_of_a_machine_share_one_copy(
     repository: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +66,9 @@ def _job(release: threading.Event) -> FakeJob:
     return FakeJob({**models, "slow": slow, "bad": bad})
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., Served]]:
-    """Starts gateways, and stops them."""
+@contextmanager
+def gateways() -> Iterator[Callable[..., Served]]:
+    """Gives a function that starts gateways, and stops them at the end."""
     stops: list[Callable[[], None]] = []
 
     def start(page: PageData | None = None, **options: Any) -> Served:
@@ -90,9 +91,24 @@ def start() -> Iterator[Callable[..., Served]]:
         assert ready.wait(20)
         return Served(gateway.http_url, job, gateway, release)
 
-    yield start
-    for stop in stops:
-        stop()
+    try:
+        yield start
+    finally:
+        for stop in stops:
+            stop()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Served]]:
+    with gateways() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Served]:
+    """One gateway for requests that leave nothing behind: each comes after hostile ones."""
+    with gateways() as start:
+        yield start(timeout_s=5.0, max_body_bytes=1 << 20)
 
 
 @pytest.fixture

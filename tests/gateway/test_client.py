@@ -31,6 +31,7 @@ def test_http_client_results_are_those_of_the_job(served: Served) -> None:
     assert served.job.requests[0].parameters["tenant"] == "blue"
 
 
+@pytest.mark.slow
 def test_http_client_models_metadata_and_casts_work(served: Served) -> None:
     with Client(served.url) as client:
         assert client.models()["same"] == ["1", "2"]
@@ -42,6 +43,7 @@ def test_http_client_models_metadata_and_casts_work(served: Served) -> None:
             client.infer("half", [[1e9, 2]], casts=True)
 
 
+@pytest.mark.slow
 def test_http_client_errors_have_their_class(served: Served) -> None:
     with Client(served.url) as client:
         with pytest.raises(UnknownModel):
@@ -52,6 +54,7 @@ def test_http_client_errors_have_their_class(served: Served) -> None:
             client.infer("slow", ones(), deadline_ms=10)
 
 
+@pytest.mark.slow
 def test_http_client_500_awaits_come_back(served: Served) -> None:
     async def run() -> list[float]:
         async with AsyncClient(served.url) as client:
@@ -61,6 +64,7 @@ def test_http_client_500_awaits_come_back(served: Served) -> None:
     assert asyncio.run(run()) == list(range(500))
 
 
+@pytest.mark.slow
 def test_http_client_map_keeps_the_order(served: Served) -> None:
     with Client(served.url) as client:
         results = client.map("same", (ones() * number for number in range(100)), concurrency=16)

@@ -94,6 +94,7 @@ def test_grpc_infer_gives_outputs_and_the_id(served: Served, caller: Caller, req
     assert served.job.requests[0].parameters == {"priority": 2, "timeout": 5_000_000}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "served_by"), [("1", "1"), ("latest", "2"), ("", "2")])
 def test_grpc_infer_version_is_resolved(caller: Caller, version: str, served_by: str) -> None:
     asked = request()
@@ -107,6 +108,7 @@ def test_grpc_infer_typed_contents_are_read(caller: Caller) -> None:
     assert np.frombuffer(caller.infer(asked).raw_output_contents[0], np.float32).tolist() == [1.5, 2.5]
 
 
+@pytest.mark.slow
 def test_grpc_error_has_its_status_and_code(served: Served, caller: Caller) -> None:
     unknown = request()
     unknown.model_version = "9"
@@ -159,6 +161,7 @@ def test_grpc_stream_answers_in_order_and_wraps_errors(caller: Caller) -> None:
     assert answers[1].error_message.startswith("inference_failed: ")
 
 
+@pytest.mark.slow
 def test_grpc_hang_up_ends_the_wait_and_keeps_the_place(served: Served, caller: Caller) -> None:
     call = caller.channel.unary_unary(f"/{SERVICE}/ModelInfer").future(request("slow").SerializeToString())
     while served.gateway.service.bridge.in_flight < 1:
@@ -188,6 +191,7 @@ def test_grpc_reflection_describes_the_service(caller: Caller) -> None:
     assert described.FromString(request(request_id="a").SerializeToString()).id == "a"  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "is_admitted"), [("k" * 16, True), ("wrong", False), ("", False)])
 def test_grpc_with_keys_needs_one(start: Callable[..., Served], key: str, is_admitted: bool) -> None:
     caller = Caller(start(keys=Keys(["k" * 16])))

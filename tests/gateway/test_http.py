@@ -70,13 +70,13 @@ def test_http_descriptions_are_as_the_protocol_says(served: Served) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "/versions/1", "/versions/latest"])
-def test_http_infer_json_gives_the_outputs_and_the_id(served: Served, version: str) -> None:
+def test_http_infer_json_gives_the_outputs_and_the_id(shared: Served, version: str) -> None:
     body = {"id": "mine", "inputs": [X], "parameters": {"priority": 1, "tenant": "blue"}}
-    status, answer = asked(served, f"/v2/models/same{version}/infer", body)
+    status, answer = asked(shared, f"/v2/models/same{version}/infer", body)
     assert status == 200
     assert (answer["id"], answer["model_version"]) == ("mine", "1" if version == "/versions/1" else "2")
     assert answer["outputs"] == [{**X, "name": "y"}]
-    [request] = served.job.requests
+    request = shared.job.requests[-1]
     assert request.parameters["tenant"] == "blue"
     assert 0 < int(request.parameters["timeout"]) <= 5_000_000
 
@@ -126,7 +126,7 @@ def test_http_infer_bytes_as_json_and_binary(served: Served) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw deflate"])
-def test_http_infer_compressed_body_is_read(served: Served, encoding: str) -> None:
+def test_http_infer_compressed_body_is_read(shared: Served, encoding: str) -> None:
     rows = [1.0, 2.0] * 2000
     body = json.dumps({"inputs": [{**X, "shape": [2000, 2], "data": rows}]}).encode()
     packed = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}.get(encoding)
@@ -134,7 +134,7 @@ def test_http_infer_compressed_body_is_read(served: Served, encoding: str) -> No
         stream = zlib.compressobj(wbits=-15)
         packed = stream.compress(body) + stream.flush()
     headers = {"Content-Encoding": encoding.rsplit(maxsplit=1)[-1], "Accept-Encoding": encoding.rsplit(maxsplit=1)[-1]}
-    status, answer, answered = call(served, "/v2/models/same/infer", packed, headers)
+    status, answer, answered = call(shared, "/v2/models/same/infer", packed, headers)
     assert (status, answered["content-encoding"]) == (200, encoding.rsplit(maxsplit=1)[-1])
     plain = gzip.decompress(answer) if encoding == "gzip" else zlib.decompress(answer)
     assert json.loads(plain)["outputs"][0]["data"] == rows
@@ -210,20 +210,19 @@ HOSTILE: dict[str, tuple[str, bytes | dict[str, Any], dict[str, str], int]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_http_hostile_request_gets_its_status(start: Callable[..., Served], kind: str) -> None:
+def test_http_hostile_request_gets_its_status(shared: Served, kind: str) -> None:
     model, body, headers, expected = HOSTILE[kind]
-    served = start(timeout_s=5.0, max_body_bytes=1 << 20)
-    status, answer = asked(served, f"/v2/models/{model}/infer", body, headers)
+    status, answer = asked(shared, f"/v2/models/{model}/infer", body, headers)
     assert status == expected, answer
     if expected != 200:
         assert answer["error"]
         assert answer["code"]
-    assert asked(served, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
+    assert asked(shared, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_http_other_method_of_infer_is_refused(served: Served, method: str) -> None:
-    assert call(served, "/v2/models/same/infer", method=method)[0] == 405
+def test_http_other_method_of_infer_is_refused(shared: Served, method: str) -> None:
+    assert call(shared, "/v2/models/same/infer", method=method)[0] == 405
 
 
 def test_http_large_body_is_refused(start: Callable[..., Served]) -> None:
@@ -256,6 +255,7 @@ def test_http_more_bytes_than_may_be_held_get_503(served: Served) -> None:
     assert served.gateway.service._held_bytes == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "headers"), [({"timeout": 1000}, {}), ({}, {"grpc-timeout": "1m"})], ids=["parameter", "header"]
 )
@@ -273,6 +273,7 @@ def test_http_deadline_without_answer_gets_504(
 # ---- access --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -335,10 +336,10 @@ def exchange(served: Served, sent: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", RAW)
-def test_http_broken_message_is_refused(served: Served, kind: str) -> None:
-    received = exchange(served, RAW[kind])
+def test_http_broken_message_is_refused(shared: Served, kind: str) -> None:
+    received = exchange(shared, RAW[kind])
     assert received == b"" or received.startswith(b"HTTP/1.1 4"), received[:200]
-    assert asked(served, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
+    assert asked(shared, "/v2/models/same/infer", {"inputs": [X]})[0] == 200
 
 
 def test_http_cut_body_harms_nobody(served: Served) -> None:

@@ -48,6 +48,7 @@ def run_import(tmp_path: Path) -> Import:
     return Import(tmp_path)
 
 
+@pytest.mark.slow
 def test_import_command_equal_model_is_added(run_import: Import) -> None:
     done = run_import("--name", "net")
     assert done.returncode == 0, done.stderr
@@ -56,6 +57,7 @@ def test_import_command_equal_model_is_added(run_import: Import) -> None:
     assert "equal to PyTorch in 1 run, within 0" in done.stdout
 
 
+@pytest.mark.slow
 def test_import_command_versions_are_never_replaced(run_import: Import) -> None:
     for version in ("1", "2"):
         assert f"models/net/{version}/model.onnx" in run_import("--name", "net").stdout
@@ -64,6 +66,7 @@ def test_import_command_versions_are_never_replaced(run_import: Import) -> None:
     assert done.stderr.startswith("version_there: models/net/2 already exists")
 
 
+@pytest.mark.slow
 def test_import_command_unequal_model_is_not_added(run_import: Import) -> None:
     run_import.framework_gives(ROWS * 3)
     done = run_import("--name", "net")
@@ -72,17 +75,20 @@ def test_import_command_unequal_model_is_not_added(run_import: Import) -> None:
     assert not (run_import.folder / "models").exists()
 
 
+@pytest.mark.slow
 def test_import_command_json_has_signature(run_import: Import) -> None:
     written = json.loads(run_import("--name", "net", "-o", "json").stdout)
     assert (written["model"], written["version"], written["cases"]) == ("net", "1", 1)
     assert written["inputs"][0]["datatype"] == "FP32"
 
 
+@pytest.mark.slow
 def test_import_command_fixed_rows_are_printed(run_import: Import) -> None:
     write_doubling_model(run_import.converted / "model.onnx", batch=2)
     assert "need 2 rows or a multiple" in run_import("--name", "net").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

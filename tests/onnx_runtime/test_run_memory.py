@@ -39,6 +39,7 @@ def outcome(tmp_path: Path, script: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_run_that_needs_more_than_the_limit_is_refused(tmp_path: Path) -> None:
     """Without a limit the kernel ends the process."""
     script = """
@@ -54,10 +55,12 @@ for size in (40_000_000, 40_000_000_000, 10):
     assert third == "10"
 
 
+@pytest.mark.slow
 def test_arena_in_pieces_is_joined_for_a_larger_run(tmp_path: Path) -> None:
     assert outcome(tmp_path, "print([run(size * MILLION) for size in (4, 5, 10)])") == "[4000000, 5000000, 10000000]"
 
 
+@pytest.mark.slow
 def test_arena_grows_little_with_sizes_that_grow(tmp_path: Path) -> None:
     script = """
 import psutil

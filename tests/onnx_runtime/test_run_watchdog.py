@@ -14,6 +14,7 @@ from anabranch.operators.backends.onnx import OnnxBackend
 from tests.onnx_runtime.loops import write_loop
 
 
+@pytest.mark.slow
 def test_watchdog_endless_run_is_stopped(tmp_path: Path) -> None:
     write_loop(tmp_path / "loop" / "1", max_run_ms=200)
     session = OnnxBackend().load(read_repository(tmp_path, ModelDefaults()).find("loop", ""))

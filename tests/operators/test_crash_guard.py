@@ -103,6 +103,7 @@ def test_run_that_ended_or_failed_leaves_no_crash(folder: Path) -> None:
     assert crashes_of(opened(folder)) == [1]
 
 
+@pytest.mark.slow
 def test_rows_that_end_their_process_are_refused_at_the_limit(folder: Path) -> None:
     for crashes in range(LIMIT):
         guard = CrashGuard(opened(folder), SUBJECT, LIMIT)
@@ -127,6 +128,7 @@ def test_suspect_that_survives_alone_runs_in_batches_again(folder: Path) -> None
     assert crashes_of(opened(folder)) == []
 
 
+@pytest.mark.slow
 def test_suspects_of_two_processes_run_one_at_a_time(folder: Path) -> None:
     crash(folder, np.concatenate([GOOD, POISON]))
     one, other = (CrashGuard(opened(folder), SUBJECT, LIMIT) for _ in range(2))
@@ -143,6 +145,7 @@ def test_suspects_of_two_processes_run_one_at_a_time(folder: Path) -> None:
     assert done.is_set()
 
 
+@pytest.mark.slow
 def test_batch_with_a_row_that_crashes_answers_the_others(folder: Path) -> None:
     for _ in range(LIMIT):
         crash(folder, POISON)

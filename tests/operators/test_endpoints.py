@@ -240,6 +240,7 @@ def test_redeem_twice_raises() -> None:
     assert set(sent(following, receiver).tensors[0]) == {ord("b")}
 
 
+@pytest.mark.slow
 def test_arena_is_freed_with_its_last_holder() -> None:
     gc.collect()
     before = len(arenas([os.getpid()]))
@@ -253,6 +254,7 @@ def test_arena_is_freed_with_its_last_holder() -> None:
     assert len(arenas([os.getpid()])) == before
 
 
+@pytest.mark.slow
 def test_endpoints_of_an_earlier_attempt_free_their_memory() -> None:
     gc.collect()
     before = arenas([os.getpid()]).keys()

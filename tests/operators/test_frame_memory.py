@@ -47,6 +47,7 @@ def test_open_frame_is_read_only(segment: Segment) -> None:
         open_frame(segment.claim)[0] = 7  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_open_frame_frees_the_segment_with_the_last_view(segment: Segment) -> None:
     requests = read_requests(open_frame(segment.claim))
     value, _ = requests.pop()

@@ -80,6 +80,7 @@ def test_failing_registry_is_asked_again(server: RegistryServer) -> None:
     assert len(server.asked) == 5
 
 
+@pytest.mark.slow
 def test_registry_that_never_answers_is_unavailable(server: RegistryServer) -> None:
     server.answers["/schemas/ids/1"] = [(503, b"")]
     registry = client(server, timeout_s=1.5)

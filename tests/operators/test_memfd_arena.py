@@ -105,6 +105,7 @@ def is_freed(message: bytes) -> bool:
     return decode_claim(message)[0].arena.hex() not in arenas()
 
 
+@pytest.mark.slow
 def test_record_crosses_between_processes(writer: Other, receiver: Receiver) -> None:
     for number in range(20):
         message = bytes.fromhex(writer.ask(str(number)))
@@ -113,6 +114,7 @@ def test_record_crosses_between_processes(writer: Other, receiver: Receiver) -> 
         assert (len(data), data[0], data[-1]) == (SIZE_BYTES, number, number)
 
 
+@pytest.mark.slow
 def test_killed_writer_leaves_nothing(writer: Other, receiver: Receiver) -> None:
     message = bytes.fromhex(writer.ask("7"))
     assert not is_freed(message)
@@ -122,6 +124,7 @@ def test_killed_writer_leaves_nothing(writer: Other, receiver: Receiver) -> None
         receiver.redeem(message)
 
 
+@pytest.mark.slow
 def test_record_of_a_killed_writer_stays_readable_if_mapped(writer: Other, job: str) -> None:
     receiver = Receiver(options(job), TaskContext(0, 1, 0), "infer", Meter())
     first, second = (bytes.fromhex(writer.ask(number)) for number in ("1", "2"))
@@ -135,6 +138,7 @@ def test_record_of_a_killed_writer_stays_readable_if_mapped(writer: Other, job: 
     assert is_freed(first)
 
 
+@pytest.mark.slow
 def test_killed_reader_leaves_nothing_and_is_not_present(job: str) -> None:
     reader = Other("reader", job)
     assert reader.hear() == "ready"

@@ -264,6 +264,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:an operator of job:ResourceWarning")
 @pytest.mark.parametrize("defect", PLANTED)
 def test_planted_defect_is_caught(defect: str) -> None:

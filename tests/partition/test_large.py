@@ -38,6 +38,7 @@ def legal(deep: Graph) -> list[int]:
     return [downset for downset in deep.prefixes() if deep.obstacle(downset) is None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [2, 3, 4])
 def test_large_deep_model_stages_equal_it(deep: Graph, legal: list[int], stages: int, tmp_path: Path) -> None:
     assert len(deep.nodes) == 2000

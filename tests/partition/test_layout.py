@@ -1,5 +1,6 @@
 """Nodes as boxes."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ def graphs(draw: st.DrawFn) -> dict[int, set[int]]:
     return {node: draw(st.sets(st.integers(node + 1, size), max_size=3)) - {size} for node in range(size)}
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(graphs(), st.integers(1, 6), st.integers(1, 4))
 def test_condense_each_node_is_in_one_box_before_its_users(after: dict[int, set[int]], columns: int, rows: int) -> None:

@@ -146,6 +146,7 @@ def test_graph_unordered_nodes_are_sorted(tmp_path: Path) -> None:
     assert all(graph.is_downset(downset) for downset in graph.prefixes())
 
 
+@pytest.mark.slow
 def test_graph_two_thousand_nodes_have_their_cuts(tmp_path: Path) -> None:
     lines = ["a0 = Relu(x)"]
     lines += [f"a{i} = Add(a{i - 1}, a{max(i - 3, 0)})" for i in range(1, 1999)]

@@ -108,6 +108,7 @@ def figures(placement: Placement) -> tuple[float, float, int]:
     return placement.bottleneck_ms, placement.latency_ms, placement.machine_count
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(graphs(), MACHINES, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
 def test_plan_equal_machines_is_optimal(graph: CostGraph, machine: Machine, count: int, stages: int | None) -> None:
@@ -128,6 +129,7 @@ def test_plan_equal_machines_is_optimal(graph: CostGraph, machine: Machine, coun
     check(graph, placement)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(graphs(), st.lists(MACHINES, min_size=2, max_size=3), st.sampled_from([None, 1, 2]))
 def test_plan_unequal_machines_has_lowest_bottleneck(
@@ -226,6 +228,7 @@ def test_cuts_too_many_follow_good_orders() -> None:
     assert [len(stage.nodes) for stage in placement.stages] == [6, 6, 6]
 
 
+@pytest.mark.slow
 def test_plan_many_unequal_machines_is_near_optimal(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = line(*[1.0] * 40, parameter_bytes=1)
     machines = [machine(str(number), speed=1 + number / 10, memory_bytes=8) for number in range(9)]
@@ -236,6 +239,7 @@ def test_plan_many_unequal_machines_is_near_optimal(monkeypatch: pytest.MonkeyPa
     assert placement.bottleneck_ms <= 1.25 * sum(graph.ms) / sum(each.speed for each in machines)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(graphs(), st.lists(MACHINES, min_size=1, max_size=2), st.sampled_from([None, 2, 3]), st.data())
 def test_plan_timed_is_corrected_by_stage_times(

@@ -76,6 +76,7 @@ def test_random_model_cuts_are_all_downsets(model: onnx.ModelProto) -> None:
         assert [downset.bit_count() for downset in found] == sorted(downset.bit_count() for downset in found)
 
 
+@pytest.mark.slow
 @settings(relaxed, max_examples=60)
 @given(model=models(), data=st.data())
 def test_random_model_crossing_is_made_and_needed(model: onnx.ModelProto, data: st.DataObject) -> None:
@@ -87,6 +88,7 @@ def test_random_model_crossing_is_made_and_needed(model: onnx.ModelProto, data: 
             assert sorted(graph.crossing(downset)) == sorted(there & needed)
 
 
+@pytest.mark.slow
 @settings(relaxed, max_examples=60)
 @given(model=models(), data=st.data())
 def test_random_model_stages_have_all_inputs(model: onnx.ModelProto, data: st.DataObject) -> None:

@@ -25,7 +25,10 @@ HERE = Path(__file__).parent
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 QUICK = ["densenet121", "inception_v1", "shufflenet", "squeezenet"]
 HEAVY = ["bvlc_alexnet", "inception_v2", "resnet50", "vgg19", "zfnet512"]
-ARCHITECTURES = [*QUICK, *(pytest.param(name, marks=[pytest.mark.zoo, pytest.mark.timeout(600)]) for name in HEAVY)]
+ARCHITECTURES = [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in QUICK),
+    *(pytest.param(name, marks=[pytest.mark.zoo, pytest.mark.timeout(600)]) for name in HEAVY),
+]
 
 stages_of = pytest.mark.parametrize("stages", [2, 3, 4])
 architectures = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -114,11 +117,13 @@ def silero_vad() -> Path:
     return package / "data"
 
 
+@pytest.mark.slow
 @stages_of
 def test_zoo_magika_stages_equal_the_model(stages: int, tmp_path: Path) -> None:
     assert_cut_equals_whole(magika_path(), stages, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["det", "rec", "cls"])
 @stages_of
 def test_zoo_rapidocr_stages_equal_the_model(kind: str, stages: int, tmp_path: Path) -> None:
@@ -137,6 +142,7 @@ def speech() -> list[NamedArrays]:
     return [{"input": wave[i], "state": states[i], "sr": np.array(16000)} for i in range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "nodes"), [("silero_vad", 4), ("silero_vad_16k_op15", 48)])
 @stages_of
 def test_zoo_silero_vad_stages_equal_the_model(

@@ -32,6 +32,7 @@ def test_codec_request_with_too_many_elements_is_refused(datatype: str) -> None:
             codec.decode_request(message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", list(Encoding))
 @given(data=st.data())
 def test_codec_request_of_any_encoding_round_trips(encoding: Encoding, data: st.DataObject) -> None:

@@ -197,6 +197,7 @@ def test_json_bytes_without_utf8_are_refused() -> None:
         json_wire.write_response(InferResponse("m", "1", "a", (tensor,)))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(requests(Encoding.JSON), st.data())
 def test_json_damaged_message_raises_wire_errors_only(request: InferRequest, data: st.DataObject) -> None:

@@ -6,6 +6,7 @@ import pytest
 from anabranch.schemas.padding import Padding, cut, cut_all, pad, pad_inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_waste", [0.0, 0.1, 0.25, 0.5, 0.9])
 def test_padding_of_neighbours_keeps_the_bound(max_waste: float) -> None:
     padding = Padding((("x", 1, 0.0),), (), max_waste)

@@ -59,6 +59,7 @@ def as_protobuf(message: Any, tensors: Any, raw: Any, values: Any) -> bytes:
     return encoded
 
 
+@pytest.mark.slow
 @given(requests())
 def test_protobuf_any_request_equals_the_library(request: InferRequest) -> None:
     message = ModelInferRequest(model_name=request.model_name, model_version=request.model_version, id=request.id)
@@ -198,6 +199,7 @@ def wire(number: int, wire_type: int, value: int | bytes, padding: int) -> bytes
     return tag + (varint(len(value), padding) if wire_type == 2 else b"") + value
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.lists(st.tuples(_fields, st.integers(0, 2)), max_size=8))
 def test_open_envelope_any_fields_equals_the_library(fields: list[Any]) -> None:
@@ -233,6 +235,7 @@ def test_protobuf_random_bytes_raise_wire_errors_only(message: bytes) -> None:
     only_ours(message)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(requests(), st.data())
 def test_protobuf_damaged_request_raises_wire_errors_only(request: InferRequest, data: st.DataObject) -> None:
@@ -243,6 +246,7 @@ def test_protobuf_damaged_request_raises_wire_errors_only(request: InferRequest,
     only_ours(bytes(message))
 
 
+@pytest.mark.slow
 @given(requests().filter(lambda request: len(request.inputs[-1].data)))
 def test_protobuf_cut_request_is_never_read_as_whole(request: InferRequest) -> None:
     message = write_request(request)

@@ -45,6 +45,7 @@ def test_record_other_process_with_same_id_is_not_found(tmp_path: Path) -> None:
     process.kill()
 
 
+@pytest.mark.slow
 def test_stop_orphan_of_process_ends(tmp_path: Path) -> None:
     # As a Python worker does whose TaskManager crashed: it lives on as a child of process 1.
     parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True).pid, flush=True)"

@@ -238,6 +238,7 @@ def test_sustainable_tail_at_half_rate_is_a_target(
     assert "<svg" in drawn(result, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("write_ms", "met"), [(0.5, True), (-0.9, True), (-1.1, False)])
 def test_ledger_negative_stage_misses_the_target(
     tmp_path: Path, tiny_workload: Workload, write_ms: float, met: bool
@@ -341,6 +342,7 @@ def test_goodput_by_fifth_shows_the_fall() -> None:
     assert by_fifth(answered_ns.astype(np.int64), span_s=10) == [1.0, 1.5, 0.0, 0.0, 0.5]
 
 
+@pytest.mark.slow
 def test_result_round_trip_makes_readme_and_plot(tmp_path: Path, tiny_workload: Workload) -> None:
     names = ("anabranch, thread, 1 task", "naive PyFlink map, thread, 1 task")
     results = [

@@ -15,6 +15,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repository(tmp_path_factory.mktemp("models")) / FFNN / "1" / "model.onnx"
 
 
+@pytest.mark.slow
 def test_beam_predictions_equal_the_models(model: Path) -> None:
     distinct = np.random.default_rng(0).random((3, FFNN_WIDTHS[0]), np.float32)
     (expected,) = open_session(model).run(None, {"x": distinct})

@@ -21,6 +21,7 @@ def scores_of(answer: bytes) -> tuple[str, np.ndarray[tuple[int], np.dtype[np.fl
     return response.id, np.frombuffer(response.raw_output_contents[0], np.float32)
 
 
+@pytest.mark.slow
 def test_direct_models_single_requests_are_answered(repository: Path) -> None:
     models = DirectModels(repository)
     for workload in (ffnn_rows(repository), magika_files(repository)):
@@ -30,6 +31,7 @@ def test_direct_models_single_requests_are_answered(repository: Path) -> None:
             assert np.allclose(scores, workload.answer(number), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_direct_models_batch_of_two_models_is_split(repository: Path) -> None:
     ffnn, magika = ffnn_rows(repository), magika_files(repository)
     workloads = [ffnn, magika, ffnn, ffnn, magika]

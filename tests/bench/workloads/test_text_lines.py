@@ -13,6 +13,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return add_recognizer(tmp_path_factory.mktemp("models"))
 
 
+@pytest.mark.slow
 def test_recognizer_rendered_text_is_read(repository: Path) -> None:
     session = onnxruntime.InferenceSession(repository / RECOGNIZER / "1" / "model.onnx")
     characters = ["", *session.get_modelmeta().custom_metadata_map["character"].split("\n"), " "]
