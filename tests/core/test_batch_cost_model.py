@@ -103,6 +103,16 @@ def test_costs_without_measurements_follow_the_last_runs() -> None:
     assert costs.predict_ms(1, 4) == pytest.approx(10.0, rel=0.15)
 
 
+def test_costs_of_quick_runs_are_sampled_once_known() -> None:
+    costs = BatchCostModel()
+    assert not any(costs.skips(0.1) for _ in range(10))
+    for _ in range(300):
+        costs.observe(1, 0.1)
+    assert [costs.skips(0.1) for _ in range(8)] == [True, True, True, False] * 2
+    # A run that is slow of a sudden counts always.
+    assert not any(costs.skips(1.0) for _ in range(8))
+
+
 def test_costs_of_unequal_runs_grow_with_elements() -> None:
     costs = learned(*[(1, 64, 5.0), (8, 64, 40.0)] * 4)
     assert costs.price(8, 64) == pytest.approx((0.0, 5.0), rel=0.02, abs=0.1)

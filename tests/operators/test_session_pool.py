@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from anabranch.operators.backends.fake import FakeSession
 from anabranch.operators.backends.onnx import OnnxBackend, sha256_of
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.runtime.process_runtime import Hold, ProcessRuntime
+from anabranch.operators.sessions import session_pool
 from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.schemas.model import BatchingVerdict, Catalog, FunctionSpec, LeftOut, ModelSpec, SessionOptions
@@ -54,6 +55,26 @@ class CountingBackend:
         time.sleep(self.seconds)
         self.loaded.append(model)
         return FakeSession(dict)
+
+
+@pytest.mark.parametrize("measured", [(), (Measurement(1, 0.1),)])
+def test_session_that_becomes_slow_or_quick_is_followed(
+    measured: tuple[Measurement, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs, now_s, run_s = BatchCostModel(measured), 0.0, 0.0
+
+    def run(_: object) -> dict[str, np.ndarray[Any, Any]]:
+        nonlocal now_s
+        now_s += run_s
+        return {}
+
+    monkeypatch.setattr(session_pool, "perf_counter", lambda: now_s)
+    session = session_pool.MeasuredSession(FakeSession(run), costs, batchable=True)
+    for run_ms, runs in (0.1, 400), (5.0, 100), (0.1, 500), (0.4, 500):
+        run_s = run_ms / 1000
+        for _ in range(runs):
+            session.run([], {"x": np.zeros((1, 4), np.float32)})
+        assert costs.predict_ms(1, 4) == pytest.approx(run_ms, rel=0.2)
 
 
 def test_pool_operators_share_a_session_and_tasks_do_not(process: Process) -> None:

@@ -19,6 +19,8 @@ DEFAULT_ROWS, MOST_ROWS = 64, 1024
 MOST_MS = 1.0
 #: Runs that `at_least_ms` considers.
 _RUNS = 256
+#: Quick runs; one in so many is observed.
+_SAMPLED_MS, _SAMPLED = 1.0, 4
 #: Runs that a model without measurements needs for `at_least_ms`.
 _ENOUGH_RUNS = 16
 #: Longest batch of a model without measurements, unless most of it is the call.
@@ -69,7 +71,7 @@ class BatchCostModel:
         self._ratio = 1.0
         self._ratios: list[float] = []
         self._least_ratio = 0.0
-        self._runs = 0
+        self._runs = self._skipped = 0
         self._priced_ratio = 1.0
         self._revision = 0
         self._best: dict[int | None, int] = {}
@@ -163,6 +165,13 @@ class BatchCostModel:
         # Nothing is known of smaller runs.
         share = learned.known_share(rows, row_elements)
         return self.predict_ms(rows, row_elements) * min(1.0, self._least_ratio) * share
+
+    def skips(self, run_ms: float) -> bool:
+        """Return True if a run is quick and others like it are observed."""
+        if run_ms >= _SAMPLED_MS or self._runs < _RUNS:
+            return False
+        self._skipped = skipped = (self._skipped + 1) % _SAMPLED
+        return skipped > 0
 
     def observe(self, rows: int, run_ms: float, row_elements: int = 1) -> None:
         """Learn from a batch that ran."""
