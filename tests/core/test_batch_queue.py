@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import batch_queue as batching
-from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement, StageWaits
 from anabranch.operators.core.scheduling.batch_queue import (
     LONG_AGO_MS,
     BatchQueue,
@@ -63,6 +63,18 @@ def costs(*measured: tuple[int, float]) -> BatchCostModel:
     known = BatchCostModel([Measurement(*each) for each in measured])
     known.observe(*measured[0])
     return known
+
+
+def test_queue_wait_counts_for_the_batch_that_was_sent() -> None:
+    waits = StageWaits(0.0)
+    sent, kept = Handling(Batching(), waits, target="stages"), Handling(Batching(), BatchCostModel())
+    queue = BatchQueue(lambda signature: sent if signature == b"sent" else kept, SchedulingPolicy())
+    for _ in range(8):
+        for signature, waited_ms in (b"sent", 40.0), (b"kept", 9000.0):
+            queue.add(waiting("a", of=signature), 0)
+            assert queue.take(0).batch
+            queue.note_blocked(waited_ms)
+    assert waits.expect_ms(1) == pytest.approx(40.0)
 
 
 def filled(*requests: Request, **options: Any) -> BatchQueue:

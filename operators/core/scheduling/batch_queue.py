@@ -448,6 +448,7 @@ class BatchQueue:
             self._note_work(batch, group)
         elif batch[0].split is None:
             self._note_departure(batch, group)
+        self._sent = None
         if group.target:
             split = batch[0].split
             rows = sum([request.rows for request in batch]) if split is None else split.run_rows
