@@ -157,17 +157,19 @@ class JobConfig(_Section, frozen=True):
 
 
 class ExchangeConfig(_Section, frozen=True):
-    """Large records between tasks.
+    """Records between tasks.
 
     Attributes:
         transport: `auto` uses shared memory within a machine; `messages` uses Flink's network.
         claim_from_bytes: Size from which a record uses shared memory.
         arena_bytes: Shared memory of a task for its records to one operator.
+        credits: `on` bounds the records on the way to each task by number; tasks report by UDP. `off`: by bytes.
     """
 
     transport: Literal["auto", "messages"] = "auto"
     claim_from_bytes: _PositiveInt = 64 * 1024
     arena_bytes: Annotated[int, Meta(ge=1, le=2**40)] = 128 * 1024 * 1024
+    credits: Literal["on", "off"] = "off"
 
 
 class ModelsConfig(_Section, frozen=True):

@@ -42,6 +42,8 @@ from anabranch.operators.runtime.flink_compat import (
 from anabranch.operators.sessions.crash_guard import GuardedBackend
 from anabranch.schemas.model import Catalog
 
+#: Compares all readers, not the next four.
+_ALL_READERS = {"taskmanager.network.adaptive-partitioner.max-traverse-size": "32768"}
 _FOREVER = str(2**31 - 1)
 #: PyFlink takes 0 for 1000.
 _BUNDLE_MS = "2"
@@ -178,6 +180,7 @@ def flink_options(config: Config, state: SavedState | None = None) -> dict[str, 
         "pipeline.object-reuse": "true",
         # Prefers less busy tasks.
         "taskmanager.network.adaptive-partitioner.enabled": "true",
+        **(_ALL_READERS if config.exchange.credits == "on" else {}),
         **job.flink,
     }
 

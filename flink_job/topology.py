@@ -88,6 +88,7 @@ def serve(
         shares_memory=shares_memory(config),
         claim_from_bytes=config.exchange.claim_from_bytes,
         arena_bytes=config.exchange.arena_bytes,
+        has_credits=config.exchange.credits == "on",
     )
     tasks = config.job.parallelism
     answers = (
@@ -111,8 +112,7 @@ def serve(
         .set_parallelism(tasks)
     )
     exchanged = (
-        side_output(answers, WORK_TAG)
-        .rebalance()
+        _to_readers(side_output(answers, WORK_TAG), exchange)
         .process(
             InferFunction(catalog, backend, response_writer, exchange, config.scheduling.slow_batch_ms),
             output_type=VALUE_TYPE,
@@ -142,6 +142,10 @@ def serve(
     return ServedStreams(frames, merged, letters[0].union(*letters[1:]))
 
 
+def _to_readers(records: DataStream, exchange: TransportOptions) -> DataStream:
+    return java.to_readers(records) if exchange.has_credits else records.rebalance()
+
+
 def _through_stages(
     units: DataStream,
     model: ModelSpec,
@@ -157,7 +161,7 @@ def _through_stages(
     last = len(model.stages) - 1
     for index, stage in enumerate(model.stages):
         tasks = (
-            units.rebalance()
+            (units.rebalance() if index else _to_readers(units, exchange))
             .process(
                 StageFunction(model, index, backend, response_writer, exchange, windows),
                 output_type=PARTS if index == last else BYTES,

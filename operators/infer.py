@@ -48,10 +48,12 @@ class InferFunction(RuntimeOperator, ProcessFunction):
         if record[0] == RecordKind.BATCH:
             batch = decode_batch(record)
             with self._turn_of(batch):
+                self._receiver.begin()
                 outputs = self._inference.on_exchange(record, time() * 1000, batch)
         else:
             outputs = self._inference.on_exchange(record, time() * 1000)
         yield from emit(outputs)
+        self._receiver.finish()
         # Counts after it wait for the next record.
         self._runtime.metrics.flush(at_once=self._runtime.defect_log.report())
 

@@ -5,6 +5,7 @@ Keyed map state holds queued requests by number, from which a restart fills the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain
@@ -15,8 +16,9 @@ from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.flows.event_admission import EventAdmission
 from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.credits import Credits
 from anabranch.operators.core.scheduling.key_groups import task_key
-from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, OtherTasks
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
@@ -58,8 +60,16 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         task, sessions = runtime.task, runtime.sessions(self.backend)
         catalog = sessions.load_all(self.catalog)
         runtime.note_opened(catalog.left_out[len(self.catalog.left_out) :])
-        shards, parts = runtime.sender(INFER, task.parallelism), runtime.sender(AGGREGATE, task.parallelism)
-        units = runtime.unit_packer(self.catalog.in_stages())
+        desk, parts = runtime.desk(), runtime.sender(AGGREGATE, task.parallelism)
+        others, idle, issue, issue_to_others = None, None, None, None
+        if desk is not None:
+            others = Credits(task.parallelism, task.parallelism, task.index)
+            issue = partial(desk.issue, desk.add(others))
+            # The own exchange operator would wait for this task.
+            idle, issue_to_others = OtherTasks(others, task.index), partial(issue, task.index)
+        shards = runtime.sender(INFER, task.parallelism, issue)
+        batches = runtime.sender(INFER, task.parallelism, issue_to_others)
+        units = runtime.units(self.catalog.in_stages(), desk)
         offloads = policy.offloads and task.parallelism > 1
         self._loop = TaskLoop(
             task_key(task.index, task.parallelism, self.keys_by_group),
@@ -72,18 +82,27 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
                     ReplyTopics(self.reply_topics),
                     self.flows.with_functions(load_function),
                 ),
-                Router(catalog, sessions.costs_of, shards.pack, parts.pack, units),
+                Router(
+                    catalog,
+                    sessions.costs_of,
+                    shards.pack,
+                    parts.pack,
+                    units.pack,
+                    lambda model: units.credit_of.get((model.name, model.version), others),
+                ),
                 InferenceTask(catalog, sessions.session_of, writer, task.index),
                 writer,
                 policy,
                 runtime.slow_lane(),
+                batches.pack_batch,
             ),
             lambda: ((number, bytes(frame)) for number, frame in self._waiting.items()),
             runtime.lock(),
             runtime.metrics.flush,
             now_ms,
             policy,
-            LaneBalancers(policy, task.parallelism, learns=task.in_jvm) if offloads else None,
+            LaneBalancers(policy, task.parallelism, idle, learns=task.in_jvm) if offloads else None,
+            desk,
         )
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:

@@ -42,6 +42,7 @@ class StageFunction(RuntimeOperator, ProcessFunction):
         self._is_last = self.index == len(self.model.stages) - 1
         model, index, writer = self.model, self.index, self.response_writer
         self._runtime = runtime = OperatorRuntime(runtime_context, stage_name(model, index), self.exchange, writer)
+        self._receiver = runtime.receiver(stage_receiver(model, index))
         left_out: tuple[LeftOut, ...] = ()
         try:
             self._stage = self._load()
@@ -49,7 +50,6 @@ class StageFunction(RuntimeOperator, ProcessFunction):
             self._stage = UnavailableStage(model, index, error.message)
             left_out = (LeftOut(model.name, model.version, f"{stage_name(model, index)}: {error.message}"),)
         runtime.note_opened(left_out)
-        self._receiver = runtime.receiver(stage_receiver(model, index))
 
     def _load(self) -> Stage:
         model, index, writer, runtime = self.model, self.index, self.response_writer, self._runtime
@@ -59,7 +59,7 @@ class StageFunction(RuntimeOperator, ProcessFunction):
         if not self._is_last:
             to, readers = stage_receiver(model, index + 1), model.stages[index + 1].replicas
         stage = model.stages[index]
-        pack = runtime.sender(to, readers).pack
+        pack = runtime.sender(to, readers, None if self._is_last else self._receiver.pass_on).pack
         arguments = (model, index, session, writer.now_ms, runtime.task.index, pack, writer.defects)
         if not model.is_chain:
             return Stage(*arguments)
@@ -75,4 +75,5 @@ class StageFunction(RuntimeOperator, ProcessFunction):
             else:
                 row = KeyedRow(output.key, output.value)
                 yield row if self._is_last else (FAILURES_TAG, row)
+        self._receiver.finish()
         self._runtime.metrics.flush(at_once=self._runtime.defect_log.report())

@@ -5,6 +5,8 @@
            queued +   +--> flying (any order, doubled, lost) --> [ InferenceTask ] --> flying --> [ Aggregator ]
                                                   +--> [ Stage ] --> flying --> [ Stage ] --^
 
+Until each second crash credits bound the exchange: tickets return in any order, doubled, lost, and after a crash.
+
 It drives the classes that Flink drives. Batches are neither doubled nor lost, as in Flink. `State` is the data that
 Flink keeps, with the records in the exchange; everything else is lost in a crash. `simulate(seed)` repeats a run.
 """
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask, RanApart
@@ -22,12 +25,16 @@ from anabranch.operators.core.merging.aggregator import Aggregator, WindowUpdate
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, Unit, WindowPart
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
+from anabranch.operators.core.scheduling.credits import Credits
 from anabranch.operators.core.scheduling.key_groups import task_key
-from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
+from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, OtherTasks
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
+from anabranch.operators.core.scheduling.split_request import Gate
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
+from anabranch.operators.core.transport.ticket import Ticket, decode_return, has_ticket, open_ticket
+from anabranch.operators.core.transport.ticket_book import TicketBook
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Batching, Catalog, ModelSpec
@@ -36,6 +43,7 @@ from anabranch.schemas.records import (
     BatchRecord,
     CarryingSource,
     RecordKind,
+    ShardRecord,
     Source,
     UnitRecord,
     decode_record,
@@ -59,8 +67,13 @@ LONGEST_RUN_MS = 1.0
 #: With these, every task with two batches is late, and every batch is worth its transfer.
 COSTS = (Measurement(1, 3.0), Measurement(8, 20.0))
 BACKLOG_MS = 0.0
+#: Time after which a ticket is lost.
+LEASE_MS = 50.0
 #: More than any run needs after its last request.
 MOST_STEPS = 5_000
+
+
+Flying = TypeVar("Flying", bound=Shard | Unit | Offload)
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,8 @@ class Task:
         self._is_full = False
         self._admission = Admission(job.catalog, MAX_MESSAGE_BYTES, 5, job.response_writer.defects)
         self.inference = InferenceTask(job.catalog, job.session_of, job.response_writer, task)
+        self.desk = Desk(job, task, tasks) if job.has_credits else None
+        others = None if self.desk is None else OtherTasks(self.desk.exchange, task)
         self._loop = TaskLoop(
             self.key,
             self._new_pipeline(),
@@ -106,7 +121,8 @@ class Task:
             lambda: 0.0,
             lambda: job.now_ms,
             job.policy,
-            LaneBalancers(job.policy, tasks) if job.offloads else None,
+            LaneBalancers(job.policy, tasks, others) if job.offloads else None,
+            self.desk,
         )
         self._call_began_ms = 0.0
         self._last_timer_ms: int | None = None
@@ -167,26 +183,118 @@ class Task:
         """Offloaded batches run anyway."""
 
     def on_unit(self, unit: Unit) -> Sequence[Unit | WindowPart]:
-        """Runs a UNIT in the stage that its tensors call for, like `StageFunction`."""
+        """Runs a UNIT in the stage that its tensors call for, like `StageFunction`; its ticket goes on with a UNIT."""
+        ticket, unit = opened(unit)
         model = self._job.catalog.find(*unit.model)
         live = {spec.name for spec in decode_signature(UnitRecord.decode(unit.value).signature).inputs}
         index = 0 if "h" not in live else 1 if "label" not in live else 2
         stage = Stage(model, index, self._job.session_of(model.stage(index)), self._job.response_writer.now_ms, task=0)
-        return stage.on_unit(unit.value, self._job.now_ms)
+        outputs = stage.on_unit(unit.value, self._job.now_ms)
+        if ticket is None:
+            return outputs
+        passed_on = [each._replace(value=ticket.encode() + each.value) for each in outputs if isinstance(each, Unit)]
+        if not passed_on:
+            self._job.give_back(ticket)
+        return [*passed_on, *[each for each in outputs if not isinstance(each, Unit)]]
+
+    def on_exchange(self, record: Shard | Offload) -> Iterator[Output]:
+        """Runs a SHARD or a BATCH like `InferFunction`."""
+        ticket, record = opened(record)
+        yield from self.inference.on_exchange(record.value, self._job.now_ms)
+        if ticket is not None:
+            self._job.give_back(ticket)
 
     def _new_pipeline(self) -> RequestPipeline:
+        desk = self.desk
         return RequestPipeline(
             self._admission,
             Router(
                 self._job.catalog,
                 self._job.costs_of,
-                gate_of=lambda _: self._job,
+                ShardRecord.encode if desk is None else lambda shard: desk.issue() + shard.encode(),
+                pack_unit=lambda model, unit: (b"" if desk is None else desk.issue(model)) + unit.encode(),
+                gate_of=(lambda _: self._job) if desk is None else desk.gate_of,
             ),
             self.inference,
             self._job.response_writer,
             self._job.policy,
             SlowBatches(self._job) if self._job.runs_apart else None,
+            BatchRecord.encode if desk is None else lambda batch: desk.issue(None, desk.task) + batch.encode(),
         )
+
+
+class QuickCredits(Credits):
+    """Credits whose tickets are lost after a time that fits a run."""
+
+    def expire(self, now_ms: float) -> int:
+        return super().expire(now_ms + self._lease_ms - LEASE_MS)
+
+
+class Desk:
+    """The tickets of one attempt of a task, with simulated datagrams."""
+
+    def __init__(self, job: "Simulation", task: int, tasks: int) -> None:
+        self._job = job
+        self.task = task
+        self._tasks = tasks
+        self._book = TicketBook(job.new_token(), bytes(4), 1)
+        self.exchange = QuickCredits(tasks, tasks, task)
+        self._credits = [self.exchange]
+        self._book.add(self.exchange)
+        self._targets: dict[str, int] = {}  # by model
+        self._expected: list[set[int]] = [set()]
+
+    def gate_of(self, model: ModelSpec) -> Gate:
+        return self._credits[self._target_of(model)]
+
+    def issue(self, model: ModelSpec | None = None, avoid: int = -1) -> bytes:
+        target = 0 if model is None else self._target_of(model)
+        encoded = self._book.issue(target, self._job.now_ms, avoid)
+        ticket, _ = open_ticket(encoded)
+        assert ticket.reader != avoid or self._tasks == 1, "a batch went to its own task"
+        self._expected[target].add(ticket.number)
+        return encoded
+
+    def _target_of(self, model: ModelSpec) -> int:
+        if not model.stages:
+            return 0
+        if model.name not in self._targets:
+            self._credits.append(QuickCredits(self._tasks, self._tasks, self.task, 3 * self._tasks))
+            self._targets[model.name] = self._book.add(self._credits[-1])
+            self._expected.append(set())
+        return self._targets[model.name]
+
+    def collect(self) -> bool:
+        came = False
+        for datagram in self._job.arriving():
+            if self._book.take_back(datagram, self._job.now_ms):
+                back, came = decode_return(datagram), True
+                if back.token == self._book._token:
+                    self._expected[back.target].discard(back.number)
+                    self._job.tickets_back += 1
+        for credit, expected in zip(self._credits, self._expected, strict=True):
+            assert credit._under_way.keys() == expected, "tickets that are expected back"
+        self._book.expire(self._job.now_ms)
+        for credit, expected in zip(self._credits, self._expected, strict=True):
+            self._job.tickets_lost += len(expected) - credit.under_way
+            expected.intersection_update(credit._under_way)
+            assert min(credit._at_reader) >= 0
+            assert sum(credit._at_reader) == credit.under_way, "records at each reader"
+        return came
+
+    def wait(self, timeout_ms: float) -> bool:
+        self._job.now_ms += timeout_ms
+        waits_on = self.collect() or self._job.is_patient()
+        self._job.passed += not waits_on
+        return waits_on
+
+
+def opened(record: Flying) -> tuple[Ticket | None, Flying]:
+    """Takes the ticket off a record, if it has one."""
+    if not has_ticket(record.value):
+        return None, record
+    ticket, value = open_ticket(record.value)
+    return ticket, record._replace(value=bytes(value))  # type: ignore[return-value]
 
 
 class SlowBatches:
@@ -238,7 +346,14 @@ class Simulation:
         served: Models of `tests.core.models`.
     """
 
-    def __init__(self, sent: Sequence[Sent], served: Catalog, seed: int, faults: Faults) -> None:
+    def __init__(
+        self,
+        sent: Sequence[Sent],
+        served: Catalog,
+        seed: int,
+        faults: Faults,
+        credits: bool | None = None,  # noqa: A002
+    ) -> None:
         self.catalog = served
         self.sent = sent
         self._random = Random(seed)
@@ -246,6 +361,11 @@ class Simulation:
         self.offloads = self._random.random() < 0.7
         self.crowds = self._random.random() < 0.5
         self.runs_apart = self._random.random() < 0.5
+        self._network = Random(~seed)  # tickets
+        self._credits = credits
+        self.has_credits = False
+        self._returning: list[bytes] = []
+        self.tickets_back = self.tickets_lost = self.passed = 0
         self.policy = SchedulingPolicy(
             work_slice_ms=self._random.choice((0.0, 0.2, 1.0, 10.0)),
             overload="refuse" if self.refuses else "wait",
@@ -288,6 +408,27 @@ class Simulation:
     def has_room(self) -> bool:
         """Tells whether the readers in other tasks take another record."""
         return not self.crowds or self._random.random() < 0.5
+
+    def new_token(self) -> bytes:
+        """Name of another attempt of a task."""
+        return self._network.randbytes(8)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Sends a ticket back, which may be lost or doubled."""
+        if self._network.random() >= self._faults.lose:
+            self._returning += [ticket.encode_return()] * (1 + (self._network.random() < self._faults.double))
+
+    def arriving(self) -> Iterator[bytes]:
+        """Some of the tickets on their way: each desk gets all of them, as if all had one port."""
+        for datagram in list(self._returning):
+            if self._network.random() < 0.5:
+                yield datagram
+            if self._network.random() < 0.2:
+                self._returning.remove(datagram)
+
+    def is_patient(self) -> bool:
+        """Tells whether a full task waits on for tickets."""
+        return self._network.random() < 0.5
 
     def ends(self) -> bool:
         """Tells whether a slow batch has ended."""
@@ -342,7 +483,7 @@ class Simulation:
         record = self.state.flying.pop(self._random.randrange(len(self.state.flying)))
         if isinstance(record, Offload):
             self.offloaded += 1
-            self._take(self._random.choice(self._tasks).inference.on_exchange(record.value, self.now_ms))
+            self._take(self._reader_of(record).on_exchange(record))
             return
         if isinstance(record, WindowPart) and record.key in self.state.forgotten:
             copied = _numbers_in(record) <= self.state.arrived[record.key]
@@ -350,18 +491,25 @@ class Simulation:
             return
         if self._random.random() < self._faults.double:
             self.state.flying.append(record)
-        if kind_of(record.value) is not RecordKind.OPENING and self._random.random() < self._faults.lose:
-            for name, first_row, rows in _rows_in(decode_record(record.value)):
+        is_opening = isinstance(record, WindowPart) and kind_of(record.value) is RecordKind.OPENING
+        if not is_opening and self._random.random() < self._faults.lose:
+            bare = record if isinstance(record, WindowPart) else opened(record)[1]
+            for name, first_row, rows in _rows_in(decode_record(bare.value)):
                 self.fates[name].lost |= set(range(first_row, first_row + rows))
         elif isinstance(record, Unit):
-            self.state.flying += self._random.choice(self._tasks).on_unit(record)
+            self.state.flying += self._reader_of(record).on_unit(record)
         elif isinstance(record, Shard):
-            self._take(self._random.choice(self._tasks).inference.on_exchange(record.value, self.now_ms))
+            self._take(self._reader_of(record).on_exchange(record))
         else:
             snapshot = self.state.windows.get(record.key)
             self.state.arrived.setdefault(record.key, set()).update(_numbers_in(record))
             update = self._aggregator.on_record(record.value, snapshot, self._kept_by(record.key))
             self._apply(record.key, update)
+
+    def _reader_of(self, record: Shard | Unit | Offload) -> Task:
+        """The task that a ticket names, as in `ReaderPartitioner.java`, or any."""
+        task = self._random.choice(self._tasks)
+        return self._tasks[open_ticket(record.value)[0].reader % len(self._tasks)] if has_ticket(record.value) else task
 
     def _fire(self) -> None:
         due = [timer for timer in self.state.queue_timers if timer[0] <= self.now_ms]
@@ -393,6 +541,8 @@ class Simulation:
 
     def _start(self, tasks: int) -> None:
         self._costs: dict[str, BatchCostModel] = {}  # by model
+        # A restart may change the setting, and finds records with and without tickets.
+        self.has_credits = self._network.random() < 0.5 if self._credits is None else self._credits
         self._tasks = [Task(self, task, tasks) for task in range(tasks)]
         self._aggregator = Aggregator(self.response_writer, self.policy, lambda: 0.0, lambda: self.now_ms)
 
@@ -527,12 +677,17 @@ def some_batching(random: Random) -> Batching:
     )
 
 
-def simulate(seed: int, count: int = 20, faults: Faults | None = None) -> Simulation:
+def simulate(
+    seed: int,
+    count: int = 20,
+    faults: Faults | None = None,
+    credits: bool | None = None,  # noqa: A002
+) -> Simulation:
     """Runs one seed to its end and checks it; a failure names the seed."""
     random = Random(seed)
     models = ("rows", "pairs", "whole", "cut", "sums", "long", "less", "more")
     served = catalog(by_model={model: some_batching(random) for model in models}, ensembles=True)
-    job = Simulation(some_requests(random, count), served, seed, faults or Faults())
+    job = Simulation(some_requests(random, count), served, seed, faults or Faults(), credits)
     try:
         job.run()
         check(job)

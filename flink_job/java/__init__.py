@@ -71,6 +71,12 @@ def _java_keys(keys_by_group: Sequence[int]) -> Any:
     return keys
 
 
+def to_readers(records: DataStream) -> DataStream:
+    """Send each record to the reader that its ticket names; see `operators.core.transport.ticket`."""
+    by_ticket = java_gateway().jvm.anabranch.ReaderPartitioner()
+    return DataStream(java_stream(records).partitionCustom(by_ticket, by_ticket))
+
+
 def unpack_answers(frames: DataStream, row_type: TypeInformation, uid: str) -> DataStream:
     """Return the answers in frames as `Row(key, value, carried)`."""
     unpack = java_gateway().jvm.anabranch.UnpackAnswers()

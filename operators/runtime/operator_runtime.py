@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from pyflink.datastream import RuntimeContext
 
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.response_writer import ResponseWriter
+from anabranch.operators.core.scheduling.credits import Credits
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
@@ -17,6 +19,7 @@ from anabranch.operators.runtime.task_context import task_context_of
 from anabranch.operators.runtime.task_lock import TaskLock
 from anabranch.operators.sessions.session_pool import SessionPool
 from anabranch.operators.transport.endpoints import Receiver, Sender, stage_receiver
+from anabranch.operators.transport.ticket_returns import TicketDesk
 from anabranch.schemas.model import LeftOut, ModelSpec
 from anabranch.schemas.records import UnitRecord
 
@@ -65,19 +68,32 @@ class OperatorRuntime:
             _LOGGER.error("%s", each.message)
         self.metrics.flush(at_once=True)
 
-    def sender(self, to: str, readers: int) -> Sender:
+    def sender(self, to: str, readers: int, issue: Callable[[], bytes] | None = None) -> Sender:
         """Open a sender to named receivers."""
-        sender = Sender(self._options, self.task, to, readers, self._meter)
+        sender = Sender(self._options, self.task, to, readers, self._meter, issue)
         self._hold.own(sender)
         return sender
 
-    def unit_packer(self, models: Iterable[ModelSpec]) -> Callable[[ModelSpec, UnitRecord], bytes]:
-        """Open senders to first stages; return their `pack`."""
-        senders = {
-            (model.name, model.version): self.sender(stage_receiver(model, 0), model.stages[0].replicas)
-            for model in models
-        }
-        return lambda model, unit: senders[model.name, model.version].pack(unit)
+    def desk(self) -> TicketDesk | None:
+        """Open the task's desk for tickets; None without credits."""
+        if not self._options.has_credits:
+            return None
+        desk = TicketDesk()
+        self._hold.own(desk)
+        return desk
+
+    def units(self, models: Iterable[ModelSpec], desk: TicketDesk | None) -> "UnitSenders":
+        """Open senders to first stages."""
+        task, senders = self.task, UnitSenders()
+        for model in models:
+            readers, issue = model.stages[0].replicas, None
+            if desk is not None:
+                hops = sum([stage.replicas for stage in model.stages])
+                credit = Credits(readers, task.parallelism, task.index, hops)
+                issue = partial(desk.issue, desk.add(credit))
+                senders.credit_of[model.name, model.version] = credit
+            senders.of[model.name, model.version] = self.sender(stage_receiver(model, 0), readers, issue)
+        return senders
 
     def receiver(self, name: str) -> Receiver:
         """Open a receiver."""
@@ -88,6 +104,18 @@ class OperatorRuntime:
     def close(self) -> None:
         """Release shared objects; the operator keeps its own references for late timers."""
         self._hold.release()
+
+
+class UnitSenders:
+    """Senders to the first stages of models, and their credits."""
+
+    def __init__(self) -> None:
+        self.of: dict[tuple[str, str], Sender] = {}
+        self.credit_of: dict[tuple[str, str], Credits] = {}
+
+    def pack(self, model: ModelSpec, unit: UnitRecord) -> bytes:
+        """Encode a unit."""
+        return self.of[model.name, model.version].pack(unit)
 
 
 class RuntimeOperator:

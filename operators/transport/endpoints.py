@@ -7,6 +7,7 @@ and too large records become FAILUREs.
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -18,11 +19,13 @@ from anabranch.operators.core.transport.claim_check import (
     lost,
     too_large,
 )
+from anabranch.operators.core.transport.ticket import Ticket, has_ticket, open_ticket
 from anabranch.operators.runtime.task_context import TaskContext
 from anabranch.operators.transport.memfd_arena import Mappings, MemfdArena, Presence, host_identity, is_present
+from anabranch.operators.transport.ticket_returns import TicketReturns
 from anabranch.schemas.limits import MAX_MESSAGE_BYTES
 from anabranch.schemas.model import ModelSpec
-from anabranch.schemas.records import ClaimableRecord
+from anabranch.schemas.records import BatchRecord, ClaimableRecord
 from anabranch.schemas.tensors import Buffer
 
 #: Operators with a receiver.
@@ -42,9 +45,18 @@ class Sender:
     Args:
         to: Name of the `Receiver`.
         readers: Number of receiving tasks.
+        issue: Returns the encoded ticket of the next record.
     """
 
-    def __init__(self, options: TransportOptions, task: TaskContext, to: str, readers: int, meter: Meter) -> None:
+    def __init__(
+        self,
+        options: TransportOptions,
+        task: TaskContext,
+        to: str,
+        readers: int,
+        meter: Meter,
+        issue: Callable[[], bytes] | None = None,
+    ) -> None:
         self._options = options
         self._meter = meter
         self._host = host_identity() if options.shares_memory else None
@@ -52,6 +64,7 @@ class Sender:
         self._look_at_s = 0.0
         self._arena: MemfdArena | None = None
         self._attempt = task.attempt
+        self._issue = issue
 
     def let_go(self) -> None:
         """Drop the arena."""
@@ -66,11 +79,18 @@ class Sender:
             claim = arena.put(parts, size_bytes) if arena is not None else None
             if claim is not None:
                 self._meter.note_claim(size_bytes)
-                return claim.encode(record)
+                return self._ticketed((claim.encode(record),))
             self._meter.note_large_message()
         if size_bytes > MAX_MESSAGE_BYTES:
-            return too_large(record, size_bytes).encode()
-        return b"".join(parts)
+            return self._ticketed((too_large(record, size_bytes).encode(),))
+        return self._ticketed(parts)
+
+    def pack_batch(self, batch: BatchRecord) -> bytes:
+        """Encode a BATCH as a message."""
+        return self._ticketed(batch.parts())
+
+    def _ticketed(self, parts: Sequence[Buffer]) -> bytes:
+        return b"".join(parts) if self._issue is None else b"".join((self._issue(), *parts))
 
     def _open_arena(self, host: bytes) -> MemfdArena | None:
         if self._arena is None:
@@ -94,17 +114,45 @@ class Receiver:
         self._mappings = Mappings()
         self._presence = Presence(_name(options, name, task.index, task)) if self._host else None
         self._attempt = task.attempt
+        self._returns: TicketReturns | None = None
+        self._ticket: Ticket | None = None
+        self._began_s = 0.0
 
     def let_go(self) -> None:
         """Drop mappings and presence."""
         self._mappings, self._presence = Mappings(), None
 
-    def redeem(self, message: bytes) -> Buffer:
+    def begin(self) -> None:
+        """Note the start of the run."""
+        if self._ticket is not None:
+            self._began_s = monotonic()
+
+    def finish(self) -> None:
+        """Return the record's ticket, unless it was passed on."""
+        if self._ticket is not None:
+            if self._returns is None:
+                self._returns = TicketReturns()
+            self._returns.send(self._after_run(self._ticket))
+            self._ticket = None
+
+    def pass_on(self) -> bytes:
+        """Return the encoded ticket for the next stage."""
+        ticket, self._ticket = self._ticket, None
+        return b"" if ticket is None else self._after_run(ticket).encode()
+
+    def _after_run(self, ticket: Ticket) -> Ticket:
+        return ticket.after((monotonic() - self._began_s) * 1000)
+
+    def redeem(self, value: bytes) -> Buffer:
         """Return the encoded record or a FAILURE; a claimed record is a view.
 
         Raises:
             SegmentGone: The writer has ended.
         """
+        message: Buffer = value
+        if has_ticket(value):
+            self._ticket, message = open_ticket(value)
+            self._began_s = monotonic()
         if not is_claim(message):
             return message
         claim, head = decode_claim(message)

@@ -762,6 +762,52 @@ def test_queue_full_readers_hold_up_no_other_signature() -> None:
     assert (queue.is_blocked, queue.next_deadline()) == (False, None)
 
 
+def test_queue_at_the_end_of_the_input_ignores_full_readers() -> None:
+    readers = Readers()
+    queue = away(readers)
+    readers.has_room = False
+    queue.add(waiting("a", of=b"away"), 0.0)
+    assert queue.take(0.0).batch == []
+    assert [request.id for request in queue.take(0.0, all_is_due=True).batch] == ["a"]
+
+
+def test_queue_lets_batches_pass_full_readers_in_one_call() -> None:
+    readers = Readers()
+    queue = away(readers)
+    readers.has_room = False
+    for name in "abc":
+        queue.add(waiting(name, rows=4, of=b"away"), 0.0)
+    assert (left(queue), queue.awaits_readers) == ([], True)
+    queue.let_pass()
+    assert [request.id for _ in range(2) for request in queue.take(0.0).batch] == ["a", "b"]
+    queue.settle()
+    assert (left(queue), queue.awaits_readers) == ([], True)
+
+
+def test_queue_of_its_own_requests_awaits_no_readers() -> None:
+    queue = away(Readers())
+    queue.add(waiting("a"), 0.0)
+    assert (queue.awaits_readers, left(queue)) == (False, ["a"])
+
+
+def test_queue_wait_for_room_counts_like_a_full_exchange() -> None:
+    waits, readers = {name: StageWaits(0.0) for name in (b"often", b"rare")}, Readers()
+    queue = BatchQueue(lambda signature: Handling(Batching(), waits[signature], "stages", readers), SchedulingPolicy())
+    queue.add(waiting("r", of=b"rare", priority=9), 0.0)
+    for number in range(9):
+        at_ms = 40.0 * number
+        queue.add(waiting(f"{number}", of=b"often"), at_ms)
+        readers.has_room = False
+        assert queue.take(at_ms).batch == []
+        readers.has_room = True
+        assert [request.id for request in queue.take(at_ms + 40.0).batch] == [f"{number}"]
+        queue.note_blocked(0.0)
+    assert waits[b"often"].expect_ms(1) == pytest.approx(40.0)
+    assert [request.id for request in queue.take(400.0).batch] == ["r"]
+    queue.note_blocked(0.0)
+    assert waits[b"rare"].expect_ms(1) == pytest.approx(40.0), "it waited for the others before"
+
+
 def test_queue_split_request_leaves_by_priority() -> None:
     readers, log = Readers(), list[int]()
     queue = away(readers)

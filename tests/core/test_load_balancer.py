@@ -5,7 +5,8 @@ from itertools import groupby
 import pytest
 
 from anabranch.operators.core.requests import Request
-from anabranch.operators.core.scheduling.load_balancer import LoadBalancer
+from anabranch.operators.core.scheduling.credits import Credits
+from anabranch.operators.core.scheduling.load_balancer import LoadBalancer, OtherTasks
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.records import NO_DEADLINE_MS
 
@@ -43,6 +44,25 @@ def test_balancer_late_task_shares_batches_evenly(tasks: int) -> None:
 
 def test_balancer_without_learning_gives_most_batches() -> None:
     assert decisions(LoadBalancer(POLICY, 2, learns=False), 18) == 2 * "llllllllr"
+
+
+def test_balancer_gives_while_another_task_is_idle() -> None:
+    others = Credits(3, 3, 0)
+    balancer = LoadBalancer(POLICY, 3, OtherTasks(others, own=0))
+    sent = []
+    while balancer.is_due(1_000.0, NOW_MS):
+        sent.append(others.send(NOW_MS, 0))
+    assert [reader for _, reader in sent] == [1, 2]
+    others.returned(*sent[0], 40.0, 40.0, NOW_MS + 40)
+    assert [balancer.is_due(backlog_ms, NOW_MS + 40) for backlog_ms in (BEHIND_MS, 1_000.0)] == [False, True]
+
+
+def test_balancer_keeps_batches_from_busy_tasks() -> None:
+    others = Credits(2, 2, 0)
+    balancer = LoadBalancer(POLICY, 2, OtherTasks(others, own=0))
+    others.returned(*others.send(NOW_MS, 0), 40.0, 40.0, NOW_MS + 540)
+    assert not balancer.is_due(1_000.0, NOW_MS + 540)
+    assert balancer.is_due(1_000.0, NOW_MS + 1_100)
 
 
 def test_balancer_below_the_backlog_keeps_everything() -> None:

@@ -26,8 +26,10 @@ from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import batch_queue
 from anabranch.operators.core.scheduling import request_pipeline as chain_module
 from anabranch.operators.core.scheduling.batch_queue import BatchQueue, QueueChanges
+from anabranch.operators.core.scheduling.credits import Credits
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.task_loop import TaskLoop
+from anabranch.operators.core.transport.ticket_book import TicketBook
 from anabranch.schemas.messages import Encoding, ErrorResponse
 from anabranch.schemas.model import Batching
 from anabranch.schemas.wire import codec
@@ -103,6 +105,9 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
         seen["restored begun"] += job.restored_begun
         seen["offloaded"] += job.offloaded
         seen["ran apart"] += job.ran_apart
+        seen["tickets back"] += job.tickets_back
+        seen["tickets lost"] += job.tickets_lost
+        seen["records that passed full readers"] += job.passed
         seen["answers that only a crash repeats"] += len(job.seen) - len(job.visible)
         seen["lost"] += sum(bool(fate.lost) for fate in job.fates.values())
         for _, output in job.visible:
@@ -117,6 +122,9 @@ def test_job_seeded_runs_keep_every_guarantee() -> None:
     assert seen["restored begun"] > 50
     assert seen["offloaded"] > 50
     assert seen["ran apart"] > 50
+    assert seen["tickets back"] > 1000
+    assert seen["tickets lost"] > 50
+    assert seen["records that passed full readers"] > 3
     assert seen["answers that only a crash repeats"] > len(SEEDS)
     assert seen["lost"] > 50
     for missing in ([], ["missing_members"], ["missing_rows"]):
@@ -131,6 +139,12 @@ def test_job_without_faults_fails_only_expected_requests() -> None:
         job = simulate(seed, faults=NO_FAULTS)
         assert len(job.seen) == len(job.visible)
         assert not any(fate.lost for fate in job.fates.values())
+
+
+@pytest.mark.parametrize("credits", [True, False])
+def test_job_with_and_without_credits_keeps_every_guarantee(credits: bool) -> None:  # noqa: A002
+    for seed in range(1000, 1040):
+        simulate(seed, credits=credits)
 
 
 def test_job_same_seed_gives_the_same_run() -> None:
@@ -258,6 +272,10 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
         "        else:\n            outputs += self._run",
         "        outputs += self._run",
     ),
+    "lost ticket blocks for ever": mutated(Credits, "expire", "+ self._lease_ms <=", "+ 9e12 <="),
+    "credit is given back twice": mutated(Credits, "returned", "del self._under_way[ticket]", "..."),
+    "ticket of another attempt is counted": mutated(TicketBook, "take_back", "back.token == self._token and ", ""),
+    "batch leaves for its own task": mutated(Credits, "_choose", "reader != avoid or readers == 1", "True"),
     "restored outputs are dropped": mutated(
         TaskLoop, "on_timer", "yield from self._emit(self._pipeline.restore", "(self._pipeline.restore"
     ),

@@ -34,14 +34,20 @@ class Script:
         self.batches = list(batches)
         self.now_ms = 1000.5
         self.leaves_at_once: list[Any] = []
-        self.is_full = False
+        self.comes_back: list[Any] = []
+        self.is_full = self.is_blocked = self.lets_pass = False
         self.log: list[str] = []
         self.waits: list[float] = []
         self.blocked: list[float] = []
         self.made = 0
         itself: Any = self
         policy = SchedulingPolicy(work_slice_ms=slice_ms)
-        self.loop = TaskLoop(KEY, itself, list, self, lambda: flush_s, lambda: self.now_ms, policy, itself)
+        self.loop = TaskLoop(KEY, itself, list, self, lambda: flush_s, lambda: self.now_ms, policy, itself, itself)
+
+    @property
+    def steps(self) -> list[str]:
+        """The log without looks for tickets."""
+        return [each for each in self.log if each != "collect"]
 
     def new_queue(self) -> Any:
         self.made += 1
@@ -56,6 +62,9 @@ class Script:
     def run_next(
         self, queue: Any, now_ms: float, balancer: Any = None, *, all_is_due: bool = False
     ) -> list[Any] | None:
+        if self.lets_pass:
+            self.is_blocked = self.is_full = self.lets_pass = False
+            return [Shard(b"")]
         if not self.batches:
             return None
         self.now_ms += 4
@@ -69,6 +78,26 @@ class Script:
 
     def next_deadline(self) -> float | None:
         return 0.0 if self.batches else None
+
+    @property
+    def awaits_readers(self) -> bool:
+        return self.is_blocked
+
+    def let_pass(self) -> None:
+        self.lets_pass = True
+
+    def collect(self) -> bool:
+        self.log.append("collect")
+        return False
+
+    def wait(self, timeout_ms: float) -> bool:
+        """Readers make room after each third wait; after ten, none is expected."""
+        self.log.append("wait")
+        assert self.log.count("wait") < 100, "it waits for ever"
+        self.now_ms += timeout_ms
+        if self.comes_back and self.log.count("wait") % 3 == 0:
+            self.batches.append(self.comes_back.pop())
+        return self.log.count("wait") < 10
 
     def note_wait(self, waited_ms: float, now_ms: float) -> None:
         self.waits.append(waited_ms)
@@ -135,10 +164,10 @@ def test_loop_foreign_key_is_drained_in_slices() -> None:
     assert list(script.loop.on_timer(FOREIGN, 2)) == [], "a timer from before the rescale"
     script.is_full = True
     assert list(script.loop.on_timer(FOREIGN, 1000)) == [ANSWER, ANSWER, Settlement([], [], 1008)]
-    assert script.log == ["batch", "batch"]
+    assert script.steps == ["batch", "batch"]
     assert list(script.loop.on_timer(FOREIGN, 1008)) == [ANSWER, ANSWER, Settlement([], [], 1016)]
     assert list(script.loop.on_timer(FOREIGN, 1016)) == [ANSWER]
-    assert script.log[-1] == "rest"
+    assert script.steps[-1] == "rest"
     assert script.made == 1
     list(script.loop.on_frame(b""))
     assert script.made == 2
@@ -205,7 +234,7 @@ def test_loop_foreign_queue_shrinks_call_by_call() -> None:
 def test_loop_end_of_input_runs_everything_and_rests() -> None:
     script = Script(*[ANSWER] * 5)
     assert list(script.loop.on_end(KEY)) == [ANSWER] * 5
-    assert script.log == ["rest"]
+    assert script.steps == ["rest"]
 
 
 @pytest.mark.parametrize("outputs", [[Shard(b"")], [Offload(b"")]])
@@ -215,7 +244,7 @@ def test_loop_is_idle_while_the_exchange_blocks(outputs: list[Any]) -> None:
         if action == outputs:
             script.log.append("blocked")
             script.now_ms += 100
-    assert script.log == ["batch", "idle", "blocked", "busy", "rest"]
+    assert script.steps == ["batch", "idle", "blocked", "busy", "rest"]
     assert script.waits == ([100.0] if isinstance(outputs[0], Offload) else [])
 
 
@@ -225,4 +254,29 @@ def test_loop_split_request_is_emitted_while_idle() -> None:
     for action in script.loop.on_frame(b""):
         if not isinstance(action, Settlement):
             script.log.append("blocked")
-    assert script.log[:3] == ["idle", "blocked", "busy"]
+    assert script.steps[:3] == ["idle", "blocked", "busy"]
+
+
+def test_loop_blocked_task_looks_for_tickets_and_reads_on() -> None:
+    script = Script()
+    script.is_blocked = True
+    list(script.loop.on_frame(b""))
+    assert script.log == ["collect", "batch", "rest"]
+
+
+def test_loop_full_task_goes_on_when_readers_have_room() -> None:
+    script = Script()
+    script.is_blocked = script.is_full = True
+    script.comes_back = [ANSWER, ANSWER]
+    actions = script.loop.on_frame(b"")
+    assert [next(actions), next(actions)] == [ANSWER, ANSWER]
+    assert script.steps.count("wait") == 6
+    assert script.steps[:4] == ["batch", "idle", "wait", "busy"]
+
+
+def test_loop_full_task_without_tickets_lets_records_pass() -> None:
+    script = Script()
+    script.is_blocked = script.is_full = True
+    *outputs, _ = script.loop.on_frame(b"")
+    assert outputs == [[Shard(b"")]]
+    assert script.steps.count("wait") == 10

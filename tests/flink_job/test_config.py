@@ -148,7 +148,7 @@ def test_load_unusable_value_names_the_key_in_one_line(tmp_path: Path, text: str
         ("[job]\ndelivery = 'once'\n", "unknown job.delivery 'once'; available: at-least-once, exactly-once"),
         (
             "[exchange]\nsize = 1\n",
-            "unknown key 'size' in [exchange]; available: arena_bytes, claim_from_bytes, transport",
+            "unknown key 'size' in [exchange]; available: arena_bytes, claim_from_bytes, credits, transport",
         ),
         (
             "[kafkas]\n",

@@ -201,6 +201,26 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         mutated(BatchQueue, "add", "if group.target", "if False"),
         test_batch_queue.test_queue_work_for_others_is_shed_by_their_own_limit,
     ),
+    "full task waits for tickets for ever": (
+        mutated(TaskLoop, "_await_room", "queue.let_pass()", "pass"),
+        test_task_loop.test_loop_full_task_without_tickets_lets_records_pass,
+    ),
+    "full readers hold up the end of the input": (
+        mutated(BatchQueue, "_has_room", "all_is_due or self._lets_pass or", "self._lets_pass or"),
+        test_batch_queue.test_queue_at_the_end_of_the_input_ignores_full_readers,
+    ),
+    "records pass full readers in later calls": (
+        mutated(BatchQueue, "settle", "self._lets_pass = False", "..."),
+        test_batch_queue.test_queue_lets_batches_pass_full_readers_in_one_call,
+    ),
+    "wait for room costs nothing": (
+        mutated(BatchQueue, "note_blocked", "blocked_ms + waited_ms", "waited_ms"),
+        test_batch_queue.test_queue_wait_for_room_counts_like_a_full_exchange,
+    ),
+    "wait for others' records counts as own": (
+        mutated(BatchQueue, "_end_block", "max(blocked_at_ms, sent_at_ms)", "blocked_at_ms"),
+        test_batch_queue.test_queue_wait_for_room_counts_like_a_full_exchange,
+    ),
     "everything is offloaded": (
         mutated(LoadBalancer, "is_due", "backlog_ms > self._backlog_ms and ", ""),
         test_load_balancer.test_balancer_below_the_backlog_keeps_everything,
@@ -226,7 +246,7 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         test_slow_batches.test_slow_batch_under_way_at_the_end_is_awaited,
     ),
     "full task does not wait for slow batches": (
-        mutated(TaskLoop, "_await_slow", "not queue.is_full", "True"),
+        mutated(TaskLoop, "_await_room", "not queue.is_full", "True"),
         test_slow_batches.test_slow_batches_of_a_full_task_are_awaited,
     ),
     "slow batch that ran apart runs again": (

@@ -95,6 +95,7 @@ class _Group:
 
     Attributes:
         due: Urgency of its entry in the heap.
+        blocked_at_ms: Time without room since.
         call_ms: Time of a batch that its rows share.
         linear_rows: Requests of at most these rows cost `row_ms` each row.
         work_ms: Predicted time of the requests.
@@ -106,6 +107,7 @@ class _Group:
         "_gone",
         "_row_elements",
         "batching",
+        "blocked_at_ms",
         "call_ms",
         "costs",
         "due",
@@ -135,6 +137,7 @@ class _Group:
         self.slow_ms = slow_ms
         self.in_order = False
         self.due: Urgency | None = None
+        self.blocked_at_ms: float | None = None
         self.rows = 0
         self.size_bytes = 0
         self.work_ms = 0.0
@@ -364,8 +367,11 @@ class BatchQueue:
         self._costs: BatchCostModel | None = None
         self._revision = 0
         self._is_stale = False
-        #: Group and rows of the last batch for other readers.
-        self._sent: tuple[_Group, int] | None = None
+        #: Group, rows and wait of the last batch for other readers.
+        self._sent: tuple[_Group, int, float] | None = None
+        #: Time of the last one, by target.
+        self._sent_at_ms: dict[str, float] = {}
+        self._lets_pass = False
 
     @property
     def is_full(self) -> bool:
@@ -452,7 +458,7 @@ class BatchQueue:
         if group.target:
             split = batch[0].split
             rows = sum([request.rows for request in batch]) if split is None else split.run_rows
-            self._sent = group, rows
+            self._sent = group, rows, self._end_block(group, now_ms)
         self._update(signature, group)
         self._drop_stale()
         return Departure(batch, expired, is_slow)
@@ -483,8 +489,14 @@ class BatchQueue:
     def note_blocked(self, waited_ms: float) -> None:
         """Learn from the time for which readers of the last batch made the task wait."""
         if self._sent is not None:
-            group, rows = self._sent
-            group.note_wait(rows, waited_ms)
+            group, rows, blocked_ms = self._sent
+            group.note_wait(rows, blocked_ms + waited_ms)
+
+    def _end_block(self, group: _Group, now_ms: float) -> float:
+        """Return the wait for room of a group alone."""
+        blocked_at_ms, group.blocked_at_ms = group.blocked_at_ms, None
+        sent_at_ms, self._sent_at_ms[group.target] = self._sent_at_ms.get(group.target, 0.0), now_ms
+        return 0.0 if blocked_at_ms is None else max(0.0, now_ms - max(blocked_at_ms, sent_at_ms))
 
     def _count_work(self, group: _Group, cost_ms: float) -> None:
         if group.target:
@@ -549,7 +561,7 @@ class BatchQueue:
 
     def _looks_again_at_ms(self) -> float:
         looked_at_ms = self._looked_at_ms
-        is_away = any(self._groups[signature].target for signature in self._blocked)
+        is_away = self.awaits_readers
         due_ms = looked_at_ms + (_LOOK_AGAIN_MS if is_away else _LANE_LOOK_MS)
         if not self.running:
             return due_ms
@@ -561,6 +573,15 @@ class BatchQueue:
     def is_blocked(self) -> bool:
         """True if due requests wait for readers in other tasks, or for a slow batch."""
         return bool(self._blocked)
+
+    @property
+    def awaits_readers(self) -> bool:
+        """True if due requests wait for readers in other tasks."""
+        return any(self._groups[signature].target for signature in self._blocked)
+
+    def let_pass(self) -> None:
+        """Let batches leave for full readers, until `settle`."""
+        self._lets_pass = True
 
     @property
     def awaits_lane(self) -> bool:
@@ -607,6 +628,7 @@ class BatchQueue:
 
     def settle(self) -> QueueChanges:
         """Return the changes since the last settlement."""
+        self._lets_pass = False
         arrived = [request for request in self._arrived if not request.gone]
         if self.running:
             arrived += [request for request in self.running if not request.stored]
@@ -697,7 +719,7 @@ class BatchQueue:
 
     def _has_room(self, group: _Group, *, all_is_due: bool) -> bool:
         if group.target:
-            return group.has_room()
+            return all_is_due or self._lets_pass or group.has_room()
         lane = self._lane
         return lane is None or all_is_due or not group.is_slow() or (not self.running and lane.has_room)
 
@@ -712,6 +734,8 @@ class BatchQueue:
                     return True
                 self._blocked.add(signature)
                 group.due = None
+                if group.blocked_at_ms is None:
+                    group.blocked_at_ms = self._looked_at_ms
             heappop(due)
         return False
 

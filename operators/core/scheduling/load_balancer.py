@@ -1,13 +1,13 @@
 """Selects batches that a late task hands to other tasks.
 
-The exchange prefers the shortest channel, and blocks while all are full. A window limits the batches that leave per
-batch that runs here: it grows while the exchange takes them at once, and shrinks while it blocks. A long block pauses
-offloading.
+A batch leaves if a task will take it soon. Without `credits`, a window limits the batches that leave per batch that
+runs here: it shrinks while the exchange blocks.
 """
 
 from collections.abc import Sequence
 
 from anabranch.operators.core.requests import Request
+from anabranch.operators.core.scheduling.credits import Credits
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.records import NO_DEADLINE_MS
 
@@ -27,22 +27,43 @@ _MOST_PER_TASK, _MOST_SLOW_PER_TASK = 8.0, 1.0
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS, _NOTHING_MS = 50.0, 2_000.0, 10.0
 
 
+class OtherTasks:
+    """The tasks to which one task hands batches."""
+
+    def __init__(self, readers: Credits, own: int) -> None:
+        self._readers = readers
+        self._own = own
+
+    def take_soon(self, now_ms: float) -> bool:
+        """Tell if a task has one batch at most."""
+        readers = self._readers
+        return readers.has_room and readers.wait_ms(now_ms, self._own) <= readers.run_ms + _SOON_MS
+
+
 class LoadBalancer:
     """The offloading of one of `tasks` tasks.
 
     Args:
         policy: Its `offload_backlog_ms` defines a late task.
+        others: Their room, with credits.
         learns: False without calls of `note_wait`.
         most_per_task: Largest window per other task.
     """
 
     def __init__(
-        self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True, most_per_task: float = _MOST_PER_TASK
+        self,
+        policy: SchedulingPolicy,
+        tasks: int,
+        others: OtherTasks | None = None,
+        *,
+        learns: bool = True,
+        most_per_task: float = _MOST_PER_TASK,
     ) -> None:
         self._backlog_ms = policy.offload_backlog_ms
         self._most = (tasks - 1) * most_per_task
-        self._learns = learns
-        self._window = float(tasks - 1) if learns else self._most
+        self._others = others
+        self._learns = learns and others is None
+        self._window = float(tasks - 1) if self._learns else self._most
         #: Batches that may leave before one runs here.
         self._credit = self._window
         self._pause_ms = _LEAST_PAUSE_MS
@@ -51,7 +72,10 @@ class LoadBalancer:
 
     def is_due(self, backlog_ms: float, now_ms: float) -> bool:
         """Decide whether a batch should leave before one runs here."""
-        return backlog_ms > self._backlog_ms and self._credit >= 1 and now_ms >= self._paused_until_ms
+        return backlog_ms > self._backlog_ms and now_ms >= self._paused_until_ms and self._has_room(now_ms)
+
+    def _has_room(self, now_ms: float) -> bool:
+        return self._credit >= 1 if self._others is None else self._others.take_soon(now_ms)
 
     def is_worth(self, batch: Sequence[Request], backlog_ms: float, now_ms: float) -> bool:
         """Decide whether this batch gains from leaving."""
@@ -92,9 +116,11 @@ class LoadBalancer:
 class LaneBalancers:
     """The offloading of one task: a `LoadBalancer` for its quick batches, and one for its slow ones."""
 
-    def __init__(self, policy: SchedulingPolicy, tasks: int, *, learns: bool = True) -> None:
-        self._quick = LoadBalancer(policy, tasks, learns=learns)
-        self._slow = LoadBalancer(policy, tasks, learns=learns, most_per_task=_MOST_SLOW_PER_TASK)
+    def __init__(
+        self, policy: SchedulingPolicy, tasks: int, others: OtherTasks | None = None, *, learns: bool = True
+    ) -> None:
+        self._quick = LoadBalancer(policy, tasks, others, learns=learns)
+        self._slow = LoadBalancer(policy, tasks, others, learns=learns, most_per_task=_MOST_SLOW_PER_TASK)
         self._given_from = self._quick
         self.least_backlog_ms = policy.offload_backlog_ms
 

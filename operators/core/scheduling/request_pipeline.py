@@ -21,7 +21,7 @@ from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.split_request import SplitRequest
 from anabranch.schemas.errors import AnabranchError, DeadlineExceeded, InternalError, Overloaded
 from anabranch.schemas.frames import read_begun, read_requests, read_waiting
-from anabranch.schemas.records import Segment
+from anabranch.schemas.records import BatchRecord, Segment
 from anabranch.schemas.signatures import Failure
 from anabranch.schemas.tensors import Buffer
 
@@ -58,6 +58,7 @@ class RequestPipeline:
         response_writer: ResponseWriter,
         policy: SchedulingPolicy,
         lane: SlowLane | None = None,
+        pack_batch: Callable[[BatchRecord], bytes] = BatchRecord.encode,
     ) -> None:
         self._admission = admission
         self._router = router
@@ -65,6 +66,7 @@ class RequestPipeline:
         self._response_writer = response_writer
         self._policy = policy
         self._lane = lane
+        self._pack_batch = pack_batch
 
     def new_queue(self) -> BatchQueue:
         """Create an empty queue."""
@@ -197,7 +199,7 @@ class RequestPipeline:
                 given = queue.take_last(partial(_is_worth, balancer, backlog_ms, now_ms), is_slow=is_slow)
                 balancers.note_given(given, now_ms, is_slow=is_slow)
                 if given:
-                    return [Offload(pack(part).encode()) for part in self._router.packable(given)]
+                    return [Offload(self._pack_batch(pack(part))) for part in self._router.packable(given)]
         return []
 
     def _advance(self, queue: BatchQueue, request: Request, split: SplitRequest, now_ms: float) -> list[Output]:

@@ -23,6 +23,9 @@ from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.schemas.frames import write_begun, write_waiting
 from anabranch.schemas.tensors import Buffer
 
+#: Wait of a full task for readers.
+_WAIT_MS = 10.0
+
 
 class Settlement(NamedTuple):
     """Changes of state and timers, at the end of a call.
@@ -56,6 +59,16 @@ class BatchExclusion(Protocol):
         """End the own work."""
 
 
+class ReturnedTickets(Protocol):
+    """Tickets of finished records."""
+
+    def collect(self) -> bool:
+        """Take them back; return False for none."""
+
+    def wait(self, timeout_ms: float) -> bool:
+        """Wait for some; return False if none came for long."""
+
+
 class _ForeignQueue:
     """A queue that another task left, and the time of its only valid timer."""
 
@@ -74,6 +87,7 @@ class TaskLoop:
         held: Reads number and frame of all requests of the current key.
         flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
         balancers: Select batches for other tasks.
+        tickets: Make room at other tasks.
     """
 
     def __init__(
@@ -86,8 +100,10 @@ class TaskLoop:
         clock: Callable[[], float],
         policy: SchedulingPolicy,
         balancers: LaneBalancers | None = None,
+        tickets: ReturnedTickets | None = None,
     ) -> None:
         self._key = key
+        self._tickets = tickets
         self._pipeline = pipeline
         self._held = held
         self._exclusion = exclusion
@@ -182,14 +198,17 @@ class TaskLoop:
 
     def _work(self, queue: BatchQueue) -> Iterator[Action]:
         clock, run_next, balancers, own = self._clock, self._pipeline.run_next, self._balancers, self._own
+        tickets = self._tickets
         stop_ms = clock() + self._work_slice_ms
         while True:
+            if tickets is not None:
+                tickets.collect()
             with self._exclusion.own_batch():
                 # Read under the lock, for which the task may wait.
                 began_ms = clock()
                 outputs = run_next(queue, began_ms, balancers)
             if outputs is None:
-                if self._await_slow(queue):
+                if self._await_room(queue):
                     continue
                 break
             yield from self._emit(outputs, queue)
@@ -200,12 +219,17 @@ class TaskLoop:
         if queue.next_deadline() != 0 and (queue is own or own is None or own.next_deadline() != 0):
             self._exclusion.rest()
 
-    def _await_slow(self, queue: BatchQueue) -> bool:
-        """Wait a moment if a full task waits for a slow batch."""
+    def _await_room(self, queue: BatchQueue) -> bool:
+        """Wait a moment if a full task waits for a slow batch or readers."""
         if queue is not self._own or not queue.is_full:
             return False
         with self._exclusion.idle():
-            return self._pipeline.await_slow(queue)
+            if self._tickets is None or not queue.awaits_readers:
+                return self._pipeline.await_slow(queue)
+            # In process mode, records leave after the call.
+            if not self._tickets.wait(_WAIT_MS):
+                queue.let_pass()
+            return True
 
     def _emit(self, outputs: list[Output], queue: BatchQueue | None = None) -> Iterator[Action]:
         if not outputs:

@@ -26,6 +26,7 @@ from anabranch.schemas.records import (
     head_of,
 )
 from anabranch.schemas.signatures import Failure, decode_signature
+from anabranch.schemas.tensors import Buffer
 
 PHASE = "exchange"
 
@@ -42,12 +43,14 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
         shares_memory: True to allow claims on one host.
         claim_from_bytes: Smaller records are messages.
         arena_bytes: Shared memory of a task for the readers of one operator.
+        has_credits: True if records carry tickets.
     """
 
     job: str = ""
     shares_memory: bool = False
     claim_from_bytes: int = 0
     arena_bytes: int = 0
+    has_credits: bool = False
 
     def is_claimable(self, size_bytes: int) -> bool:
         """Return True if a record may use shared memory."""
@@ -78,12 +81,12 @@ class Claim(NamedTuple):
         return _CLAIM.pack(_MARK, *self) + head_of(record).encode()
 
 
-def is_claim(message: bytes) -> bool:
+def is_claim(message: Buffer) -> bool:
     """Return True for a claim, False for a record."""
     return message[:1] == _MARK_BYTE
 
 
-def decode_claim(message: bytes) -> tuple[Claim, ClaimableRecord]:
+def decode_claim(message: Buffer) -> tuple[Claim, ClaimableRecord]:
     """Decode a claim and the head of its record.
 
     Raises:

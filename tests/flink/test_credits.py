@@ -1,0 +1,153 @@
+"""Credits bound the exchange in a job, in both modes: urgent requests pass, and every request is answered once."""
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.flink import environment, infer
+from anabranch.flink_job import installation, job
+from anabranch.flink_job.config import Config
+from anabranch.flink_job.topology import build
+from anabranch.operators.backends.onnx import OnnxBackend
+from anabranch.operators.core.transport.ticket import Ticket
+from anabranch.operators.runtime import flink_compat
+from anabranch.schemas.messages import InferRequest, InferResponse, Parameter
+from anabranch.schemas.tensors import Tensor
+from anabranch.schemas.wire import codec
+from anabranch.stack.kafka.broker import KafkaBroker
+from tests.flink.conftest import MODES
+from tests.flink.models import FLOAT, _write, write_cut_model, write_ensembles_with_stages, write_repository
+from tests.flink.service import PARTITIONS, Topics
+from tests.flink.slow_backend import SlowBackend
+from tests.flink.test_chains import CHAIN, FUNCTIONS
+
+UNIT_S, UNITS = 0.1, 40
+TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
+
+
+def steps(rows: int, **said: Parameter) -> InferRequest:
+    x, i = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4), np.arange(rows) * 3 % 8
+    return InferRequest(
+        "steps", (Tensor.from_array("x", x), Tensor.from_array("i", i)), uuid.uuid4().hex, parameters=said
+    )
+
+
+def double(rows: int) -> InferRequest:
+    x = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
+    return InferRequest("double", (Tensor.from_array("x", x),), uuid.uuid4().hex)
+
+
+def words(text: str) -> InferRequest:
+    array = np.array([text], object)
+    return InferRequest("words", (Tensor.from_array("text", array),), uuid.uuid4().hex)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", MODES)
+def test_credits_let_urgent_requests_pass_and_lose_none(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
+    repository, quick = tmp_path / "repository", tmp_path / "quick"
+    write_repository(repository)
+    write_cut_model(repository, "[batching]\nmax_rows = 1\nshard_rows = 16\n")
+    write_ensembles_with_stages(repository)
+    _write(repository / "words", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
+    (repository / "words" / "model.onnx").rename(repository / "words" / "twice.onnx")
+    (repository / "words" / "model.toml").write_text(CHAIN)
+    (repository / "words" / "steps.py").write_text(FUNCTIONS)
+    config = Config().replace(
+        job={"name": f"credits-{mode}", "execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 1000},
+        exchange={"credits": "on", "claim_from_bytes": 256},
+        models={"repository": str(repository)},
+    )
+    topics = Topics(broker, config)
+    running = job.start(topics.config, backend=SlowBackend("steps", UNIT_S, str(quick)))
+    # Both tasks must run before the load starts.
+    first = [double(1) for _ in range(PARTITIONS)]
+    for partition, each in enumerate(first):
+        topics.send(codec.encode_request(each), partition=partition)
+    topics.await_answers((each.id for each in first), timeout_s=150)
+
+    many = [steps(1, priority=9) for _ in range(UNITS)]
+    topics.send(*(codec.encode_request(each) for each in many))
+    while not any(each.id in topics.answers for each in many):
+        topics.read_answers()
+    topics.ask(steps(1, priority=1))
+    left = sum(each.id not in topics.answers for each in many)
+    assert left > UNITS / 3, "it waited for records that Flink held"
+
+    quick.touch()
+    sent = [ask(rows) for rows in (1, 7, 16, 17, 100, 333) * 4 for ask in (steps, double)]
+    chained = [words(f"some {'words ' * count}here") for count in range(8)]
+    for request, answer in zip(sent, topics.ask(*sent), strict=True):
+        assert isinstance(answer, InferResponse), answer
+        x = request.inputs[0].to_array()
+        y = next(tensor.to_array() for tensor in answer.outputs if tensor.name == "y")
+        expected = 2 * x + (TABLE[request.inputs[1].to_array()] if request.model_name == "steps" else 2)
+        assert np.array_equal(y, expected)
+    for answer in topics.ask(*chained):
+        assert isinstance(answer, InferResponse), answer
+    topics.await_answers(each.id for each in many)
+    topics.read_answers(timeout_ms=500)
+    assert all(len(seen) == 1 for seen in topics.answers.values())
+    assert running.status() == "RUNNING"
+    running.cancel()
+    topics.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", MODES)
+def test_credits_in_the_job_of_a_user_lose_no_element(model_repository: Path, mode: str) -> None:
+    settings = Config().replace(job={"execution_mode": mode, "parallelism": 2}, exchange={"credits": "on"})
+    env = environment(settings)
+    rated = infer(
+        env.from_collection(list(range(200))),
+        model="strict",
+        repository=model_repository,
+        inputs=lambda number: {"i": number % 8},
+        outputs=lambda number, outputs: (number, float(outputs["y"])),
+        uid="rate",
+        parallelism=2,
+        config=settings,
+    )
+    assert sorted(rated.execute_and_collect("credits")) == [(number, 10.0 * (number % 8)) for number in range(200)]
+
+
+def edges(config: Config) -> dict[str, tuple[str, set[str]]]:
+    """Identity of each operator, and the partitioners of the edges into it."""
+    installation.activate()
+    flink_compat.use_worker_processes()
+    env = flink_compat.remote_environment("host.invalid", 8081, job.flink_options(config))
+    env.set_parallelism(config.job.parallelism)
+    build(env, config, job.read_models(config), OnnxBackend())
+    graph: Any = env._generate_stream_graph(clear_transformations=True)
+    return {
+        node.getOperatorName(): (
+            node.getTransformationUID(),
+            {str(edge.getPartitioner()) for edge in node.getInEdges()},
+        )
+        for node in graph.getStreamNodes().toArray()
+    }
+
+
+def test_credits_change_edges_and_keep_identities(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    write_cut_model(tmp_path)
+    config = Config().replace(models={"repository": str(tmp_path)}, job={"parallelism": 2})
+    off, on = edges(config), edges(config.replace(exchange={"credits": "on"}))
+    assert {name: uid for name, (uid, _) in off.items()} == {name: uid for name, (uid, _) in on.items()}
+    changed = {name: (off[name][1], into) for name, (_, into) in on.items() if into != off[name][1]}
+    assert len(changed) == 2
+    assert all(each == ({"REBALANCE"}, {"CUSTOM"}) for each in changed.values())
+    assert "infer" in changed
+
+
+def test_credits_reader_in_java_is_that_of_the_ticket() -> None:
+    installation.activate()
+    choice = flink_compat.java_gateway().jvm.anabranch.ReaderPartitioner()
+    for reader in (0, 7, 258, 70_000):
+        encoded = Ticket(reader, b"12345678", bytes(4), 1, 0, 1).encode()
+        assert choice.getKey(encoded + b"record") == reader
+    assert choice.getKey(b"\1") == choice.getKey(b"\1record of an earlier release") == 0
+    assert [choice.partition(reader, 3) for reader in (0, 2, 5)] == [0, 2, 2]
