@@ -18,6 +18,8 @@ APART := $(foreach peer,ray mlserver,bench/systems/serving/$(peer)) $(foreach ki
 # For the benchmark's peer in Java.
 PEER_JARS := com.microsoft.onnxruntime:onnxruntime:1.29.0 com.google.protobuf:protobuf-java:4.36.2 \
 	$(foreach part,databind core annotations,com.fasterxml.jackson.core:jackson-$(part):2.19.0)
+# In the order that `tests/conftest.py` gives them.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # uv would download a Python from a host that not every network reaches; only find_python.sh asks it to.
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
@@ -30,7 +32,7 @@ export UV_SYSTEM_CERTS := 1
 export REQUESTS_CA_BUNDLE ?= $(CERTIFICATES)
 endif
 
-.PHONY: help setup java demo test unit system recovery long package frameworks zoo lint format docs bench chaos clean lock
+.PHONY: help setup java demo test unit system stack recovery long package peers frameworks zoo lint format docs bench chaos clean lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,15 +43,17 @@ setup: .venv/.packages $(JARS)/.complete java ## Install everything into this fo
 demo: setup ## Stream real files through a real model, on a local broker and Flink cluster
 	@$(BIN)/anabranch demo $(ARGS)
 
-test: lint ## Lint, check types, run unit and system tests; 25 minutes on 2 cores
-	@$(BIN)/python -m pytest -m "unit or slow" -n 2 --dist loadfile
-	@$(MAKE) system
+test: lint ## Lint, check types, run unit and system tests; 15 minutes on 2 cores
+	@$(BIN)/python -m pytest -m "unit or slow or system" $(PARALLEL) $(ARGS)
 
 unit: setup ## Run the quick tests, which start neither Kafka nor Flink
-	@$(BIN)/python -m pytest -m unit -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m unit $(PARALLEL) $(ARGS)
 
 system: setup ## Run the tests on a real Kafka broker and Flink cluster
-	@$(BIN)/python -m pytest -m system $(ARGS)
+	@$(BIN)/python -m pytest -m system $(PARALLEL) $(ARGS)
+
+stack: setup ## Run the demo, the README, and brokers and clusters of strange kinds
+	@$(BIN)/python -m pytest -m "stack and not long" $(ARGS)
 
 recovery: setup ## Run the tests that end processes and restore state under load; 20 minutes
 	@$(BIN)/python -m pytest -m "recovery and not long" $(ARGS)
@@ -59,6 +63,9 @@ long: setup ## Run the tests that end processes and clusters again and again, an
 
 package: setup ## Build wheel and sdist, and try both in bare environments
 	@$(BIN)/python -m pytest -m packaging $(ARGS)
+
+peers: setup ## Run the peers of the benchmark that are quick to set up
+	@$(BIN)/python -m pytest -m peers $(ARGS)
 
 frameworks: setup ## Import models of PyTorch and TensorFlow, which this installs (7 GB)
 	@$(BIN)/python -m pytest -m frameworks $(ARGS)

@@ -19,7 +19,7 @@ from anabranch.stack.kafka.broker import KafkaBroker
 
 HERE = Path(__file__).parent
 #: A test with one of them is neither `unit` nor, by its fixtures, `system`.
-SELECTED_APART = frozenset({"bench", "frameworks", "long", "packaging", "recovery", "zoo"})
+SELECTED_APART = frozenset({"bench", "frameworks", "long", "packaging", "peers", "recovery", "stack", "zoo"})
 #: A broker, a Flink cluster, and packages that are installed in an environment apart.
 SYSTEM_FIXTURES = frozenset({"broker", "cluster", "interop_python"})
 #: Options of Java programs that end within a second: the look-up of the version and the compiler.

@@ -8,7 +8,7 @@ import pytest
 
 from anabranch.flink_job.installation import find_java
 from anabranch.stack.kafka.broker import KafkaBroker
-from tests.conftest import UNIT_JAVA, starts_engine
+from tests.conftest import SELECTED_APART, UNIT_JAVA, starts_engine
 
 
 def test_unit_test_that_starts_a_broker_fails(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_starts_engine_reads_commands(command: list[str], *, is_engine: bool) ->
 
 
 def test_every_test_has_one_division(request: pytest.FixtureRequest) -> None:
-    divisions = ("unit", "slow", "system", "bench", "frameworks", "long", "packaging", "zoo")
+    divisions = {"unit", "slow", "system"} | SELECTED_APART
     declared = {re.split(r"[:(]", line)[0] for line in request.config.getini("markers")}
-    assert set(divisions) <= declared
+    assert divisions <= declared
     for item in request.session.items:
         assert sum(item.get_closest_marker(name) is not None for name in divisions) == 1, item.nodeid

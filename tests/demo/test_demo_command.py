@@ -71,7 +71,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
     yield from process.stdout
 
 
-@pytest.mark.system
+@pytest.mark.stack
 def test_demo_command_every_answer_is_right(tmp_path: Path, folder: Path) -> None:
     figures_path = tmp_path / "figures.json"
     process = start(tmp_path, "--input", str(folder), "--figures", str(figures_path))
@@ -136,7 +136,7 @@ def test_demo_command_killed_leaves_no_process(tmp_path: Path, folder: Path) -> 
     assert [Path(found).parent for found in left_behind(tmp_path)] == [tmp_path / "tmp"]
 
 
-@pytest.mark.system
+@pytest.mark.stack
 def test_demo_command_folder_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "empty").touch()

@@ -165,7 +165,7 @@ def test_ci_script_sets_up_and_tests() -> None:
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", script], check=True)
     steps = re.findall(r"^make (\w+)", script.read_text(), re.MULTILINE)
-    assert steps == ["setup", "test", "recovery", "package", "frameworks", "zoo"]
+    assert steps == ["setup", "test", "stack", "recovery", "package", "peers", "frameworks", "zoo"]
 
 
 def test_pre_commit_runs_what_lint_runs() -> None:

@@ -154,7 +154,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     local_stack.down(tmp_path / local_stack.DEFAULT_DATA_DIR) if reader.stack.running else None
 
 
-@pytest.mark.system
+@pytest.mark.stack
 def test_readme_quickstart_runs(reader: Reader) -> None:
     printed = reader.follow("README.md")
     assert "red, green, cyan, brown" in printed

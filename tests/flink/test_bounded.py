@@ -52,6 +52,7 @@ def test_bounded_input_is_answered_to_the_last_record(broker: KafkaBroker, model
     check_answers(topics)
 
 
+@pytest.mark.recovery
 @pytest.mark.parametrize("mode", MODES)
 def test_drained_job_answers_all_requests_it_has_read(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path, mode: str

@@ -108,6 +108,7 @@ def then_slowly(number: int, folder: Path) -> int:
     return number
 
 
+@pytest.mark.recovery
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", FIRST_THREAD)
 def test_infer_from_its_savepoint_gives_each_element_once(

@@ -82,6 +82,7 @@ def test_job_added_partitions_are_read(service: Topics, admin: KafkaAdminClient)
     service.await_answers(ids, timeout_s=60)
 
 
+@pytest.mark.recovery
 @pytest.mark.parametrize("mode", MODES)
 def test_exactly_once_job_reuses_its_transactional_ids(
     broker: KafkaBroker, model_repository: Path, admin: KafkaAdminClient, tmp_path: Path, mode: str

@@ -125,6 +125,7 @@ def config_of(
     )
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(("mode", "mechanism"), [(MODES[0], "SCRAM-SHA-512"), (MODES[1], "PLAIN")])
 def test_secure_broker_serves_job_client_and_topics(
     secure_broker: KafkaBroker,
@@ -151,6 +152,7 @@ def test_secure_broker_serves_job_client_and_topics(
         running.cancel()
 
 
+@pytest.mark.stack
 def test_secure_broker_wrong_password_is_a_typed_error(secure_broker: KafkaBroker, certificates: Certificates) -> None:
     config = config_of(secure_broker, certificates, "SCRAM-SHA-256", "alice", "WRONG")
     # The broker sends the reason and closes at once; a client that reads late may see the end alone.

@@ -36,6 +36,7 @@ def logs(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.stack
 @pytest.mark.timeout(240)
 def test_logs_show_tracebacks_of_planted_defects_first(
     broker: KafkaBroker, model_repository: Path, tmp_path: Path

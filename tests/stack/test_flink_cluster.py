@@ -64,6 +64,7 @@ def test_cluster_processes_listen_on_loopback_only(cluster: FlinkCluster) -> Non
         assert listening_addresses(process.pid) == {"127.0.0.1"}
 
 
+@pytest.mark.recovery
 def test_cluster_lost_task_manager_is_replaced(cluster: FlinkCluster) -> None:
     lost = min(cluster.task_managers)
     cluster.kill_task_manager(lost)

@@ -78,7 +78,7 @@ def test_broker_taken_port_starts_nothing(broker: KafkaBroker, tmp_path: Path) -
         _ = second.process
 
 
-@pytest.mark.system
+@pytest.mark.recovery
 def test_broker_killed_and_started_keeps_its_records(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path) as broker:
         address = broker.bootstrap_servers

@@ -8,7 +8,7 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.stack
 
 
 @pytest.mark.parametrize("name", ["dät ö", "a,b", "日本 #1=x\\y"])

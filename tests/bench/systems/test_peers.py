@@ -52,13 +52,13 @@ def environment_of(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.mark.system
+@pytest.mark.peers
 @pytest.mark.parametrize("system", [KAFKA_PYTHON, CONFLUENT, JAVA], ids=lambda system: system.kind)
 def test_quick_peers_answer_right(environment: BenchEnvironment, repository: Path, system: System) -> None:
     check(environment, system, ffnn_rows(repository))
 
 
-@pytest.mark.system
+@pytest.mark.peers
 def test_crayfish_peer_answers_right(environment: BenchEnvironment, repository: Path) -> None:
     check(environment, CRAYFISH, as_crayfish(ffnn_rows(repository)))
 
