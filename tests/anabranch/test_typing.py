@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def name_of(spec: ModelSpec, request: InferRequest, answer: Result) -> int:
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_the_installed_package() -> Iterator[None]:
+    """Jobs of earlier tests leave the checkout on `PYTHONPATH`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with the built wheel; its dependencies are those of this environment."""
@@ -100,10 +109,10 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def check(python: Path, script: Path, version: str = "3.11", cache: str = "cache") -> subprocess.CompletedProcess[str]:
+def check(python: Path, script: Path, version: str = "3.11") -> subprocess.CompletedProcess[str]:
     """Runs mypy --strict as a user of the installed package does."""
     folder = python.parents[2]
-    options = ["--config-file=", "--strict", "--python-version", version, "--cache-dir", str(folder / cache)]
+    options = ["--config-file=", "--strict", "--python-version", version, "--cache-dir", str(folder / "cache")]
     command = [sys.executable, "-m", "mypy", "--python-executable", str(python), *options, str(script)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -149,6 +158,6 @@ def test_installed_package_without_marker_is_untyped(python: Path, typed_script:
     marker = next(python.parents[1].glob("lib/python*/site-packages/anabranch/py.typed"))
     marker.unlink()
     try:
-        assert "py.typed marker" in check(python, typed_script, cache="own cache").stdout
+        assert "py.typed marker" in check(python, typed_script).stdout
     finally:
         marker.touch()

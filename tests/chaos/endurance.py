@@ -101,7 +101,7 @@ class SplitStream(Simulation):
 
     def __init__(self, leak: Leak = "none") -> None:
         served = catalog(Batching(shard_rows=4, max_rows=8), without=("cut", "rows", "whole"))
-        super().__init__([], served, seed=0, faults=Faults(0, 0, 0))
+        super().__init__([], served, seed=0, faults=Faults(0, 0, 0), credits=False)
         self.offloads = self.refuses = self.crowds = False
         self.policy = SchedulingPolicy(balance="off", remember_ms=REMEMBER_MS)
         self.answers = 0
