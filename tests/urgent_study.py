@@ -27,7 +27,7 @@ from tests.flink.models import FLOAT, Tensors, _write, write_plan
 from tests.flink.service import Topics
 from tests.flink.slow_backend import SlowBackend
 
-TASKS, OUTSTANDING, WIDTH = 2, 150, 3 * 224 * 224
+TASKS, OUTSTANDING, WIDTH = 2, 100, 3 * 224 * 224
 WARM_UP_S, MEASURED_S, URGENT_EVERY_S = 6.0, 14.0, 0.4
 USUAL, URGENT = 9, 1
 X = np.ones((1, WIDTH), np.float32)
