@@ -16,7 +16,8 @@ _REASON = ".anabranch.left_out."
 _OPENED = ".anabranch.models.opened"
 #: Operators that load models, in the name of an operator chain.
 _LOADERS = ("serve", "infer", " stage ")
-_POLL_S = 0.5
+#: Pauses between two looks at the metrics, which cost a new job's JVM much.
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.5, 4.0
 
 
 def left_out_line(model: LeftOut) -> str:
@@ -50,11 +51,12 @@ def reported(metrics: Iterable[str]) -> list[LeftOut]:
 
 def await_reports(rest: FlinkRest, job_id: str, timeout_s: float, sleep: Callable[[float], None]) -> None:
     """Wait until Flink shows that all operators have loaded, at most for a time."""
-    give_up_at = time.monotonic() + timeout_s
+    give_up_at, pause_s = time.monotonic() + timeout_s, _LEAST_PAUSE_S
     while time.monotonic() < give_up_at:
         if all(any(name.endswith(_OPENED) for name in names) for names in _metrics(rest, job_id)):
             return
-        sleep(_POLL_S)
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
 
 def _metrics(rest: FlinkRest, job_id: str) -> list[list[str]]:

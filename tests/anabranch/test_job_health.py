@@ -135,11 +135,11 @@ def test_left_out_models_are_of_submission_and_tasks() -> None:
 def test_await_reports_ends_when_all_operators_opened() -> None:
     waited: list[float] = []
     opened = "serve.anabranch.models.opened"
-    cluster = rest([], ["serve.numRecordsIn"], [opened], [opened])
+    cluster = rest(*[[]] * 4, ["serve.numRecordsIn"], [opened], [opened])
     await_reports(cluster, "j", 60, waited.append)
-    assert len(waited) == 2
+    assert waited == [0.5, 1.0, 2.0, 4.0, 4.0]
     await_reports(rest(*[[]] * 10), "j", 0, waited.append)
-    assert len(waited) == 2
+    assert len(waited) == 5
 
 
 def test_healths_of_jobs_name_all_troubles() -> None:
