@@ -12,6 +12,8 @@ from anabranch.schemas.stage_manifest import StageEntry, StageManifest, encode_m
 
 FLOAT, INT64, FLOAT16, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.STRING
 
+#: Table of `write_cut_model`.
+TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 #: Element type and shape by name.
 Tensors: TypeAlias = dict[str, tuple[int, list[str | int]]]
 
@@ -64,6 +66,13 @@ def _ensemble(folder: Path, *lines: str) -> None:
     (folder / "model.toml").write_text("\n".join(("[ensemble]", *lines)))
 
 
+def write_chain(folder: Path, toml: str, steps: str) -> None:
+    """Writes a chain's `model.toml` and `steps.py`, and `twice.onnx`: y = 2x."""
+    _write(folder, ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, file="twice.onnx")
+    (folder / "model.toml").write_text(toml)
+    (folder / "steps.py").write_text(steps)
+
+
 def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n", stages: int = 3) -> None:
     """Writes `steps/1`: a model, its manifest of three stages, and their models.
 
@@ -83,7 +92,7 @@ def write_cut_model(folder: Path, toml: str = "", between_rows: int | str = "n",
     y: Tensors = {"y": (FLOAT, ["n", 4])}
     twice: Tensors = {"twice": (FLOAT, [between_rows, 4])}
     two = numpy_helper.from_array(np.array(2, np.float32), "two")
-    table = numpy_helper.from_array(np.arange(32, dtype=np.float32).reshape(8, 4) * 10, "table")
+    table = numpy_helper.from_array(TABLE, "table")
     nodes = ["Mul x two twice", "Gather table i found", "Add twice found y"]
     _write(version, nodes, x | i, y | found, [two, table])
     _write(version, nodes[:1], x, twice, [two], file="stage-0.onnx")

@@ -16,7 +16,7 @@ from anabranch.stack.kafka.broker import KafkaBroker
 from examples.ocr.make_repository import make_repository
 from examples.ocr.pictures import pictures
 from tests.flink.conftest import MODES
-from tests.flink.models import FLOAT, _write
+from tests.flink.models import write_chain
 from tests.flink.service import Topics
 
 PICTURES = pictures()
@@ -50,10 +50,7 @@ def service(
     """A job that serves `ocr` and `words`, with an operator for each step."""
     repository = tmp_path_factory.mktemp("repository")
     make_repository(repository)
-    _write(repository / "words", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
-    (repository / "words" / "model.onnx").rename(repository / "words" / "twice.onnx")
-    (repository / "words" / "model.toml").write_text(CHAIN)
-    (repository / "words" / "steps.py").write_text(FUNCTIONS)
+    write_chain(repository / "words", CHAIN, FUNCTIONS)
     config = Config().replace(
         job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
         models={"repository": str(repository)},

@@ -17,7 +17,7 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import FIRST_PROCESS
 from tests.flink.killing_backend import POISON, KillingBackend
-from tests.flink.models import FLOAT, _write, write_repository
+from tests.flink.models import write_chain, write_repository
 from tests.flink.service import Topics, durable
 
 CHAIN = """
@@ -74,10 +74,7 @@ def await_answers(topics: Topics, cluster: FlinkCluster, names: Iterable[str], t
 def test_requests_that_end_their_process_are_refused(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
     repository = tmp_path / "repository"
     write_repository(repository)
-    _write(repository / "chained", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
-    (repository / "chained" / "model.onnx").rename(repository / "chained" / "twice.onnx")
-    (repository / "chained" / "model.toml").write_text(CHAIN)
-    (repository / "chained" / "steps.py").write_text(FUNCTIONS)
+    write_chain(repository / "chained", CHAIN, FUNCTIONS)
     config = durable("crashing", mode, tmp_path, repository)
     topics = Topics(broker, config)
     with FlinkCluster(tmp_path / "cluster", task_managers=2, slots=2) as cluster:

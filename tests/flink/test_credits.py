@@ -2,7 +2,6 @@
 
 import uuid
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,39 +9,26 @@ import pytest
 from anabranch.flink import environment, infer
 from anabranch.flink_job import installation, job
 from anabranch.flink_job.config import Config
-from anabranch.flink_job.topology import build
-from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.transport.ticket import Ticket
 from anabranch.operators.runtime import flink_compat
-from anabranch.schemas.messages import InferRequest, InferResponse, Parameter
+from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.tensors import Tensor
 from anabranch.schemas.wire import codec
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
-from tests.flink.models import FLOAT, _write, write_cut_model, write_ensembles_with_stages, write_repository
+from tests.flink.models import TABLE, write_chain, write_cut_model, write_ensembles_with_stages, write_repository
 from tests.flink.service import PARTITIONS, Topics
 from tests.flink.slow_backend import SlowBackend
-from tests.flink.test_chains import CHAIN, FUNCTIONS
+from tests.flink.stream_graph import stream_nodes
+from tests.flink.test_chains import CHAIN, FUNCTIONS, words
+from tests.flink.test_stages import steps
 
 UNIT_S, UNITS = 0.1, 40
-TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
-
-
-def steps(rows: int, **said: Parameter) -> InferRequest:
-    x, i = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4), np.arange(rows) * 3 % 8
-    return InferRequest(
-        "steps", (Tensor.from_array("x", x), Tensor.from_array("i", i)), uuid.uuid4().hex, parameters=said
-    )
 
 
 def double(rows: int) -> InferRequest:
     x = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
     return InferRequest("double", (Tensor.from_array("x", x),), uuid.uuid4().hex)
-
-
-def words(text: str) -> InferRequest:
-    array = np.array([text], object)
-    return InferRequest("words", (Tensor.from_array("text", array),), uuid.uuid4().hex)
 
 
 @pytest.mark.timeout(300)
@@ -52,10 +38,7 @@ def test_credits_let_urgent_requests_pass_and_lose_none(broker: KafkaBroker, tmp
     write_repository(repository)
     write_cut_model(repository, "[batching]\nmax_rows = 1\nshard_rows = 16\n")
     write_ensembles_with_stages(repository)
-    _write(repository / "words", ["Add x x y"], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
-    (repository / "words" / "model.onnx").rename(repository / "words" / "twice.onnx")
-    (repository / "words" / "model.toml").write_text(CHAIN)
-    (repository / "words" / "steps.py").write_text(FUNCTIONS)
+    write_chain(repository / "words", CHAIN, FUNCTIONS)
     config = Config().replace(
         job={"name": f"credits-{mode}", "execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 1000},
         exchange={"credits": "on", "claim_from_bytes": 256},
@@ -116,18 +99,12 @@ def test_credits_in_the_job_of_a_user_lose_no_element(model_repository: Path, mo
 
 def edges(config: Config) -> dict[str, tuple[str, set[str]]]:
     """Identity of each operator, and the partitioners of the edges into it."""
-    installation.activate()
-    flink_compat.use_worker_processes()
-    env = flink_compat.remote_environment("host.invalid", 8081, job.flink_options(config))
-    env.set_parallelism(config.job.parallelism)
-    build(env, config, job.read_models(config), OnnxBackend())
-    graph: Any = env._generate_stream_graph(clear_transformations=True)
     return {
         node.getOperatorName(): (
             node.getTransformationUID(),
             {str(edge.getPartitioner()) for edge in node.getInEdges()},
         )
-        for node in graph.getStreamNodes().toArray()
+        for node in stream_nodes(config)
     }
 
 

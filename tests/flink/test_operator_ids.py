@@ -6,14 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from anabranch.flink_job import installation, java, job
+from anabranch.flink_job import java
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.flows.flow_tables import FlowTable
-from anabranch.flink_job.topology import build
-from anabranch.operators.backends.onnx import OnnxBackend
-from anabranch.operators.runtime import flink_compat
 from tests.flink.conftest import MODES
 from tests.flink.models import write_cut_model, write_ensembles_with_stages, write_repository
+from tests.flink.stream_graph import stream_nodes
 
 #: Identities of the first release. A removed or changed line loses the state of all running jobs.
 GOLDEN = {
@@ -35,14 +33,7 @@ COMMITTER = "Sink Committer: "
 
 def operators(config: Config) -> dict[int, tuple[str, str | None]]:
     """Returns name and identity of all operators of a job that is not started."""
-    installation.activate()
-    flink_compat.use_worker_processes()
-    env = flink_compat.remote_environment("host.invalid", 8081, job.flink_options(config))
-    env.set_parallelism(config.job.parallelism)
-    build(env, config, job.read_models(config), OnnxBackend())
-    graph: Any = env._generate_stream_graph(clear_transformations=True)
-    nodes = graph.getStreamNodes().toArray()
-    return {node.getId(): (node.getOperatorName(), node.getTransformationUID()) for node in nodes}
+    return {node.getId(): (node.getOperatorName(), node.getTransformationUID()) for node in stream_nodes(config)}
 
 
 def configured(repository: Path, mode: str, delivery: str = "at-least-once") -> Config:

@@ -23,11 +23,10 @@ from anabranch.schemas.wire import codec
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import FIRST_PROCESS
-from tests.flink.models import write_cut_model, write_repository
+from tests.flink.models import TABLE, write_cut_model, write_repository
 from tests.flink.service import Topics, await_checkpoint
 from tests.flink.test_restart import PATIENT, configured, newest, start
 
-TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 ROUND = 120
 
 

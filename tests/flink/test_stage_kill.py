@@ -20,10 +20,9 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.task_placement import workers
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import RUNS
-from tests.flink.models import write_cut_model
+from tests.flink.models import TABLE, write_cut_model
 from tests.flink.service import Topics, await_checkpoint
 
-TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 SPLIT_EVERY = 40
 COUNT = 400
 

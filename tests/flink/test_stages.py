@@ -14,10 +14,8 @@ from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, In
 from anabranch.schemas.tensors import Tensor
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
-from tests.flink.models import write_cut_model, write_ensembles_with_stages, write_repository
+from tests.flink.models import TABLE, write_cut_model, write_ensembles_with_stages, write_repository
 from tests.flink.service import Topics
-
-TABLE = np.arange(32, dtype=np.float32).reshape(8, 4) * 10
 
 
 @pytest.fixture(scope="module", params=MODES)
