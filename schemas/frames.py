@@ -23,6 +23,7 @@ _CARRYING = bytes((CARRYING_VERSION,))
 #: First byte of the mark of a begun request in state.
 BEGUN_VERSION = 1
 _COUNT = struct.Struct("<i")
+_ONE = _COUNT.pack(1)
 _REQUEST = struct.Struct("<iiqq")
 _CLAIM = struct.Struct("<iiq")
 _ANSWER = struct.Struct("<ii")
@@ -92,8 +93,10 @@ def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:
 
 def write_waiting(value: Buffer, source: Source) -> bytes:
     """Encode a queued request for state; byte 0 is the version."""
-    frame = write_requests([(value, source)])
-    return _CARRYING + frame if source.carried else frame
+    if source.carried:
+        return _CARRYING + write_requests([(value, source)])
+    head = _REQUEST.pack(len(value), source.partition, source.offset, source.timestamp_ms)
+    return b"".join((_ONE, head, value))
 
 
 def read_waiting(frame: Buffer) -> tuple[Buffer | None, Source]:

@@ -18,6 +18,7 @@ Buckets of time double (64 us to 34 s). Counts of tasks can be added, percentile
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -99,19 +100,21 @@ class Meter:
         spent["session"].add(round((ended_ms - started_ms) * 1000), count)
         spent["encode"].add(round((written_ms - ended_ms) * 1000), count)
         broker, queue, total = spent["broker"], spent["queue"], spent[TOTAL]
-        for request in requests:
-            counts.rows += request.rows
-            sent_ms, read_ms = request.source.timestamp_ms, request.arrived_ms
+        counts.rows += sum([request.rows for request in requests])
+        # Under load, many have the same times.
+        times = [(request.source.timestamp_ms, request.arrived_ms) for request in requests]
+        distinct = Counter(times) if count > 1 else dict.fromkeys(times, 1)
+        for (sent_ms, read_ms), alike in distinct.items():
             if read_ms < 0:  # restored from state
-                read_ms = sent_ms
+                read_ms = sent_ms  # noqa: PLW2901 - the time to count
             elif sent_ms < 0:  # no timestamp
-                sent_ms = int(read_ms)
-            queue.add(int((taken_ms - read_ms) * 1000))
+                sent_ms = int(read_ms)  # noqa: PLW2901 - the same
+            queue.add(int((taken_ms - read_ms) * 1000), alike)
             broker_us = int((read_ms - sent_ms) * 1000)
             if broker_us < 0:
-                self._note_clock("ahead", sent_ms - read_ms)
-            broker.add(broker_us)
-            total.add(int((written_ms - sent_ms) * 1000))
+                self._note_clock("ahead", sent_ms - read_ms, alike)
+            broker.add(broker_us, alike)
+            total.add(int((written_ms - sent_ms) * 1000), alike)
 
     def note_padding(self, signature: Signature, elements: int, filled: int) -> None:
         """Count the elements of padded inputs, `filled` of them padding."""
@@ -193,10 +196,10 @@ class Meter:
     def _note_exchange(self, name: str, count: int) -> None:
         self._exchange[name] = self._exchange.get(name, 0) + count
 
-    def _note_clock(self, side: str, skew_ms: float) -> None:
+    def _note_clock(self, side: str, skew_ms: float, count: int = 1) -> None:
         requests, total = f"{side}_requests", f"{side}_ms"
-        self._clock[requests] = self._clock.get(requests, 0) + 1
-        self._clock[total] = self._clock.get(total, 0) + min(int(skew_ms), _MOST_SKEW_MS)
+        self._clock[requests] = self._clock.get(requests, 0) + count
+        self._clock[total] = self._clock.get(total, 0) + count * min(int(skew_ms), _MOST_SKEW_MS)
 
     def _of(self, signature: Signature) -> _Model:
         key = (signature.model_name, signature.model_version)

@@ -21,7 +21,8 @@ class Request(msgspec.Struct, gc=False):
         rows: 1 for a model without batch axis.
         priority: 1 is the most urgent.
         deadline_ms: Unix time, or `NO_DEADLINE_MS`.
-        number: Order of arrival, set by the queue like `arrived_ms` and `cost_ms`.
+        number: Order of arrival, set by the queue like `arrived_ms` and `cost`.
+        cost_ms: Predicted time, set before it may leave for another task.
         gone: True after it left the queue.
         stored: True while state holds it.
         source: Place in Kafka; identifies the request.
@@ -38,7 +39,7 @@ class Request(msgspec.Struct, gc=False):
     deadline_ms: int
     number: int = -1
     arrived_ms: float = 0.0
-    cost_ms: float = 0.0
+    cost: float = 0.0
     gone: bool = False
     stored: bool = False
     source: Source = NOWHERE
@@ -51,6 +52,7 @@ class Request(msgspec.Struct, gc=False):
     breakdown: LatencyBreakdown | None = None
     split: SplitRequest | None = None
     holds_order: bool = False
+    cost_ms: float = 0.0
 
 
 def undecodable(error: Exception, phase: str) -> Failure:

@@ -53,8 +53,10 @@ class FakeRest:
         return {"status": {"id": "COMPLETED"}, "operation": operation}
 
 
-def job(job_id: str = "a", name: str = "fraud", state: str = "RUNNING") -> FlinkJob:
-    return FlinkJob(job_id=job_id, name=name, state=state, start_time_ms=1)
+def job(
+    job_id: str = "a", name: str = "fraud", state: str = "RUNNING", tasks: dict[str, int] | None = None
+) -> FlinkJob:
+    return FlinkJob(job_id=job_id, name=name, state=state, start_time_ms=1, tasks=tasks or {})
 
 
 def control(rest: FakeRest) -> JobControl:
@@ -130,7 +132,9 @@ class FakeJob:
 @pytest.mark.parametrize("outage", [True, False])
 def test_keeper_submits_a_lost_job_again(monkeypatch: pytest.MonkeyPatch, outage: bool) -> None:
     outages: list[list[FlinkJob] | None] = [None, None] if outage else []
-    looks = [[job()], *outages, [], [job()], [job(state="FINISHED")]]
+    starts = job(tasks={"total": 2, "running": 1, "initializing": 1})
+    serves = job(tasks={"total": 2, "running": 2})
+    looks = [[job()], *outages, [], [starts], [serves], [job()], [job(state="FINISHED")]]
     started: list[int] = []
     told: list[str] = []
 

@@ -12,6 +12,7 @@ from anabranch import cli
 from anabranch.demo.features import model_path
 from anabranch.flink_job.model_repository.store import StoredModels
 from anabranch.partition.profiling import profile, stage_timing
+from anabranch.stack.flink.rest import FlinkJob
 
 
 @pytest.fixture
@@ -68,12 +69,14 @@ def test_run_prepares_missing_stages_first(repository: Path, tmp_path: Path, mon
 
     def start(*_: object, catalog: StoredModels, **__: object) -> Mock:
         served.append(catalog)
-        return Mock(**{"status.return_value": "RUNNING", "flink_url": "http://flink:1"})
+        return Mock(**{"status.return_value": "RUNNING", "flink_url": "http://flink:1", "job_id": "j"})
 
     monkeypatch.setattr(job, "start", start)
     monkeypatch.setattr(topics, "make_topics", Mock())
     monkeypatch.setattr(topics, "fit_to_topics", lambda config: config)
     monkeypatch.setattr(topics, "idle_task_count", Mock(return_value=0))
+    job_of_cluster = FlinkJob("j", "inference", "RUNNING", 0, {"total": 2, "running": 2})
+    monkeypatch.setattr("anabranch.jobs.keeper.FlinkRest.jobs", lambda _: [job_of_cluster])
     monkeypatch.setattr("anabranch.jobs.keeper.FlinkRest.get", lambda *_: {"vertices": []})
     monkeypatch.setattr("anabranch.stack.kafka.transactions.end_transactions", Mock())
     arguments = ["run", "--mini-cluster", "--model-repository", str(repository), "--data-dir", str(tmp_path / "stack")]

@@ -416,6 +416,30 @@ def test_queue_backlog_is_the_predicted_work() -> None:
     assert several.backlog_ms == 0
 
 
+def test_queue_backlog_follows_the_price_of_a_measured_model() -> None:
+    """A walk through all waiting requests at each price took 6 % of a task under a burst."""
+    measured = costs((1, 10.0), (4, 20.0))
+    several = new_queue(costs={b"m": measured}, max_rows=4)
+    requests = [waiting("a"), waiting("b", priority=1), waiting("large", 8), waiting("c"), waiting("d")]
+    for number, request in enumerate(requests):
+        several.add(request, number / 1000)
+    work = [request.cost for request in requests]
+    assert several.backlog_ms == pytest.approx(12 * 5.0)
+    assert batch_of(several.take(1)) == ["b", "a"]
+    assert several.backlog_ms == pytest.approx(10 * 5.0)
+    for _ in range(500):
+        measured.observe(1, 30.0)
+    assert several.follow_costs()
+    assert [request.cost for request in requests] == work
+    # The ratio moved a little after the last price.
+    assert several.backlog_ms == pytest.approx(3 * 10 * 5.0, rel=0.1)
+    assert names(shed(several, 100.0, 10**6)) == ["d", "c"]
+    assert several.backlog_ms == pytest.approx(3 * 8 * 5.0, rel=0.1)
+    assert several.take_last(lambda batch: batch[0].cost_ms < 100.0) == []
+    assert names(several.take_last(lambda batch: batch[0].cost_ms > 100.0)) == ["large"]
+    assert several.backlog_ms == 0
+
+
 def test_queue_over_backlog_sheds_the_least_urgent() -> None:
     several = new_queue(costs={b"m": costs((1, 1.0))}, max_rows=1)
     for number in range(200):

@@ -22,12 +22,19 @@ class FlinkJob(msgspec.Struct, frozen=True):
     Attributes:
         state: `RUNNING`, `FAILED`, `CANCELED`, and so on.
         start_time_ms: Time of submission since the epoch.
+        tasks: Number of tasks by state, and in total.
     """
 
     job_id: str = msgspec.field(name="jid")
     name: str
     state: str
     start_time_ms: int = msgspec.field(name="start-time")
+    tasks: dict[str, int] = {}
+
+    @property
+    def all_tasks_run(self) -> bool:
+        """True if each task has loaded its models."""
+        return 0 < self.tasks.get("total", 0) == self.tasks.get("running")
 
 
 class JobFailure(NamedTuple):

@@ -43,14 +43,16 @@ class Quote(NamedTuple):
 
     Attributes:
         revision: Of the cost model.
-        call_ms: Time of a batch that its rows share; `row_ms` that of each row.
+        unit_ms: Factor of both costs.
+        call_cost: Work that the rows of a batch share; `row_cost` that of each.
         most_ms: Longest expected time of a full batch.
     """
 
     revision: int
+    unit_ms: float
     max_rows: int
-    call_ms: float
-    row_ms: float
+    call_cost: float
+    row_cost: float
     most_ms: float
 
 
@@ -95,9 +97,12 @@ class BatchCostModel:
             if len(self._quotes) >= CACHED_SIGNATURES:
                 self._quotes = {}
             revision, best = self.revision, self.best_rows(max_rows, row_elements)
-            call_ms, row_ms = self.price(best, row_elements)
+            if self._learned is None:
+                unit_ms, call_cost, row_cost = self._ratio, 0.0, self._measured_ms(best) / best
+            else:
+                unit_ms, (call_cost, row_cost) = 1.0, self.price(best, row_elements)
             most_ms = self.expect_ms(best, row_elements) * (_MOST_CHANGE if self.learns_sizes else 1.0)
-            quote = Quote(revision, best, call_ms, row_ms, most_ms)
+            quote = Quote(revision, unit_ms, best, call_cost, row_cost, most_ms)
             self._quotes[key] = quote
         return quote
 
@@ -142,9 +147,14 @@ class BatchCostModel:
 
     def predict_ms(self, rows: int, row_elements: int = 1) -> float:
         """Predict the time of a batch; 0 without measurements and runs."""
+        cost = self.cost(rows, row_elements)
+        return cost * self._ratio if self._learned is None else cost
+
+    def cost(self, rows: int, row_elements: int = 1) -> float:
+        """Predict the work of a batch, in units of the quotes' `unit_ms`."""
         learned = self._learned
         if learned is None:
-            return self._measured_ms(rows) * self._ratio
+            return self._measured_ms(rows)
         run_rows = self._run_rows
         if run_rows:
             return -(-rows // run_rows) * learned.predict_ms(run_rows, row_elements)
@@ -233,7 +243,7 @@ class EnsembleCosts(BatchCostModel):
         call_ms, row_ms = [sum(each) / len(prices) for each in zip(*prices, strict=True)]
         return call_ms, row_ms
 
-    def predict_ms(self, rows: int, row_elements: int = 1) -> float:
+    def cost(self, rows: int, row_elements: int = 1) -> float:
         """See `BatchCostModel`."""
         return sum([member.predict_ms(rows, row_elements) for member in self._members]) / len(self._members)
 

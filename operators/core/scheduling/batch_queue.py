@@ -96,9 +96,9 @@ class _Group:
     Attributes:
         due: Urgency of its entry in the heap.
         blocked_at_ms: Time without room since.
-        call_ms: Time of a batch that its rows share.
-        linear_rows: Requests of at most these rows cost `row_ms` each row.
-        work_ms: Predicted time of the requests.
+        call_cost: Work that the rows of a batch share, in units of `unit_ms`.
+        linear_rows: Requests of at most these rows cost `row_cost` each row.
+        work: That of all requests.
         in_order: True if none may run beside the task.
     """
 
@@ -108,7 +108,7 @@ class _Group:
         "_row_elements",
         "batching",
         "blocked_at_ms",
-        "call_ms",
+        "call_cost",
         "costs",
         "due",
         "gate",
@@ -119,12 +119,13 @@ class _Group:
         "max_rows",
         "may_be_slow",
         "revision",
-        "row_ms",
+        "row_cost",
         "rows",
         "size_bytes",
         "slow_ms",
         "target",
-        "work_ms",
+        "unit_ms",
+        "work",
     )
 
     def __init__(self, handling: Handling, slow_ms: float = _NEVER) -> None:
@@ -140,34 +141,37 @@ class _Group:
         self.blocked_at_ms: float | None = None
         self.rows = 0
         self.size_bytes = 0
-        self.work_ms = 0.0
+        self.work = 0.0
+        self.max_rows, self.call_cost, self.row_cost = 0, 0.0, 0.0
         self._entries: list[tuple[Urgency, Request]] = []  # Neither first nor last is gone.
         self._gone = 0
         self.follow_costs()
 
     def follow_costs(self) -> None:
         """Predict the work of all requests anew."""
+        priced = self.max_rows, self.call_cost, self.row_cost
         quote = self.costs.quote(self.batching.max_rows, self._row_elements)
-        self.revision, self.max_rows, self.call_ms, self.row_ms, most_ms = quote
+        self.revision, self.unit_ms, self.max_rows, self.call_cost, self.row_cost, most_ms = quote
         self.linear_rows = self._linear_rows()
         self.may_be_slow = not self.target and not self.in_order and most_ms > self.slow_ms
         #: True if the next batch may have to wait.
         self.is_gated = self.may_be_slow or bool(self.target)
-        if not self._entries:
+        # Another unit changes no request; there may be 100,000.
+        if not self._entries or priced == (self.max_rows, self.call_cost, self.row_cost):
             return
-        rows, self.work_ms = 0, 0.0
+        rows, self.work = 0, 0.0
         for _, request in self._entries:
             if not request.gone:
-                request.cost_ms = self.cost_of(request, rows)
+                request.cost = self.cost_of(request, rows)
                 rows += request.rows
-                self.work_ms += request.cost_ms
+                self.work += request.cost
+
+    @property
+    def work_ms(self) -> float:
+        return self.work * self.unit_ms
 
     def _linear_rows(self) -> float:
-        return 0 if self.call_ms else self.max_rows
-
-    def predict_ms(self, rows: int) -> float:
-        """Predict the time of a batch."""
-        return self.costs.predict_ms(rows, self._row_elements)
+        return 0 if self.call_cost else self.max_rows
 
     def at_least_ms(self, rows: int) -> float:
         """Return the least time of a batch in the last runs."""
@@ -178,17 +182,17 @@ class _Group:
         self.costs.note_wait(rows, waited_ms, self._row_elements)
 
     def cost_of(self, request: Request, rows_before: int) -> float:
-        """Predict the time that a request adds to the queue.
+        """Predict the work that a request adds.
 
         Args:
             rows_before: Rows of the requests before it.
         """
         rows, max_rows = request.rows, self.max_rows
         if rows > max_rows:
-            return self.predict_ms(rows)
+            return self.costs.cost(rows, self._row_elements)
         # The first request of each batch pays for the call.
         is_first = (rows_before + rows - 1) // max_rows > (rows_before - 1) // max_rows
-        return self.row_ms * rows + self.call_ms * is_first
+        return self.row_cost * rows + self.call_cost * is_first
 
     @property
     def waiting(self) -> int:
@@ -301,14 +305,14 @@ class _SplitGroup(_Group):
         super().__init__(replace(handling, batching=at_once, target=target))
 
     def _linear_rows(self) -> float:
-        return 0 if self.call_ms else _NEVER
+        return 0 if self.call_cost else _NEVER
 
     def cost_of(self, request: Request, rows_before: int) -> float:
         """See `_Group`; each record is a batch."""
         split = request.split
         if split is None:
             return super().cost_of(request, rows_before)
-        return self.row_ms * split.rows + self.call_ms * -(-split.rows // (split.run_rows or 1))
+        return self.row_cost * split.rows + self.call_cost * -(-split.rows // (split.run_rows or 1))
 
     def take(self) -> list[Request]:
         return [self._entries[0][1]]
@@ -400,9 +404,10 @@ class BatchQueue:
         if request.number >= self._next_number:
             self._next_number = request.number + 1
         request.arrived_ms = now_ms
-        cost_ms = group.row_ms * rows if rows <= group.linear_rows else group.cost_of(request, group.rows)
-        request.cost_ms = cost_ms
-        group.work_ms += cost_ms
+        cost = group.row_cost * rows if rows <= group.linear_rows else group.cost_of(request, group.rows)
+        request.cost = cost
+        group.work += cost
+        cost_ms = cost * group.unit_ms
         is_first = group.add(request, self._policy.urgency(now_ms, request.deadline_ms, request.priority))
         self._waiting += 1
         self.size_bytes += request.size_bytes
@@ -538,6 +543,8 @@ class BatchQueue:
         ]
         for group in sorted(due, key=lambda each: each.least_urgent, reverse=True):
             batch = group.last_batch()
+            for request in batch:
+                request.cost_ms = request.cost * group.unit_ms
             if is_wanted(batch):
                 for request in batch:
                     request.gone = True
@@ -618,7 +625,7 @@ class BatchQueue:
         for _, request in merge(*[group.from_last() for group in groups], key=itemgetter(0), reverse=True):
             if (backlog_ms <= 0 and size_bytes <= 0) or len(shed) >= most:
                 break
-            backlog_ms -= request.cost_ms
+            backlog_ms -= request.cost * self._groups[_group_key(request)].unit_ms
             size_bytes -= request.size_bytes
             request.gone = True
             shed.append(request)
@@ -672,11 +679,11 @@ class BatchQueue:
         self._note_left(requests)
 
     def _note_work(self, requests: list[Request], group: _Group) -> None:
-        cost_ms = 0.0
+        cost = 0.0
         for request in requests:
-            cost_ms += request.cost_ms
-        group.work_ms -= cost_ms
-        self._count_work(group, -cost_ms)
+            cost += request.cost
+        group.work -= cost
+        self._count_work(group, -cost * group.unit_ms)
 
     def _note_left(self, requests: list[Request]) -> None:
         self._waiting -= len(requests)
