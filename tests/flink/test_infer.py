@@ -117,6 +117,8 @@ def test_infer_from_its_savepoint_gives_each_element_once(
     out, gate = tmp_path / "out", tmp_path / "gate"
 
     def start(**flink: str) -> Any:
+        # A barrier waits for the elements of a bundle, whose default size keeps it behind all elements of this source.
+        flink = {"python.fn-execution.bundle.size": "50", **flink}
         job = {"delivery": "exactly-once", "checkpoint_dir": (tmp_path / "checkpoints").as_uri(), "flink": flink}
         # Measurements of other tests do not hold for slow sessions.
         defaults = {"batching": Batching(max_rows=4), "session": SessionOptions(warm_up_rows=2)}
