@@ -43,7 +43,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int
     balance: Literal["offload", "off"] = "offload"
     task_managers: int = 2
-    rate_per_s: float = 60.0
+    rate_per_s: float = 110.0
     hold_s: tuple[float, float] = (5.0, 30.0)
     limit_s: float = 840.0
 
