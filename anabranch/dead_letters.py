@@ -131,7 +131,7 @@ class DeadLetters:
                 )
         if letter.original is None:
             raise OriginalMissing(
-                f"the request of letter {letter_id} is gone: it was too large for the letter, and Kafka has removed "
+                f"the request of letter {letter_id} is gone: the letter does not repeat it, and Kafka has removed "
                 f"record {source.partition}-{source.offset} of {source.topic}; ask its sender"
             )
         return FailedRequest(

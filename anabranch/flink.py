@@ -232,7 +232,7 @@ def infer(
     frames.set_parallelism(parallelism)
     flows = _ElementFlows(spec, served, inputs, outputs)
     runtime = backend or OnnxBackend(settings.job.max_run_memory_mb)
-    streams = serve(frames, settings, catalog, runtime, flows, prefix=f"{uid}/")
+    streams = serve(frames, settings, catalog, runtime, flows, prefix=f"{uid}/", is_stored=False)
     # In thread mode, two Python operators in one thread wait for each other's interpreter lock for ever.
     streams.frames[SERVE_RESPONSES].start_new_chain()
     element_type = output_type or Types.PICKLED_BYTE_ARRAY()

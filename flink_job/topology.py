@@ -67,12 +67,20 @@ def build(env: StreamExecutionEnvironment, config: Config, catalog: Catalog, bac
 
 
 def serve(
-    requests: DataStream, config: Config, catalog: Catalog, backend: Backend, flows: Flows, *, prefix: str = ""
+    requests: DataStream,
+    config: Config,
+    catalog: Catalog,
+    backend: Backend,
+    flows: Flows,
+    *,
+    prefix: str = "",
+    is_stored: bool = True,
 ) -> ServedStreams:
     """Serve a stream of `Row(task key, frame)`.
 
     Args:
         prefix: Start of the operators' names and identities.
+        is_stored: False if no topic has the requests.
     """
     kafka = config.kafka
     response_writer = ResponseWriter(
@@ -80,6 +88,7 @@ def serve(
         kafka.response_limit_bytes,
         now_ms,
         max_original_bytes=kafka.original_limit_bytes,
+        repeats_all=not is_stored,
         flows=flows,
     )
     groups = keys_by_group(config.job.max_parallelism)

@@ -19,6 +19,8 @@ REQUEST_FRAME_RECORDS = 256
 REQUEST_FRAME_BYTES = MIB
 #: A view keeps its frame alive.
 FRAME_VIEW_FROM_BYTES = 64 * KIB
+#: In a window.
+MAX_KEPT_ORIGINAL_BYTES = 16 * KIB
 
 #: Of the copies of models on a machine, unless configured.
 MODEL_CACHE_BYTES = 32 * 1024 * MIB

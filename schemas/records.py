@@ -140,7 +140,7 @@ class OpeningRecord(_Record, frozen=True, gc=False):
         encoding: Of the answer.
         partial_allowed: The answer may lack rows.
         explain: The answer has a latency breakdown.
-        original: The Kafka value, for a dead letter.
+        original: The Kafka value, for a dead letter; may be empty.
     """
 
     kind: ClassVar[RecordKind] = RecordKind.OPENING

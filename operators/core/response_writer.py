@@ -9,7 +9,14 @@ from anabranch.operators.core.merging.row_ranges import BatchOutputs, format_ran
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord
 from anabranch.operators.core.requests import Refused, Request
-from anabranch.schemas.errors import AnabranchError, ResponseTooLarge, UnknownFlow
+from anabranch.schemas.errors import (
+    AnabranchError,
+    DeadlineExceeded,
+    ModelUnavailable,
+    Overloaded,
+    ResponseTooLarge,
+    UnknownFlow,
+)
 from anabranch.schemas.latency_breakdown import LatencyBreakdown
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferResponse, Parameter
 from anabranch.schemas.records import OpeningRecord, Source
@@ -19,13 +26,17 @@ from anabranch.schemas.wire import codec, protobuf_wire
 from anabranch.schemas.wire.carried import address_event, event_source, event_topic, is_event, topic_bytes
 from anabranch.schemas.wire.dead_letters import encode_dead_letter
 
+#: Met by many requests at once.
+_NOT_REPEATED = frozenset({DeadlineExceeded.code, ModelUnavailable.code, Overloaded.code})
+
 
 class ResponseWriter:
     """Writes answers and dead letters; each copy has its own `meter` and `defects`.
 
     Args:
         max_response_bytes: Size of the largest answer.
-        max_original_bytes: Size of the largest request that a dead letter repeats; by default as answers.
+        max_original_bytes: Size of the largest request that a letter repeats; by default as answers.
+        repeats_all: No topic has the requests.
         flows: Write the events that leave a flow.
     """
 
@@ -36,11 +47,13 @@ class ResponseWriter:
         now_ms: Callable[[], float],
         *,
         max_original_bytes: int | None = None,
+        repeats_all: bool = False,
         flows: Flows | None = None,
     ) -> None:
         self._requests_topic = requests_topic
         self._max_response_bytes = max_response_bytes
         self._max_original_bytes = max_response_bytes if max_original_bytes is None else max_original_bytes
+        self._not_repeated = frozenset() if repeats_all else _NOT_REPEATED
         self._flows = flows or Flows()
         self.now_ms = now_ms
         self.meter = Meter()
@@ -216,13 +229,13 @@ class ResponseWriter:
         return self._write(request.id, request.source, failure, request.original)
 
     def _write(self, request_id: str, source: Source, failure: Failure, original: Buffer) -> DeadLetterRecord:
-        fitting = original if 0 < len(original) <= self._max_original_bytes else None
+        repeats = 0 < len(original) <= self._max_original_bytes and failure.code not in self._not_repeated
         topic, place = self._requests_topic, source
         if is_event(source.carried):
             topic, place = event_topic(source.carried), event_source(source)
         return DeadLetterRecord(
             request_id.encode(),
-            encode_dead_letter(topic, place, request_id, failure, fitting),
+            encode_dead_letter(topic, place, request_id, failure, original if repeats else None),
             source.carried,
         )
 

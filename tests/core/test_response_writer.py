@@ -159,6 +159,16 @@ def test_letter_original_has_a_limit_of_its_own() -> None:
         assert letters[0].original == original
 
 
+@pytest.mark.parametrize("code", ["deadline_exceeded", "model_unavailable", "overloaded"])
+def test_letter_for_load_names_the_record_and_does_not_repeat_it(code: str) -> None:
+    refused = Refused(SOURCE, "ä", Encoding.JSON, b"whole", Failure(code, "busy", "admit"))
+    for repeats_all, original in ((False, None), (True, b"whole")):
+        writer = ResponseWriter("requests", 10_000, now_ms, repeats_all=repeats_all)
+        for products in (writer.refuse(refused), writer.fail(replace(admitted(), original=b"whole"), refused.failure)):
+            _, [letter] = opened(products)
+            assert (letter.original, letter.source.topic, letter.source.offset) == (original, "requests", 4)
+
+
 def test_writer_original_over_the_limit_is_not_sent() -> None:
     _, dead_letters = opened(WRITER.fail(replace(admitted(), original=bytes(10_001)), FAILURE))
     assert dead_letters[0].original is None

@@ -3,14 +3,39 @@
 from math import prod
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch.operators.core.merging.shards import opening, row_offsets, row_ranges, shards
 from anabranch.operators.core.requests import Request
-from anabranch.schemas.records import Source
+from anabranch.schemas.limits import MAX_KEPT_ORIGINAL_BYTES
+from anabranch.schemas.records import CarryingSource, Source
 from anabranch.schemas.signatures import Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Tensor, array_from_raw, raw_from_elements
+from anabranch.schemas.wire.carried import EVENT, Carried
+
+
+@pytest.mark.parametrize(
+    ("size", "carried", "kept"),
+    [
+        (MAX_KEPT_ORIGINAL_BYTES, b"", True),
+        (MAX_KEPT_ORIGINAL_BYTES + 1, b"", False),
+        (MAX_KEPT_ORIGINAL_BYTES + 1, Carried("payments", EVENT).encode(), True),
+    ],
+)
+def test_opening_keeps_a_small_original_or_an_event(size: int, carried: bytes, kept: bool) -> None:
+    request = Request(
+        b"signature",
+        size_bytes=8,
+        rows=2,
+        priority=1,
+        deadline_ms=7,
+        source=CarryingSource(1, 2, 3, carried) if carried else Source(1, 2, 3),
+        id="a",
+        original=bytes(size),
+    )
+    assert opening(request).original == (request.original if kept else b"")
 
 
 @given(st.integers(0, 500), st.integers(1, 600))

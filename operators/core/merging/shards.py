@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from anabranch.operators.core.requests import Request
+from anabranch.schemas.limits import MAX_KEPT_ORIGINAL_BYTES
 from anabranch.schemas.records import OpeningRecord, Segment, ShardRecord
 from anabranch.schemas.signatures import decode_signature
 from anabranch.schemas.tensors import Buffer, bytes_offsets, raw_size_bytes
+from anabranch.schemas.wire.carried import is_event
 
 
 def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
@@ -17,13 +19,15 @@ def row_ranges(total_rows: int, shard_rows: int) -> Iterator[tuple[int, int]]:
 def opening(request: Request) -> OpeningRecord:
     """Return the OPENING of a request."""
     read_ms, admitted_ms = _read_and_admitted(request)
+    # An answer holds its event.
+    keeps = len(request.original) <= MAX_KEPT_ORIGINAL_BYTES or is_event(request.source.carried)
     return OpeningRecord(
         _segment(request, 0, request.rows),
         request.signature,
         request.encoding,
         request.partial_allowed,
         request.explain,
-        request.original,
+        request.original if keeps else b"",
         read_ms,
         admitted_ms,
     )
