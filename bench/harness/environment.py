@@ -125,6 +125,9 @@ class BenchEnvironment:
             balance=system.balance,
             busy_folder=system.busy_folder,
             slowdown=system.slowdown,
+            delivery=system.delivery,
+            checkpoint_folder=system.checkpoint_folder,
+            checkpoint_interval_ms=system.checkpoint_interval_ms,
         )
         if system.checkout:
             process = self._start_checkout(Path(system.checkout), command)

@@ -6,6 +6,8 @@ from typing import Final, Literal, Self
 import msgspec
 
 Mode = Literal["thread", "process"]
+Delivery = Literal["at-least-once", "exactly-once"]
+DELIVERIES: Final[tuple[Delivery, ...]] = ("at-least-once", "exactly-once")
 MESSAGES: Final = "messages"
 SHARED_MEMORY: Final = "shared memory"
 Transport = Literal["messages", "shared memory"]
@@ -35,6 +37,8 @@ class ServeCommand(_Command, frozen=True, kw_only=True):
         balance: Load balancing between tasks.
         busy_folder: Folder of session times, or empty.
         slowdown: Runs of each batch in one process.
+        checkpoint_folder: Folder of checkpoints, or empty.
+        checkpoint_interval_ms: 0 for the project's default.
     """
 
     kind: str
@@ -51,6 +55,9 @@ class ServeCommand(_Command, frozen=True, kw_only=True):
     balance: Literal["offload", "off"] = "offload"
     busy_folder: str = ""
     slowdown: int = 1
+    delivery: Delivery = "at-least-once"
+    checkpoint_folder: str = ""
+    checkpoint_interval_ms: int = 0
 
 
 class LoadCommand(_Command, frozen=True, kw_only=True):

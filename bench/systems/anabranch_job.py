@@ -1,5 +1,8 @@
 """This project's job as a system."""
 
+from pathlib import Path
+from typing import Any
+
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.job import flink_options, start
 from bench.harness.messages import ServeCommand
@@ -8,6 +11,11 @@ from bench.harness.session_time import BusyBackend
 
 def config_of(command: ServeCommand) -> Config:
     """Return the project's defaults, with what the command says."""
+    job: dict[str, Any] = {"parallelism": command.parallelism, "execution_mode": command.mode}
+    if command.checkpoint_folder:
+        job |= {"delivery": command.delivery, "checkpoint_dir": Path(command.checkpoint_folder).as_uri()}
+    if command.checkpoint_interval_ms:
+        job["checkpoint_interval_ms"] = command.checkpoint_interval_ms
     return Config().replace(
         kafka={
             "bootstrap_servers": command.bootstrap_servers,
@@ -16,7 +24,7 @@ def config_of(command: ServeCommand) -> Config:
             "errors_topic": command.errors_topic,
             "group_id": command.group_id,
         },
-        job={"parallelism": command.parallelism, "execution_mode": command.mode},
+        job=job,
         models={"repository": command.repository},
         scheduling={"overload": command.overload, "balance": command.balance},
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.harness.messages import Mode
+from bench.harness.messages import Delivery, Mode
 
 #: The module with `run(ServeCommand)` of each kind. Only the system's own process imports it.
 MODULES = {
@@ -34,6 +34,8 @@ class System:
         balance: Load balancing between this project's tasks.
         busy_folder: See `bench.harness.session_time`, also for `slowdown`.
         checkout: Folder of another checkout, or empty.
+        delivery: This project's delivery.
+        checkpoint_folder: See `bench.harness.messages`, also for `checkpoint_interval_ms`.
     """
 
     kind: str
@@ -44,6 +46,9 @@ class System:
     busy_folder: str = ""
     slowdown: int = 1
     checkout: str = ""
+    delivery: Delivery = "at-least-once"
+    checkpoint_folder: str = ""
+    checkpoint_interval_ms: int = 0
 
     @property
     def name(self) -> str:
@@ -51,7 +56,8 @@ class System:
         if self.mode is None:
             return self.kind
         tasks = "1 task" if self.parallelism == 1 else f"{self.parallelism} tasks"
-        return f"{self.kind}, {self.mode}, {tasks}" + (", no balance" if self.balance == "off" else "")
+        changes = ", no balance" * (self.balance == "off") + f", {self.delivery}" * (self.delivery == "exactly-once")
+        return f"{self.kind}, {self.mode}, {tasks}{changes}"
 
 
 def anabranch(mode: Mode, parallelism: int = 1) -> System:

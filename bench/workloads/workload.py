@@ -126,6 +126,13 @@ def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({
     return workload_of(model, model, "bytes", tensors, repository, parameters_in_turn, tolerance=_MAGIKA_TOLERANCE)
 
 
+def magika_batches(repository: Path, rows: int) -> Workload:
+    """Return the same files, `rows` of them in each request."""
+    files = list(islice(_tokens_of_files(), _DISTINCT_REQUESTS))
+    tensors = [np.stack([files[(first + row) % len(files)] for row in range(rows)]) for first in range(0, 64, 8)]
+    return workload_of(f"{MAGIKA} {rows}", MAGIKA, "bytes", tensors, repository, tolerance=_MAGIKA_TOLERANCE)
+
+
 def resnet_pictures(repository: Path, *, explain: bool = False, model: str = RESNET) -> Workload:
     """Random pictures, one in each request, for ResNet-50 or a copy of it."""
     rng = np.random.default_rng(_SEED)
