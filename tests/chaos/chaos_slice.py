@@ -82,6 +82,7 @@ class SliceResult(msgspec.Struct, kw_only=True):
     Attributes:
         load_average: Processes that wanted a core, on average over the last minutes of the run.
         runs: Number of times that `anabranch run` was started.
+        refused: Requests beside those in the topic, whose timestamps the broker refused.
         note: The first thing that went wrong with the run itself; empty if nothing did.
     """
 
@@ -95,6 +96,7 @@ class SliceResult(msgspec.Struct, kw_only=True):
     faults: list[FaultResult]
     verdict: Verdict
     runs: int
+    refused: int = 0
     plant: Plant = "none"
     note: str = ""
 
@@ -215,6 +217,7 @@ def run_slice(
         cores=os.cpu_count() or 1,
         load_average=round(os.getloadavg()[1], 1),
         duration_s=round(time.monotonic() - start_s, 1),
+        refused=load.refused,
         faults=faults,
         verdict=checker.check(requests, load.answers, load.letters),
         runs=runs,

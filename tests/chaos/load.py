@@ -39,6 +39,13 @@ class Ledger:
         with self._lock:
             self._pending[name] = self.sent_s[name] = time.monotonic()
 
+    def refused(self, name: str) -> None:
+        """Notes a request that the broker did not take."""
+        with self._lock:
+            self.last_change_s = time.monotonic()
+            self._pending.pop(name, None)
+            self.sent_s.pop(name, None)
+
     def answered(self, name: str) -> None:
         """Notes an answer."""
         with self._lock:
@@ -86,6 +93,8 @@ class Load:
         self._random = Random(seed)
         self._clock_offset_s = 0.0
         self._good, self._bad = 0, 0
+        #: Requests with a time that the broker refuses: their sender knows.
+        self.refused = 0
         self._producer_lock = threading.Lock()
         self._sending_ended, self._reading_ended = threading.Event(), threading.Event()
         self._failures: list[BaseException] = []
@@ -132,7 +141,7 @@ class Load:
         record = poison(name, kind)
         if record.code != UNREADABLE:
             self.ledger.sent(name)
-        self._send(record)
+        self._send(name, record)
 
     def upgraded(self, generation: int, from_s: float) -> None:
         """Notes that other models answer, since a command that began at a time and has ended."""
@@ -192,13 +201,26 @@ class Load:
             if self._good % _POISON_EVERY == _POISON_EVERY - 1:
                 self.send_poison(self._random.choice(POISON_KINDS))
             self.ledger.sent(str(self._good))
-            self._send(good_request(self._seed, self._good))
+            self._send(str(self._good), good_request(self._seed, self._good))
             self._good += 1
 
-    def _send(self, record: Outgoing) -> None:
+    def _send(self, name: str, record: Outgoing) -> None:
+        def note(error: KafkaError | None, _: object) -> None:
+            if error is None:
+                return
+            if error.code() != KafkaError.INVALID_TIMESTAMP:
+                self._failures.append(RuntimeError(f"the broker has not taken request {name}: {error}"))
+            self.refused += 1
+            self.ledger.refused(name)
+
         timestamp_ms = round((time.time() + self._clock_offset_s) * 1000)
         self._producer.produce(
-            REQUESTS, key=record.key, value=record.value, timestamp=timestamp_ms, headers=record.headers
+            REQUESTS,
+            key=record.key,
+            value=record.value,
+            timestamp=timestamp_ms,
+            headers=record.headers,
+            on_delivery=note,
         )
         self._producer.poll(0)
 

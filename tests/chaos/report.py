@@ -60,6 +60,9 @@ def page(results: Sequence[SliceResult], endurance: Endurance) -> str:
         f"lost {counts['lost']}, wrong {counts['wrong']}, doubled {counts['doubled']}, "
         f"disordered {counts['disordered']}."
     )
+    refused = sum(run.refused for run in runs)
+    if refused:
+        summary += f" The broker took none of {refused:,} more, from a clock that was too far ahead: their sender knew."
     return TEMPLATE.read_text().format(
         task_managers=max(run.plan.task_managers for run in runs),
         cores=max(run.cores for run in runs),

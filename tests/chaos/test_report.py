@@ -6,6 +6,7 @@ from tests.chaos import report
 from tests.chaos.chaos_slice import FaultResult, SliceResult, read_suite
 from tests.chaos.checker import Verdict
 from tests.chaos.faults import FAULTS
+from tests.chaos.load import Ledger
 
 
 def made_result(**changes: object) -> SliceResult:
@@ -36,6 +37,22 @@ def test_report_shows_counts_and_recovery_by_kind() -> None:
     assert "| kill a TaskManager | 1 | 2.0 | 2.0 | 4.0 | 4.0 |" in text
     assert "| all | 2 | 5.0 | 7.7 | 7.0 | 9.7 |" in text
     assert text.index("| kill a TaskManager") < text.index("| kill the broker")
+
+
+def test_report_says_that_the_broker_refused_requests() -> None:
+    text = report.page([made_result(refused=1_099), made_result()], report.Endurance())
+    assert "The broker took none of 1,099 more, from a clock that was too far ahead: their sender knew." in text
+
+
+def test_ledger_does_not_wait_for_a_refused_request() -> None:
+    ledger = Ledger()
+    ledger.sent("0")
+    ledger.sent("1")
+    ledger.answered("0")
+    assert ledger.caught_up_after(ledger.last_change_s + 1) is None
+    ledger.refused("1")
+    assert ledger.caught_up_after(ledger.last_change_s + 1) is not None
+    assert list(ledger.sent_s) == ["0"]
 
 
 def test_report_violations_and_missed_faults_are_shown() -> None:
