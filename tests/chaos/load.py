@@ -24,6 +24,10 @@ _QUIET_S = 5.0
 _SILENT: dict[str, Any] = {"log_level": 0}
 
 
+#: A time too far ahead, and the other records of its batch.
+_REFUSED = (KafkaError.INVALID_TIMESTAMP, KafkaError.INVALID_RECORD)
+
+
 class Ledger:
     """Send time of each request, and time of its first answer."""
 
@@ -208,7 +212,7 @@ class Load:
         def note(error: KafkaError | None, _: object) -> None:
             if error is None:
                 return
-            if error.code() != KafkaError.INVALID_TIMESTAMP:
+            if error.code() not in _REFUSED:
                 self._failures.append(RuntimeError(f"the broker has not taken request {name}: {error}"))
             self.refused += 1
             self.ledger.refused(name)
