@@ -206,7 +206,9 @@ class HttpDoor:
         return _json({"name": model.name, "ready": self._service.bridge.is_alive})
 
     async def _config(self, request: Request) -> Response:
-        return _json(self._service.config(*_model_of(request)))
+        place = _model_of(request)
+        company = {"row_company": {"string_value": self._service.row_company(*place)}}
+        return _json(self._service.config(*place) | {"parameters": company})
 
     async def _statistics(self, request: Request) -> Response:
         return _json(self._service.statistics(*_model_of(request)))

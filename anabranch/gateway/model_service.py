@@ -178,6 +178,13 @@ class ModelService:
             "output": [_configured(spec, is_batched=rows > 0) for spec in model.outputs],
         }
 
+    def row_company(self, name: str, version: str) -> str:
+        """Tell whose rows may share a request: `any`, its `own`, or `none` without an axis of rows."""
+        batching = self.served.find(name, version).batching
+        if not batching.is_batchable:
+            return "none"
+        return "any" if batching.fixed_rows is not None or batching.verdict.level == "strangers" else "own"
+
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
         """Count the requests of this gateway by model, as Triton does."""
         if name:

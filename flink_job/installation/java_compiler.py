@@ -15,7 +15,9 @@ from anabranch.flink_job.installation.java_runtime import find_java
 
 def java_jar() -> Path:
     """Return the jar of the job's Java."""
-    libraries = [connector_jar(), *sorted((flink_home() / "opt").glob("flink-python*.jar"))]
+    flink = flink_home()
+    tables = (flink / "lib").glob("flink-table-api-java-uber*.jar")
+    libraries = [connector_jar(), *sorted((flink / "opt").glob("flink-python*.jar")), *sorted(tables)]
     return compile_java("anabranch", Path(__file__).parents[1] / "java", libraries)
 
 
@@ -24,7 +26,7 @@ def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
 
     Args:
         name: Start of the jar's name.
-        folder: Java sources.
+        folder: Java sources, and `META-INF/services`.
         libraries: Jars besides Flink's.
 
     Raises:
@@ -33,7 +35,9 @@ def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
     sources = sorted(folder.glob("*.java"))
     compiler = find_jars("compiler", "ecj-*.jar")[-1]
     class_path = [*sorted((flink_home() / "lib").glob("flink-dist-*.jar")), *libraries]
-    content = "\n".join([*(jar.name for jar in (compiler, *class_path)), *(source.read_text() for source in sources)])
+    services = sorted((folder / "META-INF" / "services").glob("*"))
+    texts = [f"{path.name}\n{path.read_text()}" for path in (*sources, *services)]
+    content = "\n".join([*(jar.name for jar in (compiler, *class_path)), *texts])
     jar = share_dir() / "java" / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jar"
     if not jar.is_file():
         jar.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,10 @@ def compile_java(name: str, folder: Path, libraries: list[Path]) -> Path:
                 raise CompilationFailed(
                     f"{folder} does not compile: run `make setup` for the versions that it needs. {found}"
                 )
+            for path in services:
+                target = classes / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
             archive = Path(shutil.make_archive(str(Path(scratch) / "archive"), "zip", classes))
             archive.replace(jar)
     return jar

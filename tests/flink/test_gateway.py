@@ -14,8 +14,11 @@ from urllib.request import Request, urlopen
 import grpc
 import numpy as np
 import pytest
+from pyflink.table import StreamTableEnvironment
 
+from anabranch.flink import environment
 from anabranch.flink_job import job
+from anabranch.flink_job.config import Config
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from anabranch.served_models import publish
 from anabranch.stack.kafka.broker import KafkaBroker
@@ -70,6 +73,25 @@ def test_gateway_http_request_is_answered_by_the_job(door: Door) -> None:
         status, answer = door.post(path, {"id": "mine", "inputs": [x]})
         assert (status, answer["id"], answer["model_version"]) == (200, "mine", "2")
         assert len(answer["outputs"][0]["data"]) == 8
+
+
+@pytest.mark.timeout(300)
+def test_gateway_answers_a_thousand_rows_of_sql(door: Door) -> None:
+    job = {"parallelism": 1, "flink": {"restart-strategy.type": "none"}}
+    tables = StreamTableEnvironment.create(environment(Config().replace(job=job)))
+    tables.get_config().set("table.exec.async-ml-predict.max-concurrent-operations", "300")
+    tables.execute_sql(
+        "CREATE TEMPORARY MODEL doubled INPUT (a FLOAT, b FLOAT, c FLOAT, d FLOAT) OUTPUT (y ARRAY<FLOAT>) "
+        f"WITH ('provider' = 'anabranch', 'endpoint' = '{door.urls['http_url']}', 'model' = 'double')"
+    )
+    tables.execute_sql(
+        "CREATE TEMPORARY TABLE numbers (n FLOAT) WITH ('connector' = 'datagen', 'number-of-rows' = '1000', "
+        "'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '999')"
+    )
+    query = "SELECT n, y FROM ML_PREDICT(TABLE numbers, MODEL doubled, DESCRIPTOR(n, n, n, n))"
+    with tables.sql_query(query).execute().collect() as rows:
+        found = sorted((row[0], row[1]) for row in rows)
+    assert found == [(float(n), [2.0 * n + 2] * 4) for n in range(1000)]
 
 
 def test_gateway_describes_the_models_of_the_job(door: Door) -> None:

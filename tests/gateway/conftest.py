@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,7 @@ class Served:
         return self.url.partition("://")[2]
 
 
-def _job(release: threading.Event) -> FakeJob:
+def _job(release: threading.Event, more: Mapping[str, Any]) -> FakeJob:
     def same(inputs: Any) -> Any:
         return {"y": next(iter(inputs.values()))}
 
@@ -63,18 +63,24 @@ def _job(release: threading.Event) -> FakeJob:
         raise ValueError("poison")
 
     models = dict.fromkeys(("same", "half", "text"), same)
-    return FakeJob({**models, "slow": slow, "bad": bad})
+    return FakeJob({**models, "slow": slow, "bad": bad, **more})
 
 
 @contextmanager
-def gateways() -> Iterator[Callable[..., Served]]:
-    """Gives a function that starts gateways, and stops them at the end."""
+def gateways(
+    summaries: Sequence[ModelSummary] = (), models: Mapping[str, Any] | None = None
+) -> Iterator[Callable[..., Served]]:
+    """Gives a function that starts gateways, and stops them at the end.
+
+    Args:
+        summaries: More models, with their functions.
+    """
     stops: list[Callable[[], None]] = []
 
     def start(page: PageData | None = None, **options: Any) -> Served:
         release, ready = threading.Event(), threading.Event()
-        job, served = _job(release), ServedModels()
-        served.update("job", encode_summaries(MODELS).encode())
+        job, served = _job(release, models or {}), ServedModels()
+        served.update("job", encode_summaries([*MODELS, *summaries]).encode())
         gateway = Gateway(GatewayOptions(http_port=0, grpc_port=0, **options), job.connection(), served, page)
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(gateway, ready.set, stopped.wait),))
