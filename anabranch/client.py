@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from anabranch.casting import FrameLike, rows_of
 from anabranch.casting import cast as cast_inputs
-from anabranch.flink_job.kafka.security import KafkaSecurity, python_options
+from anabranch.flink_job.kafka.security import KafkaSecurity, python_options, tls_context
 from anabranch.messaging.answer_future import AnswerFuture
 from anabranch.messaging.connection import Connection, IsolationLevel, KafkaConnection, known_options
 from anabranch.messaging.errors import ClientForked
@@ -48,7 +48,7 @@ class Client:
 
     Args:
         bootstrap_servers: `host:port` of one broker or several, separated by commas, also as `kafka://host:port`; or
-            the address of a gateway, `http://host:port`, which makes arguments for Kafka void.
+            the address of a gateway, `http://host:port` or `https://host:port`, which makes arguments for Kafka void.
         api_key: Key of the gateway.
         requests_topic: The job's `kafka.requests_topic`.
         responses_topic: The job's `kafka.responses_topic`; the client reads one partition of it.
@@ -57,7 +57,7 @@ class Client:
         timeout_s: Longest wait for an answer.
         isolation_level: `read_committed` waits for the transaction of a job that delivers exactly once, and makes no
             difference otherwise; `read_uncommitted` sees answers early, and a failure may repeat them.
-        security: Encryption and authentication, as the job's `[kafka.security]`.
+        security: Encryption and authentication, as the job's `[kafka.security]`; its certificates also for `https`.
         properties: Further options of the Kafka clients, in kafka-python's names, or with dots for underscores
             (`{"security.protocol": "SSL"}`).
         connection: Used instead of Kafka; `anabranch.testing.FakeJob.connection` makes one for tests.
@@ -94,7 +94,8 @@ class Client:
         self._process_id = os.getpid()
         self._summaries: dict[tuple[str, str], ModelSummary] = {}
         if connection is None and bootstrap_servers.startswith(("http://", "https://")):
-            connection = HttpConnection(bootstrap_servers, api_key=api_key, timeout_s=timeout_s)
+            tls = tls_context(security) if security else None
+            connection = HttpConnection(bootstrap_servers, api_key=api_key, timeout_s=timeout_s, tls=tls)
         self._connection = connection or KafkaConnection(
             bootstrap_servers.removeprefix("kafka://"),
             requests_topic=requests_topic,

@@ -24,12 +24,15 @@ class HttpConnection:
     Args:
         url: `http://HOST:PORT` or `https://HOST:PORT` of a gateway.
         api_key: Key of the gateway.
+        tls: TLS of `https`; the system's authorities by default.
     """
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout_s: float = 30.0, tls: ssl.SSLContext | None = None
+    ) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port
-        self._is_secure = parts.scheme == "https"
+        self._tls = tls or ssl.create_default_context() if parts.scheme == "https" else None
         self._url = url
         self._timeout_s = timeout_s
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -97,8 +100,6 @@ class HttpConnection:
         return content
 
     def _connect(self) -> http.client.HTTPConnection:
-        if self._is_secure:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout_s, context=ssl.create_default_context()
-            )
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)

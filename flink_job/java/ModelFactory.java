@@ -19,7 +19,7 @@ import org.apache.flink.table.types.logical.LogicalType;
 /** Makes models of `CREATE MODEL ... WITH ('provider' = 'anabranch')`, which ask a gateway. */
 public final class ModelFactory implements ModelProviderFactory {
     private static final ConfigOption<String> ENDPOINT = ConfigOptions.key("endpoint").stringType().noDefaultValue()
-            .withDescription("URL of a gateway, such as http://gateway:8000.");
+            .withDescription("URL of a gateway, such as http://gateway:8080.");
     private static final ConfigOption<String> MODEL = ConfigOptions.key("model").stringType().noDefaultValue()
             .withDescription("Name of a served model.");
     private static final ConfigOption<String> VERSION = ConfigOptions.key("version").stringType().defaultValue("")

@@ -5,6 +5,7 @@ A secret is named, not written: `env:NAME` is a variable, `file:PATH` a file.
 
 import os
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,6 +138,22 @@ def python_options(security: KafkaSecurity) -> dict[str, str | bool]:
         if security.key_password:
             options["ssl_password"] = read_secret(security.key_password, "key_password")
     return options
+
+
+def tls_context(security: KafkaSecurity) -> ssl.SSLContext:
+    """Return the TLS of other clients; raise ConfigError."""
+    options = python_options(security)
+    context = ssl.create_default_context(cafile=security.ca_file or None)
+    context.check_hostname = security.check_hostname
+    if security.certificate_file:
+        try:
+            context.load_cert_chain(security.certificate_file, security.key_file, str(options.get("ssl_password", "")))
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"kafka.security.certificate_file {security.certificate_file!r} does not fit its key ({error}): "
+                "check both files"
+            ) from None
+    return context
 
 
 def read_secret(reference: str, key: str, table: str = "kafka.security") -> str:
