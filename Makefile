@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --no-emit-find-links
 # Packages that clash with PyFlink's get environments of their own: NAME.in lists them, NAME.lock pins them.
 APART := $(foreach peer,ray mlserver,bench/systems/serving/$(peer)) $(foreach kind,pytorch tensorflow,tests/importing/$(kind)) \
-	tests/interop/requirements
+	tests/interop/requirements tests/interop/schemathesis
 # For the benchmark's peer in Java.
 PEER_JARS := com.microsoft.onnxruntime:onnxruntime:1.29.0 com.google.protobuf:protobuf-java:4.36.2 \
 	$(foreach part,databind core annotations,com.fasterxml.jackson.core:jackson-$(part):2.19.0)

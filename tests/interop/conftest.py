@@ -26,3 +26,9 @@ def run_there(interop_python: Path) -> Callable[..., None]:
         subprocess.run([str(interop_python), "-I", str(path), *arguments], check=True, timeout=100)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def schemathesis_python() -> Path:
+    """Returns the interpreter of Schemathesis's environment."""
+    return environment("schemathesis", LOCK.with_name("schemathesis.lock"))
