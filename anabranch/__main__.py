@@ -9,6 +9,7 @@ _EXTRAS = dict.fromkeys(
     ("apache_beam", "onnx", "onnxruntime", "psutil", "pyflink", "rich", "tomllib", "typer"), "server"
 )
 _EXTRAS["magika"] = "demo"
+_EXTRAS["opentelemetry"] = "tracing"
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from anabranch.stack.ports import prefer
 
 if TYPE_CHECKING:
     from anabranch.gateway.server import Gateway, GatewayOptions
+    from anabranch.gateway.tracing import Tracer
 
 
 def gateway(
@@ -58,6 +59,16 @@ def gateway(
         Path | None,
         typer.Option("--tls-client-ca", metavar="FILE", help="Only clients with a certificate of it may connect."),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--otlp-endpoint", metavar="URL", help="Collector of spans, by OTLP over HTTP: http://127.0.0.1:4318."
+        ),
+    ] = None,
+    trace_share: Annotated[
+        float,
+        typer.Option("--trace-share", min=0, max=1, help="Share of requests to trace, of those without `traceparent`."),
+    ] = 0,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it to the local stack, which `status` shows and `down` stops.")
     ] = False,
@@ -83,6 +94,8 @@ def gateway(
         )
     if bool(certificate) != bool(private_key) or (client_ca and not certificate):
         raise UnusableArgument("TLS needs --tls-certificate and --tls-key: give both")
+    if trace_share and not otlp_endpoint:
+        raise UnusableArgument("--trace-share needs a collector: give --otlp-endpoint")
     config = client_config(config_path, bootstrap_servers, data_dir)
     flink_url = flink_url or stack.addresses(stack.data_dir(data_dir)).get(config.kafka.bootstrap_servers, "")
     files = {
@@ -101,6 +114,7 @@ def gateway(
             "--timeout-s": timeout_s,
             "--max-in-flight": max_in_flight,
             "--max-connections": max_connections,
+            **({"--otlp-endpoint": otlp_endpoint, "--trace-share": trace_share} if otlp_endpoint else {}),
             **{option: path.resolve() for option, path in files.items() if path},
         }
         arguments = [str(word) for option in values.items() for word in option]
@@ -121,7 +135,12 @@ def gateway(
         keys=keys,
         any_host=open_to_all,
     )
-    _serve(config, options, flink_url, as_json=as_json)
+    tracer = None
+    if otlp_endpoint:
+        from anabranch.gateway.tracing import Tracer  # noqa: PLC0415 - needs the extra `tracing`
+
+        tracer = Tracer(otlp_endpoint, trace_share)
+    _serve(config, options, flink_url, tracer, as_json=as_json)
 
 
 def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bool) -> None:
@@ -133,7 +152,7 @@ def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bo
         Console().print(f"{_served_at(address.http_url, address.grpc_url)}; `anabranch down` stops it.", **PLAIN)
 
 
-def _serve(config: Config, options: GatewayOptions, flink_url: str, *, as_json: bool) -> None:
+def _serve(config: Config, options: GatewayOptions, flink_url: str, tracer: Tracer | None, *, as_json: bool) -> None:
     from anabranch.client import connection_for_job  # noqa: PLC0415 - imports Kafka
     from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - the same
     from anabranch.gateway.job_view import PageData  # noqa: PLC0415 - the same
@@ -147,7 +166,7 @@ def _serve(config: Config, options: GatewayOptions, flink_url: str, *, as_json: 
         reader = ServedModelsReader(kafka.bootstrap_servers, kafka.models_topic, options_of_kafka, served)
         reader.start()
         connection = AwaitedConnection(lambda: connection_for_job(config, timeout_s=options.timeout_s), served)
-    door = Gateway(options, connection, served, PageData(config, flink_url))
+    door = Gateway(options, connection, served, PageData(config, flink_url), tracer)
 
     async def run() -> None:
         stopped = asyncio.Event()

@@ -174,7 +174,7 @@ class GrpcDoor:
     # ---- inference
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
-        return await self._service.ask_encoded(message, context.time_remaining())
+        return await self._service.ask_encoded(message, context.time_remaining(), "grpc", _traceparent(context))
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         await self._admit(context)
@@ -183,7 +183,8 @@ class GrpcDoor:
 
     async def _wrapped(self, message: bytes, context: Context) -> bytes:
         try:
-            answer = await self._service.ask_encoded(message, context.time_remaining())
+            left_s = context.time_remaining()
+            answer = await self._service.ask_encoded(message, left_s, "grpc", _traceparent(context))
         except AnabranchError as error:
             request_id = ""
             with suppress(UnreadableRequest):
@@ -192,6 +193,11 @@ class GrpcDoor:
             wrapped = pb2.ModelStreamInferResponse(error_message=f"{error.code}: {error}", infer_response=failed)
             return _to_bytes(wrapped)
         return protobuf_wire.write_field(_INFER_RESPONSE, answer)
+
+
+def _traceparent(context: Context) -> str | None:
+    values = [value for name, value in context.invocation_metadata() or () if name == "traceparent"]
+    return str(values[0]) if values else None
 
 
 def _to_bytes(message: Message) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from starlette.applications import Starlette
@@ -44,6 +44,9 @@ from anabranch.schemas.errors import (
 )
 from anabranch.schemas.messages import ErrorResponse
 from anabranch.schemas.wire import protobuf_wire
+
+if TYPE_CHECKING:
+    from anabranch.gateway.tracing import Traced
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -226,6 +229,7 @@ class HttpDoor:
         name, version = _model_of(request)
         model = self._service.served.find(name, version)
         started_ns = time.perf_counter_ns()
+        traced = self._service.trace(model, "http", request.headers.get("traceparent"))
         error: AnabranchError | None = None
         asked: http_wire.HttpRequest | None = None
         held: list[int] = []
@@ -234,7 +238,7 @@ class HttpDoor:
             length = request.headers.get(http_wire.LENGTH_HEADER)
             asked = http_wire.read_request(body, length, model.name, model.version)
             asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
-            answer = await self._unless_gone(request, self._ask(asked, _stated_s(request)))
+            answer = await self._unless_gone(request, self._ask(asked, _stated_s(request), traced))
             return self._answered(request, http_wire.read_answer(answer), asked)
         except AnabranchError as caught:
             error = caught
@@ -244,31 +248,33 @@ class HttpDoor:
             raise
         finally:
             self._service.release(sum(held))
-            self._service.note(model, started_ns, error)
+            self._service.note(model, started_ns, error, traced)
 
     async def _infer_stream(self, request: Request) -> Response:
         """Answer each line of the body, a JSON request, by a server-sent event, in the order of the lines."""
         model, stated_s = self._service.served.find(*_model_of(request)), _stated_s(request)
+        traceparent = request.headers.get("traceparent")
         held: list[int] = []
         try:
             lines = http_wire.split_requests(await self._body(request, held))
         finally:
             self._service.release(sum(held))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(lines, model, stated_s), media_type=EVENTS, headers=headers)
+        return StreamingResponse(self._events(lines, model, stated_s, traceparent), media_type=EVENTS, headers=headers)
 
     async def _events(
-        self, lines: Sequence[bytes], model: ModelSummary, stated_s: float | None
+        self, lines: Sequence[bytes], model: ModelSummary, stated_s: float | None, traceparent: str | None
     ) -> AsyncIterator[bytes]:
         async def each() -> AsyncIterator[bytes]:
             for line in lines:
                 yield line
 
-        async for event in in_order(each(), lambda line: self._event(line, model, stated_s)):
+        async for event in in_order(each(), lambda line: self._event(line, model, stated_s, traceparent)):
             yield b"data: %b\n\n" % event
 
-    async def _event(self, line: bytes, model: ModelSummary, stated_s: float | None) -> bytes:
+    async def _event(self, line: bytes, model: ModelSummary, stated_s: float | None, traceparent: str | None) -> bytes:
         started_ns = time.perf_counter_ns()
+        traced = self._service.trace(model, "http", traceparent)
         error: AnabranchError | None = None
         asked: http_wire.HttpRequest | None = None
         held = 0
@@ -277,7 +283,7 @@ class HttpDoor:
             held = len(line)
             asked = http_wire.read_request(line, None, model.name, model.version)
             asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
-            answer = http_wire.read_answer(await self._ask(asked, stated_s))
+            answer = http_wire.read_answer(await self._ask(asked, stated_s, traced))
             return http_wire.write_answer(answer, http_wire.in_json(asked))[0]
         except AnabranchError as caught:
             error = caught
@@ -286,21 +292,22 @@ class HttpDoor:
             error = InternalError(f"{type(defect).__name__}: {defect}")
         finally:
             self._service.release(held)
-            self._service.note(model, started_ns, error)
+            self._service.note(model, started_ns, error, traced)
         return http_wire.write_error(error, asked.request.id if asked else "")
 
-    async def _ask(self, asked: http_wire.HttpRequest, stated_s: float | None) -> bytes:
+    async def _ask(self, asked: http_wire.HttpRequest, stated_s: float | None, traced: Traced | None) -> bytes:
         limit_s = self._service.deadline_s(asked.request.parameters, stated_s)
         message = http_wire.write_request(asked.request, {"timeout": max(1, round(limit_s * 1e6))})
         if len(message) > self._max_body_bytes:
             raise RequestTooLarge(f"the request has {len(message)} bytes, at most {self._max_body_bytes} are allowed")
-        return await self._service.ask(message, limit_s)
+        return await self._service.ask(message, limit_s, traced)
 
     async def _infer_encoded(self, request: Request) -> Response:
         """Answer protobuf with protobuf, also errors: the door of `Client("http://…")`."""
         message, error = await self._body(request), None
         try:
-            asking = self._service.ask_encoded(message, _stated_s(request))
+            traceparent = request.headers.get("traceparent")
+            asking = self._service.ask_encoded(message, _stated_s(request), "http", traceparent)
             answer = await self._unless_gone(request, asking)
         except AnabranchError as caught:
             error = caught

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
@@ -29,6 +29,9 @@ from anabranch.schemas.model import TensorSpec
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from anabranch.schemas.wire import protobuf_wire
 from anabranch.served_models import ServedModels
+
+if TYPE_CHECKING:
+    from anabranch.gateway.tracing import Traced, Tracer
 
 NAME = "anabranch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
@@ -60,11 +63,19 @@ class ModelService:
     Args:
         timeout_s: Deadline of a request without one.
         max_held_bytes: Bytes of all requests that the gateway holds; more are refused.
+        tracer: Makes spans of sampled requests.
     """
 
     def __init__(
-        self, bridge: Bridge, served: ServedModels, *, timeout_s: float, max_held_bytes: int = MAX_HELD_BYTES
+        self,
+        bridge: Bridge,
+        served: ServedModels,
+        *,
+        timeout_s: float,
+        max_held_bytes: int = MAX_HELD_BYTES,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
         self.bridge = bridge
@@ -102,14 +113,28 @@ class ModelService:
         limits = [limit for limit in (timeout_us / 1e6 or None, stated_s) if limit is not None]
         return max(1e-6, min([*limits, self._timeout_s]))
 
-    async def ask(self, message: bytes, deadline_s: float) -> bytes:
+    def trace(self, model: ModelSummary, door: str, traceparent: str | None) -> Traced | None:
+        """Begin the span of a request; None if it is not sampled."""
+        if self._tracer is None:
+            return None
+        attributes = {"anabranch.model": model.name, "anabranch.version": model.version, "anabranch.door": door}
+        return self._tracer.begin(f"infer {model.name}", traceparent, attributes)
+
+    async def ask(self, message: bytes, deadline_s: float, traced: Traced | None = None) -> bytes:
         """Return the encoded answer to an encoded request, whose `timeout` is the deadline."""
+        if traced is not None:
+            message = traced.sending(message)
         try:
-            return await self.bridge.ask(message, deadline_s + _GRACE_S)
+            answer = await self.bridge.ask(message, deadline_s + _GRACE_S)
         except NoAnswer as error:
             raise DeadlineExceeded(error.message) from None
+        if traced is not None:
+            traced.answered(answer)
+        return answer
 
-    async def ask_encoded(self, message: bytes, left_s: float | None) -> bytes:
+    async def ask_encoded(
+        self, message: bytes, left_s: float | None, door: str, traceparent: str | None = None
+    ) -> bytes:
         """Return the answer to an encoded `ModelInferRequest`; decodes no tensor.
 
         Appends deadline, model and id of the gateway to the message, and the caller's id to the answer: the last of
@@ -122,13 +147,14 @@ class ModelService:
         head = _head(envelope.head)
         model = self.served.find(head.model_name, head.model_version)
         started_ns, error = time.perf_counter_ns(), None
+        traced = self.trace(model, door, traceparent)
         self.hold(len(message))
         try:
             limit_s = self.deadline_s(protobuf_wire.read_parameters(head.parameters), left_s)
             limit_s = math.ceil(limit_s / _DEADLINE_STEP_S) * _DEADLINE_STEP_S
             more = ModelInferRequest(model_name=model.name, model_version=model.version)
             more.parameters["timeout"].int64_param = round(limit_s * 1e6)
-            answer = await self.ask(message + more.SerializeToString(deterministic=True), limit_s)
+            answer = await self.ask(message + more.SerializeToString(deterministic=True), limit_s, traced)
             _raise_error_in(answer)
             return answer + protobuf_wire.write_id(message[slice(*envelope.id_at)])
         except AnabranchError as caught:
@@ -139,10 +165,14 @@ class ModelService:
             raise
         finally:
             self.release(len(message))
-            self.note(model, started_ns, error)
+            self.note(model, started_ns, error, traced)
 
-    def note(self, model: ModelSummary, started_ns: int, error: AnabranchError | None) -> None:
-        """Count a request."""
+    def note(
+        self, model: ModelSummary, started_ns: int, error: AnabranchError | None, traced: Traced | None = None
+    ) -> None:
+        """Count a request, and end its span."""
+        if traced is not None:
+            traced.end(error)
         key = (model.name, model.version)
         self._counts[key][error is not None].add(started_ns)
         self._last_ms[key] = time.time_ns() // 1_000_000

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import msgspec
@@ -24,6 +24,9 @@ from anabranch.gateway.model_service import ModelService
 from anabranch.messaging.connection import Connection
 from anabranch.messaging.errors import TransportError
 from anabranch.served_models import ServedModels
+
+if TYPE_CHECKING:
+    from anabranch.gateway.tracing import Tracer
 
 _MAX_HEAD_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 30
@@ -65,18 +68,25 @@ class Gateway:
 
     Args:
         page: Data of its page; None for no page.
+        tracer: Makes spans; None for no tracing.
 
     Attributes:
         http_url, grpc_url: Known after `start`; the latter is `host:port`, or empty.
     """
 
     def __init__(
-        self, options: GatewayOptions, connection: Connection, served: ServedModels, page: PageData | None = None
+        self,
+        options: GatewayOptions,
+        connection: Connection,
+        served: ServedModels,
+        page: PageData | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._options = options
         self._page = page
         self._bridge = Bridge(connection, max_in_flight=options.max_in_flight)
-        self.service = ModelService(self._bridge, served, timeout_s=options.timeout_s)
+        self.service = ModelService(self._bridge, served, timeout_s=options.timeout_s, tracer=tracer)
         self.http_url = self.grpc_url = ""
         self._grpc: GrpcDoor | None = None
 
@@ -148,6 +158,8 @@ class Gateway:
             await self._serving
         if self._page is not None:
             await asyncio.to_thread(self._page.close)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
 
 def _listen(host: str, port: int) -> socket.socket:

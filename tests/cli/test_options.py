@@ -12,7 +12,7 @@ from anabranch.cli import app
 
 UNITS = ("_ms", "_s", "_mb", "_bytes")
 #: Floats without a unit.
-RATIOS = {"tolerance"}
+RATIOS = {"trace_share", "tolerance"}
 QUANTITIES = re.compile(r"time|deadline|interval|delay|memory|size|age\b|duration|wait")
 
 

@@ -24,6 +24,7 @@ from anabranch.served_models import publish
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from tests.flink.service import Topics, write_kafka_table
+from tests.span_collector import SpanCollector, check_phases, collecting
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -31,16 +32,17 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 class Door:
     """A gateway as a process."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, spans_to: str) -> None:
         command = [sys.executable, "-m", "anabranch", "gateway", "--config", str(config), "--json"]
+        command += ["--otlp-endpoint", spans_to]
         self.process = subprocess.Popen(
             [*command, "--http-port", "0", "--grpc-port", "0"], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         self.urls: dict[str, Any] = json.loads(self.process.stdout.readline())
 
-    def post(self, path: str, body: Any) -> tuple[int, Any]:
-        request = Request(self.urls["http_url"] + path, json.dumps(body).encode())
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        request = Request(self.urls["http_url"] + path, json.dumps(body).encode(), headers)
         try:
             with urlopen(request, timeout=60) as response:
                 return response.status, json.loads(response.read())
@@ -57,12 +59,20 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(service: Topics, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def spans() -> Iterator[SpanCollector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def door(
+    service: Topics, broker: KafkaBroker, spans: SpanCollector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Door]:
     models_topic = f"models-{uuid.uuid4().hex[:8]}"
     broker.create_topics(Topic(models_topic, 1, {"cleanup.policy": "compact"}))
     config = service.config.replace(kafka={"models_topic": models_topic})
     publish(config, job.read_models(config))
-    door = Door(write_kafka_table(config, tmp_path_factory.mktemp("gateway") / "job.toml"))
+    door = Door(write_kafka_table(config, tmp_path_factory.mktemp("gateway") / "job.toml"), spans.url)
     yield door
     assert door.stop() == 0
 
@@ -92,6 +102,17 @@ def test_gateway_answers_a_thousand_rows_of_sql(door: Door) -> None:
     with tables.sql_query(query).execute().collect() as rows:
         found = sorted((row[0], row[1]) for row in rows)
     assert found == [(float(n), [2.0 * n + 2] * 4) for n in range(1000)]
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_gateway_traces_a_request_through_the_job(door: Door, spans: SpanCollector, rows: int) -> None:
+    trace_id = uuid.uuid4().hex
+    x = {"name": "x", "shape": [rows, 4], "datatype": "FP32", "data": [0] * 4 * rows}
+    status, _ = door.post("/v2/models/double/infer", {"inputs": [x]}, traceparent=f"00-{trace_id}-{1:016x}-01")
+    assert status == 200
+    found = spans.of(trace_id, 9)
+    check_phases(found, "infer double")
+    assert found["session"].end_time_unix_nano > found["session"].start_time_unix_nano
 
 
 def test_gateway_describes_the_models_of_the_job(door: Door) -> None:

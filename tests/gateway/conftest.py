@@ -13,6 +13,7 @@ import pytest
 from anabranch.flink_job.model_summary import BatchingSummary, ModelSummary, encode_summaries
 from anabranch.gateway.job_view import PageData
 from anabranch.gateway.server import Gateway, GatewayOptions, serve
+from anabranch.gateway.tracing import Tracer
 from anabranch.schemas.model import TensorSpec
 from anabranch.served_models import ServedModels
 from anabranch.testing import FakeJob
@@ -77,11 +78,11 @@ def gateways(
     """
     stops: list[Callable[[], None]] = []
 
-    def start(page: PageData | None = None, **options: Any) -> Served:
+    def start(page: PageData | None = None, tracer: Tracer | None = None, **options: Any) -> Served:
         release, ready = threading.Event(), threading.Event()
         job, served = _job(release, models or {}), ServedModels()
         served.update("job", encode_summaries([*MODELS, *summaries]).encode())
-        gateway = Gateway(GatewayOptions(http_port=0, grpc_port=0, **options), job.connection(), served, page)
+        gateway = Gateway(GatewayOptions(http_port=0, grpc_port=0, **options), job.connection(), served, page, tracer)
         loop, stopped = asyncio.new_event_loop(), asyncio.Event()
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(gateway, ready.set, stopped.wait),))
         thread.start()
