@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from secrets import randbits
 
 from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, TimeDomain, TimerService
@@ -15,6 +16,8 @@ from anabranch.operators.runtime.operator_runtime import OperatorRuntime, Runtim
 from anabranch.operators.runtime.side_outputs import emit_rows
 from anabranch.operators.runtime.task_context import now_ms
 from anabranch.operators.transport.endpoints import AGGREGATE
+
+_RUN_BITS = 30
 
 
 @dataclass(eq=False)
@@ -32,7 +35,9 @@ class AggregateFunction(RuntimeOperator, KeyedProcessFunction):
         self._window = runtime_context.get_state(ValueStateDescriptor("window", Types.PICKLED_BYTE_ARRAY()))
         self._kept = runtime_context.get_list_state(ListStateDescriptor("partials", Types.PICKLED_BYTE_ARRAY()))
         self._receiver = self._runtime.receiver(AGGREGATE)
-        self._aggregator = Aggregator(writer, self.policy, self._runtime.metrics.flush, now_ms)
+        self._aggregator = Aggregator(
+            writer, self.policy, self._runtime.metrics.flush, now_ms, run=1 + randbits(_RUN_BITS)
+        )
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:
         """Take one part; redeem late ones, too, because that frees memory."""

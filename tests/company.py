@@ -318,7 +318,7 @@ class Company:
             self._writer,
             policy,
         )
-        self._aggregator = Aggregator(self._writer, policy, lambda: 0.0, lambda: NOW_MS)
+        self._aggregator = Aggregator(self._writer, policy, lambda: 0.0, lambda: NOW_MS, run=1)
 
     def admit(self, model: str, feed: Mapping[str, Array]) -> Request:
         """Admits one request."""

@@ -362,6 +362,7 @@ class Simulation:
         self.crowds = self._random.random() < 0.5
         self.runs_apart = self._random.random() < 0.5
         self._network = Random(~seed)  # tickets
+        self._runs = 0
         self._credits = credits
         self.has_credits = False
         self._returning: list[bytes] = []
@@ -541,10 +542,13 @@ class Simulation:
 
     def _start(self, tasks: int) -> None:
         self._costs: dict[str, BatchCostModel] = {}  # by model
+        self._runs += 1
         # A restart may change the setting, and finds records with and without tickets.
         self.has_credits = self._network.random() < 0.5 if self._credits is None else self._credits
         self._tasks = [Task(self, task, tasks) for task in range(tasks)]
-        self._aggregator = Aggregator(self.response_writer, self.policy, lambda: 0.0, lambda: self.now_ms)
+        self._aggregator = Aggregator(
+            self.response_writer, self.policy, lambda: 0.0, lambda: self.now_ms, run=self._runs
+        )
 
     # ---- outputs and windows
 

@@ -80,7 +80,7 @@ class LocalRun:
         router = Router(catalog, lambda _: BatchCostModel())
         self._inference = InferenceTask(catalog, self._session_of, writer, 0)
         self._pipeline = RequestPipeline(admission, router, self._inference, writer, policy)
-        self._aggregator = Aggregator(writer, policy, lambda: 0.0, _now_ms)
+        self._aggregator = Aggregator(writer, policy, lambda: 0.0, _now_ms, run=1)
         self._windows: dict[str, bytes] = {}
         self._kept: dict[str, list[bytes]] = {}
         self._loop = TaskLoop(0, self._pipeline, lambda: (), self, lambda: 0.0, _now_ms, policy)

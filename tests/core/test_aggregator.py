@@ -24,8 +24,15 @@ class StateOfWindow:
         self.window: bytes | None = None
         self.timers: set[int] = set()
         self.kept: list[bytes] = []
+        self._flush_s = flush_s
+        self._runs = 0
+        self.start()
+
+    def start(self) -> None:
+        """Starts an attempt, which finds the state of the last one."""
+        self._runs += 1
         writer = ResponseWriter("requests", 1_000_000, now_ms)
-        self.aggregator = Aggregator(writer, POLICY, lambda: flush_s, lambda: self.now_ms)
+        self.aggregator = Aggregator(writer, POLICY, lambda: self._flush_s, lambda: self.now_ms, run=self._runs)
 
     def put(self, record: bytes) -> WindowUpdate:
         return self.apply(self.aggregator.on_record(record, self.window, self.read_kept))
@@ -55,6 +62,32 @@ class StateOfWindow:
             self.timers.add(update.wake_at_ms)
         assert len(self.timers) == (self.window is not None), "each window has one timer"
         return update
+
+
+@pytest.mark.parametrize("repeated", [(opening(2),), (part(0, 1), opening(2)), (opening(2), part(1, 1))])
+def test_records_repeated_after_a_restart_do_not_open_the_window_again(repeated: tuple[bytes, ...]) -> None:
+    state = StateOfWindow()
+    state.put(opening(2))
+    state.put(part(0, 1))
+    state.start()
+    assert kinds(state.put(part(1, 1))) == [Answer]
+    for record in repeated:
+        assert state.put(record).outputs == ()
+    state.now_ms += TIMEOUT_MS
+    assert [state.timer(at_ms).outputs for at_ms in sorted(state.timers) if at_ms <= state.now_ms] == []
+    assert state.window is not None
+    state.now_ms = START_MS + REMEMBER_MS + 1
+    [at_ms] = state.timers
+    assert state.timer(at_ms).outputs == ()
+    assert state.window is None
+
+
+def test_window_of_one_attempt_is_forgotten_at_once() -> None:
+    state = StateOfWindow()
+    state.start()
+    for record in (opening(2), part(1, 1), part(0, 1)):
+        state.put(record)
+    assert state.window is None
 
 
 def kinds(update: WindowUpdate) -> list[type]:
@@ -130,7 +163,7 @@ def test_aggregator_closed_window_of_old_state_is_forgotten() -> None:
     state = StateOfWindow()
     state.window = b"\x02" + msgspec.msgpack.encode([2_001.0, True, 0, 0, False, [], [], None, 1_000, [], 1])
     state.timers = {2_001}
-    assert state.put(part(0, 1)) == WindowUpdate()
+    assert state.put(part(0, 1)).outputs == ()
     state.now_ms = 2_001
     assert state.timer(2_001) == WindowUpdate(clears_kept=True, forgets=True, end_at_ms=1_000)
 

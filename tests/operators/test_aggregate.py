@@ -45,7 +45,7 @@ def made_operator(options: TransportOptions, aggregator: Any) -> Any:
 def test_aggregate_late_part_is_redeemed_and_dropped() -> None:
     options = TransportOptions(job=os.urandom(8).hex(), shares_memory=True, claim_from_bytes=1000, arena_bytes=3000)
     writer = ResponseWriter("requests", 1000, lambda: 0.0)
-    operator = made_operator(options, Aggregator(writer, POLICY, lambda: 0.0, lambda: 0.0))
+    operator = made_operator(options, Aggregator(writer, POLICY, lambda: 0.0, lambda: 0.0, run=1))
     operator._window.value.return_value = closed_window()
     sender = Sender(options, ALONE, AGGREGATE, 1, Meter())
     for _ in range(5):

@@ -45,8 +45,8 @@ from anabranch.schemas.wire.carried import Carried
 from anabranch.schemas.wire.dead_letters import encode_dead_letter
 
 FOLDER = Path(__file__).parent / "golden"
-#: State of layout 1, which is only read.
-OLD = ("v1/record_opening.bin", "v1/record_partial.bin", "v1/window.bin")
+#: State of earlier layouts, which is only read.
+OLD = ("v1/record_opening.bin", "v1/record_partial.bin", "v1/window.bin", "v2/window.bin")
 
 INPUTS = (
     Tensor.from_array("numbers", np.array([[1.5, -2.0, 0.0], [3.25, 1e-3, 4e6]], np.float32)),
@@ -135,11 +135,15 @@ OLD_OPENING = OpeningRecord(
 OLD_PARTIAL = PartialRecord(replace(SEGMENT, member=0), OUTPUT_SIGNATURE, _OUTPUTS)
 
 
+#: Of the attempt that opened the window.
+RUN = 77
+
+
 def open_window() -> Window:
     """Makes a window of three members: rows of two, failures of one."""
     ensemble = Ensemble((("a", "1"), ("b", "1"), ("b", "2")), "mean", (1.0, 0.5, 0.25), 2)
     signature = OpeningSignature("magika", "2", (TensorSignature("numbers", "FP32", (3,)),), ("labels",), ensemble)
-    window = Window(SchedulingPolicy())
+    window = Window(SchedulingPolicy(), run=RUN)
     for record in (
         OpeningRecord(SEGMENT, encode_signature(signature), partial_allowed=True),
         PartialRecord(replace(SEGMENT, member=0), OUTPUT_SIGNATURE),
@@ -169,7 +173,7 @@ def samples() -> dict[str, bytes]:
     return {
         **{f"v1/{name}": encoded for name, encoded in wire.items()},
         **{name: record.encode() for name, record in RECORDS.items()},
-        "v2/window.bin": open_window().snapshot(),
+        "v3/window.bin": open_window().snapshot(),
         "v3/requests.frame": write_requests([(b"value", SOURCE), (None, CARRYING_SOURCE)]),
         "v3/answers.frame": write_answers([(b"id-1", b"answer", CARRIED.encode()), (b"", b"", b"")]),
         "v3/waiting.frame": write_waiting(b"value", CARRYING_SOURCE),

@@ -4,6 +4,7 @@ import re
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from anabranch.operators.core.merging.request_window import SNAPSHOT_VERSION, Window
@@ -108,7 +109,7 @@ def test_golden_shard_has_the_documented_layout() -> None:
 #: Name of a state in Flink -> its samples.
 STATE = {
     "waiting": ["v1/waiting.frame", "v3/waiting.frame", "v1/begun.frame"],
-    "window": ["v1/window.bin", "v2/window.bin"],
+    "window": ["v1/window.bin", "v2/window.bin", "v3/window.bin"],
     "partials": [f"{layout}/record_{kind}.bin" for layout in ("v1", "v2") for kind in ("opening", "partial")]
     + ["v3/record_opening.bin"],
 }
@@ -136,18 +137,21 @@ def test_golden_mark_of_a_begun_request_is_read() -> None:
         read_begun(b"\2" + stored("v1/begun.frame")[1:])
 
 
-@pytest.mark.parametrize("name", ["v1/window.bin", "v2/window.bin"])
-def test_golden_window_of_both_layouts_is_restored(name: str) -> None:
-    window = Window(SchedulingPolicy())
+@pytest.mark.parametrize(("name", "run"), [("v1/window.bin", 0), ("v2/window.bin", 0), ("v3/window.bin", golden.RUN)])
+def test_golden_window_of_each_layout_is_restored(name: str, run: int) -> None:
+    window = Window(SchedulingPolicy(), run=1)
     window.restore(stored(name))
-    assert window.snapshot() == stored("v2/window.bin") == golden.open_window().snapshot()
-    assert stored("v2/window.bin")[0] == SNAPSHOT_VERSION
+    found, expected = (msgspec.msgpack.decode(each[1:]) for each in (window.snapshot(), stored("v3/window.bin")))
+    assert found[:-1] == expected[:-1]
+    assert found[-1] == run
+    assert stored("v3/window.bin") == golden.open_window().snapshot()
+    assert stored("v3/window.bin")[0] == SNAPSHOT_VERSION
 
 
 @pytest.mark.parametrize("version", [0, 1, SNAPSHOT_VERSION + 1, 0x9A, 0x9C, 255])
 def test_golden_window_of_another_version_is_refused(version: int) -> None:
     with pytest.raises(ValueError, match=f"version {version}"):
-        Window(SchedulingPolicy()).restore(bytes((version,)) + stored("v2/window.bin")[1:])
+        Window(SchedulingPolicy()).restore(bytes((version,)) + stored("v3/window.bin")[1:])
 
 
 def test_golden_queued_request_is_read_with_its_version() -> None:

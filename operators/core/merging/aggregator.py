@@ -43,7 +43,12 @@ class WindowUpdate(NamedTuple):
 
 
 class Aggregator:
-    """The windows of one task; `flush_metrics` returns the seconds until its next call, 0 for none."""
+    """The windows of one task.
+
+    Args:
+        flush_metrics: Returns the seconds until its next call, 0 for none.
+        run: Number of this attempt; no other has it.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,9 @@ class Aggregator:
         policy: SchedulingPolicy,
         flush_metrics: Callable[[], float],
         clock: Callable[[], float],
+        run: int,
     ) -> None:
+        self._run = run
         self._response_writer = response_writer
         self._policy = policy
         self._flush_metrics = flush_metrics
@@ -114,7 +121,7 @@ class Aggregator:
         return WindowUpdate() if after == snapshot else WindowUpdate(snapshot=after)
 
     def _load(self, snapshot: bytes | None) -> Window:
-        window = Window(self._policy, self._response_writer.defects)
+        window = Window(self._policy, self._response_writer.defects, self._run)
         if snapshot is not None:
             window.restore(bytes(snapshot))
         return window

@@ -2,7 +2,7 @@
 
 It closes when all rows arrived, when failed rows decide the answer, or at the deadline. State holds the window, the
 caller the records for the answer. The first outcome of a row counts. A closed window is forgotten when the outcomes of
-all rows arrived, or after `remember_ms`.
+all rows arrived, or after `remember_ms`. A restored one is always remembered: records that are sent again may follow.
 
 An ensemble counts as several times the rows, member after member. The answer uses the complete members if they
 suffice, else the rows that all members have.
@@ -74,10 +74,12 @@ class _Snapshot(msgspec.Struct, array_like=True):
     opened_at_ms: int = 0
     members: tuple[str, ...] = ()
     needed: int = 1
+    run: int = 0
 
 
-#: First byte of a snapshot; version 1 began with a MessagePack array of 11.
-SNAPSHOT_VERSION = 2
+#: First byte of a snapshot; version 1 began with a MessagePack array of 11, version 2 had no `run`.
+SNAPSHOT_VERSION = 3
+_VERSIONS = (2, SNAPSHOT_VERSION)
 _VERSION_1_MARK = 0x9B
 _VERSION_BYTE = bytes((SNAPSHOT_VERSION,))
 _OPENING = bytes((RecordKind.OPENING,))
@@ -111,9 +113,15 @@ class Closing:
 
 
 class Window:
-    """State of one split request; `defects` gets undecodable records."""
+    """State of one split request.
 
-    def __init__(self, policy: SchedulingPolicy, defects: Defects | None = None) -> None:
+    Args:
+        defects: Gets undecodable records.
+        run: Number of the attempt.
+    """
+
+    def __init__(self, policy: SchedulingPolicy, defects: Defects | None = None, run: int = 0) -> None:
+        self._run = run
         self._defects = defects or Defects(Meter())
         self._window_timeout_ms = policy.window_timeout_ms
         self._remember_ms = policy.remember_ms
@@ -142,7 +150,7 @@ class Window:
             self._note_late(encoded)
             return None, None
         if not state.closes_at_ms:
-            state.opened_at_ms = int(now_ms)
+            state.opened_at_ms, state.run = int(now_ms), self._run
             state.closes_at_ms = now_ms + self._window_timeout_ms
         try:
             record, ensemble = _decode(encoded)
@@ -226,7 +234,8 @@ class Window:
     def is_forgotten(self, now_ms: float) -> bool:
         """Return True if the window may be removed."""
         state = self._state
-        if state.closed and 0 < state.total_rows <= sum([rows for _, rows in state.received]):
+        is_whole = state.closed and 0 < state.total_rows <= sum([rows for _, rows in state.received])
+        if is_whole and state.run == self._run:
             return True  # Nothing of it can come.
         return (state.closed or not state.total_rows) and now_ms >= state.closes_at_ms
 
@@ -235,17 +244,17 @@ class Window:
         return _VERSION_BYTE + _encoder.encode(self._state)
 
     def restore(self, encoded: bytes) -> None:
-        """Restore a snapshot of this version or of version 1.
+        """Restore a snapshot of any version.
 
         Raises:
             ValueError: Another version, or damaged bytes.
         """
-        if encoded[0] == SNAPSHOT_VERSION:
+        if encoded[0] in _VERSIONS:
             self._state = _decoder.decode(encoded[1:])
         elif encoded[0] == _VERSION_1_MARK:
             self._state = _decoder.decode(encoded)
         else:
-            raise ValueError(f"a window snapshot of version {encoded[0]}, expected {SNAPSHOT_VERSION} or 1")
+            raise ValueError(f"a window snapshot of version {encoded[0]}, expected 1 to {SNAPSHOT_VERSION}")
 
     def _close_if_done(self, now_ms: float) -> Closing | None:
         state = self._state
@@ -291,6 +300,7 @@ class Window:
             total_rows=state.total_rows * max(1, len(state.members)),
             received=state.received,
             opened_at_ms=state.opened_at_ms,
+            run=state.run,
         )
         return Closing(missing, failure, is_answerable, members)
 
