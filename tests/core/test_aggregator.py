@@ -65,7 +65,7 @@ class StateOfWindow:
 
 
 @pytest.mark.parametrize("repeated", [(opening(2),), (part(0, 1), opening(2)), (opening(2), part(1, 1))])
-def test_records_repeated_after_a_restart_do_not_open_the_window_again(repeated: tuple[bytes, ...]) -> None:
+def test_records_repeated_after_a_restart_open_no_window(repeated: tuple[bytes, ...]) -> None:
     state = StateOfWindow()
     state.put(opening(2))
     state.put(part(0, 1))

@@ -47,7 +47,7 @@ class Aggregator:
 
     Args:
         flush_metrics: Returns the seconds until its next call, 0 for none.
-        run: Number of this attempt; no other has it.
+        run: Unique number of the attempt.
     """
 
     def __init__(

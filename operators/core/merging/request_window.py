@@ -2,7 +2,7 @@
 
 It closes when all rows arrived, when failed rows decide the answer, or at the deadline. State holds the window, the
 caller the records for the answer. The first outcome of a row counts. A closed window is forgotten when the outcomes of
-all rows arrived, or after `remember_ms`. A restored one is always remembered: records that are sent again may follow.
+all rows arrived, or after `remember_ms`. The records of a restored one may come again.
 
 An ensemble counts as several times the rows, member after member. The answer uses the complete members if they
 suffice, else the rows that all members have.
@@ -117,7 +117,7 @@ class Window:
 
     Args:
         defects: Gets undecodable records.
-        run: Number of the attempt.
+        run: See `Aggregator`.
     """
 
     def __init__(self, policy: SchedulingPolicy, defects: Defects | None = None, run: int = 0) -> None:
@@ -244,7 +244,7 @@ class Window:
         return _VERSION_BYTE + _encoder.encode(self._state)
 
     def restore(self, encoded: bytes) -> None:
-        """Restore a snapshot of any version.
+        """Restore a snapshot.
 
         Raises:
             ValueError: Another version, or damaged bytes.
