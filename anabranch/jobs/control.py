@@ -21,6 +21,7 @@ _POLL_S = 0.2
 _CLASS = re.compile(r"^<class '[^']*'>: ")
 _SAVEPOINT_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 60.0
 
 
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,7 @@ class JobControl:
             StackError: The savepoint failed; the job goes on.
         """
         body = {"drain": drain, **self._target(job, "targetDirectory", STOPPED)}
+        self._await_start(job)
         path = self._await_savepoint(job, self._rest.post(f"/jobs/{job.job_id}/stop", body))
         self.await_end(job)
         return path
@@ -89,6 +91,7 @@ class JobControl:
     def savepoint(self, job: FlinkJob) -> str:
         """Take a savepoint of a job, which goes on; return its path."""
         body = {"cancel-job": False, **self._target(job, "target-directory", SAVEPOINTS)}
+        self._await_start(job)
         return self._await_savepoint(job, self._rest.post(f"/jobs/{job.job_id}/savepoints", body))
 
     def cancel(self, job: FlinkJob) -> None:
@@ -114,6 +117,14 @@ class JobControl:
                 "or end it with `anabranch cancel`"
             )
         return {key: f"{url}/{folder}"}
+
+    def _await_start(self, job: FlinkJob) -> None:
+        """Wait a minute at most: Flink refuses savepoints while a task starts."""
+        give_up_at = monotonic() + _START_TIMEOUT_S
+        while any(each.job_id == job.job_id and each.is_starting for each in self._rest.jobs()):
+            if monotonic() > give_up_at:
+                return  # Flink says which task.
+            sleep(_POLL_S)
 
     def _await_savepoint(self, job: FlinkJob, triggered: Any) -> str:
         path = f"/jobs/{job.job_id}/savepoints/{triggered['request-id']}"

@@ -7,6 +7,7 @@ import pytest
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import JobFailed
 from anabranch.flink_job.state.saved_state import STATE_PARAMETER
+from anabranch.jobs import control as job_control
 from anabranch.jobs import keeper as job_keeper
 from anabranch.jobs.control import JobControl, cause_of
 from anabranch.jobs.keeper import JobKeeper
@@ -85,6 +86,24 @@ def test_stop_puts_its_savepoint_below_the_jobs_directory(drain: bool) -> None:
     rest = FakeRest(job())
     assert control(rest).stop(job(), drain=drain) == SAVEPOINT
     assert rest.posted == [("/jobs/a/stop", {"drain": drain, "targetDirectory": "file:///c/fraud/stopped"})]
+
+
+@pytest.mark.parametrize(
+    "starting", [job(state="RESTARTING"), job(tasks={"total": 3, "running": 2, "initializing": 1})]
+)
+def test_stop_waits_until_the_tasks_have_started(starting: FlinkJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    rest = FakeRest(starting)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert len(slept) > 3 or not rest.posted
+        if len(slept) == 3:
+            rest.listed = [job(tasks={"total": 3, "running": 2, "finished": 1})]
+
+    monkeypatch.setattr(job_control, "sleep", sleep)
+    assert control(rest).stop(starting) == SAVEPOINT
+    assert len(slept) > 3
 
 
 def test_savepoint_goes_to_the_users_folder() -> None:

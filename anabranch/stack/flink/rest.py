@@ -16,6 +16,10 @@ _TIMEOUT_S = 10.0
 _MAX_QUERY = 3_000
 
 
+_STARTING_JOB = frozenset({"INITIALIZING", "CREATED", "FAILING", "RESTARTING", "RECONCILING"})
+_STARTING_TASK = ("created", "scheduled", "deploying", "initializing", "reconciling")
+
+
 class FlinkJob(msgspec.Struct, frozen=True):
     """A job of the cluster.
 
@@ -35,6 +39,11 @@ class FlinkJob(msgspec.Struct, frozen=True):
     def all_tasks_run(self) -> bool:
         """True if each task has loaded its models."""
         return 0 < self.tasks.get("total", 0) == self.tasks.get("running")
+
+    @property
+    def is_starting(self) -> bool:
+        """True if a task does not run yet, or the job restarts."""
+        return self.state in _STARTING_JOB or any(self.tasks.get(state) for state in _STARTING_TASK)
 
 
 class JobFailure(NamedTuple):
