@@ -16,7 +16,7 @@ from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.rest import FlinkRest
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import rate_per_s, tally
-from bench.harness.environment import BenchEnvironment
+from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.messages import DELIVERIES
 from bench.harness.settings import Settings
 from bench.report import plots
@@ -144,6 +144,8 @@ class Checkpoints:
         last_ms = float(answers.appended_ms.max())
         under_load = [each for each in checkpoints.values() if each["trigger_timestamp"] <= last_ms]
         ended = [each for each in under_load if each["status"] == "COMPLETED"]
+        if not ended:
+            raise Stalled(f"no checkpoint ended under {case.name}: {len(checkpoints)} were seen, give it more rows")
         return [
             CheckpointRun(
                 system=system.name,
@@ -204,8 +206,8 @@ def draw(result: ScenarioResult) -> Figure:
 
 @scenario(
     Checkpoints.name,
-    full=CheckpointSettings(repeats=3, modes=("thread", "process")),
-    quick=CheckpointSettings.quick(checkpoint_rows=600),
+    full=CheckpointSettings(repeats=2, modes=("thread", "process")),
+    quick=CheckpointSettings.quick(checkpoint_rows=2_000),
     draw=draw,
 )
 def make(settings: CheckpointSettings, models: Repositories) -> Made:
