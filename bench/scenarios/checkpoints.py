@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
+from time import monotonic, sleep
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -35,7 +36,7 @@ _LONGEST, _MEDIAN, _RATE = "longest_ms", "median_ms", "rate_per_s"
 _POLL_S = 0.25
 _TURN_S = 60.0
 _SPLIT_ROWS = 64
-#: Flink ends a job whose checkpoints fail later.
+#: Longest wait for a checkpoint after the load.
 _TIMEOUT_S = 10.0
 
 
@@ -86,7 +87,7 @@ class Checkpoints:
         f"and channels are full. Magika, a checkpoint each second. Three loads: all requests in one partition, so that "
         f"one task offloads batches to the other; requests of {_SPLIT_ROWS} rows, which are split; and the model in "
         "two stages. In both deliveries. Time: from the trigger of a checkpoint to its end, as Flink's REST API says, "
-        "of those that the job triggered between the first answer and the last."
+        "of those that the job triggered before the last answer, and that ended after the first."
     )
 
     def __init__(self, settings: CheckpointSettings, cases: Sequence[CheckpointCase]) -> None:
@@ -164,13 +165,18 @@ class Checkpoints:
 
 @contextmanager
 def following_checkpoints(rest: FlinkRest) -> Iterator[dict[int, dict[str, Any]]]:
-    """Collect the checkpoints that the only job triggers in the block, by their numbers, as Flink's REST API says."""
+    """Collect the checkpoints that end in the block, or fail, by their numbers, as Flink's REST API says.
+
+    One that has not ended yet is waited for: it was triggered under load.
+    """
     [job] = [job["jid"] for job in rest.get("/jobs/overview")["jobs"] if job["state"] == "RUNNING"]
 
     def history() -> dict[int, dict[str, Any]]:
         return {each["id"]: each for each in rest.get(f"/jobs/{job}/checkpoints")["history"]}
 
-    earlier, ended, found = set(history()), Event(), {}
+    # One that is under way may take all the time.
+    earlier = {number for number, each in history().items() if each["status"] != "IN_PROGRESS"}
+    ended, found = Event(), dict[int, dict[str, Any]]()
 
     def follow() -> None:
         # Flink keeps the last ten.
@@ -182,6 +188,10 @@ def following_checkpoints(rest: FlinkRest) -> Iterator[dict[int, dict[str, Any]]
     try:
         yield found
     finally:
+        give_up_at = monotonic() + _TIMEOUT_S
+        pending = [number for number, each in found.items() if each["status"] == "IN_PROGRESS"]
+        while any(found[number]["status"] == "IN_PROGRESS" for number in pending) and monotonic() < give_up_at:
+            sleep(_POLL_S)
         ended.set()
         thread.join(_TIMEOUT_S)
 

@@ -49,7 +49,8 @@ class Rest:
         assert path == "/jobs/a/checkpoints"
         self.looks += 1
         newest = range(max(0, self.looks - 3), self.looks)
-        return {"history": [{"id": number, "status": "COMPLETED"} for number in newest]}
+        under_way = {self.looks - 1: "IN_PROGRESS"}
+        return {"history": [{"id": number, "status": under_way.get(number, "COMPLETED")} for number in newest]}
 
 
 def test_following_takes_later_checkpoints_once() -> None:
@@ -57,7 +58,9 @@ def test_following_takes_later_checkpoints_once() -> None:
     with following_checkpoints(rest) as found:
         while rest.looks < 6:
             time.sleep(0.01)
-    assert sorted(found) == list(range(1, rest.looks))
+    # The first was under way when the block began.
+    assert sorted(found) == list(range(rest.looks))
+    assert found[0]["status"] == "COMPLETED"
 
 
 def test_command_of_a_delivery_becomes_the_job_of_it(tmp_path: Path) -> None:
