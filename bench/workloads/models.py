@@ -1,7 +1,6 @@
 """Models of the benchmark: feed-forward networks, Magika and ResNet-50."""
 
 import shutil
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,13 +54,13 @@ def add_heavy(repository: Path) -> Path:
     return repository
 
 
-def add_copies_in_stages(repository: Path, plan: str, models: Sequence[str] = (MAGIKA, RESNET)) -> Path:
-    """Add copies of models that are served in stages, and return the repository.
+def add_copies_in_stages(repository: Path, plan: str) -> Path:
+    """Add a copy of Magika and of ResNet-50 that is served in stages, and return the repository.
 
     Args:
         plan: Name of the stage manifests.
     """
-    for name in models:
+    for name in (MAGIKA, RESNET):
         [original] = (repository / name).glob("*/model.onnx")
         copy = repository / in_stages(name) / "1" / original.name
         copy.parent.mkdir(parents=True, exist_ok=True)

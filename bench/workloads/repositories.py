@@ -4,7 +4,6 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 
-from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.harness.analysis.stage_timing import PLAN
 from bench.workloads.models import LIGHT, add_copies_in_stages, add_heavy, add_resnet50, make_repository
 from bench.workloads.text_lines import add_recognizer
@@ -36,11 +35,6 @@ class Repositories:
     def in_stages(self) -> Path:
         """Magika and ResNet-50, each whole and as a copy that is served in stages."""
         return add_copies_in_stages(add_resnet50(make_repository(self._folder / "models-in-stages")), PLAN)
-
-    @cached_property
-    def magika_in_stages(self) -> Path:
-        """The small ones, and a copy of Magika that is served in stages."""
-        return add_copies_in_stages(make_repository(self._folder / "magika-in-stages"), PLAN, (MAGIKA,))
 
     @cached_property
     def squeezenet(self) -> Path:

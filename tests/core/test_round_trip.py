@@ -174,7 +174,7 @@ def _all_complete(window: windows.Window, find: Any = windows.Window._find_gaps)
 
 
 def _forget_failures(window: windows.Window) -> bytes:
-    return windows._encoder.encode(replace(window._state, failed=[]))
+    return windows._VERSION_BYTE + windows._encoder.encode(replace(window._state, failed=[]))
 
 
 def _forget_arrivals(queue: BatchQueue, settle: Any = BatchQueue.settle) -> QueueChanges:
