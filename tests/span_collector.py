@@ -11,7 +11,9 @@ from itertools import pairwise
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-PHASES = ("broker", "admit", "queue", "batch", "session", "merge", "encode", "answer")
+from anabranch.schemas import latency_breakdown
+
+PHASES = (*latency_breakdown.PHASES, "answer")
 
 
 @dataclass

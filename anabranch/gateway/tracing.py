@@ -19,14 +19,13 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider, sampling
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.latency_breakdown import PHASES, SUFFIX
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
-#: W3C's header: trace, span, flags.
-TRACEPARENT = "traceparent"
+#: W3C's header `traceparent`: trace, span, flags.
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _EXPLAIN = ModelInferRequest()
 _EXPLAIN.parameters["explain"].bool_param = True
@@ -41,16 +40,15 @@ class Tracer:
     Args:
         endpoint: Base URL of a collector that takes OTLP over HTTP.
         share: Share of the requests without `traceparent` that are sampled.
-        exporter: Takes the spans instead.
     """
 
-    def __init__(self, endpoint: str, share: float = 0.0, exporter: SpanExporter | None = None) -> None:
+    def __init__(self, endpoint: str, share: float = 0.0) -> None:
         self._share = share
         # The decision falls before there is a span.
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": "anabranch-gateway"}), sampler=sampling.ALWAYS_ON
         )
-        exporter = exporter or OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
+        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY_MS))
         self._tracer = self._provider.get_tracer("anabranch")
 

@@ -167,7 +167,7 @@ def following_checkpoints(rest: FlinkRest) -> Iterator[dict[int, dict[str, Any]]
 
     One that has not ended yet is waited for: it was triggered under load.
     """
-    [job] = [job["jid"] for job in rest.get("/jobs/overview")["jobs"] if job["state"] == "RUNNING"]
+    [job] = [job.job_id for job in rest.jobs() if job.state == "RUNNING"]
 
     def history() -> dict[int, dict[str, Any]]:
         return {each["id"]: each for each in rest.get(f"/jobs/{job}/checkpoints")["history"]}

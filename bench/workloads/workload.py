@@ -129,7 +129,10 @@ def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({
 def magika_batches(repository: Path, rows: int) -> Workload:
     """Return the same files, `rows` of them in each request."""
     files = list(islice(_tokens_of_files(), _DISTINCT_REQUESTS))
-    tensors = [np.stack([files[(first + row) % len(files)] for row in range(rows)]) for first in range(0, 64, 8)]
+    tensors = [
+        np.stack([files[(first + row) % len(files)] for row in range(rows)])
+        for first in range(0, _DISTINCT_REQUESTS, 8)
+    ]
     return workload_of(f"{MAGIKA} {rows}", MAGIKA, "bytes", tensors, repository, tolerance=_MAGIKA_TOLERANCE)
 
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from anabranch.stack.flink.rest import FlinkJob
 from bench.harness.analysis.measures import Tally
 from bench.harness.messages import ServeCommand
 from bench.scenarios.checkpoints import CheckpointRun, Checkpoints, CheckpointSettings, following_checkpoints
@@ -43,9 +44,10 @@ class Rest:
     def __init__(self) -> None:
         self.looks = 0
 
+    def jobs(self) -> list[FlinkJob]:
+        return [FlinkJob("ended", "old", "CANCELED", 0), FlinkJob("a", "new", "RUNNING", 1)]
+
     def get(self, path: str) -> dict[str, Any]:
-        if path == "/jobs/overview":
-            return {"jobs": [{"jid": "ended", "state": "CANCELED"}, {"jid": "a", "state": "RUNNING"}]}
         assert path == "/jobs/a/checkpoints"
         self.looks += 1
         newest = range(max(0, self.looks - 3), self.looks)
