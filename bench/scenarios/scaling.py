@@ -14,11 +14,12 @@ from matplotlib.ticker import FuncFormatter
 from anabranch.demo.features import model_path as magika_path
 from anabranch.partition.errors import NoPlan
 from anabranch.partition.graph.model_graph import load_graph
+from anabranch.partition.planning.cut_search import candidates
 from anabranch.partition.planning.homogeneous import smallest_piece
 from anabranch.partition.planning.placement import Machine, Placement, PlannedStage
 from anabranch.partition.planning.planner import plan
-from anabranch.partition.profiling.costs import CostGraph, Cuts
-from anabranch.partition.profiling.profile import Profile, costs_of, profile
+from anabranch.partition.profiling.costs import CostGraph
+from anabranch.partition.profiling.profile import Profile, costs_of, profile, with_copies
 from bench.harness.analysis.measures import Spread, Tally
 from bench.harness.analysis.pipeline_simulation import Feed, simulate
 from bench.harness.environment import BenchEnvironment
@@ -75,7 +76,7 @@ class ProfiledModel:
     @cached_property
     def costs(self) -> CostGraph:
         """Input of the planner."""
-        return costs_of(load_graph(self.path), self.profile)
+        return costs_of(with_copies(load_graph(self.path), self.profile), self.profile)
 
     @cached_property
     def feed(self) -> Feed:
@@ -182,7 +183,7 @@ def _pipeline(costs: CostGraph, machines: Machine) -> Placement | None:
 
 def _third(costs: CostGraph) -> int:
     """Memory of a node that holds a third of the model, or what cannot be cut further."""
-    least = smallest_piece(Cuts(costs))
+    least = min(smallest_piece(cuts) for cuts in candidates(costs))
     return int(max(sum(each.size_bytes for each in costs.parameters) / 3, least))
 
 

@@ -47,7 +47,7 @@ def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
     from anabranch.partition.graph.model_graph import load_graph  # noqa: PLC0415
     from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
     from anabranch.partition.planning.planner import plan_timed  # noqa: PLC0415
-    from anabranch.partition.profiling.profile import costs_of, profile, rows_of  # noqa: PLC0415
+    from anabranch.partition.profiling.profile import costs_of, profile, rows_of, with_copies  # noqa: PLC0415
     from anabranch.partition.profiling.stage_timing import stage_times_ms  # noqa: PLC0415
     from anabranch.partition.stages.manifest import write_placement  # noqa: PLC0415
 
@@ -60,6 +60,7 @@ def _cut(model: UnpreparedModel, progress: PreparationProgress) -> None:
         graph = load_graph(model.path)
         known = profile(graph, rows_of(graph, 1), lambda done, step: report(done * _PROFILED, step))
         report(_PROFILED, "choosing cuts and timing stages")
+        graph = with_copies(graph, known)
         time_stages = partial(stage_times_ms, graph, rows=known.rows)
         machines = [Machine(name="machine", count=model.stages)]
         _, plan = plan_timed(costs_of(graph, known), machines, model.stages, time_stages)

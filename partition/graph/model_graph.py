@@ -4,7 +4,7 @@ r"""A model's graph and its cuts.
            \--> (c) -----^
 
 A set of nodes is an int: bit i stands for `nodes[i]`. A *cut* is a downset: a set with all predecessors of its nodes.
-Stages copy constants, which are not nodes.
+Stages copy constants, which are not nodes, and copied nodes: each stage runs those that it needs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,10 @@ from anabranch.partition.profiling.runtime import runtime_types
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """Tensor; `made` is its maker's set, `leaves` marks outputs."""
+    """Tensor of no copied node; `made` is its maker's set, `leaves` marks outputs.
+
+    Its readers include those that need it through copied nodes.
+    """
 
     name: str
     made: int
@@ -42,6 +45,7 @@ class Graph:
         nodes, constants: Those that outputs need, in topological order.
         inputs: Inputs without initializers.
         outputs: May be inputs or constants.
+        copied: Set of nodes without outputs of the model. A cut holds those that its other nodes need.
     """
 
     path: Path
@@ -50,6 +54,7 @@ class Graph:
     constants: tuple[Constant, ...] = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    copied: int = 0
 
     @property
     def everything(self) -> int:
@@ -122,10 +127,14 @@ class Graph:
             tensor.name for tensor in self._tensors if tensor.made & part and (tensor.leaves or tensor.readers & rest)
         )
 
+    def stage_nodes(self, part: int) -> int:
+        """Return a stage's nodes, with copies of earlier ones."""
+        return part | sum(1 << node for node, needers in self._needers.items() if needers & part)
+
     def stage_constants(self, part: int) -> int:
         """Return a stage's constants."""
         needed = 0
-        for node in self.members(part):
+        for node in self.members(self.stage_nodes(part)):
             needed |= node.constants
         return needed
 
@@ -150,11 +159,25 @@ class Graph:
         readers: dict[str, int] = {}
         for index, node in enumerate(self.nodes):
             for name in node.reads:
-                readers[name] = readers.get(name, 0) | 1 << index
+                readers[name] = readers.get(name, 0) | self._needers.get(index, 1 << index)
         outputs = set(self.outputs)
         made = [(name, 0) for name in self.inputs]
-        made += [(name, 1 << index) for index, node in enumerate(self.nodes) for name in node.makes]
+        made += [
+            (name, 1 << index)
+            for index, node in enumerate(self.nodes)
+            for name in node.makes
+            if not self.copied >> index & 1
+        ]
         return tuple(_Tensor(name, maker, readers.get(name, 0), name in outputs) for name, maker in made)
+
+    @cached_property
+    def _needers(self) -> dict[int, int]:
+        """Nodes that need each copied node, also through other copied ones."""
+        needers = dict.fromkeys(indices(self.copied), 0)
+        for index in reversed(range(len(self.nodes))):
+            for before in indices(self.nodes[index].predecessors & self.copied):
+                needers[before] |= needers.get(index, 1 << index)
+        return needers
 
     @cached_property
     def _constant_of(self) -> dict[str, int]:

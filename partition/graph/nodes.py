@@ -24,6 +24,7 @@ class Node:
         makes: Tensors that it outputs.
         predecessors: Set of nodes whose tensors it reads.
         constants: Set of constants that it needs, also indirectly.
+        gives_the_same: It is not random, so that stages may copy it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Node:
     makes: tuple[str, ...]
     predecessors: int
     constants: int
+    gives_the_same: bool
     proto: onnx.NodeProto = field(repr=False)
 
 
@@ -151,7 +153,8 @@ class _Reader:
             constants |= self._constant_of.get(name, 0)
         makes = tuple(name for name in proto.output if name)
         data = tuple(name for name in reads if name not in self._constant_of)
-        if not data and _gives_the_same(proto, self._functions):
+        gives_the_same = _gives_the_same(proto, self._functions)
+        if not data and gives_the_same:
             constants |= 1 << len(self.constants)
             self._constant_of |= dict.fromkeys(makes, constants)
             self.constants.append(Constant(makes, constants, _value_bytes(proto), proto))
@@ -160,7 +163,8 @@ class _Reader:
         for name in data:
             predecessors |= self._maker_of[name]
         self._maker_of |= dict.fromkeys(makes, 1 << len(self.nodes))
-        self.nodes.append(Node(node_name(proto, position), proto.op_type, data, makes, predecessors, constants, proto))
+        name = node_name(proto, position)
+        self.nodes.append(Node(name, proto.op_type, data, makes, predecessors, constants, gives_the_same, proto))
 
 
 def _gives_the_same(node: onnx.NodeProto, functions: Mapping[tuple[str, str], onnx.FunctionProto]) -> bool:

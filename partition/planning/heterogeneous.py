@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning.cuts import Cuts, Floats
 from anabranch.partition.planning.homogeneous import TIE, why_not
 from anabranch.partition.planning.placement import Choice, Machine, kind_of
-from anabranch.partition.profiling.costs import Cuts, Floats
 
 _MOST_ORDERS = 720
 _MOST_CUTS = 250

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning.cuts import Cuts, Floats
 from anabranch.partition.planning.placement import Choice, Machine
-from anabranch.partition.profiling.costs import Cuts, Floats
 
 #: Relative difference below which bottlenecks are equal.
 TIE = 1e-9
@@ -45,7 +45,7 @@ def plan_equal(cuts: Cuts, machines: Sequence[Machine], stages: int | None) -> C
     if len(cuts) ** 2 * most * (stages or 1) <= _MOST_TIES:
         price = 2 * (cuts.crossing_bytes * machine.ms_per_byte + machine.latency_ms)
         price[-1] = 0
-        ends = _cheapest(needs, price, most, stages)
+        ends = _cheapest(needs, price[:, None] + cuts.copied_ms.T / machine.speed, most, stages)
     used = 0
     replicas = []
     for start, end in pairwise(ends):
@@ -99,7 +99,7 @@ def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> li
 
     Args:
         needs: Machines by end and start.
-        price: Of each cut.
+        price: Of a stage, by end and start.
         most: Number of machines.
         stages: Number of stages.
     """
@@ -114,7 +114,7 @@ def _cheapest(needs: Counts, price: Floats, most: int, stages: int | None) -> li
         row = needs[end, :end]
         for count in np.unique(row[row <= most]):
             starts = np.flatnonzero(row == count)
-            totals = before[:, starts, : most + 1 - count] + price[end]
+            totals = before[:, starts, : most + 1 - count] + price[end, starts][:, None]
             chosen = totals.argmin(axis=1)
             found = np.take_along_axis(totals, chosen[:, None], axis=1)[:, 0]
             known = lowest[after, end, count:]

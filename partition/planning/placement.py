@@ -7,7 +7,8 @@ from operator import or_
 
 import msgspec
 
-from anabranch.partition.profiling.costs import CostGraph, Cuts
+from anabranch.partition.planning.cuts import Cuts
+from anabranch.partition.profiling.costs import CostGraph
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +131,7 @@ def stages_of(graph: CostGraph, cuts: Cuts, choice: Choice) -> list[PlannedStage
     ends, replicas = choice
     found = []
     for (start, end), machines in zip(pairwise(ends), replicas, strict=True):
-        ms = float(cuts.ms[end] - cuts.ms[start])
+        ms = float(cuts.stage_ms[start, end])
         crossing = int(cuts.crossing_bytes[start]), int(cuts.crossing_bytes[end])
         nodes = cuts.stage(start, end)
         links = (start > 0) + (end < len(cuts) - 1)

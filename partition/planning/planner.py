@@ -9,14 +9,22 @@ bound, as in PipeDream; bisection finds the bound, as in Alpa.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning.cut_search import candidates, neighbours
+from anabranch.partition.planning.cuts import Cuts
 from anabranch.partition.planning.heterogeneous import plan_unequal
-from anabranch.partition.planning.homogeneous import plan_equal
+from anabranch.partition.planning.homogeneous import TIE, plan_equal
 from anabranch.partition.planning.placement import Machine, Placement, kind_of, stages_of
-from anabranch.partition.profiling.costs import CostGraph, Cuts
+from anabranch.partition.profiling.costs import CostGraph
 
 _MOST_TIMED = 4
+_MOST_ROUNDS = 3
+#: Relative distance from a lower bound at which the search ends: less than the noise of times.
+_NEAR = 0.005
+#: The same for timed stages.
+_EVEN = 0.03
 
 #: Measures each stage's batch time, in ms at speed 1; None if not possible.
 TimeStages = Callable[[Placement], Sequence[float] | None]
@@ -25,7 +33,7 @@ TimeStages = Callable[[Placement], Sequence[float] | None]
 def plan_timed(
     graph: CostGraph, machines: Sequence[Machine], stages: int | None, time_stages: TimeStages
 ) -> tuple[CostGraph, Placement]:
-    """Plans, times the stages and corrects the costs, until a plan repeats; returns the best.
+    """Plans, times the stages and corrects the costs, until a plan is even or repeats; returns the best.
 
     Raises:
         NoPlan: No plan exists.
@@ -36,8 +44,10 @@ def plan_timed(
         ms = time_stages(placement) if len(timed) < _MOST_TIMED else None
         if ms is None:
             break
-        graph = _corrected(graph, placement, ms)
-        timed[tuple(placement.downsets)] = graph, placement.with_times(ms)
+        graph, placement = _corrected(graph, placement, ms), placement.with_times(ms)
+        timed[tuple(placement.downsets)] = graph, placement
+        if placement.bottleneck_ms <= sum(ms) / sum(kind.speed * kind.count for kind in machines) * (1 + _EVEN):
+            break
         placement = plan(graph, machines, stages)
     if len(placement.stages) == 1:
         timed[()] = graph, placement
@@ -45,10 +55,14 @@ def plan_timed(
 
 
 def _corrected(graph: CostGraph, placement: Placement, ms: Sequence[float]) -> CostGraph:
+    """Scale the times of each stage's nodes to its own, except for copied nodes."""
     node_ms = list(graph.ms)
     for stage, stage_ms in zip(placement.stages, ms, strict=True):
-        for node in stage.nodes:
-            node_ms[node] = node_ms[node] * stage_ms / stage.ms if stage.ms else stage_ms / len(stage.nodes)
+        own = [node for node in stage.nodes if node not in graph.copied]
+        own_ms = sum(graph.ms[node] for node in own)
+        real_ms = max(stage_ms - sum(graph.ms[node] for node in graph.copies(own)), 0.0)
+        for node in own:
+            node_ms[node] = node_ms[node] * real_ms / own_ms if own_ms else real_ms / len(own)
     return replace(graph, ms=tuple(node_ms))
 
 
@@ -65,10 +79,67 @@ def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) 
     """
     if not graph.ms:
         raise NoPlan("the model has no nodes to plan for: export it again")
-    cuts = Cuts(graph)
-    machines = [machine for machine in kinds for _ in range(machine.count)]
-    if len({kind_of(machine) for machine in kinds}) == 1:
-        choice, exact = plan_equal(cuts, machines, stages), cuts.complete
-    else:
-        choice, exact = plan_unequal(cuts, machines, stages)
-    return Placement(tuple(stages_of(graph, cuts, choice)), exact)
+    search = _Search(graph, kinds, stages)
+    families = list(candidates(graph))
+    if families[0].complete:
+        return search.among(families[0])
+    found = [placement for cuts in families if (placement := search.tried(cuts)) is not None]
+    if not found:  # perhaps cuts of several orders, and their neighbours
+        seen = [downset for cuts in families for downset in cuts.downsets]
+        seen += neighbours(graph, [cuts.downsets[len(cuts) // 2] for cuts in families])
+        return search.among(Cuts(graph, seen))
+    best = min(found, key=_rank)
+    for _ in range(_MOST_ROUNDS):
+        if best.bottleneck_ms <= search.least_ms * (1 + _NEAR):
+            break
+        near = neighbours(graph, search.own(best))
+        better = search.among(Cuts(graph, [*near, *(downset for each in found for downset in search.own(each))]))
+        if _rank(better) >= _rank(best):
+            break
+        best = better
+    return best
+
+
+def _rank(placement: Placement) -> tuple[float, float, int]:
+    """Sort key; lower is better."""
+    return float(f"{placement.bottleneck_ms:.9g}"), float(f"{placement.latency_ms:.9g}"), placement.machine_count
+
+
+class _Search:
+    """Plans of a model among some of its cuts."""
+
+    def __init__(self, graph: CostGraph, kinds: Sequence[Machine], stages: int | None) -> None:
+        self._graph = graph
+        self._machines = [machine for machine in kinds for _ in range(machine.count)]
+        self._is_equal = len({kind_of(machine) for machine in kinds}) == 1
+        self._stages = stages
+        self._copied = sum(1 << node for node in graph.copied)
+
+    def among(self, cuts: Cuts) -> Placement:
+        """Find the best plan with some cuts; raise NoPlan."""
+        if self._is_equal:
+            choice, exact = plan_equal(cuts, self._machines, self._stages), cuts.complete
+        else:
+            choice, exact = plan_unequal(cuts, self._machines, self._stages)
+        placement = Placement(tuple(stages_of(self._graph, cuts, choice)), exact)
+        return replace(placement, exact=exact or placement.bottleneck_ms <= self.least_ms * (1 + 4 * TIE))
+
+    def tried(self, cuts: Cuts) -> Placement | None:
+        """Find the best plan with some cuts, if any."""
+        try:
+            return self.among(cuts)
+        except NoPlan:
+            return None
+
+    def own(self, placement: Placement) -> list[int]:
+        """List a plan's cuts, without copied nodes."""
+        return [downset & ~self._copied for downset in placement.downsets]
+
+    @cached_property
+    def least_ms(self) -> float:
+        """A bound of every bottleneck."""
+        speeds = [machine.speed for machine in self._machines]
+        least_ms = sum(self._graph.ms) / sum(speeds)
+        if self._stages == len(speeds):  # no replicas
+            least_ms = max(least_ms, max(self._graph.ms) / max(speeds))
+        return least_ms

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,8 @@ _BUDGET_S = 2.0
 _FEWEST_RUNS, _MOST_RUNS = 4, 200
 #: Rows of runs that show if axis 0 counts rows.
 _ROWS = (2, 3)
+#: Most time of a copied node, with all that it needs, as a share of the model's.
+_MOST_COPIED = 0.02
 #: Part of the cache key.
 _PROFILE_VERSION = 2
 _MARK = "anabranch_node_"
@@ -85,6 +88,25 @@ def profile(
         return _measure(graph, rows, batch, progress)
 
 
+def with_copies(graph: Graph, known: Profile) -> Graph:
+    """Let stages copy the quick nodes whose tensors may not cross, such as shapes, with the ones that these need."""
+    copied = 0
+    needs = [0] * len(graph.nodes)
+    most_ms = _MOST_COPIED * sum(known.node_ms)
+    for index, node in enumerate(graph.nodes):
+        needs[index] = 1 << index
+        for before in indices(node.predecessors & copied):
+            needs[index] |= needs[before]
+        if (
+            node.gives_the_same
+            and any(name not in known.tensor_bytes for name in node.makes)
+            and not any(name in graph.outputs for name in node.makes)
+            and sum(known.node_ms[each] for each in indices(needs[index])) <= most_ms
+        ):
+            copied |= 1 << index
+    return replace(graph, copied=copied)
+
+
 def costs_of(graph: Graph, known: Profile) -> CostGraph:
     """Combine graph and profile into costs."""
     readers: dict[str, list[int]] = {}
@@ -112,7 +134,7 @@ def costs_of(graph: Graph, known: Profile) -> CostGraph:
         for constant, nodes in users.items()
         if graph.constants[constant].size_bytes
     ]
-    return CostGraph(known.node_ms, tuple(tensors), tuple(parameters))
+    return CostGraph(known.node_ms, tuple(tensors), tuple(parameters), frozenset(indices(graph.copied)))
 
 
 def rows_of(graph: Graph, rows: int, batch: NamedArrays | None = None) -> int:

@@ -166,7 +166,7 @@ def _cut(costs: CostGraph, placement: Placement, number: int, top: float) -> Ite
     done = {node for stage in placement.stages[: number + 1] for node in stage.nodes}
     crossing = [
         tensor
-        for tensor in costs.tensors
+        for tensor in costs.placed.tensors
         if (tensor.producer is None or tensor.producer in done)
         and (tensor.is_output or not done.issuperset(tensor.users))
     ]

@@ -31,7 +31,7 @@ class StageFile:
 
     Attributes:
         sha256: Hash of the file, whose metadata `DATA_SHA256` holds that of its `.data`.
-        nodes: Number of nodes.
+        nodes: Number of nodes, without copies of earlier ones.
     """
 
     path: Path
@@ -97,7 +97,8 @@ def _stage_model(graph: Graph, part: int, inputs: tuple[str, ...], outputs: tupl
     stage = model.graph
     _copy(whole, stage, without=_OF_THE_WHOLE)
     constants = graph.stage_constants(part) | graph.constants_of(outputs)
-    own = {*inputs, *(name for node in graph.members(part) for name in node.makes)}
+    nodes = list(graph.members(graph.stage_nodes(part)))
+    own = {*inputs, *(name for node in nodes for name in node.makes)}
     own |= {name for index in indices(constants) for name in graph.constants[index].makes}
     annotations = [entry for entry in whole.quantization_annotation if entry.tensor_name in own]
     constants |= graph.constants_of(
@@ -111,7 +112,7 @@ def _stage_model(graph: Graph, part: int, inputs: tuple[str, ...], outputs: tupl
             stage.sparse_initializer.append(proto)
         else:
             stage.initializer.append(proto)
-    stage.node.extend(node.proto for node in graph.members(part))
+    stage.node.extend(node.proto for node in nodes)
     stage.quantization_annotation.extend(annotations)
     declared = {value.name: value for value in (*whole.input, *whole.output)}
     stage.input.extend(_value(graph, name, declared) for name in inputs)

@@ -1,6 +1,8 @@
 """Plans equal the best of all plans."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 from typing import Any
 
@@ -10,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.partition.errors import NoPlan
+from anabranch.partition.planning import cut_search, planner
 from anabranch.partition.planning import heterogeneous as unequal
+from anabranch.partition.planning.cut_search import candidates, orders
 from anabranch.partition.planning.placement import Machine, Placement
 from anabranch.partition.planning.planner import plan, plan_timed
-from anabranch.partition.profiling.costs import CostGraph, Cuts, ParameterCost, TensorCost
+from anabranch.partition.profiling.costs import CostGraph, ParameterCost, TensorCost
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> CostGraph:
-    size = draw(st.integers(1, 6))
+def graphs(draw: st.DrawFn, least: int = 1, most: int = 6) -> CostGraph:
+    size = draw(st.integers(least, most))
     tensors = [TensorCost(draw(st.integers(0, 9)), None, tuple(draw(st.sets(st.integers(0, size - 1)))))]
     for node in range(size):
         users = draw(st.sets(st.integers(node + 1, size - 1))) if node + 1 < size else set()
@@ -29,7 +33,9 @@ def graphs(draw: st.DrawFn) -> CostGraph:
         for _ in range(draw(st.integers(0, 4)))
     ]
     ms = draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
-    return CostGraph(tuple(map(float, ms)), tuple(tensors), tuple(parameters))
+    read = [each.producer for each in tensors if each.producer is not None and not each.is_output]
+    copied = draw(st.sets(st.sampled_from(read))) if read else set()
+    return CostGraph(tuple(map(float, ms)), tuple(tensors), tuple(parameters), frozenset(copied))
 
 
 def machine(name: str = "a", **fields: Any) -> Machine:
@@ -45,19 +51,18 @@ MACHINES = st.builds(
 
 
 def chains(graph: CostGraph) -> Iterator[list[set[int]]]:
-    """Lists every way to cut a graph, by definition."""
-    size = len(graph.ms)
-    makers = {user: {each.producer for each in graph.tensors if user in each.users} - {None} for user in range(size)}
+    """Lists every way to cut a graph, by definition; copied nodes are in no cut."""
+    own = sorted(set(range(len(graph.ms))) - graph.copied)
     downsets = [
         set(chosen)
-        for count in range(size + 1)
-        for chosen in combinations(range(size), count)
-        if all(makers[each] <= set(chosen) for each in chosen)
-        if count in (0, size) or all(each.may_cross for each in crossing(graph, set(chosen)))
+        for count in range(len(own) + 1)
+        for chosen in combinations(own, count)
+        if all(each.producer in {None, *chosen} for node in chosen for each in received(graph, {node}))
+        if count in (0, len(own)) or all(each.may_cross for each in crossing(graph, set(chosen)))
     ]
 
     def extend(chain: list[set[int]]) -> Iterator[list[set[int]]]:
-        if len(chain[-1]) == size:
+        if len(chain[-1]) == len(own):
             yield chain
         for downset in downsets:
             if downset > chain[-1]:
@@ -66,11 +71,23 @@ def chains(graph: CostGraph) -> Iterator[list[set[int]]]:
     return extend([set()])
 
 
+def run_by(graph: CostGraph, nodes: set[int]) -> set[int]:
+    """Nodes that run where the given ones do: also the copied ones that they need."""
+    needed = {each.producer for each in graph.tensors if nodes & set(each.users)} & graph.copied
+    return nodes if needed <= nodes else run_by(graph, nodes | {each for each in needed if each is not None})
+
+
+def received(graph: CostGraph, nodes: set[int]) -> list[TensorCost]:
+    there = run_by(graph, nodes)
+    return [each for each in graph.tensors if there & set(each.users) and each.producer not in graph.copied]
+
+
 def crossing(graph: CostGraph, downset: set[int]) -> list[TensorCost]:
+    later = received(graph, set(range(len(graph.ms))) - graph.copied - downset)
     return [
         each
         for each in graph.tensors
-        if (each.producer is None or each.producer in downset) and (each.is_output or set(each.users) - downset)
+        if (each.producer is None or each.producer in downset) and (each.is_output or each in later)
     ]
 
 
@@ -81,7 +98,7 @@ def cost(graph: CostGraph, chain: Sequence[set[int]], crews: Sequence[Sequence[M
     bottleneck = latency = 0.0
     last = len(crews) - 1
     for number, ((before, after), crew) in enumerate(zip(pairwise(chain), crews, strict=True)):
-        stage = after - before
+        stage = run_by(graph, after - before)
         ms, speed = sum(graph.ms[each] for each in stage), sum(each.speed for each in crew)
         held = sum(each.size_bytes for each in graph.parameters if stage & set(each.users))
         held += moved[number] + moved[number + 1]
@@ -156,12 +173,70 @@ def test_plan_unequal_machines_has_lowest_bottleneck(
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
+@settings(deadline=None, max_examples=100)
+@given(graphs(), st.lists(MACHINES, min_size=1, max_size=2), st.sampled_from([None, 2, 3]))
+def test_plan_without_all_cuts_finds_the_best_of_few(
+    graph: CostGraph, machines: list[Machine], stages: int | None
+) -> None:
+    machines = [msgspec.structs.replace(each, name=str(name), count=2) for name, each in enumerate(machines)]
+    try:
+        expected = plan(graph, machines, stages)
+    except NoPlan:
+        with partial_cuts(), pytest.raises(NoPlan):
+            plan(graph, machines, stages)
+        return
+    with partial_cuts():
+        assert not any(cuts.complete for cuts in candidates(graph))
+        placement = plan(graph, machines, stages)
+    assert placement.bottleneck_ms == pytest.approx(expected.bottleneck_ms)
+    if len(machines) == 1:
+        assert figures(placement) == pytest.approx(figures(expected))
+    check(graph, placement)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=100)
+@given(graphs(8, 12), MACHINES, st.integers(2, 3))
+def test_plan_is_as_good_as_any_order(graph: CostGraph, machine: Machine, stages: int) -> None:
+    """Cuts along an order are never better than the plan, however few neighbours it looks at."""
+    cuts = [
+        [set(), *(set(order[: end + 1]) for end in ends), set(order)]
+        for order in orders(graph)
+        for ends in combinations(range(len(order) - 1), stages - 1)
+    ]
+    expected = best(
+        cost(graph, chain, [[machine]] * stages)
+        for chain in cuts
+        if all(each.may_cross for downset in chain[1:-1] for each in crossing(graph, downset))
+    )
+    with partial_cuts(_MOST_NEIGHBOURS=0):
+        try:
+            placement = plan(graph, [msgspec.structs.replace(machine, count=stages)], stages)
+        except NoPlan:
+            assert expected[0] == float("inf")
+            return
+    assert placement.bottleneck_ms <= expected[0] * (1 + 1e-9)
+    check(graph, placement)
+
+
+@contextmanager
+def partial_cuts(**limits: int) -> Iterator[None]:
+    """Keeps the planner from listing all cuts, as if there were too many."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(planner, "_NEAR", 0.0)
+        for name, most in ({"_MOST_CUTS": 0, "_MOST_COARSE": 3} | limits).items():
+            patched.setattr(cut_search, name, most)
+        yield
+
+
 def check(graph: CostGraph, placement: Placement) -> None:
     """A placement is a chain of downsets, and costs what it says."""
     chain: list[set[int]] = [set()]
     for stage in placement.stages:
-        chain.append(chain[-1] | set(stage.nodes))
-    assert sum(len(stage.nodes) for stage in placement.stages) == len(chain[-1]) == len(graph.ms)
+        chain.append(chain[-1] | set(stage.nodes) - graph.copied)
+    every = sorted(node for stage in placement.stages for node in stage.nodes)
+    assert every == list(range(len(graph.ms)))
     assert figures(placement) == pytest.approx(cost(graph, chain, [stage.replicas for stage in placement.stages]))
 
 
@@ -210,7 +285,7 @@ def test_cuts_parallel_branches_multiply() -> None:
     chains = [range(4 * branch, 4 * branch + 4) for branch in range(3)]
     tensors = [TensorCost(1, node, (node + 1,)) for chain in chains for node in chain[:-1]]
     tensors += [TensorCost(1, chain[-1], (12,)) for chain in chains]
-    cuts = Cuts(CostGraph((1.0,) * 13, tuple(tensors)))
+    [cuts] = candidates(CostGraph((1.0,) * 13, tuple(tensors)))
     assert cuts.complete
     assert len(cuts) == len({tuple(members) for members in cuts.members}) == 5**3 + 1
 
@@ -220,12 +295,47 @@ def test_cuts_too_many_follow_good_orders() -> None:
     tensors = [TensorCost(1, 0, tuple(range(1, wide + 1)))]
     tensors += [TensorCost(1, each, (wide + 1,)) for each in range(1, wide + 1)]
     graph = CostGraph((1.0,) * (wide + 2), (*tensors, TensorCost(1, wide + 1, (), is_output=True)))
-    cuts = Cuts(graph)
-    assert not cuts.complete
+    assert not any(cuts.complete for cuts in candidates(graph))
     placement = plan(graph, [machine(count=3, bandwidth_bytes_per_s=1e9)], 3)
-    assert not placement.exact
+    assert placement.exact  # A third of the model in each stage.
     assert placement.bottleneck_ms == 6
     assert [len(stage.nodes) for stage in placement.stages] == [6, 6, 6]
+
+
+def test_plan_free_nodes_multiply_nothing() -> None:
+    """Each of 24 layers reads a mask that a node without cost makes, whenever it runs: 2 ** 24 downsets and more."""
+    layers, mask = range(24), 24
+    order = {"mask": 0} | {f"free {each}": 1 + each for each in layers} | {each: 25 + each for each in layers}
+    tensors = [TensorCost(9, order["mask"], tuple(order[f"free {each}"] for each in layers))]
+    for each in layers:
+        tensors.append(TensorCost(9, order[f"free {each}"], (order[each],)))
+        users = (order[each + 1],) if each + 1 in layers else ()
+        tensors.append(TensorCost(9, order[each], users, is_output=not users))
+    graph = CostGraph((0.0,) * (1 + mask) + (1.0,) * 24, tuple(tensors))
+    lattice, *_ = candidates(graph)
+    assert len(lattice) == 24 + 1
+    assert plan(graph, [machine(count=4, bandwidth_bytes_per_s=1e6)], 4).bottleneck_ms == 6
+
+
+def test_plan_copied_shape_never_crosses() -> None:
+    """All layers read a shape that may not cross: without a copy in each stage, no cut is legal."""
+    tensors = [TensorCost(100, None, (0, 1)), TensorCost(8, 0, (1, 2, 3, 4), may_cross=False)]
+    tensors += [TensorCost(40, each, (each + 1,)) for each in (1, 2, 3)] + [TensorCost(40, 4, (), is_output=True)]
+    graph = CostGraph((0.5, 2.0, 2.0, 2.0, 2.0), tuple(tensors), (ParameterCost(7, (0,)),))
+    machines = [machine(count=2, bandwidth_bytes_per_s=1e6)]
+    with pytest.raises(NoPlan, match="2 stages are more than the model can be cut into: 1 at most"):
+        plan(graph, machines, 2)
+    first, second = plan(replace(graph, copied=frozenset({0})), machines, 2).stages
+    assert (first.nodes, first.ms, first.output_bytes, first.parameter_bytes) == ((0, 1, 2), 4.5, 140, 7)
+    assert (second.nodes, second.ms, second.parameter_bytes) == ((3, 4), 4.5, 7)
+
+
+def test_plan_copies_count_in_latency() -> None:
+    tensors = [TensorCost(0, None, (0, 1)), TensorCost(1, 0, (2, 3), may_cross=False)]
+    tensors += [TensorCost(1, each, (each + 1,)) for each in (1, 2, 3)] + [TensorCost(1, 4, (), is_output=True)]
+    graph = CostGraph((0.5, 9.0, 1.0, 1.0, 1.0), tuple(tensors), copied=frozenset({0}))
+    stages = plan(graph, [machine(count=3)], 3).stages
+    assert [stage.nodes for stage in stages] == [(1,), (0, 2, 3), (4,)]
 
 
 @pytest.mark.slow
@@ -251,7 +361,11 @@ def test_plan_timed_is_corrected_by_stage_times(
     timed: list[Placement] = []
 
     def time_stages(placement: Placement) -> list[float]:
-        times_ms = [sum(real_ms[each] for each in stage.nodes) for stage in placement.stages]
+        times_ms = []
+        for stage in placement.stages:
+            own = set(stage.nodes) - graph.copied
+            copied_ms = sum(graph.ms[each] for each in run_by(graph, own) - own)
+            times_ms.append(copied_ms + sum(real_ms[each] for each in own))
         timed.append(placement.with_times(times_ms))
         return times_ms
 

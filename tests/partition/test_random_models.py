@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from anabranch.partition.graph.model_graph import Graph, load_graph
-from anabranch.partition.profiling.costs import Cuts
+from anabranch.partition.planning.cut_search import candidates
 from anabranch.partition.profiling.profile import Profile, costs_of
 from anabranch.partition.stages.equivalence import Tolerance, prove
 from anabranch.partition.stages.writer import write_stages
@@ -48,8 +49,10 @@ def draw_order(data: st.DataObject, graph: Graph) -> list[int]:
 @settings(relaxed, max_examples=150)
 @given(model=models(), data=st.data())
 def test_random_model_stages_equal_the_whole(model: onnx.ModelProto, data: st.DataObject) -> None:
-    with saved(model) as graph:
-        legal = [downset for downset in draw_order(data, graph) if graph.obstacle(downset) is None]
+    with saved(model) as whole:
+        graph = with_some_copied(data, whole)
+        downsets = dict.fromkeys(graph.stage_nodes(downset & ~graph.copied) for downset in draw_order(data, graph))
+        legal = [downset for downset in downsets if graph.obstacle(downset) is None]
         count = min(len(legal), data.draw(st.integers(1, 4)))
         cuts = sorted(data.draw(st.permutations(legal))[:count], key=int.bit_count)
         event(f"{len(cuts) + 1} stages")
@@ -61,6 +64,14 @@ def test_random_model_stages_equal_the_whole(model: onnx.ModelProto, data: st.Da
         assert sum(stage.nodes for stage in stages) == len(graph.nodes)
 
 
+def with_some_copied(data: st.DataObject, graph: Graph) -> Graph:
+    able = [index for index, node in enumerate(graph.nodes) if node.gives_the_same]
+    able = [index for index in able if not set(graph.outputs) & set(graph.nodes[index].makes)]
+    chosen = data.draw(st.sets(st.sampled_from(able))) if able else set()
+    event(f"{min(len(chosen), 3)} copied nodes or more")
+    return replace(graph, copied=sum(1 << index for index in chosen))
+
+
 @settings(relaxed, max_examples=60)
 @given(model=models(max_steps=6))
 def test_random_model_cuts_are_all_downsets(model: onnx.ModelProto) -> None:
@@ -69,7 +80,7 @@ def test_random_model_cuts_are_all_downsets(model: onnx.ModelProto) -> None:
             return
         sizes = dict.fromkeys((*graph.inputs, *(name for node in graph.nodes for name in node.makes)), 1)
         known = Profile(rows=1, run_ms=1.0, node_ms=(1.0,) * len(graph.nodes), tensor_bytes=sizes)
-        cuts = Cuts(costs_of(graph, known))
+        [cuts] = candidates(costs_of(graph, known))
         assert cuts.complete
         found = [sum(1 << int(node) for node in np.flatnonzero(members)) for members in cuts.members]
         assert sorted(found) == [nodes for nodes in range(graph.everything + 1) if graph.is_downset(nodes)]

@@ -79,7 +79,7 @@ def plan(
     from anabranch.partition.planning.placement import Machine  # noqa: PLC0415
     from anabranch.partition.planning.planner import plan_timed  # noqa: PLC0415
     from anabranch.partition.profiling.inputs import read_inputs  # noqa: PLC0415
-    from anabranch.partition.profiling.profile import costs_of, profile, rows_of  # noqa: PLC0415
+    from anabranch.partition.profiling.profile import costs_of, profile, rows_of, with_copies  # noqa: PLC0415
     from anabranch.partition.profiling.stage_timing import stage_times_ms  # noqa: PLC0415
     from anabranch.partition.report.svg import draw  # noqa: PLC0415
     from anabranch.partition.stages.manifest import PLAN_FILE, write_placement  # noqa: PLC0415
@@ -93,6 +93,7 @@ def plan(
     with _bar(errors) as progress:
         known = profile(graph, rows_of(graph, rows, batch), progress, batch, again=fresh)
     with errors.status("Choosing cuts and machines, and timing the stages"):
+        graph = with_copies(graph, known)
         time_stages = partial(stage_times_ms, graph, rows=known.rows, batch=batch)
         costs, placement = plan_timed(costs_of(graph, known), kinds, stages, time_stages)
     title = path.name if path == model else f"{model.resolve().name}, {path.parent.name}"

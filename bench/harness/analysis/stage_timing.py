@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from anabranch.partition.graph.model_graph import Graph, load_graph
+from anabranch.partition.planning.cut_search import candidates
 from anabranch.partition.planning.placement import Machine
 from anabranch.partition.planning.planner import plan_timed
-from anabranch.partition.profiling.costs import Cuts
-from anabranch.partition.profiling.profile import costs_of, profile
+from anabranch.partition.profiling.profile import costs_of, profile, with_copies
 from anabranch.partition.profiling.stage_timing import stage_times_ms
 from anabranch.partition.stages.manifest import write_placement
 from anabranch.partition.stages.writer import write_stages
@@ -48,6 +48,7 @@ def cut_in_two(model: Path) -> Chosen:
     """Profile a model, cut it, and write the stages and `PLAN` beside it."""
     graph = load_graph(model)
     known = profile(graph, 1, again=True)
+    graph = with_copies(graph, known)
     time_stages = partial(stage_times_ms, graph, rows=known.rows)
     _, placement = plan_timed(costs_of(graph, known), [Machine(name="machine", count=STAGES)], STAGES, time_stages)
     folder = model.parent / Path(PLAN).parent
@@ -95,6 +96,7 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
         Bottlenecks of the best cut and the planner's in ms, and the number of cuts.
     """
     graph = load_graph(model)
+    graph = with_copies(graph, profile(graph, 1))
     with tempfile.TemporaryDirectory(prefix="bench-cuts-") as folder:
         found = [(_written(graph, cut, Path(folder), batch).bottleneck_ms(2), cut) for cut in _cuts(graph)]
         best = [cut for _, cut in sorted(found)[:_BEST]]
@@ -115,8 +117,12 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
 
 def _cuts(graph: Graph) -> Iterator[int]:
     """Nodes of the first stage, for every cut that the planner knows."""
-    for members in Cuts(costs_of(graph, profile(graph, 1))).members[1:-1]:
-        yield sum(1 << int(node) for node in np.flatnonzero(members))
+    found = {
+        sum(1 << int(node) for node in np.flatnonzero(members))
+        for cuts in candidates(costs_of(graph, profile(graph, 1)))
+        for members in cuts.members[1:-1]
+    }
+    yield from sorted(found)
 
 
 def _written(graph: Graph, cut: int, folder: Path, batch: Mapping[str, Array]) -> StageSessions:
