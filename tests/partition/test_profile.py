@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from anabranch.partition.errors import WholeModelFailed
 from anabranch.partition.graph.model_graph import Graph, load_graph
 from anabranch.partition.profiling import profile as module
-from anabranch.partition.profiling.profile import costs_of, profile, rows_of
-from tests.partition.texts import BRANCHES, graph_of
+from anabranch.partition.profiling.profile import costs_of, profile, rows_of, with_copies
+from tests.partition.texts import BRANCHES, SHAPES, graph_of
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
@@ -153,6 +154,19 @@ def test_profile_tensor_not_by_rows_may_not_cross(tmp_path: Path) -> None:
     assert set(known.tensor_bytes) == set("xady")
     crosses = {tensor.producer: tensor.may_cross for tensor in costs_of(graph, known).tensors}
     assert crosses == {None: True, 0: True, 1: False, 2: False, 3: True, 4: True}
+
+
+def test_with_copies_takes_quick_shapes_alone(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, SHAPES)
+    known = profile(graph, 1)
+    assert "s" not in known.tensor_bytes
+    for node_ms, copied in (((0.1, 9, 1, 9, 1, 9, 1), 0b1), ((9, 9, 1, 9, 1, 9, 1), 0)):
+        given = msgspec.structs.replace(known, node_ms=node_ms)
+        graph = with_copies(graph, given)
+        assert graph.copied == copied
+        assert costs_of(graph, given).copied == ({0} if copied else set())
+    random = graph_of(tmp_path, SHAPES.replace("s = Shape(x)", "r = RandomNormalLike(x) s = Shape(r)"))
+    assert with_copies(random, profile(random, 1)).copied & 0b1 == 0
 
 
 def test_profile_fixed_rows_are_compared(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The models of stages."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from anabranch.partition.stages.equivalence import prove
 from anabranch.partition.stages.writer import StageFile, data_path, sha256_of, write_stages
 from anabranch.schemas.stage_manifest import DATA_SHA256
 from anabranch.schemas.tensors import Array
-from tests.partition.texts import BRANCHES, graph_of, model_of
+from tests.partition.texts import BRANCHES, SHAPES, graph_of, model_of
 
 SHARED = """
 g (float[batch, 4] x) => (float[batch, 4] y, float[4] w) <float[4] w = {1, 2, 3, 4}, float late = {3}> {
@@ -66,6 +67,20 @@ def test_stage_constants_are_copied_to_each_user(tmp_path: Path) -> None:
     assert names(third, "output") == ["y", "w"]
     stages = write_stages(graph, [0b1, 0b11], tmp_path)
     assert [(stage.nodes, stage.parameter_bytes) for stage in stages] == [(1, 20), (1, 16), (1, 4)]
+
+
+def test_stage_copied_nodes_run_where_they_are_needed(tmp_path: Path) -> None:
+    graph = replace(graph_of(tmp_path, SHAPES), copied=0b1)
+    first, second = (model.graph for model in cut(graph, tmp_path, [0b1110]))
+    assert [node.op_type for node in first.node] == ["Mul", "Reshape", "Softmax"]
+    assert (names(first, "input"), names(first, "output")) == (["x"], ["c"])
+    assert [node.op_type for node in second.node] == ["Shape", "Reshape", "Mul", "Reshape"]
+    assert names(second, "input") == ["x", "c"]
+    assert graph.crossing(0b1110) == ("x", "c")
+    stages = write_stages(graph, [0b1110, 0b11111], tmp_path)
+    assert [stage.nodes for stage in stages] == [3, 2, 2]
+    assert [len(onnx.load(stage.path).graph.node) for stage in stages] == [3, 2, 3]
+    assert prove(graph, stages).batches == 3
 
 
 def test_stage_metadata_and_functions_are_kept(tmp_path: Path) -> None:

@@ -19,6 +19,19 @@ def graph_of(folder: Path, text: str) -> Graph:
     return load_graph(path)
 
 
+#: Both reshapes read a shape, which does not count rows.
+SHAPES = """
+g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}, int64[3] deep = {0, 2, 2}> {
+    s = Shape(x)
+    a = Mul(x, w)
+    b = Reshape(a, deep)
+    c = Softmax(b)
+    d = Reshape(c, s)
+    e = Mul(d, w)
+    y = Reshape(e, s)
+}
+"""
+
 #: The picture in `anabranch.partition.graph.model_graph`: two branches that meet again.
 BRANCHES = """
 g (float[N, 4] x) => (float[N, 4] y) {
