@@ -7,7 +7,7 @@ Batches are shared by speed; transfers overlap computing. Dynamic programming fi
 bound, as in PipeDream; bisection finds the bound, as in Alpa.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -23,6 +23,8 @@ _MOST_TIMED = 4
 _MOST_ROUNDS = 3
 #: Relative distance from a lower bound at which the search ends: less than the noise of times.
 _NEAR = 0.005
+#: Families of cuts for unequal machines.
+_MOST_UNEQUAL = 3
 #: The same for timed stages.
 _EVEN = 0.03
 
@@ -83,14 +85,14 @@ def plan(graph: CostGraph, kinds: Sequence[Machine], stages: int | None = None) 
     families = list(candidates(graph))
     if families[0].complete:
         return search.among(families[0])
-    found = [placement for cuts in families if (placement := search.tried(cuts)) is not None]
+    found = list(search.tried(families))
     if not found:  # perhaps cuts of several orders, and their neighbours
         seen = [downset for cuts in families for downset in cuts.downsets]
         seen += neighbours(graph, [cuts.downsets[len(cuts) // 2] for cuts in families])
         return search.among(Cuts(graph, seen))
     best = min(found, key=_rank)
     for _ in range(_MOST_ROUNDS):
-        if best.bottleneck_ms <= search.least_ms * (1 + _NEAR):
+        if search.is_near(best):
             break
         near = neighbours(graph, search.own(best))
         better = search.among(Cuts(graph, [*near, *(downset for each in found for downset in search.own(each))]))
@@ -124,12 +126,20 @@ class _Search:
         placement = Placement(tuple(stages_of(self._graph, cuts, choice)), exact)
         return replace(placement, exact=exact or placement.bottleneck_ms <= self.least_ms * (1 + 4 * TIE))
 
-    def tried(self, cuts: Cuts) -> Placement | None:
-        """Find the best plan with some cuts, if any."""
-        try:
-            return self.among(cuts)
-        except NoPlan:
-            return None
+    def tried(self, families: Sequence[Cuts]) -> Iterator[Placement]:
+        """Yield the best plan with each family of cuts; for unequal machines, which take long, a good one ends it."""
+        for cuts in families if self._is_equal else families[:_MOST_UNEQUAL]:
+            try:
+                placement = self.among(cuts)
+            except NoPlan:
+                continue
+            yield placement
+            if not self._is_equal and self.is_near(placement):
+                break
+
+    def is_near(self, placement: Placement) -> bool:
+        """Tell if no plan is better by more than the noise of times."""
+        return placement.bottleneck_ms <= self.least_ms * (1 + _NEAR)
 
     def own(self, placement: Placement) -> list[int]:
         """List a plan's cuts, without copied nodes."""
