@@ -104,7 +104,7 @@ lock: .tools/jgo.stamp ## For maintainers: resolve all packages and jars again, 
 	@$(COMPILE) --upgrade --group pyproject.toml:uv -o deploy/requirements-uv.lock
 	@.tools/jgo/bin/python deploy/jars.py lock
 	@for set in $(APART); do $(COMPILE) --upgrade $$set.in -o $$set.lock; done
-	@for set in zoo transformers; do $(COMPILE) --upgrade --no-deps tests/partition/$$set.in -o tests/partition/$$set.lock; done
+	@for set in tests/partition/zoo bench/workloads/transformers; do $(COMPILE) --upgrade --no-deps $$set.in -o $$set.lock; done
 	@.tools/jgo/bin/python deploy/jars.py pin --lock bench/systems/flink/jars.lock --folder peers $(PEER_JARS)
 
 # ---- the parts of `setup` ---------------------------------------------------------------------------------------------

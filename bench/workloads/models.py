@@ -1,6 +1,7 @@
 """Models of the benchmark: feed-forward networks, Magika and ResNet-50."""
 
 import shutil
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -54,13 +55,14 @@ def add_heavy(repository: Path) -> Path:
     return repository
 
 
-def add_copies_in_stages(repository: Path, plan: str) -> Path:
-    """Add a copy of Magika and of ResNet-50 that is served in stages, and return the repository.
+def add_copies_in_stages(repository: Path, models: Sequence[str], plan: str) -> Path:
+    """Add a copy of each model that is served in stages, and return the repository.
 
     Args:
+        models: Names of models in the repository.
         plan: Name of the stage manifests.
     """
-    for name in (MAGIKA, RESNET):
+    for name in models:
         [original] = (repository / name).glob("*/model.onnx")
         copy = repository / in_stages(name) / "1" / original.name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,10 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 
+from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.harness.analysis.stage_timing import PLAN
-from bench.workloads.models import LIGHT, add_copies_in_stages, add_heavy, add_resnet50, make_repository
+from bench.workloads.models import LIGHT, RESNET, add_copies_in_stages, add_heavy, add_resnet50, make_repository
+from bench.workloads.sentences import MINILM, add_minilm
 from bench.workloads.text_lines import add_recognizer
 from bench.workloads.workload import Workload, ffnn_rows
 
@@ -33,8 +35,9 @@ class Repositories:
 
     @cached_property
     def in_stages(self) -> Path:
-        """Magika and ResNet-50, each whole and as a copy that is served in stages."""
-        return add_copies_in_stages(add_resnet50(make_repository(self._folder / "models-in-stages")), PLAN)
+        """Magika, ResNet-50 and MiniLM, each whole and as a copy that is served in stages."""
+        repository = add_minilm(add_resnet50(make_repository(self._folder / "models-in-stages")))
+        return add_copies_in_stages(repository, (MAGIKA, RESNET, MINILM), PLAN)
 
     @cached_property
     def squeezenet(self) -> Path:

@@ -168,14 +168,29 @@ def workload_of(
     tolerance: float = TOLERANCE,
 ) -> Workload:
     """One request for each tensor with the answer of a direct run; the model has one input and one output."""
+    inputs = [{input_name: array} for array in tensors]
+    return workload_of_inputs(name, model, inputs, repository, parameters_in_turn, tolerance=tolerance)
+
+
+def workload_of_inputs(
+    name: str,
+    model: str,
+    inputs: Sequence[Mapping[str, Array]],
+    repository: Path,
+    parameters_in_turn: Sequence[Parameters] = ({},),
+    *,
+    tolerance: float = TOLERANCE,
+) -> Workload:
+    """One request for each set of inputs with the answer of a direct run; the model has one output."""
     messages = []
-    for number, array in enumerate(tensors):
+    for number, arrays in enumerate(inputs):
         parameters = {**parameters_in_turn[number % len(parameters_in_turn)]}
-        request = InferRequest(model, (Tensor.from_array(input_name, array),), id=PLACEHOLDER, parameters=parameters)
-        messages.append(codec.encode_request(request))
+        tensors = tuple(Tensor.from_array(key, array) for key, array in arrays.items())
+        messages.append(codec.encode_request(InferRequest(model, tensors, id=PLACEHOLDER, parameters=parameters)))
     (id_at,) = {message.index(PLACEHOLDER.encode()) for message in messages}
     session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
-    answers = [session.run(None, {input_name: array})[0].ravel() for array in tensors]
+    answers = [session.run(None, dict(arrays))[0].ravel() for arrays in inputs]
     requests = np.stack([np.frombuffer(message, np.uint8) for message in messages])
     values = np.stack(answers).astype(np.float32)
-    return Workload(name, requests, id_at, values, rows=tensors[0].shape[0], tolerance=tolerance)
+    rows = len(next(iter(inputs[0].values())))
+    return Workload(name, requests, id_at, values, rows=rows, tolerance=tolerance)

@@ -13,7 +13,7 @@ from anabranch.partition.profiling import profile as module
 from anabranch.partition.profiling.profile import costs_of, profile, with_copies
 from anabranch.partition.stages.equivalence import prove
 from anabranch.partition.stages.writer import write_stages
-from deploy.environments import environment
+from bench.workloads.sentences import transformer
 from tests.partition.decoders import decoder
 from tests.partition.test_zoo import stages_of
 
@@ -65,7 +65,5 @@ def test_decoder_of_48_layers_has_even_stages(deep: Graph, stages: int, tmp_path
 @stages_of
 def test_transformer_of_a_package_has_even_stages(file: str, stages: int, tmp_path: Path) -> None:
     """MiniLM, whose weights are stored as bytes and computed in floats, and both parts of flan-t5-small."""
-    packages = environment("transformers", Path(__file__).parent / "transformers.lock").parents[1] / "lib"
-    [model] = packages.glob(f"python*/site-packages/{file}.onnx")
-    graph, placement = even_plan(load_graph(model), stages)
+    graph, placement = even_plan(load_graph(transformer(f"{file}.onnx")), stages)
     assert prove(graph, write_stages(graph, placement.downsets, tmp_path)).batches == 3

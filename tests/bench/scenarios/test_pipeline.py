@@ -22,7 +22,8 @@ def run(workload: str, system: str, rate_per_s: float) -> ThroughputRun:
 
 
 def speed_ups(tmp_path: Path, *workloads: str) -> list[tuple[str, float, bool]]:
-    scenario = Pipeline(PipelineSettings(), [CutCase(name, tmp_path, {}) for name in ("large", "small")])
+    cases = [CutCase(name, tmp_path, {}, is_large=name == "large") for name in ("large", "small")]
+    scenario = Pipeline(PipelineSettings(), cases)
     runs = [run(name, *pair) for name in workloads for pair in ((WHOLE, 10), (CUT, 17))]
     targets = conclude(scenario, runs).targets
     return [(target.workload, target.value, target.met) for target in targets if target.metric == f"rate / {WHOLE}"]
