@@ -395,6 +395,12 @@ def test_plan_timed_wrong_profile_finds_the_best_cut() -> None:
     assert [(stage.nodes, stage.ms) for stage in placement.stages] == [((0, 1, 2, 3), 8.0), ((4, 5, 6, 7, 8, 9), 7.0)]
 
 
+def test_plan_timed_ends_at_even_stages() -> None:
+    timed: list[list[float]] = [[5.1, 4.9], [4.0, 4.0]]
+    _, placement = plan_timed(line(*[0.1] * 100), [machine(count=2)], 2, lambda _: timed.pop(0))
+    assert [stage.ms for stage in placement.stages] == [5.1, 4.9]
+
+
 def test_plan_timed_without_times_uses_the_profile() -> None:
     graph = line(1, 1, 1)
     assert plan_timed(graph, [machine(count=2)], 2, lambda _: None) == (graph, plan(graph, [machine(count=2)], 2))
