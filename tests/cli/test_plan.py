@@ -1,6 +1,7 @@
 """`anabranch plan`: from a model to stages that equal it."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from typer.testing import CliRunner, Result
 
 from anabranch import cli
 from anabranch.demo.features import model_path
+from anabranch.partition.planning import cut_search
 from anabranch.partition.profiling import profile, stage_timing
 from anabranch.schemas.stage_manifest import decode_manifest
+from tests.partition.decoders import decoder
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_squeezenet.onnx"
 
@@ -45,6 +48,15 @@ def test_plan_command_stages_are_written_and_proven(model: Path, stages: int, tm
     assert f"Predicted on {stages} machines: " in result.stdout
     assert "Written after a comparison with the model on " in result.stdout
     assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.slow
+def test_plan_command_many_cuts_tells_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut_search, "_MOST_CUTS", 0)
+    onnx.save(decoder(6), tmp_path / "model.onnx")
+    result = run(tmp_path / "model.onnx", "--stages", 2)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"a better one may exist\. Even stages would take [\d.]+ ms\.", result.stdout)
 
 
 @pytest.mark.slow

@@ -212,7 +212,11 @@ def _verdict(placement: Placement, known: Profile, kinds: tuple[Machine, ...]) -
         where = "on these" if spare else "on every machine"
         yield f"The model fits {where}, so replicas of the whole model are best: nothing has to travel."
     if not placement.exact:
-        yield "There are too many plans to compare them all: a better one may exist."
+        even_ms = sum(stage.ms for stage in placement.stages) / sum(kind.speed * kind.count for kind in kinds)
+        yield (
+            "There are too many plans to compare them all: a better one may exist. "
+            f"Even stages would take {_ms(even_ms)} ms."
+        )
 
 
 def _ms(ms: float) -> str:
