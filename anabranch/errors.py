@@ -19,6 +19,7 @@ from anabranch.flink_job.errors import (
     StateUnusable,
 )
 from anabranch.importing.errors import (
+    ExportIncomplete,
     FrameworkMissing,
     ImportFailed,
     NotConverted,
@@ -94,6 +95,7 @@ from anabranch.schemas.errors import (
     UnknownOutput,
     UnknownSchema,
     UnknownVersion,
+    UnreadableInput,
     UnreadableRequest,
     WrongDatatype,
     WrongShape,
@@ -131,6 +133,7 @@ __all__ = [
     "DeadlineExceeded",
     "EmptyBatch",
     "ExchangeFailed",
+    "ExportIncomplete",
     "FlinkNotFound",
     "FrameworkMissing",
     "GatewayRefused",
@@ -201,6 +204,7 @@ __all__ = [
     "UnknownSchema",
     "UnknownSource",
     "UnknownVersion",
+    "UnreadableInput",
     "UnreadableModel",
     "UnreadableRequest",
     "UnsafeModel",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from io import SEEK_END, StringIO
 from pathlib import Path
 from types import GenericAlias
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import typer
@@ -50,6 +50,7 @@ REMEDIES = {
     "wrong_size": "Send as much data as the shape says.",
     "empty_batch": "Send at least one row.",
     "non_finite_input": "Remove NaN and infinity, or set `require_finite = false` for the model.",
+    "unreadable_input": "Send UTF-8, or a picture that Pillow reads; the text has the reason.",
     "invalid_parameter": "Correct the parameter; see the wire reference.",
     "reply_refused": "Name a topic of `kafka.reply_topics`, and the partition as a number in text.",
     "missing_field": "Send the field that the message names, or give it a `default` in the flow.",
@@ -182,6 +183,7 @@ def model_toml() -> str:
     from anabranch.flink_job.model_repository.ensembles import EnsembleTable  # noqa: PLC0415
     from anabranch.flink_job.model_repository.padding import PaddingTable  # noqa: PLC0415
     from anabranch.operators.core.merging.merge_rules import MERGE_RULES  # noqa: PLC0415
+    from anabranch.ready_steps.options import AfterStep, BeforeStep, name_of  # noqa: PLC0415
     from anabranch.schemas.model import Batching, SessionOptions  # noqa: PLC0415
 
     parts = ["# model.toml\n\nAn optional file beside the versions of a model. Unknown keys are refused.\n"]
@@ -205,6 +207,10 @@ def model_toml() -> str:
         if struct is EnsembleTable:
             parts += ["\n| `merge` | takes | result |\n| --- | --- | --- |"]
             parts += [f"| `{rule}` | {row.needs} | {row.summary} |" for rule, row in MERGE_RULES.items()]
+    for place, kinds in (("before", get_args(BeforeStep)), ("after", get_args(AfterStep))):
+        for kind in kinds:
+            summary = (inspect.getdoc(kind) or "").splitlines()[0]
+            parts += [f'\n## `{place} = {{ step = "{name_of(kind)}" }}`\n\n{summary}\n', *fields(kind, "")]
     return "\n".join(parts)
 
 

@@ -63,8 +63,11 @@ class StageFunction(RuntimeOperator, ProcessFunction):
         arguments = (model, index, session, writer.now_ms, runtime.task.index, pack, writer.defects)
         if not model.is_chain:
             return Stage(*arguments)
-        before = None if stage.before is None else sessions.function_of(model, stage.before)
-        after = None if stage.after is None else sessions.function_of(model, stage.after)
+        before = after = None
+        if stage.before is not None:
+            before = sessions.function_of(model, stage.before, stage, by_row=model.batchable)
+        if stage.after is not None:
+            after = sessions.function_of(model, stage.after, stage)
         return Step(*arguments, before=before, after=after)
 
     def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[object]:

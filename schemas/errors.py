@@ -100,6 +100,12 @@ class NonFiniteInput(RequestError):
     code = "non_finite_input"
 
 
+class UnreadableInput(RequestError):
+    """Unreadable text or picture."""
+
+    code = "unreadable_input"
+
+
 class InvalidParameter(RequestError):
     """A parameter has the wrong type or range."""
 

@@ -118,11 +118,13 @@ class FunctionSpec:
     Attributes:
         path: File, on every TaskManager.
         name: In the file.
+        ready: Its options.
     """
 
     path: str
     sha256: str
     name: str
+    ready: msgspec.Struct | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class StageSpec:
         before: Prepares inputs of a step.
         after: Processes outputs of a step.
         row_ms: Profiled time; 0 if unknown.
+        padding: Of a run.
+        company: Of a row.
     """
 
     path: str
@@ -146,6 +150,8 @@ class StageSpec:
     before: FunctionSpec | None = None
     after: FunctionSpec | None = None
     row_ms: float = 0.0
+    padding: Padding | None = None
+    company: Literal["similar", "equal", "alone"] = "alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +199,7 @@ class ModelSpec:
             inputs=stage.inputs,
             outputs=stage.outputs,
             session=msgspec.structs.replace(self.session, calibrate=False),
+            padding=stage.padding,
             stages=(),
         )
 

@@ -21,10 +21,14 @@ PACKAGES = (*LINKED, "anabranch")
 RULES: dict[str, tuple[set[str], set[str] | None]] = {
     "schemas": ({"schemas"}, {"google", "msgspec", "numpy"}),
     "onnx_runtime": ({"schemas", "onnx_runtime"}, {"msgspec", "numpy", "onnxruntime"}),
+    "ready_steps": (
+        {"schemas", "ready_steps", "operators.backends.base"},
+        {"PIL", "msgspec", "numpy", "tokenizers"},
+    ),
     "partition": ({"schemas", "partition", "onnx_runtime"}, None),
     # Beam runs PyFlink's process mode, and py4j is its way to Java: parts of PyFlink.
     "operators": (
-        {"schemas", "operators", "onnx_runtime"},
+        {"schemas", "operators", "onnx_runtime", "ready_steps"},
         {"apache_beam", "msgspec", "numpy", "py4j", "pyflink"},
     ),
     "operators.backends": ({"schemas", "operators.backends", "onnx_runtime"}, {"numpy"}),
@@ -32,7 +36,7 @@ RULES: dict[str, tuple[set[str], set[str] | None]] = {
         {"schemas", "operators.core", "operators.backends.base"},
         {"fastavro", "google", "msgspec", "numpy", "orjson"},
     ),
-    "flink_job": ({"schemas", "operators", "partition", "flink_job", "onnx_runtime"}, None),
+    "flink_job": ({"schemas", "operators", "partition", "flink_job", "onnx_runtime", "ready_steps"}, None),
     "": ({""}, None),
 }
 #: They run what is in the data, or may not appear where data from outside is read.
@@ -99,6 +103,7 @@ def test_imports_of_a_package_point_one_way(package: str) -> None:
         ("anabranch.operators.core.merging.request_window", "pyflink.common"),
         ("anabranch.operators.core.merging.request_window", "anabranch.operators.backends.onnx"),
         ("anabranch.operators.core.merging.request_window", "time"),
+        ("anabranch.ready_steps.texts", "pyflink.common"),
         ("operators.shard", "anabranch.flink_job.config"),
         ("operators.shard", "pickle"),
         ("anabranch.flink_job.job", "anabranch.cli"),

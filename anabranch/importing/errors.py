@@ -37,3 +37,9 @@ class VersionThere(ImportFailed):
     """The repository already has this version."""
 
     code = "version_there"
+
+
+class ExportIncomplete(ImportFailed):
+    """An exported folder lacks a file, or has what no ready step does."""
+
+    code = "export_incomplete"

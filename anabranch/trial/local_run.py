@@ -158,8 +158,8 @@ class LocalRun:
         if not model.is_chain:
             return Stage(model, index, session, _now_ms, 0)
         spec = model.stages[index]
-        before = None if spec.before is None else load_function(spec.before)
-        after = None if spec.after is None else load_function(spec.after)
+        before = None if spec.before is None else load_function(spec.before, spec)
+        after = None if spec.after is None else load_function(spec.after, spec)
         return Step(model, index, session, _now_ms, 0, before=before, after=after)
 
     def own_batch(self) -> AbstractContextManager[None]:

@@ -5,20 +5,30 @@
     inputs.picture = { datatype = "UINT8", shape = [-1, -1, 3] }
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
-Functions (see `operators.core.execution.step`) are trusted; reading does not run them.
+Functions (see `operators.core.execution.step`) are trusted; reading does not run them. A table in place of a function
+is a ready step: see `ready_steps.options`. Requests of a chain of ready steps share batches.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 
 from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.model_repository.batching_proof import prove_batching
+from anabranch.flink_job.model_repository.padding import PaddingTable, read_padding
+from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import read_signature, sha256_of
+from anabranch.ready_steps.answers import Labeler, Pooler
+from anabranch.ready_steps.factory import make_step
+from anabranch.ready_steps.options import MADE, AfterStep, BeforeStep, ReadyStep, keeps_rows, name_of
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import (
+    Batching,
     BatchingVerdict,
     Catalog,
     FunctionSpec,
@@ -27,6 +37,7 @@ from anabranch.schemas.model import (
     StageSpec,
     TensorSpec,
 )
+from anabranch.schemas.padding import Padding
 from anabranch.schemas.tensors import DATATYPES
 
 #: Version of every chain.
@@ -46,18 +57,18 @@ class TensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class StepTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model between two Python functions.
+    """A model between two Python functions or ready steps.
 
     Attributes:
         model: ONNX file beside the `model.toml`, or a model of the repository.
-        before: `FILE.py:FUNCTION` that makes the inputs of the model.
-        after: `FILE.py:FUNCTION` that makes the tensors of the next step.
+        before: `FILE.py:FUNCTION` that makes the inputs of the model, or the table of a ready step.
+        after: `FILE.py:FUNCTION` that makes the tensors of the next step, or the table of a ready step.
         replicas: Tasks of the step.
     """
 
     model: str
-    before: str = ""
-    after: str = ""
+    before: str | dict[str, Any] = ""
+    after: str | dict[str, Any] = ""
     replicas: int = 1
 
 
@@ -74,23 +85,55 @@ class ChainTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     inputs: dict[str, TensorTable]
     outputs: dict[str, TensorTable]
 
+    @property
+    def has_ready_steps(self) -> bool:
+        """True if a step is a table."""
+        return any(isinstance(each, dict) for step in self.steps for each in (step.before, step.after))
 
-def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: Catalog) -> ModelSpec:
+
+@dataclass(frozen=True, slots=True)
+class ChainFile:
+    """A `model.toml` with a `[chain]`.
+
+    Attributes:
+        batching: With the defaults filled in, as `session`.
+    """
+
+    path: Path
+    table: ChainTable
+    batching: Batching
+    session: SessionOptions
+    padding: PaddingTable | None = None
+
+    @property
+    def where(self) -> str:
+        """Place of the chain, for messages."""
+        return f"{self.path}: chain"
+
+
+def read_chain(file: ChainFile, models: Catalog) -> ModelSpec:
     """Read a chain as a model.
 
     Args:
-        path: The `model.toml`.
-        table: Its `[chain]`.
-        session: For all steps.
         models: Models that steps can name.
 
     Raises:
         ConfigError: A model or function is unknown, or a tensor is invalid.
-        ModelLoadFailed: A model cannot be read.
+        ModelLoadFailed: A model cannot be read, or a ready step cannot be made.
     """
-    where = f"{path}: chain"
+    table, where, path = file.table, file.where, file.path
     if not (table.steps and table.inputs and table.outputs):
         raise ConfigError(f"{where} needs at least one step, one input and one output")
+    steps = [_StepReader(file, index, models) for index in range(len(table.steps))]
+    stages = tuple(step.read() for step in steps)
+    _check_ends(file, steps)
+    obstacle = _obstacle(table, steps)
+    if file.batching.enabled and obstacle:
+        raise ConfigError(f"{path}: enabled = true under [batching], but {obstacle}: remove it")
+    by_row = not obstacle and file.batching.enabled is not False
+    limits = [step.most_rows for step in steps if step.most_rows]
+    batching = msgspec.structs.replace(file.batching, max_rows=min(limits)) if by_row and limits else file.batching
+    verdict = BatchingVerdict(level="whole", reason="requests for a chain run one by one")
     return ModelSpec(
         name=path.parent.name,
         version=VERSION,
@@ -98,14 +141,12 @@ def read_chain(path: Path, table: ChainTable, session: SessionOptions, models: C
         sha256="",
         inputs=_specs(table.inputs, f"{where}.inputs"),
         outputs=_specs(table.outputs, f"{where}.outputs"),
-        batchable=False,
-        session=session,
-        stages=tuple(
-            _read_step(path.parent, step, models, session, f"{where}.steps[{index}]")
-            for index, step in enumerate(table.steps)
-        ),
+        batchable=by_row,
+        batching=batching if by_row else Batching(),
+        session=file.session,
+        stages=stages,
         is_chain=True,
-        verdict=BatchingVerdict(level="whole", reason="requests for a chain run one by one"),
+        verdict=BatchingVerdict(reason="; ".join(step.verdict for step in steps)) if by_row else verdict,
     )
 
 
@@ -125,39 +166,169 @@ def _specs(tables: Mapping[str, TensorTable], where: str) -> tuple[TensorSpec, .
     )
 
 
-def _read_step(folder: Path, step: StepTable, models: Catalog, session: SessionOptions, where: str) -> StageSpec:
-    if step.replicas < 1:
-        raise ConfigError(f"{where}: replicas = {step.replicas}, expected 1 or more")
-    path, sha256, inputs, outputs = _read_model(folder, step.model, models, session, where)
-    return StageSpec(
-        path=path,
-        sha256=sha256,
-        inputs=inputs,
-        outputs=outputs,
-        replicas=step.replicas,
-        name=step.model.removesuffix(".onnx"),
-        before=read_function(folder, step.before, f"{where}: before"),
-        after=read_function(folder, step.after, f"{where}: after"),
-    )
+class _StepReader:
+    """Reads one step."""
+
+    def __init__(self, file: ChainFile, index: int, models: Catalog) -> None:
+        self._file = file
+        self._folder = file.path.parent
+        self._models = models
+        self.where = f"{file.where}.steps[{index}]"
+        self.table = file.table.steps[index]
+        self.before = self._ready(self.table.before, get_args(BeforeStep), "before")
+        self.after = self._ready(self.table.after, get_args(AfterStep), "after")
+        self.verdict = ""
+        self.most_rows = 0
+        self._is_shared = False
+
+    def _ready(self, written: str | dict[str, Any], kinds: Sequence[type[ReadyStep]], key: str) -> ReadyStep | None:
+        if isinstance(written, str):
+            return None
+        known = {name_of(kind): kind for kind in kinds}
+        kind = known.get(written.get("step", ""))
+        if kind is None:
+            raise ConfigError(
+                f"{self.where}.{key}: unknown step {written.get('step', '')!r}; available: {', '.join(known)}"
+            )
+        return read_section(written, kind, f"{self.where}.{key}")
+
+    @property
+    def by_row(self) -> bool:
+        """True if each row of the step's tensors gives one row."""
+        functions = (self.table.before, self.table.after)
+        is_ready = not any(isinstance(each, str) and each for each in functions) and keeps_rows(self.before)
+        return is_ready and (self.before is not None or self._is_shared)
+
+    def read(self) -> StageSpec:
+        """Read the step."""
+        if self.table.replicas < 1:
+            raise ConfigError(f"{self.where}: replicas = {self.table.replicas}, expected 1 or more")
+        if self.before is not None and keeps_rows(self.before) and not self.table.after:
+            raise ConfigError(
+                f"{self.where}: {name_of(self.before)!r} may run the model several times: add `after`, which gets all "
+                "runs"
+            )
+        model = self._model()
+        stage = StageSpec(
+            path=model.path,
+            sha256=model.sha256,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            replicas=self.table.replicas,
+            name=self.table.model.removesuffix(".onnx"),
+            before=self._function(self.before, self.table.before, "before"),
+            after=self._function(self.after, self.table.after, "after"),
+        )
+        if self.before is None and self.after is None:
+            return stage
+        outputs = model.outputs
+        if self.after is not None:
+            after = make_step(self.after, self._folder, stage)
+            assert isinstance(after, Pooler | Labeler)  # noqa: S101 - by the types of `after`
+            outputs = tuple(spec for spec in outputs if spec.name == after.tensor)
+        stage = replace(stage, outputs=outputs)
+        if keeps_rows(self.before):
+            stage = self._with_company(stage, replace(model, outputs=outputs))
+        if self.before is not None:
+            make_step(self.before, self._folder, stage)
+        return stage
+
+    def _with_company(self, stage: StageSpec, model: ModelSpec) -> StageSpec:
+        """Let rows share runs of the model as far as its trial allows."""
+        if self.table.model.endswith(".onnx"):
+            model = prove_batching(model, Path(model.path))
+        rows = model.inputs[0].shape[0] if model.inputs and model.inputs[0].shape else None
+        if rows not in (None, 1):
+            raise ConfigError(
+                f"{self.where}: {stage.name} has a fixed batch size of {rows}: export it with a free batch axis"
+            )
+        reason = model.verdict.reason
+        self._is_shared = model.verdict.level == "strangers" and rows is None
+        if not self._is_shared:
+            self.verdict = f"{stage.name}: rows run alone: {reason}"
+            return stage
+        self.verdict, self.most_rows = f"{stage.name}: {reason}", model.batching.max_rows or 0
+        padding = model.padding
+        if padding is not None:
+            kept = {spec.name for spec in stage.outputs}
+            padding = replace(padding, outputs=tuple(each for each in padding.outputs if each[0] in kept))
+        return replace(stage, padding=padding, company="equal" if padding is None else "similar")
+
+    def _function(self, ready: ReadyStep | None, named: str | dict[str, Any], key: str) -> FunctionSpec | None:
+        if ready is None:
+            return read_function(self._folder, str(named), f"{self.where}: {key}")
+        path = self._file.path
+        return FunctionSpec(str(path.absolute()), sha256_of(path), name_of(ready), ready)
+
+    def _model(self) -> ModelSpec:
+        name, file = self.table.model, self._file
+        if name.endswith(".onnx"):
+            path = _beside(self._folder, name, f"{self.where}: model")
+            sha256 = sha256_of(path)
+            inputs, outputs = read_signature(path, file.session.custom_ops)
+            model = ModelSpec(
+                name=self._folder.name,
+                version=name,
+                path=str(path.absolute()),
+                sha256=sha256,
+                inputs=inputs,
+                outputs=outputs,
+                batching=file.batching,
+                session=file.session,
+            )
+            return replace(model, padding=self._padding(model))
+        try:
+            if not name:
+                raise UnknownModel("a step needs a model: give its name or file")
+            name, _, version = name.partition("@")
+            left_out = self._models.find_left_out(name, version)
+            if left_out is not None:
+                raise ConfigError(f"{self.where}: {left_out.message}")
+            return self._models.find(name, version)
+        except (UnknownModel, UnknownVersion) as error:
+            raise ConfigError(f"{self.where}: {error.message}") from None
+
+    def _padding(self, model: ModelSpec) -> Padding | None:
+        table = self._file.padding
+        # The other steps have models of other inputs.
+        if table is None or (
+            len(self._file.table.steps) > 1 and not table.inputs.keys() <= {s.name for s in model.inputs}
+        ):
+            return None
+        return read_padding(self._file.path, table, model)
 
 
-def _read_model(
-    folder: Path, name: str, models: Catalog, session: SessionOptions, where: str
-) -> tuple[str, str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    if name.endswith(".onnx"):
-        path = _beside(folder, name, f"{where}: model")
-        return str(path.absolute()), sha256_of(path), *read_signature(path, session.custom_ops)
-    try:
-        if not name:
-            raise UnknownModel("a step needs a model: give its name or file")
-        name, _, version = name.partition("@")
-        left_out = models.find_left_out(name, version)
-        if left_out is not None:
-            raise ConfigError(f"{where}: {left_out.message}")
-        model = models.find(name, version)
-    except (UnknownModel, UnknownVersion) as error:
-        raise ConfigError(f"{where}: {error.message}") from None
-    return model.path, model.sha256, model.inputs, model.outputs
+def _obstacle(table: ChainTable, steps: Sequence[_StepReader]) -> str | None:
+    """Return the reason for which axis 0 does not count rows."""
+    if not table.has_ready_steps:
+        return "no step is a ready one"
+    for step, written in zip(steps, table.steps, strict=True):
+        if not step.by_row:
+            return f"step {written.model!r} does not make one row of each"
+    for name, tensor in (table.inputs | table.outputs).items():
+        if tensor.shape[:1] != (-1,):
+            return f"axis 0 of {name!r} is not -1"
+    return None
+
+
+def _check_ends(file: ChainFile, steps: Sequence[_StepReader]) -> None:
+    """Compare the tensors of the chain with those that ready steps take and make."""
+    table, where = file.table, file.where
+    first, last = steps[0].before, steps[-1].after
+    if first is not None and getattr(first, "input", None) not in table.inputs:
+        raise ConfigError(
+            f"{where}.inputs: {name_of(first)!r} takes {getattr(first, 'input', '')!r}; available: "
+            f"{', '.join(table.inputs)}"
+        )
+    if last is None:
+        return
+    made = MADE[type(last)]
+    there = ", ".join(f"{name} of {datatype}" for name, datatype in made.items())
+    for name, tensor in table.outputs.items():
+        if made.get(name) != tensor.datatype:
+            raise ConfigError(
+                f"{where}.outputs: {name_of(last)!r} makes no {name!r} of {tensor.datatype}; available: {there}"
+            )
 
 
 def read_function(folder: Path, named: str, where: str) -> FunctionSpec | None:

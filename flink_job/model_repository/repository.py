@@ -28,7 +28,7 @@ from anabranch.flink_job.config import ModelDefaults
 from anabranch.flink_job.errors import ConfigError, StagesNotPrepared
 from anabranch.flink_job.model_repository import chains, ensembles
 from anabranch.flink_job.model_repository.batching_proof import prove_batching
-from anabranch.flink_job.model_repository.chains import ChainTable, read_chain
+from anabranch.flink_job.model_repository.chains import ChainFile, ChainTable, read_chain
 from anabranch.flink_job.model_repository.ensembles import EnsembleTable, read_ensemble
 from anabranch.flink_job.model_repository.padding import PaddingTable, read_padding
 from anabranch.flink_job.model_repository.stages import UnpreparedModel, read_stages
@@ -82,7 +82,7 @@ class _Reading:
         self.left_out: list[LeftOut] = []
         self.ignored: list[str] = []
         self.unprepared: list[UnpreparedModel] = []
-        self.chains: dict[Path, tuple[ChainTable, SessionOptions]] = {}
+        self.chains: list[ChainFile] = []
         self.ensembles: dict[Path, EnsembleTable] = {}
 
     @property
@@ -115,10 +115,17 @@ class _Reading:
                 raise ConfigError(f"{toml}: [ensemble] allows no other table beside it, and no version of a model")
             self.ensembles[toml] = file.ensemble
         elif file.chain is not None:
-            if versions or file != _ModelFile(chain=file.chain, session=file.session):
-                raise ConfigError(f"{toml}: [chain] allows only [session] beside it, and no version of a model")
-            session = with_libraries(_fill_in(toml, file, self._defaults)[1], folder)
-            self.chains[toml] = (file.chain, session)
+            own = _ModelFile(chain=file.chain, session=file.session)
+            if file.chain.has_ready_steps:
+                own = msgspec.structs.replace(own, batching=file.batching, padding=file.padding)
+            if versions or file != own:
+                raise ConfigError(
+                    f"{toml}: [chain] allows only [session] beside it, and with ready steps [batching] and [padding], "
+                    "but no version of a model"
+                )
+            batching, session = _fill_in(toml, file, self._defaults)
+            session = with_libraries(session, folder)
+            self.chains.append(ChainFile(toml, file.chain, batching, session, file.padding))
         elif versions:
             batching, session = _fill_in(toml, file, self._defaults)
             read: dict[str, ModelSpec] = {}
@@ -175,9 +182,9 @@ def read_repository(
     if reading.unprepared:
         raise StagesNotPrepared(folder, reading.unprepared)
     whole = reading.catalog
-    for toml, (chain, session) in reading.chains.items():
-        with reading.leaving_out(toml.parent.name, chains.VERSION):
-            model = read_chain(toml, chain, session, whole)
+    for chain in reading.chains:
+        with reading.leaving_out(chain.path.parent.name, chains.VERSION):
+            model = read_chain(chain, whole)
             reading.add(model.name, {model.version: model})
     whole = reading.catalog
     for toml, ensemble in reading.ensembles.items():

@@ -26,6 +26,7 @@ from anabranch.operators.sessions.model_cache import (
     local_file,
     stored_path,
 )
+from anabranch.ready_steps.options import files_of
 from anabranch.schemas.model import Catalog, FunctionSpec, LeftOut, ModelSpec, StageSpec
 
 #: A job's name does not begin with a dot.
@@ -139,14 +140,17 @@ class ModelStore:
         if is_stored(path):
             return path
         file = Path(path)
-        return self._add_bundle(file.parent, [file.name, *_external_data(file)], file.name, sha256)
+        return self._add_bundle(file.parent, [file.name, *external_data(file)], file.name, sha256)
 
     def _add_function(self, function: FunctionSpec | None) -> FunctionSpec | None:
         if function is None or is_stored(function.path):
             return function
-        # A module may read files beside its own.
         file = Path(function.path)
-        names = [str(path.relative_to(file.parent)) for path in _visible_files(file.parent)]
+        if function.ready is not None:
+            names = [file.name, *files_of(function.ready)]
+        else:
+            # A module may read files beside its own.
+            names = [str(path.relative_to(file.parent)) for path in _visible_files(file.parent)]
         return replace(function, path=self._add_bundle(file.parent, names, file.name, function.sha256))
 
     def _add_bundle(self, folder: Path, names: list[str], main: str, sha256: str | None) -> str:
@@ -221,7 +225,7 @@ def _names(model: ModelSpec) -> Iterator[str]:
         yield path.rpartition("/bundles/")[2]
 
 
-def _external_data(path: Path) -> list[str]:
+def external_data(path: Path) -> list[str]:
     """Return the files of a model's weights, by path in its folder."""
     if all(other.name == path.name for other in path.parent.iterdir()):
         return []

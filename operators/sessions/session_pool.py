@@ -15,7 +15,7 @@ from anabranch.operators.sessions.calibration import calibrate
 from anabranch.operators.sessions.crash_guard import CrashGuard, GuardedBackend
 from anabranch.operators.sessions.model_cache import is_stored, local_path, naming_files
 from anabranch.operators.sessions.step_functions import load_function
-from anabranch.schemas.model import Catalog, FunctionSpec, LeftOut, ModelSpec
+from anabranch.schemas.model import Catalog, FunctionSpec, LeftOut, ModelSpec, StageSpec
 from anabranch.schemas.tensors import Array
 
 _LOGGER = logging.getLogger("anabranch.models")
@@ -108,9 +108,15 @@ class SessionPool:
         """Return the cost model of a model's batches."""
         return self.session_of(model).costs
 
-    def function_of(self, model: ModelSpec, function: FunctionSpec) -> Callable[..., Any]:
-        """Load a function of a step, with its runs noted; raise `ModelLoadFailed`."""
-        run = load_function(function)
+    def function_of(
+        self, model: ModelSpec, function: FunctionSpec, stage: StageSpec | None = None, *, by_row: bool = False
+    ) -> Callable[..., Any]:
+        """Load a function of a step, with its runs noted; raise `ModelLoadFailed`.
+
+        Args:
+            by_row: Axis 0 of each array counts rows.
+        """
+        run = load_function(function, stage)
         subject = f"{model.name}/{model.version}: {function.name} {function.sha256[:12]}"
         guard = self._guard_of(model, subject, fixed_types=False)
         if guard is None:
@@ -118,7 +124,8 @@ class SessionPool:
 
         def guarded(*given: Any) -> Any:
             mappings = [each for some in given for each in ([some] if isinstance(some, Mapping) else some)]
-            return guard.call([np.asarray(array) for each in mappings for array in each.values()], 1, run, *given)
+            arrays = [np.asarray(array) for each in mappings for array in each.values()]
+            return guard.call(arrays, arrays[0].shape[0] if by_row and arrays else 1, run, *given)
 
         return guarded
 
@@ -137,7 +144,7 @@ class SessionPool:
             BatchCostModel(calibrate(loaded, model), model.fixed_rows),
             batchable=model.batchable,
             guard=self._guard_of(model, f"{model.name}/{model.version} {model.sha256[:12]}", fixed_types=True),
-            unit_rows=0 if model.is_chain or model.is_indivisible or not model.batchable else model.fixed_rows or 1,
+            unit_rows=0 if model.is_indivisible or not model.batchable else model.fixed_rows or 1,
         )
 
     def _guard_of(self, model: ModelSpec, subject: str, *, fixed_types: bool) -> CrashGuard | None:

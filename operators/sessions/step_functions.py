@@ -1,4 +1,4 @@
-"""Python functions of chain steps, loaded once per file and process."""
+"""Functions of chain steps; Python files are loaded once per process."""
 
 import sys
 from collections.abc import Callable
@@ -12,14 +12,18 @@ from typing import Any
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import sha256_of
 from anabranch.operators.sessions.model_cache import local_path, naming_files
-from anabranch.schemas.model import FunctionSpec
+from anabranch.ready_steps.factory import make_step
+from anabranch.schemas.model import FunctionSpec, StageSpec
 
 #: One thread for all loads, so that each file runs once.
 _loader = ThreadPoolExecutor(1, "load steps")
 
 
-def load_function(function: FunctionSpec) -> Callable[..., Any]:
+def load_function(function: FunctionSpec, stage: StageSpec | None = None) -> Callable[..., Any]:
     """Load a function.
+
+    Args:
+        stage: Step of a ready function.
 
     Raises:
         ModelLoadFailed: The file has changed, cannot run, or lacks the function.
@@ -27,8 +31,12 @@ def load_function(function: FunctionSpec) -> Callable[..., Any]:
     path = local_path(function.path)
     function = replace(function, path=str(path))
     with naming_files(path):
-        module = _loader.submit(_load, function).result()
-        found = getattr(module, function.name, None)
+        if function.ready is not None:
+            assert stage is not None  # noqa: S101 - only chains have ready steps
+            found: Any = _loader.submit(make_step, function.ready, path.parent, stage).result()
+        else:
+            module = _loader.submit(_load, function).result()
+            found = getattr(module, function.name, None)
         if not callable(found):
             raise ModelLoadFailed(f"{function.path} has no function {function.name!r}: add it or correct `model.toml`")
     # Extension modules can deadlock in Flink's threads.

@@ -198,7 +198,7 @@ def _lose_the_late(queue: BatchQueue, now_ms: float, expire: Any = BatchQueue._e
     return []
 
 
-def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging._within) -> Any:
+def _whole_unit(members: Any, first_row: int, rows: int, within: Any = staging.rows_within) -> Any:
     """Sends a unit with failed rows on as if none had failed."""
     return within(members, 0, first_row + rows)
 
@@ -218,7 +218,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
         BatchQueue, "add", "request.number >= self._next_number", "False"
     ),
     "no wake-up after a slice": patch.object(BatchQueue, "next_deadline", _keep_nothing),
-    "rows that failed in a stage go on": patch.object(staging, "_within", _whole_unit),
+    "rows that failed in a stage go on": patch.object(staging, "rows_within", _whole_unit),
     "a request is in its batch twice": patch.object(chain_module, "pack", _pack_twice),
     "what expires is not answered": patch.object(BatchQueue, "_expire", _lose_the_late),
     "time slice is ignored": mutated(TaskLoop, "_work", "2 * now_ms - began_ms >= stop_ms and", "False and"),

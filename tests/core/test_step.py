@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from anabranch.operators.core.outputs import Answer, Output, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
+from anabranch.schemas.errors import UnreadableInput
 from anabranch.schemas.messages import Encoding, ErrorResponse, InferRequest, InferResponse, Parameter
 from anabranch.schemas.model import Catalog, ModelSpec, StageSpec, TensorSpec
-from anabranch.schemas.records import Source
+from anabranch.schemas.records import FailureRecord, PartialRecord, Source, decode_record
 from anabranch.schemas.tensors import Array, Tensor
 from anabranch.schemas.wire import codec
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, now_ms
@@ -235,3 +237,82 @@ def test_step_first_gets_all_tensors_read_only() -> None:
 
     assert failure(functions=[(look, lengths)], outputs=("words",)) == "step 1 (cut): before: ValueError: seen"
     assert seen == ["text", "scale"]
+
+
+# ---- a chain whose axis 0 counts rows: lengths of texts, doubled; "bad" fails, and "worse" is a defect
+
+ROWS = replace(
+    CHAIN,
+    inputs=(TensorSpec("text", "BYTES", (None,)),),
+    outputs=(TensorSpec("w", "FP32", (None,)),),
+    batchable=True,
+    stages=_STAGES[:1],
+)
+
+
+def row_lengths(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    texts = tensors["text"].tolist()
+    if b"worse" in texts:
+        raise KeyError("lost")
+    if b"bad" in texts:
+        raise UnreadableInput("'text' is bad")
+    return {"v": np.array([len(text) for text in texts], np.float32)}
+
+
+def run_rows(
+    *requests: Sequence[str], before: Any = row_lengths, after: Any = None, defects: Defects | None = None
+) -> tuple[list[list[float]], list[tuple[int, str, str]], list[int]]:
+    """The outputs of each part, the failures by first row of their request, and the sizes of the batches."""
+    defects = defects or Defects(Meter())
+    admission = Admission(Catalog({"chain": {"1": ROWS}}), MAX_MESSAGE_BYTES, 5, defects)
+    admitted = []
+    for number, texts in enumerate(requests):
+        tensor = Tensor.from_array("text", np.array(texts, dtype=object))
+        message = codec.encode_request(InferRequest("chain", (tensor,), f"{number}", "", {}, (), Encoding.PROTOBUF))
+        request = admission.admit(message, Source(0, number, int(NOW_MS)), NOW_MS)
+        assert isinstance(request, Request), request
+        admitted.append(request)
+    session = FakeSession(double)
+    after = after or (lambda _, runs: {"w": runs[0]["w"]})
+    step = Step(ROWS, 0, session, now_ms, 0, defects=defects, before=before, after=after)
+    good, bad = [], []
+    for part in step.on_unit(enter(admitted, ROWS).encode(), NOW_MS):
+        record = decode_record(part.value)
+        if isinstance(record, PartialRecord):
+            good.append(np.frombuffer(record.tensors[0], np.float32).tolist())
+        else:
+            assert isinstance(record, FailureRecord)
+            bad.append((record.segment.source.offset, record.failure.code, record.failure.message))
+    return good, bad, session.batches
+
+
+def test_step_rows_of_several_requests_run_in_one_call() -> None:
+    assert run_rows(["a", "abc"], ["ab"], ["abcd"]) == ([[2, 6], [4], [8]], [], [4])
+
+
+def test_step_bad_row_fails_its_request_alone() -> None:
+    defects = Defects(Meter())
+    good, bad, batches = run_rows(["a", "abc"], ["ab", "bad"], ["abcd"], defects=defects)
+    assert [2, 6] in good
+    assert [8] in good
+    assert bad == [(1, "unreadable_input", "row 1: step 1 (cut): 'text' is bad")]
+    assert sum(batches) == 4
+    # The sender's mistake is not a defect of the job.
+    assert defects.drain() == []
+
+
+def test_step_row_that_raises_is_noted_once() -> None:
+    defects = Defects(Meter())
+    good, bad, _ = run_rows(["a"] * 5, ["worse"], ["ab"] * 7, defects=defects)
+    assert sum(map(len, good)) == 12
+    assert bad == [(1, "inference_failed", "row 0: step 1 (cut): before: KeyError: 'lost'")]
+    [defect] = defects.drain()
+    assert (type(defect.error), defect.detail) == (KeyError, "step 1 (cut): before")
+
+
+def test_step_result_without_a_row_for_each_fails() -> None:
+    good, bad, _ = run_rows(["a", "b"], after=lambda *_: {"w": np.zeros(3, np.float32)})
+    assert good == []
+    assert {message for _, _, message in bad} == {
+        f"row {row}: step 1 (cut): tensor 'w' has shape [3] for 1 rows: return a row for each" for row in (0, 1)
+    }

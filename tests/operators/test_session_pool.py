@@ -219,6 +219,19 @@ def test_pool_function_of_a_step_notes_its_runs(process: Process, tmp_path: Path
     assert b"m/1: double" in note.read_bytes()
 
 
+@pytest.mark.parametrize(("by_row", "units"), [(True, 3), (False, 1)])
+def test_pool_guard_halves_rows_of_a_step_that_counts_them(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_row: bool, units: int
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(CrashGuard, "call", lambda self, arrays, units, *_: seen.append(units))
+    file = tmp_path / "steps.py"
+    file.write_text("def double(tensors): ...\n")
+    pool = process.pool(GuardedBackend(CountingBackend(), str(tmp_path / "crashes")))
+    pool.function_of(MODEL, FunctionSpec(str(file), sha256_of(file), "double"), by_row=by_row)({"x": np.zeros((3, 2))})
+    assert seen == [units]
+
+
 def test_pool_model_that_does_not_load_is_left_out(process: Process) -> None:
     class Refuses(CountingBackend):
         def load(self, model: ModelSpec) -> FakeSession:

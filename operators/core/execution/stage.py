@@ -134,7 +134,7 @@ class Stage:
         outputs: list[Unit | WindowPart] = []
         for good in outcome.good:
             tensors = {tensor.name: tensor for tensor in (*self._passing(layout, unit, good), *good.outputs)}
-            segments = _within(unit.segments, good.first_row, good.rows)
+            segments = rows_within(unit.segments, good.first_row, good.rows)
             if self._is_last:
                 outputs += self._partials(layout.signature, tensors, segments, good.rows, taken_ms, ran_ms)
             else:
@@ -212,7 +212,7 @@ class Stage:
 
     def _fail_rows(self, segments: Sequence[Segment], bad: FailedRows) -> list[WindowPart]:
         parts = []
-        for segment in _within(segments, bad.first_row, bad.rows):
+        for segment in rows_within(segments, bad.first_row, bad.rows):
             message = name_rows(segment.first_row, segment.rows, bad.message)
             parts += self._fail([segment], Failure(bad.code, message, self._name))
         return parts
@@ -283,7 +283,8 @@ def _needed_after(model: ModelSpec, index: int, signature: Signature) -> set[str
     return later | set(signature.outputs)
 
 
-def _within(segments: Sequence[Segment], first_row: int, rows: int) -> tuple[Segment, ...]:
+def rows_within(segments: Sequence[Segment], first_row: int, rows: int) -> tuple[Segment, ...]:
+    """Return the segments of some rows."""
     some, at, stop = [], 0, first_row + rows
     for segment in segments:
         low, high = max(at, first_row), min(at + segment.rows, stop)

@@ -1,7 +1,9 @@
 """Steps of a chain: the output of one model feeds the next, with Python functions around each.
 
-A step is a `Stage` of single requests, with any tensors. `before(tensors)` returns a mapping for each run of the model;
+A step is a `Stage` with any tensors. `before(tensors)` returns a mapping for each run of the model, and
 `after(tensors, runs)` gets inputs and outputs of each. Arrays are read-only. An exception fails its request only.
+
+With a batch axis, the rows of several requests run in one call; if it fails, its halves do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +13,13 @@ import numpy as np
 
 from anabranch.operators.backends.base import Session
 from anabranch.operators.core.defects import Defects
-from anabranch.operators.core.execution.batch_run import PHASE, code_of
-from anabranch.operators.core.execution.stage import Stage
+from anabranch.operators.core.execution.batch_run import PHASE, FailedRows, code_of
+from anabranch.operators.core.execution.stage import Stage, rows_within
 from anabranch.operators.core.outputs import Unit, WindowPart
-from anabranch.schemas.errors import AnabranchError, InferenceFailed
+from anabranch.schemas.errors import AnabranchError, InferenceFailed, RequestError
 from anabranch.schemas.model import ModelSpec, TensorSpec
 from anabranch.schemas.records import PartialRecord, UnitRecord, encode_record
-from anabranch.schemas.signatures import Failure, decode_signature
+from anabranch.schemas.signatures import Failure, Signature, decode_signature
 from anabranch.schemas.tensors import Array, Tensor, array_from_raw, fits, show_axes
 
 Named: TypeAlias = Mapping[str, Array]
@@ -54,23 +56,50 @@ class Step(Stage):
 
     def _run(self, unit: UnitRecord, now_ms: float) -> list[Unit | WindowPart]:
         signature = decode_signature(unit.signature)
-        started_ms = self._now_ms()
+        started_ms, rows = self._now_ms(), unit.rows
+        came = {
+            spec.name: array_from_raw(spec.datatype, self._shape(rows, spec.shape), data)
+            for spec, data in zip(signature.inputs, unit.tensors, strict=True)
+        }
+        good, bad = self._run_rows(came, signature, 0, rows)
+        taken_ms, ran_ms = unit.taken_ms or now_ms, unit.ran_ms + self._now_ms() - started_ms
+        outputs: list[Unit | WindowPart] = []
+        for first, count, tensors in good:
+            segments = rows_within(unit.segments, first, count)
+            if self._is_last:
+                outputs += self._partials(signature, tensors, segments, count, taken_ms, ran_ms)
+            else:
+                outputs.append(self._next(signature, tensors, segments, taken_ms, ran_ms))
+        for failed in bad:
+            if self._model.batchable:
+                outputs += self._fail_rows(unit.segments, failed)
+            else:
+                outputs += self._fail(unit.segments, Failure(failed.code, failed.message, self._name))
+        return outputs
+
+    def _run_rows(
+        self, came: Named, signature: Signature, first: int, rows: int
+    ) -> tuple[list[tuple[int, int, dict[str, Tensor]]], list[FailedRows]]:
+        """Run some rows, and their halves if that fails."""
+        batchable = self._model.batchable
+        part = {name: array[first : first + rows] for name, array in came.items()} if batchable else came
         try:
-            came = {
-                spec.name: array_from_raw(spec.datatype, spec.shape, data)
-                for spec, data in zip(signature.inputs, unit.tensors, strict=True)
-            }
-            made = self._call(came)
+            made = self._call(part)
             tensors = {name: _tensor(name, array) for name, array in made.items()}
+            if batchable:
+                _check_rows(tensors, rows)
             if self._is_last:
                 _check_outputs(tensors, signature.outputs, self._model.outputs)
         except _StepFailed as error:
-            failure = Failure(error.code, f"{self._name}: {error}", self._name)
-            return [*self._fail(unit.segments, failure)]
-        taken_ms, ran_ms = unit.taken_ms or now_ms, unit.ran_ms + self._now_ms() - started_ms
-        if self._is_last:
-            return [*self._partials(signature, tensors, unit.segments, 1, taken_ms, ran_ms)]
-        return [self._next(signature, tensors, unit.segments, taken_ms, ran_ms)]
+            if rows > 1 and batchable:
+                half = rows // 2
+                good, bad = self._run_rows(came, signature, first, half)
+                more_good, more_bad = self._run_rows(came, signature, first + half, rows - half)
+                return good + more_good, bad + more_bad
+            if error.cause is not None:
+                self._defects.note(PHASE, error.cause, f"{self._name}: {error.what}")
+            return [], [FailedRows(first, rows, f"{self._name}: {error}", error.code)]
+        return [(first, rows, tensors)], []
 
     def _call(self, came: Named) -> Named:
         given = came if self._before is None else self._guarded("before", self._before, came)
@@ -103,17 +132,23 @@ class Step(Stage):
     def _guarded(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
+        except RequestError as error:
+            raise _StepFailed(error.message, error.code) from None
         except Exception as error:  # noqa: BLE001 - a function may raise anything
-            self._defects.note(PHASE, error, f"{self._name}: {what}")
-            raise _StepFailed(f"{what}: {type(error).__name__}: {error}", code_of(error)) from None
+            message = f"{what}: {type(error).__name__}: {error}"
+            raise _StepFailed(message, code_of(error), cause=error, what=what) from None
 
 
 class _StepFailed(Exception):
-    """A failure of a step."""
+    """A failure of a step, caused by a defect of `what`."""
 
-    def __init__(self, message: str, code: str = InferenceFailed.code) -> None:
+    def __init__(
+        self, message: str, code: str = InferenceFailed.code, cause: Exception | None = None, what: str = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.cause = cause
+        self.what = what
 
 
 def _tensor(name: str, array: Array) -> Tensor:
@@ -121,6 +156,12 @@ def _tensor(name: str, array: Array) -> Tensor:
         return Tensor.from_array(name, np.asarray(array))
     except (AnabranchError, ValueError) as error:
         raise _StepFailed(f"tensor {name!r} cannot be sent on: {error}") from None
+
+
+def _check_rows(tensors: Mapping[str, Tensor], rows: int) -> None:
+    for name, tensor in tensors.items():
+        if tensor.shape[:1] != (rows,):
+            raise _StepFailed(f"tensor {name!r} has shape {list(tensor.shape)} for {rows} rows: return a row for each")
 
 
 def _check_outputs(tensors: Mapping[str, Tensor], wanted: Sequence[str], declared: Sequence[TensorSpec]) -> None:
