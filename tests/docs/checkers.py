@@ -27,7 +27,8 @@ _PACKAGES = ("schemas", "operators", "partition", "flink_job")
 #: Files that a user has, and that this repository need not have.
 _USERS_FILES = {
     "model.toml", "model.onnx", "plan.json", "steps.py", "stack.json", "machines.toml", "ask.py", "log4j.properties",
-    "config.yaml", "plan.svg", "x.npy", "anabranch.toml",
+    "config.yaml", "plan.svg", "x.npy", "anabranch.toml", "tokenizer.json", "modules.json", "1_Pooling/config.json",
+    "preprocessor_config.json", "config.json",
 }  # fmt: skip
 #: Names of Flink, Python, ONNX and Linux, and of designs that a decision rejected.
 _OTHER_NAMES = {

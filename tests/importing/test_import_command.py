@@ -10,6 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.ready_steps.exports import write_text_export
+
 ANABRANCH = str(Path(sys.executable).with_name("anabranch"))
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -101,3 +103,36 @@ def test_import_command_path_as_name_is_refused(run_import: Import, options: lis
     assert done.returncode == 2
     assert message in done.stderr
     assert not (run_import.folder / "models").exists()
+
+
+@pytest.mark.slow
+def test_import_command_exported_folder_becomes_a_chain(tmp_path: Path) -> None:
+    folder = write_text_export(tmp_path / "export", labels=True)
+    command = [ANABRANCH, "import", f"hf:{folder}", "--name", "labels"]
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    for options, message in (
+        ((), "needs --task; available: text-classification, feature-extraction"),
+        (("--task", "text-classification", "--version", "2"), "has no version, and takes neither --sample nor --input"),
+    ):
+        done = run(*options)
+        assert done.returncode == 2
+        assert message in " ".join(done.stderr.replace("│", "").split())
+    done = run("--task", "text-classification", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)
+    assert [spec["name"] for spec in written["outputs"]] == ["label", "score", "scores"]
+    assert (written["path"], written["task"]) == ("models/labels", "text-classification")
+    assert written["batching"].startswith("model: rows do not affect each other")
+    done = run("--task", "text-classification")
+    assert done.returncode == 1
+    assert done.stderr.startswith("version_there: models/labels already exists")
+
+
+@pytest.mark.slow
+def test_import_command_task_of_another_source_is_refused(run_import: Import) -> None:
+    done = run_import("--name", "net", "--task", "feature-extraction")
+    assert done.returncode == 2
+    assert "--task and --file are for hf:DIR" in done.stderr

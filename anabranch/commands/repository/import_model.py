@@ -1,4 +1,4 @@
-"""`import`: converts a model of another framework and adds it to the repository."""
+"""`import`: converts a model of another framework, or takes an exported folder, and adds it to the repository."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from rich.table import Table
 
 from anabranch.commands.output import Output, OutputFormat, print_json
 from anabranch.importing.errors import VersionThere
+from anabranch.importing.task import Task
 from anabranch.schemas.model import ModelSpec, TensorSpec
 from anabranch.schemas.tensors import show_axes
 
+_EXPORT = "hf:"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -27,7 +29,7 @@ def import_model(
         str,
         typer.Argument(
             help="A .pt2 of torch.export.save, MODULE:NAME of a torch.nn.Module (or of a function that gives one), "
-            "a SavedModel's folder, or a .keras or .h5 file."
+            "a SavedModel's folder, a .keras or .h5 file, or hf:DIR for a folder that was exported from Hugging Face."
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Name of the model in the repository.")],
@@ -59,6 +61,8 @@ def import_model(
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest difference of floats, absolute and relative.")
     ] = 1e-4,
+    task: Annotated[Task | None, typer.Option(help="Purpose of the model in hf:DIR.")] = None,
+    file: Annotated[str, typer.Option(metavar="PATH", help="ONNX file of hf:DIR, if it has several.")] = "",
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Convert a PyTorch, TensorFlow or Keras model to ONNX and add it to the repository.
@@ -75,11 +79,25 @@ def import_model(
 
     TORCH and TENSORFLOW are environments with torch and onnxscript, or with
     tensorflow-cpu and tf2onnx: PyFlink needs other versions of their packages.
+
+    A folder with an ONNX file, its tokenizer.json or preprocessor_config.json and
+    its config.json becomes a chain, which takes texts or pictures:
+
+      anabranch import hf:DIR --task feature-extraction --name sentences
     """
     for option, value in (("--name", name), ("--version", version or "1")):
         if not _NAME.fullmatch(value):
             raise typer.BadParameter(f"{option} {value!r} cannot be a folder: use letters, digits, '.', '_' and '-'")
     folder = model_repository / name
+    if source.startswith(_EXPORT):
+        if task is None:
+            raise typer.BadParameter(f"{source} needs --task; available: {', '.join(Task)}")
+        if version or sample or inputs:
+            raise typer.BadParameter(f"{source} has no version, and takes neither --sample nor --input: leave them out")
+        _take_export(source, task, file, folder, output)
+        return
+    if task is not None or file:
+        raise typer.BadParameter(f"--task and --file are for hf:DIR, but the source is {source}: leave them out")
     version = version or _next_version(folder)
     if (folder / version).exists():
         raise VersionThere(f"{folder / version} already exists: leave --version out for the next number")
@@ -125,6 +143,29 @@ def import_model(
     match list({spec.shape[0] if spec.shape else None for spec in (*taken, *given)}):
         case [int(rows)]:
             console.print(f"Axis 0 has a fixed size: requests need {rows} rows or a multiple.")
+
+
+def _take_export(source: str, task: Task, file: str, folder: Path, output: OutputFormat) -> None:
+    """Write the chain of an exported folder, and read it as a job does."""
+    from anabranch.importing.hugging_face import add_export  # noqa: PLC0415 - `--help` must be quick
+
+    with Console(stderr=True).status("Reading the export, and trying its model"):
+        model = add_export(Path(source.removeprefix(_EXPORT)), task, file, folder)
+    if output is OutputFormat.JSON:
+        print_json(
+            {
+                "model": model.name,
+                "path": str(folder),
+                "task": task,
+                "inputs": model.inputs,
+                "outputs": model.outputs,
+                "batching": model.verdict.reason,
+            }
+        )
+        return
+    console = Console()
+    console.print(_picture(model.inputs, model.outputs))
+    console.print(f"{folder / 'model.toml'}: {model.verdict.reason}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _next_version(folder: Path) -> str:
