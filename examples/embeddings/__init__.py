@@ -1,0 +1,1 @@
+"""Embeds notes as they come, and finds them by meaning with sqlite-vec."""
