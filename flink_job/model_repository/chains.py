@@ -25,7 +25,7 @@ from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import read_signature, sha256_of
 from anabranch.ready_steps.answers import Labeler, Pooler
 from anabranch.ready_steps.factory import make_step
-from anabranch.ready_steps.options import MADE, AfterStep, BeforeStep, ReadyStep, keeps_rows, name_of
+from anabranch.ready_steps.options import MADE, AfterStep, BeforeStep, ReadyStep, files_of, keeps_rows, name_of
 from anabranch.schemas.errors import UnknownModel, UnknownVersion
 from anabranch.schemas.model import (
     Batching,
@@ -190,7 +190,10 @@ class _StepReader:
             raise ConfigError(
                 f"{self.where}.{key}: unknown step {written.get('step', '')!r}; available: {', '.join(known)}"
             )
-        return read_section(written, kind, f"{self.where}.{key}")
+        step = read_section(written, kind, f"{self.where}.{key}")
+        for file in files_of(step):
+            _beside(self._folder, file, f"{self.where}.{key}: file")
+        return step
 
     @property
     def by_row(self) -> bool:

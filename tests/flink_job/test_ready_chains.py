@@ -1,5 +1,6 @@
 """Chains of ready steps in the model repository: their batches, and refusals with the reason."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,17 @@ def test_chain_without_its_tokenizer_is_left_out_with_the_reason(repository: Pat
     (repository / "chain" / "tokenizer.json").unlink()
     with pytest.raises(ModelLoadFailed, match=r"tokenizer\.json is not a tokenizer"):
         read(repository, chain())
+
+
+def test_chain_without_the_package_of_a_step_is_not_served(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    (repository / "chain" / "model.toml").write_text(chain())
+    with pytest.raises(ConfigError) as refused:
+        read_repository(repository, ModelDefaults())
+    assert str(refused.value).endswith(
+        "can be served: chain/1: step 'tokenize' needs the package 'tokenizers': run pip install 'anabranch[text]' on "
+        "each machine of the cluster"
+    )
 
 
 def test_chain_in_a_store_has_the_files_of_its_steps(repository: Path, tmp_path: Path) -> None:

@@ -92,6 +92,19 @@ def test_export_for_texts_gives_labels(tmp_path: Path) -> None:
     assert len(set(answer["label"].tolist())) > 1
 
 
+def test_export_serves_a_request_of_many_rows_in_shards(tmp_path: Path) -> None:
+    served = serve(write_text_export(tmp_path / "export", labels=True), Task.TEXT_CLASSIFICATION, tmp_path)
+    many = TEXTS * 20
+    few, all_rows, failed = served.ask("m", {"text": TEXTS}, {"text": many}, {"text": [*many[:77], b"\xff", *many]})
+    assert isinstance(few, dict)
+    assert isinstance(all_rows, dict)
+    assert len(many) > served.catalog.find("m", "").batching.shard_rows
+    assert all_rows["label"].tolist() == few["label"].tolist() * 20
+    np.testing.assert_allclose(all_rows["scores"], np.tile(few["scores"], (20, 1)), atol=1e-6)
+    assert isinstance(failed, ErrorResponse)
+    assert failed.message.startswith("row 77: step 1 (model): 'text' is not UTF-8")
+
+
 def png(width: int, height: int) -> bytes:
     buffer = BytesIO()
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
