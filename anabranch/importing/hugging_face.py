@@ -29,6 +29,7 @@ from anabranch.schemas.model import ModelSpec, TensorSpec
 
 TOKENIZER, CONFIG = "tokenizer.json", "config.json"
 _PICTURES = "preprocessor_config.json"
+_MODULES = "modules.json"
 _SENTENCE = "sentence_embedding"
 _MODES = {
     "mean": "mean",
@@ -69,7 +70,13 @@ def read_export(folder: Path, task: Task, file: str = "") -> ExportedChain:
     """
     if not folder.is_dir():
         raise ExportIncomplete(f"no folder at {folder}: give the folder of an export, as hf:DIR")
-    return _Export(folder, _model_of(folder, file)).chain(task)
+    export = _Export(folder, _model_of(folder, file))
+    try:
+        return export.chain(task)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ExportIncomplete(
+            f"{folder} has settings of an unexpected form: {type(error).__name__}: {error}"
+        ) from None
 
 
 def add_export(source: Path, task: Task, file: str, target: Path) -> ModelSpec:
@@ -124,7 +131,7 @@ class _Export:
         self._folder = folder
         self._model = model
         self._inputs, self._outputs = read_signature(model)
-        self._config = self._json(CONFIG)
+        self._config: dict[str, Any] = self._json(CONFIG)
         self._files = {name: model.parent / name for name in (model.name, *external_data(model))}
 
     def chain(self, task: Task) -> ExportedChain:
@@ -154,17 +161,16 @@ class _Export:
         ]
         return ExportedChain("\n".join(lines) + "\n", self._files)
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def _json(self, name: str) -> Any:
         path = self._folder / name
         if not path.is_file():
             return {}
         try:
-            read = json.loads(path.read_bytes())
+            return json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
             raise ExportIncomplete(f"cannot read {path}: {error}") from None
-        return read if isinstance(read, dict) else {}
 
-    def _needed(self, name: str) -> dict[str, Any]:
+    def _needed(self, name: str) -> Any:
         if not (self._folder / name).is_file():
             raise ExportIncomplete(f"{self._folder} has no {name}: copy it from the model's own folder")
         return self._json(name)
@@ -224,17 +230,17 @@ class _Export:
 
     def _modules(self) -> tuple[str, bool]:
         path, normalize = "1_Pooling", True
-        listed = self._folder / "modules.json"
-        if listed.is_file():
+        if modules := self._json(_MODULES):
             normalize = False
-            for module in json.loads(listed.read_bytes()):
-                kind = str(module.get("type", "")).rpartition(".")[2]
+            for module in modules:
+                kind = str(module["type"]).rpartition(".")[2]
                 if kind == "Pooling":
                     path = module.get("path", path)
                 elif kind == "Normalize":
                     normalize = True
                 elif kind != "Transformer":
-                    raise ExportIncomplete(f"{listed} has {kind}, which no ready step does: write a function for it")
+                    where = self._folder / _MODULES
+                    raise ExportIncomplete(f"{where} has {kind}, which no ready step does: write a function for it")
         told = self._json(f"{path}/config.json")
         prefix = "pooling_mode_"
         chosen = [key.removeprefix(prefix) for key, on in told.items() if key.startswith(prefix) and on]

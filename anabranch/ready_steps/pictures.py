@@ -17,8 +17,8 @@ from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.ready_steps.options import ROWS, PictureStep
 from anabranch.ready_steps.row_groups import group_rows
 from anabranch.schemas.errors import UnreadableInput
-from anabranch.schemas.model import StageSpec
-from anabranch.schemas.tensors import NUMPY_DTYPES, Array
+from anabranch.schemas.model import StageSpec, TensorSpec
+from anabranch.schemas.tensors import NUMPY_DTYPES, Array, show_axes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -47,10 +47,24 @@ class PictureReader:
         self._options = options
         self._filter = Image.Resampling[options.resample.upper()]
         self._name, self._dtype = spec.name, NUMPY_DTYPES[spec.datatype]
+        self._check_shape(spec)
         self._alone = stage.company == "alone"
         # Each value of a byte, rescaled in FP64 and rounded once.
         self._scaled = (np.arange(256) * options.rescale).astype(np.float32)
         self._mean, self._std = (np.array(each, np.float32) for each in (options.mean, options.std))
+
+    def _check_shape(self, spec: TensorSpec) -> None:
+        """Compare the model's input with pictures as they become."""
+        options = self._options
+        size: tuple[int | None, ...] = options.crop or (options.resize if len(options.resize) == 2 else (None, None))
+        channels = 1 if options.channels == "L" else 3
+        made = (channels, *size) if options.layout == "NCHW" else (*size, channels)
+        axes = spec.shape[1:]
+        if len(axes) != len(made) or any(a and b and a != b for a, b in zip(axes, made, strict=True)):
+            raise ModelLoadFailed(
+                f"input {spec.name!r} is {show_axes(spec.shape)}, but pictures become {show_axes((None, *made))}: "
+                "correct resize, crop, channels or layout"
+            )
 
     def __call__(self, tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
         """Return inputs for each run of the model."""

@@ -238,6 +238,10 @@ class _StepReader:
 
     def _with_company(self, stage: StageSpec, model: ModelSpec) -> StageSpec:
         """Let rows share runs of the model as far as its trial allows."""
+        if model.padding is not None:
+            kept = {spec.name for spec in stage.outputs}
+            cut = tuple(each for each in model.padding.outputs if each[0] in kept)
+            model = replace(model, padding=replace(model.padding, outputs=cut))
         if self.table.model.endswith(".onnx"):
             model = prove_batching(model, Path(model.path))
         rows = model.inputs[0].shape[0] if model.inputs and model.inputs[0].shape else None
@@ -251,11 +255,7 @@ class _StepReader:
             self.verdict = f"{stage.name}: rows run alone: {reason}"
             return stage
         self.verdict, self.most_rows = f"{stage.name}: {reason}", model.batching.max_rows or 0
-        padding = model.padding
-        if padding is not None:
-            kept = {spec.name for spec in stage.outputs}
-            padding = replace(padding, outputs=tuple(each for each in padding.outputs if each[0] in kept))
-        return replace(stage, padding=padding, company="equal" if padding is None else "similar")
+        return replace(stage, padding=model.padding, company="equal" if model.padding is None else "similar")
 
     def _function(self, ready: ReadyStep | None, named: str | dict[str, Any], key: str) -> FunctionSpec | None:
         if ready is None:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from anabranch.flink_job.config import Config, ModelDefaults
@@ -74,6 +75,19 @@ def test_chain_rows_share_runs_as_the_trial_allows(
     assert model.stages[0].company == company
     assert model.stages[0].padding is None
     assert reason in model.verdict.reason
+
+
+def test_chain_padding_of_an_unused_output_is_left_out(repository: Path) -> None:
+    path = repository / "chain" / "model.onnx"
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("Identity", ["e"], ["more"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, ["n", "t", SIZE]))
+    onnx.save(model, path)
+    padding = PADDING.replace("{ last", "{ more = 1, last")
+    [stage] = read(repository, f"{chain()}\n{padding}").stages
+    assert stage.company == "similar"
+    assert stage.padding is not None
+    assert stage.padding.outputs == (("last_hidden_state", 1),)
 
 
 def test_chain_of_a_served_model_has_its_padding(repository: Path) -> None:

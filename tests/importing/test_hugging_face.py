@@ -235,6 +235,10 @@ def spoil(folder: Path, what: str) -> None:
         case "two pools":
             told = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
             write_json(folder / "1_Pooling" / "config.json", told)
+        case "bad modules":
+            write_json(folder / "modules.json", ["Transformer"])
+        case "bad number":
+            write_json(folder / "config.json", {"max_position_embeddings": "many"})
         case "bad tokenizer":
             (folder / "tokenizer.json").write_text("{}")
         case "no folder":
@@ -254,6 +258,8 @@ def spoil(folder: Path, what: str) -> None:
         ("bad config", r"cannot read .*config\.json"),
         ("dense", r"modules\.json has Dense, which no ready step does"),
         ("two pools", "1_Pooling pools by mean_tokens, max_tokens, expected one of mean, cls and max"),
+        ("bad modules", "export has settings of an unexpected form: TypeError"),
+        ("bad number", "export has settings of an unexpected form: TypeError"),
         ("bad tokenizer", r"export cannot be served: m/tokenizer\.json is not a tokenizer: "),
     ],
 )

@@ -20,8 +20,9 @@ from anabranch.schemas.tensors import Array
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def stage(datatype: str = "FP32", *, inputs: int = 1, company: Any = "equal") -> StageSpec:
-    specs = [TensorSpec(name, datatype, (None, 3, None, None)) for name in ("pixel_values", "pixel_mask")[:inputs]]
+def stage(datatype: str = "FP32", *axes: int | None, inputs: int = 1, company: Any = "equal") -> StageSpec:
+    shape = (None, *(axes or (None, None, None)))
+    specs = [TensorSpec(name, datatype, shape) for name in ("pixel_values", "pixel_mask")[:inputs]]
     return StageSpec("", "", tuple(specs), (), name="model", company=company)
 
 
@@ -187,3 +188,23 @@ def test_picture_base64_of_much_space_is_refused_at_once() -> None:
 def test_picture_model_of_two_inputs_is_refused() -> None:
     with pytest.raises(ModelLoadFailed, match="model has the inputs pixel_values, pixel_mask, expected one"):
         PictureReader(PictureStep(), stage(inputs=2))
+
+
+@pytest.mark.parametrize(
+    ("axes", "options"),
+    [
+        ((3, 8, 8), {"resize": (8, 9)}),
+        ((3, 8, 8), {"resize": (8, 8), "crop": (6, 6)}),
+        ((1, None, None), {}),
+        ((3, None, None), {"channels": "L"}),
+        ((8, 8, 3), {"resize": (8, 8)}),
+        ((3, 8), {"resize": (8, 8)}),
+    ],
+)
+def test_picture_of_another_shape_than_the_input_is_refused(
+    axes: tuple[int | None, ...], options: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelLoadFailed, match=r"'pixel_values' is .*, but pictures become .*: correct resize, crop"):
+        PictureReader(PictureStep(**options), stage("FP32", *axes))
+    PictureReader(PictureStep(resize=(8, 8)), stage("FP32", 3, 8, 8))
+    PictureReader(PictureStep(resize=(9,), crop=(8, 8), layout="NHWC"), stage("FP32", 8, 8, 3))
