@@ -5,11 +5,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import numpy as np
 
 from anabranch.ready_steps.options import ROWS
+from anabranch.schemas.errors import UnreadableInput
 from anabranch.schemas.tensors import Array
 
 
 def group_rows(keys: Sequence[Hashable], *, alone: bool) -> list[list[int]]:
-    """Return the rows of each run: those of one key, or each alone."""
+    """Return the rows of each run: those of one key, or each alone; raise UnreadableInput without rows."""
+    if not keys:
+        raise UnreadableInput("the request has no rows: send one or more")
     if alone:
         return [[row] for row in range(len(keys))]
     groups: dict[Hashable, list[int]] = {}

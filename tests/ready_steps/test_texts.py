@@ -128,6 +128,11 @@ def test_tokenizer_other_inputs_of_a_model_are_refused(tmp_path: Path) -> None:
             tokenize(tmp_path, stage(*names), "good")
 
 
+def test_tokenizer_of_no_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableInput, match="the request has no rows: send one or more"):
+        tokenize(tmp_path, stage())
+
+
 @pytest.mark.parametrize("content", [None, "{}", "no JSON"])
 def test_tokenizer_unusable_file_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
