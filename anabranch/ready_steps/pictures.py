@@ -85,9 +85,11 @@ class PictureReader:
         except UnreadableInput:
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise anything
+            # Its own words have an address in memory.
+            is_unknown = type(error).__name__ == "UnidentifiedImageError"
+            reason = "an unknown format" if is_unknown else f"{type(error).__name__}: {error}"
             raise UnreadableInput(
-                f"{self._options.input!r} is not a picture: {type(error).__name__}: {error}; send one of "
-                f"{', '.join(_FORMATS)}"
+                f"{self._options.input!r} is not a picture: {reason}; send one of {', '.join(_FORMATS)}"
             ) from None
 
     def _check_size(self, size: tuple[int, int], verb: str) -> None:

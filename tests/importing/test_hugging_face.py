@@ -125,6 +125,9 @@ def test_export_for_pictures_gives_labels(tmp_path: Path) -> None:
         [logits] = session.run(None, {"pixel_values": pixels})[0]
         powers = np.exp(logits.astype(np.float64))
         np.testing.assert_allclose(found[row], powers / powers.sum(), atol=1e-5)
+    [partial] = served.ask("m", {"picture": [pictures[0], b"no picture", pictures[1]]}, partial=True)
+    assert isinstance(partial, dict)
+    np.testing.assert_allclose(partial["scores"], found[:2], atol=1e-6)
     assert isinstance(answers[1], ErrorResponse)
     assert answers[1].code == "unreadable_input"
     assert answers[1].message.startswith("row 0: step 1 (model): 'picture' is not a picture: ")

@@ -10,7 +10,7 @@ from anabranch.flink_job.config import Config, ModelDefaults
 from anabranch.flink_job.model_repository.repository import read_repository
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.outputs import Answer
-from anabranch.schemas.messages import ErrorResponse, InferRequest
+from anabranch.schemas.messages import ErrorResponse, InferRequest, Parameter
 from anabranch.schemas.records import Source
 from anabranch.schemas.tensors import Array, Tensor
 from anabranch.schemas.wire import codec
@@ -25,13 +25,15 @@ class Served:
         self._run = LocalRun(Config(), self.catalog, (), OnnxBackend())
         self._asked = 0
 
-    def ask(self, model: str, *inputs: Mapping[str, Any]) -> list[dict[str, Array] | ErrorResponse]:
+    def ask(
+        self, model: str, *inputs: Mapping[str, Any], **parameters: Parameter
+    ) -> list[dict[str, Array] | ErrorResponse]:
         """The outputs for requests that are queued together, or their errors."""
         first = self._asked
         self._asked += len(inputs)
         requests = [
             (
-                codec.encode_request(InferRequest(model, _tensors(each), f"{first + number}")),
+                codec.encode_request(InferRequest(model, _tensors(each), f"{first + number}", "", parameters)),
                 Source(0, first + number, 0),
             )
             for number, each in enumerate(inputs)
