@@ -21,6 +21,7 @@ from tests.ready_steps.exports import (
     LABELS,
     SIZE,
     WORDS,
+    png,
     write_json,
     write_picture_export,
     write_text_export,
@@ -103,13 +104,6 @@ def test_export_serves_a_request_of_many_rows_in_shards(tmp_path: Path) -> None:
     np.testing.assert_allclose(all_rows["scores"], np.tile(few["scores"], (20, 1)), atol=1e-6)
     assert isinstance(failed, ErrorResponse)
     assert failed.message.startswith("row 77: step 1 (model): 'text' is not UTF-8")
-
-
-def png(width: int, height: int) -> bytes:
-    buffer = BytesIO()
-    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_export_for_pictures_gives_labels(tmp_path: Path) -> None:

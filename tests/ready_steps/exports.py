@@ -1,12 +1,14 @@
 """Small models in folders as Hugging Face's tools write them."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
@@ -96,6 +98,14 @@ def write_picture_export(folder: Path, **processor: Any) -> Path:
     told |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     write_json(folder / "preprocessor_config.json", told | processor)
     return folder
+
+
+def png(width: int, height: int) -> bytes:
+    """A picture of noise."""
+    buffer = BytesIO()
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,5 +1,7 @@
 """Chains with ready steps, served in this process: beside functions, one behind another, and of frames."""
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,20 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from anabranch.importing.hugging_face import add_export
+from anabranch.importing.task import Task
 from anabranch.schemas.messages import ErrorResponse
-from tests.ready_steps.exports import SIZE, WORDS, write_text_model, write_tokenizer
+from anabranch.trial.flow_trial import FlowTrial
+from tests.ready_steps.exports import (
+    LABELS,
+    SIZE,
+    WORDS,
+    png,
+    write_picture_export,
+    write_text_export,
+    write_text_model,
+    write_tokenizer,
+)
 from tests.ready_steps.served import Served, outputs_of
 
 TEXTS = ["good film", "bad", "the river runs and joins again", "bad", "so so long"]
@@ -121,3 +135,21 @@ def test_steps_of_frames_give_an_output_for_each(folder: Path) -> None:
         "unreadable_input",
         "step 1 (model): 'audio' has 0 samples, expected 4 or more: send more",
     )
+
+
+def test_steps_behind_a_flow_take_texts_and_pictures_of_events(tmp_path: Path) -> None:
+    add_export(write_picture_export(tmp_path / "pictures"), Task.IMAGE_CLASSIFICATION, "", tmp_path / "models" / "p")
+    add_export(write_text_export(tmp_path / "texts"), Task.FEATURE_EXTRACTION, "", tmp_path / "models" / "t")
+    file = tmp_path / "anabranch.toml"
+    file.write_text(
+        '[[flow]]\nfrom = "a"\nto = "b"\nmodel = "p"\ninputs.picture = "image.data"\noutputs."image.label" = "label"\n'
+        '[[flow]]\nfrom = "c"\nto = "d"\nmodel = "t"\ninputs.text = "body"\noutputs.embedding = "embedding"\n'
+    )
+    data = base64.b64encode(png(7, 5)).decode()
+    pictures = FlowTrial(file, "a", tmp_path / "models")
+    good, bad = pictures.run([json.dumps({"image": {"data": each}}).encode() for each in (data, "no picture")])
+    assert json.loads(good.value)["image"]["label"] in LABELS.values()
+    assert "unreadable_input" in bad.failure
+    [embedded] = FlowTrial(file, "c", tmp_path / "models").run([b'{"body": "good film"}'])
+    assert np.linalg.norm(json.loads(embedded.value)["embedding"]) == pytest.approx(1, abs=1e-6)
+    assert len(json.loads(embedded.value)["embedding"]) == SIZE
