@@ -169,7 +169,7 @@ class ExchangeConfig(_Section, frozen=True):
     transport: Literal["auto", "messages"] = "auto"
     claim_from_bytes: _PositiveInt = 64 * 1024
     arena_bytes: Annotated[int, Meta(ge=1, le=2**40)] = 128 * 1024 * 1024
-    credits: Literal["on", "off"] = "off"
+    credits: Literal["on", "off"] = "on"
 
 
 class ModelsConfig(_Section, frozen=True):

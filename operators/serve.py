@@ -16,7 +16,7 @@ from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.flows.event_admission import EventAdmission
 from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.credits import Credits
+from anabranch.operators.core.scheduling.batch_queue import LOOK_AGAIN_MS
 from anabranch.operators.core.scheduling.key_groups import task_key
 from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, OtherTasks
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
@@ -33,6 +33,9 @@ from anabranch.operators.transport.endpoints import AGGREGATE, INFER
 from anabranch.operators.transport.frame_memory import open_frame
 from anabranch.schemas.model import Catalog
 from anabranch.schemas.wire.carried import ReplyTopics
+
+#: Wait for readers in process mode, where each look costs a bundle.
+_LOOK_AGAIN_PROCESS_MS = 10.0
 
 
 @dataclass(eq=False)
@@ -63,7 +66,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         desk, parts = runtime.desk(), runtime.sender(AGGREGATE, task.parallelism)
         others, idle, issue, issue_to_others = None, None, None, None
         if desk is not None:
-            others = Credits(task.parallelism, task.parallelism, task.index)
+            others = runtime.credits(task.parallelism)
             issue = partial(desk.issue, desk.add(others))
             # The own exchange operator would wait for this task.
             idle, issue_to_others = OtherTasks(others, task.index), partial(issue, task.index)
@@ -95,6 +98,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
                 policy,
                 runtime.slow_lane(),
                 batches.pack_batch,
+                LOOK_AGAIN_MS if task.in_jvm else _LOOK_AGAIN_PROCESS_MS,
             ),
             lambda: ((number, bytes(frame)) for number, frame in self._waiting.items()),
             runtime.lock(),

@@ -3,7 +3,8 @@
 import os
 from typing import Any
 
-from apache_beam.metrics.execution import MetricsEnvironment
+from apache_beam.metrics.cells import CounterCell
+from apache_beam.metrics.execution import MetricsEnvironment, _TypedMetricName
 from py4j.protocol import Py4JJavaError
 from pyflink.common import CompletableFuture, Configuration, JobClient, Row, RowKind, TypeInformation, Types
 from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, RuntimeContext, StreamExecutionEnvironment
@@ -49,9 +50,18 @@ def current_metrics_container() -> Any | None:
     return MetricsEnvironment.current_container()
 
 
+class _RareCounter(CounterCell):
+    """A counter that most bundles do not count: Beam would encode all counters at the end of each bundle."""
+
+    def to_runner_api_monitoring_info(self, name: Any, transform_id: str) -> Any | None:
+        """Report what this bundle counted; Beam resets it after each."""
+        return super().to_runner_api_monitoring_info(name, transform_id) if self.value else None
+
+
 def counter_in(container: Any, counter: Counter) -> Any:
     """Return a counter's cell, which timers can use."""
-    return container.get_counter(counter._inner_counter.metric_name)
+    name = _TypedMetricName(CounterCell, counter._inner_counter.metric_name)
+    return container.metrics.setdefault(name, _RareCounter())
 
 
 def integer_key(context: KeyedProcessFunction.Context) -> int:

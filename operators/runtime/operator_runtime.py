@@ -9,7 +9,7 @@ from pyflink.datastream import RuntimeContext
 
 from anabranch.operators.backends.base import Backend
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.credits import Credits
+from anabranch.operators.core.scheduling.credits import SLACK_MS, Credits
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.defect_log import DefectLog
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
@@ -26,6 +26,9 @@ from anabranch.schemas.records import UnitRecord
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger("anabranch.models")
+
+#: Usual wait at an idle reader in process mode, where records wait for bundles.
+_PROCESS_SLACK_MS = 100.0
 
 
 class OperatorRuntime:
@@ -82,14 +85,20 @@ class OperatorRuntime:
         self._hold.own(desk)
         return desk
 
+    def credits(self, readers: int, hops: int | None = None) -> Credits:
+        """Bound the records from this task to `readers` tasks."""
+        task = self.task
+        slack_ms = SLACK_MS if task.in_jvm else _PROCESS_SLACK_MS
+        return Credits(readers, task.parallelism, task.index, hops, slack_ms)
+
     def units(self, models: Iterable[ModelSpec], desk: TicketDesk | None) -> "UnitSenders":
         """Open senders to first stages."""
-        task, senders = self.task, UnitSenders()
+        senders = UnitSenders()
         for model in models:
             readers, issue = model.stages[0].replicas, None
             if desk is not None:
                 hops = sum([stage.replicas for stage in model.stages])
-                credit = Credits(readers, task.parallelism, task.index, hops)
+                credit = self.credits(readers, hops)
                 issue = partial(desk.issue, desk.add(credit))
                 senders.credit_of[model.name, model.version] = credit
             senders.of[model.name, model.version] = self.sender(stage_receiver(model, 0), readers, issue)

@@ -99,7 +99,7 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "timer of a restored queue is forgotten": mutated(
         TaskLoop, "on_timer", "yield from self._settle_own(own, at_once=is_quiet)", "pass"
     ),
-    "blocked requests are looked at too late": mutated(BatchQueue, "_looks_again_at_ms", "_LOOK_AGAIN_MS if", "1e9 if"),
+    "blocked requests are looked at too late": mutated(BatchQueue, "_looks_again_at_ms", "self._look_again_ms if", "1e9 if"),
 }
 
 

@@ -30,8 +30,7 @@ LONG_AGO_MS = -1e12
 _NEVER = float("inf")
 #: Stale entries of a heap, beyond twice the valid ones.
 _SLACK = 8
-#: Wait for readers without room.
-_LOOK_AGAIN_MS = 2.0
+LOOK_AGAIN_MS = 2.0
 #: Wait for a slow batch beside the task: at least, as a share of its time until now, and without a known end.
 _SLOW_LOOK_MS, _SLOW_LOOK_SHARE, _LANE_LOOK_MS = 1.0, 1 / 128, 10.0
 _SPLIT = b"split "
@@ -336,12 +335,18 @@ class BatchQueue:
     Args:
         handling_of: Returns the handling of a signature.
         lane: Has room if a slow batch may start beside the task; without it, all batches are quick.
+        look_again_ms: Wait for readers without room.
     """
 
     def __init__(
-        self, handling_of: Callable[[bytes], Handling], policy: SchedulingPolicy, lane: Gate | None = None
+        self,
+        handling_of: Callable[[bytes], Handling],
+        policy: SchedulingPolicy,
+        lane: Gate | None = None,
+        look_again_ms: float = LOOK_AGAIN_MS,
     ) -> None:
         self._handling_of = handling_of
+        self._look_again_ms = look_again_ms
         self._policy = policy
         self._lane = lane
         self._slow_ms = _NEVER if lane is None else policy.slow_batch_ms
@@ -569,7 +574,7 @@ class BatchQueue:
     def _looks_again_at_ms(self) -> float:
         looked_at_ms = self._looked_at_ms
         is_away = self.awaits_readers
-        due_ms = looked_at_ms + (_LOOK_AGAIN_MS if is_away else _LANE_LOOK_MS)
+        due_ms = looked_at_ms + (self._look_again_ms if is_away else _LANE_LOOK_MS)
         if not self.running:
             return due_ms
         pause_ms = max(_SLOW_LOOK_MS, (looked_at_ms - self._began_ms) * _SLOW_LOOK_SHARE)

@@ -6,7 +6,7 @@ The last reader of a record returns its ticket. The window shrinks while records
 
 #: Records per reader, and their work.
 _MOST_PER_READER, _WORK_MS = 4, 400.0
-_SLACK_MS = 5.0
+SLACK_MS = 5.0
 _GROWTH, _SHRINKING = 1.0, 0.5
 #: Weight of the last record in averages.
 _WEIGHT = 0.1
@@ -24,10 +24,14 @@ class Credits:
         senders: Tasks that share it.
         sender: Its index.
         hops: Tasks of all operators on the way.
+        slack_ms: Usual wait at an idle reader.
     """
 
-    def __init__(self, readers: int, senders: int, sender: int = 0, hops: int | None = None) -> None:
+    def __init__(
+        self, readers: int, senders: int, sender: int = 0, hops: int | None = None, slack_ms: float = SLACK_MS
+    ) -> None:
         self._readers = readers
+        self._slack_ms = slack_ms
         self._hops = hops or readers
         self._least = max(1.0, self._hops / senders)
         self._window = self._least + 1.0
@@ -103,9 +107,9 @@ class Credits:
         self.way_ms += (max(0.0, at_ms - sent_ms) - self.way_ms) * weight
         self._lease_ms = max(_LEAST_LEASE_MS, _LEASE_RUNS * max(self.run_ms, longest_ms))
         waited_ms = max(0.0, at_ms - sent_ms - ran_ms)
-        others_ms = waited_ms - self._at_reader[reader] * self.run_ms - _SLACK_MS
+        others_ms = waited_ms - self._at_reader[reader] * self.run_ms - self._slack_ms
         self._busy_until_ms[reader] = at_ms + others_ms if others_ms > 0 else 0.0
-        allowed_ms = (self._per_reader - 1) * self.run_ms + _SLACK_MS
+        allowed_ms = (self._per_reader - 1) * self.run_ms + self._slack_ms
         if waited_ms > allowed_ms:
             self._window = max(self._least, self._window - _SHRINKING)
             self._has_shrunk = True

@@ -14,7 +14,7 @@ from anabranch.operators.core.execution.window_parts import failure_of, failure_
 from anabranch.operators.core.outputs import Offload, Output
 from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
-from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, BatchQueue, begun_key
+from anabranch.operators.core.scheduling.batch_queue import LONG_AGO_MS, LOOK_AGAIN_MS, BatchQueue, begun_key
 from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.router import Router
@@ -59,6 +59,7 @@ class RequestPipeline:
         policy: SchedulingPolicy,
         lane: SlowLane | None = None,
         pack_batch: Callable[[BatchRecord], bytes] = BatchRecord.encode,
+        look_again_ms: float = LOOK_AGAIN_MS,
     ) -> None:
         self._admission = admission
         self._router = router
@@ -67,10 +68,11 @@ class RequestPipeline:
         self._policy = policy
         self._lane = lane
         self._pack_batch = pack_batch
+        self._look_again_ms = look_again_ms
 
     def new_queue(self) -> BatchQueue:
         """Create an empty queue."""
-        return BatchQueue(self._router.handling_of, self._policy, self._lane)
+        return BatchQueue(self._router.handling_of, self._policy, self._lane, self._look_again_ms)
 
     def await_slow(self, queue: BatchQueue) -> bool:
         """Wait a moment for a slow batch; return False if the queue awaits none."""
