@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.flink.rest import FlinkRest
 from bench.harness.accounting import core_s_per_1000, other_cores
@@ -23,6 +24,7 @@ from bench.report import plots
 from bench.report.results import Run, ScenarioResult, keys_of, rows_of
 from bench.scenarios.base import Conclusion, Made, Turn, scenario
 from bench.systems.registry import System, anabranch
+from bench.workloads.models import in_stages
 from bench.workloads.repositories import Repositories
 from bench.workloads.workload import Workload, magika_batches, magika_files
 
@@ -82,9 +84,9 @@ class Checkpoints:
     name = "checkpoints"
     method = (
         "Two tasks, each a TaskManager of its own; all requests are in the topic before the job starts, so that queues "
-        f"and channels are full. Magika, a checkpoint each second. Two loads: all requests in one partition, so that "
-        f"one task offloads batches to the other; and requests of {_SPLIT_ROWS} rows, which are split. In both "
-        "deliveries. Time: from the trigger of a checkpoint to its end, as Flink's REST API says, "
+        f"and channels are full. Magika, a checkpoint each second. Three loads: all requests in one partition, so that "
+        f"one task offloads batches to the other; requests of {_SPLIT_ROWS} rows, which are split; and the model in "
+        "two stages. In both deliveries. Time: from the trigger of a checkpoint to its end, as Flink's REST API says, "
         "of those that the job triggered before the last answer, and that ended after the first."
     )
 
@@ -220,9 +222,10 @@ def draw(result: ScenarioResult) -> Figure:
 )
 def make(settings: CheckpointSettings, models: Repositories) -> Made:
     """Make the scenario."""
-    folder: Path = models.small
+    folder: Path = models.magika_in_stages
     cases = [
         CheckpointCase("offloaded", magika_files(folder), partitions=1),
         CheckpointCase("split", magika_batches(folder, _SPLIT_ROWS)),
+        CheckpointCase("in stages", magika_files(folder, model=in_stages(MAGIKA))),
     ]
     return Checkpoints(settings, cases), folder

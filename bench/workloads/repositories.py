@@ -5,8 +5,16 @@ from functools import cached_property
 from pathlib import Path
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
-from bench.harness.analysis.stage_timing import PLAN
-from bench.workloads.models import LIGHT, RESNET, add_copies_in_stages, add_heavy, add_resnet50, make_repository
+from bench.harness.analysis.stage_timing import PLAN, cut_in_two
+from bench.workloads.models import (
+    LIGHT,
+    RESNET,
+    add_copies_in_stages,
+    add_heavy,
+    add_resnet50,
+    in_stages,
+    make_repository,
+)
 from bench.workloads.sentences import MINILM, add_minilm
 from bench.workloads.text_lines import add_recognizer
 from bench.workloads.workload import Workload, ffnn_rows
@@ -38,6 +46,13 @@ class Repositories:
         """Magika, ResNet-50 and MiniLM, each whole and as a copy that is served in stages."""
         repository = add_minilm(add_resnet50(make_repository(self._folder / "models-in-stages")))
         return add_copies_in_stages(repository, (MAGIKA, RESNET, MINILM), PLAN)
+
+    @cached_property
+    def magika_in_stages(self) -> Path:
+        """The small ones, and a copy of Magika that is served in two stages."""
+        folder = add_copies_in_stages(make_repository(self._folder / "magika-in-stages"), (MAGIKA,), PLAN)
+        cut_in_two(folder / in_stages(MAGIKA) / "1" / "model.onnx")
+        return folder
 
     @cached_property
     def squeezenet(self) -> Path:

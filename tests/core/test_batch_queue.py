@@ -786,6 +786,17 @@ def test_queue_full_readers_hold_up_no_other_signature() -> None:
     assert (queue.is_blocked, queue.next_deadline()) == (False, None)
 
 
+def test_queue_looks_for_room_as_often_as_it_is_told() -> None:
+    readers = Readers()
+    queue = BatchQueue(
+        lambda _: Handling(Batching(), StageWaits(0.0), "stages", readers), SchedulingPolicy(), look_again_ms=10.0
+    )
+    readers.has_room = False
+    queue.add(waiting("a"), 0.0)
+    assert queue.take(5.0).batch == []
+    assert queue.next_deadline() == 15.0
+
+
 def test_queue_at_the_end_of_the_input_ignores_full_readers() -> None:
     readers = Readers()
     queue = away(readers)

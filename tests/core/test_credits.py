@@ -37,7 +37,7 @@ def grown(readers: int, senders: int = 1, ran_ms: float = 10.0) -> Credits:
 
 
 @pytest.mark.parametrize(
-    ("ran_ms", "per_reader"), [(1.0, 4), (100.0, 4), (150.0, 3), (200.0, 3), (400.0, 2), (401.0, 1)]
+    ("ran_ms", "per_reader"), [(1.0, 4), (50.0, 4), (75.0, 3), (100.0, 3), (200.0, 2), (201.0, 1)]
 )
 def test_credits_of_a_lone_sender_are_one_to_four_per_reader(ran_ms: float, per_reader: int) -> None:
     sent = filled(grown(10, 10, ran_ms))
@@ -50,6 +50,14 @@ def test_credits_of_many_senders_shrink_to_their_share() -> None:
     for _ in range(200):
         returned(credit, filled(credit), 1_000.0)
     assert len(filled(credit)) == 2
+
+
+@pytest.mark.parametrize(("slack_ms", "left"), [(5.0, 2), (100.0, 40)])
+def test_credits_take_the_usual_wait_at_an_idle_reader_for_none(slack_ms: float, left: int) -> None:
+    credit = Credits(10, 5, slack_ms=slack_ms)
+    for _ in range(200):
+        returned(credit, filled(credit), 100.0)
+    assert len(filled(credit)) == left
 
 
 def test_credits_fill_all_stages_of_a_model() -> None:

@@ -99,7 +99,9 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "timer of a restored queue is forgotten": mutated(
         TaskLoop, "on_timer", "yield from self._settle_own(own, at_once=is_quiet)", "pass"
     ),
-    "blocked requests are looked at too late": mutated(BatchQueue, "_looks_again_at_ms", "self._look_again_ms if", "1e9 if"),
+    "blocked requests are looked at too late": mutated(
+        BatchQueue, "_looks_again_at_ms", "self._look_again_ms if", "1e9 if"
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Credits bound the exchange in a job, in both modes: urgent requests pass, and every request is answered once."""
 
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 from anabranch.flink import environment, infer
 from anabranch.flink_job import installation, job
 from anabranch.flink_job.config import Config
+from anabranch.operators.backends.base import Session
+from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.transport.ticket import Ticket
 from anabranch.operators.runtime import flink_compat
+from anabranch.operators.transport.ticket_returns import TicketReturns
 from anabranch.schemas.messages import InferRequest, InferResponse
+from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Tensor
 from anabranch.schemas.wire import codec
+from anabranch.stack.flink.cluster import FlinkCluster
 from anabranch.stack.kafka.broker import KafkaBroker
 from tests.flink.conftest import MODES
 from tests.flink.models import TABLE, write_chain, write_cut_model, write_ensembles_with_stages, write_repository
@@ -41,7 +47,7 @@ def test_credits_let_urgent_requests_pass_and_lose_none(broker: KafkaBroker, tmp
     write_chain(repository / "words", CHAIN, FUNCTIONS)
     config = Config().replace(
         job={"name": f"credits-{mode}", "execution_mode": mode, "parallelism": 2, "checkpoint_interval_ms": 1000},
-        exchange={"credits": "on", "claim_from_bytes": 256},
+        exchange={"claim_from_bytes": 256},
         models={"repository": str(repository)},
     )
     topics = Topics(broker, config)
@@ -79,10 +85,46 @@ def test_credits_let_urgent_requests_pass_and_lose_none(broker: KafkaBroker, tmp
     topics.close()
 
 
+@dataclass(frozen=True)
+class WithoutUdp:
+    """A back-end in whose process no ticket returns, as if UDP were blocked between TaskManagers."""
+
+    def load(self, model: ModelSpec) -> Session:
+        TicketReturns.send = lambda *_: None  # type: ignore[method-assign]
+        return OnnxBackend().load(model)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", MODES)
+def test_credits_without_udp_serve_all_requests(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
+    """On a cluster, as its processes end with it."""
+    repository = tmp_path / "repository"
+    write_repository(repository)
+    write_cut_model(repository, "[batching]\nmax_rows = 1\nshard_rows = 16\n")
+    config = Config().replace(
+        job={
+            "name": f"without-udp-{mode}",
+            "execution_mode": mode,
+            "parallelism": 2,
+            "checkpoint_dir": (tmp_path / "state").as_uri(),
+        },
+        models={"repository": str(repository)},
+    )
+    topics = Topics(broker, config)
+    with FlinkCluster(tmp_path / "flink", task_managers=2, slots=2) as cluster:
+        running = job.start(topics.config, cluster.url, WithoutUdp())
+        answers = topics.ask(*(ask(rows) for rows in (1, 40, 100) * 10 for ask in (steps, double)))
+        assert all(isinstance(answer, InferResponse) for answer in answers)
+        assert running.status() == "RUNNING"
+        logs = "".join(path.read_text(errors="replace") for path in (tmp_path / "flink" / "logs").iterdir())
+    topics.close()
+    assert "let UDP pass between TaskManagers" in logs
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
 def test_credits_in_the_job_of_a_user_lose_no_element(model_repository: Path, mode: str) -> None:
-    settings = Config().replace(job={"execution_mode": mode, "parallelism": 2}, exchange={"credits": "on"})
+    settings = Config().replace(job={"execution_mode": mode, "parallelism": 2})
     env = environment(settings)
     rated = infer(
         env.from_collection(list(range(200))),
@@ -112,7 +154,7 @@ def test_credits_change_edges_and_keep_identities(tmp_path: Path) -> None:
     write_repository(tmp_path)
     write_cut_model(tmp_path)
     config = Config().replace(models={"repository": str(tmp_path)}, job={"parallelism": 2})
-    off, on = edges(config), edges(config.replace(exchange={"credits": "on"}))
+    off, on = edges(config.replace(exchange={"credits": "off"})), edges(config)
     assert {name: uid for name, (uid, _) in off.items()} == {name: uid for name, (uid, _) in on.items()}
     changed = {name: (off[name][1], into) for name, (_, into) in on.items() if into != off[name][1]}
     assert len(changed) == 2

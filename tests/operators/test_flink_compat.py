@@ -100,6 +100,19 @@ def test_process_mode_counter_counts_in_a_kept_container() -> None:
     assert name.metric.namespace == '["model", "a", "MetricGroupType.key", "MetricGroupType.value"]'
 
 
+def test_process_mode_counter_is_reported_by_the_bundles_that_counted() -> None:
+    """Otherwise each bundle encodes all counters of its operator, which takes longer than its records."""
+    container = MetricsContainer("serve")
+    counter = GenericMetricGroup(None, None).add_group("model", "a").counter("requests")
+    cell = flink_compat.counter_in(container, counter)
+    reported = []
+    for count in (3, 0, 2):
+        cell.inc(count)
+        reported.append([info.payload for info in container.to_runner_api_monitoring_infos("step").values()])
+        container.reset()
+    assert reported == [[b"\x03"], [], [b"\x02"]]
+
+
 def test_current_container_is_that_of_the_running_element() -> None:
     """Otherwise process mode counts nothing at all."""
     container = MetricsContainer("serve")

@@ -5,7 +5,7 @@ The last reader of a record returns its ticket. The window shrinks while records
 """
 
 #: Records per reader, and their work.
-_MOST_PER_READER, _WORK_MS = 4, 400.0
+_MOST_PER_READER, _WORK_MS = 4, 200.0
 SLACK_MS = 5.0
 _GROWTH, _SHRINKING = 1.0, 0.5
 #: Weight of the last record in averages.
