@@ -76,6 +76,33 @@ def test_compose_commands_have_their_options(services: dict[str, dict[str, Any]]
         assert re.search(rf"{option}\b", help_text.output), f"`anabranch {command}` has no {option}"
 
 
+def test_compose_monitoring_is_asked_for_and_watches_the_gateway(services: dict[str, dict[str, Any]]) -> None:
+    assert {name for name, service in services.items() if "profiles" in service} == {"prometheus", "grafana"}
+    yaml, folder = YAML(typ="safe"), ROOT / "deploy" / "monitoring"
+    [scrape] = yaml.load(folder / "compose.yml")["scrape_configs"]
+    command = services["gateway"]["command"]
+    assert scrape["static_configs"][0]["targets"] == [f"gateway:{command[command.index('--http-port') + 1]}"]
+    [source] = yaml.load(folder / "grafana/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    interval = yaml.load(folder / "compose.yml")["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == interval
+
+
+def test_compose_files_of_monitoring_exist_where_they_are_read(services: dict[str, dict[str, Any]]) -> None:
+    mounts = {}
+    for name in ("prometheus", "grafana"):
+        for source, target in (volume.removesuffix(":ro").split(":") for volume in services[name]["volumes"]):
+            assert not source.startswith(".") or (ROOT / source).exists(), source
+            mounts[target] = source
+    flag = services["prometheus"]["command"][0]
+    assert flag.removeprefix("--config.file=") in mounts
+    yaml = YAML(typ="safe")
+    rules = yaml.load(ROOT / "deploy/monitoring/compose.yml")["rule_files"]
+    assert all(f"/etc/prometheus/{name}" in mounts for name in rules)
+    [provider] = yaml.load(ROOT / "deploy/monitoring/grafana/dashboards/anabranch.yml")["providers"]
+    assert any(target.startswith(f"{provider['options']['path']}/") for target in mounts)
+
+
 def test_compose_broker_is_the_tested_one(services: dict[str, dict[str, Any]]) -> None:
     version = re.search(r"org\.apache\.kafka:kafka_2\.13:(\S+)", (ROOT / "deploy" / "jars.lock").read_text())
     assert version is not None
