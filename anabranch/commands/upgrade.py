@@ -69,7 +69,8 @@ def rescale(
 ) -> None:
     """Give the running job another number of inference tasks.
 
-    Works as `anabranch upgrade` does, and takes the same options:
+    Works as `anabranch upgrade` does, and takes the same options. With a flow
+    that keeps order, both answer all events first:
 
       anabranch rescale 4 --model-repository models
 
@@ -114,8 +115,10 @@ def _replace(
     keeper = JobKeeper(config, url, catalog, teller(console), interrupts.sleep)
     with console.status("Copying new models to the store"):
         keeper.store()
+    # Events that wait in state may go to other tasks than later ones of their keys.
+    is_ordered = any(flow.order == "key" for flow in config.flow)
     with console.status("Stopping the job with a savepoint"):
-        path = control.stop(old)
+        path = control.stop(old, drain=is_ordered)
     teller(console)(f"Stopped {old.name} with the savepoint {path}")
     try:
         with interrupts, console.status("Starting the job again"):

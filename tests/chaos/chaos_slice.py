@@ -188,7 +188,7 @@ def run_slice(
         tell: Is told in one line what happens.
     """
     place = folder or Path(tempfile.mkdtemp(prefix=f"chaos-{name}-"))
-    start_s, commit = time.monotonic(), _commit()
+    start_s, commit = time.monotonic(), checked_out_commit()
     tell(f"{name}: seed {plan.seed}, {len(plan.faults)} faults, in {place}")
     with Stand(place, plan.mode, plan.delivery, plan.balance, plan.task_managers) as stand:
         tell(f"{name}: the job serves after {time.monotonic() - start_s:.0f} s")
@@ -252,7 +252,7 @@ def _told(result: FaultResult) -> str:
     return f"{words}: answers again after {result.answers_again_s:.1f} s, caught up after {result.caught_up_s:.1f} s"
 
 
-def _commit() -> str:
+def checked_out_commit() -> str:
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=7"], capture_output=True, text=True, check=False, cwd=HERE
     )

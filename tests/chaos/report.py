@@ -13,6 +13,7 @@ from bench.report import plots
 from tests.chaos.chaos_slice import HERE, FaultResult, SliceResult, read_suite
 from tests.chaos.endurance import MAX_GROWTH, MAX_GROWTH_MB, EnduranceResult
 from tests.chaos.endurance_engine import EngineResult
+from tests.chaos.events import EventsResult
 from tests.chaos.faults import FAULTS
 from tests.chaos.workload import POISON_KINDS
 
@@ -25,8 +26,13 @@ TEMPLATE = HERE / "reliability.md.in"
 
 def read_results(folder: Path = RESULTS) -> list[SliceResult]:
     """Reads the results of all slices, controls included."""
-    paths = sorted(path for path in folder.glob("*.json") if not path.stem.startswith("endurance"))
+    paths = sorted(path for path in folder.glob("*.json") if not path.stem.startswith(("endurance", "events")))
     return [msgspec.json.decode(path.read_bytes(), type=SliceResult) for path in paths]
+
+
+def read_events(folder: Path = RESULTS) -> list[EventsResult]:
+    """Reads the results of the runs with events."""
+    return [msgspec.json.decode(path.read_bytes(), type=EventsResult) for path in sorted(folder.glob("events-*.json"))]
 
 
 class Endurance(NamedTuple):
@@ -45,7 +51,7 @@ def read_endurance(folder: Path = RESULTS) -> Endurance:
     )
 
 
-def page(results: Sequence[SliceResult], endurance: Endurance) -> str:
+def page(results: Sequence[SliceResult], endurance: Endurance, events: Sequence[EventsResult] = ()) -> str:
     """Returns the text of the page."""
     runs = [result for result in results if result.plant == "none"]
     faults = [fault for run in runs for fault in run.faults if not fault.missed]
@@ -72,6 +78,7 @@ def page(results: Sequence[SliceResult], endurance: Endurance) -> str:
         recovery=_recovery(faults),
         controls=_controls([result for result in results if result.plant != "none"]),
         endurance=_endured(endurance.core) + _endured_by_engine(endurance.engine),
+        events=_events(events),
     )
 
 
@@ -143,6 +150,31 @@ def _controls(controls: Sequence[SliceResult]) -> str:
     )
 
 
+def _events(results: Sequence[EventsResult]) -> str:
+    if not results:
+        return ""
+    rows = []
+    for result in results:
+        found = result.verdict
+        outcome = [found.lost, found.doubled, found.wrong, found.disordered]
+        letters = [f"{found.malformed:,}, {result.ways} ways", found.lost_letters, found.doubled_letters]
+        name = f"{result.format}, {result.mode}"
+        rows.append([name, f"{found.events:,}", *outcome, *letters, found.wrong_letters, result.commit])
+    names = ("events", "good ones", "lost", "doubled", "wrong", "disordered")
+    letters_of = ("malformed", "no letter", "two letters", "letters of good ones", "commit")
+    some = results[0]
+    examples = [f"- {result.format}, {result.mode}: {text}\n" for result in results for text in result.verdict.examples]
+    return (
+        "\n## Events\n\n"
+        f"Payments, {some.rate_per_s:.0f} a second, through a [flow](how-to/events.md) that keeps their order, "
+        f"exactly-once. In this order:\n{'; '.join(some.faults)}.\n"
+        "A scored event is *wrong* unless its score is ONNX Runtime's, and every other byte of it, its key, headers\n"
+        "and timestamp are those of the event. Avro events come in three versions of their schema, two at a time:\n\n"
+        + _table((*names, *letters_of), rows)
+        + ("\n" + "".join(examples) if examples else "")
+    )
+
+
 def _endured(endurance: EnduranceResult | None) -> str:
     if endurance is None:
         return ""
@@ -198,7 +230,7 @@ def draw(faults: Sequence[FaultResult]) -> Figure:
 def main() -> None:
     """Writes page and picture."""
     results = read_results()
-    PAGE.write_text(page(results, read_endurance()))
+    PAGE.write_text(page(results, read_endurance(), read_events()))
     runs = [result for result in results if result.plant == "none"]
     faults = [fault for run in runs for fault in run.faults if not fault.missed]
     plots.save(draw(faults), PICTURE.parent, PICTURE.stem)

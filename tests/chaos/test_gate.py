@@ -4,13 +4,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import events
 from tests.chaos.chaos_slice import read_suite, run_slice, summary_of
+
+MODES = [pytest.param("process", marks=pytest.mark.recovery), pytest.param("thread", marks=pytest.mark.long)]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["avro"])
+def test_events_through_kills_and_a_rescale_come_once(tmp_path: Path, name: str, mode: str) -> None:
+    result = events.run(name, mode, 6_000, 150.0, tmp_path, print)
+    assert result.verdict.is_clean, result.verdict
+    assert (len(result.faults), result.verdict.malformed) == (3, 120)
+    assert result.restored >= 2, "a kill hit nothing"
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(
-    "mode", [pytest.param("process", marks=pytest.mark.recovery), pytest.param("thread", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("mode", MODES)
 def test_short_chaos_run_breaks_no_guarantee(tmp_path: Path, mode: str) -> None:
     plan = read_suite()[f"gate-{mode}"]
     result = run_slice(f"gate-{mode}", plan, tmp_path / "stack")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos import report
+from tests.chaos import events, report
 from tests.chaos.chaos_slice import FaultResult, SliceResult, read_suite
 from tests.chaos.checker import Verdict
 from tests.chaos.faults import FAULTS
@@ -71,6 +71,37 @@ def test_report_controls_are_kept_out_of_the_result() -> None:
     assert "- a reader that drops every 500th answer: lost 6, doubled 0 of 3,000" in text
 
 
+def test_report_shows_events_and_their_violations() -> None:
+    verdict = events.Verdict(
+        events=49_000,
+        lost=1,
+        doubled=0,
+        wrong=2,
+        disordered=0,
+        malformed=1_000,
+        lost_letters=0,
+        doubled_letters=3,
+        wrong_letters=0,
+        examples=["lost: event 7"],
+    )
+    result = events.EventsResult(
+        format="avro",
+        mode="thread",
+        date="2026-11-30",
+        commit="abcdef0",
+        rate_per_s=500.0,
+        faults=["a TaskManager was killed", "`anabranch rescale 3`, from 2 tasks"],
+        seconds=120.0,
+        ways=24,
+        restored=2,
+        verdict=verdict,
+    )
+    text = report.page([made_result()], report.Endurance(), [result])
+    assert "| avro, thread | 49,000 | 1 | 0 | 2 | 0 | 1,000, 24 ways | 0 | 3 | 0 | abcdef0 |" in text
+    assert "a TaskManager was killed; `anabranch rescale 3`, from 2 tasks." in text
+    assert "- avro, thread: lost: event 7" in text
+
+
 def test_suite_has_all_kinds_in_both_modes_and_deliveries() -> None:
     plans = {name: plan for name, plan in read_suite().items() if not name.startswith("gate-")}
     assert {kind for plan in plans.values() for kind in plan.faults} == FAULTS.keys()
@@ -81,5 +112,5 @@ def test_suite_has_all_kinds_in_both_modes_and_deliveries() -> None:
 
 @pytest.mark.skipif(not report.read_results(), reason="no result is committed")
 def test_committed_page_is_that_of_the_committed_results() -> None:
-    expected = report.page(report.read_results(), report.read_endurance())
+    expected = report.page(report.read_results(), report.read_endurance(), report.read_events())
     assert report.PAGE.read_text() == expected, "run: python -m tests.chaos.report"
