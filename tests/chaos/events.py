@@ -19,6 +19,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +49,7 @@ COUNTRIES = ("DE", "FR", "IT", "PL")
 HEADERS: list[tuple[str, str | bytes | None]] = [("trace", b"\x00\xff"), ("none", None), ("trace", b"second")]
 #: Single precision, of scores between 0 and 1.
 TOLERANCE = 1e-6
-_TIMEOUT_S, _QUIET = 300.0, 5
+_TIMEOUT_S, _QUIET = 120.0, 5
 
 Place: TypeAlias = tuple[int, int]
 
@@ -417,42 +418,49 @@ class Run:
         ways = list(made.malformed.values())
         faults = {self._count // 4: self._kill, self._count // 2: self._rescale, 3 * self._count // 4: self._kill}
         began_s = time.monotonic()
-        for number in range(self._count):
-            key = payment(number)["user"]["id"].encode()
-            if number % EVERY_BAD == EVERY_BAD - 1:
-                value = ways[number // EVERY_BAD % len(ways)]
-                producer.produce(SOURCE, value, key, on_delivery=lambda _, at: bad.append(_place(at)))
-            else:
-                sent[number] = key
-                producer.produce(SOURCE, made.event(number), key, headers=HEADERS, timestamp=base_ms + number)
-            producer.poll(0)
-            if number in faults:
-                # The next events are sent at once, as the time goes on.
-                faults[number](control)
-                tell(f"{number} events: {self.faults[-1]}")
-            ahead_s = (number + 1) / self._rate - (time.monotonic() - began_s)
-            if ahead_s > 0.01:
-                time.sleep(ahead_s)
+        # Events go on meanwhile.
+        with ThreadPoolExecutor(1) as beside:
+            under_way = []
+            for number in range(self._count):
+                key = payment(number)["user"]["id"].encode()
+                if number % EVERY_BAD == EVERY_BAD - 1:
+                    value = ways[number // EVERY_BAD % len(ways)]
+                    producer.produce(SOURCE, value, key, on_delivery=lambda _, at: bad.append(_place(at)))
+                else:
+                    sent[number] = key
+                    producer.produce(SOURCE, made.event(number), key, headers=HEADERS, timestamp=base_ms + number)
+                producer.poll(0)
+                if number in faults:
+                    under_way.append(beside.submit(faults[number], control, tell))
+                ahead_s = (number + 1) / self._rate - (time.monotonic() - began_s)
+                if ahead_s > 0.01:
+                    time.sleep(ahead_s)
+            for fault in under_way:
+                fault.result()
         producer.flush()
         return sent, bad
 
-    def _kill(self, control: JobControl) -> None:
+    def _kill(self, control: JobControl, tell: Callable[[str], None]) -> None:
         self._await_running(control)
         before = self._completed(control)
         while self._completed(control) < before + 2:
             time.sleep(0.2)
         self._cluster.kill_task_manager(next(iter(self._cluster.task_managers)))
         self._cluster.add_task_manager()
-        self.faults.append("a TaskManager was killed")
+        self._note("a TaskManager was killed", tell)
 
     def _completed(self, control: JobControl) -> int:
         found = self._cluster.rest.get(f"/jobs/{control.find().job_id}/checkpoints")
         return int(found["counts"]["completed"])
 
-    def _rescale(self, control: JobControl) -> None:
+    def _rescale(self, control: JobControl, tell: Callable[[str], None]) -> None:
         self._await_running(control)
         self._anabranch("rescale", "3")
-        self.faults.append("`anabranch rescale 3`, from 2 tasks")
+        self._note("`anabranch rescale 3`, from 2 tasks", tell)
+
+    def _note(self, fault: str, tell: Callable[[str], None]) -> None:
+        self.faults.append(fault)
+        tell(fault)
 
     def _await_running(self, control: JobControl) -> None:
         end_s = time.monotonic() + _TIMEOUT_S
