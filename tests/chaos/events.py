@@ -412,33 +412,36 @@ class Run:
     def _send(
         self, made: Events, base_ms: int, control: JobControl, tell: Callable[[str], None]
     ) -> tuple[dict[int, bytes], list[Place]]:
+        """Sends all events from a thread, and breaks the job from this one, with which its processes would end."""
         sent: dict[int, bytes] = {}
         bad: list[Place] = []
+        faults = {self._count // 4: self._kill, self._count // 2: self._rescale, 3 * self._count // 4: self._kill}
+        with ThreadPoolExecutor(1) as beside:
+            sending = beside.submit(self._send_all, made, base_ms, sent, bad)
+            for number, fault in faults.items():
+                while len(sent) + len(bad) < number and not sending.done():
+                    time.sleep(0.05)
+                fault(control, tell)
+            sending.result()
+        return sent, bad
+
+    def _send_all(self, made: Events, base_ms: int, sent: dict[int, bytes], bad: list[Place]) -> None:
         producer = Producer({"bootstrap.servers": self._broker.bootstrap_servers, "linger.ms": 5})
         ways = list(made.malformed.values())
-        faults = {self._count // 4: self._kill, self._count // 2: self._rescale, 3 * self._count // 4: self._kill}
         began_s = time.monotonic()
-        # Events go on meanwhile.
-        with ThreadPoolExecutor(1) as beside:
-            under_way = []
-            for number in range(self._count):
-                key = payment(number)["user"]["id"].encode()
-                if number % EVERY_BAD == EVERY_BAD - 1:
-                    value = ways[number // EVERY_BAD % len(ways)]
-                    producer.produce(SOURCE, value, key, on_delivery=lambda _, at: bad.append(_place(at)))
-                else:
-                    sent[number] = key
-                    producer.produce(SOURCE, made.event(number), key, headers=HEADERS, timestamp=base_ms + number)
-                producer.poll(0)
-                if number in faults:
-                    under_way.append(beside.submit(faults[number], control, tell))
-                ahead_s = (number + 1) / self._rate - (time.monotonic() - began_s)
-                if ahead_s > 0.01:
-                    time.sleep(ahead_s)
-            for fault in under_way:
-                fault.result()
+        for number in range(self._count):
+            key = payment(number)["user"]["id"].encode()
+            if number % EVERY_BAD == EVERY_BAD - 1:
+                value = ways[number // EVERY_BAD % len(ways)]
+                producer.produce(SOURCE, value, key, on_delivery=lambda _, at: bad.append(_place(at)))
+            else:
+                sent[number] = key
+                producer.produce(SOURCE, made.event(number), key, headers=HEADERS, timestamp=base_ms + number)
+            producer.poll(0)
+            ahead_s = (number + 1) / self._rate - (time.monotonic() - began_s)
+            if ahead_s > 0.01:
+                time.sleep(ahead_s)
         producer.flush()
-        return sent, bad
 
     def _kill(self, control: JobControl, tell: Callable[[str], None]) -> None:
         self._await_running(control)
