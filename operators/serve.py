@@ -34,7 +34,7 @@ from anabranch.operators.transport.frame_memory import open_frame
 from anabranch.schemas.model import Catalog
 from anabranch.schemas.wire.carried import ReplyTopics
 
-#: Wait for readers in process mode, where each look costs a bundle.
+#: Each look costs a bundle.
 _LOOK_AGAIN_PROCESS_MS = 10.0
 
 

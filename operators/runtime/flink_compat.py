@@ -51,10 +51,10 @@ def current_metrics_container() -> Any | None:
 
 
 class _RareCounter(CounterCell):
-    """A counter that most bundles do not count: Beam would encode all counters at the end of each bundle."""
+    """A counter that Beam encodes only if it counted."""
 
     def to_runner_api_monitoring_info(self, name: Any, transform_id: str) -> Any | None:
-        """Report what this bundle counted; Beam resets it after each."""
+        """Return None for 0."""
         return super().to_runner_api_monitoring_info(name, transform_id) if self.value else None
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _LOGGER = logging.getLogger("anabranch.models")
 
-#: Usual wait at an idle reader in process mode, where records wait for bundles.
+#: Records wait for bundles.
 _PROCESS_SLACK_MS = 100.0
 
 
@@ -86,7 +86,7 @@ class OperatorRuntime:
         return desk
 
     def credits(self, readers: int, hops: int | None = None) -> Credits:
-        """Bound the records from this task to `readers` tasks."""
+        """Bound records to readers."""
         task = self.task
         slack_ms = SLACK_MS if task.in_jvm else _PROCESS_SLACK_MS
         return Credits(readers, task.parallelism, task.index, hops, slack_ms)

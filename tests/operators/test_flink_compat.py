@@ -100,7 +100,7 @@ def test_process_mode_counter_counts_in_a_kept_container() -> None:
     assert name.metric.namespace == '["model", "a", "MetricGroupType.key", "MetricGroupType.value"]'
 
 
-def test_process_mode_counter_is_reported_by_the_bundles_that_counted() -> None:
+def test_process_mode_counter_is_reported_only_after_counts() -> None:
     """Otherwise each bundle encodes all counters of its operator, which takes longer than its records."""
     container = MetricsContainer("serve")
     counter = GenericMetricGroup(None, None).add_group("model", "a").counter("requests")
