@@ -36,6 +36,8 @@ _LONGEST, _MEDIAN, _RATE = "longest_ms", "median_ms", "rate_per_s"
 _POLL_S = 0.25
 _TURN_S = 60.0
 _SPLIT_ROWS = 64
+#: A task and a stage.
+_SLOTS = 2
 #: Longest wait for a checkpoint after the load.
 _TIMEOUT_S = 10.0
 
@@ -129,7 +131,7 @@ class Checkpoints:
         folder = environment.folder / f"checkpoints-{topics.responses}"
         served = replace(system, checkpoint_folder=str(folder / "state"), checkpoint_interval_ms=_INTERVAL_MS)
         with (
-            FlinkCluster(folder, task_managers=TASKS) as cluster,
+            FlinkCluster(folder, task_managers=TASKS, slots=_SLOTS) as cluster,
             environment.serving(served, topics, cluster.url) as process,
         ):
             account = environment.account(*cluster.task_managers.values())
