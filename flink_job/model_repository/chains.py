@@ -6,7 +6,8 @@
     outputs.text = { datatype = "BYTES", shape = [-1] }
 
 Functions (see `operators.core.execution.step`) are trusted; reading does not run them. A table in place of a function
-is a ready step: see `ready_steps.options`. Requests of a chain of ready steps share batches.
+is a ready step: see `ready_steps.options`. Requests of a chain of ready steps share batches; with `[batching] trust`,
+so do those of other chains.
 """
 
 import ast
@@ -197,10 +198,15 @@ class _StepReader:
 
     @property
     def by_row(self) -> bool:
-        """True if each row of the step's tensors gives one row."""
-        functions = (self.table.before, self.table.after)
-        is_ready = not any(isinstance(each, str) and each for each in functions) and keeps_rows(self.before)
-        return is_ready and (self.before is not None or self._is_shared)
+        """True if each row of the step's tensors gives one row; of functions only their author knows."""
+        if self.has_functions:
+            return self._file.batching.trust and keeps_rows(self.before)
+        return keeps_rows(self.before) and (self.before is not None or self._is_shared)
+
+    @property
+    def has_functions(self) -> bool:
+        """True if the step calls Python functions of the user."""
+        return any(isinstance(each, str) and each for each in (self.table.before, self.table.after))
 
     def read(self) -> StageSpec:
         """Read the step."""
@@ -223,6 +229,8 @@ class _StepReader:
             after=self._function(self.after, self.table.after, "after"),
         )
         if self.before is None and self.after is None:
+            if self._file.batching.trust:
+                self._is_shared, self.verdict = True, f"{stage.name}: not tried: trust = true under [batching]"
             return stage
         outputs = model.outputs
         if self.after is not None:
@@ -303,11 +311,10 @@ class _StepReader:
 
 def _obstacle(table: ChainTable, steps: Sequence[_StepReader]) -> str | None:
     """Return the reason for which axis 0 does not count rows."""
-    if not table.has_ready_steps:
-        return "no step is a ready one"
     for step, written in zip(steps, table.steps, strict=True):
         if not step.by_row:
-            return f"step {written.model!r} does not make one row of each"
+            unless = ", unless trust = true says so of its functions" if step.has_functions else ""
+            return f"step {written.model!r} does not make one row of each{unless}"
     for name, tensor in (table.inputs | table.outputs).items():
         if tensor.shape[:1] != (-1,):
             return f"axis 0 of {name!r} is not -1"

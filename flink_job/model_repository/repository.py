@@ -115,12 +115,12 @@ class _Reading:
                 raise ConfigError(f"{toml}: [ensemble] allows no other table beside it, and no version of a model")
             self.ensembles[toml] = file.ensemble
         elif file.chain is not None:
-            own = _ModelFile(chain=file.chain, session=file.session)
+            own = _ModelFile(chain=file.chain, session=file.session, batching=file.batching)
             if file.chain.has_ready_steps:
-                own = msgspec.structs.replace(own, batching=file.batching, padding=file.padding)
+                own = msgspec.structs.replace(own, padding=file.padding)
             if versions or file != own:
                 raise ConfigError(
-                    f"{toml}: [chain] allows only [session] beside it, and with ready steps [batching] and [padding], "
+                    f"{toml}: [chain] allows only [session] and [batching] beside it, and with ready steps [padding], "
                     "but no version of a model"
                 )
             batching, session = _fill_in(toml, file, self._defaults)
