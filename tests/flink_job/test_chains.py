@@ -140,7 +140,7 @@ def test_chain_of_trusted_functions_shares_batches(repository: Path) -> None:
     chain = read(repository, ROWS, "[batching]\ntrust = true\nmax_rows = 16\n")
     assert (chain.batchable, chain.batching.max_rows, chain.verdict.level) == (True, 16, "strangers")
     assert "trust = true" in chain.verdict.reason
-    assert chain.inputs == (TensorSpec("text", "BYTES", ()),)
+    assert chain.inputs == (TensorSpec("text", "BYTES", (None,)),)
 
 
 def test_chain_of_functions_without_trust_runs_requests_alone(repository: Path) -> None:

@@ -135,7 +135,7 @@ def test_chain_batching_that_is_switched_off_runs_requests_alone(repository: Pat
             r"enabled = true under \[batching\], but axis 0 of 'text' is not -1: remove it",
         ),
         (chain() + "[padding]\ninputs = { ids = 1 }\n", r"padding\.inputs: unknown tensor 'ids'"),
-        (chain() + "[validation]\nrequire_finite = true\n", r"\[chain\] allows only \[session\] and \[batching\] beside it"),
+        (chain() + "[validation]\nrequire_finite = true\n", r"\[chain\] allows only \[session\] and \[batching\] be"),
     ],
 )
 def test_chain_invalid_ready_step_is_refused(repository: Path, text: str, reason: str) -> None:
