@@ -149,6 +149,19 @@ def test_avro_malformed_events_are_refused(schema: str) -> None:
         flow.read(b"\0\0\0\0\x09" + event[5:])
 
 
+def test_avro_negative_branches_and_symbols_are_refused() -> None:
+    """The library takes -1 for the last one."""
+    country = {"type": "enum", "name": "Country", "symbols": ["DE", "FR"]}
+    fields = [{"name": "v", "type": ["null", "int"]}, {"name": "country", "type": country}]
+    registry = LocalRegistry(json.dumps({"type": "record", "name": "P", "fields": fields}))
+    flow = Flow(spec("v"), model(), registry=registry)
+    frame = b"\0\0\0\0\1"
+    assert np.frombuffer(flow.read(frame + b"\2\6\2")[0][0]).tolist() == [3]
+    for reason, event in (("branch -1 of 2", b"\1\6\2"), ("symbol -1 of 2", b"\2\6\1")):
+        with pytest.raises(UnreadableRequest, match=reason):
+            flow.read(frame + event)
+
+
 def test_avro_deep_nesting_is_refused_without_a_crash() -> None:
     fields = [{"name": "v", "type": "int"}, {"name": "next", "type": ["null", "L"]}]
     registry = LocalRegistry(json.dumps({"type": "record", "name": "L", "fields": fields}))

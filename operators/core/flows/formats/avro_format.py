@@ -15,6 +15,7 @@ from anabranch.operators.core.flows.event_tree import Tree, tree_of
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, OutputField
 from anabranch.operators.core.flows.formats import framing
+from anabranch.operators.core.flows.formats.avro_bounds import check_of, has_choices
 from anabranch.operators.core.flows.formats.avro_schema import (
     EventSchema,
     Schema,
@@ -163,6 +164,9 @@ class _WrittenRecord:
         self.conversions = [(number, convert) for number, convert in enumerate(found) if convert]
         self.splice: Splice | None = None
         self.head = b""
+        # What a reader leaves out may be cut: the library skips more bytes than there are.
+        is_checked = reader is not None or has_choices(self._plain)
+        self._check = check_of(self._plain) if is_checked else None
 
     def read(self, event: bytes, at: int, *, whole: bool = False) -> Any:
         """Return the fields of an event.
@@ -175,9 +179,13 @@ class _WrittenRecord:
         """
         writer, reader = (self._whole, self._reader_whole) if whole else (self._plain, self._reader)
         record, end = self.schema.read(event, at, writer, reader)
-        if reader is not None:
-            # What a reader leaves out may be cut: the library skips more bytes than there are.
-            _, end = self.schema.read(event, at, self._plain)
+        if self._check is not None:
+            try:
+                end = self._check(event, at)
+            except (IndexError, ValueError, RecursionError) as error:
+                raise UnreadableRequest(
+                    f"the event is not Avro of {self.schema.name}: {error}: send the bytes of one record"
+                ) from None
         if end != len(event):
             raise UnreadableRequest(
                 f"the event has {len(event) - end} bytes behind the record of {self.schema.name}: send one record"
