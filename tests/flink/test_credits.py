@@ -111,7 +111,7 @@ def test_credits_without_udp_serve_all_requests(broker: KafkaBroker, tmp_path: P
         models={"repository": str(repository)},
     )
     topics = Topics(broker, config)
-    with FlinkCluster(tmp_path / "flink", task_managers=2, slots=2) as cluster:
+    with FlinkCluster(tmp_path / "flink", task_managers=2, slots=5) as cluster:
         running = job.start(topics.config, cluster.url, WithoutUdp())
         answers = topics.ask(*(ask(rows) for rows in (1, 40, 100) * 10 for ask in (steps, double)))
         assert all(isinstance(answer, InferResponse) for answer in answers)
