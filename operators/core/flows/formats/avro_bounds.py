@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from anabranch.operators.core.flows.formats.framing import read_varint
+
 #: Returns the end of a value; raises ValueError or IndexError.
 Check: TypeAlias = Callable[[bytes, int], int]
-
-_MOST_SHIFT = 63
 
 
 def has_choices(schema: Any) -> bool:
@@ -47,25 +47,12 @@ def _named(schema: Any, named: dict[str, Check]) -> Check:
     return named[name]
 
 
-def _long(event: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = event[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (value >> 1) ^ -(value & 1), at
-        shift += 7
-        if shift > _MOST_SHIFT:
-            raise ValueError("a number of more than 10 bytes")
-
-
 def _number(event: bytes, at: int) -> int:
-    return _long(event, at)[1]
+    return read_varint(event, at)[1]
 
 
 def _text(event: bytes, at: int) -> int:
-    size, at = _long(event, at)
+    size, at = read_varint(event, at)
     if size < 0:
         raise ValueError(f"a text of {size} bytes")
     return at + size
@@ -86,7 +73,7 @@ def _in_turn(checks: list[Check]) -> Check:
 
 def _choice(what: str, checks: list[Check]) -> Check:
     def check(event: bytes, at: int) -> int:
-        number, at = _long(event, at)
+        number, at = read_varint(event, at)
         if not 0 <= number < len(checks):
             raise ValueError(f"{what} {number} of {len(checks)}")
         return checks[number](event, at)
@@ -97,11 +84,11 @@ def _choice(what: str, checks: list[Check]) -> Check:
 def _blocks(item: Check) -> Check:
     def check(event: bytes, at: int) -> int:
         while True:
-            count, at = _long(event, at)
+            count, at = read_varint(event, at)
             if not count:
                 return at
             if count < 0:
-                count, (_, at) = -count, _long(event, at)
+                count, (_, at) = -count, read_varint(event, at)
             for _ in range(count):
                 at = item(event, at)
                 if at > len(event):

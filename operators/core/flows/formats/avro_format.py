@@ -183,9 +183,7 @@ class _WrittenRecord:
             try:
                 end = self._check(event, at)
             except (IndexError, ValueError, RecursionError) as error:
-                raise UnreadableRequest(
-                    f"the event is not Avro of {self.schema.name}: {error}: send the bytes of one record"
-                ) from None
+                raise self.schema.refused(str(error)) from None
         if end != len(event):
             raise UnreadableRequest(
                 f"the event has {len(event) - end} bytes behind the record of {self.schema.name}: send one record"

@@ -87,9 +87,11 @@ class EventSchema:
         except (RecursionError, MemoryError) as error:
             raise UnreadableRequest(f"the event is nested too deeply: {type(error).__name__}: flatten it") from None
         except Exception as error:  # noqa: BLE001 - the library raises many kinds for corrupt bytes
-            raise UnreadableRequest(
-                f"the event is not Avro of {self.name}: {type(error).__name__}: {error}: send the bytes of one record"
-            ) from None
+            raise self.refused(f"{type(error).__name__}: {error}") from None
+
+    def refused(self, reason: str) -> UnreadableRequest:
+        """Return the refusal of bytes that are not of this schema."""
+        return UnreadableRequest(f"the event is not Avro of {self.name}: {reason}: send the bytes of one record")
 
     def type_at(self, path: FieldPath) -> Schema:
         """Return the type of a field without null; None if it has several."""

@@ -24,6 +24,20 @@ def write_schema_id(number: int) -> bytes:
     return _HEAD.pack(0, number)
 
 
+def read_varint(event: bytes, at: int, most_bytes: int = 10) -> tuple[int, int]:
+    """Return a zigzag varint and its end; raise IndexError or ValueError."""
+    number = shift = 0
+    while True:
+        byte = event[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number >> 1 ^ -(number & 1), at
+        shift += 7
+        if shift >= 7 * most_bytes:
+            raise ValueError(f"a number of more than {most_bytes} bytes")
+
+
 def write_varint(value: int) -> bytes:
     """Encode an integer of 64 bits as a zigzag varint."""
     number = value << 1 if value >= 0 else ~(value << 1)

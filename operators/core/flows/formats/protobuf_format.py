@@ -39,6 +39,7 @@ _TYPES = {
     "UINT64": FieldDescriptorProto.TYPE_UINT64,
 }
 _CODE = NewType(FieldDescriptorProto.TYPE_STRING, is_repeated=False)
+_INDEX_BYTES = 5
 
 
 class ProtobufFormat:
@@ -165,14 +166,14 @@ def _new_type(field: OutputField, datatype: str, rank: int) -> NewType:
 
 def read_indexes(event: bytes, at: int) -> tuple[tuple[int, ...], int]:
     """Read the indexes of a message, as zigzag varints behind their count."""
-    count, at = _read_varint(event, at)
+    count, at = _read_index(event, at)
     if not count:
         return (0,), at
     if not 0 < count <= MAX_MESSAGE_INDEXES:
         raise UnreadableRequest(f"the event has {count} message indexes: send it with a serializer of the registry")
     indexes = []
     for _ in range(count):
-        index, at = _read_varint(event, at)
+        index, at = _read_index(event, at)
         indexes.append(index)
     if min(indexes) < 0:
         raise UnreadableRequest("the event has a negative message index: send it with a serializer of the registry")
@@ -185,16 +186,13 @@ def write_frame(number: int, indexes: Sequence[int]) -> bytes:
     return b"".join((framing.write_schema_id(number), *map(framing.write_varint, places)))
 
 
-def _read_varint(event: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while at < len(event) and shift < 35:
-        byte = event[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return number >> 1 ^ -(number & 1), at
-    raise UnreadableRequest("the event ends within its message indexes: send it with a serializer of the registry")
+def _read_index(event: bytes, at: int) -> tuple[int, int]:
+    try:
+        return framing.read_varint(event, at, _INDEX_BYTES)
+    except (IndexError, ValueError):
+        raise UnreadableRequest(
+            "the event ends within its message indexes: send it with a serializer of the registry"
+        ) from None
 
 
 def _value_at(message: Any, path: FieldPath) -> Any:
