@@ -40,8 +40,7 @@ def candidates(graph: CostGraph) -> Iterator[Cuts]:
 
 def _all(graph: CostGraph) -> Cuts | None:
     before, after = graph.placed.edges
-    own = [node for node in range(len(graph.ms)) if node not in graph.copied]
-    found = _downsets({node: before[node] for node in own}, {node: after[node] for node in own}, _MOST_CUTS)
+    found = _downsets({node: before[node] for node in graph.own}, {node: after[node] for node in graph.own}, _MOST_CUTS)
     return None if found is None else Cuts(graph, found, complete=True)
 
 
@@ -92,8 +91,8 @@ def _narrowest(cuts: Cuts, most: int) -> list[int]:
 def orders(graph: CostGraph) -> Iterator[list[int]]:
     """Yield topological orders of the nodes that are not copied."""
     before, after = graph.placed.edges
-    own = [node for node in range(len(graph.ms)) if node not in graph.copied]
-    yield own
+    own = graph.own
+    yield list(own)
     yield list(_narrow_order(graph, own))
     yield _depth_first(own, before, after)
     early, late = dict.fromkeys(own, 0), dict.fromkeys(own, 0)
@@ -108,7 +107,7 @@ def orders(graph: CostGraph) -> Iterator[list[int]]:
 def neighbours(graph: CostGraph, downsets: Sequence[int]) -> list[int]:
     """List the nearest downsets by time: those with a node more and what it needs, or one less and what needs it."""
     before, after = graph.placed.edges
-    own = [node for node in range(len(graph.ms)) if node not in graph.copied]
+    own = graph.own
     needs, needed = {}, {}
     for node in own:
         needs[node] = 1 << node
@@ -163,9 +162,7 @@ def _clusters(graph: CostGraph, light_ms: float) -> dict[int, int]:
     """
     _, after = graph.placed.edges
     cluster_of: dict[int, int] = {}
-    for node in reversed(range(len(graph.ms))):
-        if node in graph.copied:
-            continue
+    for node in reversed(graph.own):
         is_light = graph.ms[node] <= light_ms and after[node]
         cluster_of[node] = min(cluster_of[each] for each in after[node]) if is_light else node
     return cluster_of

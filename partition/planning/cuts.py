@@ -25,7 +25,7 @@ class Cuts:
     def __init__(self, graph: CostGraph, downsets: Iterable[int], *, complete: bool = False) -> None:
         self._graph = graph
         self.complete = complete
-        ends = {0, sum(1 << node for node in range(len(graph.ms)) if node not in graph.copied)}
+        ends = {0, sum(1 << node for node in graph.own)}
         rows = sorted({*downsets, *ends}, key=lambda downset: (downset.bit_count(), downset))
         members = _members(rows, len(graph.ms))
         crossing, legal = _crossing(graph.placed, members)

@@ -1,6 +1,6 @@
 """Machines, and times of a plan."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from operator import or_
@@ -32,6 +32,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def ms_per_byte(self) -> float:
         """Time of a byte on its link."""
         return 1000 / self.bandwidth_bytes_per_s
+
+
+def even_ms(ms: float, kinds: Iterable[Machine]) -> float:
+    """Return the least bottleneck: time shared by speed."""
+    return ms / sum(kind.speed * kind.count for kind in kinds)
 
 
 def kind_of(machine: Machine) -> Machine:

@@ -16,7 +16,7 @@ from anabranch.partition.planning.cut_search import candidates, neighbours
 from anabranch.partition.planning.cuts import Cuts
 from anabranch.partition.planning.heterogeneous import plan_unequal
 from anabranch.partition.planning.homogeneous import TIE, plan_equal
-from anabranch.partition.planning.placement import Machine, Placement, kind_of, stages_of
+from anabranch.partition.planning.placement import Machine, Placement, even_ms, kind_of, stages_of
 from anabranch.partition.profiling.costs import CostGraph
 
 _MOST_TIMED = 4
@@ -48,7 +48,7 @@ def plan_timed(
             break
         graph, placement = _corrected(graph, placement, ms), placement.with_times(ms)
         timed[tuple(placement.downsets)] = graph, placement
-        if placement.bottleneck_ms <= sum(ms) / sum(kind.speed * kind.count for kind in machines) * (1 + _EVEN):
+        if placement.bottleneck_ms <= even_ms(sum(ms), machines) * (1 + _EVEN):
             break
         placement = plan(graph, machines, stages)
     if len(placement.stages) == 1:

@@ -46,6 +46,11 @@ class CostGraph:
     copied: frozenset[int] = frozenset()
 
     @cached_property
+    def own(self) -> tuple[int, ...]:
+        """Nodes that are not copied."""
+        return tuple(node for node in range(len(self.ms)) if node not in self.copied)
+
+    @cached_property
     def edges(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
         """Predecessors and successors of each node."""
         before: list[set[int]] = [set() for _ in self.ms]

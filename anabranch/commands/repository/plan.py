@@ -212,10 +212,12 @@ def _verdict(placement: Placement, known: Profile, kinds: tuple[Machine, ...]) -
         where = "on these" if spare else "on every machine"
         yield f"The model fits {where}, so replicas of the whole model are best: nothing has to travel."
     if not placement.exact:
-        even_ms = sum(stage.ms for stage in placement.stages) / sum(kind.speed * kind.count for kind in kinds)
+        from anabranch.partition.planning.placement import even_ms  # noqa: PLC0415
+
+        even = even_ms(sum(stage.ms for stage in placement.stages), kinds)
         yield (
             "There are too many plans to compare them all: a better one may exist. "
-            f"Even stages would take {_ms(even_ms)} ms."
+            f"Even stages would take {_ms(even)} ms."
         )
 
 
