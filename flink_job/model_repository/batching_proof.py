@@ -24,6 +24,8 @@ from anabranch.schemas.model import BatchingVerdict, ModelSpec, TensorSpec
 from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Array
 
 SAMPLE = "sample.npz"
+#: Reason of a verdict without a trial.
+TRUSTED = "not tried: trust = true under [batching]"
 _LOGGER = logging.getLogger("anabranch.models")
 #: Time of a trial, and how far a busy machine may stretch it.
 _BUDGET_S, _BUSIEST = 0.7, 8.0
@@ -65,7 +67,7 @@ def _without_trial(model: ModelSpec) -> BatchingVerdict | None:
         return _whole(obstacle)
     if not model.batching.trust:
         return None
-    return BatchingVerdict(reason="not tried: trust = true under [batching]", pads=model.padding is not None)
+    return BatchingVerdict(reason=TRUSTED, pads=model.padding is not None)
 
 
 def _obstacle(model: ModelSpec) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any, get_args
 import msgspec
 
 from anabranch.flink_job.errors import ConfigError
-from anabranch.flink_job.model_repository.batching_proof import prove_batching
+from anabranch.flink_job.model_repository.batching_proof import TRUSTED, prove_batching
 from anabranch.flink_job.model_repository.padding import PaddingTable, read_padding
 from anabranch.flink_job.toml_sections import read_section
 from anabranch.operators.backends.base import ModelLoadFailed
@@ -178,7 +178,7 @@ class _StepReader:
         self.table = file.table.steps[index]
         self.before = self._ready(self.table.before, get_args(BeforeStep), "before")
         self.after = self._ready(self.table.after, get_args(AfterStep), "after")
-        self.verdict = ""
+        self.verdict = f"{self.table.model.removesuffix('.onnx')}: {TRUSTED}"
         self.most_rows = 0
         self._is_shared = False
 
@@ -199,7 +199,7 @@ class _StepReader:
     @property
     def by_row(self) -> bool:
         """True if each row of the step's tensors gives one row; of functions only their author knows."""
-        if self.has_functions:
+        if self.has_functions or (self.before is None and self.after is None):
             return self._file.batching.trust and keeps_rows(self.before)
         return keeps_rows(self.before) and (self.before is not None or self._is_shared)
 
@@ -229,8 +229,6 @@ class _StepReader:
             after=self._function(self.after, self.table.after, "after"),
         )
         if self.before is None and self.after is None:
-            if self._file.batching.trust:
-                self._is_shared, self.verdict = True, f"{stage.name}: not tried: trust = true under [batching]"
             return stage
         outputs = model.outputs
         if self.after is not None:
