@@ -24,7 +24,8 @@ from anabranch.importing.picture_options import picture_options
 from anabranch.importing.task import Task
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import read_signature
-from anabranch.ready_steps.answers import HIDDEN, fitting_outputs
+from anabranch.ready_steps.answers import HIDDEN
+from anabranch.ready_steps.signature import fitting_outputs, show_ranks
 from anabranch.schemas.model import ModelSpec, TensorSpec
 
 TOKENIZER, CONFIG = "tokenizer.json", "config.json"
@@ -273,10 +274,9 @@ class _Export:
         return step | {"labels": [f"LABEL_{number}" for number in range(count)]}, count
 
     def _chosen(self, rank: int, usual: Sequence[str]) -> str:
-        names = fitting_outputs(self._outputs, rank)
-        found = [name for name in usual if name in names][:1] or names
+        found = fitting_outputs(self._outputs, rank, usual)
         if len(found) != 1:
-            there = ", ".join(f"{spec.name} of {len(spec.shape)} axes" for spec in self._outputs)
+            there = show_ranks(self._outputs)
             raise ExportIncomplete(
                 f"{self._model} has {len(found)} outputs of floats with {rank} axes, found {there}: export it for "
                 "this task"

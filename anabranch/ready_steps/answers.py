@@ -10,8 +10,9 @@ import numpy as np
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.ready_steps.options import MASK, LabelsStep, PoolStep
 from anabranch.ready_steps.row_groups import join_rows
-from anabranch.schemas.model import StageSpec, TensorSpec
-from anabranch.schemas.tensors import FLOATS, Array
+from anabranch.ready_steps.signature import output_of
+from anabranch.schemas.model import StageSpec
+from anabranch.schemas.tensors import Array
 
 #: As in PyTorch's `normalize`, and in the mean of sentence-transformers.
 _LEAST_LENGTH, _LEAST_TOKENS = 1e-12, 1e-9
@@ -98,24 +99,6 @@ _SCORES: dict[str, Callable[[Array], Array]] = {
     "sigmoid": _sigmoid,
     "none": lambda logits: logits,
 }
-
-
-def output_of(stage: StageSpec, named: str, rank: int, usual: Sequence[str]) -> str:
-    """Choose an output: the named one, a usual one, or the only one of a rank; raise ModelLoadFailed."""
-    names = fitting_outputs(stage.outputs, rank)
-    if named:
-        if named in names:
-            return named
-    elif len(found := [name for name in usual if name in names][:1] or names) == 1:
-        return found[0]
-    there = ", ".join(f"{spec.name} of {len(spec.shape)} axes" for spec in stage.outputs)
-    wanted = f"no output {named!r}" if named else f"{len(names)} outputs"
-    raise ModelLoadFailed(f"{stage.name} has {wanted} of floats with {rank} axes, found {there}: name one as `tensor`")
-
-
-def fitting_outputs(specs: Sequence[TensorSpec], rank: int) -> list[str]:
-    """Return the outputs of floats that may have a rank."""
-    return [spec.name for spec in specs if spec.datatype in FLOATS and len(spec.shape) in (rank, 0)]
 
 
 def _labels(options: LabelsStep, folder: Path) -> Sequence[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.ready_steps.options import ROWS, PictureStep
 from anabranch.ready_steps.row_groups import group_rows
+from anabranch.ready_steps.signature import only_input
 from anabranch.schemas.errors import UnreadableInput
 from anabranch.schemas.model import StageSpec, TensorSpec
 from anabranch.schemas.tensors import NUMPY_DTYPES, Array, show_axes
@@ -39,10 +40,7 @@ class PictureReader:
     def __init__(self, options: PictureStep, stage: StageSpec) -> None:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
 
-        if len(stage.inputs) != 1:
-            names = ", ".join(spec.name for spec in stage.inputs)
-            raise ModelLoadFailed(f"{stage.name} has the inputs {names}, expected one for the pictures")
-        [spec] = stage.inputs
+        spec = only_input(stage, "pictures")
         self._image, self._turn = Image, ImageOps.exif_transpose
         self._options = options
         self._filter = Image.Resampling[options.resample.upper()]

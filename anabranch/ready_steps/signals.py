@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.ready_steps.options import FramesStep
+from anabranch.ready_steps.signature import only_input
 from anabranch.schemas.errors import UnreadableInput
 from anabranch.schemas.model import StageSpec
 from anabranch.schemas.tensors import NUMPY_DTYPES, Array
@@ -19,10 +19,7 @@ class Framer:
     """
 
     def __init__(self, options: FramesStep, stage: StageSpec) -> None:
-        if len(stage.inputs) != 1:
-            names = ", ".join(spec.name for spec in stage.inputs)
-            raise ModelLoadFailed(f"{stage.name} has the inputs {names}, expected one for the frames")
-        [spec] = stage.inputs
+        spec = only_input(stage, "frames")
         self._name, self._dtype = spec.name, NUMPY_DTYPES[spec.datatype]
         self._options = options
         at = np.arange(options.size)
