@@ -39,19 +39,22 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
+def new_model(repository: Path, name: str) -> Path:
+    """Make the folder of a model in a repository, and return the path of its file."""
+    path = repository / name / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def add_resnet50(repository: Path) -> Path:
     """Add ResNet-50 to a repository, and return that."""
-    path = repository / RESNET / "1" / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(make_resnet50(), path)
+    onnx.save(make_resnet50(), new_model(repository, RESNET))
     return repository
 
 
 def add_heavy(repository: Path) -> Path:
     """Add the heavy network to a repository, and return that."""
-    path = repository / HEAVY / "1" / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(make_ffnn(_HEAVY_WIDTHS), path)
+    onnx.save(make_ffnn(_HEAVY_WIDTHS), new_model(repository, HEAVY))
     return repository
 
 

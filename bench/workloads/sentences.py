@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.workloads.models import new_model
 from bench.workloads.workload import Workload, workload_of_inputs
 from deploy.environments import environment
 
@@ -29,9 +30,7 @@ def transformer(file: str) -> Path:
 
 def add_minilm(repository: Path) -> Path:
     """Add MiniLM to a repository, and return that."""
-    path = repository / MINILM / "1" / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(transformer(_FILE), path)
+    shutil.copyfile(transformer(_FILE), new_model(repository, MINILM))
     return repository
 
 

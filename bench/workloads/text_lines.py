@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rapidocr.ch_ppocr_rec import TextRecognizer
 
 from anabranch.schemas.tensors import Array
+from bench.workloads.models import new_model
 from bench.workloads.workload import Workload, asking, workload_of
 
 RECOGNIZER = "recognizer"
@@ -63,9 +64,7 @@ def add_recognizer(repository: Path) -> Path:
     rows, places = (axis.dim_param for axis in scores.type.tensor_type.shape.dim[:2])
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("best", TensorProto.FLOAT, [rows, places, 2]))
-    path = repository / RECOGNIZER / "1" / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    onnx.save(model, new_model(repository, RECOGNIZER))
     return repository
 
 

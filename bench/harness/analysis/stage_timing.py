@@ -15,6 +15,7 @@ from anabranch.partition.graph.model_graph import Graph, load_graph
 from anabranch.partition.planning.cut_search import candidates
 from anabranch.partition.planning.placement import Machine
 from anabranch.partition.planning.planner import plan_timed
+from anabranch.partition.profiling.costs import CostGraph
 from anabranch.partition.profiling.profile import costs_of, profile, with_copies
 from anabranch.partition.profiling.stage_timing import stage_times_ms
 from anabranch.partition.stages.manifest import write_placement
@@ -98,9 +99,12 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
         Bottlenecks of the best cut and the planner's in ms, and the number of cuts.
     """
     graph = load_graph(model)
-    graph = with_copies(graph, profile(graph, 1))
+    known = profile(graph, 1)
+    graph = with_copies(graph, known)
     with tempfile.TemporaryDirectory(prefix="bench-cuts-") as folder:
-        found = [(_written(graph, cut, Path(folder), batch).bottleneck_ms(2), cut) for cut in _cuts(graph)]
+        found = [
+            (_written(graph, cut, Path(folder), batch).bottleneck_ms(2), cut) for cut in _cuts(costs_of(graph, known))
+        ]
         best = [cut for _, cut in sorted(found)[:_BEST]]
         chains: list[StageSessions] = []
         for cut in (chosen.cut, *best):
@@ -117,10 +121,10 @@ def best_single_cut(model: Path, chosen: Chosen, batch: Mapping[str, Array], rou
     return median(best_times[rounds:]), median(times[0][rounds:]), len(found)
 
 
-def _cuts(graph: Graph) -> Iterator[int]:
+def _cuts(costs: CostGraph) -> Iterator[int]:
     """Nodes of the first stage, for the most even cuts that the planner knows."""
     slower_ms: dict[int, float] = {}
-    for cuts in candidates(costs_of(graph, profile(graph, 1))):
+    for cuts in candidates(costs):
         for number, members in enumerate(cuts.members[1:-1], 1):
             cut = sum(1 << int(node) for node in np.flatnonzero(members))
             slower_ms[cut] = max(cuts.stage_ms[0, number], cuts.stage_ms[number, -1])
