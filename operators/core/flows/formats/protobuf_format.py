@@ -39,7 +39,6 @@ _TYPES = {
     "UINT64": FieldDescriptorProto.TYPE_UINT64,
 }
 _CODE = NewType(FieldDescriptorProto.TYPE_STRING, is_repeated=False)
-_INDEX_BYTES = 5
 
 
 class ProtobufFormat:
@@ -188,7 +187,7 @@ def write_frame(number: int, indexes: Sequence[int]) -> bytes:
 
 def _read_index(event: bytes, at: int) -> tuple[int, int]:
     try:
-        return framing.read_varint(event, at, _INDEX_BYTES)
+        return framing.read_varint(event, at, most_bytes=5)
     except (IndexError, ValueError):
         raise UnreadableRequest(
             "the event ends within its message indexes: send it with a serializer of the registry"
