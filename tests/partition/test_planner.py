@@ -190,7 +190,7 @@ def test_plan_without_all_cuts_finds_the_best_of_few(
         assert not any(cuts.complete for cuts in candidates(graph))
         placement = plan(graph, machines, stages)
     assert placement.bottleneck_ms == pytest.approx(expected.bottleneck_ms)
-    if len(machines) == 1:
+    if len(machines) == 1 and not placement.exact:  # the search ends at the lowest bottleneck that there can be
         assert figures(placement) == pytest.approx(figures(expected))
     check(graph, placement)
 
