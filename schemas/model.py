@@ -26,7 +26,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         enabled: Axis 0 of every input and output counts rows. By default the shapes of the model decide.
-        shard_rows: Requests of more rows are split into shards of this many.
+        shard_rows: Requests of more rows become shards of this many, or of 100 ms.
         max_rows: Rows of a batch at most. By default the measured optimum; 64 without a measurement.
         max_delay_ms: Time for which an idle task waits for a full batch.
         tolerance: Relative difference that other company may make to a row; ten times as much for FP16.

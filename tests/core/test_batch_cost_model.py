@@ -59,6 +59,18 @@ def test_costs_best_rows_of_a_tiny_model_is_the_limit() -> None:
     assert BatchCostModel([Measurement(1, 0.001), Measurement(32, 0.032), Measurement(64, 0.07)]).best_rows(64) == 64
 
 
+@pytest.mark.parametrize(
+    ("most_ms", "most_rows", "rows"), [(24.0, 8, 8), (23.0, 8, 4), (5.9, 4, 2), (1.0, 4, 2), (1.0, 1, 1)]
+)
+def test_costs_rows_within_a_time_are_the_half_of_the_half(most_ms: float, most_rows: int, rows: int) -> None:
+    """Until a smaller batch wastes time: a row alone costs 2 ms, one of two 1.5 ms."""
+    assert BatchCostModel(MEASURED).rows_within(most_ms, most_rows) == rows
+
+
+def test_costs_rows_within_a_time_are_all_without_costs() -> None:
+    assert BatchCostModel().rows_within(1.0, 32) == 32
+
+
 def test_costs_at_least_without_runs_is_zero() -> None:
     costs = BatchCostModel(MEASURED)
     assert costs.at_least_ms(4) == 0

@@ -16,11 +16,11 @@ from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Shard, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling import router as sharding_module
-from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel
+from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
 from anabranch.operators.core.scheduling.batch_queue import QueueChanges
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.schemas.model import Batching, Catalog
-from anabranch.schemas.records import AnyRecord, OpeningRecord, ShardRecord, Source, decode_record
+from anabranch.schemas.records import AnyRecord, OpeningRecord, ShardRecord, Source, UnitRecord, decode_record
 from anabranch.schemas.signatures import decode_signature
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request
 from tests.core.routed_queue import RoutedQueue
@@ -154,6 +154,24 @@ def test_router_shards_of_a_fixed_batch_hold_whole_batches() -> None:
     served = catalog(Batching(shard_rows=1, max_rows=1))
     records = take_in(routed(served), admitted("pairs", 6, served))
     assert shard_rows_in(records) == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("model", "run_ms", "sizes"),
+    [
+        ("rows", [], [4, 4, 1]),
+        ("rows", [25.0, 50.0, 100.0], [4, 4, 1]),
+        ("rows", [50.0, 90.0, 180.0], [2, 2, 2, 2, 1]),
+        ("rows", [500.0, 1000.0, 2000.0], [1] * 9),
+        ("rows", [500.0, 600.0, 700.0], [4, 4, 1]),
+        ("pairs", [500.0, 1000.0, 2000.0], [2, 2, 2, 2]),
+    ],
+)
+def test_router_shards_of_a_slow_model_take_100_ms(model: str, run_ms: list[float], sizes: list[int]) -> None:
+    """Unless smaller ones would waste time."""
+    measured = [Measurement(2**power, each) for power, each in enumerate(run_ms)]
+    shard = RoutedQueue(SERVED, lambda _: BatchCostModel(measured))
+    assert shard_rows_in(take_in(shard, admitted(model, sum(sizes)))) == sizes
 
 
 @given(st.sampled_from(["rows", "pairs"]), st.integers(1, 200), st.integers(1, 9))
@@ -437,10 +455,24 @@ TestRouterModel = pytest.mark.slow(RouterMachine.TestCase)
     [(17.0, None, [1] * 9), (4.0, None, [2, 2, 2, 2, 1]), (0.001, None, [9]), (0.0, None, [9]), (4.0, 8, [8, 1])],
 )
 def test_router_batch_for_stages_takes_some_milliseconds(row_ms: float, max_rows: int | None, sizes: list[int]) -> None:
-    served = catalog(Batching(max_rows=max_rows))
-    cut = served.models["cut"]["1"]
-    stages = tuple(dataclasses.replace(stage, row_ms=row_ms / number) for number, stage in enumerate(cut.stages, 1))
-    served.models["cut"]["1"] = dataclasses.replace(cut, stages=stages)
+    served = in_timed_stages(catalog(Batching(max_rows=max_rows)), row_ms)
     shard = routed(served)
     waits(shard, *[admitted("cut", offset=offset, served=served) for offset in range(9)])
     assert [len(unit) for unit in work(shard)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("row_ms", "sizes"), [(0.0, [4, 4, 1]), (25.0, [4, 4, 1]), (40.0, [2, 2, 2, 2, 1]), (400.0, [1] * 9)]
+)
+def test_router_units_of_a_slow_model_take_100_ms(row_ms: float, sizes: list[int]) -> None:
+    served = in_timed_stages(catalog(), row_ms)
+    records = take_in(routed(served), admitted("cut", 9, served))
+    assert [record.rows for record in records if isinstance(record, UnitRecord)] == sizes
+
+
+def in_timed_stages(served: Catalog, row_ms: float) -> Catalog:
+    """With a first stage of this time a row, and quicker ones after it."""
+    cut = served.models["cut"]["1"]
+    stages = tuple(dataclasses.replace(stage, row_ms=row_ms / number) for number, stage in enumerate(cut.stages, 1))
+    served.models["cut"]["1"] = dataclasses.replace(cut, stages=stages)
+    return served

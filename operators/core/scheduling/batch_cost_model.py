@@ -11,6 +11,8 @@ from anabranch.schemas.limits import CACHED_SIGNATURES
 
 #: Relative cost of a preferred smaller batch.
 _TOLERANCE = 1.05
+#: Relative cost of the rows of a smaller shard.
+_WASTE = 1.1
 #: Overhead of a batch in Python and Flink.
 _CALL_MS = 0.1
 #: Default limit of rows, and largest measured size.
@@ -159,6 +161,18 @@ class BatchCostModel:
         if run_rows:
             return -(-rows // run_rows) * learned.predict_ms(run_rows, row_elements)
         return learned.predict_ms(rows, row_elements)
+
+    def rows_within(self, most_ms: float, most_rows: int, row_elements: int = 1) -> int:
+        """Halve a batch until it takes no longer than a time, or smaller ones waste time."""
+        rows, run_ms = most_rows, self.predict_ms(most_rows, row_elements)
+        most_row_ms = run_ms / most_rows * _WASTE
+        while rows > 1 and run_ms > most_ms:
+            half = -(-rows // 2)
+            run_ms = self.predict_ms(half, row_elements)
+            if run_ms > half * most_row_ms:
+                break
+            rows = half
+        return rows
 
     def expect_ms(self, rows: int, row_elements: int = 1) -> float:
         """Predict the time of a batch, no shorter than the last runs."""

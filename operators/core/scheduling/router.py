@@ -1,7 +1,7 @@
 """Routes requests: to a batch of the task, to other tasks as shards, or to stages.
 
-Requests of more than `shard_rows` rows or for an ensemble become an OPENING and SHARDs (UNITs of a staged model). A
-batch for a staged model becomes OPENINGs and one UNIT.
+Requests of more than `shard_rows` rows or for an ensemble become an OPENING and SHARDs (UNITs of a staged model) of so
+many rows or 100 ms. A batch for a staged model becomes OPENINGs and one UNIT.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +34,8 @@ from anabranch.schemas.signatures import decode_signature
 _STAGE_MS = 10.0
 _ALONE = Batching(max_rows=1)
 _ALL = float("inf")
+#: Longest shard, for which an urgent one and a checkpoint wait.
+_SHARD_MS = 100.0
 #: Target of shards.
 _EXCHANGE = "exchange"
 
@@ -85,7 +87,7 @@ class Router:
             return None
         model, ensemble = route.model, route.model.ensemble
         if ensemble is None:
-            return self._split(request, model, _shard_rows(model, request.rows, MAX_SHARDS))
+            return self._split(request, model, self._shard_rows(model, request, MAX_SHARDS))
         return SplitRequest(
             route.handling.target,
             request.rows * len(ensemble.members),
@@ -125,8 +127,21 @@ class Router:
     def _spread(self, request: Request, ensemble: Ensemble, now_ms: float) -> Parts:
         for number, (name, version) in enumerate(ensemble.members):
             model = self._catalog.find(name, version)
-            rows = _shard_rows(model, request.rows, MAX_SHARDS // len(ensemble.members))
+            rows = self._shard_rows(model, request, MAX_SHARDS // len(ensemble.members))
             yield from self._sent(member_shards(request, ensemble, now_ms, number, model, rows), model)
+
+    def _shard_rows(self, model: ModelSpec, request: Request, max_shards: int) -> int:
+        if model.is_indivisible:
+            return request.rows
+        fixed_rows, rows = model.fixed_rows or 1, model.batching.shard_rows
+        if model.stages:
+            row_ms = max(stage.row_ms for stage in model.stages)
+            rows = min(rows, int(_SHARD_MS / row_ms)) if row_ms else rows
+        elif model.ensemble is None:
+            row_elements = self._route_of(request.signature).handling.row_elements
+            rows = self._costs_of(model).rows_within(_SHARD_MS, rows, row_elements)
+        of_one = max(fixed_rows, rows - rows % fixed_rows, -(-request.rows // max(1, max_shards)))
+        return of_one + -of_one % fixed_rows
 
     def _sent(self, parts: Iterator[ShardRecord], model: ModelSpec) -> Parts:
         gate = self._gate_of(model)
@@ -183,11 +198,3 @@ def _batching(model: ModelSpec) -> Batching:
     if not row_ms or model.batching.max_rows is not None:
         return model.batching
     return msgspec.structs.replace(model.batching, max_rows=min(DEFAULT_ROWS, max(1, int(_STAGE_MS / row_ms))))
-
-
-def _shard_rows(model: ModelSpec, rows: int, max_shards: int) -> int:
-    if model.is_indivisible:
-        return rows
-    fixed_rows, shard_rows = model.fixed_rows or 1, model.batching.shard_rows
-    of_one = max(fixed_rows, shard_rows - shard_rows % fixed_rows, -(-rows // max(1, max_shards)))
-    return of_one + -of_one % fixed_rows
