@@ -67,9 +67,10 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
         others, idle, issue, issue_to_others = None, None, None, None
         if desk is not None:
             others = runtime.credits(task.parallelism)
-            issue = partial(desk.issue, desk.add(others))
+            target = desk.add(others)
+            issue = partial(desk.issue, target)
             # The own exchange operator would wait for this task.
-            idle, issue_to_others = OtherTasks(others, task.index), partial(issue, task.index)
+            idle, issue_to_others = OtherTasks(others, task.index), partial(issue, avoid=task.index)
         shards = runtime.sender(INFER, task.parallelism, issue)
         batches = runtime.sender(INFER, task.parallelism, issue_to_others)
         units = runtime.units(self.catalog.in_stages(), desk)

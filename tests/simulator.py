@@ -31,7 +31,7 @@ from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, Oth
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.operators.core.scheduling.split_request import Gate
+from anabranch.operators.core.scheduling.split_request import Readers
 from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
 from anabranch.operators.core.transport.ticket import Ticket, decode_return, has_ticket, open_ticket
 from anabranch.operators.core.transport.ticket_book import TicketBook
@@ -212,7 +212,9 @@ class Task:
                 self._job.catalog,
                 self._job.costs_of,
                 ShardRecord.encode if desk is None else lambda shard: desk.issue() + shard.encode(),
-                pack_unit=lambda model, unit: (b"" if desk is None else desk.issue(model)) + unit.encode(),
+                pack_unit=lambda model, unit: (
+                    (b"" if desk is None else desk.issue(model, rows=unit.rows)) + unit.encode()
+                ),
                 gate_of=(lambda _: self._job) if desk is None else desk.gate_of,
             ),
             self.inference,
@@ -244,12 +246,12 @@ class Desk:
         self._targets: dict[str, int] = {}  # by model
         self._expected: list[set[int]] = [set()]
 
-    def gate_of(self, model: ModelSpec) -> Gate:
+    def gate_of(self, model: ModelSpec) -> Readers:
         return self._credits[self._target_of(model)]
 
-    def issue(self, model: ModelSpec | None = None, avoid: int = -1) -> bytes:
+    def issue(self, model: ModelSpec | None = None, avoid: int = -1, rows: int = 1) -> bytes:
         target = 0 if model is None else self._target_of(model)
-        encoded = self._book.issue(target, self._job.now_ms, avoid)
+        encoded = self._book.issue(target, self._job.now_ms, avoid, rows)
         ticket, _ = open_ticket(encoded)
         assert ticket.reader != avoid or self._tasks == 1, "a batch went to its own task"
         self._expected[target].add(ticket.number)
@@ -404,6 +406,9 @@ class Simulation:
             if not self._has_work():  # idle until the next timer
                 timers = [*[at_ms for at_ms, _ in self.state.queue_timers], *self.state.window_timers.values()]
                 self.now_ms = max(self.now_ms, min(timers, default=0))
+
+    #: Unknown: see `Readers`.
+    row_ms = 0.0
 
     @property
     def has_room(self) -> bool:

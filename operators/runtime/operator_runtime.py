@@ -71,7 +71,7 @@ class OperatorRuntime:
             _LOGGER.error("%s", each.message)
         self.metrics.flush(at_once=True)
 
-    def sender(self, to: str, readers: int, issue: Callable[[], bytes] | None = None) -> Sender:
+    def sender(self, to: str, readers: int, issue: Callable[[int], bytes] | None = None) -> Sender:
         """Open a sender to named receivers."""
         sender = Sender(self._options, self.task, to, readers, self._meter, issue)
         self._hold.own(sender)
@@ -124,7 +124,7 @@ class UnitSenders:
 
     def pack(self, model: ModelSpec, unit: UnitRecord) -> bytes:
         """Encode a unit."""
-        return self.of[model.name, model.version].pack(unit)
+        return self.of[model.name, model.version].pack(unit, unit.rows)
 
 
 class RuntimeOperator:

@@ -45,7 +45,7 @@ class Sender:
     Args:
         to: Name of the `Receiver`.
         readers: Number of receiving tasks.
-        issue: Returns the encoded ticket of the next record.
+        issue: Returns the encoded ticket of the next record, given its rows.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Sender:
         to: str,
         readers: int,
         meter: Meter,
-        issue: Callable[[], bytes] | None = None,
+        issue: Callable[[int], bytes] | None = None,
     ) -> None:
         self._options = options
         self._meter = meter
@@ -70,7 +70,7 @@ class Sender:
         """Drop the arena."""
         self._arena = None
 
-    def pack(self, record: ClaimableRecord) -> bytes:
+    def pack(self, record: ClaimableRecord, rows: int = 1) -> bytes:
         """Encode a record, or its FAILURE if too large."""
         parts = record.parts()
         size_bytes = sum(map(len, parts))
@@ -79,18 +79,18 @@ class Sender:
             claim = arena.put(parts, size_bytes) if arena is not None else None
             if claim is not None:
                 self._meter.note_claim(size_bytes)
-                return self._ticketed((claim.encode(record),))
+                return self._ticketed((claim.encode(record),), rows)
             self._meter.note_large_message()
         if size_bytes > MAX_MESSAGE_BYTES:
-            return self._ticketed((too_large(record, size_bytes).encode(),))
-        return self._ticketed(parts)
+            return self._ticketed((too_large(record, size_bytes).encode(),), rows)
+        return self._ticketed(parts, rows)
 
     def pack_batch(self, batch: BatchRecord) -> bytes:
         """Encode a BATCH as a message."""
         return self._ticketed(batch.parts())
 
-    def _ticketed(self, parts: Sequence[Buffer]) -> bytes:
-        return b"".join(parts) if self._issue is None else b"".join((self._issue(), *parts))
+    def _ticketed(self, parts: Sequence[Buffer], rows: int = 1) -> bytes:
+        return b"".join(parts) if self._issue is None else b"".join((self._issue(rows), *parts))
 
     def _open_arena(self, host: bytes) -> MemfdArena | None:
         if self._arena is None:
@@ -135,7 +135,7 @@ class Receiver:
             self._returns.send(self._after_run(self._ticket))
             self._ticket = None
 
-    def pass_on(self) -> bytes:
+    def pass_on(self, _: int = 1) -> bytes:
         """Return the encoded ticket for the next stage."""
         ticket, self._ticket = self._ticket, None
         return b"" if ticket is None else self._after_run(ticket).encode()

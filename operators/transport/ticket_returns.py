@@ -53,9 +53,9 @@ class TicketDesk:
         """See `TicketBook`."""
         return self._book.add(credit)
 
-    def issue(self, target: int, avoid: int = -1) -> bytes:
+    def issue(self, target: int, rows: int = 1, avoid: int = -1) -> bytes:
         """See `TicketBook`."""
-        return self._book.issue(target, time() * 1000, avoid)
+        return self._book.issue(target, time() * 1000, avoid, rows)
 
     def collect(self) -> bool:
         """Take back tickets; return False for none."""

@@ -10,6 +10,7 @@ from anabranch.operators.core.scheduling.batch_cost_model import (
     Measurement,
     StageWaits,
 )
+from anabranch.operators.core.scheduling.credits import Credits
 
 MEASURED = [Measurement(1, 2.0), Measurement(2, 3.0), Measurement(4, 6.0), Measurement(8, 24.0)]
 
@@ -208,4 +209,16 @@ def test_costs_of_stages_are_the_waits_for_them(row_ms: float) -> None:
     for _ in range(100):
         stages.note_wait(4, 0.0, 8)
     assert stages.predict_ms(4, 8) <= 1.0
-    assert (stages.at_least_ms(64, 8), stages.best_rows(None, 8)) == (0.0, 64)
+    assert (stages.at_least_ms(64, 8), stages.best_rows(None, 8)) == (0.0, 3 if row_ms else 64)
+
+
+def test_costs_of_stages_without_profile_are_what_readers_report() -> None:
+    """The first batches are small; later ones take 10 ms in the slowest stage, a shard of a large request 100 ms."""
+    readers = Credits(1, 1)
+    stages = StageWaits(0.0, readers)
+    assert stages.quote(None, 8).max_rows == 8
+    for row_ms, rows, shard_rows in ((2.0, 5, 32), (2.1, 5, 32), (20.0, 1, 5), (500.0, 1, 1), (0.01, 64, 32)):
+        before, readers.row_ms = stages.revision, row_ms
+        assert (stages.revision > before) == (row_ms != 2.1), "a small change is no new price"
+        assert (stages.quote(None, 8).max_rows, stages.rows_within(100.0, 32)) == (rows, shard_rows)
+        assert stages.quote(7, 8).max_rows == 7

@@ -179,3 +179,12 @@ PLANTED: tuple[tuple[AbstractContextManager[Any], Callable[[], None]], ...] = (
 def test_credits_planted_defect_is_caught(defect: AbstractContextManager[Any], check: Callable[[], None]) -> None:
     with defect, pytest.raises((AssertionError, KeyError)):
         check()
+
+
+def test_credits_learn_the_time_of_a_row_in_the_slowest_stage() -> None:
+    credit = Credits(1, 1)
+    assert credit.row_ms == 0.0
+    for _ in range(100):
+        ticket, reader = credit.send(NOW_MS, rows=8)
+        credit.returned(ticket, reader, 30.0, 16.0, NOW_MS + 50)
+    assert credit.row_ms == pytest.approx(2.0)

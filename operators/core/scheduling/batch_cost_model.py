@@ -7,10 +7,13 @@ from typing import NamedTuple
 import msgspec
 
 from anabranch.operators.core.scheduling.learned_cost import LearnedCost
+from anabranch.operators.core.scheduling.split_request import Readers
 from anabranch.schemas.limits import CACHED_SIGNATURES
 
 #: Relative cost of a preferred smaller batch.
 _TOLERANCE = 1.05
+#: Longest batch in the slowest stage, and first ones of unknown stages.
+_STAGE_MS, _FIRST_ROWS = 10.0, 8
 #: Relative cost of the rows of a smaller shard.
 _WASTE = 1.1
 #: Overhead of a batch in Python and Flink.
@@ -271,14 +274,40 @@ class StageWaits(BatchCostModel):
 
     Args:
         row_ms: Of the slowest stage; 0 if unknown.
+        readers: Know it after some runs.
     """
 
-    def __init__(self, row_ms: float) -> None:
+    def __init__(self, row_ms: float, readers: Readers | None = None) -> None:
         super().__init__([Measurement(1, row_ms)] if row_ms > 0 else ())
+        self._profiled_ms = self._known_ms = row_ms
+        self._readers = readers
+        self._moves = 0
+
+    @property
+    def revision(self) -> int:
+        """See `BatchCostModel`."""
+        row_ms = self._row_ms
+        if abs(row_ms - self._known_ms) > _MOVE * self._known_ms:
+            self._known_ms = row_ms
+            self._moves += 1
+        return self._revision + self._moves
+
+    @property
+    def _row_ms(self) -> float:
+        return self._profiled_ms or (0.0 if self._readers is None else self._readers.row_ms)
 
     def best_rows(self, max_rows: int | None, row_elements: int = 1) -> int:
-        """Return the limit: a wait depends on other senders, too."""
-        return max_rows or DEFAULT_ROWS
+        """Return the limit, or a short batch: a large one occupies one stage at a time."""
+        if max_rows:
+            return max_rows
+        if self._readers is not None and not self._row_ms:
+            return _FIRST_ROWS
+        return self.rows_within(_STAGE_MS, DEFAULT_ROWS)
+
+    def rows_within(self, most_ms: float, most_rows: int, row_elements: int = 1) -> int:
+        """See `BatchCostModel`."""
+        row_ms = self._row_ms
+        return min(most_rows, max(1, int(most_ms / row_ms))) if row_ms else most_rows
 
     def at_least_ms(self, rows: int, row_elements: int = 1) -> float:
         """Return 0."""

@@ -35,8 +35,8 @@ class Credits:
         self._hops = hops or readers
         self._least = max(1.0, self._hops / senders)
         self._window = self._least + 1.0
-        #: Reader and time of each ticket.
-        self._under_way: dict[int, tuple[int, float]] = {}
+        #: Reader, time and rows of each ticket.
+        self._under_way: dict[int, tuple[int, float, int]] = {}
         self._at_reader = [0] * readers
         self._busy_until_ms = [0.0] * readers
         self._lost = [0] * readers
@@ -44,8 +44,8 @@ class Credits:
         self._next_reader = sender * readers // senders
         self._next_ticket = 0
         self._has_shrunk = False
-        #: Averages of longest run, and of a ticket's way.
-        self.run_ms = self.way_ms = 0.0
+        #: Averages of longest run, of that for each row, and of a ticket's way.
+        self.run_ms = self.row_ms = self.way_ms = 0.0
         self._lease_ms = _FIRST_LEASE_MS
 
     @property
@@ -72,7 +72,7 @@ class Credits:
     def _per_reader(self) -> int:
         return 1 + min(_MOST_PER_READER - 1, int(_WORK_MS / self.run_ms)) if self.run_ms > 0 else _MOST_PER_READER
 
-    def send(self, now_ms: float, avoid: int = -1) -> tuple[int, int]:
+    def send(self, now_ms: float, avoid: int = -1, rows: int = 1) -> tuple[int, int]:
         """Return ticket and reader of a record.
 
         Args:
@@ -82,7 +82,7 @@ class Credits:
         self._next_reader = (reader + 1) % self._readers
         ticket = self._next_ticket
         self._next_ticket = (ticket + 1) & 0xFFFFFFFF
-        self._under_way[ticket] = (reader, now_ms)
+        self._under_way[ticket] = (reader, now_ms, rows)
         self._at_reader[reader] += 1
         return ticket, reader
 
@@ -100,10 +100,11 @@ class Credits:
         if sent is None or sent[0] != reader:
             return
         del self._under_way[ticket]
-        sent_ms = sent[1]
+        _, sent_ms, rows = sent
         self._at_reader[reader] -= 1
         weight = _WEIGHT if self.run_ms else 1.0
         self.run_ms += (longest_ms - self.run_ms) * weight
+        self.row_ms += (longest_ms / rows - self.row_ms) * weight
         self.way_ms += (max(0.0, at_ms - sent_ms) - self.way_ms) * weight
         self._lease_ms = max(_LEAST_LEASE_MS, _LEASE_RUNS * max(self.run_ms, longest_ms))
         waited_ms = max(0.0, at_ms - sent_ms - ran_ms)
@@ -120,7 +121,7 @@ class Credits:
     def expire(self, now_ms: float) -> int:
         """Drop lost tickets; return their number."""
         lost = [each for each in self._under_way.items() if each[1][1] + self._lease_ms <= now_ms]
-        for ticket, (reader, _) in lost:
+        for ticket, (reader, _, _) in lost:
             del self._under_way[ticket]
             self._at_reader[reader] -= 1
             self._lost[reader] += 1

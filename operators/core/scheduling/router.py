@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
-
 from anabranch.operators.core.execution.padded_batch import by_length
 from anabranch.operators.core.execution.stage import enter
 from anabranch.operators.core.merging.ensemble import member_shards, open_window
@@ -18,20 +16,17 @@ from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.outputs import Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import (
-    DEFAULT_ROWS,
     BatchCostModel,
     EnsembleCosts,
     StageWaits,
 )
 from anabranch.operators.core.scheduling.batch_queue import Handling
-from anabranch.operators.core.scheduling.split_request import Gate, Parts, SplitRequest
+from anabranch.operators.core.scheduling.split_request import Parts, Readers, SplitRequest
 from anabranch.schemas.limits import CACHED_SIGNATURES, MAX_SHARDS
 from anabranch.schemas.model import Batching, Catalog, Ensemble, ModelSpec
 from anabranch.schemas.records import OpeningRecord, ShardRecord, UnitRecord
 from anabranch.schemas.signatures import decode_signature
 
-#: Longest batch in the slowest stage.
-_STAGE_MS = 10.0
 _ALONE = Batching(max_rows=1)
 _ALL = float("inf")
 #: Longest shard, for which an urgent one and a checkpoint wait.
@@ -55,7 +50,7 @@ class Router:
     Args:
         costs_of: Returns the cost model of a model without stages.
         pack: Encodes a SHARD, as `pack_opening` an OPENING and `pack_unit` a UNIT.
-        gate_of: Returns the gate of a model's stages, or of the exchange.
+        gate_of: Returns the readers of a model's first stage, or of the exchange.
     """
 
     def __init__(
@@ -65,7 +60,7 @@ class Router:
         pack: Callable[[ShardRecord], bytes] = ShardRecord.encode,
         pack_opening: Callable[[OpeningRecord], bytes] = OpeningRecord.encode,
         pack_unit: Callable[[ModelSpec, UnitRecord], bytes] = lambda _, unit: unit.encode(),
-        gate_of: Callable[[ModelSpec], Gate | None] = lambda _: None,
+        gate_of: Callable[[ModelSpec], Readers | None] = lambda _: None,
     ) -> None:
         self._catalog = catalog
         self._costs_of = costs_of
@@ -134,12 +129,8 @@ class Router:
         if model.is_indivisible:
             return request.rows
         fixed_rows, rows = model.fixed_rows or 1, model.batching.shard_rows
-        if model.stages:
-            row_ms = max(stage.row_ms for stage in model.stages)
-            rows = min(rows, int(_SHARD_MS / row_ms)) if row_ms else rows
-        elif model.ensemble is None:
-            row_elements = self._route_of(request.signature).handling.row_elements
-            rows = self._costs_of(model).rows_within(_SHARD_MS, rows, row_elements)
+        row_elements = self._route_of(request.signature).handling.row_elements
+        rows = self._cost_model_of(model).rows_within(_SHARD_MS, rows, row_elements)
         of_one = max(fixed_rows, rows - rows % fixed_rows, -(-request.rows // max(1, max_shards)))
         return of_one + -of_one % fixed_rows
 
@@ -167,7 +158,7 @@ class Router:
             is_batched = model.batchable and not model.is_indivisible
             is_away = bool(model.stages) or model.ensemble is not None
             handling = Handling(
-                _batching(model) if is_batched else _ALONE,
+                model.batching if is_batched else _ALONE,
                 self._cost_model_of(model),
                 f"{model.name}/{model.version}" if is_away else "",
                 self._gate_of(model) if model.stages else None,
@@ -185,16 +176,8 @@ class Router:
         costs = self._away_costs.get(name)
         if costs is None:
             if ensemble is None:
-                costs = StageWaits(max(stage.row_ms for stage in model.stages))
+                costs = StageWaits(max(stage.row_ms for stage in model.stages), self._gate_of(model))
             else:
                 costs = EnsembleCosts([self._cost_model_of(self._catalog.find(*each)) for each in ensemble.members])
             self._away_costs[name] = costs
         return costs
-
-
-def _batching(model: ModelSpec) -> Batching:
-    # A large batch occupies one stage at a time.
-    row_ms = max((stage.row_ms for stage in model.stages), default=0.0)
-    if not row_ms or model.batching.max_rows is not None:
-        return model.batching
-    return msgspec.structs.replace(model.batching, max_rows=min(DEFAULT_ROWS, max(1, int(_STAGE_MS / row_ms))))

@@ -14,6 +14,14 @@ class Gate(Protocol):
         """True if a record may leave."""
 
 
+class Readers(Gate, Protocol):
+    """Readers of records with several rows."""
+
+    @property
+    def row_ms(self) -> float:
+        """Time of a row in the slowest one of its stages; 0 if unknown."""
+
+
 #: Gate and encoder of each record.
 Parts: TypeAlias = Iterator[tuple[Gate | None, Callable[[], Output]]]
 

@@ -35,9 +35,9 @@ class TicketBook:
         """Usual time of a ticket, at most."""
         return max([credit.way_ms for credit in self._targets])
 
-    def issue(self, target: int, now_ms: float, avoid: int = -1) -> bytes:
+    def issue(self, target: int, now_ms: float, avoid: int = -1, rows: int = 1) -> bytes:
         """Choose a reader, and return the encoded ticket."""
-        number, reader = self._targets[target].send(now_ms, avoid)
+        number, reader = self._targets[target].send(now_ms, avoid, rows)
         return Ticket(reader, *self._address, target, number).encode()
 
     def take_back(self, datagram: bytes, at_ms: float) -> bool:
