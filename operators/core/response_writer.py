@@ -93,6 +93,8 @@ class ResponseWriter:
                 parameters["task"] = task
             if breakdown is not None:
                 parameters |= breakdown.to_parameters(self.now_ms())
+                if task is not None:
+                    parameters["batch"] = round(breakdown.started_ms * 1000)
         if failure is not None:
             parameters |= _partial_parameters(missing, missing_members, failure)
         response = InferResponse(signature.model_name, signature.model_version, request.id, outputs, parameters)

@@ -230,6 +230,9 @@ def test_task_explained_answer_names_the_task() -> None:
     ):
         [answer] = answers(outputs).values()
         assert answer.parameters["task"] == 3  # type: ignore[union-attr]
+    together = [admitted(name, [1.0], parameters={"explain": True}) for name in "ab"]
+    one, other = answers(serving(task=3).on_batch(together, 0)).values()
+    assert one.parameters["batch"] == other.parameters["batch"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("broken", [b"", b"\x06", b"\x06" * 80, b"\x06\x02" + bytes(90)])

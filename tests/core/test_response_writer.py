@@ -85,6 +85,11 @@ def test_writer_explained_answer_has_a_breakdown(encoding: Encoding) -> None:
         "merge_us": 1000,
         "encode_us": 3000,
     }
+    assert "batch" not in found.parameters
+    [of_task] = serve(asked, (Y,), breakdown=breakdown, task=3)
+    found = codec.decode_response(of_task.value)
+    assert isinstance(found, InferResponse)
+    assert (found.parameters["task"], found.parameters["batch"]) == (3, round((NOW_MS - 14.5) * 1000))
     assert not [
         output
         for output in serve(admitted(encoding=encoding), (Y,), breakdown=breakdown)

@@ -9,9 +9,10 @@ from urllib.request import Request, urlopen
 import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from opentelemetry.trace import SpanContext
 
 from anabranch.gateway.grpc_door import SERVICE
-from anabranch.gateway.tracing import Tracer
+from anabranch.gateway.tracing import Batches, Tracer
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -44,7 +45,8 @@ def traced(collector: SpanCollector) -> Iterator[Served]:
 
         def explaining(request: InferRequest) -> list[Any]:
             given = [each for each in answer(request) if isinstance(each, InferResponse)]
-            explained = {f"{phase}_us": 100 for phase in PHASES} | {"task": 3}
+            batch = {"batch": request.parameters["in_batch"]} if "in_batch" in request.parameters else {}
+            explained = {f"{phase}_us": 100 for phase in PHASES} | {"task": 3} | batch
             asked = request.parameters.get("explain") is True
             return [
                 InferResponse(each.model_name, each.model_version, each.id, each.outputs, explained if asked else {})
@@ -94,6 +96,37 @@ def test_sampled_request_has_a_span_for_each_phase(traced: Served, collector: Sp
     assert attributes["anabranch.model"].string_value == "same"
     assert attributes["anabranch.task"].int_value == 3
     assert collector.services == {"anabranch-gateway"}
+
+
+def test_sessions_of_one_batch_have_links_to_earlier_ones(traced: Served, collector: SpanCollector) -> None:
+    sessions = []
+    for number, batch in ((20, 5), (21, 5), (22, 6), (23, 5)):
+        trace_id, traceparent = trace(number)
+        body = {"inputs": [X], "parameters": {"in_batch": batch}}
+        with urlopen(
+            Request(f"{traced.url}/v2/models/same/infer", json.dumps(body).encode(), {"traceparent": traceparent})
+        ):
+            pass
+        sessions.append(collector.of(trace_id, 2 + len(PHASES))["session"])
+    first, second, other, third = sessions
+    assert [[link.span_id for link in session.links] for session in sessions] == [
+        [],
+        [first.span_id],
+        [],
+        [first.span_id, second.span_id],
+    ]
+    assert [link.trace_id.hex()[-4:] for link in third.links] == ["0014", "0015"]
+    assert other.trace_id not in {link.trace_id for link in third.links}
+
+
+def test_links_of_long_past_batches_are_forgotten() -> None:
+    batches, context = Batches(), SpanContext(1, 2, is_remote=False)
+    batches.of(0, 0).append(context)
+    for batch in range(255):
+        batches.of(0, 1 + batch)
+    assert batches.of(0, 0) == [context]
+    batches.of(1, 0)
+    assert batches.of(0, 0) == []
 
 
 def test_requests_that_are_not_sampled_are_left_alone(traced: Served, collector: SpanCollector) -> None:
