@@ -18,7 +18,15 @@ from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from anabranch.stack.processes import LocalProcess
 from bench.harness.accounting import ProcessorTime
-from bench.harness.messages import LoadCommand, ReadCommand, ServeCommand
+from bench.harness.door_load import DoorLog
+from bench.harness.messages import (
+    DoorCommand,
+    DoorProtocol,
+    LoadCommand,
+    ReadCommand,
+    ServeCommand,
+    ServeDoorsCommand,
+)
 from bench.harness.response_log import ResponseLog
 from bench.harness.schedule import poisson_offsets_ns
 from bench.systems.peer_installation import interpreter_of
@@ -35,7 +43,7 @@ _LOAD_TIMEOUT_S = 900.0
 _POLL_S = 0.02
 #: Time between two polls, as a share of the expected remaining time.
 _POLL_SHARE, _MOST_POLL_S = 0.25, 0.5
-_OFFSETS_TIMEOUT_S = 30.0
+_OFFSETS_TIMEOUT_S, _DOORS_TIMEOUT_S = 30.0, 120.0
 #: Syslog level that silences the admin client's messages at its end.
 _NOTICE = 5
 
@@ -50,6 +58,13 @@ class Topics(msgspec.Struct, frozen=True):
     requests: str
     responses: str
     errors: str
+
+
+class Doors(msgspec.Struct, frozen=True):
+    """HOST:PORT of a server."""
+
+    http: str
+    grpc: str
 
 
 class BenchEnvironment:
@@ -239,6 +254,80 @@ class BenchEnvironment:
         """Read all answers of a topic from its start."""
         with self.reading(topic, workload, expected, (0,) * PARTITIONS) as reader:
             return reader.finish()
+
+    @contextmanager
+    def serving_at_gateway(self, topics: Topics) -> Iterator[tuple[LocalProcess, Doors]]:
+        """Start this project's gateway to a job that serves the topics, and stop it after the block."""
+        kafka = ServeCommand(
+            kind="anabranch",
+            bootstrap_servers=self.bootstrap_servers,
+            requests_topic=topics.requests,
+            responses_topic=topics.responses,
+            errors_topic=topics.errors,
+            group_id=topics.responses,
+            repository=str(self._repository),
+        )
+        config, ready = self._new_file("gateway.toml"), self._new_file("gateway.json")
+        config.write_text(config_text(kafka))
+        arguments = ["gateway", "--config", str(config), "--http-port", "0", "--grpc-port", "0", "--json"]
+        process = self._launch(
+            "gateway", ["sh", "-c", f'exec "$0" -m anabranch "$@" > {ready}', sys.executable, *arguments], {}
+        )
+        try:
+            process.await_ready(lambda: ready.exists() and ready.stat().st_size > 0, _DOORS_TIMEOUT_S)
+            found = msgspec.json.decode(ready.read_bytes())
+            yield process, Doors(found["http_url"].removeprefix("http://"), found["grpc_url"].removeprefix("grpc://"))
+        finally:
+            process.stop(_STOP_GRACE_S)
+
+    @contextmanager
+    def serving_at_doors(self, system: System) -> Iterator[tuple[LocalProcess, Doors]]:
+        """Start a peer that answers at doors of its own, and stop it after the block.
+
+        Raises:
+            PeerMissing: Its packages are missing.
+        """
+        ready = self._new_file("doors.json")
+        command = ServeDoorsCommand(kind=system.kind, repository=str(self._repository), ready_path=str(ready))
+        module = "bench.systems.serving.doors"
+        process = self._start("doors", module, command.to_argument(), interpreter_of(system.kind))
+        try:
+            process.await_ready(ready.exists, _DOORS_TIMEOUT_S)
+            yield process, msgspec.json.decode(ready.read_bytes(), type=Doors)
+        finally:
+            process.stop(_STOP_GRACE_S)
+
+    def ask(
+        self,
+        address: str,
+        protocol: DoorProtocol,
+        workload: Workload,
+        *,
+        connections: int,
+        warm_up_s: float,
+        seconds: float,
+        rate_per_s: float | None = None,
+        seed: int = 0,
+        path: str = "/v2/models/{model}/infer",
+    ) -> DoorLog:
+        """Ask a door in a closed loop, or by a Poisson schedule."""
+        out, offsets_path = self._new_file("asked.npz"), None
+        if rate_per_s is not None:
+            offsets_path = str(self._new_file("offsets.npy"))
+            np.save(offsets_path, poisson_offsets_ns(rate_per_s, round(rate_per_s * (warm_up_s + seconds)), seed))
+        command = DoorCommand(
+            address=address,
+            protocol=protocol,
+            workload_path=str(self._path_of(workload)),
+            connections=connections,
+            warm_up_s=warm_up_s,
+            seconds=seconds,
+            out_path=str(out),
+            path=path,
+            offsets_path=offsets_path,
+        )
+        self.run_to_end("client", "bench.harness.door_load", command.to_argument())
+        return DoorLog.load(out)
 
     def end_offsets(self, topic: str) -> tuple[int, ...]:
         """Return the number of records written to each partition of a topic."""

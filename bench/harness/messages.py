@@ -149,3 +149,44 @@ class TransportCommand(_Command, frozen=True, kw_only=True):
     arena_bytes: int
     phases: list[TransportPhase]
     out_path: str
+
+
+#: How a client asks a server: the last one posts the protocol's gRPC message.
+DoorProtocol = Literal["gRPC", "HTTP, binary", "HTTP, JSON", "HTTP, protobuf"]
+
+
+class DoorCommand(_Command, frozen=True, kw_only=True):
+    """Ask a server, and measure its answers.
+
+    Attributes:
+        address: HOST:PORT.
+        path: Of HTTP, with `{model}`.
+        connections: With one request under way on each.
+        warm_up_s: Time before the measurement.
+        offsets_path: Times of the requests in ns (`numpy.save`), with those of the warm-up; None for a closed loop.
+        out_path: File for `DoorLog.save`.
+    """
+
+    address: str
+    protocol: DoorProtocol
+    workload_path: str
+    connections: int
+    warm_up_s: float
+    seconds: float
+    out_path: str
+    path: str = "/v2/models/{model}/infer"
+    offsets_path: str | None = None
+
+
+class ServeDoorsCommand(_Command, frozen=True, kw_only=True):
+    """Serve a model repository over HTTP and gRPC.
+
+    Attributes:
+        kind: Name of a peer.
+        repository: Folder of `NAME/VERSION/model.onnx`.
+        ready_path: Gets the addresses of both, once the peer serves.
+    """
+
+    kind: str
+    repository: str
+    ready_path: str

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -28,21 +30,28 @@ _METHOD = "/inference.GRPCInferenceService"
 
 def run(command: ServeCommand) -> None:
     """Serve until this process is stopped."""
+    with serving(Path(command.repository)) as (_, port):
+        asyncio.run(_serve(command, port))
+
+
+@contextmanager
+def serving(repository: Path) -> Iterator[tuple[int, int]]:
+    """Start MLServer, which ends with the block; yield the ports of its HTTP and gRPC."""
     with tempfile.TemporaryDirectory(prefix="mlserver-") as folder:
-        port = write_settings(Path(folder), Path(command.repository))
+        ports = write_settings(Path(folder), repository)
         # The server ends with this process.
         tie = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL"]
         server = subprocess.Popen([*tie, str(Path(sys.executable).with_name("mlserver")), "start", folder])
         try:
-            asyncio.run(_serve(command, port))
+            yield ports
         finally:
             server.kill()
             server.wait()
 
 
-def write_settings(folder: Path, repository: Path) -> int:
-    """Write what MLServer reads, for every model of a repository, and return the port of its gRPC."""
-    http_port, grpc_port = _free_ports()
+def write_settings(folder: Path, repository: Path) -> tuple[int, int]:
+    """Write what MLServer reads, for every model of a repository, and return the ports of its HTTP and gRPC."""
+    http_port, grpc_port = free_ports()
     settings = {
         "debug": False,
         "host": "127.0.0.1",
@@ -63,7 +72,7 @@ def write_settings(folder: Path, repository: Path) -> int:
         }
         (folder / name).mkdir()
         (folder / name / "model-settings.json").write_bytes(msgspec.json.encode(model))
-    return grpc_port
+    return http_port, grpc_port
 
 
 async def _serve(command: ServeCommand, port: int) -> None:
@@ -80,6 +89,7 @@ async def _serve(command: ServeCommand, port: int) -> None:
         await carry(command, ask, _IN_FLIGHT)
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports() -> tuple[int, int]:
+    """Return two ports that are free."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]
