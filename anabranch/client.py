@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 import uuid
 from collections import deque
@@ -12,6 +13,7 @@ from concurrent.futures import Future, as_completed
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -19,7 +21,7 @@ from anabranch.casting import FrameLike, rows_of
 from anabranch.casting import cast as cast_inputs
 from anabranch.flink_job.kafka.security import KafkaSecurity, python_options, tls_context
 from anabranch.messaging.answer_future import AnswerFuture
-from anabranch.messaging.connection import Connection, IsolationLevel, KafkaConnection, known_options
+from anabranch.messaging.connection import Connection, Headers, IsolationLevel, KafkaConnection, known_options
 from anabranch.messaging.errors import ClientForked
 from anabranch.messaging.http_connection import HttpConnection
 from anabranch.messaging.response_receiver import PendingRequest, ResponseReceiver, no_answer
@@ -34,17 +36,20 @@ if TYPE_CHECKING:
 
     from anabranch.flink_job.config import Config
     from anabranch.flink_job.model_summary import ModelSummary
+    from anabranch.spans import RequestSpan
 
 Inputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 Parameters = Mapping[str, Parameter | np.generic]
 
+_TRACEPARENT = "traceparent"
 _INT64 = range(-(2**63), 2**63)
 
 
 class Client:
     """Sends requests to a running job, from any thread.
 
-    A client holds two connections and a thread: close it, or use it as a context manager.
+    A client holds two connections and a thread: close it, or use it as a context manager. Under a sampled span of
+    OpenTelemetry, each request has a span of its own, with children for its phases in the job.
 
     Args:
         bootstrap_servers: `host:port` of one broker or several, separated by commas, also as `kafka://host:port`; or
@@ -210,24 +215,29 @@ class Client:
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
         if casts:
             named = cast_inputs(named, self.metadata(model, version).inputs)
-        message = _encode(
-            InferRequest(
-                model_name=model,
-                model_version=version,
-                id=request_id,
-                parameters=_check_parameters(parameters or {}) | _scheduling(priority, deadline_ms, partial=partial),
-                inputs=tuple(Tensor.from_array(name, array) for name, array in named.items()),
-                outputs=tuple(outputs),
-            )
+        request = InferRequest(
+            model_name=model,
+            model_version=version,
+            id=request_id,
+            parameters=_check_parameters(parameters or {}) | _scheduling(priority, deadline_ms, partial=partial),
+            inputs=tuple(Tensor.from_array(name, array) for name, array in named.items()),
+            outputs=tuple(outputs),
         )
-        if len(message) > self._max_message_bytes:
-            raise RequestTooLarge(
-                f"the request takes {len(message)} bytes, over the limit of {self._max_message_bytes}: split it, or "
-                "raise max_message_bytes of this client and kafka.max_message_bytes of the job"
-            )
-        future = AnswerFuture(self._receiver.thread, sent_s + timeout_s, no_answer(model, timeout_s))
-        pending = PendingRequest(future, sent_s, timeout_s, model)
-        return self._send(message, request_id.encode(), key, pending)
+        span = _span(model)
+        if span is None:
+            return self._send(self._encode(request), request_id, key, sent_s, timeout_s, model)
+        try:
+            if not isinstance(self._connection, HttpConnection):  # A gateway goes on with the trace.
+                request = msgspec.structs.replace(request, parameters={**request.parameters, "explain": True})
+            message = self._encode(request)
+            span.sending()
+            headers = [(_TRACEPARENT, span.traceparent.encode())]
+            future = self._send(message, request_id, key, sent_s, timeout_s, model, headers)
+        except BaseException as error:
+            span.end(error)
+            raise
+        future.add_done_callback(span.end_with)
+        return future
 
     def map(
         self,
@@ -317,11 +327,34 @@ class Client:
         """Close the client."""
         self.close()
 
-    def _send(self, message: bytes, request_id: bytes, key: str | None, pending: PendingRequest) -> Future[Result]:
-        self._receiver.expect(request_id, pending)
-        record_key = request_id if key is None else key.encode()
-        self._connection.send(message, record_key, lambda error: self._receiver.settle(request_id, error))
-        return pending.future
+    def _encode(self, request: InferRequest) -> bytes:
+        try:
+            message = codec.encode_request(request)
+        except (ValueError, TypeError) as error:  # raised by protobuf, for a lone surrogate for example
+            raise InvalidParameter(f"the request cannot be written: {error}") from None
+        if len(message) > self._max_message_bytes:
+            raise RequestTooLarge(
+                f"the request takes {len(message)} bytes, over the limit of {self._max_message_bytes}: split it, or "
+                "raise max_message_bytes of this client and kafka.max_message_bytes of the job"
+            )
+        return message
+
+    def _send(
+        self,
+        message: bytes,
+        request_id: str,
+        key: str | None,
+        sent_s: float,
+        timeout_s: float,
+        model: str,
+        headers: Headers = (),
+    ) -> Future[Result]:
+        name = request_id.encode()
+        future = AnswerFuture(self._receiver.thread, sent_s + timeout_s, no_answer(model, timeout_s))
+        self._receiver.expect(name, PendingRequest(future, sent_s, timeout_s, model))
+        record_key = name if key is None else key.encode()
+        self._connection.send(message, record_key, lambda error: self._receiver.settle(name, error), headers)
+        return future
 
 
 def connection_for_job(config: Config, *, timeout_s: float = 30.0) -> KafkaConnection:
@@ -341,11 +374,13 @@ def connection_for_job(config: Config, *, timeout_s: float = 30.0) -> KafkaConne
     )
 
 
-def _encode(request: InferRequest) -> bytes:
-    try:
-        return codec.encode_request(request)
-    except (ValueError, TypeError) as error:  # raised by protobuf, for a lone surrogate for example
-        raise InvalidParameter(f"the request cannot be written: {error}") from None
+def _span(model: str) -> RequestSpan | None:
+    # Whoever traces has imported it.
+    if "opentelemetry.trace" not in sys.modules:
+        return None
+    from anabranch.spans import client_span  # noqa: PLC0415 - needs OpenTelemetry
+
+    return client_span(model)
 
 
 def _scheduling(priority: int, deadline_ms: float | None, *, partial: bool) -> dict[str, Parameter]:

@@ -34,7 +34,7 @@ from anabranch.served_models import ServedModels
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 - Python 3.10's typing has no Self
 
-    from anabranch.messaging.connection import Connection
+    from anabranch.messaging.connection import Connection, Headers
 
 Answer = InferResponse | ErrorResponse
 #: Replaces a model: outputs by name from inputs by name. An array without a name has the name "".
@@ -234,7 +234,13 @@ class _MemoryConnection:
         self._job = job
         self._answers: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
 
-    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:  # noqa: ARG002
+    def send(
+        self,
+        message: bytes,
+        key: bytes,
+        fail: Callable[[AnabranchError], None],  # noqa: ARG002
+        headers: Headers = (),  # noqa: ARG002
+    ) -> None:
         def work() -> None:
             for answer in self._job.respond(message, key):
                 self._answers.put(answer)

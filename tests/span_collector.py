@@ -5,15 +5,40 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
+from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from anabranch.schemas import latency_breakdown
 
 PHASES = (*latency_breakdown.PHASES, "answer")
+
+
+@cache
+def own_spans() -> InMemorySpanExporter:
+    """Traces this process, whose tracing can be set once, into memory."""
+    found, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(found))
+    trace.set_tracer_provider(provider)
+    return found
+
+
+def await_own(name: str, count: int = 1, timeout_s: float = 20.0) -> dict[str, ReadableSpan]:
+    """Waits for spans of this process, and returns all by name: a client ends its own after its answer."""
+    end_s = time.monotonic() + timeout_s
+    while True:
+        spans = own_spans().get_finished_spans()
+        if [span.name for span in spans].count(name) >= count:
+            return {span.name: span for span in spans}
+        assert time.monotonic() < end_s, f"{count} spans {name} are not among {[span.name for span in spans]}"
+        time.sleep(0.01)
 
 
 @dataclass

@@ -123,7 +123,7 @@ class ModelService:
     async def ask(self, message: bytes, deadline_s: float, traced: Traced | None = None) -> bytes:
         """Return the encoded answer to an encoded request, whose `timeout` is the deadline."""
         if traced is not None:
-            message = traced.sending(message)
+            message = traced.sent(message)
         try:
             answer = await self.bridge.ask(message, deadline_s + _GRACE_S)
         except NoAnswer as error:

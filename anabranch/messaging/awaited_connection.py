@@ -10,7 +10,7 @@ from anabranch.messaging.errors import NotSent, TopicMissing
 from anabranch.schemas.errors import AnabranchError
 
 if TYPE_CHECKING:
-    from anabranch.messaging.connection import Connection
+    from anabranch.messaging.connection import Connection, Headers
     from anabranch.served_models import ServedModels
 
 _RETRY_S = 1.0
@@ -32,12 +32,12 @@ class AwaitedConnection:
         self._retry_s = 0.0
         self._try()
 
-    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Send a request, or fail it."""
         if self._connection is None:
             fail(NotSent(f"{self._missing}; send the request again later"))
         else:
-            self._connection.send(message, key, fail)
+            self._connection.send(message, key, fail, headers)
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
         """Return new answers."""

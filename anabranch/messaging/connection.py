@@ -22,6 +22,8 @@ from anabranch.schemas.errors import AnabranchError, RequestTooLarge
 from anabranch.schemas.limits import KAFKA_FRAMING_BYTES
 from anabranch.served_models import ServedModels, read_served_models
 
+#: Names and values.
+Headers = Sequence[tuple[str, bytes]]
 IsolationLevel = Literal["read_committed", "read_uncommitted"]
 
 _CONNECT_S = 5.0
@@ -32,7 +34,7 @@ _DISCOVERY_MS = 3_000
 class Connection(Protocol):
     """Carries encoded requests and answers."""
 
-    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Send a request from any thread; call `fail` if it cannot be sent, now or later."""
 
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
@@ -128,14 +130,14 @@ class KafkaConnection:
         if reply_topic:
             self._headers.append(("reply-topic", reply_topic.encode()))
 
-    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Hand a request to the producer."""
 
         def on_error(error: Exception) -> None:
             fail(_not_sent(error, len(message)))
 
         try:
-            sent = self._producer.send(self._requests_topic, message, key=key, headers=self._headers)
+            sent = self._producer.send(self._requests_topic, message, key=key, headers=[*self._headers, *headers])
         except kafka.errors.KafkaError as error:
             on_error(error)
         else:

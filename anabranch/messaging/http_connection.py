@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+from anabranch.messaging.connection import Headers
 from anabranch.messaging.errors import GatewayRefused, GatewayUnreachable
 from anabranch.schemas.errors import AnabranchError
 from anabranch.served_models import ServedModels
@@ -41,12 +42,12 @@ class HttpConnection:
         self._own = threading.local()
         self._call("GET", "/v2/health/live")
 
-    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Post a request on another thread."""
 
         def post() -> None:
             try:
-                self._answers.put((key, self._call("POST", "/v2/infer", message)))
+                self._answers.put((key, self._call("POST", "/v2/infer", message, headers)))
             except AnabranchError as error:
                 fail(error)
 
@@ -72,15 +73,15 @@ class HttpConnection:
     def close_receiver(self) -> None:
         """Nothing is left to close."""
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+    def _call(self, method: str, path: str, body: bytes | None = None, headers: Headers = ()) -> bytes:
         try:
-            return self._ask(method, path, body)
+            return self._ask(method, path, body, headers)
         except (OSError, http.client.HTTPException) as error:
             self._own.connection = None
             raise GatewayUnreachable(f"no gateway answers at {self._url} ({error}): is it running?") from error
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
-        headers = {**self._headers, "Content-Type": PROTOBUF}
+    def _ask(self, method: str, path: str, body: bytes | None, more: Headers) -> bytes:
+        headers: dict[str, str | bytes] = {**self._headers, "Content-Type": PROTOBUF, **dict(more)}
         kept = getattr(self._own, "connection", None)
         connection = kept or self._connect()
         try:

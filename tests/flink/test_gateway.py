@@ -14,17 +14,20 @@ from urllib.request import Request, urlopen
 import grpc
 import numpy as np
 import pytest
+from opentelemetry import trace
 from pyflink.table import StreamTableEnvironment
 
+from anabranch import Client
 from anabranch.flink import environment
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
+from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from anabranch.served_models import publish
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from tests.flink.service import Topics, write_kafka_table
-from tests.span_collector import SpanCollector, check_phases, collecting
+from tests.span_collector import SpanCollector, await_own, check_phases, collecting, own_spans
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -113,6 +116,26 @@ def test_gateway_traces_a_request_through_the_job(door: Door, spans: SpanCollect
     found = spans.of(trace_id, 9)
     check_phases(found, "infer double")
     assert found["session"].end_time_unix_nano > found["session"].start_time_unix_nano
+
+
+@pytest.mark.parametrize("way", ["http", "kafka"])
+def test_client_traces_a_request_through_the_job(service: Topics, door: Door, spans: SpanCollector, way: str) -> None:
+    """Through a gateway, which goes on with the trace, and without one."""
+    own_spans().clear()
+    client = Client(door.urls["http_url"]) if way == "http" else Client.for_job(service.config)
+    with client, trace.get_tracer("shop").start_as_current_span("checkout") as checkout:
+        client.infer("double", {"x": np.zeros((2, 4), np.float32)})
+    trace_id = f"{checkout.get_span_context().trace_id:032x}"
+    own = await_own("infer double")
+    if way == "kafka":
+        assert own.keys() == {"checkout", "infer double", "answer", *PHASES}
+        return
+    assert own.keys() == {"checkout", "infer double"}
+    found = spans.of(trace_id, 9)
+    check_phases(found, "infer double")
+    context = own["infer double"].context
+    assert context is not None
+    assert found["infer double"].parent_span_id.hex() == f"{context.span_id:016x}"
 
 
 def test_gateway_describes_the_models_of_the_job(door: Door) -> None:

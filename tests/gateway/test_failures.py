@@ -11,6 +11,7 @@ import pytest
 
 from anabranch.flink_job.model_summary import encode_summaries
 from anabranch.gateway.server import Gateway, GatewayOptions, serve
+from anabranch.messaging.connection import Headers
 from anabranch.messaging.errors import TransportError
 from anabranch.schemas.errors import AnabranchError
 from anabranch.served_models import ServedModels
@@ -34,7 +35,7 @@ class Broken:
         self._sent = threading.Event()
         self.closed: list[str] = []
 
-    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None]) -> None:
+    def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         self._sent.set()
         if self._side == "send":
             raise OSError("no route to the broker")

@@ -12,10 +12,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.trace import SpanContext
 
 from anabranch.gateway.grpc_door import SERVICE
-from anabranch.gateway.tracing import Batches, Tracer
+from anabranch.gateway.tracing import Tracer
 from anabranch.schemas.latency_breakdown import PHASES
 from anabranch.schemas.messages import InferRequest, InferResponse
 from anabranch.schemas.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from anabranch.spans import Batches
 from tests.gateway.conftest import Served, gateways, ones
 from tests.span_collector import SpanCollector, check_phases, collecting
 
