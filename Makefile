@@ -14,10 +14,12 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --no-emit-find-links
 # Packages that clash with PyFlink's get environments of their own: NAME.in lists them, NAME.lock pins them.
 APART := $(foreach peer,ray mlserver,bench/systems/serving/$(peer)) $(foreach kind,pytorch tensorflow,tests/importing/$(kind)) \
-	tests/interop/requirements tests/interop/schemathesis
+	tests/interop/requirements tests/interop/schemathesis tests/interop/registry
 # For the benchmark's peer in Java.
 PEER_JARS := com.microsoft.onnxruntime:onnxruntime:1.29.0 com.google.protobuf:protobuf-java:4.36.2 \
 	$(foreach part,databind core annotations,com.fasterxml.jackson.core:jackson-$(part):2.19.0)
+# The schema registry of tests.
+REGISTRY := io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz
 # In the order that `tests/conftest.py` gives them.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # uv would download a Python from a host that not every network reaches; only find_python.sh asks it to.
@@ -107,6 +109,7 @@ lock: .tools/jgo.stamp ## For maintainers: resolve all packages and jars again, 
 	@for set in tests/partition/zoo tests/importing/minilm bench/workloads/transformers; do \
 		$(COMPILE) --upgrade --no-deps $$set.in -o $$set.lock; done
 	@.tools/jgo/bin/python deploy/jars.py pin --lock bench/systems/flink/jars.lock --folder peers $(PEER_JARS)
+	@.tools/jgo/bin/python deploy/jars.py pin --lock tests/interop/jars.lock --folder registry $(REGISTRY)
 
 # ---- the parts of `setup` ---------------------------------------------------------------------------------------------
 

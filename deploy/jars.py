@@ -1,7 +1,8 @@
 """Downloads the jars of Flink and Kafka, and checks their SHA-256.
 
-A lock file has one line per jar: SHA-256, folder, Maven coordinates. `fetch` downloads missing jars, `lock` resolves
-them again and rewrites `jars.lock`, `pin` writes another lock file. All need only jgo, a Maven resolver in Python.
+A lock file has one line per jar: SHA-256, folder, Maven coordinates (G:A:V, or G:A:V:C:P of an archive). `fetch`
+downloads missing jars, `lock` resolves them again and rewrites `jars.lock`, `pin` writes another lock file. All need
+only jgo, a Maven resolver in Python.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LOCK = Path(__file__).with_name("jars.lock")
 KAFKA_VERSION = "4.1.0"
@@ -47,8 +49,9 @@ class LockedJar:
     @property
     def file_name(self) -> str:
         """Maven's name of the file."""
-        _, artifact, version = self.coordinates.split(":")
-        return f"{artifact}-{version}.jar"
+        _, artifact, version, *archive = self.coordinates.split(":")
+        classifier, packaging = archive or ("", "jar")
+        return f"{'-'.join(filter(None, (artifact, version, classifier)))}.{packaging}"
 
 
 def read_lock(lock: Path = LOCK) -> list[LockedJar]:
@@ -112,7 +115,7 @@ def _download(jar: LockedJar, target: Path, cache: Path) -> None:
         # An empty cache, so that no broken file of an earlier try is used.
         context = MavenContext(repo_cache=cache / str(attempt), local_repos=[])
         try:
-            path = context.create_dependency(jar.coordinates).artifact.resolve()
+            path = _resolved(context, jar.coordinates)
             break
         except Exception as error:  # of jgo's HTTP library
             if attempt == _TRIES:
@@ -127,6 +130,12 @@ def _download(jar: LockedJar, target: Path, cache: Path) -> None:
             "run `make lock` if the change is intended"
         )
     shutil.move(path, target / jar.folder / jar.file_name)
+
+
+def _resolved(context: Any, coordinates: str) -> Path:
+    group, artifact, version, *archive = coordinates.split(":")
+    path: Path = context.project(group, artifact).at_version(version).artifact(*archive).resolve()
+    return path
 
 
 def lock(path: Path = LOCK) -> int:
@@ -156,7 +165,7 @@ def pin(path: Path, folder: str, coordinates: list[str]) -> int:
     lines = ["# Written by `make lock`: SHA-256, folder, Maven coordinates."]
     with tempfile.TemporaryDirectory() as cache:
         context = MavenContext(repo_cache=Path(cache), local_repos=[])
-        digests = [sha256_of(context.create_dependency(name).artifact.resolve()) for name in coordinates]
+        digests = [sha256_of(_resolved(context, name)) for name in coordinates]
     lines += [f"{digest}  {folder}  {name}" for digest, name in zip(digests, coordinates, strict=True)]
     path.write_text("\n".join(lines) + "\n")
     return len(coordinates)

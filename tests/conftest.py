@@ -20,8 +20,8 @@ from anabranch.stack.kafka.broker import KafkaBroker
 HERE = Path(__file__).parent
 #: A test with one of them is neither `unit` nor, by its fixtures, `system`.
 SELECTED_APART = frozenset({"bench", "frameworks", "long", "packaging", "peers", "recovery", "stack", "zoo"})
-#: A broker, a Flink cluster, and packages that are installed in an environment apart.
-SYSTEM_FIXTURES = frozenset({"broker", "cluster", "interop_python", "schemathesis_python"})
+#: A schema registry, a broker, a Flink cluster, and packages that are installed in an environment apart.
+SYSTEM_FIXTURES = frozenset({"apicurio", "broker", "cluster", "interop_python", "schemathesis_python"})
 #: Options of Java programs that end within a second: the look-up of the version and the compiler.
 SHORT_JAVA = frozenset({"-version", "-proc:none"})
 #: The Java home of unit tests and of the commands that they run: its `java` refuses all but `SHORT_JAVA`.

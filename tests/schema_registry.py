@@ -1,9 +1,10 @@
-"""A schema registry with Confluent's REST interface, in this process."""
+"""A schema registry with Confluent's REST interface, in this process. `tests/interop` compares it with a real one."""
 
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 
 class RegistryServer(ThreadingHTTPServer):
@@ -13,7 +14,8 @@ class RegistryServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, list[tuple[int, Any]]] = {}
         self.asked: list[tuple[str, Any, str]] = []
-        self.schemas: list[str] = []
+        self.kept: list[dict[str, Any]] = []
+        self.subjects: dict[str, list[int]] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self._turn = threading.Lock()
@@ -27,21 +29,59 @@ class RegistryServer(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
-    def add(self, text: str) -> int:
+    @property
+    def schemas(self) -> list[str]:
+        """Texts, by number from 1."""
+        return [each["schema"] for each in self.kept]
+
+    def add(self, text: str, subject: str = "any", kind: str = "AVRO", references: Any = ()) -> int:
+        described = {"schema": text, "schemaType": kind}
+        if kind == "AVRO":
+            described = {"schema": json.dumps(json.loads(text), separators=(",", ":"))}
+        if references:
+            described["references"] = references
         with self._turn:
-            if text not in self.schemas:
-                self.schemas.append(text)
-            return self.schemas.index(text) + 1
+            if described not in self.kept:
+                self.kept.append(described)
+            number = self.kept.index(described) + 1
+            versions = self.subjects.setdefault(subject, [])
+            if number not in versions:
+                versions.append(number)
+        return number
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         if answers := self.answers.get(path):
             return answers.pop(0) if len(answers) > 1 else answers[0]
-        number = path.removeprefix("/schemas/ids/")
-        if number.isdecimal() and 0 < int(number) <= len(self.schemas):
-            return 200, {"schema": self.schemas[int(number) - 1]}
-        if body is not None and path.endswith("/versions"):
-            return 200, {"id": self.add(body["schema"])}
-        return 404, {"error_code": 40403, "message": "Schema not found"}
+        match urlsplit(path).path.strip("/").split("/"):
+            case ["schemas", "ids", number]:
+                return self._schema(int(number))
+            case ["subjects", subject, "versions"] if body is not None:
+                return self._register(unquote(subject), body)
+            case ["subjects", subject, "versions", version]:
+                return self._version(unquote(subject), version)
+        return 404, b""
+
+    def _schema(self, number: int) -> tuple[int, Any]:
+        if 0 < number <= len(self.kept):
+            return 200, self.kept[number - 1]
+        return 404, {"error_code": 40403, "message": f"Schema {number} not found."}
+
+    def _register(self, subject: str, body: Any) -> tuple[int, Any]:
+        kind = body.get("schemaType", "AVRO")
+        try:
+            return 200, {"id": self.add(body["schema"], subject, kind, body.get("references"))}
+        except ValueError:
+            return 422, {"error_code": 42201, "message": "Invalid schema"}
+
+    def _version(self, subject: str, version: str) -> tuple[int, Any]:
+        versions = self.subjects.get(subject)
+        if not versions:
+            return 404, {"error_code": 40401, "message": f"Subject '{subject}' not found."}
+        at = len(versions) if version == "latest" else int(version)
+        if at > len(versions):
+            return 404, {"error_code": 40402, "message": f"Version {version} not found."}
+        number = versions[at - 1]
+        return 200, {"subject": subject, "version": at, "id": number} | self.kept[number - 1]
 
 
 class Handler(BaseHTTPRequestHandler):

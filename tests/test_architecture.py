@@ -36,6 +36,7 @@ RULES: dict[str, tuple[set[str], set[str] | None]] = {
         {"schemas", "operators.core", "operators.backends.base"},
         {"fastavro", "google", "msgspec", "numpy", "orjson"},
     ),
+    "operators.registry": ({"schemas", "operators.core", "operators.registry"}, {"google", "grpc_tools", "msgspec"}),
     "flink_job": ({"schemas", "operators", "partition", "flink_job", "onnx_runtime", "ready_steps"}, None),
     "": ({""}, None),
 }

@@ -12,7 +12,7 @@ from fastavro.schema import SchemaParseException
 from anabranch.errors import UnusableArgument
 from anabranch.operators.core.flows.flow_spec import FlowSpec
 from anabranch.operators.core.flows.formats.avro_format import AvroFormat
-from anabranch.operators.core.flows.formats.framing import HEAD_BYTES, write_schema_id
+from anabranch.operators.core.flows.formats.framing import read_schema_id, write_schema_id
 from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, RegisteredSchema
 from anabranch.schemas.model import ModelSpec
 
@@ -52,7 +52,7 @@ class AvroEvents:
     def show(self, event: bytes) -> bytes:
         """Return an outgoing event as a line of JSON."""
         schema = _parsed(self.outgoing_schema())
-        start = HEAD_BYTES if self._spec.is_framed else 0
+        start = read_schema_id(event)[1] if self._spec.is_framed else 0
         record = fastavro.schemaless_reader(io.BytesIO(event[start:]), schema, None)
         line = io.StringIO()
         fastavro.json_writer(line, schema, [record])

@@ -175,10 +175,11 @@ class ResponseWriter:
             return answers
         for request, row in events:
             try:
-                value = flow.write(bytes(request.original), fragments[row])
+                event = flow.with_head(bytes(request.original), request.source.carried)
+                value = flow.write(event, fragments[row])
                 if len(value) > self._max_response_bytes:
                     raise _too_large(len(value), self._max_response_bytes)
-                answers.append(self._outgoing(flow, request, value))
+                answers.append(_outgoing(flow, request, event, value))
             except AnabranchError as error:
                 answers += self.fail(request, Failure(error.code, error.message, phase))
         return answers
@@ -186,22 +187,19 @@ class ResponseWriter:
     def _flow_of(self, request: Request | OpeningRecord | Refused) -> Flow | None:
         return self._flows.of(event_topic(request.source.carried))
 
-    def _outgoing(self, flow: Flow, request: Request | OpeningRecord | Refused, value: bytes) -> Answer:
-        source = request.source
-        key = flow.key_of(bytes(request.original))
-        return Answer(b"", value, address_event(source.carried, flow.to, source.timestamp_ms, key))
-
     def _fail_event(
         self, request: Request | OpeningRecord | Refused, failure: Failure
     ) -> list[Answer | DeadLetterRecord]:
         self.meter.note_error(failure.code)
         flow = self._flow_of(request)
-        passed = None if flow is None else flow.write_failed(bytes(request.original), failure.code)
-        if flow is not None and passed is not None and len(passed) <= self._max_response_bytes:
+        if flow is not None:
             try:
-                return [self._outgoing(flow, request, passed)]
+                event = flow.with_head(bytes(request.original), request.source.carried)
+                passed = flow.write_failed(event, failure.code)
+                if passed is not None and len(passed) <= self._max_response_bytes:
+                    return [_outgoing(flow, request, event, passed)]
             except AnabranchError:
-                pass  # It has no key.
+                pass  # It has no head, or no key.
         return [self._write(request.id, request.source, failure, request.original)]
 
     def refuse(self, refused: Refused) -> list[Answer | DeadLetterRecord]:
@@ -240,6 +238,12 @@ class ResponseWriter:
             encode_dead_letter(topic, place, request_id, failure, original if repeats else None),
             source.carried,
         )
+
+
+def _outgoing(flow: Flow, request: Request | OpeningRecord | Refused, event: bytes, value: bytes) -> Answer:
+    source = request.source
+    addressed = address_event(source.carried, flow.to, source.timestamp_ms, flow.key_of(event))
+    return Answer(b"", *flow.without_head(value, addressed))
 
 
 def _too_large(found_bytes: int, allowed_bytes: int) -> ResponseTooLarge:

@@ -4,7 +4,8 @@ import base64
 import json
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -13,7 +14,13 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from anabranch.operators.core.flows.formats.registered_schemas import Kind, RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import (
+    Kind,
+    Registered,
+    RegisteredSchema,
+    SchemaId,
+)
+from anabranch.operators.registry.protobuf_text import compiled, is_descriptor
 from anabranch.schemas.errors import AnabranchError, RegistryUnavailable, SchemaRefused, UnknownSchema
 from anabranch.schemas.limits import MAX_REMEMBERED_REFUSALS
 
@@ -22,8 +29,6 @@ _FORGET_S = 10.0
 _CALL_S = 10.0
 _CONTENT = "application/vnd.schemaregistry.v1+json"
 _TRANSIENT = (408, 429)
-#: A file of Protobuf comes as its descriptor.
-_FORMATS = {"AVRO": "", "PROTOBUF": "?format=serialized"}
 
 
 class RegistryAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,54 +47,76 @@ class HttpRegistry:
     def __init__(self, access: RegistryAccess, sleep: Callable[[float], None] = time.sleep) -> None:
         self._access = access
         self._sleep = sleep
-        self._schemas: dict[int, RegisteredSchema] = {}
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._schemas: dict[SchemaId, RegisteredSchema] = {}
+        self._registered: dict[tuple[str, str], Registered] = {}
         self._refused: dict[object, tuple[float, AnabranchError]] = {}
 
     def __reduce__(self) -> Any:
         return HttpRegistry, (self._access,)
 
-    def schema(self, schema_id: int, kind: Kind = "AVRO") -> RegisteredSchema:
+    def schema(self, schema_id: SchemaId, kind: Kind = "AVRO") -> RegisteredSchema:
         """Return a schema, or raise UnknownSchema or RegistryUnavailable."""
         found = self._schemas.get(schema_id)
         if found is None:
-            answer = self._ask(schema_id, f"/schemas/ids/{schema_id}{_FORMATS[kind]}", None, UnknownSchema)
-            found = self._schemas[schema_id] = self._read(answer, f"schema {schema_id}", kind)
+            path = f"/schemas/{'guids' if isinstance(schema_id, str) else 'ids'}/{schema_id}"
+            found = self._schemas[schema_id] = self._read(path, f"schema {schema_id}", kind)
         return found
 
     def latest(self, subject: str, kind: Kind = "AVRO") -> RegisteredSchema:
         """Return the newest schema of a subject, or raise UnknownSchema or RegistryUnavailable."""
-        path = f"/subjects/{quote(subject, safe='')}/versions/latest{_FORMATS[kind]}"
-        return self._read(self._ask(subject, path, None, UnknownSchema), subject, kind)
+        return self._read(f"/subjects/{quote(subject, safe='')}/versions/latest", subject, kind)
 
-    def register(self, subject: str, schema: RegisteredSchema) -> int:
-        """Return the number of a schema, or raise SchemaRefused or RegistryUnavailable."""
+    def register(self, subject: str, schema: RegisteredSchema) -> Registered:
+        """Return the names of a schema, or raise SchemaRefused or RegistryUnavailable."""
         key = (subject, schema.text)
-        number = self._numbers.get(key)
-        if number is None:
+        found = self._registered.get(key)
+        if found is None:
             body = {"schema": schema.text, "schemaType": schema.kind, "references": schema.references}
-            path = f"/subjects/{quote(subject, safe='')}/versions"
-            number = self._numbers[key] = int(self._ask(key, path, body, SchemaRefused)["id"])
-        return number
+            answer = self._ask(key, f"/subjects/{quote(subject, safe='')}/versions", body, SchemaRefused)
+            found = self._registered[key] = Registered(int(answer["id"]), str(answer.get("guid") or ""))
+        return found
 
-    def _read(self, answer: dict[str, Any], name: str, kind: Kind) -> RegisteredSchema:
+    def _read(self, path: str, name: str, kind: Kind) -> RegisteredSchema:
+        answer = self._ask(path, path, None, UnknownSchema)
         found = answer.get("schemaType", "AVRO")
         if found != kind:
-            raise UnknownSchema(f"{name} is {found}, expected {kind}: correct the flow's format")
+            wrong = UnknownSchema(f"{name} is {found}, expected {kind}: correct the flow's format")
+            raise self._remembered(path, wrong)
         texts: dict[str, str] = {}
         self._add_references(answer, texts, kind)
-        return RegisteredSchema(answer["schema"], tuple(answer.get("references", ())), tuple(texts.items()), kind)
+        text = self._text(path, answer, name, kind, texts)
+        return RegisteredSchema(text, tuple(answer.get("references") or ()), tuple(texts.items()), kind)
 
     def _add_references(self, answer: dict[str, Any], texts: dict[str, str], kind: Kind) -> None:
-        for reference in answer.get("references", ()):
-            if reference["name"] not in texts:
+        for reference in answer.get("references") or ():
+            name = reference["name"]
+            if name not in texts:
                 path = f"/subjects/{quote(reference['subject'], safe='')}/versions/{reference['version']}"
-                referred = self._ask(path, path + _FORMATS[kind], None, UnknownSchema)
+                referred = self._ask(path, path, None, UnknownSchema)
                 self._add_references(referred, texts, kind)
-                texts[reference["name"]] = referred["schema"]
+                texts[name] = self._text(path, referred, name, kind, texts)
 
-    def _ask(self, key: object, path: str, body: Any, refusal: type[AnabranchError]) -> dict[str, Any]:
-        """Ask until the registry answers; a refusal is remembered for a while."""
+    def _text(self, path: str, answer: dict[str, Any], name: str, kind: Kind, others: Mapping[str, str]) -> str:
+        """Return the text of a schema; of Protobuf its descriptor.
+
+        Confluent's registry makes a descriptor of a text. Apicurio's cannot, and fails for a descriptor.
+        """
+        text: str = answer["schema"]
+        if kind == "AVRO" or is_descriptor(text):
+            return text
+        with suppress(UnknownSchema, RegistryUnavailable, KeyError):
+            asked = f"{path}?format=serialized"
+            serialized: str = self._ask(asked, asked, None, UnknownSchema, tries=1)["schema"]
+            if is_descriptor(serialized):
+                return serialized
+        try:
+            return compiled(text, name, others)
+        except UnknownSchema as error:
+            self._remembered(path, error)
+            raise
+
+    def _ask(self, key: object, path: str, body: Any, refusal: type[AnabranchError], tries: int = 0) -> dict[str, Any]:
+        """Ask until the registry answers, or that often; a refusal is remembered for a while."""
         refused = self._refused.get(key)
         if refused is not None and time.monotonic() - refused[0] < _FORGET_S:
             raise refused[1]
@@ -101,19 +128,23 @@ class HttpRegistry:
                 reason = f"{error.code} {_message_of(error)}"
                 if error.code < 500 and error.code not in _TRANSIENT:
                     found = refusal(f"the registry {self._access.url} answers to {path}: {reason}")
-                    if len(self._refused) >= MAX_REMEMBERED_REFUSALS:
-                        self._refused.clear()
-                    self._refused[key] = (time.monotonic(), found)
-                    raise found from None
+                    raise self._remembered(key, found) from None
             except (OSError, HTTPException, ValueError) as error:
                 reason = f"{type(error).__name__}: {error}"
-            if time.monotonic() > until_s:
+            tries -= 1
+            if not tries or time.monotonic() > until_s:
                 raise RegistryUnavailable(
                     f"the registry {self._access.url} has not answered within {self._access.timeout_s:g} s ({reason}): "
                     "start it, and send the event again"
                 )
             self._sleep(wait_s)
             wait_s = min(2 * wait_s, 5.0)
+
+    def _remembered(self, key: object, refused: AnabranchError) -> AnabranchError:
+        if len(self._refused) >= MAX_REMEMBERED_REFUSALS:
+            self._refused.clear()
+        self._refused[key] = (time.monotonic(), refused)
+        return refused
 
     def _call(self, path: str, body: Any) -> dict[str, Any]:
         access = self._access

@@ -65,8 +65,27 @@ def decode_carried(encoded: bytes) -> Carried:
     return Carried(encoded[_HEAD.size : key_at].decode(), partition, key, tuple(headers))
 
 
+def header_of(encoded: bytes, name: str) -> bytes | None:
+    """Return the first header of a name."""
+    if name.encode() not in encoded:
+        return None
+    return next((value for found, value in decode_carried(encoded).headers if found == name), None)
+
+
+def with_header(encoded: bytes, name: str, value: bytes) -> bytes:
+    """Replace all headers of a name."""
+    carried = decode_carried(encoded)
+    at = next(at for at, (found, _) in enumerate(carried.headers) if found == name)
+    headers = [each for each in carried.headers if each[0] != name]
+    headers.insert(at, (name, value))
+    return msgspec.structs.replace(
+        carried,
+        headers=tuple(headers),
+    ).encode()
+
+
 def without_address(encoded: bytes) -> bytes:
-    """Return the fields without topic and partition."""
+    """Remove topic and partition."""
     _, topic_size, key_size = _HEAD.unpack_from(encoded)
     return _HEAD.pack(ANY_PARTITION, 0, key_size) + encoded[_HEAD.size + topic_size :]
 

@@ -5,6 +5,7 @@ import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import fastavro
 import numpy as np
@@ -77,6 +78,12 @@ def test_avro_event_by_confluent_gets_golden_scores(case: dict[str, Any]) -> Non
     assert json.loads(registry.schemas[-1].text) == json.loads(case["scored_schema"])
 
 
+def test_avro_event_named_by_guid_gets_a_guid() -> None:
+    event, flow = bytes.fromhex(GOLDEN[0]["event"]), Flow(spec("amount"), model(), registry=registry_of(GOLDEN[0]))
+    scored = flow.write(b"\1" + UUID(int=1).bytes + event[5:], flow.format(SCORES)[0])
+    assert scored == b"\1" + UUID(int=2).bytes + bytes.fromhex(GOLDEN[0]["scored"])[5:]
+
+
 def test_avro_fields_of_all_kinds_become_numbers() -> None:
     fields: list[str | FieldSpec] = [
         *("amount", "user.age", "limits[1]", "limits[-2]", 'tags."x.y"', "price", "created"),
@@ -136,7 +143,7 @@ def test_avro_malformed_events_are_refused(schema: str) -> None:
         "no frame": event[5:],
         "JSON": b'{"amount": 1}',
         "frame only": event[:5],
-        "other magic": b"\1" + event[1:],
+        "other magic": b"\2" + event[1:],
         "more bytes": event + b"\0",
         "negative size": event[:5] + b"\1" + event[6:],
         "huge size": event[:5] + b"\xff" * 9 + b"\1" + event[6:],

@@ -11,6 +11,7 @@ from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.flows.event_admission import EventAdmission
 from anabranch.operators.core.flows.flow_spec import FlowSpec
 from anabranch.operators.core.flows.flows import Flows
+from anabranch.operators.core.flows.formats.framing import HEADER
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, Offload
 from anabranch.operators.core.requests import Refused, Request
@@ -20,11 +21,14 @@ from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
 from anabranch.schemas.frames import read_waiting, write_requests, write_waiting
-from anabranch.schemas.model import FunctionSpec
+from anabranch.schemas.model import Catalog, FunctionSpec
 from anabranch.schemas.records import CarryingSource
-from anabranch.schemas.signatures import decode_signature
+from anabranch.schemas.signatures import Failure, decode_signature
+from anabranch.schemas.tensors import Tensor
 from anabranch.schemas.wire.carried import EVENT as EVENT_MARK
-from anabranch.schemas.wire.carried import PARTITION_BITS, Carried, flow_number
+from anabranch.schemas.wire.carried import PARTITION_BITS, Carried, decode_carried, flow_number
+from anabranch.schemas.wire.dead_letters import decode_dead_letter
+from tests.core import test_avro_format as avro
 from tests.core.malformed_events import MALFORMED
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, SOURCE, catalog, now_ms, request, session_of
 from tests.core.test_flow import EVENT, MODEL, SPEC
@@ -131,6 +135,35 @@ def test_frame_of_events_and_requests_keeps_its_order() -> None:
     assert [each.id for each in admission(SPEC).admit_all(requests, NOW_MS)] == ["a", "b", "c"]
 
 
+def test_event_with_schema_in_a_header_leaves_with_one() -> None:
+    event, model = bytes.fromhex(avro.GOLDEN[0]["event"]), avro.model()
+    spec, registry = avro.spec("amount", on_error="pass"), avro.registry_of(avro.GOLDEN[0])
+    flows = Flows([(spec, model)], registry=registry)
+    writer = ResponseWriter("requests", MAX_MESSAGE_BYTES, now_ms, flows=flows)
+    of = EventAdmission(Catalog({"fraud": {"1": model}}), MAX_MESSAGE_BYTES, 5, writer.defects, flows=flows)
+
+    def named(head: bytes) -> CarryingSource:
+        carried = Carried("payments", EVENT_MARK, b"k", (("h", b"v"), (HEADER, head))).encode()
+        return CarryingSource(flow_number("payments") << PARTITION_BITS, 3, int(NOW_MS), carried)
+
+    [taken, bad] = of.admit_all([(event[5:], named(event[:5])), (event[5:], named(event[:5] + b"x"))], NOW_MS)
+    assert isinstance(taken, Request)
+    assert isinstance(bad, Refused)
+    assert bad.failure.code == "unreadable"
+    assert taken.original == event[5:]
+    scores = tuple(Tensor.from_array(name, array) for name, array in avro.SCORES.items())
+    failed = Failure("inference_failed", "planted", "infer")
+    for outputs, at in ((writer.answer(taken, scores, phase="infer"), 2), (writer.fail(taken, failed), 2)):
+        [answer] = outputs
+        assert isinstance(answer, Answer)
+        headers = decode_carried(answer.carried).headers
+        assert headers == (("h", b"v"), (HEADER, b"\0\0\0\0%c" % at))
+        found = avro.decoded(registry.schemas[at - 1].text, answer.value)
+        assert found["id"] == "a"
+    [letter] = writer.refuse(bad)
+    assert decode_dead_letter(letter.value).original == event[5:]
+
+
 def test_frame_of_events_calls_a_function_once() -> None:
     calls = []
 
@@ -160,7 +193,7 @@ def test_defect_in_a_mapping_refuses_its_events_only(monkeypatch: pytest.MonkeyP
         raise ZeroDivisionError("planted")
 
     flow = of._flows.of("payments")
-    monkeypatch.setattr(flow, "read_all", broken)
+    monkeypatch.setattr(flow, "read_records", broken)
     frame = [(EVENT, source()), (request(request_id="r"), SOURCE)]
     event, asked = of.admit_all(frame, NOW_MS)
     assert isinstance(event, Refused)

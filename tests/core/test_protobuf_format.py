@@ -5,6 +5,7 @@ import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from msgspec.structs import replace
 from anabranch.operators.core.flows.event_reader import MISSING
 from anabranch.operators.core.flows.flow import Flow
 from anabranch.operators.core.flows.flow_spec import FieldSpec, FlowSpec, InputSpec, OutputField
-from anabranch.operators.core.flows.formats.protobuf_format import ProtobufFormat, read_indexes, write_frame
+from anabranch.operators.core.flows.formats import framing
+from anabranch.operators.core.flows.formats.protobuf_format import ProtobufFormat, write_frame
 from anabranch.operators.core.flows.formats.protobuf_schema import ProtobufSchema
-from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, RegisteredSchema
+from anabranch.operators.core.flows.formats.registered_schemas import LocalRegistry, Registered, RegisteredSchema
 from anabranch.schemas.errors import InvalidField, MissingField, SchemaRefused, UnknownSchema, UnreadableRequest
 from anabranch.schemas.model import ModelSpec
 from tests.core import test_avro_format as avro
@@ -178,11 +180,18 @@ def test_protobuf_failed_event_gets_code_and_defaults(on_error: Any) -> None:
     assert good["fraud"] == {"score": 0.25, "all": [0.75, 0.25]}
 
 
+def test_protobuf_event_named_by_guid_gets_a_guid() -> None:
+    made = flow("amount")
+    by_guid = framing.write_schema_id(Registered(1, str(UUID(int=1))), str(UUID(int=1)))
+    number, guid = (made.write(head + FIRST[5:], made.format(SCORES)[0]) for head in (FIRST[:5], by_guid))
+    assert guid == b"\1" + UUID(int=2).bytes + number[5:]
+
+
 @pytest.mark.parametrize("indexes", [(0,), (1,), (2, 0), (200, 3, 16_384)])
 def test_protobuf_frame_is_read_as_written(indexes: tuple[int, ...]) -> None:
-    frame = write_frame(7, indexes)
+    frame = write_frame(Registered(7), indexes)
     assert frame[:5] == b"\0\0\0\0\7"
-    assert read_indexes(frame + b"x", 5) == (indexes, len(frame))
+    assert framing.read_indexes(frame + b"x", 5) == (indexes, len(frame))
     assert indexes != (0,) or frame[5:] == b"\0"
 
 

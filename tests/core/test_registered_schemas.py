@@ -8,7 +8,9 @@ from anabranch.schemas.errors import UnknownSchema
 
 def test_local_registry_numbers_each_schema_once() -> None:
     registry = LocalRegistry("a")
-    assert [registry.register("any", RegisteredSchema(text)) for text in "bab"] == [2, 1, 2]
+    assert [registry.register("any", RegisteredSchema(text)).number for text in "bab"] == [2, 1, 2]
+    guid = registry.register("any", RegisteredSchema("b")).guid
+    assert registry.schema(guid).text == "b"
     assert registry.schema(2).text == "b"
     for number in (0, 3):
         with pytest.raises(UnknownSchema, match=f"no schema {number}"):

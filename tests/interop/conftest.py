@@ -23,7 +23,7 @@ def run_there(interop_python: Path) -> Callable[..., None]:
 
     def run(script: str, *arguments: str) -> None:
         path = Path(__file__).with_name(script)
-        subprocess.run([str(interop_python), "-I", str(path), *arguments], check=True, timeout=100)
+        subprocess.run([str(interop_python), "-I", str(path), *arguments], check=True, timeout=250)
 
     return run
 

@@ -2,12 +2,15 @@
 
 import base64
 import pickle
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
-from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema
+from anabranch.operators.core.flows.formats.protobuf_schema import ProtobufSchema
+from anabranch.operators.core.flows.formats.registered_schemas import Registered, RegisteredSchema
 from anabranch.operators.registry import http_registry
 from anabranch.operators.registry.http_registry import HttpRegistry, RegistryAccess
 from anabranch.schemas.errors import RegistryUnavailable, SchemaRefused, UnknownSchema
@@ -18,6 +21,11 @@ from tests.schema_registry import RegistryServer
 def server() -> Iterator[RegistryServer]:
     with RegistryServer() as server:
         yield server
+
+
+GUID = "12345678-9abc-def0-1234-56789abcdef0"
+FILE = FileDescriptorProto(name="a.proto", syntax="proto3", message_type=[DescriptorProto(name="P")])
+DESCRIPTOR = base64.b64encode(FILE.SerializeToString()).decode()
 
 
 def client(server: RegistryServer, **access: Any) -> HttpRegistry:
@@ -43,10 +51,62 @@ def test_schema_with_references_has_their_texts(server: RegistryServer) -> None:
     assert client(server).schema(1) == RegisteredSchema("top", (user, money), (("M", "M"), ("U", "U")))
 
 
+def test_schema_is_found_by_guid(server: RegistryServer) -> None:
+    server.answers[f"/schemas/guids/{GUID}"] = [(200, {"schema": '"int"', "references": None})]
+    assert client(server).schema(GUID) == RegisteredSchema('"int"')
+
+
+def protobuf(text: Any, **more: Any) -> tuple[int, Any]:
+    return 200, {"schema": text, "schemaType": "PROTOBUF", **more}
+
+
+def test_protobuf_descriptor_is_taken_as_it_is(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/1"] = [protobuf(DESCRIPTOR)]
+    assert client(server).schema(1, "PROTOBUF").text == DESCRIPTOR
+    assert len(server.asked) == 1
+
+
+def test_protobuf_text_is_asked_for_as_descriptor(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/1"] = [protobuf('syntax = "proto3"; message P {}')]
+    server.answers["/schemas/ids/1?format=serialized"] = [protobuf(DESCRIPTOR)]
+    assert client(server).schema(1, "PROTOBUF").text == DESCRIPTOR
+
+
+@pytest.mark.parametrize("answer", [(500, b""), (404, b""), protobuf("\n\x07a.proto"), (200, {})])
+def test_protobuf_text_without_descriptor_is_compiled(server: RegistryServer, answer: Any) -> None:
+    user = {"name": "shop/user.proto", "subject": "user", "version": 1}
+    text = 'syntax = "proto3"; import "shop/user.proto"; import "google/protobuf/timestamp.proto"; '
+    body = "message P { U user = 1; google.protobuf.Timestamp at = 2; }"
+    server.answers["/schemas/ids/1"] = [protobuf(text + body, references=[user])]
+    server.answers["/subjects/user/versions/1"] = [protobuf('syntax = "proto3"; message U { int32 age = 1; }')]
+    for path in ("/schemas/ids/1", "/subjects/user/versions/1"):
+        server.answers[f"{path}?format=serialized"] = [answer]
+    found = ProtobufSchema(client(server).schema(1, "PROTOBUF"), (0,), "it").descriptor
+    kinds: list[Any] = [field.message_type for field in found.fields]
+    assert [kind.full_name for kind in kinds] == ["U", "google.protobuf.Timestamp"]
+    assert len(server.asked) == 4
+
+
+def test_protobuf_text_at_fault_is_unknown(server: RegistryServer) -> None:
+    server.answers["/schemas/ids/1"] = [protobuf("mess P {}")]
+    registry = client(server)
+    for _ in range(2):
+        with pytest.raises(UnknownSchema, match="schema 1 is not a file that protoc compiles: see its message"):
+            registry.schema(1, "PROTOBUF")
+    assert len(server.asked) == 2
+
+
+def test_protobuf_text_without_protoc_names_the_extra(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc_tools", None)
+    server.answers["/schemas/ids/1"] = [protobuf('syntax = "proto3"; message P {}')]
+    with pytest.raises(UnknownSchema, match=r"run pip install 'anabranch\[protobuf\]' on each machine"):
+        client(server).schema(1, "PROTOBUF")
+
+
 def test_unknown_schema_is_remembered_for_a_while(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = client(server)
     for _ in range(3):
-        with pytest.raises(UnknownSchema, match="answers to /schemas/ids/9: 404 Schema not found"):
+        with pytest.raises(UnknownSchema, match="answers to /schemas/ids/9: 404 Schema 9 not found"):
             registry.schema(9)
     assert len(server.asked) == 1
     server.answers["/schemas/ids/9"] = [(200, {"schema": "late"})]
@@ -56,15 +116,18 @@ def test_unknown_schema_is_remembered_for_a_while(server: RegistryServer, monkey
 
 def test_schema_of_another_kind_is_refused(server: RegistryServer) -> None:
     server.answers["/schemas/ids/9"] = [(200, {"schema": "x", "schemaType": "JSON"})]
-    with pytest.raises(UnknownSchema, match="schema 9 is JSON, expected AVRO"):
-        client(server).schema(9)
+    registry = client(server)
+    for _ in range(2):
+        with pytest.raises(UnknownSchema, match="schema 9 is JSON, expected AVRO"):
+            registry.schema(9)
+    assert len(server.asked) == 1
 
 
 def test_register_schema_gives_its_number_once(server: RegistryServer) -> None:
     path = "/subjects/scored-value/versions"
-    server.answers[path] = [(200, {"id": 12})]
+    server.answers[path] = [(200, {"id": 12, "guid": GUID})]
     registry, schema = client(server), RegisteredSchema("s", ({"name": "U", "subject": "u", "version": 1},))
-    assert [registry.register("scored-value", schema) for _ in range(2)] == [12, 12]
+    assert [registry.register("scored-value", schema) for _ in range(2)] == [Registered(12, GUID)] * 2
     assert server.asked == [(path, {"schema": "s", "schemaType": "AVRO", "references": list(schema.references)}, "")]
 
 

@@ -71,8 +71,8 @@ class EventAdmission(Admission):
         try:
             if flow is None:
                 raise UnknownFlow(f"topic {topic!r} has no flow: add one that reads it, or remove the topic")
-            events = [b"" if message is None else bytes(message) for message, _ in records]
-            for event, (message, source), mapped in zip(events, records, flow.read_all(events), strict=True):
+            events = [(b"" if message is None else bytes(message), source.carried) for message, source in records]
+            for (event, _), (message, source), mapped in zip(events, records, flow.read_records(events), strict=True):
                 admitted.append(self._admit_event(flow, message, event, source, mapped, now_ms))
         except Exception as error:  # noqa: BLE001 - a defect must not kill the job
             if not isinstance(error, AnabranchError):

@@ -8,6 +8,7 @@ import numpy as np
 from anabranch.operators.core.flows.event_reader import MISSING, describe
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec
+from anabranch.operators.core.flows.formats import framing
 from anabranch.operators.core.flows.formats.event_format import format_of
 from anabranch.operators.core.flows.formats.registered_schemas import SchemaRegistry
 from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped
@@ -53,6 +54,18 @@ class Flow:
         """True if a function maps many events at once."""
         return self._function is not None
 
+    def with_head(self, event: bytes, carried: bytes) -> bytes:
+        """Return a record's value as other methods take it, or raise UnreadableRequest."""
+        spec = self.spec
+        return framing.with_head(event, carried, has_indexes=spec.format == "protobuf") if spec.is_framed else event
+
+    def without_head(self, event: bytes, carried: bytes) -> tuple[bytes, bytes]:
+        """Return value and carried fields of an outgoing record."""
+        spec = self.spec
+        if not spec.is_framed:
+            return event, carried
+        return framing.without_head(event, carried, has_indexes=spec.format == "protobuf")
+
     def read(self, event: bytes) -> list[Mapped]:
         """Return each input of the model as raw bytes and shape without batch axis.
 
@@ -69,6 +82,19 @@ class Flow:
         if len(spans) == 1:
             return [spans[0][0](values)]
         return [convert(values[start:stop]) for convert, start, stop in spans]
+
+    def read_records(self, records: Sequence[tuple[bytes, bytes]]) -> list[list[Mapped] | AnabranchError]:
+        """Map values with their carried fields; see `read_all`."""
+        if not self.spec.is_framed:
+            return self.read_all([event for event, _ in records])
+        found: list[bytes | AnabranchError] = []
+        for event, carried in records:
+            try:
+                found.append(self.with_head(event, carried))
+            except AnabranchError as error:
+                found.append(error)
+        mapped = iter(self.read_all([event for event in found if isinstance(event, bytes)]))
+        return [next(mapped) if isinstance(event, bytes) else event for event in found]
 
     def read_all(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
         """Map many events, calling the function once; an event that fails does not affect the others."""

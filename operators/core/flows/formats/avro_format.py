@@ -1,6 +1,6 @@
 """Events in Avro: fields are read by schema, and predictions are put between the bytes of the others.
 
-framed    0, schema: u32, record          each event names its schema in a registry
+framed    head (see `framing`), record    each event names its schema in a registry
 unframed  record                          all have one schema
 """
 
@@ -24,7 +24,7 @@ from anabranch.operators.core.flows.formats.avro_schema import (
     extended,
 )
 from anabranch.operators.core.flows.formats.framing import write_varint
-from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema, SchemaRegistry
+from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema, SchemaId, SchemaRegistry
 from anabranch.operators.core.flows.output_mapping import column_of, text_of
 from anabranch.schemas.errors import InvalidField, UnreadableRequest, WrongDatatype
 from anabranch.schemas.model import ModelSpec
@@ -65,7 +65,7 @@ class AvroFormat:
         if spec.on_error == "default":
             self._defaults = tuple(_default(field, *kind) for field, kind in self._outputs)
         self._reader_schema = EventSchema(RegisteredSchema(spec.schema), "the flow's schema") if spec.schema else None
-        self._written: dict[int, _WrittenRecord] = {}
+        self._written: dict[SchemaId, _WrittenRecord] = {}
 
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs."""
@@ -123,7 +123,8 @@ class AvroFormat:
             text = written.extended(self._tree)
             if self._is_framed:
                 schema = RegisteredSchema(text, written.registered.references, written.registered.dependencies)
-                written.head = framing.write_schema_id(self._registry.register(f"{self._spec.to}-value", schema))
+                named = self._registry.register(f"{self._spec.to}-value", schema)
+                written.head = framing.write_schema_id(named, written.name)
             written.splice = Splice(written.schema, written.schema.record, self._tree)
         parts = [written.head]
         written.splice.put(event, at, fragments, parts, is_last=True)
@@ -131,15 +132,16 @@ class AvroFormat:
 
     def _open(self, event: bytes) -> tuple["_WrittenRecord", int]:
         """Return the schema by which an event was written, and where its record begins."""
-        number = at = 0
+        name: SchemaId = 0
+        at = 0
         if self._is_framed:
-            number, at = framing.read_schema_id(event), framing.HEAD_BYTES
-        written = self._written.get(number)
+            name, at = framing.read_schema_id(event)
+        written = self._written.get(name)
         if written is None:
-            schema = self._registry.schema(number) if self._is_framed else RegisteredSchema(self._spec.schema)
-            name = f"schema {number}" if self._is_framed else "the flow's schema"
+            schema = self._registry.schema(name) if self._is_framed else RegisteredSchema(self._spec.schema)
+            title = f"schema {name}" if self._is_framed else "the flow's schema"
             reader = self._reader_schema if self._is_framed else None
-            written = self._written[number] = _WrittenRecord(schema, name, reader, self._kinds)
+            written = self._written[name] = _WrittenRecord(schema, name, title, reader, self._kinds)
         return written, at
 
 
@@ -149,12 +151,14 @@ class _WrittenRecord:
     def __init__(
         self,
         registered: RegisteredSchema,
-        name: str,
+        name: SchemaId,
+        title: str,
         reader: EventSchema | None,
         fields: Sequence[FieldSpec],
     ) -> None:
         self.registered = registered
-        self.schema = schema = EventSchema(registered, name)
+        self.name = name
+        self.schema = schema = EventSchema(registered, title)
         self._whole = schema.fields(is_plain=False)
         self._plain = schema.fields()
         read_by = reader or schema

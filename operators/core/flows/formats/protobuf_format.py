@@ -1,6 +1,6 @@
 """Events in Protobuf: predictions are fields behind the bytes of the others.
 
-framed    0, schema: u32, count and indexes of the message as varints (0 for the first one), message
+framed    head (see `framing`), message
 unframed  message                 all have one schema
 """
 
@@ -17,10 +17,14 @@ from anabranch.operators.core.flows.field_path import FieldPath, format_path
 from anabranch.operators.core.flows.flow_spec import FlowSpec, OutputField
 from anabranch.operators.core.flows.formats import framing
 from anabranch.operators.core.flows.formats.protobuf_schema import NewType, ProtobufSchema, indexes_of
-from anabranch.operators.core.flows.formats.registered_schemas import RegisteredSchema, SchemaRegistry
+from anabranch.operators.core.flows.formats.registered_schemas import (
+    Registered,
+    RegisteredSchema,
+    SchemaId,
+    SchemaRegistry,
+)
 from anabranch.operators.core.flows.output_mapping import column_of, text_of
 from anabranch.schemas.errors import InvalidField, UnreadableRequest
-from anabranch.schemas.limits import MAX_MESSAGE_INDEXES
 from anabranch.schemas.model import ModelSpec
 from anabranch.schemas.tensors import Array
 
@@ -53,7 +57,7 @@ class ProtobufFormat:
         if spec.on_error != "letter":
             fields.append((spec.error_path, _CODE))
         self._tree: Tree = tree_of(fields)
-        self._written: dict[tuple[int, tuple[int, ...]], _WrittenMessage] = {}
+        self._written: dict[tuple[SchemaId, tuple[int, ...]], _WrittenMessage] = {}
 
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs."""
@@ -108,12 +112,13 @@ class ProtobufFormat:
         if written.outgoing is None:
             schema, message = written.schema.extended(self._tree)
             if self._spec.is_framed:
-                written.head = framing.write_schema_id(self._registry.register(f"{self._spec.to}-value", schema))
+                named = self._registry.register(f"{self._spec.to}-value", schema)
+                written.head = framing.write_schema_id(named, written.name)
             written.outgoing = message
         added = written.outgoing()
         _fill(added, self._tree, values)
         # Behind the message, its bytes are merged into it.
-        start = framing.HEAD_BYTES if self._spec.is_framed else 0
+        start = framing.read_schema_id(event)[1] if self._spec.is_framed else 0
         return b"".join((written.head, event[start:], added.SerializeToString(deterministic=True)))
 
     def _parse(self, event: bytes) -> Message:
@@ -128,28 +133,30 @@ class ProtobufFormat:
 
     def _open(self, event: bytes) -> tuple["_WrittenMessage", int]:
         """Return the schema by which an event was written, and where its message begins."""
-        number = at = 0
+        name: SchemaId = 0
+        at = 0
         indexes: tuple[int, ...] = ()
         if self._spec.is_framed:
-            number = framing.read_schema_id(event)
-            indexes, at = read_indexes(event, framing.HEAD_BYTES)
-        written = self._written.get((number, indexes))
+            name, at = framing.read_schema_id(event)
+            indexes, at = framing.read_indexes(event, at)
+        written = self._written.get((name, indexes))
         if written is None:
             if self._spec.is_framed:
-                schema = ProtobufSchema(self._registry.schema(number, "PROTOBUF"), indexes, f"schema {number}")
+                schema = ProtobufSchema(self._registry.schema(name, "PROTOBUF"), indexes, f"schema {name}")
             else:
                 registered = self._spec.protobuf
                 assert registered is not None  # noqa: S101 - the configuration has one
                 schema = ProtobufSchema(registered, indexes_of(registered, self._spec.message), "the flow's schema")
-            written = self._written[number, indexes] = _WrittenMessage(schema)
+            written = self._written[name, indexes] = _WrittenMessage(schema, name)
         return written, at
 
 
 class _WrittenMessage:
     """One schema by which events were written."""
 
-    def __init__(self, schema: ProtobufSchema) -> None:
+    def __init__(self, schema: ProtobufSchema, name: SchemaId) -> None:
         self.schema = schema
+        self.name = name
         self.outgoing: type[Message] | None = None
         self.head = b""
 
@@ -163,35 +170,10 @@ def _new_type(field: OutputField, datatype: str, rank: int) -> NewType:
     return NewType(_TYPES[datatype], depth == 1)
 
 
-def read_indexes(event: bytes, at: int) -> tuple[tuple[int, ...], int]:
-    """Read the indexes of a message, as zigzag varints behind their count."""
-    count, at = _read_index(event, at)
-    if not count:
-        return (0,), at
-    if not 0 < count <= MAX_MESSAGE_INDEXES:
-        raise UnreadableRequest(f"the event has {count} message indexes: send it with a serializer of the registry")
-    indexes = []
-    for _ in range(count):
-        index, at = _read_index(event, at)
-        indexes.append(index)
-    if min(indexes) < 0:
-        raise UnreadableRequest("the event has a negative message index: send it with a serializer of the registry")
-    return tuple(indexes), at
-
-
-def write_frame(number: int, indexes: Sequence[int]) -> bytes:
+def write_frame(named: Registered, indexes: Sequence[int]) -> bytes:
     """Return what is before a message of a registered schema."""
     places = (0,) if tuple(indexes) == (0,) else (len(indexes), *indexes)
-    return b"".join((framing.write_schema_id(number), *map(framing.write_varint, places)))
-
-
-def _read_index(event: bytes, at: int) -> tuple[int, int]:
-    try:
-        return framing.read_varint(event, at, most_bytes=5)
-    except (IndexError, ValueError):
-        raise UnreadableRequest(
-            "the event ends within its message indexes: send it with a serializer of the registry"
-        ) from None
+    return b"".join((framing.write_schema_id(named), *map(framing.write_varint, places)))
 
 
 def _value_at(message: Any, path: FieldPath) -> Any:

@@ -1,12 +1,22 @@
-"""Schemas that events name by number."""
+"""Schemas that events name."""
 
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
 
 import msgspec
 
 from anabranch.schemas.errors import UnknownSchema
 
 Kind: TypeAlias = Literal["AVRO", "PROTOBUF"]
+#: Number or GUID of a schema.
+SchemaId: TypeAlias = int | str
+
+
+class Registered(NamedTuple):
+    """Names of a schema; not every registry gives GUIDs."""
+
+    number: int
+    guid: str = ""
 
 
 class RegisteredSchema(msgspec.Struct, frozen=True):
@@ -27,27 +37,29 @@ class RegisteredSchema(msgspec.Struct, frozen=True):
 class SchemaRegistry(Protocol):
     """A registry, which remembers all answers."""
 
-    def schema(self, schema_id: int, kind: Kind = "AVRO") -> RegisteredSchema:
+    def schema(self, schema_id: SchemaId, kind: Kind = "AVRO") -> RegisteredSchema:
         """Return a schema, or raise UnknownSchema or RegistryUnavailable."""
 
-    def register(self, subject: str, schema: RegisteredSchema) -> int:
-        """Return the number of a schema, a new one if need be; raise SchemaRefused or RegistryUnavailable."""
+    def register(self, subject: str, schema: RegisteredSchema) -> Registered:
+        """Return the names of a schema, new ones if need be; raise SchemaRefused or RegistryUnavailable."""
 
 
 class LocalRegistry:
-    """A registry in memory, with numbers from 1."""
+    """A registry in memory, with numbers from 1, also as GUIDs."""
 
     def __init__(self, *schemas: str, kind: Kind = "AVRO") -> None:
         self.schemas = [RegisteredSchema(text, kind=kind) for text in schemas]
 
-    def schema(self, schema_id: int, kind: Kind = "AVRO") -> RegisteredSchema:
+    def schema(self, schema_id: SchemaId, kind: Kind = "AVRO") -> RegisteredSchema:
         """Return a schema."""
-        if not 0 < schema_id <= len(self.schemas):
+        number = UUID(schema_id).int if isinstance(schema_id, str) else schema_id
+        if not 0 < number <= len(self.schemas):
             raise UnknownSchema(f"there is no schema {schema_id}: register it")
-        return self.schemas[schema_id - 1]
+        return self.schemas[number - 1]
 
-    def register(self, subject: str, schema: RegisteredSchema) -> int:
-        """Return the number of a schema."""
+    def register(self, subject: str, schema: RegisteredSchema) -> Registered:
+        """Return the names of a schema."""
         if schema not in self.schemas:
             self.schemas.append(schema)
-        return self.schemas.index(schema) + 1
+        number = self.schemas.index(schema) + 1
+        return Registered(number, str(UUID(int=number)))
