@@ -122,6 +122,8 @@ BeforeStep: TypeAlias = TokenizeStep | PictureStep | FramesStep
 AfterStep: TypeAlias = PoolStep | LabelsStep
 ReadyStep: TypeAlias = BeforeStep | AfterStep
 
+#: Options that name files, by step, with their defaults.
+FILES = {"tokenize": {"file": "tokenizer.json"}, "labels": {"labels": "config.json"}}
 #: Outputs of steps behind a model, with their datatypes.
 MADE: dict[type, dict[str, str]] = {
     PoolStep: {"embedding": "FP32"},

@@ -10,6 +10,7 @@ import msgspec
 
 from anabranch.errors import UnusableArgument
 from anabranch.flink_job.config import Config, load
+from anabranch.flink_job.flows.flow_chains import with_chains
 from anabranch.flink_job.flows.registry import registry_of
 from anabranch.flink_job.flows.resolution import resolve
 from anabranch.flink_job.model_repository.repository import read_repository
@@ -63,7 +64,8 @@ class FlowTrial:
     def __init__(self, path: Path, topic: str | None = None, model_repository: Path | None = None) -> None:
         self._config: Config = load(path)
         repository = model_repository or Path(self._config.models.repository)
-        self._catalog: Catalog = read_repository(repository, self._config.defaults)
+        served: Catalog = read_repository(repository, self._config.defaults)
+        self._catalog = with_chains(served, self._config.flow, str(path))
         flows = {spec.topic: spec for spec in resolve(self._config.flow, self._catalog, str(path))}
         available = ", ".join(flows) or "none"
         if topic is None and len(flows) != 1:

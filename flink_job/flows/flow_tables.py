@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from anabranch.flink_job.errors import ConfigError
 from anabranch.operators.core.flows.flow_spec import OnError
+from anabranch.ready_steps.options import FILES
 from anabranch.schemas.limits import MAX_PRIORITY, MAX_WAIT_MS
 from anabranch.schemas.wire.carried import flow_number
 
@@ -25,8 +26,10 @@ class FlowTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         schema: File beside this one: an Avro schema of all events, or by which framed events are read; for unframed
             Protobuf a descriptor set.
         message: Full name of the Protobuf message in it.
-        inputs: Fields of each input of the model, or `FILE.py:FUNCTION` beside this file.
-        outputs: Output of the model for each path in the event.
+        before: Ready step that makes the inputs of the model, such as `{ step = "tokenize" }`; reads files beside this.
+        after: Ready step behind the model, such as `{ step = "labels" }`.
+        inputs: Fields of each input of the model, or of the step before it; or `FILE.py:FUNCTION` beside this file.
+        outputs: Output of the model, or of the step behind it, for each path in the event.
         key: Field for the record's new key; empty keeps its own.
         deadline_ms: From the record's timestamp; 0 for none.
         priority: 1 is the most urgent; 0 is the job's default.
@@ -43,6 +46,8 @@ class FlowTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     framing: Literal["confluent", "none"] = "confluent"
     schema: str = ""
     message: str = ""
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
     inputs: dict[str, Any] | str
     outputs: dict[str, Any]
     key: str = ""
@@ -142,6 +147,14 @@ def beside(flows: tuple[FlowTable, ...], folder: Path) -> tuple[FlowTable, ...]:
             flow,
             inputs=str(at / flow.inputs) if isinstance(flow.inputs, str) else flow.inputs,
             schema=str(at / flow.schema) if flow.schema else "",
+            before=_beside(flow.before, at),
+            after=_beside(flow.after, at),
         )
         for flow in flows
     )
+
+
+def _beside(step: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the table of a step with absolute paths of files, also of those that it names by default."""
+    named = {option: step.get(option, default) for option, default in FILES.get(step.get("step", ""), {}).items()}
+    return step | {option: str(folder / file) for option, file in named.items() if isinstance(file, str)}

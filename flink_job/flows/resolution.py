@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.flows.flow_chains import chain_name, has_steps
 from anabranch.flink_job.flows.flow_tables import FieldTable, FlowTable, OutputTable
 from anabranch.flink_job.model_repository.chains import read_function
 from anabranch.flink_job.toml_sections import read_section
@@ -36,8 +37,9 @@ class _Resolver:
     def __init__(self, flow: FlowTable, catalog: Catalog, where: str) -> None:
         self._flow = flow
         self._where = where
+        name = chain_name(flow) if has_steps(flow) else flow.model
         try:
-            self._model = catalog.find(*(flow.model.split("@", 1) if "@" in flow.model else (flow.model, "")))
+            self._model = catalog.find(*(name.split("@", 1) if "@" in name else (name, "")))
         except (UnknownModel, UnknownVersion, ModelUnavailable) as error:
             raise ConfigError(f"{where}.model: {error.message}") from None
 

@@ -111,6 +111,14 @@ class ChainFile:
         """Place of the chain, for messages."""
         return f"{self.path}: chain"
 
+    def where_of(self, index: int) -> str:
+        """Return the place of a step."""
+        return f"{self.where}.steps[{index}]"
+
+    def path_of(self, step: ReadyStep) -> Path | None:  # noqa: ARG002 - of chains elsewhere
+        """Return a file in the folder of a ready step's files; None if it needs no folder."""
+        return self.path
+
 
 def read_chain(file: ChainFile, models: Catalog) -> ModelSpec:
     """Read a chain as a model.
@@ -174,7 +182,7 @@ class _StepReader:
         self._file = file
         self._folder = file.path.parent
         self._models = models
-        self.where = f"{file.where}.steps[{index}]"
+        self.where = file.where_of(index)
         self.table = file.table.steps[index]
         self.before = self._ready(self.table.before, get_args(BeforeStep), "before")
         self.after = self._ready(self.table.after, get_args(AfterStep), "after")
@@ -183,18 +191,7 @@ class _StepReader:
         self._is_shared = False
 
     def _ready(self, written: str | dict[str, Any], kinds: Sequence[type[ReadyStep]], key: str) -> ReadyStep | None:
-        if isinstance(written, str):
-            return None
-        known = {name_of(kind): kind for kind in kinds}
-        kind = known.get(written.get("step", ""))
-        if kind is None:
-            raise ConfigError(
-                f"{self.where}.{key}: unknown step {written.get('step', '')!r}; available: {', '.join(known)}"
-            )
-        step = read_section(written, kind, f"{self.where}.{key}")
-        for file in files_of(step):
-            _beside(self._folder, file, f"{self.where}.{key}: file")
-        return step
+        return None if isinstance(written, str) else read_ready(written, kinds, f"{self.where}.{key}", self._folder)
 
     @property
     def by_row(self) -> bool:
@@ -266,7 +263,9 @@ class _StepReader:
     def _function(self, ready: ReadyStep | None, named: str | dict[str, Any], key: str) -> FunctionSpec | None:
         if ready is None:
             return read_function(self._folder, str(named), f"{self.where}: {key}")
-        path = self._file.path
+        path = self._file.path_of(ready)
+        if path is None:
+            return FunctionSpec("", "", name_of(ready), ready)
         return FunctionSpec(str(path.absolute()), sha256_of(path), name_of(ready), ready)
 
     def _model(self) -> ModelSpec:
@@ -305,6 +304,18 @@ class _StepReader:
         ):
             return None
         return read_padding(self._file.path, table, model)
+
+
+def read_ready(written: dict[str, Any], kinds: Sequence[type[ReadyStep]], where: str, folder: Path) -> ReadyStep:
+    """Read the table of a ready step with files in a folder, or raise ConfigError."""
+    known = {name_of(kind): kind for kind in kinds}
+    kind = known.get(written.get("step", ""))
+    if kind is None:
+        raise ConfigError(f"{where}: unknown step {written.get('step', '')!r}; available: {', '.join(known)}")
+    step = read_section(written, kind, where)
+    for file in files_of(step):
+        _beside(folder, file, f"{where}: file")
+    return step
 
 
 def _obstacle(table: ChainTable, steps: Sequence[_StepReader]) -> str | None:

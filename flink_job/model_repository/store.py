@@ -17,6 +17,7 @@ import msgspec
 
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ModelStoreUnusable
+from anabranch.flink_job.flows.flow_chains import with_chains
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.sessions.model_cache import (
     BundleFile,
@@ -62,17 +63,18 @@ def store_of(config: Config) -> str:
 
 
 def store_models(catalog: Catalog, config: Config) -> StoredModels:
-    """Copy the files of all models, as far as the store lacks them.
+    """Copy the files of all models, and those of flows' steps, as far as the store lacks them.
 
     Raises:
         ModelStoreUnusable: The store cannot be written.
+        ConfigError: A flow's step cannot be made.
     """
     url = store_of(config)
     if not url:
         folder = tempfile.mkdtemp(prefix="anabranch-models-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         url = Path(folder).as_uri()
-    return ModelStore(url, config.job.flink).add(catalog)
+    return ModelStore(url, config.job.flink).add(with_chains(catalog, config.flow, "the configuration"))
 
 
 class ModelStore:
@@ -143,7 +145,7 @@ class ModelStore:
         return self._add_bundle(file.parent, [file.name, *external_data(file)], file.name, sha256)
 
     def _add_function(self, function: FunctionSpec | None) -> FunctionSpec | None:
-        if function is None or is_stored(function.path):
+        if function is None or not function.path or is_stored(function.path):
             return function
         file = Path(function.path)
         if function.ready is not None:

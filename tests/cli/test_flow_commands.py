@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from anabranch.cli import app
 from anabranch.schemas.wire.dead_letters import decode_dead_letter
 from tests.docs.pages import ROOT, blocks
+from tests.ready_steps.exports import LABELS, write_text_model, write_tokenizer
 
 FLOW = """
 [[flow]]
@@ -224,3 +225,31 @@ def test_page_commands_and_function_run(config: Path, tmp_path: Path, monkeypatc
     event = '{"amount": 19.0, "limit": 2, "user": {"age": 41}, "items": [1, 2]}'
     result = run("flow", "check", "anabranch.toml", "--sample", event)
     assert "9.5, 41, 2" in result.stderr, result.output
+
+
+def test_flow_with_ready_steps_is_checked_and_tried(tmp_path: Path) -> None:
+    write_text_model(tmp_path / "models" / "words" / "1" / "model.onnx", labels=len(LABELS))
+    write_tokenizer(tmp_path / "tokenizer.json")
+    path = tmp_path / "anabranch.toml"
+    path.write_text(
+        f'models.repository = "{tmp_path / "models"}"\n[[flow]]\nfrom = "reviews"\nto = "rated"\nmodel = "words"\n'
+        'before = { step = "tokenize" }\nafter = { step = "labels", labels = ["no", "yes", "well"] }\n'
+        'inputs.text = "body"\noutputs.label = "label"\noutputs.all = "scores"\n'
+    )
+    result = run("flow", "check", path, "--sample", '{"body": "a good film"}')
+    assert result.exit_code == 0, result.output
+    assert "reviews -> words-of-reviews, version 1 -> rated" in result.stderr
+    events = [json.dumps({"body": "very " * (number % 5) + "bad"}) for number in range(40)]
+    (tmp_path / "events").write_text("\n".join(events))
+    result = run("try", path, "--input", tmp_path / "events", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for line, event in zip((tmp_path / "out").read_text().splitlines(), events, strict=True):
+        answered = json.loads(line)
+        assert answered["body"] == json.loads(event)["body"]
+        assert answered["label"] == ["no", "yes", "well"][int(np.argmax(answered["all"]))]
+    path.write_text(path.read_text().replace("tokenize", "tokenise"))
+    result = run("flow", "check", path, "--sample", "{}")
+    assert (result.exit_code, "flow[0].before: unknown step 'tokenise'; available: tokenize" in result.stderr) == (
+        1,
+        True,
+    )

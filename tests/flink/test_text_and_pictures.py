@@ -1,10 +1,12 @@
 """Exported models in a job: texts and pictures in, vectors and labels out, in both execution modes.
 
-One job serves three chains of ready steps, and a flow. Kafka JSON, HTTP, `infer()` and events ask the same.
+One job serves three chains of ready steps, and flows, some with steps of their own. Kafka JSON, HTTP, `infer()` and
+events ask the same.
 """
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +116,10 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Direct]:
     add_export(folder / "vectors", Task.FEATURE_EXTRACTION, "", repository / "vectors")
     add_export(folder / "labels", Task.TEXT_CLASSIFICATION, "", repository / "labels")
     add_export(folder / "turned", Task.IMAGE_CLASSIFICATION, "", repository / "turned")
+    for name in ("labels", "turned"):
+        plain = repository / f"plain-{name}" / "1"
+        plain.mkdir(parents=True)
+        shutil.copy(folder / name / "model.onnx", plain)
     return repository, Direct(folder)
 
 
@@ -135,13 +141,33 @@ def service(request: pytest.FixtureRequest, broker: KafkaBroker, exports: tuple[
         inputs={"text": "text"},
         outputs={"embedding": "embedding"},
     )
-    config = Config(flow=(reviews, notes)).replace(
+    files = exports[0].parent
+    words = FlowTable(
+        source=f"words-{run}",
+        to=f"words-rated-{run}",
+        model="plain-labels",
+        before={"step": "tokenize", "file": str(files / "labels" / "tokenizer.json")},
+        after={"step": "labels", "labels": str(files / "labels" / "config.json")},
+        inputs={"text": "review"},
+        outputs={"rating.label": "label", "rating.score": "score", "rating.all": "scores"},
+    )
+    lines = FlowTable(
+        source=f"lines-{run}",
+        to=f"lines-turned-{run}",
+        model="plain-turned",
+        before={"step": "picture", "resize": [48, 192], "mean": [0.5] * 3, "std": [0.5] * 3},
+        after={"step": "labels", "labels": ["upright", "turned"], "function": "none"},
+        inputs={"picture": "png"},
+        outputs={"turned": "scores"},
+        on_error="pass",
+    )
+    config = Config(flow=(reviews, notes, words, lines)).replace(
         job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
         models={"repository": str(exports[0])},
         kafka={"models_topic": f"models-{run}"},
     )
     broker.create_topics(Topic(f"models-{run}", 1, {"cleanup.policy": "compact"}))
-    broker.create_topics(*(Topic(name, 1) for flow in (reviews, notes) for name in (flow.source, flow.to)))
+    broker.create_topics(*(Topic(name, 1) for flow in config.flow for name in (flow.source, flow.to)))
     topics = Topics(broker, config, run)
     running = job.start(topics.config)
     publish(topics.config, job.read_models(topics.config))
@@ -266,14 +292,19 @@ def test_exported_models_answer_kafka_http_infer_and_events(
             client.infer("turned", {"picture": ["no picture"]})
 
     # Events of a flow, and their embeddings in a vector store.
-    reviews, notes = service.config.flow
-    scored = through(service, reviews, [{"id": f"{n}", "review": review} for n, review in enumerate(REVIEWS)])
-    for value, review in zip(scored, REVIEWS, strict=True):
-        event, expected = json.loads(value), direct.scores(review)
-        assert event["review"] == review
-        np.testing.assert_allclose(event["rating"]["all"], expected, atol=1e-5)
-        assert event["rating"]["label"] == direct.label(review)
-        assert event["rating"]["score"] == pytest.approx(expected.max(), abs=1e-5)
+    reviews, notes, words, lines = service.config.flow
+    for flow in (reviews, words):
+        scored = through(service, flow, [{"id": f"{n}", "review": review} for n, review in enumerate(REVIEWS)])
+        for value, review in zip(scored, REVIEWS, strict=True):
+            event, expected = json.loads(value), direct.scores(review)
+            assert event["review"] == review
+            np.testing.assert_allclose(event["rating"]["all"], expected, atol=1e-5)
+            assert event["rating"]["label"] == direct.label(review)
+            assert event["rating"]["score"] == pytest.approx(expected.max(), abs=1e-5)
+    shown = [{"id": f"{n}", "png": each} for n, each in enumerate([*encoded, "bm8gcGljdHVyZQ==", *encoded])]
+    answered = [json.loads(value) for value in through(service, lines, shown)]
+    assert answered.pop(len(turned))["inference_error"] == "unreadable_input"
+    np.testing.assert_allclose([event["turned"] for event in answered], [*turned, *turned], atol=1e-5)
     store = VectorStore(str(tmp_path / "notes.db"), SIZE)
     store.put(through(service, notes, [{"id": f"{n}", "text": text} for n, text in enumerate(TEXTS)]))
     for text, vector in zip(TEXTS, vectors, strict=True):

@@ -142,7 +142,7 @@ def test_avro_flow_has_the_schema_of_its_file(tmp_path: Path) -> None:
     [
         (
             {"form": "json"},
-            r"unknown key 'form' in \[flow\[0\]\]; available: deadline_ms, error_field, format, framing, from",
+            r"unknown key 'form' in \[flow\[0\]\]; available: after, before, deadline_ms, error_field, format",
         ),
         ({"format": "xml"}, r"unknown flow\[0\]\.format 'xml'; available: avro, json"),
         ({"format": "avro"}, r"flow\[0\]\.format is 'avro' without a registry: write registry\.url"),
