@@ -1,5 +1,6 @@
 """Chains in the job, in both execution modes: rapidocr's three models as one, and steps that fail."""
 
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,37 @@ def lengths(tensors, runs):
     return {"x": lengths, "word": np.array([run["word"].item() for run in runs], dtype=object)}
 """
 
+#: Doubles the length of each text; its functions take the rows of several requests.
+TRUSTED = """
+[chain]
+steps = [{ model = "twice.onnx", before = "steps.py:sizes", after = "steps.py:totals" }]
+inputs.text = { datatype = "BYTES", shape = [-1] }
+outputs.y = { datatype = "FP32", shape = [-1] }
+outputs.together = { datatype = "INT64", shape = [-1] }
+
+[batching]
+trust = true
+max_rows = 16
+"""
+ROWS = """
+import numpy as np
+
+most = 0
+
+def sizes(tensors):
+    global most
+    texts = tensors["text"]
+    sizes = np.array([len(text) for text in texts], np.float32)
+    if sizes.max() > 20:
+        most = max(most, len(texts))
+        raise ValueError(f"too long a text, among {most} at first")
+    return [{"x": sizes, "together": np.full(len(texts), len(texts), np.int64)}]
+
+def totals(tensors, runs):
+    [run] = runs
+    return {"y": run["y"], "together": run["together"]}
+"""
+
 
 @pytest.fixture(scope="module", params=MODES)
 def service(
@@ -51,6 +83,7 @@ def service(
     repository = tmp_path_factory.mktemp("repository")
     make_repository(repository)
     write_chain(repository / "words", CHAIN, FUNCTIONS)
+    write_chain(repository / "trusted", TRUSTED, ROWS)
     config = Config().replace(
         job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
         models={"repository": str(repository)},
@@ -114,3 +147,29 @@ def test_function_that_raises_fails_its_request_alone(service: Topics) -> None:
     assert isinstance(failed, ErrorResponse)
     assert (failed.code, failed.model_name) == ("inference_failed", "words")
     assert failed.message == "step 1 (twice): after: ValueError: too long a word"
+
+
+def test_trusted_functions_fail_a_bad_row_of_a_batch_alone(service: Topics) -> None:
+    texts = [["joins"[: 1 + number % 5]] * (1 + number % 3) for number in range(300)]
+    texts[150] = ["again", "incomprehensibilities", "it"]
+    requests = [
+        InferRequest("trusted", (Tensor.from_array("text", np.array(each, dtype=object)),), uuid.uuid4().hex)
+        for each in texts
+    ]
+    answers = service.ask(*requests)
+    failed = answers.pop(150)
+    del texts[150]
+    together = []
+    for each, answer in zip(texts, answers, strict=True):
+        assert isinstance(answer, InferResponse), answer
+        values = {tensor.name: tensor.to_array().tolist() for tensor in answer.outputs}
+        assert values["y"] == [2 * len(text) for text in each]
+        together += values["together"]
+    assert max(together) > 3, "no batch has rows of two requests"
+    assert isinstance(failed, ErrorResponse)
+    assert (failed.code, failed.model_name) == ("inference_failed", "trusted")
+    found = re.fullmatch(
+        r"row 1: step 1 \(twice\): before: ValueError: too long a text, among (\d+) at first", failed.message
+    )
+    assert found, failed.message
+    assert int(found[1]) > 3, "the bad row ran in no batch"
