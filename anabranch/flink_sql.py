@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pyflink.table import DataTypes, TableEnvironment
 from pyflink.table.types import DataType
-from pyflink.table.udf import FunctionContext, ScalarFunction, udf
+from pyflink.table.udf import FunctionContext, ScalarFunction
 
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
@@ -25,6 +25,7 @@ from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.operators.core.flows.flow_spec import FieldSpec, InputSpec
 from anabranch.operators.core.flows.input_mapping import InputMapping, Mapped
 from anabranch.operators.core.outputs import Answer
+from anabranch.operators.runtime.flink_compat import CheckedFunction
 from anabranch.schemas.errors import AnabranchError
 from anabranch.schemas.messages import ErrorResponse, InferRequest, InferResponse
 from anabranch.schemas.model import Catalog, ModelSpec, TensorSpec
@@ -62,7 +63,8 @@ def register(
 
     A function takes an argument for each input of the model, or for each element of a row of all inputs, in their
     order. Its result is the output, or a ROW of several ones. A row with NULL or NaN, and one that the model refuses,
-    has the result NULL. A model with an output of any rank has no function.
+    has the result NULL. A model with an output of any rank has no function. A query with other arguments is refused at
+    its planning.
 
     Args:
         repository: Folder of models, on every TaskManager.
@@ -81,15 +83,48 @@ def register(
         if any(output.any_rank for output in model.outputs):
             _LOGGER.warning("%s: no function, because an output has no fixed rank", name)
             continue
-        function = udf(
-            ModelFunction(config, catalog, model, runtime),
-            result_type=result_type(model),
-            func_type="pandas",
-            name=name,
-        )
+        evaluated = ModelFunction(config, catalog, model, runtime)
+        function = CheckedFunction(evaluated, result_type(model), name, forms_of(model), expected_of(model))
         t_env.create_temporary_system_function(name, function)
         names.append(name)
     return names
+
+
+def forms_of(model: ModelSpec) -> list[str]:
+    """Return the forms of a call, by inputs and by elements: see `CheckedFunction.java`."""
+    shapes = [_row_shape(spec, model) for spec in model.inputs]
+    names = [_kind(spec) for spec in model.inputs]
+    sizes = [prod(axis or 0 for axis in shape) for shape in shapes]
+    by_input = [_argument(kind, shape) for kind, shape in zip(names, shapes, strict=True)]
+    forms = [",".join(by_input)]
+    if all(sizes):
+        forms.append(",".join(kind for kind, size in zip(names, sizes, strict=True) for _ in range(size)))
+    return list(dict.fromkeys(forms))
+
+
+def expected_of(model: ModelSpec) -> str:
+    """Describe the arguments of a call."""
+    shapes = [_row_shape(spec, model) for spec in model.inputs]
+    sizes = [prod(axis or 0 for axis in shape) for shape in shapes]
+    inputs = []
+    for spec, shape, size in zip(model.inputs, shapes, sizes, strict=True):
+        depth = 0 if size == 1 else len(shape)
+        inputs.append(f"{spec.name} {'ARRAY<' * depth}{_kind(spec)}{'>' * depth}")
+    has_elements = all(sizes) and sum(sizes) != len(sizes)
+    elements = f", or {sum(sizes)} arguments for the elements of a row" if has_elements else ""
+    return f"({', '.join(inputs)}){elements}"
+
+
+def _kind(spec: TensorSpec) -> str:
+    return {"BOOL": "BOOLEAN", "BYTES": "TEXT"}.get(spec.datatype, "NUMBER")
+
+
+def _argument(kind: str, shape: tuple[int | None, ...]) -> str:
+    if prod(axis or 0 for axis in shape) == 1:
+        return kind
+    # One element may fill free axes.
+    is_one = prod(axis or 1 for axis in shape) == 1
+    return "[" * len(shape) + kind + (f"|{kind}" if is_one else "")
 
 
 def result_type(model: ModelSpec) -> DataType:
@@ -217,11 +252,8 @@ class CallMapping:
         elif all(sizes) and arguments == sum(sizes):
             counts = sizes
         else:
-            elements = f", or {sum(sizes)} for the elements of a row" if all(sizes) else ""
-            names = ", ".join(spec.name for spec in model.inputs)
             raise ConfigError(
-                f"function {model.name!r} has {arguments} arguments, expected {len(shapes)} for the inputs "
-                f"{names}{elements}: correct the query"
+                f"function {model.name!r} has {arguments} arguments, expected {expected_of(model)}: correct the query"
             )
         self._spans = []
         #: Arguments whose integers pandas may have rounded.

@@ -5,6 +5,7 @@ from typing import Any
 
 from apache_beam.metrics.cells import CounterCell
 from apache_beam.metrics.execution import MetricsEnvironment, _TypedMetricName
+from py4j.java_gateway import JavaClass
 from py4j.protocol import Py4JJavaError
 from pyflink.common import CompletableFuture, Configuration, JobClient, Row, RowKind, TypeInformation, Types
 from pyflink.datastream import DataStream, KeyedProcessFunction, KeyedStream, RuntimeContext, StreamExecutionEnvironment
@@ -12,11 +13,39 @@ from pyflink.datastream.connectors.kafka import KafkaSinkBuilder
 from pyflink.fn_execution.metrics.process.metric_impl import GenericMetricGroup
 from pyflink.java_gateway import get_gateway, java_import
 from pyflink.metrics import Counter, MetricGroup
+from pyflink.table.types import DataType, _to_java_data_type
+from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, _get_python_env
+from pyflink.util.java_utils import to_jarray
 
 _INSERT = RowKind.INSERT
 _WORKER_MODE = "_python_worker_execution_mode"
 #: PyFlink finds operators by their simple names.
 _OWN_OPERATORS = ("anabranch.ExternalPythonProcessOperator", "anabranch.ExternalPythonKeyedProcessOperator")
+
+
+class CheckedFunction(UserDefinedScalarFunctionWrapper):
+    """A vectorised function whose arguments are checked at planning, if our jar is there.
+
+    Args:
+        forms: See `CheckedFunction.java`.
+        expected: Describes them.
+    """
+
+    def __init__(
+        self, function: ScalarFunction, result_type: DataType, name: str, forms: list[str], expected: str
+    ) -> None:
+        super().__init__(function, None, result_type, "pandas", None, name)
+        self._forms = forms
+        self._expected = expected
+
+    def _create_judf(self, serialized_func: bytes, j_input_types: Any, j_function_kind: Any) -> Any:
+        gateway = get_gateway()
+        checked = gateway.jvm.anabranch.CheckedFunction
+        if not isinstance(checked, JavaClass):
+            return super()._create_judf(serialized_func, j_input_types, j_function_kind)
+        forms = to_jarray(gateway.jvm.String, self._forms)
+        result = _to_java_data_type(self._result_type)
+        return checked(self._name, bytearray(serialized_func), result, _get_python_env(), forms, self._expected)
 
 
 class KeyedRow(Row):

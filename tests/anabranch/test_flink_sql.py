@@ -14,7 +14,7 @@ from pyflink.table import DataTypes
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.model_repository.repository import read_repository
-from anabranch.flink_sql import ModelFunction, register, result_type
+from anabranch.flink_sql import ModelFunction, expected_of, forms_of, register, result_type
 from anabranch.operators.backends.base import ModelLoadFailed
 from anabranch.operators.backends.onnx import OnnxBackend
 from anabranch.schemas.model import BatchingVerdict, Catalog, ModelSpec
@@ -181,5 +181,24 @@ def test_functions_of_a_repository_are_registered_by_name(catalog: Catalog, repo
 
 
 def test_function_with_wrong_arguments_is_refused(catalog: Catalog) -> None:
-    with pytest.raises(ConfigError, match=r"'double' has 3 arguments, expected 1 for the inputs x, or 4 for the elem"):
+    with pytest.raises(ConfigError, match=r"'double' has 3 arguments, expected \(x ARRAY<NUMBER>\), or 4 arguments"):
         call(catalog, "double", [1], [1], [1])
+
+
+@pytest.mark.parametrize(
+    ("name", "forms", "expected"),
+    [
+        (
+            "double",
+            ["[NUMBER", "NUMBER,NUMBER,NUMBER,NUMBER"],
+            "(x ARRAY<NUMBER>), or 4 arguments for the elements of a row",
+        ),
+        ("wide", ["[NUMBER|NUMBER"], "(x ARRAY<NUMBER>)"),
+        ("tens", ["NUMBER"], "(i NUMBER)"),
+        ("scalar", ["[[NUMBER"], "(x ARRAY<ARRAY<NUMBER>>)"),
+        ("text", ["[TEXT", "TEXT,TEXT"], "(s ARRAY<TEXT>), or 2 arguments for the elements of a row"),
+    ],
+)
+def test_function_arguments_are_described(catalog: Catalog, name: str, forms: list[str], expected: str) -> None:
+    model = catalog.find(name, "")
+    assert (forms_of(model), expected_of(model)) == (forms, expected)
