@@ -357,23 +357,6 @@ class Client:
         return future
 
 
-def connection_for_job(config: Config, *, timeout_s: float = 30.0) -> KafkaConnection:
-    """Connect to the topics of a job's configuration; raise the errors of `Client`."""
-    from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - needs msgspec's TOML
-
-    kafka_config = config.kafka
-    return KafkaConnection(
-        kafka_config.bootstrap_servers,
-        requests_topic=kafka_config.requests_topic,
-        responses_topic=kafka_config.responses_topic,
-        max_message_bytes=kafka_config.max_message_bytes,
-        isolation_level="read_committed",
-        properties=known_options(python_client_options(kafka_config)),
-        timeout_s=timeout_s,
-        own_partition=True,
-    )
-
-
 def _span(model: str) -> RequestSpan | None:
     # Whoever traces has imported it.
     if "opentelemetry.trace" not in sys.modules:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ from anabranch.flink_job.config import Config
 from anabranch.stack import local_stack as stack
 from anabranch.stack.gateways import GRPC_PORT, HTTP_PORT, GatewayPorts
 from anabranch.stack.ports import prefer
+
+_SWITCH_S = 0.000_5
 
 if TYPE_CHECKING:
     from anabranch.gateway.server import Gateway, GatewayOptions
@@ -153,8 +156,10 @@ def _detach(folder: Path, ports: GatewayPorts, arguments: list[str], as_json: bo
 
 
 def _serve(config: Config, options: GatewayOptions, flink_url: str, tracer: Tracer | None, *, as_json: bool) -> None:
-    from anabranch.client import connection_for_job  # noqa: PLC0415 - imports Kafka
+    import uvloop  # noqa: PLC0415 - the same
+
     from anabranch.flink_job.kafka.properties import python_client_options  # noqa: PLC0415 - the same
+    from anabranch.gateway.job_connection import connection_for_job  # noqa: PLC0415 - imports Kafka
     from anabranch.gateway.job_view import PageData  # noqa: PLC0415 - the same
     from anabranch.gateway.server import Gateway, serve  # noqa: PLC0415 - the same
     from anabranch.messaging.awaited_connection import AwaitedConnection  # noqa: PLC0415 - the same
@@ -175,7 +180,10 @@ def _serve(config: Config, options: GatewayOptions, flink_url: str, tracer: Trac
         await serve(door, lambda: _print(door, console, as_json=as_json), stopped.wait)
 
     try:
-        asyncio.run(run())
+        # The threads of Kafka wait that long for the loop's.
+        sys.setswitchinterval(_SWITCH_S)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run())
     finally:
         reader.close()
 

@@ -2,6 +2,7 @@
 
     event loop --> sender thread --> requests topic --> job --> own partition --> receiver thread --> event loop
 
+A connection that sends without waiting does so in the event loop.
 A request keeps its place until its answer comes or its time is over, also if its caller has gone: the job has it.
 """
 
@@ -15,8 +16,9 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
-from anabranch.messaging.connection import Connection
+from anabranch.messaging.connection import Connection, sends_at_once
 from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
 from anabranch.schemas.errors import AnabranchError, Overloaded
 from anabranch.schemas.wire.protobuf_wire import write_id
@@ -79,8 +81,20 @@ class Bridge:
         key = f"{self._prefix}-{next(self._numbers):x}".encode()
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._pending[key] = future, time.monotonic() + timeout_s
-        self._outbox.put((message + write_id(key), key))
+        self._hand_over(message + write_id(key), key)
         return await future
+
+    def _hand_over(self, message: bytes, key: bytes) -> None:
+        if not sends_at_once(self._connection):
+            self._outbox.put((message, key))
+            return
+        try:
+            self._connection.send(message, key, partial(self._fail_later, key))
+        except Exception as error:  # noqa: BLE001 - as in the thread
+            self._fail(error, "requests cannot be sent")
+
+    def _fail_later(self, key: bytes, error: AnabranchError) -> None:
+        self._loop.call_soon_threadsafe(self._settle, [(key, error)])
 
     async def failure(self) -> TransportError | None:
         """Wait until a thread ends by itself, and return its reason."""
@@ -99,11 +113,7 @@ class Bridge:
         try:
             while (item := self._outbox.get()) is not None:
                 message, key = item
-
-                def fail(error: AnabranchError, key: bytes = key) -> None:
-                    self._loop.call_soon_threadsafe(self._settle, [(key, error)])
-
-                self._connection.send(message, key, fail)
+                self._connection.send(message, key, partial(self._fail_later, key))
         except Exception as error:  # noqa: BLE001 - without this thread no request would ever leave
             self._loop.call_soon_threadsafe(self._fail, error, "requests cannot be sent")
         finally:

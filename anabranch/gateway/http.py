@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,11 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anabranch import __version__
 from anabranch.flink_job.model_summary import ModelSummary
 from anabranch.gateway import http_wire
 from anabranch.gateway.access import Keys, read_timeout_s
+from anabranch.gateway.http_protocol import unless_gone
 from anabranch.gateway.job_view import PageData
 from anabranch.gateway.model_service import EXTENSIONS, NAME, ModelService
 from anabranch.gateway.open_api import open_api, page
@@ -71,6 +73,7 @@ _RETRY_AFTER_S = "1"
 #: Nobody reads it; nginx has the number.
 _HUNG_UP = 499
 _log = logging.getLogger(__name__)
+_INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 _OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 _encoder = msgspec.json.Encoder()
 
@@ -104,8 +107,22 @@ class HttpDoor:
         self._keys = keys
         self._max_body_bytes = max_body_bytes
 
-    def app(self) -> Starlette:
-        """Make the ASGI application."""
+    def app(self) -> ASGIApp:
+        """Make the ASGI application: inference, and all else by Starlette's routes."""
+        infer, others = self._guarded(self._infer), self._routes()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            found = _INFER.fullmatch(scope.get("path", "")) if scope.get("method") == "POST" else None
+            if found is None:
+                await others(scope, receive, send)
+                return
+            scope["path_params"] = {name: value for name, value in found.groupdict().items() if value is not None}
+            response = await infer(Request(scope, receive))
+            await response(scope, receive, send)
+
+        return app
+
+    def _routes(self) -> Starlette:
         model = "/v2/models/{model}"
         versioned = f"{model}/versions/{{version}}"
         routes: list[BaseRoute] = [
@@ -149,7 +166,7 @@ class HttpDoor:
     def _guarded(self, handler: Handler, scheme: str = "Bearer") -> Handler:
         async def guarded(request: Request) -> Response:
             headers = request.headers
-            if request.url.path not in _OPEN_PATHS and not self._keys.admit(
+            if request.scope["path"] not in _OPEN_PATHS and not self._keys.admit(
                 headers.get("authorization"), headers.get("x-api-key")
             ):
                 error = {"error": "no valid key: send `Authorization: Bearer KEY`", "code": "unauthorized"}
@@ -161,7 +178,7 @@ class HttpDoor:
             except ClientDisconnect:
                 return Response(status_code=_HUNG_UP)
             except Exception as error:  # noqa: BLE001 - a defect must not kill the connection
-                _log.exception("defect of the gateway at %s", request.url.path)
+                _log.exception("defect of the gateway at %s", request.scope["path"])
                 return failed(InternalError(f"{type(error).__name__}: {error}"))
 
         return guarded
@@ -238,7 +255,7 @@ class HttpDoor:
             length = request.headers.get(http_wire.LENGTH_HEADER)
             asked = http_wire.read_request(body, length, model.name, model.version)
             asked = http_wire.with_names_of(asked, model.inputs, model.outputs)
-            answer = await self._unless_gone(request, self._ask(asked, _stated_s(request), traced))
+            answer = await unless_gone(request.scope, self._ask(asked, _stated_s(request), traced))
             return self._answered(request, http_wire.read_answer(answer), asked)
         except AnabranchError as caught:
             error = caught
@@ -308,7 +325,7 @@ class HttpDoor:
         try:
             traceparent = request.headers.get("traceparent")
             asking = self._service.ask_encoded(message, _stated_s(request), "http", traceparent)
-            answer = await self._unless_gone(request, asking)
+            answer = await unless_gone(request.scope, asking)
         except AnabranchError as caught:
             error = caught
             answer = protobuf_wire.write_error(ErrorResponse("", caught.code, caught.message))
@@ -324,18 +341,6 @@ class HttpDoor:
             headers |= {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
         media_type = "application/json" if json_size is None else "application/octet-stream"
         return Response(body, media_type=media_type, headers=headers)
-
-    async def _unless_gone(self, request: Request, asking: Awaitable[bytes]) -> bytes:
-        """Return the answer; end the wait for it when the caller hangs up."""
-        answer, gone = asyncio.ensure_future(asking), asyncio.ensure_future(request.receive())
-        try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            raise ClientDisconnect
-        finally:
-            answer.cancel()
-            gone.cancel()
 
     async def _body(self, request: Request, held: list[int] | None = None) -> bytes:
         """Read the body; `held` gets the sizes of its parts, which the service counts."""

@@ -19,6 +19,7 @@ from anabranch.gateway.access import Keys
 from anabranch.gateway.bridge import Bridge
 from anabranch.gateway.grpc_door import GrpcDoor
 from anabranch.gateway.http import HttpDoor
+from anabranch.gateway.http_protocol import GatewayHttpProtocol
 from anabranch.gateway.job_view import PageData
 from anabranch.gateway.model_service import ModelService
 from anabranch.messaging.connection import Connection
@@ -28,7 +29,6 @@ from anabranch.served_models import ServedModels
 if TYPE_CHECKING:
     from anabranch.gateway.tracing import Tracer
 
-_MAX_HEAD_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 30
 _GRACE_S = 5
 _PLAIN_SECONDS = 30.0
@@ -109,12 +109,11 @@ class Gateway:
         )
         config = uvicorn.Config(
             door.app(),
-            # It bounds the head of a request.
-            http="h11",
-            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+            http=GatewayHttpProtocol,
             ws="none",
             lifespan="off",
             access_log=False,
+            proxy_headers=False,
             log_level="warning",
             server_header=False,
             limit_concurrency=options.max_connections,

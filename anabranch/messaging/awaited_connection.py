@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from anabranch.messaging.connection import sends_at_once
 from anabranch.messaging.errors import NotSent, TopicMissing
 from anabranch.schemas.errors import AnabranchError
 
@@ -31,6 +32,11 @@ class AwaitedConnection:
         self._missing = ""
         self._retry_s = 0.0
         self._try()
+
+    @property
+    def sends_at_once(self) -> bool:
+        """See `connection.sends_at_once`."""
+        return self._connection is None or sends_at_once(self._connection)
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Send a request, or fail it."""

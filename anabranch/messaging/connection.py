@@ -50,6 +50,11 @@ class Connection(Protocol):
         """End the receiving half, on the thread that receives."""
 
 
+def sends_at_once(connection: Connection) -> bool:
+    """Tell whether `send` never waits, so that an event loop may call it."""
+    return bool(getattr(connection, "sends_at_once", False))
+
+
 class KafkaConnection:
     """A `Connection` over Kafka: a producer, and a consumer of answers.
 

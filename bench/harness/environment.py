@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from anabranch.served_models import publish
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.kafka.topics import Topic
 from anabranch.stack.processes import LocalProcess
@@ -82,6 +83,7 @@ class BenchEnvironment:
         self._temporary = folder / "tmp"
         self._numbers = itertools.count(1)
         self._workload_paths: dict[str, Path] = {}
+        self._has_models_topic = False
 
     def __enter__(self) -> Self:
         """Start the broker."""
@@ -267,6 +269,15 @@ class BenchEnvironment:
             group_id=topics.responses,
             repository=str(self._repository),
         )
+        # These import Flink.
+        from anabranch.flink_job.job import read_models  # noqa: PLC0415
+        from bench.systems.anabranch_job import config_of  # noqa: PLC0415
+
+        job = config_of(kafka)
+        if not self._has_models_topic:
+            self._broker.create_topics(Topic(job.kafka.models_topic, 1, {"cleanup.policy": "compact"}))
+            self._has_models_topic = True
+        publish(job, read_models(job))
         config, ready = self._new_file("gateway.toml"), self._new_file("gateway.json")
         config.write_text(config_text(kafka))
         arguments = ["gateway", "--config", str(config), "--http-port", "0", "--grpc-port", "0", "--json"]

@@ -423,3 +423,36 @@ def test_http_metrics_without_flink_are_those_of_the_gateway(served: Served) -> 
     assert found[("anabranch_gateway_requests_total", ("same", "success", "2"))] == 1
     assert found[("anabranch_gateway_in_flight", ())] == 0
     assert {name for name, _ in found if not name.startswith("anabranch_gateway_")} == set()
+
+
+def test_http_requests_in_a_row_on_one_connection_are_answered_in_order(served: Served) -> None:
+    """Sent at once, in pieces that end anywhere, with a body larger than the bound of a head between them."""
+    small, large = ({"inputs": [{**X, "shape": [rows, 2], "data": [1.0] * 2 * rows}]} for rows in (1, 20_000))
+    sent = b""
+    for number, body in enumerate((small, large, small)):
+        encoded = json.dumps({**body, "id": str(number)}).encode()
+        sent += b"POST /v2/models/same/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (
+            len(encoded),
+            encoded,
+        )
+    host, _, port = served.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        for at in range(0, len(sent), 50_001):
+            connection.sendall(sent[at : at + 50_001])
+        reader = connection.makefile("rb")
+        for number in range(3):
+            assert reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            headers = dict(line.lower().split(b": ", 1) for line in iter(reader.readline, b"\r\n"))
+            answer = json.loads(reader.read(int(headers[b"content-length"])))
+            assert answer["id"] == str(number)
+
+
+def test_http_head_of_an_answer_comes_in_one_piece_with_its_body(served: Served) -> None:
+    body = json.dumps({"inputs": [X]}).encode()
+    host, _, port = served.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(INFER + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        received = connection.recv(65_536)
+    head, _, rest = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert json.loads(rest)["outputs"]
