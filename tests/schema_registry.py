@@ -5,16 +5,22 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
 
 class RegistryServer(ThreadingHTTPServer):
-    """Keeps schemas, and gives prepared answers by path: each once, the last one for ever."""
+    """Keeps schemas, and gives prepared answers by path: each once, the last one for ever.
 
-    def __init__(self) -> None:
+    Args:
+        has_guids: Also names schemas by GUID, as Confluent's registry does since version 8.
+    """
+
+    def __init__(self, *, has_guids: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, list[tuple[int, Any]]] = {}
         self.asked: list[tuple[str, Any, str]] = []
         self.kept: list[dict[str, Any]] = []
+        self._has_guids = has_guids
         self.subjects: dict[str, list[int]] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
@@ -55,6 +61,8 @@ class RegistryServer(ThreadingHTTPServer):
         match urlsplit(path).path.strip("/").split("/"):
             case ["schemas", "ids", number]:
                 return self._schema(int(number))
+            case ["schemas", "guids", guid] if self._has_guids:
+                return self._schema(UUID(guid).int)
             case ["subjects", subject, "versions"] if body is not None:
                 return self._register(unquote(subject), body)
             case ["subjects", subject, "versions", version]:
@@ -69,7 +77,8 @@ class RegistryServer(ThreadingHTTPServer):
     def _register(self, subject: str, body: Any) -> tuple[int, Any]:
         kind = body.get("schemaType", "AVRO")
         try:
-            return 200, {"id": self.add(body["schema"], subject, kind, body.get("references"))}
+            number = self.add(body["schema"], subject, kind, body.get("references"))
+            return 200, {"id": number} | ({"guid": str(UUID(int=number))} if self._has_guids else {})
         except ValueError:
             return 422, {"error_code": 42201, "message": "Invalid schema"}
 

@@ -1,5 +1,7 @@
 """Events by Confluent's own serializers: `golden FOLDER` writes them, `check FOLDER` reads the ones that flows wrote.
 
+`by_guid FOLDER URL` and `check_by_guid FOLDER URL` do the same with a registry that names schemas by GUID, in a header.
+
 A line of a file: {"name", "schemas": texts by number from 1, "event": hex, "scored_schema": text, "scored": hex}.
 """
 
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, header_schema_id_serializer
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
@@ -230,5 +232,36 @@ def check(folder: Path) -> None:
         assert json_format.MessageToDict(message.fraud) == FRAUD
 
 
+def by_guid(folder: Path, url: str) -> None:
+    client = SchemaRegistryClient({"url": url})
+    options = {"schema.id.serializer": header_schema_id_serializer}
+    kind = class_of(event_file(is_nested=True))
+    avro = AvroSerializer(client, json.dumps(PAYMENT), conf=options)
+    protobuf = ProtobufSerializer(kind, client, {"use.deprecated.format": False} | options)
+    sent: list[tuple[Any, Any]] = [(avro, EVENT), (protobuf, json_format.ParseDict(TEXT_EVENT, kind()))]
+    with (folder / "events.jsonl").open("w") as lines:
+        for serializer, event in sent:
+            headers: Any = []
+            value: Any = serializer(event, SerializationContext("payments", MessageField.VALUE, headers))
+            [(name, head)] = headers
+            lines.write(json.dumps({"event": value.hex(), "header": name, "head": head.hex()}) + "\n")
+
+
+def check_by_guid(folder: Path, url: str) -> None:
+    client = SchemaRegistryClient({"url": url})
+    avro, protobuf = (json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines())
+    contexts = [
+        SerializationContext("scored", MessageField.VALUE, [(each["header"], bytes.fromhex(each["head"]))])
+        for each in (avro, protobuf)
+    ]
+    assert AvroDeserializer(client)(bytes.fromhex(avro["event"]), contexts[0]) == EVENT | {"fraud": FRAUD}
+    kind = class_of(event_file(is_nested=True, is_scored=True))
+    # With the registry: it asks for the writer's schema.
+    deserializer = ProtobufDeserializer(kind, {"use.deprecated.format": False}, client)
+    found = deserializer(bytes.fromhex(protobuf["event"]), contexts[1])
+    assert found == json_format.ParseDict(TEXT_EVENT | {"fraud": FRAUD}, kind())
+
+
 if __name__ == "__main__":
-    {"golden": golden, "check": check}[sys.argv[1]](Path(sys.argv[2]))
+    commands: dict[str, Any] = {"golden": golden, "check": check, "by_guid": by_guid, "check_by_guid": check_by_guid}
+    commands[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
