@@ -99,8 +99,8 @@ clean: ## Stop the local stack and remove all generated files of this folder
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: .tools/jgo.stamp ## For maintainers: resolve all packages and jars again, and write the lock files
-	@$(COMPILE) --upgrade pyproject.toml --extra demo --extra text --extra pictures --group dev -o requirements.lock
-	@$(COMPILE) -c requirements.lock pyproject.toml --extra demo --extra text --extra pictures --group build -o deploy/requirements.lock
+	@$(COMPILE) --upgrade pyproject.toml --extra demo --extra text --extra pictures --extra protobuf --group dev -o requirements.lock
+	@$(COMPILE) -c requirements.lock pyproject.toml --extra demo --extra text --extra pictures --extra protobuf --group build -o deploy/requirements.lock
 	@$(COMPILE) --upgrade --group pyproject.toml:jars -o deploy/requirements-jgo.lock
 	@$(COMPILE) --upgrade --group pyproject.toml:java -o deploy/requirements-java.lock
 	@$(COMPILE) --upgrade --group pyproject.toml:uv -o deploy/requirements-uv.lock

@@ -34,7 +34,7 @@ def compiled(text: str, title: str, others: Mapping[str, str]) -> str:
         UnknownSchema: protoc is missing, or refuses the text.
     """
     try:
-        from grpc_tools import protoc  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+        from grpc_tools import protoc  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise UnknownSchema(
             f"{title} is text, which this machine cannot compile: run pip install 'anabranch[protobuf]' on each "
