@@ -165,6 +165,7 @@ class ModelSpec:
         fixed_rows: The model's own batch size.
         require_finite: True to refuse NaN and infinity.
         is_chain: True if stages are steps.
+        is_capped: True if a trial limits `batching.max_rows`.
     """
 
     name: str
@@ -183,6 +184,7 @@ class ModelSpec:
     is_chain: bool = False
     padding: Padding | None = None
     verdict: BatchingVerdict = field(default_factory=BatchingVerdict)
+    is_capped: bool = False
 
     @property
     def is_indivisible(self) -> bool:

@@ -48,10 +48,17 @@ def prove_batching(model: ModelSpec, repository_path: Path) -> ModelSpec:
     """
     verdict = _without_trial(model) or _cached(model, repository_path)
     batching = model.batching
-    if 0 < verdict.most_rows < (batching.max_rows or DEFAULT_ROWS):
+    is_capped = 0 < verdict.most_rows < (batching.max_rows or DEFAULT_ROWS)
+    if is_capped:
         batching = msgspec.structs.replace(batching, max_rows=verdict.most_rows)
-    padding = model.padding if verdict.pads else None
-    return replace(model, batchable=verdict.level != "whole", verdict=verdict, batching=batching, padding=padding)
+    return replace(
+        model,
+        batchable=verdict.level != "whole",
+        verdict=verdict,
+        batching=batching,
+        is_capped=is_capped,
+        padding=model.padding if verdict.pads else None,
+    )
 
 
 def _whole(reason: str) -> BatchingVerdict:

@@ -141,7 +141,9 @@ def read_chain(file: ChainFile, models: Catalog) -> ModelSpec:
         raise ConfigError(f"{path}: enabled = true under [batching], but {obstacle}: remove it")
     by_row = not obstacle and file.batching.enabled is not False
     limits = [step.most_rows for step in steps if step.most_rows]
-    batching = msgspec.structs.replace(file.batching, max_rows=min(limits)) if by_row and limits else file.batching
+    batching, is_capped = file.batching, by_row and bool(limits)
+    if is_capped:
+        batching = msgspec.structs.replace(file.batching, max_rows=min(limits))
     verdict = BatchingVerdict(level="whole", reason="requests for a chain run one by one")
     return ModelSpec(
         name=path.parent.name,
@@ -156,6 +158,7 @@ def read_chain(file: ChainFile, models: Catalog) -> ModelSpec:
         stages=stages,
         is_chain=True,
         verdict=BatchingVerdict(reason="; ".join(step.verdict for step in steps)) if by_row else verdict,
+        is_capped=is_capped and file.batching.max_rows is None,
     )
 
 

@@ -170,7 +170,7 @@ def test_rdkafka_connection_waits_for_committed_answers(topics: Callable[..., To
     assert made.read(1) == [(b"k", b"committed")]
 
 
-def test_rdkafka_connection_request_names_the_partition_of_its_answer(topics: Callable[..., Topics]) -> None:
+def test_rdkafka_request_names_its_answers_partition(topics: Callable[..., Topics]) -> None:
     made = topics()
     made.send(b"request", [("traceparent", b"00")])
     [record] = made.sent(1)

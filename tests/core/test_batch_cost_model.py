@@ -213,12 +213,14 @@ def test_costs_of_stages_are_the_waits_for_them(row_ms: float) -> None:
 
 
 def test_costs_of_stages_without_profile_are_what_readers_report() -> None:
-    """The first batches are small; later ones take 10 ms in the slowest stage, a shard of a large request 100 ms."""
+    """The first batches are small; later ones take 25 ms in the slowest stage, a shard of a large request 100 ms."""
     readers = Credits(1, 1)
     stages = StageWaits(0.0, readers)
     assert stages.quote(None, 8).max_rows == 8
-    for row_ms, rows, shard_rows in ((2.0, 5, 32), (2.1, 5, 32), (20.0, 1, 5), (500.0, 1, 1), (0.01, 64, 32)):
+    for row_ms, rows, shard_rows in ((2.0, 12, 32), (2.1, 12, 32), (20.0, 1, 5), (500.0, 1, 1), (0.01, 64, 32)):
         before, readers.row_ms = stages.revision, row_ms
         assert (stages.revision > before) == (row_ms != 2.1), "a small change is no new price"
         assert (stages.quote(None, 8).max_rows, stages.rows_within(100.0, 32)) == (rows, shard_rows)
         assert stages.quote(7, 8).max_rows == 7
+    assert StageWaits(0.0, readers, 16).quote(None, 8).max_rows == 16, "the trial's limit"
+    assert StageWaits(0.0, Credits(1, 1), 4).quote(None, 8).max_rows == 4

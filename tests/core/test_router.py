@@ -461,6 +461,16 @@ def test_router_batch_for_stages_takes_some_milliseconds(row_ms: float, max_rows
     assert [len(unit) for unit in work(shard)] == sizes
 
 
+@pytest.mark.parametrize(("is_capped", "sizes"), [(True, [2, 2, 2, 2, 1]), (False, [6, 3])])
+def test_router_batch_for_stages_is_a_trial_or_a_wish(is_capped: bool, sizes: list[int]) -> None:
+    """What a trial allows is a limit, not what the model's file asks for."""
+    served = in_timed_stages(catalog(Batching(max_rows=6)), 4.0)
+    served.models["cut"]["1"] = dataclasses.replace(served.models["cut"]["1"], is_capped=is_capped)
+    shard = routed(served)
+    waits(shard, *[admitted("cut", offset=offset, served=served) for offset in range(9)])
+    assert [len(unit) for unit in work(shard)] == sizes
+
+
 @pytest.mark.parametrize(
     ("row_ms", "sizes"), [(0.0, [4, 4, 1]), (25.0, [4, 4, 1]), (40.0, [2, 2, 2, 2, 1]), (400.0, [1] * 9)]
 )

@@ -170,7 +170,7 @@ def test_slow_model_batches_end_at_the_tried_size(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(batching_proof, "_clock", lambda: lambda: float(next(clock)))
     write_kind(tmp_path, KINDS["dense"])
     model = read(tmp_path).find("m", "")
-    assert (model.verdict.most_rows, model.batching.max_rows) == (8, 8)
+    assert (model.verdict.most_rows, model.batching.max_rows, model.is_capped) == (8, 8, True)
     assert "cut short by time" in model.verdict.reason
 
 

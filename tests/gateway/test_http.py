@@ -425,7 +425,7 @@ def test_http_metrics_without_flink_are_those_of_the_gateway(served: Served) -> 
     assert {name for name, _ in found if not name.startswith("anabranch_gateway_")} == set()
 
 
-def test_http_requests_in_a_row_on_one_connection_are_answered_in_order(served: Served) -> None:
+def test_http_requests_in_a_row_are_answered_in_order(served: Served) -> None:
     """Sent at once, in pieces that end anywhere, with a body larger than the bound of a head between them."""
     small, large = ({"inputs": [{**X, "shape": [rows, 2], "data": [1.0] * 2 * rows}]} for rows in (1, 20_000))
     sent = b""
@@ -447,7 +447,7 @@ def test_http_requests_in_a_row_on_one_connection_are_answered_in_order(served: 
             assert answer["id"] == str(number)
 
 
-def test_http_head_of_an_answer_comes_in_one_piece_with_its_body(served: Served) -> None:
+def test_http_answer_comes_in_one_piece(served: Served) -> None:
     body = json.dumps({"inputs": [X]}).encode()
     host, _, port = served.address.partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:

@@ -60,7 +60,10 @@ def _run_ray(command: ServeDoorsCommand) -> None:
         try:
             serve.start(
                 http_options={"host": "127.0.0.1", "port": http_port, "access_log": False},
-                grpc_options={"port": grpc_port, "grpc_servicer_functions": ["bench.systems.serving.doors.add_service"]},
+                grpc_options={
+                    "port": grpc_port,
+                    "grpc_servicer_functions": ["bench.systems.serving.doors.add_service"],
+                },
             )
             serve.run(_application(command.repository), name="peer", route_prefix="/")
             _tell(command, http_port, grpc_port)

@@ -12,8 +12,8 @@ from anabranch.schemas.limits import CACHED_SIGNATURES
 
 #: Relative cost of a preferred smaller batch.
 _TOLERANCE = 1.05
-#: Longest batch in the slowest stage, and first ones of unknown stages.
-_STAGE_MS, _FIRST_ROWS = 10.0, 8
+#: Longest batch in the slowest stage: profiled, or learned with all that a run costs; and first ones.
+_STAGE_MS, _LEARNED_STAGE_MS, _FIRST_ROWS = 10.0, 25.0, 8
 #: Relative cost of the rows of a smaller shard.
 _WASTE = 1.1
 #: Overhead of a batch in Python and Flink.
@@ -275,10 +275,12 @@ class StageWaits(BatchCostModel):
     Args:
         row_ms: Of the slowest stage; 0 if unknown.
         readers: Know it after some runs.
+        most_rows: Largest batch.
     """
 
-    def __init__(self, row_ms: float, readers: Readers | None = None) -> None:
+    def __init__(self, row_ms: float, readers: Readers | None = None, most_rows: int = DEFAULT_ROWS) -> None:
         super().__init__([Measurement(1, row_ms)] if row_ms > 0 else ())
+        self._most_rows = most_rows
         self._profiled_ms = self._known_ms = row_ms
         self._readers = readers
         self._moves = 0
@@ -301,8 +303,8 @@ class StageWaits(BatchCostModel):
         if max_rows:
             return max_rows
         if self._readers is not None and not self._row_ms:
-            return _FIRST_ROWS
-        return self.rows_within(_STAGE_MS, DEFAULT_ROWS)
+            return min(_FIRST_ROWS, self._most_rows)
+        return self.rows_within(_STAGE_MS if self._profiled_ms else _LEARNED_STAGE_MS, self._most_rows)
 
     def rows_within(self, most_ms: float, most_rows: int, row_elements: int = 1) -> int:
         """See `BatchCostModel`."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from anabranch.operators.core.execution.padded_batch import by_length
 from anabranch.operators.core.execution.stage import enter
 from anabranch.operators.core.merging.ensemble import member_shards, open_window
@@ -16,6 +18,7 @@ from anabranch.operators.core.merging.shards import opening, shards
 from anabranch.operators.core.outputs import Shard, Unit, WindowPart
 from anabranch.operators.core.requests import Request
 from anabranch.operators.core.scheduling.batch_cost_model import (
+    DEFAULT_ROWS,
     BatchCostModel,
     EnsembleCosts,
     StageWaits,
@@ -157,8 +160,11 @@ class Router:
             model = self._catalog.find(decoded.model_name, decoded.model_version)
             is_batched = model.batchable and not model.is_indivisible
             is_away = bool(model.stages) or model.ensemble is not None
+            batching = model.batching if is_batched else _ALONE
+            if model.stages and model.is_capped and is_batched:
+                batching = msgspec.structs.replace(batching, max_rows=None)  # The limit is in the costs.
             handling = Handling(
-                model.batching if is_batched else _ALONE,
+                batching,
                 self._cost_model_of(model),
                 f"{model.name}/{model.version}" if is_away else "",
                 self._gate_of(model) if model.stages else None,
@@ -176,7 +182,8 @@ class Router:
         costs = self._away_costs.get(name)
         if costs is None:
             if ensemble is None:
-                costs = StageWaits(max(stage.row_ms for stage in model.stages), self._gate_of(model))
+                row_ms = max(stage.row_ms for stage in model.stages)
+                costs = StageWaits(row_ms, self._gate_of(model), model.batching.max_rows or DEFAULT_ROWS)
             else:
                 costs = EnsembleCosts([self._cost_model_of(self._catalog.find(*each)) for each in ensemble.members])
             self._away_costs[name] = costs
