@@ -89,11 +89,21 @@ def _application(repository: str) -> Any:
         async def __call__(self, request: Request) -> Response:
             return Response(await self._answer(await request.body()))
 
-        async def ModelInfer(self, request: bytes) -> bytes:  # noqa: N802 - the protocol's name
-            answer: bytes = await self._answer(request)
-            return answer
+        async def ModelInfer(self, request: bytes) -> Encoded:  # noqa: N802 - the protocol's name
+            return Encoded(await self._answer(request))
 
     return DoorReplica.bind()  # type: ignore[attr-defined]
+
+
+class Encoded:
+    """A message that is encoded already."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - as Ray calls it
+        """Return it."""
+        return self._message
 
 
 def add_service(servicer: Any, server: Any) -> None:
