@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -226,8 +227,10 @@ class Client:
         span = _span(model)
         if span is None:
             return self._send(self._encode(request), request_id, key, sent_s, timeout_s, model)
+        # A gateway goes on with the trace.
+        has_phases = not isinstance(self._connection, HttpConnection)
         try:
-            if not isinstance(self._connection, HttpConnection):  # A gateway goes on with the trace.
+            if has_phases:
                 request = msgspec.structs.replace(request, parameters={**request.parameters, "explain": True})
             message = self._encode(request)
             span.sending()
@@ -236,7 +239,7 @@ class Client:
         except BaseException as error:
             span.end(error)
             raise
-        future.add_done_callback(span.end_with)
+        future.add_done_callback(functools.partial(span.end_with, has_phases=has_phases))
         return future
 
     def map(

@@ -98,12 +98,16 @@ class RequestSpan:
             self._span.set_status(trace.StatusCode.ERROR, str(error))
         self._span.end(max(self._answered_ns, time.time_ns()))
 
-    def end_with(self, future: Future[Result]) -> None:
-        """End the span with the outcome of a request."""
+    def end_with(self, future: Future[Result], *, has_phases: bool = True) -> None:
+        """End the span with the outcome of a request.
+
+        Args:
+            has_phases: Adds the spans of the phases.
+        """
         error: BaseException | None = None
         if not future.cancelled():
             error = future.exception()
-            if error is None:
+            if error is None and has_phases:
                 found = future.result().parameters
                 self.explained(lambda name: value if isinstance(value := found.get(name), int) else None)
         self.end(error)
