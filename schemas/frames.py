@@ -52,8 +52,15 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
         )
     view, is_bytes = memoryview(frame), isinstance(frame, bytes)
     requests: list[tuple[Buffer | None, Source]] = []
-    for size, partition, offset, timestamp_ms in _REQUEST.iter_unpack(view[_COUNT.size : at]):
-        source = Source(partition, offset, timestamp_ms)
+    heads = list(_REQUEST.iter_unpack(view[_COUNT.size : at]))
+    values_end = at + sum([head[0] for head in heads if head[0] > 0])
+    carried = _read_carried(view, values_end, count) if values_end < len(frame) else None
+    for index, (size, partition, offset, timestamp_ms) in enumerate(heads):
+        fields = None if carried is None else carried[index]
+        if fields:
+            source: Source = CarryingSource(partition, offset, timestamp_ms, fields)
+        else:
+            source = Source(partition, offset, timestamp_ms)
         if size < 0:
             requests.append((None, source))
         else:
@@ -63,19 +70,20 @@ def read_requests(frame: Buffer) -> list[tuple[Buffer | None, Source]]:
             else:
                 requests.append((frame[at:end] if is_bytes else view[at:end].tobytes(), source))
             at = end
-    if at != len(frame):
-        _read_carried(view, at, requests)
     return requests
 
 
-def _read_carried(view: memoryview, at: int, requests: list[tuple[Buffer | None, Source]]) -> None:
-    while at < len(view):
-        index, size = _CARRIED.unpack_from(view, at)
-        end = at + _CARRIED.size + size
-        value, source = requests[index]
-        carried = view[at + _CARRIED.size : end].tobytes()
-        requests[index] = value, CarryingSource(source.partition, source.offset, source.timestamp_ms, carried)
-        at = end
+def _read_carried(view: memoryview, at: int, count: int) -> list[bytes | None]:
+    """Return the carried fields of each record."""
+    carried: list[bytes | None] = [None] * count
+    rest, at, unpack, head_bytes = view[at:].tobytes(), 0, _CARRIED.unpack_from, _CARRIED.size
+    end = len(rest)
+    while at < end:
+        index, size = unpack(rest, at)
+        at += head_bytes
+        carried[index] = rest[at : at + size]
+        at += size
+    return carried
 
 
 def write_requests(records: Sequence[tuple[Buffer | None, Source]]) -> bytes:

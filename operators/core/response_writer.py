@@ -173,13 +173,23 @@ class ResponseWriter:
                     [(request, 0)], {name: array[row : row + 1] for name, array in arrays.items()}, phase
                 )
             return answers
+        write, to, most_bytes = flow.write, flow.to, self._max_response_bytes
+        key_of = None if flow.spec.key is None else flow.key_of
+        is_framed = flow.spec.is_framed
         for request, row in events:
             try:
-                event = flow.with_head(bytes(request.original), request.source.carried)
-                value = flow.write(event, fragments[row])
-                if len(value) > self._max_response_bytes:
-                    raise _too_large(len(value), self._max_response_bytes)
-                answers.append(_outgoing(flow, request, event, value))
+                original, source = request.original, request.source
+                event = original if type(original) is bytes else bytes(original)
+                if is_framed:
+                    event = flow.with_head(event, source.carried)
+                value = write(event, fragments[row])
+                if len(value) > most_bytes:
+                    raise _too_large(len(value), most_bytes)
+                if is_framed:
+                    answers.append(_outgoing(flow, request, event, value))
+                else:
+                    key = None if key_of is None else key_of(event)
+                    answers.append(Answer(b"", value, address_event(source.carried, to, source.timestamp_ms, key)))
             except AnabranchError as error:
                 answers += self.fail(request, Failure(error.code, error.message, phase))
         return answers

@@ -24,6 +24,7 @@ EVENT = -3
 _EVENT_MARK = struct.pack("<i", EVENT)
 #: Of partitions; flows use those above.
 PARTITION_BITS = 17
+_PARTITIONS = (1 << PARTITION_BITS) - 1
 _MAX_FLOW = (1 << (31 - PARTITION_BITS)) - 1
 _HEAD = struct.Struct("<iHi")
 _HEADER = struct.Struct("<Hi")
@@ -110,10 +111,11 @@ def address_event(carried: bytes, to: bytes, timestamp_ms: int, key: bytes | Non
     """Address an outgoing event, with a new key if given."""
     _, topic_size, key_size = _HEAD.unpack_from(carried)
     rest = _HEAD.size + topic_size
-    if key is not None:
-        rest, key_size = rest + max(0, key_size), len(key)
     address = b"%d/%b" % (timestamp_ms, to)
-    return b"".join([_HEAD.pack(EVENT, len(address), key_size), address, key or b"", carried[rest:]])
+    if key is None:
+        return b"%b%b%b" % (_HEAD.pack(EVENT, len(address), key_size), address, carried[rest:])
+    rest, key_size = rest + max(0, key_size), len(key)
+    return b"".join([_HEAD.pack(EVENT, len(address), key_size), address, key, carried[rest:]])
 
 
 def flow_number(topic: str) -> int:
@@ -121,9 +123,14 @@ def flow_number(topic: str) -> int:
     return crc32(topic.encode()) % _MAX_FLOW + 1
 
 
+def event_id(topic: str, source: Source) -> str:
+    """Return the id of an event."""
+    return f"{topic}-{source.partition & _PARTITIONS}-{source.offset}"
+
+
 def event_source(source: Source) -> Source:
     """Return the source within its topic."""
-    return Source(source.partition & ((1 << PARTITION_BITS) - 1), source.offset, source.timestamp_ms)
+    return Source(source.partition & _PARTITIONS, source.offset, source.timestamp_ms)
 
 
 class ReplyTopics:

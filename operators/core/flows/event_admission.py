@@ -16,7 +16,7 @@ from anabranch.schemas.model import Catalog
 from anabranch.schemas.records import Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import Buffer
-from anabranch.schemas.wire.carried import ReplyTopics, event_source, event_topic, is_event
+from anabranch.schemas.wire.carried import ReplyTopics, event_id, event_topic, is_event, topic_bytes
 
 _Shapes = tuple[tuple[int, ...], ...]
 
@@ -43,29 +43,32 @@ class EventAdmission(Admission):
         """Admit or refuse an event or a request; never raises."""
         if not is_event(source.carried):
             return super().admit(message, source, now_ms)
-        [admitted] = self._admit_events([(message, source)], now_ms)
+        [admitted] = self._admit_events([(message, source)], event_topic(source.carried), now_ms)
         return admitted
 
     def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Iterable[Request | Refused]:
         """Admit or refuse each record, in order; never raises."""
-        batchwise: dict[str, list[int]] = {}
+        batchwise: dict[bytes, list[int]] = {}
         if self._flows:
             for index, (_, source) in enumerate(records):
                 if is_event(source.carried):
-                    batchwise.setdefault(event_topic(source.carried), []).append(index)
+                    batchwise.setdefault(topic_bytes(source.carried), []).append(index)
         admit = super().admit
         if not batchwise:
             return [admit(message, source, now_ms) for message, source in records]
         admitted: list[Request | Refused | None] = [None] * len(records)
-        for indices in batchwise.values():
-            events = self._admit_events([records[index] for index in indices], now_ms)
+        for topic, indices in batchwise.items():
+            if len(indices) == len(records):
+                return self._admit_events(records, topic.decode(), now_ms)
+            events = self._admit_events([records[index] for index in indices], topic.decode(), now_ms)
             for index, event in zip(indices, events, strict=True):
                 admitted[index] = event
         return [admit(*records[index], now_ms) if each is None else each for index, each in enumerate(admitted)]
 
-    def _admit_events(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> list[Request | Refused]:
+    def _admit_events(
+        self, records: Sequence[tuple[Buffer | None, Source]], topic: str, now_ms: float
+    ) -> list[Request | Refused]:
         """Admit events of one topic."""
-        topic = event_topic(records[0][1].carried)
         flow = self._flows.of(topic)
         admitted: list[Request | Refused] = []
         try:
@@ -101,50 +104,55 @@ class EventAdmission(Admission):
                     f"the event has {len(event)} bytes, at most {self._max_message_bytes} are allowed: "
                     "raise kafka.max_message_bytes"
                 )
-            tensors = tuple([raw for raw, _ in mapped])
-            head = self._event_head(flow, tuple([shape for _, shape in mapped]))
-            request = request_of(head, _event_id(source), Encoding.JSON, event, source, tensors, now_ms)
+            tensors: tuple[bytes, ...]
+            shapes: _Shapes
+            if len(mapped) == 1:
+                raw, shape = mapped[0]
+                tensors, shapes = (raw,), (shape,)
+            else:
+                tensors, shapes = tuple([raw for raw, _ in mapped]), tuple([shape for _, shape in mapped])
+            topic = flow.spec.topic
+            head = self._event_heads.get((topic, shapes)) or self._new_event_head(flow, shapes)
+            request = request_of(head, event_id(topic, source), Encoding.JSON, event, source, tensors, now_ms)
         except AnabranchError as error:
             return _refuse_event(event, source, error)
         if flow.spec.is_ordered:
-            topic = flow.spec.topic
             request.holds_order = True
             latest_ms = self._deadlines_ms.get(topic, 0)
             request.deadline_ms = self._deadlines_ms[topic] = max(latest_ms, request.deadline_ms)
         return request
 
-    def _event_head(self, flow: Flow, shapes: _Shapes) -> AdmittedHead:
+    def _new_event_head(self, flow: Flow, shapes: _Shapes) -> AdmittedHead:
         spec, model = flow.spec, flow.model
-        head = self._event_heads.get((spec.topic, shapes))
-        if head is None:
-            self._catalog.find(model.name, model.version)  # It may be left out.
-            if len(self._event_heads) >= CACHED_HEADS:
-                self._event_heads.clear()
-            inputs = [
-                TensorSignature(each.name, each.datatype, shape)
-                for each, shape in zip(model.inputs, shapes, strict=True)
-            ]
-            signature = Signature(model.name, model.version, tuple(inputs), flow.outputs)
-            if model.padding:
-                signature = with_neighbours(model.padding, signature)
-            head = self._event_heads[spec.topic, shapes] = AdmittedHead(
-                model=model,
-                signature=encode_signature(signature),
-                order=tuple(range(len(inputs))),
-                sizes=(None,) * len(inputs),
-                shapes=tuple((1, *shape) if model.batchable else shape for shape in shapes),
-                rows=1,
-                priority=spec.priority or self._default_priority,
-                timeout_ms=spec.deadline_ms or None,
-                partial_allowed=False,
-                explain=False,
-            )
+        self._catalog.find(model.name, model.version)  # It may be left out.
+        if len(self._event_heads) >= CACHED_HEADS:
+            self._event_heads.clear()
+        inputs = [
+            TensorSignature(each.name, each.datatype, shape) for each, shape in zip(model.inputs, shapes, strict=True)
+        ]
+        signature = Signature(model.name, model.version, tuple(inputs), flow.outputs)
+        if model.padding:
+            signature = with_neighbours(model.padding, signature)
+        head = self._event_heads[spec.topic, shapes] = AdmittedHead(
+            model=model,
+            signature=encode_signature(signature),
+            order=tuple(range(len(inputs))),
+            sizes=(None,) * len(inputs),
+            shapes=tuple((1, *shape) if model.batchable else shape for shape in shapes),
+            rows=1,
+            priority=spec.priority or self._default_priority,
+            timeout_ms=spec.deadline_ms or None,
+            partial_allowed=False,
+            explain=False,
+        )
         return head
 
 
-def _event_id(source: Source) -> str:
-    return f"{event_topic(source.carried)}-{event_source(source).partition}-{source.offset}"
-
-
 def _refuse_event(event: bytes, source: Source, error: AnabranchError) -> Refused:
-    return Refused(source, _event_id(source), Encoding.JSON, event, Failure(error.code, error.message, PHASE))
+    return Refused(
+        source,
+        event_id(event_topic(source.carried), source),
+        Encoding.JSON,
+        event,
+        Failure(error.code, error.message, PHASE),
+    )

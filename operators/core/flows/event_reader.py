@@ -26,6 +26,7 @@ class EventReader:
         for path in paths:
             _grow(tree, path)
         self._decoder = msgspec.json.Decoder(_struct_of(tree))
+        self._decode = self._decoder.decode
         found = [_attributes_of(tree, path) for path in paths]
         self._steps = found
         self._is_plain = all(not rest for _, rest in found)
@@ -38,7 +39,10 @@ class EventReader:
             UnreadableRequest: The message is not JSON.
             InvalidField: The event or a field on the way is not an object.
         """
-        event = decode_json(message, self._decoder)
+        try:
+            event = self._decode(message) if message.isascii() else decode_json(message, self._decoder)
+        except (msgspec.DecodeError, RecursionError):
+            event = decode_json(message, self._decoder)  # It names the error.
         if self._is_plain:
             try:
                 return self._get_all(event)

@@ -15,7 +15,8 @@ from anabranch.operators.core.flows.event_reader import decode_json
 from anabranch.operators.core.flows.field_path import format_path
 from anabranch.schemas.errors import InvalidField
 
-_OPEN = ord("{")
+_OPEN, _CLOSE = b"{}"
+_NO_END_OF_A_VALUE = b"{ \t\r\n"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]')
 
 
@@ -50,23 +51,28 @@ class EventWriter:
         Raises:
             InvalidField: A field on the way is not an object.
         """
-        if self._are_new(event):
-            ordered = values if self._order is None else [values[number] for number in self._order]
-            return _append(event, self._members % tuple(ordered))
+        if b"\\" not in event:
+            for key in self._tops:
+                # From the end it takes half the time of `in`.
+                if event.rfind(key) >= 0:
+                    break
+            else:
+                return self._append(event, values)
+        # The bytes may be those of a deeper key or of a text.
+        present = decode_json(event, self._presence)
+        if all(value is msgspec.UNSET for value in msgspec.structs.astuple(present)):
+            return self._append(event, values)
         for path, value in zip(self._paths, values, strict=True):
             event = _put(event, path, 0, value)
         return event
 
-    def _are_new(self, event: bytes) -> bool:
-        if b"\\" not in event:
-            for key in self._tops:
-                if key in event:
-                    break
-            else:
-                return True
-        # The bytes may be those of a deeper key or of a text.
-        present = decode_json(event, self._presence)
-        return all(value is msgspec.UNSET for value in msgspec.structs.astuple(present))
+    def _append(self, event: bytes, values: Sequence[bytes]) -> bytes:
+        ordered = values if self._order is None else [values[number] for number in self._order]
+        members = self._members % tuple(ordered)
+        # Most events end so.
+        if event[-1] == _CLOSE and event[-2] not in _NO_END_OF_A_VALUE:
+            return b"%b,%b}" % (event[:-1], members)
+        return _append(event, members)
 
 
 def _pieces(tree: Mapping[str, Any]) -> list[bytes | int]:

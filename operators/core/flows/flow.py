@@ -40,7 +40,9 @@ class Flow:
         self.to = spec.to.encode()
         self._function = function
         self._format = format_of(spec, model, registry)
+        #: Bound at once, for the hot path.
         self._read = self._format.read
+        self.write: Callable[[bytes, Any], bytes] = self._format.write
         self._spans = []
         start = 0
         for each in map(InputMapping, spec.inputs):
@@ -72,16 +74,10 @@ class Flow:
         Raises:
             AnabranchError: The event cannot be mapped.
         """
-        if self._function is not None:
-            [mapped] = self.read_all([event])
-            if isinstance(mapped, AnabranchError):
-                raise mapped
-            return mapped
-        values = self._read(event)
-        spans = self._spans
-        if len(spans) == 1:
-            return [spans[0][0](values)]
-        return [convert(values[start:stop]) for convert, start, stop in spans]
+        [mapped] = self.read_all([event])
+        if isinstance(mapped, AnabranchError):
+            raise mapped
+        return mapped
 
     def read_records(self, records: Sequence[tuple[bytes, bytes]]) -> list[list[Mapped] | AnabranchError]:
         """Map values with their carried fields; see `read_all`."""
@@ -98,14 +94,8 @@ class Flow:
 
     def read_all(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
         """Map many events, calling the function once; an event that fails does not affect the others."""
-        found: list[list[Mapped] | AnabranchError] = []
         if self._function is None:
-            for event in events:
-                try:
-                    found.append(self.read(event))
-                except AnabranchError as error:
-                    found.append(error)
-            return found
+            return self._read_fields(events)
         decoded: list[dict[str, Any] | AnabranchError] = []
         for event in events:
             try:
@@ -115,6 +105,21 @@ class Flow:
         good = [event for event in decoded if not isinstance(event, AnabranchError)]
         mapped = iter(self._call(good) if good else ())
         return [event if isinstance(event, AnabranchError) else next(mapped) for event in decoded]
+
+    def _read_fields(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
+        read, spans = self._read, self._spans
+        only = spans[0][0] if len(spans) == 1 else None
+        found: list[list[Mapped] | AnabranchError] = []
+        for event in events:
+            try:
+                values = read(event)
+                if only is not None:
+                    found.append([only(values)])
+                else:
+                    found.append([convert(values[start:stop]) for convert, start, stop in spans])
+            except AnabranchError as error:
+                found.append(error)
+        return found
 
     def _call(self, events: list[dict[str, Any]]) -> list[list[Mapped] | AnabranchError]:
         assert self._function is not None and self.spec.function is not None  # noqa: S101, PT018 - by `read_all`
@@ -130,10 +135,6 @@ class Flow:
                 return [error]
             return [MappingFailed(f"{name} raised {type(error).__name__}: {error}")]
         return [list(row) for row in zip(*columns, strict=True)]
-
-    def write(self, event: bytes, fragments: Any) -> bytes:
-        """Return the outgoing event, or raise AnabranchError."""
-        return self._format.write(event, fragments)
 
     def format(self, outputs: Mapping[str, Array]) -> list[Any]:
         """Format the outputs of some rows for `write`; see `EventFormat.format`."""

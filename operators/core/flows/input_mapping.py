@@ -19,7 +19,8 @@ from anabranch.schemas.tensors import BYTES, FLOATS, NUMPY_DTYPES, fits, raw_fro
 #: Raw bytes and shape without the batch axis.
 Mapped: TypeAlias = tuple[bytes, tuple[int, ...]]
 
-_FORMATS = dict(zip(NUMPY_DTYPES, "?BHIQbhiqefd", strict=True))
+#: Formats of `struct` by datatype.
+STRUCT_FORMATS = dict(zip(NUMPY_DTYPES, "?BHIQbhiqefd", strict=True))
 
 
 class InputMapping:
@@ -34,7 +35,7 @@ class InputMapping:
         if not spec.is_whole and prod(self._shape) != count:
             # The only free axis has the fields.
             self._shape = tuple(count if axis is None else axis for axis in spec.shape)
-        self._pack = struct.Struct(f"<{count}{_FORMATS.get(spec.datatype, 'x')}").pack
+        self._pack = struct.Struct(f"<{count}{STRUCT_FORMATS.get(spec.datatype, 'x')}").pack
         is_number = spec.datatype not in (BYTES, "BOOL")
         #: True if the packer checks the values.
         self._is_direct = is_number and not spec.is_whole and all(field.kind == "plain" for field in spec.fields)
@@ -66,7 +67,7 @@ class InputMapping:
             raise self._out_of_range(elements) from None
 
     def _out_of_range(self, elements: Sequence[Any]) -> InvalidField:
-        pack = struct.Struct(f"<{_FORMATS[self._spec.datatype]}").pack
+        pack = struct.Struct(f"<{STRUCT_FORMATS[self._spec.datatype]}").pack
         for field, element in zip(self._spec.fields, elements, strict=True):
             try:
                 pack(element)
