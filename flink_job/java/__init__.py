@@ -63,6 +63,24 @@ def frame_elements(
     return DataStream(java_stream(elements).transform(name, row_type.get_java_type_info(), operator).uid(name))
 
 
+def bytes_of_texts(texts: DataStream, bytes_type: TypeInformation) -> DataStream:
+    """Return a stream of texts as UTF-8."""
+    encode = java_gateway().jvm.anabranch.ElementValues.OfTexts()
+    return DataStream(java_stream(texts).map(encode, bytes_type.get_java_type_info()))
+
+
+def frames_of_rows(rows: DataStream, bytes_type: TypeInformation) -> DataStream:
+    """Return `Row(key, value, carried)` as frames of one answer, without key and carried fields."""
+    pack = java_gateway().jvm.anabranch.ElementValues.FrameOfRow()
+    return DataStream(java_stream(rows).map(pack, bytes_type.get_java_type_info()))
+
+
+def unpack_values(frames: DataStream, value_type: TypeInformation, *, as_texts: bool) -> DataStream:
+    """Return the values in frames of answers."""
+    unpack = java_gateway().jvm.anabranch.ElementValues.Unpack(as_texts)
+    return DataStream(java_stream(frames).flatMap(unpack, value_type.get_java_type_info()))
+
+
 def _java_keys(keys_by_group: Sequence[int]) -> Any:
     gateway = java_gateway()
     keys = gateway.new_array(gateway.jvm.int, len(keys_by_group))

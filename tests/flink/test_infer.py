@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyflink.common import Encoder, Types, WatermarkStrategy
+from pyflink.common import Encoder, TypeInformation, Types, WatermarkStrategy
 from pyflink.datastream.connectors.file_system import FileSink, OutputFileConfig, RollingPolicy
 from pyflink.datastream.connectors.number_seq import NumberSequenceSource
 
 from anabranch.flink import environment, infer
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.stream_keying import VALUE_TYPE
 from anabranch.jobs.control import JobControl
 from anabranch.schemas.model import Batching, SessionOptions
 from anabranch.stack.flink.cluster import FlinkCluster
@@ -76,6 +77,44 @@ def test_infer_of_a_stream_gives_each_element_once(model_repository: Path, mode:
     assert [(element["n"], code) for element, code, _ in failures] == [(13, "mapping_failed"), (14, "mapping_failed")]
     assert failures[0][2] == "inputs raised ValueError: thirteen"
     assert "shape [3], expected [4]" in failures[1][2]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("thread", Types.STRING()),
+        ("process", VALUE_TYPE),
+        pytest.param("thread", VALUE_TYPE, marks=pytest.mark.long),
+        pytest.param("process", Types.STRING(), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_infer_of_texts_and_bytes_gives_each_once(model_repository: Path, mode: str, kind: TypeInformation) -> None:
+    env = environment(config(mode))
+    as_text = kind == Types.STRING()
+    numbers = env.from_collection(list(range(ELEMENTS)), type_info=Types.LONG())
+    scored = infer(
+        numbers.map(lambda number: f"ä{number}" if as_text else f"ä{number}".encode(), output_type=kind),
+        model="double",
+        repository=model_repository,
+        inputs=lambda each: to_x({"n": int((each if as_text else each.decode()).removeprefix("ä"))}),
+        outputs=lambda each, outputs: each + (f" {outputs['y'][1]:.0f}" if as_text else b" %d" % outputs["y"][1]),
+        output_type=kind,
+        uid="double",
+        parallelism=2,
+    )
+    good = scored.map(lambda each: ("good", each if as_text else bytes(each).decode()))
+    failed = scored.failures.map(
+        lambda failure: (failure.code, failure.element if as_text else failure.element.decode())
+    )
+    found = list(good.union(failed).execute_and_collect("texts"))
+    assert sorted(pair for pair in found if pair[0] != "good") == [
+        ("mapping_failed", "ä13"),
+        ("mapping_failed", "ä14"),
+    ]
+    expected = [("good", f"ä{number} {2 * number + 2}") for number in range(ELEMENTS) if number not in (13, 14)]
+    assert sorted(pair for pair in found if pair[0] == "good") == sorted(expected)
 
 
 @pytest.mark.long
