@@ -160,7 +160,7 @@ class Admission:
             self._defects.note(PHASE, error, f"partition {source.partition}, offset {source.offset}")
             return _refuse(bytes(message), source, InternalError(f"{type(error).__name__}: {error}"))
 
-    def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Iterable[Request | Refused]:
+    def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Sequence[Request | Refused]:
         """Admit or refuse each record, in order; never raises."""
         return [self.admit(message, source, now_ms) for message, source in records]
 

@@ -24,7 +24,8 @@ EVENT = -3
 _EVENT_MARK = struct.pack("<i", EVENT)
 #: Of partitions; flows use those above.
 PARTITION_BITS = 17
-_PARTITIONS = (1 << PARTITION_BITS) - 1
+#: Mask of a partition's number.
+PARTITIONS = (1 << PARTITION_BITS) - 1
 _MAX_FLOW = (1 << (31 - PARTITION_BITS)) - 1
 _HEAD = struct.Struct("<iHi")
 _HEADER = struct.Struct("<Hi")
@@ -125,12 +126,12 @@ def flow_number(topic: str) -> int:
 
 def event_id(topic: str, source: Source) -> str:
     """Return the id of an event."""
-    return f"{topic}-{source.partition & _PARTITIONS}-{source.offset}"
+    return f"{topic}-{source.partition & PARTITIONS}-{source.offset}"
 
 
 def event_source(source: Source) -> Source:
     """Return the source within its topic."""
-    return Source(source.partition & _PARTITIONS, source.offset, source.timestamp_ms)
+    return Source(source.partition & PARTITIONS, source.offset, source.timestamp_ms)
 
 
 class ReplyTopics:

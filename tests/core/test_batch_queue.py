@@ -1,7 +1,7 @@
 """BatchQueue: contents, order and time of batches."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -1070,3 +1070,27 @@ def test_queue_requests_in_order_never_run_beside_the_task() -> None:
 def queue_of(queue: BatchQueue, ids: str) -> list[Request]:
     """Requests that were added, by id."""
     return [request for request in queue._arrived if request.id in ids]
+
+
+@pytest.mark.parametrize(
+    "measured", [((1, 1.0), (64, 64.0)), ((1, 1.0), (64, 2.0))], ids=["linear", "cheaper together"]
+)
+@pytest.mark.parametrize("delay_ms", [0.0, 5.0])
+def test_queue_alike_requests_at_once_equal_one_by_one(
+    measured: tuple[tuple[int, float], ...], delay_ms: float
+) -> None:
+    def filled_by(add: Callable[[BatchQueue, list[Request]], None]) -> Any:
+        queue = new_queue({b"m": delay_ms}, costs={b"m": costs(*measured)})
+        queue.add(waiting("urgent", priority=1), 0)
+        queue.add(waiting("idle", priority=9), 0)
+        add(queue, [waiting(f"r{number}") for number in range(6)])
+        found = queue.size_bytes, round(queue.backlog_ms, 6), queue.next_deadline()
+        arrived = [(each.id, each.number, each.arrived_ms) for each in queue.settle().arrived]
+        return found, arrived, batches_of(queue, 20)
+
+    def one_by_one(queue: BatchQueue, requests: list[Request]) -> None:
+        for request in requests:
+            queue.add(request, 7)
+
+    at_once = filled_by(lambda queue, requests: queue.add_alike(requests, 7))
+    assert at_once == filled_by(one_by_one)

@@ -1,6 +1,6 @@
 """Admits the events of flows as requests, beside requests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from anabranch.operators.core.admission import PHASE, Admission, AdmittedHead, request_of
 from anabranch.operators.core.defects import Defects
@@ -13,10 +13,10 @@ from anabranch.schemas.errors import AnabranchError, InternalError, RequestTooLa
 from anabranch.schemas.limits import CACHED_HEADS
 from anabranch.schemas.messages import Encoding
 from anabranch.schemas.model import Catalog
-from anabranch.schemas.records import Source
+from anabranch.schemas.records import NO_DEADLINE_MS, Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import Buffer
-from anabranch.schemas.wire.carried import ReplyTopics, event_id, event_topic, is_event, topic_bytes
+from anabranch.schemas.wire.carried import PARTITIONS, ReplyTopics, event_id, event_topic, is_event, topic_bytes
 
 _Shapes = tuple[tuple[int, ...], ...]
 
@@ -46,7 +46,7 @@ class EventAdmission(Admission):
         [admitted] = self._admit_events([(message, source)], event_topic(source.carried), now_ms)
         return admitted
 
-    def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Iterable[Request | Refused]:
+    def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Sequence[Request | Refused]:
         """Admit or refuse each record, in order; never raises."""
         batchwise: dict[bytes, list[int]] = {}
         if self._flows:
@@ -75,7 +75,36 @@ class EventAdmission(Admission):
             if flow is None:
                 raise UnknownFlow(f"topic {topic!r} has no flow: add one that reads it, or remove the topic")
             events = [(b"" if message is None else bytes(message), source.carried) for message, source in records]
+            heads, most_bytes = self._event_heads, self._max_message_bytes
+            is_simple = not flow.spec.is_ordered
             for (event, _), (message, source), mapped in zip(events, records, flow.read_records(events), strict=True):
+                # The usual event, without the calls of `_admit_event`.
+                if is_simple and event and type(mapped) is list and len(mapped) == 1 and len(event) <= most_bytes:
+                    raw, shape = mapped[0]
+                    head = heads.get((topic, (shape,)))
+                    if head is not None and head.timeout_ms is None and not head.model.require_finite:
+                        admitted.append(
+                            Request(
+                                head.signature,
+                                len(event),
+                                1,
+                                head.priority,
+                                NO_DEADLINE_MS,
+                                -1,
+                                now_ms,
+                                0.0,
+                                False,
+                                False,
+                                source,
+                                f"{topic}-{source.partition & PARTITIONS}-{source.offset}",
+                                Encoding.JSON,
+                                False,
+                                False,
+                                event,
+                                (raw,),
+                            )
+                        )
+                        continue
                 admitted.append(self._admit_event(flow, message, event, source, mapped, now_ms))
         except Exception as error:  # noqa: BLE001 - a defect must not kill the job
             if not isinstance(error, AnabranchError):

@@ -28,6 +28,8 @@ from anabranch.schemas.tensors import Buffer
 PHASE = "shard"
 #: Longest wait for a slow batch without a look at the queue.
 _WAIT_MS = 10.0
+#: Fewer requests of a frame are queued one by one.
+_FEW = 4
 
 
 class SlowLane(Protocol):
@@ -86,7 +88,10 @@ class RequestPipeline:
         outputs: list[Output] = []
         split = self._router.split
         requests = read_requests(frame)
-        for request in self._admission.admit_all(requests, now_ms):
+        admitted = self._admission.admit_all(requests, now_ms)
+        if self._add_alike(admitted, queue, now_ms):
+            admitted = ()
+        for request in admitted:
             if isinstance(request, Refused):
                 if request.failure.code == DeadlineExceeded.code:
                     self._response_writer.meter.note_behind(now_ms - request.source.timestamp_ms)
@@ -103,6 +108,33 @@ class RequestPipeline:
         if self._policy.refuses:
             outputs += self._shed(queue)
         return outputs
+
+    def _add_alike(self, admitted: Sequence[Request | Refused], queue: BatchQueue, now_ms: float) -> bool:
+        """Queue the requests of a frame at once if they are alike; return False otherwise."""
+        if len(admitted) < _FEW:
+            return False
+        first = admitted[0]
+        if type(first) is not Request or first.deadline_ms or first.holds_order or self._router.split(first):
+            return False
+        signature, priority, rows = first.signature, first.priority, first.rows
+        requests: list[Request] = []
+        for each in admitted:
+            # The signature of a head is one object.
+            if (
+                type(each) is not Request
+                or each.signature is not signature
+                or each.priority != priority
+                or each.rows != rows
+                or each.deadline_ms
+                or each.breakdown is not None
+            ):
+                return False
+            requests.append(each)
+        try:
+            queue.add_alike(requests, now_ms)
+        except Exception:  # noqa: BLE001 - one by one, the request at fault is found
+            return False
+        return True
 
     def _shed(self, queue: BatchQueue) -> list[Output]:
         outputs: list[Output] = []
