@@ -36,6 +36,7 @@ class Script:
         self.leaves_at_once: list[Any] = []
         self.comes_back: list[Any] = []
         self.is_full = self.is_blocked = self.lets_pass = False
+        self.backlog_ms = 0.0
         self.log: list[str] = []
         self.waits: list[float] = []
         self.blocked: list[float] = []
@@ -134,6 +135,18 @@ def test_loop_full_task_works_on_and_ignores_due_timer() -> None:
     assert list(script.loop.on_frame(b"")) == []
     script.is_full = True
     assert list(script.loop.on_frame(b"")) == [ANSWER] * 3
+
+
+def test_loop_late_timer_does_not_keep_little_work_waiting() -> None:
+    script = Script(*[ANSWER] * 9)
+    list(script.loop.on_frame(b""))
+    script.now_ms = 1018.0
+    assert list(script.loop.on_frame(b"")) == [], "it is 10 ms late"
+    script.now_ms, script.backlog_ms = 1018.5, 10.5
+    assert list(script.loop.on_frame(b"")) == [], "requests of much work wait for urgent ones"
+    script.backlog_ms = 10.0
+    assert list(script.loop.on_frame(b"")) == [ANSWER] * 2
+    assert list(script.loop.on_timer(KEY, 1008))[:1] == [ANSWER], "the timer still counts"
 
 
 def test_loop_superseded_timer_does_nothing() -> None:

@@ -25,6 +25,8 @@ from anabranch.schemas.tensors import Buffer
 
 #: Wait of a full task for readers.
 _WAIT_MS = 10.0
+#: A timer that is later than this is not waited for.
+_LATE_MS = 10.0
 
 
 class Settlement(NamedTuple):
@@ -130,9 +132,17 @@ class TaskLoop:
         if outputs:
             yield from self._emit(outputs)
         # With a timer due, read all requests first.
-        if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or own.is_full:
+        if self._wakes_at_ms is None or self._wakes_at_ms > now_ms or own.is_full or self._is_late(own, now_ms):
             yield from self._work(own)
         yield from self._settle_own(own, end_at_ms=end_at_ms)
+
+    def _is_late(self, own: BatchQueue, now_ms: float) -> bool:
+        """Tell whether a timer keeps requests waiting that take longer to store than to run.
+
+        In process mode a timer comes in the next bundle, behind many frames.
+        """
+        late_ms = now_ms - (self._wakes_at_ms or now_ms)
+        return late_ms > _LATE_MS and own.backlog_ms <= self._work_slice_ms
 
     def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
         """Continue with the own key, or with one that a rescale left."""
