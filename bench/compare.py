@@ -11,9 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
 from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +19,7 @@ from rich.table import Table
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.errors import StackError
+from bench.harness.analysis.ratio_interval import RatioInterval
 from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.load_run import LoadRun, RunningSystem, in_service
 from bench.systems.registry import System
@@ -32,10 +31,6 @@ SCENARIOS = (THROUGHPUT, LATENCY)
 WORKLOADS = (f"{FFNN}-1", f"{FFNN}-32", MAGIKA)
 #: Figures for which more is better.
 _MORE_IS_BETTER = frozenset({"requests/s"})
-
-#: Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1; then the normal distribution's.
-_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20)
-_Z_95 = 1.96
 
 #: By workload and figure, one value a round.
 Figures = dict[tuple[str, str], list[float]]
@@ -59,32 +54,6 @@ class ComparedLoad:
     def scaled(self, factor: float) -> "ComparedLoad":
         """Return the same with more requests."""
         return ComparedLoad(self.workload, round(self.warm_up * factor), round(self.burst * factor), self.rate_per_s)
-
-
-@dataclass(frozen=True)
-class RatioInterval:
-    """A ratio of two sides over all rounds, with its 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, change: Sequence[float], base: Sequence[float]) -> "RatioInterval":
-        """Return the geometric mean of the rounds' ratios; the interval is unbounded for one round."""
-        logs = [log(after / before) for after, before in zip(change, base, strict=True)]
-        middle = mean(logs)
-        if len(logs) < 2:
-            return cls(exp(middle), 0.0, float("inf"))
-        quantile = _T_95[len(logs) - 2] if len(logs) - 2 < len(_T_95) else _Z_95
-        margin = quantile * stdev(logs) / sqrt(len(logs))
-        return cls(exp(middle), exp(middle - margin), exp(middle + margin))
-
-    def verdict(self, figure: str) -> str:
-        """Return the interval in words."""
-        if self.low <= 1 <= self.high:
-            return "no difference shown"
-        return "better" if (self.low > 1) == (figure in _MORE_IS_BETTER) else "WORSE"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -111,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
                 console.print(f"FAILED: {error}", style="red", highlight=False, markup=False)
                 sys.exit(1)
     console.print(table_of(base, change))
-    verdicts = [RatioInterval.of(change[key], base[key]).verdict(key[1]) for key in base]
+    verdicts = [verdict_of(RatioInterval.of(change[key], base[key]), key[1]) for key in base]
     sys.exit(2 if "WORSE" in verdicts else 0)
 
 
@@ -191,6 +160,13 @@ def table_of(base: Figures, change: Figures) -> Table:
     return table
 
 
+def verdict_of(found: RatioInterval, figure: str) -> str:
+    """Return the interval in words."""
+    if found.low <= 1 <= found.high:
+        return "no difference shown"
+    return "better" if (found.low > 1) == (figure in _MORE_IS_BETTER) else "WORSE"
+
+
 def _lines(base: Figures, change: Figures) -> Iterator[tuple[str, ...]]:
     for (workload, figure), before in base.items():
         after = change[workload, figure]
@@ -202,7 +178,7 @@ def _lines(base: Figures, change: Figures) -> Iterator[tuple[str, ...]]:
             f"{np.median(after):,.4g}",
             f"{found.ratio:.3f}",
             f"{found.low:.3f} to {found.high:.3f}",
-            found.verdict(figure),
+            verdict_of(found, figure),
         )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +146,9 @@ class BenchEnvironment:
             delivery=system.delivery,
             checkpoint_folder=system.checkpoint_folder,
             checkpoint_interval_ms=system.checkpoint_interval_ms,
+            events=system.events,
+            gateway_url=system.gateway_url,
+            rows_together=system.rows_together,
         )
         if system.checkout:
             process = self._start_checkout(Path(system.checkout), command)
@@ -460,6 +464,20 @@ def config_text(command: ServeCommand) -> str:
         # JSON strings and numbers are TOML values too.
         lines += [f"[{table}]", *(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in keys.items())]
     return "\n".join([*lines, ""])
+
+
+def await_model(doors: Doors, model: str) -> None:
+    """Wait until a gateway serves a model; raise Stalled if it does not."""
+    url = f"http://{doors.http}/v2/models/{model}/ready"
+    give_up_at = monotonic() + _STALL_S
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=_OFFSETS_TIMEOUT_S):  # noqa: S310 - a gateway's
+                return
+        except OSError as error:
+            if monotonic() > give_up_at:
+                raise Stalled(f"{url} does not answer: {error}") from error
+            sleep(_MOST_POLL_S)
 
 
 class Generator:

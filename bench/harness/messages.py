@@ -11,6 +11,8 @@ DELIVERIES: Final[tuple[Delivery, ...]] = ("at-least-once", "exactly-once")
 MESSAGES: Final = "messages"
 SHARED_MEMORY: Final = "shared memory"
 Transport = Literal["messages", "shared memory"]
+#: Formats of events; empty for requests.
+Events = Literal["", "json", "avro"]
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,9 @@ class ServeCommand(_Command, frozen=True, kw_only=True):
         slowdown: Runs of each batch in one process.
         checkpoint_folder: Folder of checkpoints, or empty.
         checkpoint_interval_ms: 0 for the project's default.
+        events: Format of events, or empty for requests.
+        gateway_url: Of a query in SQL.
+        rows_together: Rows that the query sends in one request; with 1, each row in a request of its own.
     """
 
     kind: str
@@ -58,6 +63,9 @@ class ServeCommand(_Command, frozen=True, kw_only=True):
     delivery: Delivery = "at-least-once"
     checkpoint_folder: str = ""
     checkpoint_interval_ms: int = 0
+    events: Events = ""
+    gateway_url: str = ""
+    rows_together: int = 0
 
 
 class LoadCommand(_Command, frozen=True, kw_only=True):

@@ -1,7 +1,9 @@
 """Requests stored in a topic before the systems start."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
+from anabranch.stack.processes import LocalProcess
 from bench.harness.accounting import core_s_per_1000, other_cores
 from bench.harness.analysis.measures import rate_per_s, tally
 from bench.harness.environment import BenchEnvironment, Stalled
@@ -34,12 +36,18 @@ class Preloaded:
         self._topic: str | None = None
 
     def serve(
-        self, system: System, repeat: int, environment: BenchEnvironment, beside_per_s: float | None = None
+        self,
+        system: System,
+        repeat: int,
+        environment: BenchEnvironment,
+        beside_per_s: float | None = None,
+        helpers: Sequence[LocalProcess] = (),
     ) -> ThroughputRun:
         """Return a system's turn, from its start to the last answer.
 
         Args:
             beside_per_s: Rate of a generator's load on a topic without reader.
+            helpers: Other processes of the system.
         """
         if self._topic is None:
             topic = environment.topics().requests
@@ -48,7 +56,7 @@ class Preloaded:
         topics = environment.topics(self._topic)
         skipped = self._warm_up
         with environment.serving(system, topics) as process, ExitStack() as load:
-            account = environment.account(process)
+            account = environment.account(process, *helpers)
             if beside_per_s:
                 seconds = _START_S + _TIMES_SLOWER * self._total / beside_per_s
                 begin = load.enter_context(environment.generating_beside(self.workload, beside_per_s, seconds))

@@ -5,7 +5,7 @@
 Decoding and comparing wait until the last answer: they would disturb the times.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time_ns
@@ -22,6 +22,7 @@ from anabranch.schemas.open_inference_pb2 import InferParameter, ModelInferRespo
 from anabranch.schemas.tensors import Array
 from bench.harness.messages import ReadCommand
 from bench.systems.flink import crayfish_wire
+from bench.workloads.events import ScoredEvents
 from bench.workloads.workload import Workload
 
 #: Parameters of an explained answer.
@@ -120,9 +121,10 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
     deviation = np.full(count, np.nan)
     refused, expired = np.zeros(count, bool), np.zeros(count, bool)
     stages_us = np.full((count, len(PHASES)), np.nan)
+    read = _read if workload.wire == "requests" else _reader_of_events(workload)
     for index, (_, message) in enumerate(received):
         try:
-            ids[index], values, said = _read(message.value() or b"")
+            ids[index], values, said = read(message.value() or b"")
         except (DecodeError, ValueError):
             continue
         if said is not None:
@@ -136,6 +138,11 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
     received_ns = np.array([time for time, _ in received], np.int64)
     appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
     return ResponseLog(ids, received_ns, appended_ms, deviation, refused, expired, stages_us)
+
+
+def _reader_of_events(workload: Workload) -> Callable[[bytes], tuple[int, Array, None]]:
+    events = ScoredEvents(workload)
+    return lambda message: (*events.read(message), None)
 
 
 def _read(message: bytes) -> tuple[int, Array, Mapping[str, InferParameter] | None]:

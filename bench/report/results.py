@@ -14,6 +14,7 @@ import psutil
 
 from anabranch.flink_job.installation import connector_jar, find_java
 from bench.harness.analysis.measures import Spread, Tally
+from bench.harness.analysis.ratio_interval import RatioInterval
 
 Relation = Literal["<=", ">="]
 
@@ -52,14 +53,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return target_of(self.workload, self.system, metric, value, relation, limit, clean=clean)
 
 
-class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """A system's figure over a peer's, round by round."""
+class Ratio(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A system's figure over a peer's, round by round.
+
+    Attributes:
+        interval: 95 % interval of its mean, from two rounds on.
+    """
 
     system: str
     peer: str
     workload: str
     metric: str
     ratio: Spread
+    interval: tuple[float, float] | None = None
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,14 +167,19 @@ def ratio_of(
         for run, value in zip(runs, values, strict=True)
         if run.workload == workload and run.system in (system, peer)
     }
-    ratios = [
-        value / by_round[peer, repeat]
+    pairs = [
+        (value, by_round[peer, repeat])
         for (name, repeat), value in by_round.items()
         if name == system and by_round.get((peer, repeat))
     ]
-    if not ratios:
+    if not pairs:
         return None
-    return Ratio(system=system, peer=peer, workload=workload, metric=metric, ratio=Spread.of(ratios))
+    interval = None
+    if len(pairs) > 1 and min(map(min, pairs)) > 0:
+        found = RatioInterval.of(*zip(*pairs, strict=True))
+        interval = round(found.low, 4), round(found.high, 4)
+    spread = Spread.of([value / base for value, base in pairs])
+    return Ratio(system=system, peer=peer, workload=workload, metric=metric, ratio=spread, interval=interval)
 
 
 def target_of(

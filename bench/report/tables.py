@@ -33,9 +33,10 @@ def verdicts(summary: ScenarioSummary) -> Iterator[str]:
         yield f"{verdict}: {target.workload}, {target.system}: {target.metric} {_value_of(target)}{note}"
     for ratio in summary.ratios:
         spread = ratio.ratio
+        interval = "" if ratio.interval is None else "; 95 %: {:.2f}-{:.2f}".format(*ratio.interval)
         yield (
             f"{ratio.workload}, {ratio.metric}: {ratio.system} / {ratio.peer} = {spread.median:.2f} "
-            f"({spread.low:.2f}-{spread.high:.2f})"
+            f"({spread.low:.2f}-{spread.high:.2f}{interval})"
         )
     for name, value in summary.limits.items():
         yield f"{name}: {_number(value)}"

@@ -1,12 +1,16 @@
 """This project's job as a system."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from anabranch.flink_job.config import Config
+from anabranch.flink_job.flows.flow_tables import FlowTable
 from anabranch.flink_job.job import flink_options, start
+from anabranch.topics import make_topics
 from bench.harness.messages import ServeCommand
 from bench.harness.session_time import BusyBackend
+from bench.workloads.events import FRAUD, PATHS, SCHEMA, SCORE
 
 
 def config_of(command: ServeCommand) -> Config:
@@ -16,11 +20,13 @@ def config_of(command: ServeCommand) -> Config:
         job |= {"delivery": command.delivery, "checkpoint_dir": Path(command.checkpoint_folder).as_uri()}
     if command.checkpoint_interval_ms:
         job["checkpoint_interval_ms"] = command.checkpoint_interval_ms
-    return Config().replace(
+    topics = {"requests_topic": command.requests_topic, "responses_topic": command.responses_topic}
+    if command.events:
+        topics = {name: f"{topic}-unused" for name, topic in topics.items()}
+    return Config(flow=_flows_of(command)).replace(
         kafka={
             "bootstrap_servers": command.bootstrap_servers,
-            "requests_topic": command.requests_topic,
-            "responses_topic": command.responses_topic,
+            **topics,
             "errors_topic": command.errors_topic,
             "group_id": command.group_id,
         },
@@ -28,6 +34,30 @@ def config_of(command: ServeCommand) -> Config:
         models={"repository": command.repository},
         scheduling={"overload": command.overload, "balance": command.balance},
     )
+
+
+def _flows_of(command: ServeCommand) -> tuple[FlowTable, ...]:
+    if not command.events:
+        return ()
+    avro: dict[str, Any] = (
+        {"framing": "none", "schema": str(_schema_beside(command))} if command.events == "avro" else {}
+    )
+    flow = FlowTable(
+        source=command.requests_topic,
+        to=command.responses_topic,
+        model=FRAUD,
+        format=command.events,
+        inputs={"x": list(PATHS)},
+        outputs={SCORE: "y[1]"},
+        **avro,
+    )
+    return (flow,)
+
+
+def _schema_beside(command: ServeCommand) -> Path:
+    path = Path(f"{command.repository}.avsc")
+    path.write_text(json.dumps(SCHEMA))
+    return path
 
 
 def peer_options(config: Config) -> dict[str, str]:
@@ -38,4 +68,7 @@ def peer_options(config: Config) -> dict[str, str]:
 def run(command: ServeCommand) -> None:
     """Run the job until this process is stopped."""
     backend = BusyBackend(command.busy_folder, command.slowdown) if command.busy_folder else None
-    start(config_of(command), command.flink_url, backend).wait()
+    config = config_of(command)
+    if command.events:
+        make_topics(config)
+    start(config, command.flink_url, backend).wait()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.harness.messages import Delivery, Mode
+from bench.harness.messages import Delivery, Events, Mode
 
 #: The module with `run(ServeCommand)` of each kind. Only the system's own process imports it.
 MODULES = {
@@ -15,6 +15,12 @@ MODULES = {
     "Java Flink map on Crayfish's JSON": "bench.systems.flink.java_map",
     "Ray Serve": "bench.systems.serving.ray_serve",
     "MLServer": "bench.systems.serving.mlserver_bridge",
+    "PyFlink map": "bench.systems.flink.event_map",
+    "infer in a PyFlink job": "bench.systems.flink.infer_job",
+    "ML_PREDICT": "bench.systems.flink.sql_query",
+    "ML_PREDICT, a row a request": "bench.systems.flink.sql_query",
+    "event worker": "bench.systems.kafka_workers.event_worker",
+    "event worker, commits seldom": "bench.systems.kafka_workers.event_worker",
 }
 #: Kinds with packages that conflict with PyFlink's: the name of their environment and lock file.
 ENVIRONMENTS = {"Ray Serve": "ray", "MLServer": "mlserver"}
@@ -35,7 +41,8 @@ class System:
         busy_folder: See `bench.harness.session_time`, also for `slowdown`.
         checkout: Folder of another checkout, or empty.
         delivery: This project's delivery.
-        checkpoint_folder: See `bench.harness.messages`, also for `checkpoint_interval_ms`.
+        checkpoint_folder: See `bench.harness.messages`, also for `checkpoint_interval_ms`, `events` and the
+            rest.
     """
 
     kind: str
@@ -49,6 +56,9 @@ class System:
     delivery: Delivery = "at-least-once"
     checkpoint_folder: str = ""
     checkpoint_interval_ms: int = 0
+    events: Events = ""
+    gateway_url: str = ""
+    rows_together: int = 0
 
     @property
     def name(self) -> str:
@@ -68,6 +78,11 @@ def anabranch(mode: Mode, parallelism: int = 1) -> System:
 def naive_map(mode: Mode, parallelism: int = 1) -> System:
     """Return a PyFlink job with one `map` that runs the model for each record."""
     return System("naive PyFlink map", parallelism, mode)
+
+
+def scoring_events(kind: str, form: Events, mode: Mode | None = None) -> System:
+    """Return a system that scores events, with one task."""
+    return System(kind, mode=mode, events=form)
 
 
 KAFKA_PYTHON = System("kafka-python worker")

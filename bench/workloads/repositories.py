@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.harness.analysis.stage_timing import PLAN, cut_in_two
+from bench.workloads.events import add_fraud
 from bench.workloads.models import (
     LIGHT,
     RESNET,
@@ -60,6 +61,11 @@ class Repositories:
         folder = self._folder / "squeezenet"
         folder.mkdir()
         return Path(shutil.copy(LIGHT / "light_squeezenet.onnx", folder / "model.onnx"))
+
+    @cached_property
+    def fraud(self) -> Path:
+        """The model of payments alone."""
+        return add_fraud(self._folder / "fraud-models")
 
     @cached_property
     def ffnn(self) -> Workload:

@@ -50,6 +50,7 @@ class Workload:
         answers: Results of a direct run; float32, [requests, values].
         rows: Rows of each request.
         tolerance: Largest deviation of a right answer.
+        wire: `requests`, the format of events, or `rows` for events of which the answer has number and score alone.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Workload:
     answers: Array
     rows: int = 1
     tolerance: float = TOLERANCE
+    wire: str = "requests"
 
     def message(self, number: int) -> bytes:
         """Return the message of the request with this number; its id is the number too."""
@@ -88,7 +90,7 @@ class Workload:
     def load(cls, path: Path) -> Self:
         """Read the file of `save`."""
         with np.load(path) as file:
-            scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance")}
+            scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance", "wire")}
             return cls(requests=file["requests"], answers=file["answers"], **scalars)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from anabranch.flink_job.config import Config
 from bench import compare
-from bench.compare import ComparedLoad, Figures, RatioInterval, WrongAnswers, alternate, measure
+from bench.compare import ComparedLoad, Figures, WrongAnswers, alternate, measure, verdict_of
+from bench.harness.analysis.ratio_interval import RatioInterval
 from bench.harness.environment import config_text
 from bench.harness.messages import ServeCommand
 from bench.systems.registry import System
@@ -44,7 +45,7 @@ def test_ratio_interval_is_students_t_of_the_logs() -> None:
 
 
 def test_ratio_interval_one_round_shows_nothing() -> None:
-    assert RatioInterval.of([5], [1]).verdict("requests/s") == "no difference shown"
+    assert verdict_of(RatioInterval.of([5], [1]), "requests/s") == "no difference shown"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_ratio_interval_one_round_shows_nothing() -> None:
     [("requests/s", 2, "better"), ("requests/s", 0.5, "WORSE"), ("p99 ms", 2, "WORSE"), ("p99 ms", 0.5, "better")],
 )
 def test_verdict_direction_depends_on_the_figure(figure: str, ratio: float, verdict: str) -> None:
-    assert RatioInterval.of([ratio, ratio, ratio], [1, 1, 1]).verdict(figure) == verdict
+    assert verdict_of(RatioInterval.of([ratio, ratio, ratio], [1, 1, 1]), figure) == verdict
 
 
 class Service:

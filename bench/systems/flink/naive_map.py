@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pyflink.common import Configuration, Types, WatermarkStrategy
 from pyflink.common.serialization import ByteArraySchema
-from pyflink.datastream import MapFunction, RuntimeContext, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, MapFunction, RuntimeContext, StreamExecutionEnvironment
 from pyflink.datastream.connectors.base import DeliveryGuarantee
 from pyflink.datastream.connectors.kafka import (
     KafkaOffsetsInitializer,
@@ -45,9 +45,21 @@ class InferMap(MapFunction):
 
 def run(command: ServeCommand) -> None:
     """Run the job until this process is stopped."""
+    run_map(command, InferMap(command.repository))
+
+
+def run_map(command: ServeCommand, function: MapFunction) -> None:
+    """Run a job with one map from values to values."""
     installation.activate()
     env = _environment(command)
     env.set_parallelism(command.parallelism)
+    values = source_of(env, command).map(function, Types.PRIMITIVE_ARRAY(Types.BYTE()))
+    values.sink_to(sink_of(command))
+    env.execute("naive map")
+
+
+def source_of(env: StreamExecutionEnvironment, command: ServeCommand) -> DataStream:
+    """Return the values of the requests topic."""
     source = (
         KafkaSource.builder()
         .set_bootstrap_servers(command.bootstrap_servers)
@@ -58,13 +70,18 @@ def run(command: ServeCommand) -> None:
         .set_property("fetch.max.wait.ms", "100")
         .build()
     )
+    return env.from_source(source, WatermarkStrategy.no_watermarks(), "requests")
+
+
+def sink_of(command: ServeCommand) -> KafkaSink:
+    """Return the sink of answers."""
     serializer = (
         KafkaRecordSerializationSchema.builder()
         .set_topic(command.responses_topic)
         .set_value_serialization_schema(ByteArraySchema())
         .build()
     )
-    sink = (
+    return (
         KafkaSink.builder()
         .set_bootstrap_servers(command.bootstrap_servers)
         .set_record_serializer(serializer)
@@ -72,9 +89,6 @@ def run(command: ServeCommand) -> None:
         .set_property("linger.ms", "0")
         .build()
     )
-    requests = env.from_source(source, WatermarkStrategy.no_watermarks(), "requests")
-    requests.map(InferMap(command.repository), Types.PRIMITIVE_ARRAY(Types.BYTE())).sink_to(sink)
-    env.execute("naive map")
 
 
 def _environment(command: ServeCommand) -> StreamExecutionEnvironment:

@@ -1,0 +1,73 @@
+"""A PyFlink job of a user with `anabranch.flink.infer` between its source and its sink.
+
+Elements are the events in JSON, as bytes. The user's functions have msgspec leave the items undecoded, so that they
+cost about as much as a flow's own reading and writing.
+"""
+
+from typing import Any
+
+import msgspec
+from pyflink.common import Types
+
+from anabranch.flink import environment, infer
+from bench.harness.messages import ServeCommand
+from bench.systems.anabranch_job import config_of
+from bench.systems.flink.naive_map import sink_of, source_of
+from bench.workloads.events import FRAUD
+
+
+class _User(msgspec.Struct):
+    name: str
+    age: int
+    country: str
+
+
+class _Payment(msgspec.Struct):
+    id: str
+    amount: float
+    currency: str
+    minute_of_day: int
+    user: _User
+    items: msgspec.Raw
+    note: str
+
+
+class _ScoredPayment(_Payment):
+    score: float = 0.0
+
+
+_read, _read_to_score = msgspec.json.Decoder(_Payment).decode, msgspec.json.Decoder(_ScoredPayment).decode
+
+
+def inputs(message: bytes) -> dict[str, Any]:
+    """Return the three fields."""
+    event = _read(message)
+    return {"x": [event.amount, event.user.age, event.minute_of_day]}
+
+
+def outputs(message: bytes, found: dict[str, Any]) -> bytes:
+    """Return the event with its score."""
+    event = _read_to_score(message)
+    event.score = float(found["y"][1])
+    return msgspec.json.encode(event)
+
+
+def run(command: ServeCommand) -> None:
+    """Run the job until this process is stopped."""
+    config = config_of(command)
+    env = environment(config, command.flink_url)
+    env.set_parallelism(command.parallelism)
+
+    scored = infer(
+        source_of(env, command),
+        model=FRAUD,
+        repository=command.repository,
+        inputs=inputs,
+        outputs=outputs,
+        uid="score",
+        parallelism=command.parallelism,
+        output_type=Types.PRIMITIVE_ARRAY(Types.BYTE()),
+        config=config,
+    )
+    scored.sink_to(sink_of(command))
+    env.execute("infer")
