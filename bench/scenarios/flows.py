@@ -27,8 +27,8 @@ _SIZE_BYTES = 1_000
 _OTHER_SIZES_BYTES = (200, 10_000)
 #: Targets, as ratios of this project's job to peers, and of `infer` to the job.
 _MAP_LEAST, _WORKER_LEAST, _INFER_LEAST = 2.0, 1.0, 0.9
-#: Shares of the events for slow systems.
-_SHARES = {_WORKER: 1 / 2, _SELDOM: 1 / 2}
+#: Share of the events for a worker, for a job in process mode, and for events in Avro: they are slow, or start warm.
+_FEWER = 0.5
 #: Of the events of 10 KB; with fewer, Java still compiles.
 _LARGE_SHARE = 0.3
 _START_S, _EVENTS_PER_S = 12.0, 20_000
@@ -44,9 +44,10 @@ class FlowSettings(Settings, frozen=True, kw_only=True):
         half_width: See `bench.harness.analysis.rounds`.
     """
 
+    repeats: int = 4
     flow_events: int = 100_000
     flow_warm_up: int = 250_000
-    least_rounds: int = 3
+    least_rounds: int = 2
     half_width: float = 0.05
 
 
@@ -72,7 +73,8 @@ class FlowsBench:
         "flows of this project's own job do, to which its ratio is. Rate = events after warm-up / time between the "
         "first and last LogAppendTime; one task. Avro without schema numbers. Median of rounds in turn; ratios are "
         "taken round by round, with 95 % intervals of the mean, and rounds go on until each interval is on one side "
-        "of its target or within 5 %. Workers get half of the events; those of 10 KB are three tenths."
+        "of its target or within 5 %. Workers, jobs in process mode and Avro get half of the events; those of 10 KB "
+        "are three tenths."
     )
 
     def __init__(self, settings: FlowSettings, workloads: Sequence[tuple[EventFormat, int, Workload]]) -> None:
@@ -86,7 +88,7 @@ class FlowsBench:
                 mode: [scoring_events(kind, form, mode) for kind in kinds]
                 for mode in (settings.modes if is_main else settings.modes[:1])
             }
-            workers = [scoring_events(kind, form) for kind in ((_WORKER, _SELDOM) if is_main else (_SELDOM,))]
+            workers = [scoring_events(kind, form) for kind in _workers_of(form, is_main=is_main)]
             systems = [*workers, *(system for systems in by_mode.values() for system in systems)]
             rounds = settings.repeats if is_main else min(settings.repeats, settings.least_rounds - 1)
             self._cases += [_Case(system, workload, max(1, rounds)) for system in systems]
@@ -150,12 +152,19 @@ class FlowsBench:
 
     def _preload(self, case: _Case) -> Preloaded:
         workload = case.workload
-        share = _SHARES.get(case.system.kind, 1.0) * min(1.0, max(_LARGE_SHARE, _SIZE_BYTES / workload.message_bytes))
+        is_slow = case.system.mode != "thread" or workload.wire == "avro"
+        share = (_FEWER if is_slow else 1.0) * min(1.0, max(_LARGE_SHARE, _SIZE_BYTES / workload.message_bytes))
         key = workload.name, share
         if key not in self._preloaded:
             events, warm_up = self._settings.flow_events, self._settings.flow_warm_up
             self._preloaded[key] = Preloaded(workload, round(events * share), round(warm_up * share))
         return self._preloaded[key]
+
+
+def _workers_of(form: EventFormat, *, is_main: bool) -> tuple[str, ...]:
+    if not is_main:
+        return (_SELDOM,)
+    return (_WORKER, _SELDOM) if form == "json" else (_WORKER,)
 
 
 def draw(result: ScenarioResult) -> Figure:

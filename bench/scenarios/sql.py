@@ -35,7 +35,7 @@ class SqlSettings(Settings, frozen=True, kw_only=True):
         sql_warm_up: Rows before these.
     """
 
-    repeats: int = 3
+    repeats: int = 2
     sql_rows: int = 100_000
     sql_warm_up: int = 100_000
 
