@@ -472,7 +472,7 @@ def await_model(doors: Doors, model: str) -> None:
     give_up_at = monotonic() + _STALL_S
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=_OFFSETS_TIMEOUT_S):  # noqa: S310 - a gateway's
+            with urllib.request.urlopen(url, timeout=_OFFSETS_TIMEOUT_S):
                 return
         except OSError as error:
             if monotonic() > give_up_at:

@@ -7,7 +7,7 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.harness.environment import BenchEnvironment
+from bench.harness.environment import BenchEnvironment, await_model
 from bench.harness.preloaded import Preloaded, ThroughputRun
 from bench.harness.settings import Settings
 from bench.report import plots
@@ -82,13 +82,16 @@ class Sql:
 
     def _run(self, repeat: int, environment: BenchEnvironment) -> list[ThroughputRun]:
         topics = environment.topics()
-        job = replace(anabranch("thread"), is_published=True)
-        with environment.serving(job, topics) as process, environment.gateway(topics, FRAUD) as door:
-            helpers = [process, *door.processes]
+        with (
+            environment.serving(anabranch("thread"), topics) as job,
+            environment.serving_at_gateway(topics) as (gateway, doors),
+        ):
+            await_model(doors, FRAUD)
+            helpers = [job, gateway]
             queries = self._queries if repeat % 2 == 0 else self._queries[::-1]
             return [
                 self._preloaded[query.kind].serve(
-                    replace(query, gateway_url=door.address.http_url), repeat, environment, helpers=helpers
+                    replace(query, gateway_url=f"http://{doors.http}"), repeat, environment, helpers=helpers
                 )
                 for query in queries
             ]
