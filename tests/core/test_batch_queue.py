@@ -1092,5 +1092,8 @@ def test_queue_alike_requests_at_once_equal_one_by_one(
         for request in requests:
             queue.add(request, 7)
 
-    at_once = filled_by(lambda queue, requests: queue.add_alike(requests, 7))
-    assert at_once == filled_by(one_by_one)
+    def at_once(queue: BatchQueue, requests: list[Request]) -> None:
+        queue.add(requests[0], 7)
+        queue.add_like(requests[0], requests[1:], 7)
+
+    assert filled_by(at_once) == filled_by(one_by_one)

@@ -1,6 +1,6 @@
 """RequestPipeline: from Kafka records to answers, and through state and back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -12,10 +12,11 @@ from anabranch.operators.core.execution.inference_task import InferenceTask
 from anabranch.operators.core.merging.request_window import Window, answer_of
 from anabranch.operators.core.metrics import Meter
 from anabranch.operators.core.outputs import Answer, DeadLetterRecord, Offload, Output, Shard, WindowPart
+from anabranch.operators.core.requests import Refused, Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling import router as sharding_module
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import begun_key
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue, begun_key
 from anabranch.operators.core.scheduling.load_balancer import LaneBalancers
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
@@ -242,6 +243,41 @@ def test_pipeline_defect_fails_only_its_request(monkeypatch: pytest.MonkeyPatch)
         named("b", 9, parameters={"priority": 1}),
     )
     assert answers(work(task)) == {"a": "", "c": ""}
+
+
+@pytest.mark.parametrize(("name", "priority"), [("a", 5), ("c", 6)])
+def test_pipeline_defect_of_alike_requests_fails_one(monkeypatch: pytest.MonkeyPatch, name: str, priority: int) -> None:
+    """Others of the frame are queued once, also where they were to be queued together."""
+    add = BatchQueue.add
+
+    def fail(queue: BatchQueue, request: Request, *more: Any) -> None:
+        if request.id == name:
+            raise RuntimeError("defect")
+        add(queue, request, *more)
+
+    monkeypatch.setattr(BatchQueue, "add", fail)
+    task = pipeline_of()
+    messages = [named(each, parameters={"priority": priority if each == name else 5}) for each in "abcde"]
+    assert answers(task.on_frame(frame(*messages), NOW_MS)) == {name: "internal_error"}
+    assert answers(work(task)) == dict.fromkeys(sorted(set("abcde") - {name}), "")
+
+
+@pytest.mark.parametrize("of_flow", [0, 4])
+def test_pipeline_order_of_one_alike_request_holds_for_all(monkeypatch: pytest.MonkeyPatch, of_flow: int) -> None:
+    task = pipeline_of()
+    admit_all = task.pipeline._admission.admit_all
+
+    def with_order(*arguments: Any) -> Sequence[Request | Refused]:
+        admitted = list(admit_all(*arguments))
+        request = admitted[of_flow]
+        assert isinstance(request, Request)
+        request.holds_order = True
+        return admitted
+
+    monkeypatch.setattr(task.pipeline._admission, "admit_all", with_order)
+    task.on_frame(frame(*map(named, "abcde")), NOW_MS)
+    [group] = task.queue._groups.values()
+    assert group.in_order
 
 
 def test_pipeline_defect_on_restore_fails_the_request(

@@ -429,27 +429,25 @@ class BatchQueue:
         if is_first:
             self._update(key, group)
 
-    def add_alike(self, requests: Sequence[Request], now_ms: float) -> None:
-        """Queue new requests of one signature and priority, without deadline, that are not split."""
-        first = requests[0]
-        self.add(first, now_ms)
+    def add_like(self, first: Request, requests: Sequence[Request], now_ms: float) -> None:
+        """Queue requests of the signature, rows and priority of one that was added, without deadlines and not split."""
         group = self._groups[first.signature]
         rows = first.rows
         if group.target or rows > group.linear_rows:
-            for request in requests[1:]:
+            for request in requests:
                 self.add(request, now_ms)
             return
         number, cost = self._next_number, first.cost
         urgency = self._policy.urgency(now_ms, first.deadline_ms, first.priority)
         arrived, add = self._arrived.append, group.add
         size_bytes = 0
-        for request in requests[1:]:
+        for request in requests:
             request.number, request.arrived_ms, request.cost = number, now_ms, cost
             number += 1
             size_bytes += request.size_bytes
             arrived(request)
             add(request, urgency)
-        more = len(requests) - 1
+        more = len(requests)
         self._next_number = number
         self._waiting += more
         self.size_bytes += size_bytes

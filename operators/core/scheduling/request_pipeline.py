@@ -114,7 +114,7 @@ class RequestPipeline:
         if len(admitted) < _FEW:
             return False
         first = admitted[0]
-        if type(first) is not Request or first.deadline_ms or first.holds_order or self._router.split(first):
+        if type(first) is not Request or self._router.split(first) is not None:
             return False
         signature, priority, rows = first.signature, first.priority, first.rows
         requests: list[Request] = []
@@ -126,14 +126,16 @@ class RequestPipeline:
                 or each.priority != priority
                 or each.rows != rows
                 or each.deadline_ms
+                or each.holds_order
                 or each.breakdown is not None
             ):
                 return False
             requests.append(each)
         try:
-            queue.add_alike(requests, now_ms)
+            queue.add(first, now_ms)
         except Exception:  # noqa: BLE001 - one by one, the request at fault is found
             return False
+        queue.add_like(first, requests[1:], now_ms)
         return True
 
     def _shed(self, queue: BatchQueue) -> list[Output]:
