@@ -147,7 +147,7 @@ def test_async_client_500_awaits_share_a_connection(job: FakeJob) -> None:
         async with client:
             before = threading.active_count()
             results = await asyncio.gather(*(client.infer("twice", x) for x in rows(500)))
-            assert threading.active_count() == before
+            assert threading.active_count() <= before  # Threads of earlier tests may end.
             assert await client.models() == {"pair": ["1"], "twice": ["1"]}
             assert await client.is_ready("twice")
             return [result["y"][0, 0] for result in results]
