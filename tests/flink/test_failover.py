@@ -29,9 +29,10 @@ def send(topics: Topics, numbers: range) -> None:
 
 
 def worker_of(process_id: int) -> psutil.Process:
-    """Returns the process that runs the Python operators of a TaskManager."""
+    """Returns the process that runs the Python operators of a TaskManager; one of an earlier attempt may be ending."""
     below = psutil.Process(process_id).children(recursive=True)
-    return next(each for each in below if not each.children() and "pyflink" in " ".join(each.cmdline()))
+    workers = [each for each in below if not each.children() and "pyflink" in " ".join(each.cmdline())]
+    return max(workers, key=lambda each: each.create_time())
 
 
 @pytest.mark.recovery
