@@ -83,7 +83,8 @@ def test_demo_command_every_answer_is_right(tmp_path: Path, folder: Path) -> Non
     assert figures["http_requests"] == FILES
     assert figures["mismatches"] == 0
     assert figures["errors_sent"] == figures["errors_answered"] >= 10
-    assert figures["shards"] == figures["large_rows"] / 16 == 64
+    # As many as take 100 ms each, and of 16 rows at most.
+    assert figures["shards"] >= figures["large_rows"] / 16 == 64
     assert figures["tasks"] == 2
     assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["p99_ms"]
     assert figures["throughput_rps"] > 0
