@@ -26,6 +26,7 @@ from bench.workloads.workload import Workload
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _DTYPES: dict[str, type[np.generic]] = {"FP32": np.float32, "INT32": np.int32}
+_PATH = "/v2/models/{model}/infer"
 _OK, _LENGTH, _END = b"http/1.1 200", b"\r\ncontent-length:", b"\r\n\r\n"
 #: Time for the answers after the last request.
 _PATIENCE_S = 60.0
@@ -171,7 +172,7 @@ def _http_request(command: DoorCommand, message: bytes) -> bytes:
     request = ModelInferRequest.FromString(message)
     tensors = list(zip(request.inputs, request.raw_input_contents, strict=True))
     heads = [{"name": each.name, "datatype": each.datatype, "shape": list(each.shape)} for each, _ in tensors]
-    headers = f"POST {command.path.format(model=request.model_name)} HTTP/1.1\r\nHost: {command.address}\r\n"
+    headers = f"POST {_PATH.format(model=request.model_name)} HTTP/1.1\r\nHost: {command.address}\r\n"
     if command.protocol == "HTTP, binary":
         inputs = [
             head | {"parameters": {"binary_data_size": len(raw)}} for head, (_, raw) in zip(heads, tensors, strict=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -128,14 +128,9 @@ class BenchEnvironment:
         Raises:
             PeerMissing: A peer's packages or jars are missing.
         """
-        command = ServeCommand(
-            kind=system.kind,
-            bootstrap_servers=self.bootstrap_servers,
-            requests_topic=topics.requests,
-            responses_topic=topics.responses,
-            errors_topic=topics.errors,
-            group_id=topics.responses,
-            repository=str(self._repository),
+        command = self._serve_command(
+            system.kind,
+            topics,
             parallelism=system.parallelism,
             mode=system.mode or "thread",
             flink_url=flink_url,
@@ -264,15 +259,7 @@ class BenchEnvironment:
     @contextmanager
     def serving_at_gateway(self, topics: Topics) -> Iterator[tuple[LocalProcess, Doors]]:
         """Start this project's gateway to a job that serves the topics, and stop it after the block."""
-        kafka = ServeCommand(
-            kind="anabranch",
-            bootstrap_servers=self.bootstrap_servers,
-            requests_topic=topics.requests,
-            responses_topic=topics.responses,
-            errors_topic=topics.errors,
-            group_id=topics.responses,
-            repository=str(self._repository),
-        )
+        kafka = self._serve_command("anabranch", topics)
         # These import Flink.
         from anabranch.flink_job.job import read_models  # noqa: PLC0415
         from bench.systems.anabranch_job import config_of  # noqa: PLC0415
@@ -323,7 +310,6 @@ class BenchEnvironment:
         seconds: float,
         rate_per_s: float | None = None,
         seed: int = 0,
-        path: str = "/v2/models/{model}/infer",
     ) -> DoorLog:
         """Ask a door in a closed loop, or by a Poisson schedule."""
         out, offsets_path = self._new_file("asked.npz"), None
@@ -338,7 +324,6 @@ class BenchEnvironment:
             warm_up_s=warm_up_s,
             seconds=seconds,
             out_path=str(out),
-            path=path,
             offsets_path=offsets_path,
         )
         self.run_to_end("client", "bench.harness.door_load", command.to_argument())
@@ -434,6 +419,18 @@ class BenchEnvironment:
             directory=self.folder,
             out_path=logs / f"{name}-{number}.out",
             tied=True,
+        )
+
+    def _serve_command(self, kind: str, topics: Topics, **options: Any) -> ServeCommand:
+        return ServeCommand(
+            kind=kind,
+            bootstrap_servers=self.bootstrap_servers,
+            requests_topic=topics.requests,
+            responses_topic=topics.responses,
+            errors_topic=topics.errors,
+            group_id=topics.responses,
+            repository=str(self._repository),
+            **options,
         )
 
     def _path_of(self, workload: Workload) -> Path:

@@ -168,7 +168,6 @@ class DoorCommand(_Command, frozen=True, kw_only=True):
 
     Attributes:
         address: HOST:PORT.
-        path: Of HTTP, with `{model}`.
         connections: With one request under way on each.
         warm_up_s: Time before the measurement.
         offsets_path: Times of the requests in ns (`numpy.save`), with those of the warm-up; None for a closed loop.
@@ -182,7 +181,6 @@ class DoorCommand(_Command, frozen=True, kw_only=True):
     warm_up_s: float
     seconds: float
     out_path: str
-    path: str = "/v2/models/{model}/infer"
     offsets_path: str | None = None
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import msgspec
 from bench.harness.messages import ServeDoorsCommand
 from bench.systems.direct_models import DirectModels
 from bench.systems.serving.mlserver_bridge import free_ports, serving
+from bench.systems.serving.ray_serve import running_ray
 
 _MAX_ROWS = 64
 _MOST_REQUESTS = 512
-_OBJECT_STORE_BYTES = 200_000_000
 #: Of the gRPC messages, which replicas parse themselves.
 _SERVICE, _METHOD = "inference.GRPCInferenceService", "ModelInfer"
 
@@ -45,31 +44,20 @@ def _run_ray(command: ServeDoorsCommand) -> None:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    import ray  # noqa: PLC0415
-    from ray import serve  # noqa: PLC0415
-
     http_port, grpc_port = free_ports()
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        ray.init(
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=folder,
+    with running_ray(num_cpus=4):
+        from ray import serve  # noqa: PLC0415
+
+        serve.start(
+            http_options={"host": "127.0.0.1", "port": http_port, "access_log": False},
+            grpc_options={
+                "port": grpc_port,
+                "grpc_servicer_functions": ["bench.systems.serving.doors.add_service"],
+            },
         )
-        try:
-            serve.start(
-                http_options={"host": "127.0.0.1", "port": http_port, "access_log": False},
-                grpc_options={
-                    "port": grpc_port,
-                    "grpc_servicer_functions": ["bench.systems.serving.doors.add_service"],
-                },
-            )
-            serve.run(_application(command.repository), name="peer", route_prefix="/")
-            _tell(command, http_port, grpc_port)
-            asyncio.run(asyncio.Event().wait())
-        finally:
-            ray.shutdown()
+        serve.run(_application(command.repository), name="peer", route_prefix="/")
+        _tell(command, http_port, grpc_port)
+        asyncio.run(asyncio.Event().wait())
 
 
 def _application(repository: str) -> Any:

@@ -9,6 +9,8 @@ without waiting; 256 requests in flight; one replica, which parses messages; one
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,26 @@ def run(command: ServeCommand) -> None:
     """Serve until this process is stopped, and end all processes of Ray with it."""
     # Read when Ray is imported.
     os.environ |= {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    with running_ray(num_cpus=2):
+        asyncio.run(_serve(command))
+
+
+@contextmanager
+def running_ray(num_cpus: int) -> Iterator[None]:
+    """Run Ray for a block."""
     import ray  # noqa: PLC0415
 
     # Its sockets' paths may not be longer than 107 bytes: the benchmark's own folder is too deep.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         ray.init(
-            num_cpus=2,
+            num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=folder,
         )
         try:
-            asyncio.run(_serve(command))
+            yield
         finally:
             ray.shutdown()
 
