@@ -28,7 +28,7 @@ T = TypeVar("T")
 _LOGGER = logging.getLogger("anabranch.models")
 
 #: Records wait for bundles.
-_PROCESS_SLACK_MS = 100.0
+_PROCESS_SLACK_MS = 50.0
 
 
 class OperatorRuntime:

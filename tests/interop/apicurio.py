@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -71,6 +70,5 @@ class ApicurioRegistry(ServiceGroup):
     def _is_ready(self, _: str) -> bool:
         if not answers(self._port):
             return False
-        with suppress(TimeoutError), urlopen(f"{self.url}/subjects", timeout=5) as answer:
+        with urlopen(f"{self.url}/subjects", timeout=30) as answer:
             return bool(answer.status == 200)
-        return False

@@ -4,8 +4,8 @@ The last reader of a record returns its ticket. The window shrinks while records
 6817). Lost tickets expire; a reader that returned none of the last ones is deaf.
 """
 
-#: Records per reader, and their work.
-_MOST_PER_READER, _WORK_MS = 4, 200.0
+#: Records per reader, and their work, for which a barrier waits.
+_MOST_PER_READER, _WORK_MS = 4, 60.0
 SLACK_MS = 5.0
 _GROWTH, _SHRINKING = 1.0, 0.5
 #: Weight of the last record in averages.
