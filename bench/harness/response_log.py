@@ -27,6 +27,8 @@ from bench.workloads.workload import Workload
 
 #: Parameters of an explained answer.
 _EXPLAINED = PHASES[0] + SUFFIX
+#: Deviation of outputs of which the angle is not computed.
+_CLOSE = 1e-2
 _AFTER_THE_LAST_S = 0.5
 _POLL_S = 0.1
 
@@ -40,6 +42,7 @@ class ResponseLog:
         received_ns: Unix time at the reader.
         appended_ms: LogAppendTime.
         deviation: Largest difference from a direct run; NaN without output.
+        cosine: Of the angle to the direct run's output; 1 for a small deviation.
         refused: The error is `overloaded`.
         expired: The error is `deadline_exceeded`.
         stages_us: Latency breakdown, [answers, phases]; NaN without one.
@@ -52,6 +55,7 @@ class ResponseLog:
     refused: npt.NDArray[np.bool_]
     expired: npt.NDArray[np.bool_]
     stages_us: npt.NDArray[np.float64]
+    cosine: npt.NDArray[np.float64]
 
     def save(self, path: Path) -> None:
         """Write the answers for another process."""
@@ -64,6 +68,7 @@ class ResponseLog:
             refused=self.refused,
             expired=self.expired,
             stages_us=self.stages_us,
+            cosine=self.cosine,
         )
 
     @classmethod
@@ -118,7 +123,7 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
     """Decode the answers and compare each with a direct run."""
     count = len(received)
     ids = np.full(count, -1, np.int64)
-    deviation = np.full(count, np.nan)
+    deviation, cosine = np.full(count, np.nan), np.ones(count)
     refused, expired = np.zeros(count, bool), np.zeros(count, bool)
     stages_us = np.full((count, len(PHASES)), np.nan)
     read = _read if workload.wire == "requests" else _reader_of_events(workload)
@@ -134,10 +139,19 @@ def compare(received: list[tuple[int, Message]], workload: Workload) -> Response
                 stages_us[index] = [said[stage + SUFFIX].int64_param for stage in PHASES]
         expected = workload.answer(int(ids[index]))
         if len(values) == len(expected):
-            deviation[index] = np.abs(values - expected).max()
+            deviation[index], cosine[index] = difference(values, expected)
     received_ns = np.array([time for time, _ in received], np.int64)
     appended_ms = np.array([message.timestamp()[1] for _, message in received], np.int64)
-    return ResponseLog(ids, received_ns, appended_ms, deviation, refused, expired, stages_us)
+    return ResponseLog(ids, received_ns, appended_ms, deviation, refused, expired, stages_us, cosine)
+
+
+def difference(values: Array, expected: Array) -> tuple[float, float]:
+    """Return the largest difference of two outputs, and the cosine of their angle: 1 if they are close."""
+    deviation = float(np.abs(values - expected).max())
+    if not deviation > _CLOSE:
+        return deviation, 1.0
+    lengths = float(np.linalg.norm(values) * np.linalg.norm(expected))
+    return deviation, float(values @ expected) / lengths if lengths else 0.0
 
 
 def _reader_of_events(workload: Workload) -> Callable[[bytes], tuple[int, Array, None]]:

@@ -147,12 +147,11 @@ def payments(repository: Path, form: EventFormat, size_bytes: int) -> Workload:
     codec = EventCodec(form)
     events = [_payment(rng, codec, size_bytes) for _ in range(_DISTINCT_EVENTS)]
     messages = [codec.write(event, scored=False) for event in events]
-    (id_at,) = {message.index(PLACEHOLDER.encode()) for message in messages}
     session: onnxruntime.InferenceSession = open_session(repository / FRAUD / "1" / "model.onnx")
     rows = np.array([features_of(event) for event in events], np.float32)
     scores = np.concatenate([session.run(None, {"x": row[np.newaxis]})[0][:, 1:] for row in rows])
-    requests = np.stack([np.frombuffer(message, np.uint8) for message in messages])
-    return Workload(f"{name_of(form)} {size_bytes / 1000:g} KB", requests, id_at, scores, wire=form)
+    requests = [np.frombuffer(message, np.uint8) for message in messages]
+    return Workload(f"{name_of(form)} {size_bytes / 1000:g} KB", requests, [*scores], wire=form)
 
 
 def name_of(form: EventFormat) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.harness.analysis.stage_timing import PLAN, cut_in_two
+from bench.workloads.docstrings import add_text_models
 from bench.workloads.events import add_fraud
 from bench.workloads.models import (
     LIGHT,
@@ -47,6 +48,11 @@ class Repositories:
         """Magika, ResNet-50 and MiniLM, each whole and as a copy that is served in stages."""
         repository = add_minilm(add_resnet50(make_repository(self._folder / "models-in-stages")))
         return add_copies_in_stages(repository, (MAGIKA, RESNET, MINILM), PLAN)
+
+    @cached_property
+    def texts(self) -> Path:
+        """MiniLM in floats and in integers, each with and without padding."""
+        return add_text_models(self._folder / "text-models")
 
     @cached_property
     def magika_in_stages(self) -> Path:

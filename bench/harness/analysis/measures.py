@@ -44,6 +44,7 @@ class Tally(msgspec.Struct, frozen=True):
         wrong: First answers with another error or deviation.
         repeated: Further answers to a request.
         deviation: Largest difference among right answers.
+        cosine: Least one among them.
     """
 
     requests: int
@@ -54,6 +55,7 @@ class Tally(msgspec.Struct, frozen=True):
     deviation: float
     refused: int = 0
     expired: int = 0
+    cosine: float = 1.0
 
     @property
     def is_clean(self) -> bool:
@@ -104,6 +106,7 @@ def first_answers(answers: ResponseLog, first_id: int, count: int) -> npt.NDArra
 def tally(answers: ResponseLog, first_id: int, count: int, tolerance: float) -> Tally:
     """Count the outcomes of the requests from `first_id`."""
     firsts = first_answers(answers, first_id, count)
+    cosine = answers.cosine[firsts[firsts >= 0]]
     deviation = answers.deviation[firsts[firsts >= 0]]
     refused, expired = (said[firsts[firsts >= 0]] for said in (answers.refused, answers.expired))
     right = deviation <= tolerance
@@ -117,6 +120,7 @@ def tally(answers: ResponseLog, first_id: int, count: int, tolerance: float) -> 
         expired=int(expired.sum()),
         repeated=len(answers.ids) - answered,
         deviation=float(deviation[right].max(initial=0.0)),
+        cosine=float(cosine[right].min(initial=1.0)),
     )
 
 

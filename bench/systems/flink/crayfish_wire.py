@@ -25,10 +25,8 @@ class _Answer(msgspec.Struct):
 def as_crayfish(workload: Workload) -> Workload:
     """Return the same requests, with the same numbers and answers, on Crayfish's wire."""
     texts = [_text_of(workload.message(number)) for number in range(len(workload.requests))]
-    width = max(map(len, texts))
-    # White space after the end is JSON too, and a workload's messages have one length.
-    requests = np.stack([np.frombuffer(text.ljust(width).encode(), np.uint8) for text in texts])
-    return Workload(f"{workload.name}, JSON", requests, texts[0].index(PLACEHOLDER), workload.answers)
+    requests = [np.frombuffer(text.encode(), np.uint8) for text in texts]
+    return Workload(f"{workload.name}, JSON", requests, workload.answers)
 
 
 def is_answer(message: bytes) -> bool:

@@ -23,8 +23,24 @@ def rows_per_s(model: Path, rows: int) -> float:
     Raises:
         BeamFailed: It did not run.
     """
+    return _run("beam_pipeline", model, rows)
+
+
+def texts_per_s(model: Path, workload: Path, count: int) -> float:
+    """Texts a second of a pipeline, less the time that one with a single text takes.
+
+    Args:
+        workload: File of requests with a text each.
+
+    Raises:
+        BeamFailed: It did not run.
+    """
+    return _run("beam_texts", model, workload, count)
+
+
+def _run(program: str, *arguments: object) -> float:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "bench.systems.in_memory.beam_pipeline", str(model), str(rows)],
+        [sys.executable, "-W", "ignore", "-m", f"bench.systems.in_memory.{program}", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from bench.harness.messages import ServeCommand
+from bench.systems.onnx_session import has_open_rows, open_session
 from bench.systems.serving.kafka_bridge import carry
 
 _MAX_ROWS = 64
@@ -63,13 +64,14 @@ def write_settings(folder: Path, repository: Path) -> tuple[int, int]:
     (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
     for path in repository.glob("*/*/model.onnx"):
         name = path.parent.parent.name
-        model = {
+        model: dict[str, object] = {
             "name": name,
             "implementation": "bench.systems.serving.mlserver_runtime.OnnxModel",
-            "max_batch_size": _MAX_ROWS,
-            "max_batch_time": _MAX_WAIT_S,
             "parameters": {"uri": str(path)},
         }
+        # It joins inputs whatever their shapes.
+        if not has_open_rows(open_session(path)):
+            model |= {"max_batch_size": _MAX_ROWS, "max_batch_time": _MAX_WAIT_S}
         (folder / name).mkdir()
         (folder / name / "model-settings.json").write_bytes(msgspec.json.encode(model))
     return http_port, grpc_port

@@ -11,7 +11,7 @@ from bench.systems.onnx_session import open_session
 
 
 class OnnxModel(MLModel):
-    """A model of one input and one output; MLServer forms the batches."""
+    """A model of one output; MLServer forms the batches."""
 
     async def load(self) -> bool:
         """Load it."""
@@ -21,6 +21,6 @@ class OnnxModel(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Answer one batch."""
-        tensor = payload.inputs[0]
-        (scores,) = self._session.run([self._output], {tensor.name: NumpyCodec.decode_input(tensor)})
+        inputs = {tensor.name: NumpyCodec.decode_input(tensor) for tensor in payload.inputs}
+        (scores,) = self._session.run([self._output], inputs)
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output(self._output, scores)])

@@ -26,12 +26,7 @@ def workload(count: int = 4) -> Workload:
         request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
         request.raw_input_contents.append(row.tobytes())
         messages.append(request.SerializeToString())
-    return Workload(
-        "rows",
-        np.array([np.frombuffer(message, np.uint8) for message in messages]),
-        messages[0].index(b"@"),
-        rows + 1,
-    )
+    return Workload("rows", [np.frombuffer(message, np.uint8) for message in messages], [*(rows + 1)])
 
 
 def row_of(body: bytes) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -25,6 +25,7 @@ def offered(workload: Workload, inside_us: list[list[float]], spent_ms: list[flo
         refused=nothing,
         expired=nothing,
         stages_us=np.array(inside_us, np.float64),
+        cosine=np.ones(2),
     )
     moment = Moment(0.0, {}, 0.0, 0.0)
     return LoadRun(workload, 0, SCHEDULED_NS, SENT_NS, answers, moment, moment)

@@ -32,7 +32,10 @@ def answers(*records: tuple[int, int, float]) -> ResponseLog:
     stages_us = np.full((len(ids), len(PHASES)), np.nan)
     appended_ms = np.array(times_ms, np.int64)
     refused, expired = values == REFUSED, values == EXPIRED
-    return ResponseLog(np.array(ids, np.int64), received_ns, appended_ms, deviation, refused, expired, stages_us)
+    cosine = np.ones(len(ids))
+    return ResponseLog(
+        np.array(ids, np.int64), received_ns, appended_ms, deviation, refused, expired, stages_us, cosine
+    )
 
 
 def test_percentiles_of_values_are_numpys() -> None:

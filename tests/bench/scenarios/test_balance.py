@@ -13,7 +13,7 @@ from bench.scenarios.balance import Balance, BalanceRun, BalanceSettings
 from bench.workloads.workload import Workload
 
 ON, OFF = "anabranch, thread, 2 tasks", "anabranch, thread, 2 tasks, no balance"
-TINY = Workload("tiny", np.zeros((1, 20), np.uint8), 0, np.zeros((1, 1), np.float32))
+TINY = Workload("tiny", [np.zeros(20, np.uint8)], [np.zeros(1, np.float32)])
 
 
 def double(inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -29,6 +29,7 @@ def offered(workload: Workload, spent_ms: list[float], deviation: float = 0.0) -
         refused=nothing,
         expired=nothing,
         stages_us=np.full((count, len(PHASES)), np.nan),
+        cosine=np.ones(count),
     )
     moment = Moment(0.0, {}, 0.0, 0.0)
     return LoadRun(workload, 0, scheduled_ns, scheduled_ns, answers, moment, moment)

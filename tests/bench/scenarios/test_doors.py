@@ -29,9 +29,7 @@ def run(
 
 
 def scenario() -> DoorScenario:
-    ffnn, magika = (
-        Workload(name, np.zeros((1, 1), np.uint8), 0, np.zeros((1, 1), np.float32)) for name in ("ffnn 1", "magika")
-    )
+    ffnn, magika = (Workload(name, [np.zeros(1, np.uint8)], [np.zeros(1, np.float32)]) for name in ("ffnn 1", "magika"))
     return DoorScenario(DoorSettings(), ffnn, magika)
 
 

@@ -15,7 +15,7 @@ from tests.bench.concluding import conclude, drawn
 
 
 def workload(name: str, size_bytes: int = 1000) -> Workload:
-    return Workload(name, np.zeros((1, size_bytes), np.uint8), 0, np.zeros((1, 1), np.float32), wire="json")
+    return Workload(name, [np.zeros(size_bytes, np.uint8)], [np.zeros(1, np.float32)], wire="json")
 
 
 def run(name: str, system: str, rate: float, repeat: int = 0, wrong: int = 0) -> ThroughputRun:

@@ -36,3 +36,12 @@ def test_workload_requests_and_answers_are_a_clients(repository: Path) -> None:
     session = onnxruntime.InferenceSession(repository / FFNN / "1" / "model.onnx")
     (scores,) = session.run(None, {"x": request.inputs[0].to_array()})
     assert np.allclose(scores[0], workload.answer(3), atol=1e-6)
+
+
+def test_workload_of_unequal_lengths_loads_equal(tmp_path: Path) -> None:
+    requests = [np.frombuffer(text, np.uint8) for text in (b"@@@@@@@@@@@@", b"m@@@@@@@@@@@@-long")]
+    workload = Workload("unequal", requests, [np.zeros(1, np.float32), np.arange(3, dtype=np.float32)])
+    workload.save(tmp_path / "w.npz")
+    loaded = Workload.load(tmp_path / "w.npz")
+    assert [loaded.message(number) for number in (2, 3)] == [b"000000000002", b"m000000000003-long"]
+    assert [loaded.answer(number).tolist() for number in (2, 3)] == [[0.0], [0.0, 1.0, 2.0]]
