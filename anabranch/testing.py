@@ -230,6 +230,8 @@ class _Models:
 class _MemoryConnection:
     """A `Connection` to a `FakeJob` of this process."""
 
+    sends_at_once = False
+
     def __init__(self, job: FakeJob) -> None:
         self._job = job
         self._answers: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()

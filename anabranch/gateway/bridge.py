@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
-from anabranch.messaging.connection import Connection, sends_at_once
+from anabranch.messaging.connection import Connection
 from anabranch.messaging.errors import ClientClosed, NoAnswer, TransportError
 from anabranch.schemas.errors import AnabranchError, Overloaded
 from anabranch.schemas.wire.protobuf_wire import write_id
@@ -85,7 +85,7 @@ class Bridge:
         return await future
 
     def _hand_over(self, message: bytes, key: bytes) -> None:
-        if not sends_at_once(self._connection):
+        if not self._connection.sends_at_once:
             self._outbox.put((message, key))
             return
         try:

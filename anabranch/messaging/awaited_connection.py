@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from anabranch.messaging.connection import sends_at_once
 from anabranch.messaging.errors import NotSent, TopicMissing
 from anabranch.schemas.errors import AnabranchError
 
@@ -35,8 +34,8 @@ class AwaitedConnection:
 
     @property
     def sends_at_once(self) -> bool:
-        """See `connection.sends_at_once`."""
-        return self._connection is None or sends_at_once(self._connection)
+        """See `Connection`."""
+        return self._connection is None or self._connection.sends_at_once
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Send a request, or fail it."""

@@ -34,6 +34,10 @@ _DISCOVERY_MS = 3_000
 class Connection(Protocol):
     """Carries encoded requests and answers."""
 
+    @property
+    def sends_at_once(self) -> bool:
+        """True if `send` never waits, so that an event loop may call it."""
+
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Send a request from any thread; call `fail` if it cannot be sent, now or later."""
 
@@ -50,11 +54,6 @@ class Connection(Protocol):
         """End the receiving half, on the thread that receives."""
 
 
-def sends_at_once(connection: Connection) -> bool:
-    """Tell whether `send` never waits, so that an event loop may call it."""
-    return bool(getattr(connection, "sends_at_once", False))
-
-
 class KafkaConnection:
     """A `Connection` over Kafka: a producer, and a consumer of answers.
 
@@ -65,6 +64,8 @@ class KafkaConnection:
         own_partition: Draws one partition, which each request names for its answer, so that the answers of others are
             not read. Otherwise reads all partitions.
     """
+
+    sends_at_once = False
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ class HttpConnection:
         tls: TLS of `https`; the system's authorities by default.
     """
 
+    sends_at_once = False
+
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout_s: float = 30.0, tls: ssl.SSLContext | None = None
     ) -> None:

@@ -64,6 +64,8 @@ class RdKafkaConnection:
         TopicMissing: One of the topics does not exist.
     """
 
+    sends_at_once = True
+
     def __init__(
         self,
         bootstrap_servers: str,
@@ -134,9 +136,6 @@ class RdKafkaConnection:
                     "(anabranch run), or name the topic that the job uses"
                 )
         return sorted(topics[responses_topic].partitions)
-
-    #: See `connection.sends_at_once`.
-    sends_at_once = True
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Hand a request to the producer."""

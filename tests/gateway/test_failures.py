@@ -30,6 +30,8 @@ def ask(url: str) -> tuple[int, str]:
 class Broken:
     """A connection whose reading or sending ends at the first request."""
 
+    sends_at_once = False
+
     def __init__(self, side: str) -> None:
         self._side = side
         self._sent = threading.Event()
