@@ -7,6 +7,8 @@ MIB = 1024 * KIB
 KAFKA_FETCH_BYTES = 8 * MIB
 #: Unless configured.
 DEFAULT_MESSAGE_BYTES = 16 * MIB
+#: Of a partition.
+PRODUCE_BATCH_BYTES = 256 * KIB
 #: For key, headers and dead letter fields.
 KAFKA_FRAMING_BYTES = 64 * KIB
 #: Must fit a Java array.

@@ -1,13 +1,16 @@
 """The connection of a gateway to Kafka by librdkafka, whose threads need no Python.
 
-It behaves as `KafkaConnection` with a partition of its own, but outlives a broker that is away.
+It behaves as `KafkaConnection` with a partition of its own, but outlives a broker that is away. Keys of requests do not
+choose their partitions.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import confluent_kafka as rdkafka
@@ -34,9 +37,11 @@ _NAMES = {
     "ssl_password": "ssl.key.password",
 }
 _CONNECT_S = 5.0
-_DISCOVERY_MS = 3_000
+_DISCOVERY_MS, _LOOK_S = 3_000, 0.5
 _MOST_ANSWERS = 500
 _CLOSE_S = 1.0
+#: Requests of that time go to one partition, so that they reach the broker together.
+_TURN_S = 0.002
 
 
 def rdkafka_options(options: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -50,6 +55,22 @@ def rdkafka_options(options: Mapping[str, Any]) -> dict[str, Any] | None:
         else:
             return None
     return translated
+
+
+class Turns:
+    """Partitions in turn."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._partition = 0
+        self._until_s = 0.0
+
+    def next(self, now_s: float) -> int:
+        """Return the partition of a request."""
+        if now_s >= self._until_s:
+            self._until_s = now_s + _TURN_S
+            self._partition = (self._partition + 1) % self.count
+        return self._partition
 
 
 class RdKafkaConnection:
@@ -80,6 +101,7 @@ class RdKafkaConnection:
     ) -> None:
         self._models = bootstrap_servers, models_topic, python_options
         self._requests_topic = requests_topic
+        self._look_s = time.monotonic() + _DISCOVERY_MS / 1000
         common = {
             "bootstrap.servers": bootstrap_servers,
             "topic.metadata.refresh.interval.ms": _DISCOVERY_MS,
@@ -103,7 +125,8 @@ class RdKafkaConnection:
         )
         try:
             partitions = self._partitions(bootstrap_servers, requests_topic, responses_topic)
-            number = random.choice(partitions)  # noqa: S311 - spreads load
+            self._turns = Turns(partitions[requests_topic])
+            number = random.randrange(partitions[responses_topic])  # noqa: S311 - spreads load
             place = rdkafka.TopicPartition(responses_topic, number)
             place.offset = self._consumer.get_watermark_offsets(place, _CONNECT_S)[1]
             self._consumer.assign([place])
@@ -119,15 +142,15 @@ class RdKafkaConnection:
             common
             | {
                 "linger.ms": 0,
+                # What comes meanwhile leaves together.
+                "max.in.flight.requests.per.connection": 1,
                 "enable.idempotence": True,
                 "message.max.bytes": max_message_bytes + KAFKA_FRAMING_BYTES,
-                # As Java's clients choose it.
-                "partitioner": "murmur2_random",
             },
             logger=_LOGGER,
         )
 
-    def _partitions(self, bootstrap_servers: str, requests_topic: str, responses_topic: str) -> list[int]:
+    def _partitions(self, bootstrap_servers: str, requests_topic: str, responses_topic: str) -> dict[str, int]:
         topics = self._consumer.list_topics(timeout=_CONNECT_S).topics
         for topic in (requests_topic, responses_topic):
             if topic not in topics or not topics[topic].partitions:
@@ -135,7 +158,7 @@ class RdKafkaConnection:
                     f"the broker at {bootstrap_servers} has no topic {topic!r}: start the job, which makes it "
                     "(anabranch run), or name the topic that the job uses"
                 )
-        return sorted(topics[responses_topic].partitions)
+        return {topic: len(topics[topic].partitions) for topic in (requests_topic, responses_topic)}
 
     def send(self, message: bytes, key: bytes, fail: Callable[[AnabranchError], None], headers: Headers = ()) -> None:
         """Hand a request to the producer."""
@@ -146,7 +169,12 @@ class RdKafkaConnection:
 
         try:
             self._producer.produce(
-                self._requests_topic, message, key, headers=[*self._headers, *headers], on_delivery=delivered
+                self._requests_topic,
+                message,
+                key,
+                partition=self._turns.next(time.monotonic()),
+                headers=[*self._headers, *headers],
+                on_delivery=delivered,
             )
         except (BufferError, rdkafka.KafkaException) as error:
             reason = error.args[0] if isinstance(error, rdkafka.KafkaException) else error
@@ -156,6 +184,7 @@ class RdKafkaConnection:
     def receive(self, timeout_ms: int) -> Iterable[tuple[bytes | None, bytes]]:
         """Wait for an answer, and return all that are there."""
         self._producer.poll(0)
+        self._look_for_partitions()
         first = self._consumer.poll(timeout_ms / 1000)
         if first is None:
             return
@@ -165,6 +194,14 @@ class RdKafkaConnection:
                 yield record.key(), record.value() or b""
             elif error.fatal() or not error.retriable():
                 raise TransportError(f"answers cannot be read from Kafka: {error.str()}")
+
+    def _look_for_partitions(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._look_s:
+            self._look_s = now_s + _DISCOVERY_MS / 1000
+            with suppress(rdkafka.KafkaException):
+                topics = self._consumer.list_topics(self._requests_topic, timeout=_LOOK_S).topics
+                self._turns.count = len(topics[self._requests_topic].partitions) or self._turns.count
 
     def served_models(self) -> ServedModels:
         """Read the topic of models."""

@@ -55,12 +55,12 @@ class DoorSettings(Settings, frozen=True, kw_only=True):
 
     Attributes:
         door_seconds: Duration of each load.
-        door_warm_up_seconds: The same load before it.
+        door_warm_up_seconds: The same load before it; JVMs compile meanwhile.
         door_tasks: Tasks of the job, and replicas of Ray Serve.
     """
 
     door_seconds: float = 10.0
-    door_warm_up_seconds: float = 8.0
+    door_warm_up_seconds: float = 25.0
     door_tasks: int = 1
 
 

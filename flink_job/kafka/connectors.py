@@ -20,7 +20,7 @@ from anabranch.operators.runtime.flink_compat import (
     pool_transactions,
     set_record_writer,
 )
-from anabranch.schemas.limits import KAFKA_FETCH_BYTES
+from anabranch.schemas.limits import KAFKA_FETCH_BYTES, PRODUCE_BATCH_BYTES
 
 _RESET = {"earliest": KafkaOffsetResetStrategy.EARLIEST, "latest": KafkaOffsetResetStrategy.LATEST}
 
@@ -91,6 +91,9 @@ def write(stream: DataStream, config: Config, topic: str, name: str, *, replies:
         .set_bootstrap_servers(kafka.bootstrap_servers)
         # 5 ms by default.
         .set_property("linger.ms", "0")
+        # What comes meanwhile leaves together.
+        .set_property("max.in.flight.requests.per.connection", "1")
+        .set_property("batch.size", str(PRODUCE_BATCH_BYTES))
         .set_property("max.request.size", str(largest_bytes))
         .set_property("buffer.memory", str(max(33_554_432, 2 * largest_bytes)))
     )

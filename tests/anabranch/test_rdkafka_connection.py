@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from anabranch.flink_job.config import Config
 from anabranch.gateway.job_connection import connection_for_job
@@ -183,3 +184,20 @@ def test_rdkafka_connection_outlives_a_broker_that_is_away(tmp_path: Path) -> No
         made.close()
     finally:
         broker.stop()
+
+
+def test_rdkafka_connection_uses_new_partitions(topics: Callable[..., Topics]) -> None:
+    made = topics()
+    admin = AdminClient({"bootstrap.servers": made.servers})
+    admin.create_partitions([NewPartitions(made.requests, 3)])[made.requests].result(30)
+    end_s = time.monotonic() + 60
+    while True:
+        made.send(b"request")
+        list(made.connection.receive(10))
+        consumer = Consumer({"bootstrap.servers": made.servers, "group.id": "look"})
+        ends = [consumer.get_watermark_offsets(TopicPartition(made.requests, each), 10)[1] for each in range(3)]
+        consumer.close()
+        if all(ends):
+            break
+        assert time.monotonic() < end_s, ends
+    assert not made.failed

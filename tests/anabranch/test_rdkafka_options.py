@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from anabranch.messaging.rdkafka_connection import rdkafka_options
+from anabranch.messaging.rdkafka_connection import Turns, rdkafka_options
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,10 @@ def test_rdkafka_options_are_translated_or_not_at_all(
     options: dict[str, Any], translated: dict[str, Any] | None
 ) -> None:
     assert rdkafka_options(options) == translated
+
+
+def test_requests_of_two_ms_go_to_one_partition() -> None:
+    turns = Turns(3)
+    assert [turns.next(1 + each / 1000) for each in (0, 1, 1.9, 2.1, 4.2, 4.3, 9)] == [1, 1, 1, 2, 0, 0, 1]
+    turns.count = 5
+    assert {turns.next(2 + each / 100) for each in range(5)} == set(range(5))
