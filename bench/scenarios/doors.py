@@ -60,7 +60,7 @@ class DoorSettings(Settings, frozen=True, kw_only=True):
     """
 
     door_seconds: float = 10.0
-    door_warm_up_seconds: float = 25.0
+    door_warm_up_seconds: float = 18.0
     door_tasks: int = 1
 
 
