@@ -38,7 +38,7 @@ class TicketDesk:
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             self._socket.setsockopt(socket.SOL_SOCKET, _TIMESTAMPS, 1)
-        self._socket.bind((_own_address(), 0))
+        _bind(self._socket)
         host, port = self._socket.getsockname()
         self._book = TicketBook(secrets.token_bytes(8), socket.inet_aton(host), port)
         self._expire_at_ms = 0.0
@@ -118,15 +118,17 @@ class TicketReturns:
             self._socket.sendto(ticket.encode_return(), (socket.inet_ntoa(ticket.host), ticket.port))
 
 
-def _own_address() -> str:
-    """Return the address of the host's name; if that is a loopback, of the way to others."""
+def _bind(own: socket.socket) -> None:
+    """Bind to the address of the host's name; if that is a loopback or of another host, of the way to others."""
     with suppress(OSError):
         if not (named := socket.gethostbyname(socket.gethostname())).startswith("127."):
-            return named
+            own.bind((named, 0))
+            return
+    address = "127.0.0.1"
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(_ELSEWHERE)
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"
+        address = str(probe.getsockname()[0])
+    own.bind((address, 0))
 
 
 def _time_of(ancillary: Sequence[tuple[int, int, bytes]]) -> float:

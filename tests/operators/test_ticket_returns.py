@@ -189,3 +189,9 @@ def test_tickets_planted_defect_is_caught(
     monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
     with defect, pytest.raises(AssertionError):
         check()
+
+
+def test_desk_opens_where_the_host_name_is_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", lambda _: "192.0.2.7")
+    desk = TicketDesk()
+    desk.let_go()
