@@ -110,8 +110,8 @@ class _ElementFlow(Flow):
             return MappingFailed(f"inputs raised {type(error).__name__}: {error}")
 
     def format(self, outputs: Mapping[str, Array]) -> list[Any]:
-        rows = len(next(iter(outputs.values())))
-        return [{name: array[row] for name, array in outputs.items()} for row in range(rows)]
+        names = list(outputs)
+        return [dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
 
     def _write_element(self, event: bytes, fragments: Any) -> bytes:
         try:

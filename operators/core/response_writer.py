@@ -23,7 +23,15 @@ from anabranch.schemas.records import OpeningRecord, Source
 from anabranch.schemas.signatures import Failure, Signature, decode_signature
 from anabranch.schemas.tensors import Array, Buffer, Tensor
 from anabranch.schemas.wire import codec, protobuf_wire
-from anabranch.schemas.wire.carried import address_event, event_source, event_topic, is_event, topic_bytes
+from anabranch.schemas.wire.carried import (
+    Addresses,
+    address_event,
+    event_source,
+    event_topic,
+    is_event,
+    is_of_one_topic,
+    topic_bytes,
+)
 from anabranch.schemas.wire.dead_letters import encode_dead_letter
 
 #: Met by many requests at once.
@@ -118,6 +126,8 @@ class ResponseWriter:
             phase: Phase of a failure to write.
             task: Index of the task that ran the batch.
         """
+        if self._flows and is_of_one_topic([request.source.carried for request in requests]):
+            return self._answer_events(list(zip(requests, range(len(requests)), strict=True)), outputs.arrays(), phase)
         frames: dict[int, protobuf_wire.ResponseFrame] = {}
         answers: list[Answer | DeadLetterRecord] = []
         events: dict[bytes, list[tuple[Request, int]]] = {}
@@ -176,6 +186,7 @@ class ResponseWriter:
         write, to, most_bytes = flow.write, flow.to, self._max_response_bytes
         key_of = None if flow.spec.key is None else flow.key_of
         is_framed = flow.spec.is_framed
+        address = Addresses(to).of
         for request, row in events:
             try:
                 original, source = request.original, request.source
@@ -188,8 +199,11 @@ class ResponseWriter:
                 if is_framed:
                     answers.append(_outgoing(flow, request, event, value))
                 else:
-                    key = None if key_of is None else key_of(event)
-                    answers.append(Answer(b"", value, address_event(source.carried, to, source.timestamp_ms, key)))
+                    if key_of is None:
+                        addressed = address(source.carried, source.timestamp_ms)
+                    else:
+                        addressed = address_event(source.carried, to, source.timestamp_ms, key_of(event))
+                    answers.append(Answer(b"", value, addressed))
             except AnabranchError as error:
                 answers += self.fail(request, Failure(error.code, error.message, phase))
         return answers

@@ -9,7 +9,7 @@ Partition -3 marks an event: its topic, or `TIMESTAMP/TO` in an answer.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import msgspec
@@ -29,6 +29,7 @@ PARTITIONS = (1 << PARTITION_BITS) - 1
 _MAX_FLOW = (1 << (31 - PARTITION_BITS)) - 1
 _HEAD = struct.Struct("<iHi")
 _HEADER = struct.Struct("<Hi")
+_KEY_SIZE_AT = 6
 
 
 class Carried(msgspec.Struct, frozen=True):
@@ -103,6 +104,16 @@ def topic_bytes(carried: bytes) -> bytes:
     return carried[_HEAD.size : _HEAD.size + topic_size]
 
 
+def is_of_one_topic(carried: Sequence[bytes]) -> bool:
+    """Return True for events of one topic."""
+    first = carried[0]
+    if not is_event(first):
+        return False
+    topic, start = topic_bytes(first), first[:_KEY_SIZE_AT]
+    others = [each for each in carried if not (each.startswith(start) and each.startswith(topic, _HEAD.size))]
+    return not others
+
+
 def event_topic(carried: bytes) -> str:
     """Return the topic."""
     return topic_bytes(carried).decode()
@@ -117,6 +128,25 @@ def address_event(carried: bytes, to: bytes, timestamp_ms: int, key: bytes | Non
         return b"%b%b%b" % (_HEAD.pack(EVENT, len(address), key_size), address, carried[rest:])
     rest, key_size = rest + max(0, key_size), len(key)
     return b"".join([_HEAD.pack(EVENT, len(address), key_size), address, key, carried[rest:]])
+
+
+class Addresses:
+    """Addresses outgoing events of one flow without new keys, as `address_event`."""
+
+    def __init__(self, to: bytes) -> None:
+        self._to = to
+        self._timestamp_ms = -1
+        #: Fields up to the key of the last event, and their replacement.
+        self._head, self._new_head = b"?", b""
+
+    def of(self, carried: bytes, timestamp_ms: int) -> bytes:
+        """Return the carried fields of an outgoing event."""
+        if timestamp_ms != self._timestamp_ms or not carried.startswith(self._head):
+            _, topic_size, key_size = _HEAD.unpack_from(carried)
+            address = b"%d/%b" % (timestamp_ms, self._to)
+            self._timestamp_ms, self._head = timestamp_ms, carried[: _HEAD.size + topic_size]
+            self._new_head = _HEAD.pack(EVENT, len(address), key_size) + address
+        return self._new_head + carried[len(self._head) :]
 
 
 def flow_number(topic: str) -> int:

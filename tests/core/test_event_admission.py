@@ -193,7 +193,7 @@ def test_defect_in_a_mapping_refuses_its_events_only(monkeypatch: pytest.MonkeyP
         raise ZeroDivisionError("planted")
 
     flow = of._flows.of("payments")
-    monkeypatch.setattr(flow, "read_records", broken)
+    monkeypatch.setattr(flow, "read_all", broken)
     frame = [(EVENT, source()), (request(request_id="r"), SOURCE)]
     event, asked = of.admit_all(frame, NOW_MS)
     assert isinstance(event, Refused)

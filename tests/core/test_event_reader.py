@@ -44,6 +44,19 @@ def test_reader_repeated_key_last_value_counts() -> None:
     assert list(reader("a").read(b'{"a": 1, "b": 3, "a": 2}')) == [2]
 
 
+def test_reader_of_many_good_events_reads_as_of_each() -> None:
+    amounts = reader("amount", "user.age")
+    good = [
+        b'{"amount": 1, "user": {"age": 2}}',
+        '{"amount": 1.5, "user": {"age": null}, "ä": 1}'.encode(),
+        b"\xef\xbb\xbf{}",
+    ]
+    assert amounts.read_good(good[:2]) == [amounts.read(each) for each in good[:2]] == [(1, 2), (1.5, None)]
+    for bad in (good[2], b'{"amount": 1}', b'{"amount": 1, "user": null}', *MALFORMED.values()):
+        assert amounts.read_good([*good[:2], bad]) is None
+    assert reader("items[0]").read_good([b'{"items": [1]}']) is None, "it walks into lists"
+
+
 def test_reader_path_inside_another_gives_both() -> None:
     event = b'{"user": {"age": 41}}'
     assert list(reader("user", "user.age").read(event)) == [{"age": 41}, 41]

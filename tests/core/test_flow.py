@@ -46,6 +46,31 @@ def test_flow_event_becomes_the_tensors() -> None:
     assert t == (b"\0\0\0\0", ())
 
 
+ALONE = {
+    **MALFORMED,
+    "good": EVENT,
+    "not ASCII": '{"amount": 2, "user": {"age": 3}, "note": "ä"}'.encode(),
+    "missing": b'{"amount": 2, "user": {}}',
+    "no user": b'{"amount": 2}',
+    "null": b'{"amount": null, "user": {"age": 3}}',
+    "a text": b'{"amount": "2", "user": {"age": 3}}',
+    "too large": b'{"amount": 1e39, "user": {"age": 3}}',
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_flow_reads_events_together_as_each_alone(name: str) -> None:
+    mapped = flow(inputs=SPEC.inputs[:1])
+
+    def outcome(found: Any) -> Any:
+        return (type(found), str(found)) if isinstance(found, AnabranchError) else found
+
+    together = mapped.read_all([EVENT, ALONE[name], EVENT])
+    alone = [mapped.read_all([event])[0] for event in (EVENT, ALONE[name], EVENT)]
+    assert list(map(outcome, together)) == list(map(outcome, alone))
+    assert together[0] == [(np.array([1.5, 41], "<f4").tobytes(), (2,))]
+
+
 def test_flow_event_gets_the_predictions() -> None:
     fragments = flow().format(OUTPUTS)
     assert flow().outputs == ("y", "label")

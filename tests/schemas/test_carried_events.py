@@ -1,11 +1,14 @@
 """Carried fields of flows' events: topic in, address out, key and headers kept."""
 
+from itertools import product
+
 import pytest
 
 from anabranch.schemas.records import CarryingSource, Source
 from anabranch.schemas.wire.carried import (
     EVENT,
     PARTITION_BITS,
+    Addresses,
     Carried,
     address_event,
     decode_carried,
@@ -13,6 +16,7 @@ from anabranch.schemas.wire.carried import (
     event_topic,
     flow_number,
     is_event,
+    is_of_one_topic,
 )
 
 HEADERS = (("a", b"1"), ("a", None), ("é", b""))
@@ -26,6 +30,25 @@ def test_event_address_keeps_key_and_headers(key: bytes | None, new_key: bytes |
     assert event_topic(carried) == "payments"
     sent = decode_carried(address_event(carried, b"scored", 17, new_key))
     assert sent == Carried("17/scored", EVENT, key if new_key is None else new_key, HEADERS)
+
+
+def test_addresses_of_many_events_equal_those_of_each() -> None:
+    address = Addresses(b"scored").of
+    for topic, key, timestamp_ms, headers in product(
+        ("payments", "payment", "s"), (None, b"", b"k", b"other"), (-1, 7, 8), ((), HEADERS)
+    ):
+        carried = Carried(topic, EVENT, key, headers).encode()
+        for _ in range(2):
+            assert address(carried, timestamp_ms) == address_event(carried, b"scored", timestamp_ms, None)
+
+
+def test_events_of_one_topic_are_told_from_others() -> None:
+    events = [Carried("payments", EVENT, key, HEADERS).encode() for key in (None, b"k", b"key")]
+    assert is_of_one_topic(events)
+    for other in (Carried("payment5", EVENT), Carried("payments2", EVENT), Carried("payments"), Carried("pay", EVENT)):
+        assert not is_of_one_topic([*events, other.encode()])
+        assert not is_of_one_topic([other.encode(), *events])
+    assert not is_of_one_topic([b""])
 
 
 @pytest.mark.parametrize("carried", [b"", Carried("t", 3).encode(), Carried(key=b"k").encode()])

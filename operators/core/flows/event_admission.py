@@ -16,7 +16,15 @@ from anabranch.schemas.model import Catalog
 from anabranch.schemas.records import NO_DEADLINE_MS, Source
 from anabranch.schemas.signatures import Failure, Signature, TensorSignature, encode_signature
 from anabranch.schemas.tensors import Buffer
-from anabranch.schemas.wire.carried import PARTITIONS, ReplyTopics, event_id, event_topic, is_event, topic_bytes
+from anabranch.schemas.wire.carried import (
+    PARTITIONS,
+    ReplyTopics,
+    event_id,
+    event_topic,
+    is_event,
+    is_of_one_topic,
+    topic_bytes,
+)
 
 _Shapes = tuple[tuple[int, ...], ...]
 
@@ -49,7 +57,9 @@ class EventAdmission(Admission):
     def admit_all(self, records: Sequence[tuple[Buffer | None, Source]], now_ms: float) -> Sequence[Request | Refused]:
         """Admit or refuse each record, in order; never raises."""
         batchwise: dict[bytes, list[int]] = {}
-        if self._flows:
+        if self._flows and records:
+            if is_of_one_topic([source.carried for _, source in records]):
+                return self._admit_events(records, event_topic(records[0][1].carried), now_ms)
             for index, (_, source) in enumerate(records):
                 if is_event(source.carried):
                     batchwise.setdefault(topic_bytes(source.carried), []).append(index)
@@ -58,8 +68,6 @@ class EventAdmission(Admission):
             return [admit(message, source, now_ms) for message, source in records]
         admitted: list[Request | Refused | None] = [None] * len(records)
         for topic, indices in batchwise.items():
-            if len(indices) == len(records):
-                return self._admit_events(records, topic.decode(), now_ms)
             events = self._admit_events([records[index] for index in indices], topic.decode(), now_ms)
             for index, event in zip(indices, events, strict=True):
                 admitted[index] = event
@@ -74,14 +82,26 @@ class EventAdmission(Admission):
         try:
             if flow is None:
                 raise UnknownFlow(f"topic {topic!r} has no flow: add one that reads it, or remove the topic")
-            events = [(b"" if message is None else bytes(message), source.carried) for message, source in records]
+            events = [b"" if message is None else bytes(message) for message, _ in records]
+            if flow.spec.is_framed:
+                carried = [source.carried for _, source in records]
+                found = flow.read_records(list(zip(events, carried, strict=True)))
+            else:
+                found = flow.read_all(events)
             heads, most_bytes = self._event_heads, self._max_message_bytes
             is_simple = not flow.spec.is_ordered
-            for (event, _), (message, source), mapped in zip(events, records, flow.read_records(events), strict=True):
+            partition, place = -1, ""
+            last_shape: tuple[int, ...] | None = None
+            head: AdmittedHead | None = None
+            for event, (message, source), mapped in zip(events, records, found, strict=True):
                 # The usual event, without the calls of `_admit_event`.
                 if is_simple and event and type(mapped) is list and len(mapped) == 1 and len(event) <= most_bytes:
                     raw, shape = mapped[0]
-                    head = heads.get((topic, (shape,)))
+                    if shape is not last_shape or head is None:
+                        last_shape, head = shape, heads.get((topic, (shape,)))
+                    if source.partition != partition:
+                        partition = source.partition
+                        place = f"{topic}-{partition & PARTITIONS}-"
                     if head is not None and head.timeout_ms is None and not head.model.require_finite:
                         admitted.append(
                             Request(
@@ -96,7 +116,7 @@ class EventAdmission(Admission):
                                 False,
                                 False,
                                 source,
-                                f"{topic}-{source.partition & PARTITIONS}-{source.offset}",
+                                f"{place}{source.offset}",
                                 Encoding.JSON,
                                 False,
                                 False,

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from anabranch.operators.core.flows.field_path import FieldPath, format_path
-from anabranch.schemas.errors import InvalidField, UnreadableRequest
+from anabranch.schemas.errors import AnabranchError, InvalidField, UnreadableRequest
 
 MISSING = msgspec.UNSET
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -31,6 +31,16 @@ class EventReader:
         self._steps = found
         self._is_plain = all(not rest for _, rest in found)
         self._get_all = _getter([".".join(names) for names, _ in found])
+
+    def read_good(self, messages: Sequence[bytes]) -> list[Sequence[Any]] | None:
+        """Return the values of each event, as `read`; None if any of them needs a closer look."""
+        if not self._is_plain:
+            return None
+        decode, decoder, get_all = self._decode, self._decoder, self._get_all
+        try:
+            return [get_all(decode(each) if each.isascii() else decode_json(each, decoder)) for each in messages]
+        except (msgspec.DecodeError, RecursionError, AttributeError, AnabranchError):
+            return None
 
     def read(self, message: bytes) -> Sequence[Any]:
         """Return the value of each path, MISSING without one.

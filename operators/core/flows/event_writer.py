@@ -41,6 +41,7 @@ class EventWriter:
         self._presence = msgspec.json.Decoder(msgspec.defstruct("Presence", fields, rename=names))
         pieces = _pieces(tree)
         self._members = b"".join([b"%b" if isinstance(piece, int) else piece.replace(b"%", b"%%") for piece in pieces])
+        self._last_members = b",%b}" % self._members
         numbers = [piece for piece in pieces if isinstance(piece, int)]
         #: None if the paths are in the order of the members.
         self._order = None if numbers == sorted(numbers) else numbers
@@ -67,12 +68,11 @@ class EventWriter:
         return event
 
     def _append(self, event: bytes, values: Sequence[bytes]) -> bytes:
-        ordered = values if self._order is None else [values[number] for number in self._order]
-        members = self._members % tuple(ordered)
+        ordered = tuple(values if self._order is None else [values[number] for number in self._order])
         # Most events end so.
         if event[-1] == _CLOSE and event[-2] not in _NO_END_OF_A_VALUE:
-            return b"%b,%b}" % (event[:-1], members)
-        return _append(event, members)
+            return event[:-1] + self._last_members % ordered
+        return _append(event, self._members % ordered)
 
 
 def _pieces(tree: Mapping[str, Any]) -> list[bytes | int]:

@@ -41,11 +41,13 @@ class Flow:
         self._function = function
         self._format = format_of(spec, model, registry)
         #: Bound at once, for the hot path.
-        self._read = self._format.read
+        self._read, self._read_good = self._format.read, self._format.read_good
         self.write: Callable[[bytes, Any], bytes] = self._format.write
         self._spans = []
         start = 0
-        for each in map(InputMapping, spec.inputs):
+        mappings = [InputMapping(each) for each in spec.inputs]
+        self._map_good = mappings[0].map_good if len(mappings) == 1 else None
+        for each in mappings:
             self._spans.append((each.map, start, start + len(each.paths)))
             start += len(each.paths)
         #: The outputs of the model that events need.
@@ -109,6 +111,10 @@ class Flow:
     def _read_fields(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
         read, spans = self._read, self._spans
         only = spans[0][0] if len(spans) == 1 else None
+        if self._map_good is not None and (values_of_all := self._read_good(events)) is not None:
+            mapped = self._map_good(values_of_all)
+            if mapped is not None:
+                return [*mapped]
         found: list[list[Mapped] | AnabranchError] = []
         for event in events:
             try:

@@ -40,6 +40,16 @@ class InputMapping:
         #: True if the packer checks the values.
         self._is_direct = is_number and not spec.is_whole and all(field.kind == "plain" for field in spec.fields)
 
+    def map_good(self, found: Sequence[Sequence[Any]]) -> list[list[Mapped]] | None:
+        """Return the only input of each event, as `map`; None if any of them needs a closer look."""
+        if not self._is_direct:
+            return None
+        pack, shape = self._pack, self._shape
+        try:
+            return [[(pack(*values), shape)] for values in found]
+        except (struct.error, OverflowError):
+            return None
+
     def map(self, values: Sequence[Any]) -> Mapped:
         """Return the raw tensor of one event and its shape without the batch axis.
 

@@ -67,6 +67,9 @@ class AvroFormat:
         self._reader_schema = EventSchema(RegisteredSchema(spec.schema), "the flow's schema") if spec.schema else None
         self._written: dict[SchemaId, _WrittenRecord] = {}
 
+    def read_good(self, events: Sequence[bytes]) -> None:
+        """See `EventFormat`; events are read one by one."""
+
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs."""
         written, at = self._open(event)

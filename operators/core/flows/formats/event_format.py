@@ -13,8 +13,11 @@ from anabranch.schemas.tensors import Array
 class EventFormat(Protocol):
     """Reads the fields of events, and writes others into them.
 
-    All methods but `format` raise AnabranchError for an event at fault.
+    All methods but `format` and `read_good` raise AnabranchError for an event at fault.
     """
+
+    def read_good(self, events: Sequence[bytes]) -> list[Sequence[Any]] | None:
+        """Return what `read` returns of each event; None if any of them needs a closer look."""
 
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs, MISSING without one."""

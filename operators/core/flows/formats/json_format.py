@@ -19,7 +19,8 @@ class JsonFormat:
     def __init__(self, spec: FlowSpec) -> None:
         self._spec = spec
         #: Bound at once, for the hot path.
-        self.read = EventReader(spec.paths).read
+        reader = EventReader(spec.paths)
+        self.read, self.read_good = reader.read, reader.read_good
         self._key = EventReader([spec.key] if spec.key else [])
         self._outputs = OutputMapping(spec.outputs)
         self.format = self._outputs.format

@@ -59,6 +59,9 @@ class ProtobufFormat:
         self._tree: Tree = tree_of(fields)
         self._written: dict[tuple[SchemaId, tuple[int, ...]], _WrittenMessage] = {}
 
+    def read_good(self, events: Sequence[bytes]) -> None:
+        """See `EventFormat`; events are read one by one."""
+
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs."""
         message = self._parse(event)
