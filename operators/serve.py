@@ -22,7 +22,7 @@ from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, Oth
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.operators.core.scheduling.task_loop import Action, Settlement, TaskLoop
+from anabranch.operators.core.scheduling.task_loop import LATE_MS, Action, Settlement, TaskLoop
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.flink_compat import integer_key
 from anabranch.operators.runtime.operator_runtime import OperatorRuntime, RuntimeOperator
@@ -108,6 +108,8 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
             policy,
             LaneBalancers(policy, task.parallelism, idle, learns=task.in_jvm) if offloads else None,
             desk,
+            # A timer never comes before the end of a bundle.
+            LATE_MS if task.in_jvm else -1.0,
         )
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[object]:

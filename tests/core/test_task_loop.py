@@ -16,7 +16,7 @@ from anabranch.operators.core.scheduling.batch_queue import QueueChanges
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
 from anabranch.operators.core.scheduling.router import Router
-from anabranch.operators.core.scheduling.task_loop import Settlement, TaskLoop
+from anabranch.operators.core.scheduling.task_loop import LATE_MS, Settlement, TaskLoop
 from anabranch.operators.runtime.task_lock import TaskLock
 from anabranch.schemas.frames import write_waiting
 from anabranch.schemas.model import Batching
@@ -30,7 +30,9 @@ ANSWER = [Answer(b"", b"")]
 class Script:
     """A pipeline, a queue, a balancer, a lock and a clock: every batch takes 4 ms."""
 
-    def __init__(self, *batches: list[Any], slice_ms: float = 10.0, flush_s: float = 0.0) -> None:
+    def __init__(
+        self, *batches: list[Any], slice_ms: float = 10.0, flush_s: float = 0.0, late_ms: float = LATE_MS
+    ) -> None:
         self.batches = list(batches)
         self.now_ms = 1000.5
         self.leaves_at_once: list[Any] = []
@@ -43,7 +45,9 @@ class Script:
         self.made = 0
         itself: Any = self
         policy = SchedulingPolicy(work_slice_ms=slice_ms)
-        self.loop = TaskLoop(KEY, itself, list, self, lambda: flush_s, lambda: self.now_ms, policy, itself, itself)
+        self.loop = TaskLoop(
+            KEY, itself, list, self, lambda: flush_s, lambda: self.now_ms, policy, itself, itself, late_ms
+        )
 
     @property
     def steps(self) -> list[str]:
@@ -147,6 +151,15 @@ def test_loop_late_timer_does_not_keep_little_work_waiting() -> None:
     script.backlog_ms = 10.0
     assert list(script.loop.on_frame(b"")) == [ANSWER] * 2
     assert list(script.loop.on_timer(KEY, 1008))[:1] == [ANSWER], "the timer still counts"
+
+
+def test_loop_of_a_bundle_never_waits_for_a_timer() -> None:
+    script = Script(*[ANSWER] * 9, late_ms=-1.0)
+    list(script.loop.on_frame(b""))
+    script.backlog_ms = 10.5
+    assert list(script.loop.on_frame(b"")) == [], "requests of much work wait for urgent ones"
+    script.backlog_ms = 10.0
+    assert list(script.loop.on_frame(b""))[:2] == [ANSWER] * 2
 
 
 def test_loop_superseded_timer_does_nothing() -> None:

@@ -26,7 +26,7 @@ from anabranch.schemas.tensors import Buffer
 #: Wait of a full task for readers.
 _WAIT_MS = 10.0
 #: A timer that is later than this is not waited for.
-_LATE_MS = 10.0
+LATE_MS = 10.0
 
 
 class Settlement(NamedTuple):
@@ -90,6 +90,7 @@ class TaskLoop:
         flush_metrics: Hands counts over; returns the seconds until its next call, 0 for none.
         balancers: Select batches for other tasks.
         tickets: Make room at other tasks.
+        late_ms: Time after which a timer is not waited for.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class TaskLoop:
         policy: SchedulingPolicy,
         balancers: LaneBalancers | None = None,
         tickets: ReturnedTickets | None = None,
+        late_ms: float = LATE_MS,
     ) -> None:
         self._key = key
+        self._late_ms = late_ms
         self._tickets = tickets
         self._pipeline = pipeline
         self._held = held
@@ -139,10 +142,10 @@ class TaskLoop:
     def _is_late(self, own: BatchQueue, now_ms: float) -> bool:
         """Tell whether a timer keeps requests waiting that take longer to store than to run.
 
-        In process mode a timer comes in the next bundle, behind many frames.
+        In process mode a timer comes in the next bundle, behind all frames of this one.
         """
         late_ms = now_ms - (self._wakes_at_ms or now_ms)
-        return late_ms > _LATE_MS and own.backlog_ms <= self._work_slice_ms
+        return late_ms > self._late_ms and own.backlog_ms <= self._work_slice_ms
 
     def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
         """Continue with the own key, or with one that a rescale left."""
