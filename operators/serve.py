@@ -108,7 +108,7 @@ class ServeFunction(RuntimeOperator, KeyedProcessFunction):
             policy,
             LaneBalancers(policy, task.parallelism, idle, learns=task.in_jvm) if offloads else None,
             desk,
-            # A timer never comes before the end of a bundle.
+            # Timers come between bundles.
             LATE_MS if task.in_jvm else -1.0,
         )
 

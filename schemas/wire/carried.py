@@ -105,7 +105,7 @@ def topic_bytes(carried: bytes) -> bytes:
 
 
 def is_of_one_topic(carried: Sequence[bytes]) -> bool:
-    """Return True for events of one topic."""
+    """Tell events of one topic."""
     first = carried[0]
     if not is_event(first):
         return False
@@ -131,16 +131,16 @@ def address_event(carried: bytes, to: bytes, timestamp_ms: int, key: bytes | Non
 
 
 class Addresses:
-    """Addresses outgoing events of one flow without new keys, as `address_event`."""
+    """Addresses events as `address_event`."""
 
     def __init__(self, to: bytes) -> None:
         self._to = to
         self._timestamp_ms = -1
-        #: Fields up to the key of the last event, and their replacement.
+        #: Of the last event.
         self._head, self._new_head = b"?", b""
 
     def of(self, carried: bytes, timestamp_ms: int) -> bytes:
-        """Return the carried fields of an outgoing event."""
+        """Address an event."""
         if timestamp_ms != self._timestamp_ms or not carried.startswith(self._head):
             _, topic_size, key_size = _HEAD.unpack_from(carried)
             address = b"%d/%b" % (timestamp_ms, self._to)

@@ -94,7 +94,7 @@ class EventAdmission(Admission):
             last_shape: tuple[int, ...] | None = None
             head: AdmittedHead | None = None
             for event, (message, source), mapped in zip(events, records, found, strict=True):
-                # The usual event, without the calls of `_admit_event`.
+                # Without the calls of `_admit_event`.
                 if is_simple and event and type(mapped) is list and len(mapped) == 1 and len(event) <= most_bytes:
                     raw, shape = mapped[0]
                     if shape is not last_shape or head is None:

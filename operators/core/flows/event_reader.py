@@ -33,7 +33,7 @@ class EventReader:
         self._get_all = _getter([".".join(names) for names, _ in found])
 
     def read_good(self, messages: Sequence[bytes]) -> list[Sequence[Any]] | None:
-        """Return the values of each event, as `read`; None if any of them needs a closer look."""
+        """Read events; None if any needs a closer look."""
         if not self._is_plain:
             return None
         decode, decoder, get_all = self._decode, self._decoder, self._get_all

@@ -41,7 +41,7 @@ class InputMapping:
         self._is_direct = is_number and not spec.is_whole and all(field.kind == "plain" for field in spec.fields)
 
     def map_good(self, found: Sequence[Sequence[Any]]) -> list[list[Mapped]] | None:
-        """Return the only input of each event, as `map`; None if any of them needs a closer look."""
+        """Map events; None if any needs a closer look."""
         if not self._is_direct:
             return None
         pack, shape = self._pack, self._shape

@@ -25,7 +25,6 @@ from anabranch.schemas.tensors import Buffer
 
 #: Wait of a full task for readers.
 _WAIT_MS = 10.0
-#: A timer that is later than this is not waited for.
 LATE_MS = 10.0
 
 
@@ -140,10 +139,7 @@ class TaskLoop:
         yield from self._settle_own(own, end_at_ms=end_at_ms)
 
     def _is_late(self, own: BatchQueue, now_ms: float) -> bool:
-        """Tell whether a timer keeps requests waiting that take longer to store than to run.
-
-        In process mode a timer comes in the next bundle, behind all frames of this one.
-        """
+        """Tell whether a timer keeps requests waiting that take longer to store than to run."""
         late_ms = now_ms - (self._wakes_at_ms or now_ms)
         return late_ms > self._late_ms and own.backlog_ms <= self._work_slice_ms
 

@@ -68,7 +68,7 @@ class AvroFormat:
         self._written: dict[SchemaId, _WrittenRecord] = {}
 
     def read_good(self, events: Sequence[bytes]) -> None:
-        """See `EventFormat`; events are read one by one."""
+        """Return None."""
 
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs."""

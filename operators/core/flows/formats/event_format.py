@@ -17,7 +17,7 @@ class EventFormat(Protocol):
     """
 
     def read_good(self, events: Sequence[bytes]) -> list[Sequence[Any]] | None:
-        """Return what `read` returns of each event; None if any of them needs a closer look."""
+        """Read events; None if any needs a closer look."""
 
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs, MISSING without one."""

@@ -60,7 +60,7 @@ class ProtobufFormat:
         self._written: dict[tuple[SchemaId, tuple[int, ...]], _WrittenMessage] = {}
 
     def read_good(self, events: Sequence[bytes]) -> None:
-        """See `EventFormat`; events are read one by one."""
+        """Return None."""
 
     def read(self, event: bytes) -> Sequence[Any]:
         """Return the value of each path of the inputs."""
