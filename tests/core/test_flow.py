@@ -51,6 +51,8 @@ ALONE = {
     "good": EVENT,
     "not ASCII": '{"amount": 2, "user": {"age": 3}, "note": "ä"}'.encode(),
     "missing": b'{"amount": 2, "user": {}}',
+    "invalid UTF-8 of another field": b'{"amount": 2, "user": {"age": 3}, "note": "\xff"}',
+    "byte order mark": b'\xef\xbb\xbf{"amount": 2, "user": {"age": 3}}',
     "no user": b'{"amount": 2}',
     "null": b'{"amount": null, "user": {"age": 3}}',
     "a text": b'{"amount": "2", "user": {"age": 3}}',
@@ -60,15 +62,21 @@ ALONE = {
 
 @pytest.mark.parametrize("name", ALONE)
 def test_flow_reads_events_together_as_each_alone(name: str) -> None:
-    mapped = flow(inputs=SPEC.inputs[:1])
+    mapped, one_by_one = flow(inputs=SPEC.inputs[:1]), flow(inputs=SPEC.inputs[:1])
+    one_by_one._read_good = lambda events: None
 
     def outcome(found: Any) -> Any:
         return (type(found), str(found)) if isinstance(found, AnabranchError) else found
 
     together = mapped.read_all([EVENT, ALONE[name], EVENT])
-    alone = [mapped.read_all([event])[0] for event in (EVENT, ALONE[name], EVENT)]
+    alone = one_by_one.read_all([EVENT, ALONE[name], EVENT])
     assert list(map(outcome, together)) == list(map(outcome, alone))
     assert together[0] == [(np.array([1.5, 41], "<f4").tobytes(), (2,))]
+
+
+def test_flow_checks_values_that_a_packer_would_take() -> None:
+    [refused] = flow(inputs=(InputSpec("x", "BOOL", (1,), (FieldSpec(("amount",)),)),)).read_all([EVENT])
+    assert isinstance(refused, InvalidField)
 
 
 def test_flow_event_gets_the_predictions() -> None:
