@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from bench.harness.analysis.stage_timing import PLAN, cut_in_two
-from bench.workloads.docstrings import add_text_models
+from bench.workloads.docstrings import add_padded, add_text_models
 from bench.workloads.events import add_fraud
 from bench.workloads.models import (
     LIGHT,
@@ -17,6 +17,7 @@ from bench.workloads.models import (
     in_stages,
     make_repository,
 )
+from bench.workloads.pages import add_detector
 from bench.workloads.sentences import MINILM, add_minilm
 from bench.workloads.text_lines import add_recognizer
 from bench.workloads.workload import Workload, ffnn_rows
@@ -53,6 +54,17 @@ class Repositories:
     def texts(self) -> Path:
         """MiniLM in floats and in integers, each with and without padding."""
         return add_text_models(self._folder / "text-models")
+
+    @cached_property
+    def detector(self) -> Path:
+        """A detector of text."""
+        return add_detector(self._folder / "detector-models")
+
+    @cached_property
+    def mixed(self) -> Path:
+        """One model of each workload."""
+        repository = add_recognizer(add_resnet50(make_repository(self._folder / "mixed-models")))
+        return add_detector(add_padded(repository))
 
     @cached_property
     def magika_in_stages(self) -> Path:

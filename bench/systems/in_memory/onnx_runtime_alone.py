@@ -34,6 +34,18 @@ def workload_rows_per_s(workload: Workload, repository: Path, batch_rows: int, s
     return rows_per_s(model, request.inputs[0].to_array()[:1], batch_rows, seconds)
 
 
+def requests_per_s(workload: Workload, repository: Path) -> float:
+    """Return the rate at which one session answers each distinct request of a workload once, alone."""
+    requests = [codec.decode_request(workload.message(number)) for number in range(len(workload.requests))]
+    session = open_session(next((repository / requests[0].model_name).glob("*/model.onnx")))
+    feeds = [{tensor.name: tensor.to_array() for tensor in request.inputs} for request in requests]
+    session.run(None, feeds[0])
+    start_s = perf_counter()
+    for feed in feeds:
+        session.run(None, feed)
+    return len(feeds) / (perf_counter() - start_s)
+
+
 def model_ms(workload: Workload, repository: Path) -> float:
     """Milliseconds of a workload's model for one request."""
     return workload.rows * 1000 / workload_rows_per_s(workload, repository, workload.rows, _MODEL_SECONDS)
