@@ -35,37 +35,25 @@ _SEED = 2
 _NAMES = ("Ada Moreno", "Björn Åkesson", "Chidi Okafor", "Dana O'Neil")
 _GOODS = ("running shoes", "espresso cups, set of 6", "USB-C cable 2 m", "garden hose", "novel, paperback")
 
-_USER = {
-    "type": "record",
-    "name": "User",
-    "fields": [
-        {"name": "name", "type": "string"},
-        {"name": "age", "type": "int"},
-        {"name": "country", "type": "string"},
-    ],
+
+def _schema_of(record: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "record", "name": record, "fields": [{"name": name, "type": fields[name]} for name in fields]}
+
+
+_USER = _schema_of("User", {"name": "string", "age": "int", "country": "string"})
+_ITEM = _schema_of("Item", {"sku": "string", "name": "string", "quantity": "int", "price": "double"})
+_FIELDS: Mapping[str, Any] = {
+    "id": "string",
+    "amount": "double",
+    "currency": "string",
+    "minute_of_day": "int",
+    "user": _USER,
+    "items": {"type": "array", "items": _ITEM},
+    "note": "string",
 }
-_ITEM = {
-    "type": "record",
-    "name": "Item",
-    "fields": [
-        {"name": "sku", "type": "string"},
-        {"name": "name", "type": "string"},
-        {"name": "quantity", "type": "int"},
-        {"name": "price", "type": "double"},
-    ],
-}
-_FIELDS: list[dict[str, Any]] = [
-    {"name": "id", "type": "string"},
-    {"name": "amount", "type": "double"},
-    {"name": "currency", "type": "string"},
-    {"name": "minute_of_day", "type": "int"},
-    {"name": "user", "type": _USER},
-    {"name": "items", "type": {"type": "array", "items": _ITEM}},
-    {"name": "note", "type": "string"},
-]
 _SCORED = {"name": SCORE, "type": ["null", "float"], "default": None}
-SCHEMA: Final[dict[str, Any]] = {"type": "record", "name": "Payment", "fields": _FIELDS}
-SCORED_SCHEMA: Final[dict[str, Any]] = {**SCHEMA, "fields": [*_FIELDS, _SCORED]}
+SCHEMA: Final = _schema_of("Payment", _FIELDS)
+SCORED_SCHEMA: Final = {**SCHEMA, "fields": [*SCHEMA["fields"], _SCORED]}
 _PARSED, _PARSED_SCORED = fastavro.parse_schema(SCHEMA), fastavro.parse_schema(SCORED_SCHEMA)
 
 
