@@ -265,7 +265,9 @@ PLANTED: dict[str, AbstractContextManager[Any]] = {
     "slow batch is not put into state": mutated(BatchQueue, "settle", "if self.running", "if False"),
     "slow batch stays in state": mutated(BatchQueue, "end_slow", "self._note_left(batch)", "..."),
     "slow batch is never looked for": mutated(BatchQueue, "next_deadline", "and not self.running", ""),
-    "two slow batches start": mutated(BatchQueue, "_has_room", "not self.running and lane.has_room", "True"),
+    "two slow batches start": mutated(
+        BatchQueue, "_lane_has_room", "not self.running and self._lane is not None and self._lane.has_room", "True"
+    ),
     "slow batch is answered at its start, too": mutated(
         RequestPipeline,
         "run_next",

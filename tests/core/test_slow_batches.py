@@ -14,9 +14,10 @@ import pytest
 from anabranch.operators.core.admission import Admission
 from anabranch.operators.core.execution.inference_task import InferenceTask, RanApart
 from anabranch.operators.core.outputs import Answer, Offload
+from anabranch.operators.core.requests import Request
 from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.batch_cost_model import BatchCostModel, Measurement
-from anabranch.operators.core.scheduling.batch_queue import BatchQueue
+from anabranch.operators.core.scheduling.batch_queue import BatchQueue, Handling
 from anabranch.operators.core.scheduling.load_balancer import LaneBalancers, LoadBalancer
 from anabranch.operators.core.scheduling.policy import SchedulingPolicy
 from anabranch.operators.core.scheduling.request_pipeline import RequestPipeline
@@ -24,7 +25,7 @@ from anabranch.operators.core.scheduling.router import Router
 from anabranch.operators.core.scheduling.task_loop import Settlement, TaskLoop
 from anabranch.schemas.frames import write_requests
 from anabranch.schemas.model import Batching, ModelSpec
-from anabranch.schemas.records import Source
+from anabranch.schemas.records import NO_DEADLINE_MS, Source
 from tests.core.models import MAX_MESSAGE_BYTES, NOW_MS, catalog, request, session_of
 from tests.planted import mutated
 
@@ -224,6 +225,64 @@ def test_slow_batches_alone_follow_each_other() -> None:
 def test_slow_batches_planted_defect_is_caught(check: Any, defect: AbstractContextManager[Any]) -> None:
     with defect, pytest.raises(AssertionError):
         check(*[1] * check.__code__.co_argcount)
+
+
+def queue_with_texts(rows: int) -> BatchQueue:
+    """A slow page is under way beside the task; texts wait, of which five together would be slow."""
+    costs = {
+        b"page": BatchCostModel([Measurement(1, SLOW_MS)]),
+        b"texts": BatchCostModel([Measurement(1, 20.0), Measurement(32, 330.0)]),
+    }
+    for each in costs.values():
+        each.observe(1, each.predict_ms(1))
+    lane = SimulatedTask()
+    queue = BatchQueue(lambda name: Handling(Batching(max_rows=32), costs[name]), SchedulingPolicy(), lane)
+    add(queue, b"page", 1)
+    assert queue.take(NOW_MS).is_slow
+    add(queue, b"texts", rows)
+    return queue
+
+
+def add(queue: BatchQueue, name: bytes, count: int) -> None:
+    for number in range(count):
+        queue.add(Request(name, 10, 1, 5, NO_DEADLINE_MS, -1, id=f"{number}"), NOW_MS)
+
+
+def test_batches_beside_a_slow_one_are_small() -> None:
+    queue = queue_with_texts(20)
+    taken = [queue.take(NOW_MS) for _ in range(5)]
+    assert [len(each.batch) for each in taken] == [4] * 5
+    assert not any(each.is_slow for each in taken)
+
+
+def test_batches_without_a_slow_one_are_full() -> None:
+    queue = queue_with_texts(20)
+    queue.end_slow()
+    departure = queue.take(NOW_MS)
+    assert (len(departure.batch), departure.is_slow) == (20, True)
+
+
+def test_batches_of_the_slow_model_wait_for_it() -> None:
+    queue = queue_with_texts(20)
+    queue.end_slow()
+    queue.take(NOW_MS)
+    add(queue, b"texts", 20)
+    assert queue.take(NOW_MS).batch == []
+    add(queue, b"page", 1)
+    assert queue.take(NOW_MS).batch == []
+
+
+@pytest.mark.parametrize(
+    ("check", "defect"),
+    [
+        (test_batches_beside_a_slow_one_are_small, mutated(BatchQueue, "take", "group.quick_rows()", "0")),
+        (test_batches_beside_a_slow_one_are_small, mutated(BatchQueue, "_has_room", "> 0", "> 99")),
+        (test_batches_of_the_slow_model_wait_for_it, mutated(BatchQueue, "_has_room", "is not", "is")),
+    ],
+)
+def test_small_batches_planted_defect_is_caught(check: Callable[[], None], defect: AbstractContextManager[Any]) -> None:
+    with defect, pytest.raises(AssertionError):
+        check()
 
 
 def test_slow_batch_under_way_needs_no_wait_at_a_checkpoint() -> None:

@@ -243,9 +243,9 @@ class _Group:
     def from_last(self) -> Iterator[tuple[Urgency, Request]]:
         return (entry for entry in reversed(self._entries) if not entry[1].gone)
 
-    def take(self) -> list[Request]:
-        """Remove and return the most urgent batch."""
-        max_rows = self.max_rows
+    def take(self, most_rows: int = 0) -> list[Request]:
+        """Remove and return the most urgent batch, of at most so many rows."""
+        max_rows = most_rows or self.max_rows
         batch: list[Request] = []
         rows = size_bytes = passed = 0
         for _, request in self._entries:
@@ -278,6 +278,15 @@ class _Group:
     def is_slow(self) -> bool:
         """Tell whether the next batch runs beside the task."""
         return self.may_be_slow and self.costs.expect_ms(self.next_rows(), self._row_elements) > self.slow_ms
+
+    def quick_rows(self) -> int:
+        """Return the rows of a smaller batch that is not slow; 0 for none."""
+        rows, least = self.next_rows(), self._entries[0][1].rows
+        while rows > least:
+            rows = max(least, rows - (rows + 3) // 4)
+            if self.costs.expect_ms(rows, self._row_elements) <= self.slow_ms:
+                return rows
+        return 0
 
     def last_batch(self) -> list[Request]:
         """Return the least urgent batch, which stays queued."""
@@ -313,7 +322,7 @@ class _SplitGroup(_Group):
             return super().cost_of(request, rows_before)
         return self.row_cost * split.rows + self.call_cost * -(-split.rows // (split.run_rows or 1))
 
-    def take(self) -> list[Request]:
+    def take(self, most_rows: int = 0) -> list[Request]:
         return [self._entries[0][1]]
 
     def has_room(self) -> bool:
@@ -350,8 +359,9 @@ class BatchQueue:
         self._policy = policy
         self._lane = lane
         self._slow_ms = _NEVER if lane is None else policy.slow_batch_ms
-        #: The slow batch under way, its start and earliest end.
+        #: The slow batch under way, its costs, start and earliest end.
         self.running: list[Request] = []
+        self._running_costs: BatchCostModel | None = None
         self._began_ms = self._may_end_ms = 0.0
         self._groups: dict[bytes, _Group] = {}
         #: Due signatures by urgency; stale entries differ from `_Group.due`.
@@ -480,10 +490,14 @@ class BatchQueue:
         group = self._groups[signature]
         group.due = None
         is_slow = group.may_be_slow and not all_is_due and group.is_slow()
+        most_rows = 0
+        if is_slow and not self._lane_has_room():
+            is_slow, most_rows = False, group.quick_rows()
         if is_slow:
+            self._running_costs = group.costs
             self._began_ms, self._may_end_ms = now_ms, now_ms + group.at_least_ms(group.next_rows())
         self._costs, self._revision = group.costs, group.revision
-        batch = group.take()
+        batch = group.take(most_rows)
         if is_slow:
             self.running = batch
             self._note_work(batch, group)
@@ -757,8 +771,13 @@ class BatchQueue:
     def _has_room(self, group: _Group, *, all_is_due: bool) -> bool:
         if group.target:
             return all_is_due or self._lets_pass or group.has_room()
-        lane = self._lane
-        return lane is None or all_is_due or not group.is_slow() or (not self.running and lane.has_room)
+        if self._lane is None or all_is_due or not group.is_slow() or self._lane_has_room():
+            return True
+        # A smaller batch needs no lane; of the model that runs, it would take that one's processor.
+        return bool(self.running) and group.costs is not self._running_costs and group.quick_rows() > 0
+
+    def _lane_has_room(self) -> bool:
+        return not self.running and self._lane is not None and self._lane.has_room
 
     def _find_due(self, *, all_is_due: bool = False) -> bool:
         """Drop stale and blocked entries; return True if a group is due."""
