@@ -228,10 +228,10 @@ def test_slow_batches_planted_defect_is_caught(check: Any, defect: AbstractConte
 
 
 def queue_with_texts(rows: int) -> BatchQueue:
-    """A slow page is under way beside the task; texts wait, of which five together would be slow."""
+    """A slow page is under way beside the task; texts wait, of which two take half of the limit."""
     costs = {
         b"page": BatchCostModel([Measurement(1, SLOW_MS)]),
-        b"texts": BatchCostModel([Measurement(1, 20.0), Measurement(32, 330.0)]),
+        b"texts": BatchCostModel([Measurement(1, 15.0), Measurement(32, 170.0)]),
     }
     for each in costs.values():
         each.observe(1, each.predict_ms(1))
@@ -251,7 +251,7 @@ def add(queue: BatchQueue, name: bytes, count: int) -> None:
 def test_batches_beside_a_slow_one_are_small() -> None:
     queue = queue_with_texts(20)
     taken = [queue.take(NOW_MS) for _ in range(5)]
-    assert [len(each.batch) for each in taken] == [4] * 5
+    assert [len(each.batch) for each in taken] == [3] * 5
     assert not any(each.is_slow for each in taken)
 
 

@@ -33,6 +33,8 @@ _SLACK = 8
 LOOK_AGAIN_MS = 2.0
 #: Wait for a slow batch beside the task: at least, as a share of its time until now, and without a known end.
 _SLOW_LOOK_MS, _SLOW_LOOK_SHARE, _LANE_LOOK_MS = 1.0, 1 / 128, 10.0
+#: Longest batch in place of a slow one, as a share of that limit.
+_QUICK_SHARE = 0.5
 _SPLIT = b"split "
 
 #: Time and number of a request; the least leaves first.
@@ -284,7 +286,7 @@ class _Group:
         rows, least = self.next_rows(), self._entries[0][1].rows
         while rows > least:
             rows = max(least, rows - (rows + 3) // 4)
-            if self.costs.expect_ms(rows, self._row_elements) <= self.slow_ms:
+            if self.costs.expect_ms(rows, self._row_elements) <= _QUICK_SHARE * self.slow_ms:
                 return rows
         return 0
 
