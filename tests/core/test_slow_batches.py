@@ -228,7 +228,7 @@ def test_slow_batches_planted_defect_is_caught(check: Any, defect: AbstractConte
 
 
 def queue_with_texts(rows: int) -> BatchQueue:
-    """A slow page is under way beside the task; texts wait, of which two take half of the limit."""
+    """A slow page is under way beside the task; texts wait, of which three take half of the limit."""
     costs = {
         b"page": BatchCostModel([Measurement(1, SLOW_MS)]),
         b"texts": BatchCostModel([Measurement(1, 15.0), Measurement(32, 170.0)]),
@@ -251,7 +251,8 @@ def add(queue: BatchQueue, name: bytes, count: int) -> None:
 def test_batches_beside_a_slow_one_are_small() -> None:
     queue = queue_with_texts(20)
     taken = [queue.take(NOW_MS) for _ in range(5)]
-    assert [len(each.batch) for each in taken] == [3] * 5
+    # The last eight are not slow together.
+    assert [len(each.batch) for each in taken] == [3, 3, 3, 3, 8]
     assert not any(each.is_slow for each in taken)
 
 
