@@ -17,7 +17,7 @@ from anabranch.stack.flink.rest import FlinkRest
 from anabranch.stack.ports import free_port
 from anabranch.stack.service import Service, ServiceGroup
 
-_RULES = ("--listen", "0.0.0.0")
+_LISTEN = ("--listen", "0.0.0.0")
 
 
 class Hosts(ServiceGroup):
@@ -47,7 +47,7 @@ class Hosts(ServiceGroup):
             yield self._service(name, inside, "task-manager", f"taskmanager.resource-id={name}", "--host", address)
 
     def _service(self, name: str, inside: list[str], kind: str, setting: str, *options: str) -> Service:
-        command = [*inside, str(Path(sys.executable).with_name("anabranch")), "process", kind, *_RULES, *options]
+        command = [*inside, str(Path(sys.executable).with_name("anabranch")), "process", kind, *_LISTEN, *options]
         command += ["--job-manager", self._master, "--set", f"jobmanager.rpc.port={self._rpc_port}", "--set", setting]
         if kind == "task-manager":
             command += ["--slots", str(self._slots)]

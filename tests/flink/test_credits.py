@@ -37,6 +37,29 @@ def double(rows: int) -> InferRequest:
     return InferRequest("double", (Tensor.from_array("x", x),), uuid.uuid4().hex)
 
 
+def check_urgent_passes(topics: Topics) -> list[InferRequest]:
+    """Sends many units and then an urgent one; returns the many, of which some still wait."""
+    many = [steps(1, priority=9) for _ in range(UNITS)]
+    topics.send(*(codec.encode_request(each) for each in many))
+    while not any(each.id in topics.answers for each in many):
+        topics.read_answers()
+    topics.ask(steps(1, priority=1))
+    left = sum(each.id not in topics.answers for each in many)
+    assert left > UNITS / 3, "it waited for records that Flink held"
+    return many
+
+
+def check_answers(topics: Topics) -> None:
+    """Sends split requests and others, and compares their answers."""
+    sent = [ask(rows) for rows in (1, 7, 16, 17, 100, 333) * 4 for ask in (steps, double)]
+    for request, answer in zip(sent, topics.ask(*sent), strict=True):
+        assert isinstance(answer, InferResponse), answer
+        x = request.inputs[0].to_array()
+        y = next(tensor.to_array() for tensor in answer.outputs if tensor.name == "y")
+        expected = 2 * x + (TABLE[request.inputs[1].to_array()] if request.model_name == "steps" else 2)
+        assert np.array_equal(y, expected)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
 def test_credits_let_urgent_requests_pass_and_lose_none(broker: KafkaBroker, tmp_path: Path, mode: str) -> None:
@@ -58,23 +81,10 @@ def test_credits_let_urgent_requests_pass_and_lose_none(broker: KafkaBroker, tmp
         topics.send(codec.encode_request(each), partition=partition)
     topics.await_answers((each.id for each in first), timeout_s=150)
 
-    many = [steps(1, priority=9) for _ in range(UNITS)]
-    topics.send(*(codec.encode_request(each) for each in many))
-    while not any(each.id in topics.answers for each in many):
-        topics.read_answers()
-    topics.ask(steps(1, priority=1))
-    left = sum(each.id not in topics.answers for each in many)
-    assert left > UNITS / 3, "it waited for records that Flink held"
-
+    many = check_urgent_passes(topics)
     quick.touch()
-    sent = [ask(rows) for rows in (1, 7, 16, 17, 100, 333) * 4 for ask in (steps, double)]
+    check_answers(topics)
     chained = [words(f"some {'words ' * count}here") for count in range(8)]
-    for request, answer in zip(sent, topics.ask(*sent), strict=True):
-        assert isinstance(answer, InferResponse), answer
-        x = request.inputs[0].to_array()
-        y = next(tensor.to_array() for tensor in answer.outputs if tensor.name == "y")
-        expected = 2 * x + (TABLE[request.inputs[1].to_array()] if request.model_name == "steps" else 2)
-        assert np.array_equal(y, expected)
     for answer in topics.ask(*chained):
         assert isinstance(answer, InferResponse), answer
     topics.await_answers(each.id for each in many)

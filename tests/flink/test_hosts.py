@@ -2,24 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from anabranch.flink_job import job
 from anabranch.flink_job.config import Config
-from anabranch.schemas.messages import InferResponse
-from anabranch.schemas.wire import codec
 from anabranch.stack.kafka.broker import KafkaBroker
 from anabranch.stack.ports import free_port
 from tests.flink.conftest import MODES
 from tests.flink.hosts import Hosts, machines
-from tests.flink.models import TABLE, write_cut_model, write_repository
+from tests.flink.models import write_cut_model, write_repository
 from tests.flink.service import Topics
 from tests.flink.slow_backend import SlowBackend
-from tests.flink.test_credits import double
-from tests.flink.test_stages import steps
-
-UNIT_S, UNITS = 0.1, 40
+from tests.flink.test_credits import UNIT_S, check_answers, check_urgent_passes, double
 
 
 @pytest.mark.recovery
@@ -57,21 +51,9 @@ def test_urgent_requests_pass_on_two_machines(tmp_path: Path, mode: str) -> None
             running = job.start(config, cluster.url, SlowBackend("steps", UNIT_S, str(quick)))
             topics.ask(*(double(1) for _ in range(8)), timeout_s=150)
 
-            many = [steps(1, priority=9) for _ in range(UNITS)]
-            topics.send(*(codec.encode_request(each) for each in many))
-            while not any(each.id in topics.answers for each in many):
-                topics.read_answers()
-            topics.ask(steps(1, priority=1))
-            assert sum(each.id not in topics.answers for each in many) > UNITS / 3
-
+            many = check_urgent_passes(topics)
             quick.touch()
-            sent = [ask(rows) for rows in (1, 7, 16, 17, 100, 333) * 4 for ask in (steps, double)]
-            for request, answer in zip(sent, topics.ask(*sent), strict=True):
-                assert isinstance(answer, InferResponse), answer
-                x = request.inputs[0].to_array()
-                y = next(tensor.to_array() for tensor in answer.outputs if tensor.name == "y")
-                added = TABLE[request.inputs[1].to_array()] if request.model_name == "steps" else 2
-                assert np.array_equal(y, 2 * x + added)
+            check_answers(topics)
             topics.await_answers(each.id for each in many)
             assert running.status() == "RUNNING"
             running.cancel()
