@@ -1,6 +1,6 @@
-"""Exported models in a job: texts and pictures in, vectors and labels out, in both execution modes.
+"""Ready steps in a job: texts, pictures and sounds in, vectors and labels out, in both execution modes.
 
-One job serves three chains of ready steps, and flows, some with steps of their own. Kafka JSON, HTTP, `infer()` and
+One job serves four chains of ready steps, and flows, some with steps of their own. Kafka JSON, HTTP, `infer()` and
 events ask the same.
 """
 
@@ -42,10 +42,23 @@ from anabranch.stack.kafka.topics import Topic
 from examples.embeddings.vector_store import VectorStore
 from tests.flink.conftest import MODES
 from tests.flink.service import Topics, write_kafka_table
-from tests.ready_steps.exports import LABELS, SIZE, write_json, write_text_export
+from tests.ready_steps.exports import LABELS, SIZE, write_json, write_model, write_text_export
 
 TEXTS = ["a good film", "so bad", "the river runs and joins again and again", "not", "a very very long film"]
 REVIEWS = [f"{'very ' * (number % 7)}{('good', 'bad', 'long')[number % 3]} film" for number in range(200)]
+
+#: Samples of a frame, and from a frame to the next.
+FRAME, HOP = 64, 24
+#: Takes 16-bit samples, as microphones give them.
+PCM = f"""
+[chain]
+inputs.audio = {{ datatype = "INT16", shape = [-1] }}
+outputs.bands = {{ datatype = "FP32", shape = [-1, 3] }}
+
+[[chain.steps]]
+model = "bands"
+before = {{ step = "frames", size = {FRAME}, hop = {HOP}, pad = false, window = "hann" }}
+"""
 
 
 def write_turned_export(folder: Path) -> Path:
@@ -68,6 +81,11 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
+def sound(number: int, samples: int) -> Array:
+    """Makes the 16-bit samples of a sound."""
+    return np.random.default_rng(number).integers(-32768, 32768, samples).astype(np.int16)
+
+
 class Direct:
     """The models of the exports, used with tokenizers, Pillow and ONNX Runtime alone."""
 
@@ -77,7 +95,7 @@ class Direct:
         self._tokenizer.no_padding()
         self._sessions = {
             name: onnxruntime.InferenceSession(folder / name / "model.onnx", providers=["CPUExecutionProvider"])
-            for name in ("labels", "vectors", "turned")
+            for name in ("labels", "vectors", "turned", "bands")
         }
 
     def _run(self, name: str, text: str) -> Array:
@@ -104,6 +122,16 @@ class Direct:
         found: Array = session.run(None, {session.get_inputs()[0].name: pixels})[0][0]
         return found
 
+    def bands(self, samples: Array, starts: range) -> Array:
+        """Runs the frames from some starts one by one; the last is filled up with 0."""
+        window = np.sin(np.pi * np.arange(FRAME) / FRAME) ** 2
+        found = []
+        for start in starts:
+            frame = samples[start : start + FRAME].astype(np.float64)
+            weighted = np.concatenate([frame, np.zeros(FRAME - len(frame))]) * window
+            found.append(self._sessions["bands"].run(None, {"frames": weighted[None].astype(np.float32)})[0][0])
+        return np.array(found)
+
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Direct]:
@@ -112,20 +140,28 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Direct]:
     write_text_export(folder / "vectors")
     write_text_export(folder / "labels", labels=True)
     write_turned_export(folder / "turned")
+    (folder / "bands").mkdir()
+    write_model(
+        folder / "bands" / "model.onnx",
+        f"g (float[n,{FRAME}] frames) => (float[n,3] bands) {{ m = MatMul(frames, table) bands = Abs(m) }}",
+        table=np.random.default_rng(5).standard_normal((FRAME, 3)).astype(np.float32),
+    )
     repository = folder / "models"
     add_export(folder / "vectors", Task.FEATURE_EXTRACTION, "", repository / "vectors")
     add_export(folder / "labels", Task.TEXT_CLASSIFICATION, "", repository / "labels")
     add_export(folder / "turned", Task.IMAGE_CLASSIFICATION, "", repository / "turned")
-    for name in ("labels", "turned"):
-        plain = repository / f"plain-{name}" / "1"
+    for name, served in (("labels", "plain-labels"), ("turned", "plain-turned"), ("bands", "bands")):
+        plain = repository / served / "1"
         plain.mkdir(parents=True)
         shutil.copy(folder / name / "model.onnx", plain)
+    (repository / "pcm").mkdir()
+    (repository / "pcm" / "model.toml").write_text(PCM)
     return repository, Direct(folder)
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(scope="module", params=MODES)
 def service(request: pytest.FixtureRequest, broker: KafkaBroker, exports: tuple[Path, Direct]) -> Iterator[Topics]:
-    """A job that serves the chains, and scores reviews."""
+    """A job that serves the chains, and scores reviews and sounds."""
     run = uuid.uuid4().hex[:8]
     reviews = FlowTable(
         source=f"reviews-{run}",
@@ -161,7 +197,24 @@ def service(request: pytest.FixtureRequest, broker: KafkaBroker, exports: tuple[
         outputs={"turned": "scores"},
         on_error="pass",
     )
-    config = Config(flow=(reviews, notes, words, lines)).replace(
+    sounds = FlowTable(
+        source=f"sounds-{run}",
+        to=f"sounds-heard-{run}",
+        model="bands",
+        before={"step": "frames", "size": FRAME, "hop": HOP, "window": "hann"},
+        inputs={"audio": "sound.samples"},
+        outputs={"sound.bands": "bands"},
+        on_error="pass",
+    )
+    calls = FlowTable(
+        source=f"calls-{run}",
+        to=f"calls-heard-{run}",
+        model="pcm",
+        inputs={"audio": {"path": "pcm", "type": "base64"}},
+        outputs={"bands": "bands"},
+        on_error="pass",
+    )
+    config = Config(flow=(reviews, notes, words, lines, sounds, calls)).replace(
         job={"execution_mode": request.param, "parallelism": 1, "checkpoint_interval_ms": 2000},
         models={"repository": str(exports[0])},
         kafka={"models_topic": f"models-{run}"},
@@ -292,7 +345,7 @@ def test_exported_models_answer_kafka_http_infer_and_events(
             client.infer("turned", {"picture": ["no picture"]})
 
     # Events of a flow, and their embeddings in a vector store.
-    reviews, notes, words, lines = service.config.flow
+    reviews, notes, words, lines, *_ = service.config.flow
     for flow in (reviews, words):
         scored = through(service, flow, [{"id": f"{n}", "review": review} for n, review in enumerate(REVIEWS)])
         for value, review in zip(scored, REVIEWS, strict=True):
@@ -311,3 +364,33 @@ def test_exported_models_answer_kafka_http_infer_and_events(
         [(_, found_text, distance)] = store.nearest(vector.astype(np.float32), 1)
         assert found_text == text
         assert distance == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.timeout(180)
+def test_sounds_of_events_become_an_answer_for_each_frame(service: Topics, exports: tuple[Path, Direct]) -> None:
+    direct, (*_, sounds, calls) = exports[1], service.config.flow
+    signals = [sound(number, 1 + 37 * number) for number in range(40)]
+
+    # Lists of numbers, by a step of the flow, which fills the last frame up.
+    floats = [(samples / 32768).tolist() for samples in signals]
+    events: list[dict[str, Any]] = [{"id": f"{n}", "sound": {"samples": each}} for n, each in enumerate(floats)]
+    events.append({"id": "40", "sound": {"samples": []}})
+    *heard, silent = [json.loads(value) for value in through(service, sounds, events)]
+    assert silent == {**events[40], "inference_error": "unreadable_input"}
+    for event, sent, samples in zip(heard, events[:-1], floats, strict=True):
+        bands = event["sound"].pop("bands")
+        assert event == sent
+        starts = range(0, max(1, len(samples) - FRAME + HOP), HOP)
+        np.testing.assert_allclose(bands, direct.bands(np.array(samples), starts), rtol=1e-5, atol=1e-5)
+
+    # 16-bit samples in base64, by a chain that drops the rest of a sound.
+    encoded = [base64.b64encode(samples.tobytes()).decode() for samples in signals]
+    found = through(service, calls, [{"id": f"{n}", "pcm": each} for n, each in enumerate(encoded)])
+    for value, samples in zip(found, signals, strict=True):
+        event = json.loads(value)
+        if len(samples) < FRAME:
+            assert event["inference_error"] == "unreadable_input"
+            continue
+        starts = range(0, len(samples) - FRAME + 1, HOP)
+        expected = direct.bands(samples / 32768, starts)
+        np.testing.assert_allclose(event["bands"], expected, rtol=1e-5, atol=1e-5)

@@ -15,6 +15,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
+from anabranch.schemas.tensors import Array
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "good", "film", "bad", "was", "a", "very", "not", "so", "long"]
 WORDS += ["river", "runs", "and", "joins", "again"]
 LABELS = {"0": "NEGATIVE", "1": "POSITIVE", "2": "NEUTRAL"}
@@ -42,6 +44,13 @@ def write_tokenizer(path: Path, max_length: int = 0, **processor: Any) -> Tokeni
     tokenizer.enable_padding(length=16)
     tokenizer.save(str(path))
     return tokenizer
+
+
+def write_model(path: Path, text: str, **tables: Array) -> None:
+    """Writes a model in ONNX's own language, with its tables."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tables.items())
+    onnx.save(model, path)
 
 
 def write_text_model(path: Path, context: str = "masked", labels: int = 0, length: int | str = "t") -> None:

@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
 
 from anabranch.importing.hugging_face import add_export
 from anabranch.importing.task import Task
@@ -19,6 +17,7 @@ from tests.ready_steps.exports import (
     SIZE,
     WORDS,
     png,
+    write_model,
     write_picture_export,
     write_text_export,
     write_text_model,
@@ -28,12 +27,6 @@ from tests.ready_steps.served import Served, outputs_of
 
 TEXTS = ["good film", "bad", "the river runs and joins again", "bad", "so so long"]
 TEXT = 'inputs.text = { datatype = "BYTES", shape = [-1] }'
-
-
-def write_model(path: Path, text: str, **tables: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tables.items())
-    onnx.save(model, path)
 
 
 @pytest.fixture
