@@ -11,9 +11,9 @@ from unittest.mock import patch
 
 
 def mutated(owner: type | ModuleType, name: str, old: str, new: str) -> AbstractContextManager[Any]:
-    """A function of a class or module with one piece of its source replaced."""
+    """A function or property of a class or module with one piece of its source replaced."""
     function = vars(owner)[name]
-    source = dedent(getsource(function))
+    source = dedent(getsource(getattr(function, "fget", function)))
     assert source.count(old) == 1, f"{old!r} is not in {name} once"
     namespace: dict[str, Any] = {}
     exec(

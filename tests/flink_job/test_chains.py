@@ -128,25 +128,3 @@ def test_chain_other_tables_or_versions_are_refused(repository: Path) -> None:
     (repository / "chain" / "1").symlink_to(repository / "m" / "1")
     with pytest.raises(ConfigError, match=r"\[chain\] allows only"):
         read(repository, f"{STEPS}\n{ENDS}")
-
-
-ROWS = (
-    'steps = [{ model = "own.onnx", before = "steps.py:first" }, { model = "m" }]\n'
-    'inputs.text = { datatype = "BYTES", shape = [-1] }\noutputs.y = { datatype = "FP32", shape = [-1, 2] }\n'
-)
-
-
-def test_chain_of_trusted_functions_shares_batches(repository: Path) -> None:
-    chain = read(repository, ROWS, "[batching]\ntrust = true\nmax_rows = 16\n")
-    assert (chain.batchable, chain.batching.max_rows, chain.verdict.level) == (True, 16, "strangers")
-    assert "trust = true" in chain.verdict.reason
-    assert chain.inputs == (TensorSpec("text", "BYTES", (None,)),)
-
-
-def test_chain_of_functions_without_trust_runs_requests_alone(repository: Path) -> None:
-    chain = read(repository, ROWS, "[batching]\nmax_rows = 16\n")
-    assert (chain.batchable, chain.batching.max_rows, chain.verdict.level) == (False, None, "whole")
-    with pytest.raises(ConfigError, match="unless trust = true says so of its functions"):
-        read(repository, ROWS, "[batching]\nenabled = true\n")
-    with pytest.raises(ConfigError, match=r"axis 0 of 'text' is not -1"):
-        read(repository, f"{STEPS}\n{ENDS}", "[batching]\ntrust = true\nenabled = true\n")
