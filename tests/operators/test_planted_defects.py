@@ -141,6 +141,22 @@ PLANTED: dict[str, tuple[AbstractContextManager[Any], Callable[[], None]]] = {
         mutated(ServeFunction, "on_timer", "== TimeDomain.PROCESSING_TIME", "is not None"),
         lambda: test_serve.test_serve_timer_of_each_domain_reaches_the_loop(7),
     ),
+    "frames of process mode wait for a timer": (
+        mutated(ServeFunction, "open", "LATE_MS if task.in_jvm else -1.0", "LATE_MS"),
+        lambda: test_serve.check_timer_between_frames(in_jvm=False),
+    ),
+    "frames of thread mode wait for no timer": (
+        mutated(ServeFunction, "open", "LATE_MS if task.in_jvm else -1.0", "-1.0"),
+        lambda: test_serve.check_timer_between_frames(in_jvm=True),
+    ),
+    "process mode looks for room in each bundle": (
+        mutated(ServeFunction, "open", "LOOK_AGAIN_MS if task.in_jvm else _LOOK_AGAIN_PROCESS_MS", "LOOK_AGAIN_MS"),
+        lambda: test_serve.check_look_for_room(in_jvm=False),
+    ),
+    "thread mode seldom looks for room": (
+        mutated(ServeFunction, "open", "LOOK_AGAIN_MS if task.in_jvm else", ""),
+        lambda: test_serve.check_look_for_room(in_jvm=True),
+    ),
     "offload window is never learned": (
         mutated(TaskLoop, "_emit", "self._balancers.note_wait(now_ms - began_ms, now_ms)", "pass"),
         lambda: test_task_loop.test_loop_is_idle_while_the_exchange_blocks([Offload(b"")]),
