@@ -3,7 +3,8 @@
 stream --> [ enter ] --> [ frame ] --> serve, infer, stages, aggregate --> [ leave ] --> scored
                                                                       --> [ fail ]  --> scored.failures
 
-Elements that Java holds as bytes or texts, as it holds pickles, enter and leave without Python.
+Elements that Java holds as bytes or texts, as it holds pickles, enter and leave without Python. If they are events in
+JSON, tables of fields spare the functions, as in a flow.
 """
 
 import pickle
@@ -20,6 +21,8 @@ from pyflink.datastream import DataStream, FlatMapFunction, MapFunction, StreamE
 from anabranch.flink_job import installation, java
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
+from anabranch.flink_job.flows.flow_tables import FlowTable
+from anabranch.flink_job.flows.resolution import resolve_flow
 from anabranch.flink_job.job import environment as anabranch_environment
 from anabranch.flink_job.job import flink_options
 from anabranch.flink_job.model_repository.repository import read_repository
@@ -46,11 +49,12 @@ from anabranch.schemas.tensors import BYTES, NUMPY_DTYPES, Array, datatype_of, f
 from anabranch.schemas.wire.carried import EVENT, Carried, flow_number
 from anabranch.schemas.wire.dead_letters import decode_dead_letter
 
-Inputs: TypeAlias = Callable[[Any], Mapping[str, Any]]
-Outputs: TypeAlias = Callable[[Any, dict[str, Any]], Any]
+Inputs: TypeAlias = Callable[[Any], Mapping[str, Any]] | Mapping[str, Any]
+Outputs: TypeAlias = Callable[[Any, dict[str, Any]], Any] | Mapping[str, Any]
 
 #: By how elements become bytes; elements in state have it, too.
 _PICKLES, _BYTES, _TEXTS = "elements", "bytes", "texts"
+_TO = "scored"
 _READERS: dict[str, Callable[[bytes], Any]] = {_PICKLES: pickle.loads, _BYTES: bytes, _TEXTS: bytes.decode}
 _WRITERS: dict[str, Callable[[Any], bytes]] = {
     _PICKLES: lambda element: pickle.dumps(element, protocol=5),
@@ -80,8 +84,8 @@ class ScoredStream(DataStream):
 class _Functions(NamedTuple):
     """The user's functions, and how their elements become bytes."""
 
-    inputs: Inputs
-    outputs: Outputs
+    inputs: Callable[[Any], Mapping[str, Any]]
+    outputs: Callable[[Any, dict[str, Any]], Any]
     leaves_as: str
 
 
@@ -238,13 +242,15 @@ def infer(
         stream: Any stream of elements that can be pickled.
         model: `NAME` or `NAME@VERSION` of the repository: a model, an ensemble, a chain or a model in stages.
         repository: Folder of models, on every TaskManager.
-        inputs: Returns an array for each input of the model, without batch axis.
-        outputs: Returns the resulting element from the element and its outputs by name, without batch axis.
+        inputs: Function that returns an array for each input of the model, without batch axis; or, for a stream of
+            texts or bytes in JSON, the fields of each input, as in a flow: `{"x": ["amount", "user.age"]}`.
+        outputs: Function that returns the resulting element from the element and its outputs by name, without batch
+            axis; or the outputs for fields, as in a flow: `{"score": "y[1]"}`. Both are functions, or both are fields.
         uid: Start of the identities of the operators, by which a savepoint finds their state.
         parallelism: Tasks with a session each.
         deadline_ms: Time for each element from its arrival; 0 for none.
         priority: 1 is the most urgent; 0 takes the default.
-        output_type: Type of the resulting elements; pickled by default.
+        output_type: Type of the resulting elements; pickled by default, with fields as the stream's.
         config: Its `[scheduling]`, `[defaults]` and `[exchange]` apply.
         backend: ONNX Runtime by default.
 
@@ -254,15 +260,24 @@ def infer(
     base = config or Config()
     catalog = _only(read_repository(Path(repository), base.defaults), model)
     served = catalog.find(*_name_and_version(model))
-    spec = FlowSpec(
-        topic=_PICKLES,
-        to="scored",
-        model_name=served.name,
-        model_version=served.version,
-        outputs=tuple(OutputField((output.name,), output.name) for output in served.outputs),
-        deadline_ms=deadline_ms,
-        priority=priority,
-    )
+    element_type = output_type or Types.PICKLED_BYTE_ARRAY()
+    flows: Flows
+    if isinstance(inputs, Mapping) or isinstance(outputs, Mapping):
+        table = _table_of(stream, inputs, outputs, output_type, model=model, deadline_ms=deadline_ms, priority=priority)
+        element_type = stream.get_type()
+        flows = Flows([(resolve_flow(table, catalog, f"infer {uid!r}"), served)])
+    else:
+        spec = FlowSpec(
+            topic=_PICKLES,
+            to=_TO,
+            model_name=served.name,
+            model_version=served.version,
+            outputs=tuple(OutputField((output.name,), output.name) for output in served.outputs),
+            deadline_ms=deadline_ms,
+            priority=priority,
+        )
+        leaves_as = _kind_of(element_type) or _PICKLES
+        flows = _ElementFlows(spec, served, _Functions(inputs, outputs, leaves_as))
     env = stream.get_execution_environment()
     if env.get_max_parallelism() <= 0:
         env.set_max_parallelism(base.job.max_parallelism)
@@ -276,9 +291,6 @@ def infer(
     row_type = Types.ROW([Types.INT(), VALUE_TYPE])
     frames = java.frame_elements(entered, groups, row_type, flow_number(topic), carried, f"{uid}/frame")
     frames.set_parallelism(parallelism)
-    element_type = output_type or Types.PICKLED_BYTE_ARRAY()
-    leaves_as = _kind_of(element_type) or _PICKLES
-    flows = _ElementFlows(spec, served, _Functions(inputs, outputs, leaves_as))
     runtime = backend or OnnxBackend(settings.job.max_run_memory_mb)
     streams = serve(frames, settings, catalog, runtime, flows, prefix=f"{uid}/", is_stored=False)
     # In thread mode, two Python operators in one thread wait for each other's interpreter lock for ever.
@@ -292,6 +304,25 @@ def infer(
     # PyFlink may fuse it with the user's operators, and copies of an identity collide; it has no state.
     result.failures = failed.set_parallelism(parallelism).start_new_chain()
     return result
+
+
+def _table_of(
+    stream: DataStream, inputs: Inputs, outputs: Outputs, output_type: TypeInformation | None, **others: Any
+) -> FlowTable:
+    """Return the flow of a stream of events in JSON; raise ConfigError if it has others."""
+    kind = _kind_of(stream.get_type())
+    if not isinstance(inputs, Mapping) or not isinstance(outputs, Mapping):
+        given, other = ("inputs", "outputs") if isinstance(inputs, Mapping) else ("outputs", "inputs")
+        raise ConfigError(f"{given} names fields, but {other} is a function: give both as fields, or both as functions")
+    if kind not in (_BYTES, _TEXTS):
+        raise ConfigError(
+            "inputs and outputs name fields, which elements of Python do not have: give the stream events in JSON as "
+            "Types.STRING() or Types.PRIMITIVE_ARRAY(Types.BYTE()), or give functions"
+        )
+    if output_type is not None and output_type != stream.get_type():
+        raise ConfigError("output_type differs from the stream's type, but outputs names fields: leave output_type out")
+    fields = {name: list(each) if isinstance(each, tuple) else each for name, each in inputs.items()}
+    return FlowTable(source=kind, to=_TO, inputs=fields, outputs=dict(outputs), **others)
 
 
 def _kind_of(kind: TypeInformation) -> str | None:

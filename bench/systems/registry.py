@@ -17,6 +17,7 @@ MODULES = {
     "MLServer": "bench.systems.serving.mlserver_bridge",
     "PyFlink map": "bench.systems.flink.event_map",
     "infer in a PyFlink job": "bench.systems.flink.infer_job",
+    "infer of fields in a PyFlink job": "bench.systems.flink.infer_job",
     "ML_PREDICT": "bench.systems.flink.sql_query",
     "ML_PREDICT, a row a request": "bench.systems.flink.sql_query",
     "event worker": "bench.systems.kafka_workers.event_worker",

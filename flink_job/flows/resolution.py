@@ -30,7 +30,12 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 
 def resolve(flows: Sequence[FlowTable], catalog: Catalog, place: str) -> tuple[FlowSpec, ...]:
     """Resolve flows, or raise ConfigError."""
-    return tuple(_Resolver(flow, catalog, f"{place}: flow[{number}]").resolve() for number, flow in enumerate(flows))
+    return tuple(resolve_flow(flow, catalog, f"{place}: flow[{number}]") for number, flow in enumerate(flows))
+
+
+def resolve_flow(flow: FlowTable, catalog: Catalog, where: str) -> FlowSpec:
+    """Resolve a flow, which errors call `where`, or raise ConfigError."""
+    return _Resolver(flow, catalog, where).resolve()
 
 
 class _Resolver:

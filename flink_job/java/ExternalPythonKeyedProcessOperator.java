@@ -6,14 +6,21 @@ import org.apache.flink.api.java.typeutils.RowTypeInfo;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 import org.apache.flink.streaming.api.functions.python.DataStreamPythonFunctionInfo;
+import org.apache.flink.streaming.api.operators.InternalTimer;
 import org.apache.flink.streaming.api.operators.python.process.AbstractExternalDataStreamPythonFunctionOperator;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
+import org.apache.flink.types.Row;
 
-/** PyFlink's operator of the same name with {@link CancellationSafeBundles}, whose checkpoints have all timers. */
+/**
+ * PyFlink's operator of the same name with {@link CancellationSafeBundles} and {@link OverlappedBundles}, whose
+ * checkpoints have all timers.
+ */
 public final class ExternalPythonKeyedProcessOperator<OUT>
         extends org.apache.flink.streaming.api.operators.python.process.ExternalPythonKeyedProcessOperator<OUT> {
     private static final long serialVersionUID = 1L;
 
     private final TypeSerializer<?> namespaces;
+    private transient OverlappedBundles bundles;
 
     public ExternalPythonKeyedProcessOperator(
             Configuration config, DataStreamPythonFunctionInfo function, RowTypeInfo input, TypeInformation<OUT> output) {
@@ -32,8 +39,36 @@ public final class ExternalPythonKeyedProcessOperator<OUT>
 
     @Override
     public void open() throws Exception {
-        super.open();
+        bundles = new OverlappedBundles(config, getProcessingTimeService(), this::invokeFinishBundle);
+        bundles.open(super::open);
         CancellationSafeBundles.install(pythonFunctionRunner);
+        OverlappedBundles.install(pythonFunctionRunner);
+    }
+
+    @Override
+    public void processElement(StreamRecord<Row> element) throws Exception {
+        super.processElement(element);
+        bundles.onElement(element.getValue());
+    }
+
+    @Override
+    public void onEventTime(InternalTimer<Row, Object> timer) throws Exception {
+        super.onEventTime(timer);
+        bundles.onElement(null);
+    }
+
+    @Override
+    public void onProcessingTime(InternalTimer<Row, Object> timer) throws Exception {
+        super.onProcessingTime(timer);
+        bundles.onElement(null);
+    }
+
+    @Override
+    protected void invokeFinishBundle() throws Exception {
+        super.invokeFinishBundle();
+        if (bundles != null) {
+            bundles.onFinished();
+        }
     }
 
     /** Registers the timers of the last bundle, too. PyFlink does so after the checkpoint, which has their state. */

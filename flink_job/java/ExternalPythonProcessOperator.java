@@ -4,11 +4,14 @@ import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.streaming.api.functions.python.DataStreamPythonFunctionInfo;
 import org.apache.flink.streaming.api.operators.python.process.AbstractExternalDataStreamPythonFunctionOperator;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 
-/** PyFlink's operator of the same name with {@link CancellationSafeBundles}. */
+/** PyFlink's operator of the same name with {@link CancellationSafeBundles} and {@link OverlappedBundles}. */
 public final class ExternalPythonProcessOperator<IN, OUT>
         extends org.apache.flink.streaming.api.operators.python.process.ExternalPythonProcessOperator<IN, OUT> {
     private static final long serialVersionUID = 1L;
+
+    private transient OverlappedBundles bundles;
 
     public ExternalPythonProcessOperator(
             Configuration config,
@@ -20,8 +23,24 @@ public final class ExternalPythonProcessOperator<IN, OUT>
 
     @Override
     public void open() throws Exception {
-        super.open();
+        bundles = new OverlappedBundles(config, getProcessingTimeService(), this::invokeFinishBundle);
+        bundles.open(super::open);
         CancellationSafeBundles.install(pythonFunctionRunner);
+        OverlappedBundles.install(pythonFunctionRunner);
+    }
+
+    @Override
+    public void processElement(StreamRecord<IN> element) throws Exception {
+        super.processElement(element);
+        bundles.onElement(element.getValue());
+    }
+
+    @Override
+    protected void invokeFinishBundle() throws Exception {
+        super.invokeFinishBundle();
+        if (bundles != null) {
+            bundles.onFinished();
+        }
     }
 
     @Override

@@ -12,6 +12,7 @@ from anabranch.operators.core.response_writer import ResponseWriter
 from anabranch.operators.core.scheduling.credits import SLACK_MS, Credits
 from anabranch.operators.core.transport.claim_check import TransportOptions
 from anabranch.operators.runtime.defect_log import DefectLog
+from anabranch.operators.runtime.flink_compat import overlap_bundles
 from anabranch.operators.runtime.flink_metrics import FlinkMetrics
 from anabranch.operators.runtime.process_runtime import PROCESS
 from anabranch.operators.runtime.slow_batch_thread import SlowBatchThread
@@ -42,6 +43,8 @@ class OperatorRuntime:
         self, context: RuntimeContext, operator: str, options: TransportOptions, writer: ResponseWriter
     ) -> None:
         self.task = task_context_of(context)
+        if not self.task.in_jvm:
+            overlap_bundles()
         self.metrics = FlinkMetrics(writer.meter, context)
         self.defect_log = DefectLog(writer.defects, operator, self.task)
         self._options = options

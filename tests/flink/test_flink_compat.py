@@ -117,6 +117,21 @@ def test_bundle_factories_are_in_the_known_fields() -> None:
     assert lease.getType().getSimpleName() == "OpaqueMemoryResource"
 
 
+def test_data_service_is_where_bundles_are_overlapped() -> None:
+    """Otherwise no task opens in process mode."""
+    installation.activate()
+    by_name = flink_compat.java_gateway().jvm.Class.forName
+    control, data = "org.apache.beam.runners.fnexecution.control", "org.apache.beam.runners.fnexecution.data"
+    runner = "org.apache.flink.streaming.api.runners.python.beam.BeamPythonFunctionRunner"
+    fields = {
+        (runner, "stageBundleFactory"): f"{control}.StageBundleFactory",
+        (f"{control}.SdkHarnessClient", "fnApiDataService"): f"{data}.FnDataService",
+        (f"{data}.GrpcDataService", "options"): "org.apache.beam.sdk.options.PipelineOptions",
+    }
+    for (owner, name), kind in fields.items():
+        assert by_name(owner).getDeclaredField(name).getType().getName() == kind
+
+
 class _Nothing(KeyedProcessFunction):  # type: ignore[misc]
     def process_element(self, value: object, ctx: object) -> None:
         pass

@@ -1,5 +1,6 @@
 """`infer` in a PyFlink job: each element once, in both modes, keyed or not, and through a savepoint on a cluster."""
 
+import json
 import subprocess
 import sys
 import time
@@ -117,6 +118,52 @@ def test_infer_of_texts_and_bytes_gives_each_once(model_repository: Path, mode: 
     assert sorted(pair for pair in found if pair[0] == "good") == sorted(expected)
 
 
+def event_of(number: int) -> str:
+    """Returns an event in JSON, the first two at fault."""
+    if number == 0:
+        return '{"n": 0, "at": {}}'
+    return json.dumps({"n": number, "at": {"x": number, "name": "ä"}}, ensure_ascii=False) if number > 1 else '{"n"'
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("thread", VALUE_TYPE),
+        ("process", Types.STRING()),
+        pytest.param("thread", Types.STRING(), marks=pytest.mark.long),
+        pytest.param("process", VALUE_TYPE, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_infer_of_fields_scores_each_event_once(model_repository: Path, mode: str, kind: TypeInformation) -> None:
+    env = environment(config(mode))
+    as_text = kind == Types.STRING()
+    numbers = env.from_collection(list(range(ELEMENTS)), type_info=Types.LONG())
+    scored = infer(
+        numbers.map(lambda number: event_of(number) if as_text else event_of(number).encode(), output_type=kind),
+        model="double",
+        repository=model_repository,
+        inputs={"x": ("n", "at.x", "n", "n")},
+        outputs={"at.y": "y[1]"},
+        uid="double",
+        parallelism=2,
+    )
+    good = scored.map(lambda each: ("good", each if as_text else bytes(each).decode()))
+    failed = scored.failures.map(
+        lambda failure: (failure.code, failure.element if as_text else failure.element.decode())
+    )
+    found = list(good.union(failed).execute_and_collect("fields"))
+    assert sorted(each for each in found if each[0] != "good") == [
+        ("missing_field", event_of(0)),
+        ("unreadable", event_of(1)),
+    ]
+    events = sorted((json.loads(event) for kind, event in found if kind == "good"), key=lambda event: event["n"])
+    assert events == [
+        {"n": number, "at": {"x": number, "name": "ä", "y": 2 * number + 2}} for number in range(2, ELEMENTS)
+    ]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
@@ -220,3 +267,24 @@ def test_example_of_an_own_job_runs_on_a_cluster(cluster: FlinkCluster) -> None:
 def test_infer_of_an_unknown_model_is_refused(model_repository: Path) -> None:
     with pytest.raises(ConfigError, match="unknown model 'fraud'; available: careful"):
         infer(None, model="fraud", repository=model_repository, inputs=to_x, outputs=with_y, uid="x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "message"),
+    [
+        (Types.STRING(), {"outputs": with_y}, "inputs names fields, but outputs is a function"),
+        (Types.STRING(), {"inputs": to_x}, "outputs names fields, but inputs is a function"),
+        (Types.LONG(), {}, "which elements of Python do not have: give the stream events in JSON"),
+        (Types.STRING(), {"output_type": VALUE_TYPE}, "leave output_type out"),
+        (Types.STRING(), {"inputs": {"x": ["a", "b"]}}, "infer 'double'.inputs.x has 2 fields"),
+        (Types.STRING(), {"outputs": {"score": "z"}}, "infer 'double'.outputs.score: unknown output 'z'"),
+    ],
+)
+def test_infer_of_fields_names_what_does_not_fit(
+    model_repository: Path, kind: TypeInformation, changed: dict[str, Any], message: str
+) -> None:
+    stream = environment(config("thread")).from_collection(["1"] if kind == Types.STRING() else [1], type_info=kind)
+    fields: dict[str, Any] = {"inputs": {"x": ["a", "b", "c", "d"]}, "outputs": {"score": "y[1]"}}
+    with pytest.raises(ConfigError) as refused:
+        infer(stream, model="double", repository=model_repository, uid="double", **{**fields, **changed})
+    assert message in str(refused.value)

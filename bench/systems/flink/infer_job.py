@@ -1,7 +1,7 @@
 """A PyFlink job of a user with `anabranch.flink.infer` between its source and its sink.
 
-Elements are the events in JSON, as bytes. The user's functions have msgspec leave the items undecoded, so that they
-cost about as much as a flow's own reading and writing.
+Elements are the events in JSON, as bytes. One kind names the fields, as a flow does; the other one has functions, in
+which msgspec leaves the items undecoded.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from anabranch.flink import environment, infer
 from bench.harness.messages import ServeCommand
 from bench.systems.anabranch_job import config_of
 from bench.systems.flink.naive_map import sink_of, source_of
-from bench.workloads.events import FRAUD
+from bench.workloads.events import FRAUD, PATHS, SCORE
 
 
 class _User(msgspec.Struct):
@@ -57,13 +57,14 @@ def run(command: ServeCommand) -> None:
     config = config_of(command)
     env = environment(config, command.flink_url)
     env.set_parallelism(command.parallelism)
+    names_fields = "fields" in command.kind
 
     scored = infer(
         source_of(env, command),
         model=FRAUD,
         repository=command.repository,
-        inputs=inputs,
-        outputs=outputs,
+        inputs={"x": list(PATHS)} if names_fields else inputs,
+        outputs={SCORE: "y[1]"} if names_fields else outputs,
         uid="score",
         parallelism=command.parallelism,
         output_type=Types.PRIMITIVE_ARRAY(Types.BYTE()),
