@@ -22,8 +22,8 @@ from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, 
 from pyflink.util.java_utils import to_jarray
 
 _INSERT = RowKind.INSERT
-#: As `OverlappedBundles.java` sends in the other direction.
-_SEND_BYTES = 1 << 16
+#: Bytes of outputs that leave at once, as `OverlappedBundles.java` sends elements.
+_LARGE = 1 << 16
 _WORKER_MODE = "_python_worker_execution_mode"
 #: PyFlink finds operators by their simple names.
 _OWN_OPERATORS = ("anabranch.ExternalPythonProcessOperator", "anabranch.ExternalPythonKeyedProcessOperator")
@@ -118,7 +118,7 @@ class _OverlappedChannel:
             for part in _input_elements(self, instruction_id, *others):
                 yield part
                 for stream in _outputs_of.get(instruction_id, ()):
-                    if stream.size() >= _SEND_BYTES:
+                    if stream.size() >= _LARGE:
                         stream.flush()
         finally:
             _outputs_of.pop(instruction_id, None)
