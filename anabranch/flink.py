@@ -260,6 +260,7 @@ def infer(
     base = config or Config()
     catalog = _only(read_repository(Path(repository), base.defaults), model)
     served = catalog.find(*_name_and_version(model))
+    stream = unkeyed(stream)
     element_type = output_type or Types.PICKLED_BYTE_ARRAY()
     flows: Flows
     if isinstance(inputs, Mapping) or isinstance(outputs, Mapping):
@@ -286,7 +287,7 @@ def infer(
         exchange={"transport": "messages"},
     )
     groups = keys_by_group(settings.job.max_parallelism)
-    entered, topic = _enter(unkeyed(stream), f"{uid}/enter", parallelism)
+    entered, topic = _enter(stream, f"{uid}/enter", parallelism)
     carried = Carried(topic, EVENT).encode()
     row_type = Types.ROW([Types.INT(), VALUE_TYPE])
     frames = java.frame_elements(entered, groups, row_type, flow_number(topic), carried, f"{uid}/frame")

@@ -127,21 +127,24 @@ def event_of(number: int) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("mode", "kind"),
+    ("mode", "kind", "keyed"),
     [
-        ("thread", VALUE_TYPE),
-        ("process", Types.STRING()),
-        pytest.param("thread", Types.STRING(), marks=pytest.mark.long),
-        pytest.param("process", VALUE_TYPE, marks=pytest.mark.long),
+        ("thread", VALUE_TYPE, True),
+        ("process", Types.STRING(), False),
+        pytest.param("thread", Types.STRING(), False, marks=pytest.mark.long),
+        pytest.param("process", VALUE_TYPE, True, marks=pytest.mark.long),
     ],
     ids=str,
 )
-def test_infer_of_fields_scores_each_event_once(model_repository: Path, mode: str, kind: TypeInformation) -> None:
+def test_infer_of_fields_scores_each_event_once(
+    model_repository: Path, mode: str, kind: TypeInformation, keyed: bool
+) -> None:
     env = environment(config(mode))
     as_text = kind == Types.STRING()
     numbers = env.from_collection(list(range(ELEMENTS)), type_info=Types.LONG())
+    events = numbers.map(lambda number: event_of(number) if as_text else event_of(number).encode(), output_type=kind)
     scored = infer(
-        numbers.map(lambda number: event_of(number) if as_text else event_of(number).encode(), output_type=kind),
+        events.key_by(len) if keyed else events,
         model="double",
         repository=model_repository,
         inputs={"x": ("n", "at.x", "n", "n")},
@@ -158,8 +161,8 @@ def test_infer_of_fields_scores_each_event_once(model_repository: Path, mode: st
         ("missing_field", event_of(0)),
         ("unreadable", event_of(1)),
     ]
-    events = sorted((json.loads(event) for kind, event in found if kind == "good"), key=lambda event: event["n"])
-    assert events == [
+    good_ones = sorted((json.loads(event) for kind, event in found if kind == "good"), key=lambda event: event["n"])
+    assert good_ones == [
         {"n": number, "at": {"x": number, "name": "ä", "y": 2 * number + 2}} for number in range(2, ELEMENTS)
     ]
 
