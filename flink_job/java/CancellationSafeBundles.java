@@ -36,7 +36,8 @@ final class CancellationSafeBundles implements JobBundleFactory {
         }
     }
 
-    private static Field field(Class<?> owner, String name) throws NoSuchFieldException {
+    /** Returns a private field of Beam or PyFlink. */
+    static Field field(Class<?> owner, String name) throws NoSuchFieldException {
         Field field = owner.getDeclaredField(name);
         field.setAccessible(true);
         return field;

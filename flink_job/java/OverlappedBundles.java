@@ -27,7 +27,7 @@ import org.apache.flink.util.function.RunnableWithException;
  * some left stays open for {@link #OPEN_TIMES} the configured time; any other one ends after half of it.
  */
 final class OverlappedBundles {
-    static final int SEND_BYTES = 1 << 16;
+    private static final int SEND_BYTES = 1 << 16;
     private static final int OPEN_TIMES = 4;
     private static final String DATA_SERVICE = "fnApiDataService";
     private static final String SEND_LIMIT = BeamFnDataOutboundAggregator.DATA_BUFFER_SIZE_LIMIT;
@@ -63,7 +63,7 @@ final class OverlappedBundles {
         Object prepared = valueOf(stage.getClass(), "currentClient", stage);
         Object wrapped = valueOf(prepared.getClass(), "wrappedClient", prepared);
         Object client = valueOf(wrapped.getClass(), "client", wrapped);
-        Field held = field(SdkHarnessClient.class, DATA_SERVICE);
+        Field held = CancellationSafeBundles.field(SdkHarnessClient.class, DATA_SERVICE);
         synchronized (client) {
             FnDataService service = (FnDataService) held.get(client);
             if (!(service instanceof EagerData)) {
@@ -83,13 +83,7 @@ final class OverlappedBundles {
     }
 
     private static Object valueOf(Class<?> owner, String name, Object holder) throws ReflectiveOperationException {
-        return field(owner, name).get(holder);
-    }
-
-    private static Field field(Class<?> owner, String name) throws NoSuchFieldException {
-        Field field = owner.getDeclaredField(name);
-        field.setAccessible(true);
-        return field;
+        return CancellationSafeBundles.field(owner, name).get(holder);
     }
 
     /** Notes an element of the bundle, or null for a timer. */

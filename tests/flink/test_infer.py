@@ -13,7 +13,7 @@ from pyflink.common import Encoder, TypeInformation, Types, WatermarkStrategy
 from pyflink.datastream.connectors.file_system import FileSink, OutputFileConfig, RollingPolicy
 from pyflink.datastream.connectors.number_seq import NumberSequenceSource
 
-from anabranch.flink import environment, infer
+from anabranch.flink import ScoredStream, environment, infer
 from anabranch.flink_job.config import Config
 from anabranch.flink_job.errors import ConfigError
 from anabranch.flink_job.stream_keying import VALUE_TYPE
@@ -80,6 +80,16 @@ def test_infer_of_a_stream_gives_each_element_once(model_repository: Path, mode:
     assert "shape [3], expected [4]" in failures[1][2]
 
 
+def texts_of(scored: ScoredStream, kind: TypeInformation) -> list[tuple[str, str]]:
+    """Returns each element of a job as a text, with "good" or the code of its error."""
+    as_text = kind == Types.STRING()
+    good = scored.map(lambda each: ("good", each if as_text else bytes(each).decode()))
+    failed = scored.failures.map(
+        lambda failure: (failure.code, failure.element if as_text else failure.element.decode())
+    )
+    return list(good.union(failed).execute_and_collect("texts"))
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("mode", "kind"),
@@ -105,11 +115,7 @@ def test_infer_of_texts_and_bytes_gives_each_once(model_repository: Path, mode: 
         uid="double",
         parallelism=2,
     )
-    good = scored.map(lambda each: ("good", each if as_text else bytes(each).decode()))
-    failed = scored.failures.map(
-        lambda failure: (failure.code, failure.element if as_text else failure.element.decode())
-    )
-    found = list(good.union(failed).execute_and_collect("texts"))
+    found = texts_of(scored, kind)
     assert sorted(pair for pair in found if pair[0] != "good") == [
         ("mapping_failed", "ä13"),
         ("mapping_failed", "ä14"),
@@ -152,11 +158,7 @@ def test_infer_of_fields_scores_each_event_once(
         uid="double",
         parallelism=2,
     )
-    good = scored.map(lambda each: ("good", each if as_text else bytes(each).decode()))
-    failed = scored.failures.map(
-        lambda failure: (failure.code, failure.element if as_text else failure.element.decode())
-    )
-    found = list(good.union(failed).execute_and_collect("fields"))
+    found = texts_of(scored, kind)
     assert sorted(each for each in found if each[0] != "good") == [
         ("missing_field", event_of(0)),
         ("unreadable", event_of(1)),
