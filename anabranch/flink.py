@@ -37,6 +37,7 @@ from anabranch.operators.core.flows.flow_spec import FlowSpec, OutputField
 from anabranch.operators.core.flows.flows import Flows
 from anabranch.operators.core.flows.input_mapping import STRUCT_FORMATS, Mapped
 from anabranch.operators.runtime.flink_compat import (
+    follows_python,
     java_stream,
     unkeyed,
     use_own_operators,
@@ -55,6 +56,7 @@ Outputs: TypeAlias = Callable[[Any, dict[str, Any]], Any] | Mapping[str, Any]
 #: By how elements become bytes; elements in state have it, too.
 _PICKLES, _BYTES, _TEXTS = "elements", "bytes", "texts"
 _TO = "scored"
+_ROW_TYPES = (list, tuple)
 _READERS: dict[str, Callable[[bytes], Any]] = {_PICKLES: pickle.loads, _BYTES: bytes, _TEXTS: bytes.decode}
 _WRITERS: dict[str, Callable[[Any], bytes]] = {
     _PICKLES: lambda element: pickle.dumps(element, protocol=5),
@@ -94,37 +96,51 @@ class _ElementFlow(Flow):
 
     def __init__(self, spec: FlowSpec, model: ModelSpec, functions: _Functions) -> None:
         super().__init__(spec, model)
-        self._make_inputs, self._make_element = functions.inputs, functions.outputs
+        self._make_inputs = functions.inputs
         self._load = _READERS[spec.topic]
-        self._dump = _WRITERS[functions.leaves_as]
-        self.write = self._write_element
-        self._rows = [_RowPacker(each, model) for each in model.inputs]
-        self._element_type = {_BYTES: bytes | bytearray | memoryview, _TEXTS: str}.get(functions.leaves_as, object)
+        self.write = _writer(functions, self._load)
+        self._rows = [(each.name, _RowPacker(each, model).pack) for each in model.inputs]
 
     def read_all(self, events: Sequence[bytes]) -> list[list[Mapped] | AnabranchError]:
-        return [self._read_element(event) for event in events]
-
-    def _read_element(self, event: bytes) -> list[Mapped] | AnabranchError:
-        try:
-            tensors = self._make_inputs(self._load(event))
-            return [row.pack(tensors[row.name]) for row in self._rows]
-        except AnabranchError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - a function may raise anything
-            return MappingFailed(f"inputs raised {type(error).__name__}: {error}")
+        load, make_inputs, rows = self._load, self._make_inputs, self._rows
+        # Most models have one input, for which a comprehension costs more than its work.
+        name, pack = rows[0] if len(rows) == 1 else ("", None)
+        found: list[list[Mapped] | AnabranchError] = []
+        for event in events:
+            try:
+                tensors = make_inputs(load(event))
+                found.append([pack(tensors[name])] if pack else [pack_row(tensors[each]) for each, pack_row in rows])
+            except AnabranchError as error:
+                found.append(error)
+            except Exception as error:  # noqa: BLE001 - a function may raise anything
+                found.append(MappingFailed(f"inputs raised {type(error).__name__}: {error}"))
+        return found
 
     def format(self, outputs: Mapping[str, Array]) -> list[Any]:
+        if len(outputs) == 1:
+            [(name, rows)] = outputs.items()
+            return [{name: row} for row in rows]
         names = list(outputs)
         return [dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
 
-    def _write_element(self, event: bytes, fragments: Any) -> bytes:
+
+def _writer(functions: _Functions, load: Callable[[bytes], Any]) -> Callable[[bytes, Any], bytes]:
+    make_element, dump = functions.outputs, _WRITERS[functions.leaves_as]
+    is_bytes = functions.leaves_as == _BYTES
+    element_type = {_BYTES: bytes | bytearray | memoryview, _TEXTS: str}.get(functions.leaves_as, object)
+
+    def write(event: bytes, outputs: Any) -> bytes:
         try:
-            element = self._make_element(self._load(event), fragments)
-            if not isinstance(element, self._element_type):
+            element = make_element(load(event), outputs)
+            if is_bytes and type(element) is bytes:
+                return element
+            if not isinstance(element, element_type):
                 raise TypeError(f"it returned {type(element).__name__}, which output_type is not")
-            return self._dump(element)
+            return dump(element)
         except Exception as error:
             raise InferenceFailed(f"outputs raised {type(error).__name__}: {error}") from error
+
+    return write
 
 
 class _ElementFlows(Flows):
@@ -150,7 +166,6 @@ class _RowPacker:
     """Makes the row of an element for one input."""
 
     def __init__(self, spec: TensorSpec, model: ModelSpec) -> None:
-        self.name = spec.name
         self._spec, self._model = spec, model
         row = spec.shape[1:] if model.batchable else spec.shape
         letter = None if spec.datatype in (BYTES, "BOOL") else STRUCT_FORMATS.get(spec.datatype)
@@ -162,7 +177,7 @@ class _RowPacker:
 
     def pack(self, value: Any) -> Mapped:
         """Return the row, or raise MappingFailed."""
-        if self._pack is not None and isinstance(value, list | tuple) and len(value) == self._length:
+        if self._pack is not None and type(value) in _ROW_TYPES and len(value) == self._length:
             try:
                 return self._pack(*value), self._shape
             except (struct.error, OverflowError, TypeError):
@@ -294,8 +309,9 @@ def infer(
     frames.set_parallelism(parallelism)
     runtime = backend or OnnxBackend(settings.job.max_run_memory_mb)
     streams = serve(frames, settings, catalog, runtime, flows, prefix=f"{uid}/", is_stored=False)
-    # In thread mode, two Python operators in one thread wait for each other's interpreter lock for ever.
-    streams.frames[SERVE_RESPONSES].start_new_chain()
+    if follows_python(frames):
+        # In thread mode, two Python operators in one thread wait for each other's interpreter lock for ever.
+        streams.frames[SERVE_RESPONSES].start_new_chain()
     first, *others = streams.frames.values()
     merged = java.frames_of_rows(streams.merged, VALUE_TYPE).name(f"{uid}/merged").set_parallelism(parallelism)
     # One operator leaves, so that the next one may be fused with it.

@@ -28,10 +28,10 @@ _SIZE_BYTES = 1_000
 _OTHER_SIZES_BYTES = (200, 10_000)
 #: Targets, as ratios of this project's job to peers, and of `infer` to the job.
 _MAP_LEAST, _WORKER_LEAST, _INFER_LEAST = 2.0, 1.0, 0.9
-#: Share of the events for a worker, for a job in process mode, and for events in Avro: they are slow, or start warm.
-_FEWER = 0.5
-#: Of the events of 10 KB; with fewer, Java still compiles.
-_LARGE_SHARE = 0.3
+#: Share of the events for a worker, which starts warm, and for events in Avro, which are slow.
+_FEWER = 0.25
+#: Of the events of 10 KB.
+_LARGE_SHARE = 0.1
 _START_S, _EVENTS_PER_S = 12.0, 20_000
 
 
@@ -40,14 +40,14 @@ class FlowSettings(Settings, frozen=True, kw_only=True):
 
     Attributes:
         flow_events: Measured events of 1 KB; fewer if they are larger.
-        flow_warm_up: Events before these.
+        flow_warm_up: Events before these. Java compiles for 10 s at full speed.
         least_rounds: Rounds of all systems; `repeats` is for those whose targets are still open.
         half_width: See `bench.harness.analysis.rounds`.
     """
 
     repeats: int = 4
-    flow_events: int = 100_000
-    flow_warm_up: int = 250_000
+    flow_events: int = 200_000
+    flow_warm_up: int = 1_000_000
     least_rounds: int = 2
     half_width: float = 0.05
 
@@ -70,12 +70,13 @@ class FlowsBench:
         "an event (orjson, or fastavro), runs a row, adds the score and encodes; the worker does it for micro-batches "
         "of up to 500 events (confluent-kafka), with one session call, and commits once a batch is delivered, or, as "
         "the other one, every 10 s, as the jobs make checkpoints. `infer` is this project's function in a PyFlink job "
-        "with the map's source and sink; its ratio is to the job. Its user's functions have msgspec leave most of an "
-        "event undecoded, as flows do; with fields it takes those that the job's flow names. Rate = events after "
+        "with Flink's own source and sink, whose Kafka clients have our job's settings; its ratio is to the job. Its "
+        "user's functions have msgspec leave most of an event undecoded, as flows do; with fields it takes those that "
+        "the job's flow names. Rate = events after "
         "warm-up / time between the first and last LogAppendTime; one task. Avro without schema numbers. Median of "
         "rounds in turn; ratios are taken round by round, with 95 % intervals of the mean, and rounds go on until "
-        "each interval is on one side of its target or within 5 %. Workers, jobs in process mode and Avro get half of "
-        "the events; those of 10 KB are three tenths."
+        "each interval is on one side of its target or within 5 %. Workers and Avro get a quarter of the events; "
+        "those of 10 KB are a tenth."
     )
 
     def __init__(self, settings: FlowSettings, workloads: Sequence[tuple[EventFormat, int, Workload]]) -> None:
@@ -153,8 +154,8 @@ class FlowsBench:
 
     def _preload(self, case: _Case) -> Preloaded:
         workload = case.workload
-        is_slow = case.system.mode != "thread" or workload.wire == "avro"
-        share = (_FEWER if is_slow else 1.0) * min(1.0, max(_LARGE_SHARE, _SIZE_BYTES / workload.message_bytes))
+        has_fewer = not case.system.mode or workload.wire == "avro"
+        share = (_FEWER if has_fewer else 1.0) * min(1.0, max(_LARGE_SHARE, _SIZE_BYTES / workload.message_bytes))
         key = workload.name, share
         if key not in self._preloaded:
             events, warm_up = self._settings.flow_events, self._settings.flow_warm_up

@@ -27,20 +27,13 @@ final class CancellationSafeBundles implements JobBundleFactory {
 
     /** Wraps the factory of an open runner: its own one, or the one that it shares with its slot. */
     static void install(Object runner) throws ReflectiveOperationException {
-        Object lease = field(BeamPythonFunctionRunner.class, "sharedResources").get(runner);
+        Object lease = PrivateFields.valueOf(BeamPythonFunctionRunner.class, "sharedResources", runner);
         Object owner = lease == null ? runner : ((OpaqueMemoryResource<?>) lease).getResourceHandle();
-        Field held = field(lease == null ? BeamPythonFunctionRunner.class : owner.getClass(), FACTORY);
+        Field held = PrivateFields.field(lease == null ? BeamPythonFunctionRunner.class : owner.getClass(), FACTORY);
         JobBundleFactory factory = (JobBundleFactory) held.get(owner);
         if (!(factory instanceof CancellationSafeBundles)) {
             held.set(owner, new CancellationSafeBundles(factory));
         }
-    }
-
-    /** Returns a private field of Beam or PyFlink. */
-    static Field field(Class<?> owner, String name) throws NoSuchFieldException {
-        Field field = owner.getDeclaredField(name);
-        field.setAccessible(true);
-        return field;
     }
 
     @Override

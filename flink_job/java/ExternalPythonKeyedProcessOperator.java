@@ -12,7 +12,7 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.types.Row;
 
 /**
- * PyFlink's operator of the same name with {@link CancellationSafeBundles} and {@link OverlappedBundles}, whose
+ * PyFlink's operator of the same name with {@link OverlappedBundles} and a {@link Worker} that is watched, whose
  * checkpoints have all timers.
  */
 public final class ExternalPythonKeyedProcessOperator<OUT>
@@ -21,6 +21,7 @@ public final class ExternalPythonKeyedProcessOperator<OUT>
 
     private final TypeSerializer<?> namespaces;
     private transient OverlappedBundles bundles;
+    private transient Worker worker;
 
     public ExternalPythonKeyedProcessOperator(
             Configuration config, DataStreamPythonFunctionInfo function, RowTypeInfo input, TypeInformation<OUT> output) {
@@ -41,8 +42,15 @@ public final class ExternalPythonKeyedProcessOperator<OUT>
     public void open() throws Exception {
         bundles = new OverlappedBundles(config, getProcessingTimeService(), this::invokeFinishBundle);
         bundles.open(super::open);
-        CancellationSafeBundles.install(pythonFunctionRunner);
-        OverlappedBundles.install(pythonFunctionRunner);
+        worker = Worker.of(pythonFunctionRunner, getContainingTask().getEnvironment());
+    }
+
+    @Override
+    public void close() throws Exception {
+        if (worker != null) {
+            worker.release();
+        }
+        super.close();
     }
 
     @Override

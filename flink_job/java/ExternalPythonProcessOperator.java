@@ -6,12 +6,13 @@ import org.apache.flink.streaming.api.functions.python.DataStreamPythonFunctionI
 import org.apache.flink.streaming.api.operators.python.process.AbstractExternalDataStreamPythonFunctionOperator;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 
-/** PyFlink's operator of the same name with {@link CancellationSafeBundles} and {@link OverlappedBundles}. */
+/** PyFlink's operator of the same name with {@link OverlappedBundles} and a {@link Worker} that is watched. */
 public final class ExternalPythonProcessOperator<IN, OUT>
         extends org.apache.flink.streaming.api.operators.python.process.ExternalPythonProcessOperator<IN, OUT> {
     private static final long serialVersionUID = 1L;
 
     private transient OverlappedBundles bundles;
+    private transient Worker worker;
 
     public ExternalPythonProcessOperator(
             Configuration config,
@@ -25,8 +26,15 @@ public final class ExternalPythonProcessOperator<IN, OUT>
     public void open() throws Exception {
         bundles = new OverlappedBundles(config, getProcessingTimeService(), this::invokeFinishBundle);
         bundles.open(super::open);
-        CancellationSafeBundles.install(pythonFunctionRunner);
-        OverlappedBundles.install(pythonFunctionRunner);
+        worker = Worker.of(pythonFunctionRunner, getContainingTask().getEnvironment());
+    }
+
+    @Override
+    public void close() throws Exception {
+        if (worker != null) {
+            worker.release();
+        }
+        super.close();
     }
 
     @Override

@@ -14,7 +14,6 @@ import org.apache.beam.sdk.options.ExperimentalOptions;
 import org.apache.beam.sdk.options.PipelineOptions;
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.python.PythonOptions;
-import org.apache.flink.streaming.api.runners.python.beam.BeamPythonFunctionRunner;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.types.Row;
 import org.apache.flink.util.function.RunnableWithException;
@@ -57,17 +56,13 @@ final class OverlappedBundles {
         }
     }
 
-    /** Changes the client of an open runner, which operators of a slot share. */
-    static void install(Object runner) throws ReflectiveOperationException {
-        Object stage = valueOf(BeamPythonFunctionRunner.class, "stageBundleFactory", runner);
-        Object prepared = valueOf(stage.getClass(), "currentClient", stage);
-        Object wrapped = valueOf(prepared.getClass(), "wrappedClient", prepared);
-        Object client = valueOf(wrapped.getClass(), "client", wrapped);
-        Field held = CancellationSafeBundles.field(SdkHarnessClient.class, DATA_SERVICE);
+    /** Changes the client of a worker, which operators of a slot share. */
+    static void install(SdkHarnessClient client) throws ReflectiveOperationException {
+        Field held = PrivateFields.field(SdkHarnessClient.class, DATA_SERVICE);
         synchronized (client) {
             FnDataService service = (FnDataService) held.get(client);
             if (!(service instanceof EagerData)) {
-                sendEarly((PipelineOptions) valueOf(service.getClass(), "options", service));
+                sendEarly((PipelineOptions) PrivateFields.valueOf(service.getClass(), "options", service));
                 held.set(client, new EagerData(service));
             }
         }
@@ -80,10 +75,6 @@ final class OverlappedBundles {
             experiments.addAll(experimental.getExperiments());
         }
         experimental.setExperiments(experiments);
-    }
-
-    private static Object valueOf(Class<?> owner, String name, Object holder) throws ReflectiveOperationException {
-        return CancellationSafeBundles.field(owner, name).get(holder);
     }
 
     /** Notes an element of the bundle, or null for a timer. */

@@ -192,7 +192,7 @@ def remote_environment(host: str, port: int, options: dict[str, str]) -> StreamE
 
 
 def stop_with_savepoint(client: JobClient, savepoint_dir: str) -> CompletableFuture:
-    """Begin to drain a job; the future is its savepoint. PyFlink omits the required savepoint format."""
+    """Begin to drain a job; return its savepoint. PyFlink omits the required format."""
     canonical = java_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     return CompletableFuture(client._j_job_client.stopWithSavepoint(True, savepoint_dir, canonical), str)
 
@@ -232,6 +232,12 @@ def source_stream(env: StreamExecutionEnvironment, java_source: Any, name: str) 
 def java_stream(stream: DataStream) -> Any:
     """Return the Java stream."""
     return stream._j_data_stream
+
+
+def follows_python(stream: DataStream) -> bool:
+    """Tell whether a stream has Python operators."""
+    is_python = java_gateway().jvm.org.apache.flink.python.util.PythonConfigUtil.isPythonDataStreamOperator
+    return any(is_python(each) for each in java_stream(stream).getTransformation().getTransitivePredecessors())
 
 
 def unkeyed(stream: DataStream) -> DataStream:

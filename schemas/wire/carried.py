@@ -110,8 +110,10 @@ def is_of_one_topic(carried: Sequence[bytes]) -> bool:
     if not is_event(first):
         return False
     topic, start = topic_bytes(first), first[:_KEY_SIZE_AT]
-    others = [each for each in carried if not (each.startswith(start) and each.startswith(topic, _HEAD.size))]
-    return not others
+    # Most keys are of one size.
+    head = first[: _HEAD.size + len(topic)]
+    others = [each for each in carried if not each.startswith(head)]
+    return all(each.startswith(start) and each.startswith(topic, _HEAD.size) for each in others)
 
 
 def event_topic(carried: bytes) -> str:

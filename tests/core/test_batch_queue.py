@@ -905,6 +905,16 @@ def test_queue_split_request_counts_in_bytes_until_it_left() -> None:
     assert not queue.is_full
 
 
+@pytest.mark.parametrize(("row_ms", "is_cheap"), [(0.01, True), (0.1, False)])
+def test_queue_is_cheap_if_storing_takes_longer(row_ms: float, *, is_cheap: bool) -> None:
+    costs = BatchCostModel([Measurement(rows, rows * row_ms) for rows in (1, 4)])
+    queue = new_queue(costs={b"m": costs})
+    for number in range(500):
+        queue.add(waiting(str(number)), 0.0)
+    assert queue.backlog_ms == pytest.approx(500 * row_ms)
+    assert queue.is_cheap == is_cheap
+
+
 def test_queue_never_hands_over_work_for_other_readers() -> None:
     readers = Readers()
     queue = away(readers)

@@ -37,7 +37,7 @@ class Script:
         self.now_ms = 1000.5
         self.leaves_at_once: list[Any] = []
         self.comes_back: list[Any] = []
-        self.is_full = self.is_blocked = self.lets_pass = False
+        self.is_full = self.is_cheap = self.is_blocked = self.lets_pass = False
         self.backlog_ms = 0.0
         self.log: list[str] = []
         self.waits: list[float] = []
@@ -159,6 +159,14 @@ def test_loop_of_a_bundle_never_waits_for_a_timer() -> None:
     script.backlog_ms = 10.5
     assert list(script.loop.on_frame(b"")) == [], "requests of much work wait for urgent ones"
     script.backlog_ms = 10.0
+    assert list(script.loop.on_frame(b""))[:2] == [ANSWER] * 2
+
+
+def test_loop_of_a_bundle_drains_a_backlog_of_cheap_work() -> None:
+    """Otherwise every later request goes through state, which takes the time in which the backlog could be run."""
+    script = Script(*[ANSWER] * 9, late_ms=-1.0)
+    list(script.loop.on_frame(b""))
+    script.backlog_ms, script.is_cheap = 500.0, True
     assert list(script.loop.on_frame(b""))[:2] == [ANSWER] * 2
 
 

@@ -35,6 +35,13 @@ def worker_of(process_id: int) -> psutil.Process:
     return max(workers, key=lambda each: each.create_time())
 
 
+def await_restore(cluster: FlinkCluster, job_id: str, restores: int) -> None:
+    end = time.monotonic() + 60
+    while cluster.rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["restored"] < restores:
+        assert time.monotonic() < end, "the job was not restored"
+        time.sleep(0.1)
+
+
 @pytest.mark.recovery
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
@@ -49,7 +56,6 @@ def test_failovers_under_load_spare_healthy_processes(
     topics = Topics(broker, config)
     with FlinkCluster(tmp_path / "cluster", task_managers=2) as cluster:
         running = job.start(topics.config, cluster.url)
-        # Of both tasks: Beam waits three minutes for a worker that dies before its first bundle.
         send(topics, range(FIRST))
         topics.await_answers(map(str, range(FIRST)), timeout_s=120)
         # Without one, Flink restores nothing.
@@ -73,14 +79,32 @@ def test_failovers_under_load_spare_healthy_processes(
                 assert isinstance(answer, InferResponse), answer
                 assert np.array_equal(answer.outputs[0].to_array(), 2 * rows_of(each) + 2), each
             sent += REQUESTS
-            # A task notices the death of its worker when it next has work.
-            end = time.monotonic() + 60
-            while cluster.rest.get(f"/jobs/{running.job_id}/checkpoints")["counts"]["restored"] <= failover:
-                assert time.monotonic() < end, "the job was not restored"
-                send(topics, range(sent, sent + FIRST))
-                topics.await_answers(map(str, range(sent, sent + FIRST)), timeout_s=100)
-                sent += FIRST
+            await_restore(cluster, running.job_id, failover + 1)
             ended = [name for name, each in cluster.task_managers.items() if not each.is_alive()]
             assert not ended, f"TaskManagers {ended} ended in failover {failover}"
+        running.cancel()
+    topics.close()
+
+
+@pytest.mark.recovery
+@pytest.mark.timeout(300)
+def test_idle_worker_that_ends_restarts_its_job_at_once(
+    broker: KafkaBroker, model_repository: Path, tmp_path: Path
+) -> None:
+    """Beam notices it at the next bundle, and waits three minutes at that one if it would have been the first."""
+    config = durable("idle", "process", tmp_path, model_repository)
+    topics = Topics(broker, config.replace(job={"parallelism": 1}))
+    with FlinkCluster(tmp_path / "cluster", task_managers=1) as cluster:
+        running = job.start(topics.config, cluster.url)
+        await_checkpoint(cluster, running.job_id)
+        (task_manager,) = cluster.task_managers.values()
+        for kill in range(2):
+            worker_of(task_manager.pid).kill()
+            await_restore(cluster, running.job_id, kill + 1)
+            assert "ended before its task" in str(cluster.rest.get(f"/jobs/{running.job_id}/exceptions"))
+            first = kill * FIRST
+            send(topics, range(first, first + FIRST))
+            topics.await_answers(map(str, range(first, first + FIRST)), timeout_s=60)
+            await_checkpoint(cluster, running.job_id)
         running.cancel()
     topics.close()

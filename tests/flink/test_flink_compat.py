@@ -117,16 +117,21 @@ def test_bundle_factories_are_in_the_known_fields() -> None:
     assert lease.getType().getSimpleName() == "OpaqueMemoryResource"
 
 
-def test_data_service_is_where_bundles_are_overlapped() -> None:
+def test_worker_is_in_the_known_fields() -> None:
     """Otherwise no task opens in process mode."""
     installation.activate()
     by_name = flink_compat.java_gateway().jvm.Class.forName
-    control, data = "org.apache.beam.runners.fnexecution.control", "org.apache.beam.runners.fnexecution.data"
+    control, data, environment = (
+        f"org.apache.beam.runners.fnexecution.{part}" for part in ("control", "data", "environment")
+    )
     runner = "org.apache.flink.streaming.api.runners.python.beam.BeamPythonFunctionRunner"
     fields = {
         (runner, "stageBundleFactory"): f"{control}.StageBundleFactory",
         (f"{control}.SdkHarnessClient", "fnApiDataService"): f"{data}.FnDataService",
         (f"{data}.GrpcDataService", "options"): "org.apache.beam.sdk.options.PipelineOptions",
+        (f"{environment}.ProcessEnvironment", "workerId"): "java.lang.String",
+        (f"{environment}.ProcessEnvironment", "processManager"): f"{environment}.ProcessManager",
+        (f"{environment}.ProcessManager", "processes"): "java.util.Map",
     }
     for (owner, name), kind in fields.items():
         assert by_name(owner).getDeclaredField(name).getType().getName() == kind

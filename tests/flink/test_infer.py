@@ -269,6 +269,19 @@ def test_example_of_an_own_job_runs_on_a_cluster(cluster: FlinkCluster) -> None:
     assert states["own job"] == "FINISHED"
 
 
+@pytest.mark.parametrize("above", ["java", "python"])
+def test_infer_shares_a_task_with_java_but_not_python(model_repository: Path, above: str) -> None:
+    """In thread mode, two Python operators in one thread wait for each other's interpreter lock for ever."""
+    env = environment(Config(), "http://host.invalid:8081")
+    texts = env.from_collection(["{}"], type_info=Types.STRING())
+    stream = texts if above == "java" else texts.map(str.strip, output_type=Types.STRING())
+    infer(stream, model="double", repository=model_repository, inputs={"x": "x"}, outputs={"y": "y"}, uid="double")
+    graph: Any = env._generate_stream_graph(clear_transformations=True)
+    tasks = [str(each.getName()) for each in graph.getJobGraph().getVerticesAsArray()]
+    [serving] = [each for each in tasks if "double/serve" in each]
+    assert ("double/frame" in serving) == (above == "java")
+
+
 def test_infer_of_an_unknown_model_is_refused(model_repository: Path) -> None:
     with pytest.raises(ConfigError, match="unknown model 'fraud'; available: careful"):
         infer(None, model="fraud", repository=model_repository, inputs=to_x, outputs=with_y, uid="x")

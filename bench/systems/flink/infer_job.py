@@ -10,6 +10,7 @@ import msgspec
 from pyflink.common import Types
 
 from anabranch.flink import environment, infer
+from anabranch.schemas.limits import KAFKA_FETCH_BYTES, PRODUCE_BATCH_BYTES
 from bench.harness.messages import ServeCommand
 from bench.systems.anabranch_job import config_of
 from bench.systems.flink.naive_map import sink_of, source_of
@@ -36,6 +37,14 @@ class _ScoredPayment(_Payment):
     score: float = 0.0
 
 
+#: As of our own job's source and sinks, which are no part of `infer`.
+_SOURCE = {
+    "fetch.max.bytes": str(KAFKA_FETCH_BYTES),
+    "receive.buffer.bytes": "-1",
+    "source.reader.element.queue.capacity": "8",
+}
+_SINK = {"max.in.flight.requests.per.connection": "1", "batch.size": str(PRODUCE_BATCH_BYTES)}
+
 _read, _read_to_score = msgspec.json.Decoder(_Payment).decode, msgspec.json.Decoder(_ScoredPayment).decode
 
 
@@ -60,7 +69,7 @@ def run(command: ServeCommand) -> None:
     names_fields = "fields" in command.kind
 
     scored = infer(
-        source_of(env, command),
+        source_of(env, command, _SOURCE),
         model=FRAUD,
         repository=command.repository,
         inputs={"x": list(PATHS)} if names_fields else inputs,
@@ -70,5 +79,5 @@ def run(command: ServeCommand) -> None:
         output_type=Types.PRIMITIVE_ARRAY(Types.BYTE()),
         config=config,
     )
-    scored.sink_to(sink_of(command))
+    scored.sink_to(sink_of(command, _SINK))
     env.execute("infer")

@@ -6,6 +6,7 @@ It has our settings of Flink and Kafka.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,37 +59,48 @@ def run_map(command: ServeCommand, function: MapFunction) -> None:
     env.execute("naive map")
 
 
-def source_of(env: StreamExecutionEnvironment, command: ServeCommand) -> DataStream:
-    """Return the values of the requests topic."""
-    source = (
+def source_of(
+    env: StreamExecutionEnvironment, command: ServeCommand, properties: Mapping[str, str] | None = None
+) -> DataStream:
+    """Return the values of the requests topic.
+
+    Args:
+        properties: More settings of Flink's source and its Kafka client.
+    """
+    builder = (
         KafkaSource.builder()
         .set_bootstrap_servers(command.bootstrap_servers)
         .set_topics(command.requests_topic)
         .set_group_id(command.group_id)
         .set_starting_offsets(KafkaOffsetsInitializer.earliest())
         .set_value_only_deserializer(ByteArraySchema())
-        .set_property("fetch.max.wait.ms", "100")
-        .build()
     )
-    return env.from_source(source, WatermarkStrategy.no_watermarks(), "requests")
+    for name, value in {"fetch.max.wait.ms": "100", **(properties or {})}.items():
+        builder = builder.set_property(name, value)
+    return env.from_source(builder.build(), WatermarkStrategy.no_watermarks(), "requests")
 
 
-def sink_of(command: ServeCommand) -> KafkaSink:
-    """Return the sink of answers."""
+def sink_of(command: ServeCommand, properties: Mapping[str, str] | None = None) -> KafkaSink:
+    """Return the sink of answers.
+
+    Args:
+        properties: More settings of its Kafka client.
+    """
     serializer = (
         KafkaRecordSerializationSchema.builder()
         .set_topic(command.responses_topic)
         .set_value_serialization_schema(ByteArraySchema())
         .build()
     )
-    return (
+    builder = (
         KafkaSink.builder()
         .set_bootstrap_servers(command.bootstrap_servers)
         .set_record_serializer(serializer)
         .set_delivery_guarantee(DeliveryGuarantee.AT_LEAST_ONCE)
-        .set_property("linger.ms", "0")
-        .build()
     )
+    for name, value in {"linger.ms": "0", **(properties or {})}.items():
+        builder = builder.set_property(name, value)
+    return builder.build()
 
 
 def _environment(command: ServeCommand) -> StreamExecutionEnvironment:

@@ -35,6 +35,8 @@ LOOK_AGAIN_MS = 2.0
 _SLOW_LOOK_MS, _SLOW_LOOK_SHARE, _LANE_LOOK_MS = 1.0, 1 / 128, 10.0
 #: Longest batch in place of a slow one, as a share of that limit.
 _QUICK_SHARE = 0.5
+#: Time to store a small request, in process mode.
+_STORE_MS = 0.02
 _SPLIT = b"split "
 
 #: Time and number of a request; the least leaves first.
@@ -398,6 +400,11 @@ class BatchQueue:
     def is_full(self) -> bool:
         """True if the task must not read more requests."""
         return self.size_bytes > self._policy.max_waiting_bytes and not self._policy.refuses
+
+    @property
+    def is_cheap(self) -> bool:
+        """True if running takes less time than storing."""
+        return self.backlog_ms <= self._waiting * _STORE_MS
 
     def add(self, request: Request, now_ms: float, split: SplitRequest | None = None) -> None:
         """Queue a request; a restored one keeps its number.

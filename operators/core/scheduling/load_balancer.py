@@ -21,7 +21,7 @@ _SOON_MS = 5.0
 #: Wait beyond the run that counts as a full exchange.
 _FULL_MS = 20.0
 _GROWTH, _SHRINKING, _LEAST_WINDOW = 1.25, 0.7, 0.25
-#: Largest window per other task: of quick batches, and of slow ones, of which a task runs every second for another.
+#: Largest window per other task: of quick batches, and of slow ones, of which it runs every second.
 _MOST_PER_TASK, _MOST_SLOW_PER_TASK = 8.0, 1.0
 #: Pauses after a full exchange, and without a worthy batch.
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS, _NOTHING_MS = 50.0, 2_000.0, 10.0

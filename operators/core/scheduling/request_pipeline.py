@@ -171,7 +171,7 @@ class RequestPipeline:
             try:
                 split = self._router.split(request)
                 if mark is not None:
-                    # An upgrade may have raised `shard_rows`; the window is open all the same.
+                    # An upgrade may have raised `shard_rows`; the window is open.
                     split = split or self._router.split_whole(request)
                     split.has_begun = split.is_marked = True
                 queue.add(request, LONG_AGO_MS, split)

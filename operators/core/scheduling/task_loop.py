@@ -141,7 +141,7 @@ class TaskLoop:
     def _is_late(self, own: BatchQueue, now_ms: float) -> bool:
         """Tell whether a timer keeps requests waiting that take longer to store than to run."""
         late_ms = now_ms - (self._wakes_at_ms or now_ms)
-        return late_ms > self._late_ms and own.backlog_ms <= self._work_slice_ms
+        return late_ms > self._late_ms and (own.backlog_ms <= self._work_slice_ms or own.is_cheap)
 
     def on_timer(self, key: int, at_ms: int) -> Iterator[Action]:
         """Continue with the own key, or with one that a rescale left."""
