@@ -32,7 +32,7 @@ _MAP_LEAST, _WORKER_LEAST, _INFER_LEAST = 2.0, 1.0, 0.9
 _FEWER = 0.25
 #: Of the events of 10 KB.
 _LARGE_SHARE = 0.1
-_START_S, _EVENTS_PER_S = 12.0, 20_000
+_START_S, _EVENTS_PER_S = 12.0, 40_000
 
 
 class FlowSettings(Settings, frozen=True, kw_only=True):
