@@ -87,7 +87,7 @@ format: setup ## Format the code and apply ruff's fixes
 docs: setup ## Build the documentation site in site/
 	@$(BIN)/mkdocs build --strict --quiet
 
-bench: setup ## Measure this project and its peers on this machine; hours, or much less with ARGS=--quick
+bench: setup ## Measure this project and its peers on this machine; up to three hours; more with ARGS='--minutes N'
 	@$(BIN)/python -m bench $(ARGS)
 
 chaos: setup ## Kill, stop and cut off a stack under load, and judge every answer; two hours, in slices of fifteen minutes

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 from rich.console import Console
@@ -13,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.errors import StackError
 from bench import compare
+from bench.harness.analysis.round_budget import RoundBudget, first_round_s
 from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.settings import Settings
 from bench.report import plots, tables
-from bench.report.results import Run, ScenarioResult, commit, machine, today, versions
+from bench.report.results import Ratio, Run, ScenarioResult, commit, machine, today, versions
 from bench.report.summary import read_notes, write_result
 from bench.scenarios.base import RegisteredScenario, Scenario, all_scenarios
 from bench.systems.in_memory.beam import BeamFailed
@@ -30,6 +32,9 @@ MODES = ("thread", "process")
 WORKLOADS = (f"{FFNN} 1", f"{FFNN} {FFNN_ROWS}", MAGIKA, RESNET, RECOGNIZER)
 _WORKLOADS_HELP = f"of efficiency, sustainable and ledger: {', '.join(WORKLOADS)}"
 _COMMON = ("repeats", "modes", "workloads")
+_MINUTES = 120.0
+#: An interval as narrow as this share of its ratio needs no more rounds.
+_HALF_WIDTH = 0.05
 RESULTS = Path(__file__).parent / "results"
 #: Apart from the committed figures; git ignores it.
 QUICK_RESULTS = RESULTS / "quick"
@@ -51,11 +56,16 @@ def main() -> None:
         folder = Path(scratch)
         models = Repositories(folder)
         made = [registered[name].make(settings[name], models) for name in options.only]
-        _estimate(console, [scenario for scenario, _ in made])
-        for scenario, repository in made:
+        _estimate(console, [scenario for scenario, _ in made], options.minutes)
+        began_s = monotonic()
+        for number, (scenario, repository) in enumerate(made):
+            # Time that a scenario leaves is for the following ones.
+            left_s = 60 * options.minutes - (monotonic() - began_s)
+            following_s = sum(_seconds_of(other) for other, _ in made[number:])
+            limit_s = left_s * _seconds_of(scenario) / following_s
             # A broker each, without the data of another scenario.
             with BenchEnvironment(folder / scenario.name, repository) as environment:
-                result, stopped = _run(scenario, settings[scenario.name], environment, console)
+                result, stopped = _run(scenario, settings[scenario.name], environment, console, limit_s)
             draw = registered[scenario.name].draw
             figure = draw(result) if draw and result.rows else None
             if figure is not None:
@@ -73,21 +83,51 @@ def main() -> None:
     sys.exit(1 if failed else 2 if missed and not options.quick else 0)
 
 
-def _estimate(console: Console, scenarios: Sequence[Scenario]) -> None:
-    minutes = {scenario.name: sum(step.seconds for step in scenario.steps()) / 60 for scenario in scenarios}
+def _seconds_of(scenario: Scenario) -> float:
+    return sum(step.seconds for step in scenario.steps())
+
+
+def _estimate(console: Console, scenarios: Sequence[Scenario], limit: float) -> None:
+    minutes = {scenario.name: _seconds_of(scenario) / 60 for scenario in scenarios}
     parts = ", ".join(f"{name} {time:.0f}" for name, time in minutes.items())
-    console.print(f"This takes about {sum(minutes.values()):.0f} minutes: {parts}.", highlight=False)
+    total = sum(minutes.values())
+    if total <= limit:
+        console.print(f"This takes about {total:.0f} minutes: {parts}.", highlight=False)
+        return
+    least = sum(first_round_s(list(scenario.steps())) for scenario in scenarios) / 60
+    console.print(
+        f"This takes about {max(least, limit):.0f} minutes, and has fewer rounds than in {total:.0f} ({parts}): give "
+        "--minutes for more.",
+        highlight=False,
+    )
+
+
+def _is_open(ratios: Sequence[Ratio]) -> bool:
+    """Tell whether a ratio is too uncertain, or there is none that would tell."""
+    widths = [
+        (each.interval[1] - each.interval[0]) / 2 / each.ratio.median if each.interval else None for each in ratios
+    ]
+    return not widths or any(width is None or width > _HALF_WIDTH for width in widths)
 
 
 def _run(
-    scenario: Scenario, settings: Settings, environment: BenchEnvironment, console: Console
+    scenario: Scenario, settings: Settings, environment: BenchEnvironment, console: Console, limit_s: float
 ) -> tuple[ScenarioResult, bool]:
-    """Return the result, and True if it was interrupted."""
+    """Return the result, and True if it was interrupted.
+
+    Args:
+        limit_s: Later rounds begin if they end by then.
+    """
     stopped = False
     runs: list[Run] = []
     failures: list[str] = []
     skipped: list[str] = []
     steps = list(scenario.steps())
+    budget, began_s = RoundBudget(steps, limit_s), monotonic()
+
+    def is_open() -> bool:
+        return _is_open(scenario.conclude(runs).ratios)
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -97,10 +137,13 @@ def _run(
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(scenario.name, total=len(steps))
-        for step in steps:
+        for index, step in enumerate(steps):
+            if not budget.takes(index, monotonic() - began_s, is_open):
+                progress.advance(task)
+                continue
             progress.update(task, description=step.label)
             try:
-                runs += step.take(environment)
+                runs.extend(step.take(environment))
             except PeerMissing as error:
                 skipped.append(f"{step.label}: {error}")
                 console.print(skipped[-1], style="yellow", highlight=False, markup=False)
@@ -140,6 +183,12 @@ def _options(registered: Mapping[str, RegisteredScenario]) -> tuple[argparse.Nam
     parser.add_argument("--quick", action="store_true", help="only show that it works; the figures mean nothing")
     parser.add_argument("--only", type=_names(names), default=names, metavar="NAMES", help=", ".join(names))
     parser.add_argument("--repeats", type=int, help="rounds; each system has one turn in a round")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=_MINUTES,
+        help="time for all scenarios; first rounds are taken in any case (default: %(default)g)",
+    )
     parser.add_argument("--modes", type=_names(MODES), metavar="MODES", help="thread, process, or thread,process")
     parser.add_argument("--workloads", type=_names(WORKLOADS), metavar="NAMES", help=_WORKLOADS_HELP)
     parser.add_argument(

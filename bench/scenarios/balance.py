@@ -97,7 +97,7 @@ class Balance:
             for case in self._cases:
                 for system in self._systems:
                     label = f"balance, round {repeat + 1}: {case.name}, {system.name}"
-                    yield Turn(label, partial(self._run, case, system, repeat), _TURN_S)
+                    yield Turn(label, partial(self._run, case, system, repeat), _TURN_S, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Skew and rate of each case, with targets and ratios."""

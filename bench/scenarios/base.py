@@ -26,11 +26,13 @@ class Turn:
     Attributes:
         label: Text of the progress display.
         seconds: Estimated duration.
+        repeat: Round, from 0; later ones are left out if time is short.
     """
 
     label: str
     take: Callable[[BenchEnvironment], Sequence[Run]]
     seconds: float = 30.0
+    repeat: int = 0
 
 
 @dataclass(frozen=True)

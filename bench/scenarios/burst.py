@@ -86,7 +86,7 @@ class Burst:
         for repeat in range(settings.repeats):
             for system in self._systems:
                 label = f"burst, round {repeat + 1}: {system.name}"
-                yield Turn(label, partial(self._run, system, repeat), seconds)
+                yield Turn(label, partial(self._run, system, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Kept deadlines by priority, and recovery."""

@@ -105,7 +105,7 @@ class Checkpoints:
             for case in self._cases:
                 for system in self._systems:
                     label = f"checkpoints, round {repeat + 1}: {case.name}, {system.name}"
-                    yield Turn(label, partial(self._run, case, system, repeat), _TURN_S)
+                    yield Turn(label, partial(self._run, case, system, repeat), _TURN_S, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Median and longest checkpoint of each load, and the limit of the longest."""

@@ -66,7 +66,7 @@ class Cost:
         loads = len(RATES_PER_S) + len(ROWS)
         seconds = 25 + loads * (self._settings.load_seconds + _TURN_S)
         for repeat in range(self._settings.repeats):
-            yield Turn(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds)
+            yield Turn(f"cost, round {repeat + 1}", partial(self._run, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Costs, and their ratio for each doubling."""

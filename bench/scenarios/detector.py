@@ -68,8 +68,8 @@ class DetectorBench:
         for repeat in range(settings.repeats):
             for system in (*self._ours, CONFLUENT):
                 label = f"detector, round {repeat + 1}: {system.name}"
-                yield Turn(label, partial(self._serve, system, repeat), turn_s)
-            yield Turn(f"detector, round {repeat + 1}: ONNX Runtime alone", self._loop, loop_s)
+                yield Turn(label, partial(self._serve, system, repeat), turn_s, repeat)
+            yield Turn(f"detector, round {repeat + 1}: ONNX Runtime alone", self._loop, loop_s, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates as shares of the loop's."""

@@ -104,9 +104,9 @@ class DoorScenario:
         load_s = settings.door_seconds + settings.door_warm_up_seconds + 3
         for repeat in range(settings.repeats):
             label = f"doors, round {repeat + 1}"
-            yield Turn(f"{label}: {OURS}", partial(self._run_ours, repeat), 25 + 7 * load_s)
+            yield Turn(f"{label}: {OURS}", partial(self._run_ours, repeat), 25 + 7 * load_s, repeat)
             for peer in (MLSERVER, RAY_SERVE):
-                yield Turn(f"{label}: {peer.name}", partial(self._run_peer, peer, repeat), 20 + 4 * load_s)
+                yield Turn(f"{label}: {peer.name}", partial(self._run_peer, peer, repeat), 20 + 4 * load_s, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Latencies beside Kafka's, and rates beside the peers'."""

@@ -111,9 +111,10 @@ class Efficiency:
             for repeat in range(self._settings.repeats):
                 for system in (self._ours, *case.peers):
                     label = f"{name}, round {repeat + 1}: {system.name}"
-                    yield Turn(label, partial(self._serve, preloaded, system, repeat), turn_s)
+                    yield Turn(label, partial(self._serve, preloaded, system, repeat), turn_s, repeat)
                     if case.is_alone_too:
-                        yield Turn(f"{label}{_ALONE}", partial(self._serve_alone, preloaded, system, repeat), turn_s)
+                        alone = partial(self._serve_alone, preloaded, system, repeat)
+                        yield Turn(f"{label}{_ALONE}", alone, turn_s, repeat)
             yield Turn(f"{name}: attainable", partial(self._measure_attainable, case, preloaded), self._attainable_s)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:

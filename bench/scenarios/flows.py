@@ -112,15 +112,14 @@ class FlowsBench:
     def steps(self) -> Iterator[Turn]:
         """All systems, then again for the next round."""
         settings = self._settings
-        seconds = _START_S + (settings.flow_events + settings.flow_warm_up) / _EVENTS_PER_S
         # The broker's Java must be warm for the first one, too.
         warm = self._cases[0]
-        yield Turn("flows: warm-up of the broker", partial(self._warm_up, warm), seconds)
+        yield Turn("flows: warm-up of the broker", partial(self._warm_up, warm), self._seconds_of(warm))
         for repeat in range(settings.repeats):
             for case in self._cases:
                 if repeat < case.rounds:
                     label = f"flows, round {repeat + 1}: {case.workload.name}, {case.system.name}"
-                    yield Turn(label, partial(self._run, case, repeat), seconds)
+                    yield Turn(label, partial(self._run, case, repeat), self._seconds_of(case), repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, and ratios with their targets."""
@@ -152,15 +151,23 @@ class FlowsBench:
         self._rounds.note(workload, system, repeat, run.rate_per_s)
         return [run]
 
+    def _seconds_of(self, case: _Case) -> float:
+        return _START_S + _share_of(case) * (self._settings.flow_events + self._settings.flow_warm_up) / _EVENTS_PER_S
+
     def _preload(self, case: _Case) -> Preloaded:
-        workload = case.workload
-        has_fewer = not case.system.mode or workload.wire == "avro"
-        share = (_FEWER if has_fewer else 1.0) * min(1.0, max(_LARGE_SHARE, _SIZE_BYTES / workload.message_bytes))
+        workload, share = case.workload, _share_of(case)
         key = workload.name, share
         if key not in self._preloaded:
             events, warm_up = self._settings.flow_events, self._settings.flow_warm_up
             self._preloaded[key] = Preloaded(workload, round(events * share), round(warm_up * share))
         return self._preloaded[key]
+
+
+def _share_of(case: _Case) -> float:
+    """Return a system's share of the events."""
+    has_fewer = not case.system.mode or case.workload.wire == "avro"
+    of_size = min(1.0, max(_LARGE_SHARE, _SIZE_BYTES / case.workload.message_bytes))
+    return (_FEWER if has_fewer else 1.0) * of_size
 
 
 def _workers_of(form: EventFormat, *, is_main: bool) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ class Latency:
         for repeat in range(settings.repeats):
             for system in (*_zip(self._ours, self._naive), CONFLUENT):
                 label = f"latency, round {repeat + 1}: {system.name}"
-                yield Turn(label, partial(self._run, system, repeat), seconds)
+                yield Turn(label, partial(self._run, system, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Percentiles, ratios to the peers, and targets."""

@@ -70,7 +70,7 @@ class Ledger:
         """Each round a new job, for all workloads."""
         seconds = 20 + len(self._accounts) * (self._settings.load_seconds + 10)
         for repeat in range(self._settings.repeats):
-            yield Turn(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds)
+            yield Turn(f"ledger, round {repeat + 1}", partial(self._run, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Mean time of each phase; none may be negative."""

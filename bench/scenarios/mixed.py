@@ -108,7 +108,8 @@ class Mixed:
         seconds = _START_S + flood_s + 2 * settings.mixed_seconds + 4 * _LOAD_S
         for repeat in range(settings.repeats):
             for system in self._systems:
-                yield Turn(f"mixed, round {repeat + 1}: {system.name}", partial(self._run, system, repeat), seconds)
+                label = f"mixed, round {repeat + 1}: {system.name}"
+                yield Turn(label, partial(self._run, system, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Latency by workload and priority, and the urgent ones' limit."""

@@ -111,8 +111,8 @@ class Pipeline:
         for repeat in range(self._settings.repeats):
             for case, whole, cut in served:
                 label = f"pipeline, round {repeat + 1}: {case.name}"
-                yield Turn(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), _TURN_S)
-                yield Turn(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), _TURN_S)
+                yield Turn(f"{label}, {WHOLE}", partial(self._serve, case, whole, WHOLE, repeat), _TURN_S, repeat)
+                yield Turn(f"{label}, {CUT}", partial(self._serve, case, cut, CUT, repeat), _TURN_S, repeat)
         for case in self._cases:
             yield Turn(f"pipeline: every single cut of {case.name}", partial(self._try_cuts, case), _CUTS_S)
 

@@ -66,7 +66,7 @@ class Sql:
     def steps(self) -> Iterator[Turn]:
         """Both queries in each round."""
         for repeat in range(self._settings.repeats):
-            yield Turn(f"sql, round {repeat + 1}", partial(self._run, repeat), _TURN_S)
+            yield Turn(f"sql, round {repeat + 1}", partial(self._run, repeat), _TURN_S, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, and their ratio."""

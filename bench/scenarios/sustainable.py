@@ -115,7 +115,7 @@ class Sustainable:
                 label = f"sustainable, round {repeat + 1}: {system.name}"
                 search_s = (later_s if repeat else first_s) + settings.load_seconds + _TURN_S
                 seconds = 20 + settings.search_warm_up_seconds + sum(search_s + self._loads_s(case) for case in cases)
-                yield Turn(label, partial(self._run, system, cases, repeat), seconds)
+                yield Turn(label, partial(self._run, system, cases, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates and percentiles by load; ours over each peer's."""

@@ -97,11 +97,11 @@ class Text:
         yield Turn(f"{self.name}: Beam in memory", self._measure_beam, 2 * texts_s)
         for repeat in range(settings.repeats):
             label = f"{self.name}, round {repeat + 1}:"
-            yield Turn(f"{label} {LOOP}", partial(self._loop, repeat), texts_s)
+            yield Turn(f"{label} {LOOP}", partial(self._loop, repeat), texts_s, repeat)
             for system in self._ours:
-                yield Turn(f"{label} {system.name}", partial(self._serve_ours, system, repeat), ours_s)
+                yield Turn(f"{label} {system.name}", partial(self._serve_ours, system, repeat), ours_s, repeat)
             for peer in _PEERS:
-                yield Turn(f"{label} {peer.name}", partial(self._serve, peer, repeat), _START_S + 2 * texts_s)
+                yield Turn(f"{label} {peer.name}", partial(self._serve, peer, repeat), _START_S + 2 * texts_s, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates beside the loop's and the peers', and latency at half of the rate."""

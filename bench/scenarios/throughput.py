@@ -84,7 +84,7 @@ class Throughput:
         for repeat in range(self._settings.repeats):
             for system in (*one_task, *_PEERS, *two_tasks):
                 label = f"throughput, round {repeat + 1}: {system.name}"
-                yield Turn(label, partial(self._run, system, repeat), seconds)
+                yield Turn(label, partial(self._run, system, repeat), seconds, repeat)
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         """Rates, and ours over each peer's."""

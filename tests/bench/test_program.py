@@ -44,7 +44,8 @@ class Toy:
         self._settings = settings
 
     def steps(self) -> list[Turn]:
-        return [Turn(f"round {repeat + 1}", partial(self._run, repeat)) for repeat in range(self._settings.repeats)]
+        rounds = range(self._settings.repeats)
+        return [Turn(f"round {repeat + 1}", partial(self._run, repeat), repeat=repeat) for repeat in rounds]
 
     def conclude(self, runs: Sequence[Run]) -> Conclusion:
         toys = [run for run in runs if isinstance(run, ToyRun)]
@@ -128,6 +129,18 @@ def test_program_scenario_of_one_file_writes_results(results: Path, monkeypatch:
     raw = msgspec.json.decode((results / "raw" / "toy.json").read_bytes())
     assert [run["hops"] for run in raw["runs"]] == [40, 40]
     assert "![toy](toy.svg)" in (results / "README.md").read_text()
+
+
+def test_program_short_of_time_takes_the_first_round(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--only", "toy", "--repeats", "3", "--minutes", "1") == 0
+    assert "fewer rounds" in capsys.readouterr().out
+    raw = msgspec.json.decode((results / "raw" / "toy.json").read_bytes())
+    assert [run["repeat"] for run in raw["runs"]] == [0, 1, 2], "they took no time"
+    assert run(monkeypatch, "--only", "toy", "--repeats", "3", "--minutes", "0") == 0
+    raw = msgspec.json.decode((results / "raw" / "toy.json").read_bytes())
+    assert [run["repeat"] for run in raw["runs"]] == [0]
 
 
 def test_program_quick_writes_beside_the_results(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,4 +74,4 @@ def _result_of(step: Turn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tup
             return Conclusion([], [], [], {})
 
     monkeypatch.setattr(sys, "argv", ["bench"])
-    return main._run(OneStep(), Settings.quick(), BenchEnvironment(folder, folder), Console(quiet=True))
+    return main._run(OneStep(), Settings.quick(), BenchEnvironment(folder, folder), Console(quiet=True), 60.0)
