@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from anabranch.demo.features import MODEL_NAME as MAGIKA
 from anabranch.stack.errors import StackError
 from bench import compare
+from bench.harness.analysis.ratio_interval import RatioInterval
 from bench.harness.analysis.round_budget import RoundBudget, first_round_s
 from bench.harness.environment import BenchEnvironment, Stalled
 from bench.harness.settings import Settings
@@ -57,12 +58,11 @@ def main() -> None:
         models = Repositories(folder)
         made = [registered[name].make(settings[name], models) for name in options.only]
         _estimate(console, [scenario for scenario, _ in made], options.minutes)
-        began_s = monotonic()
+        ends_s = monotonic() + 60 * options.minutes
+        seconds = [_seconds_of(scenario) for scenario, _ in made]
         for number, (scenario, repository) in enumerate(made):
             # Time that a scenario leaves is for the following ones.
-            left_s = 60 * options.minutes - (monotonic() - began_s)
-            following_s = sum(_seconds_of(other) for other, _ in made[number:])
-            limit_s = left_s * _seconds_of(scenario) / following_s
+            limit_s = (ends_s - monotonic()) * seconds[number] / sum(seconds[number:])
             # A broker each, without the data of another scenario.
             with BenchEnvironment(folder / scenario.name, repository) as environment:
                 result, stopped = _run(scenario, settings[scenario.name], environment, console, limit_s)
@@ -94,7 +94,7 @@ def _estimate(console: Console, scenarios: Sequence[Scenario], limit: float) -> 
     if total <= limit:
         console.print(f"This takes about {total:.0f} minutes: {parts}.", highlight=False)
         return
-    least = sum(first_round_s(list(scenario.steps())) for scenario in scenarios) / 60
+    least = sum(first_round_s(scenario.steps()) for scenario in scenarios) / 60
     console.print(
         f"This takes about {max(least, limit):.0f} minutes, and has fewer rounds than in {total:.0f} ({parts}): give "
         "--minutes for more.",
@@ -104,10 +104,10 @@ def _estimate(console: Console, scenarios: Sequence[Scenario], limit: float) -> 
 
 def _is_open(ratios: Sequence[Ratio]) -> bool:
     """Tell whether a ratio is too uncertain, or there is none that would tell."""
-    widths = [
-        (each.interval[1] - each.interval[0]) / 2 / each.ratio.median if each.interval else None for each in ratios
-    ]
-    return not widths or any(width is None or width > _HALF_WIDTH for width in widths)
+    return not ratios or any(
+        each.interval is None or RatioInterval(each.ratio.median, *each.interval).half_width > _HALF_WIDTH
+        for each in ratios
+    )
 
 
 def _run(

@@ -1,6 +1,6 @@
 """Decides which rounds of a scenario are worth their time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 
@@ -59,6 +59,6 @@ class RoundBudget:
         return spent_s + pace * needed_s <= self._limit_s
 
 
-def first_round_s(turns: Sequence[TimedTurn]) -> float:
+def first_round_s(turns: Iterable[TimedTurn]) -> float:
     """Return the estimated time of the turns that are always taken."""
     return sum(turn.seconds for turn in turns if turn.repeat == 0)
